@@ -1,0 +1,140 @@
+"""Which device this process computes on, and what it can do.
+
+Facts about the device are data (`Device`), asked once at the start, printed and recorded in the
+run. Nothing above `device/` and `ops/` asks for a device's kind: it asks for a capability.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib import import_module, util
+from pathlib import Path
+
+import torch
+
+from danlu.errors import EnvironmentFault, UsageError
+from danlu.language import _
+
+KINDS = ("npu", "cuda", "cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One device: memory in bytes that this process may use, and its capabilities."""
+
+    kind: str
+    description: str
+    memory_bytes: int
+    has_fast_bf16: bool
+    has_fused_adamw: bool
+    threads: int
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device as torch names it."""
+        return torch.device(self.kind if self.kind == "cpu" else f"{self.kind}:0")
+
+    @property
+    def preferred_dtype(self) -> torch.dtype:
+        """bfloat16 where the hardware multiplies it at full speed, else float32."""
+        return torch.bfloat16 if self.has_fast_bf16 else torch.float32
+
+
+def select(kind: str = "auto") -> Device:
+    """Return the named device; `auto` takes an NPU, then a CUDA card, then the CPU.
+
+    Raises UsageError for an unknown kind and EnvironmentFault for one that is not usable here.
+    """
+    if kind == "auto":
+        kind = next(name for name in KINDS if _available(name))
+    if kind not in KINDS:
+        raise UsageError(
+            _("There is no device {kind}.").format(kind=kind),
+            why=_("The devices are {names}.").format(names=", ".join(KINDS)),
+            fix=_("Leave out --device; the best one is chosen."),
+        )
+    if not _available(kind):
+        raise EnvironmentFault(
+            _("The device {kind} cannot be used.").format(kind=kind),
+            why=_("torch {version} sees none (driver or matching torch build missing).").format(
+                version=torch.__version__
+            ),
+            fix=_("Install the driver and torch build for it, or use --device cpu"),
+        )
+    return {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[kind]()
+
+
+def _available(kind: str) -> bool:
+    if kind == "npu":
+        if util.find_spec("torch_npu") is None:
+            return False
+        import_module("torch_npu")
+        return bool(torch.npu.is_available())  # type: ignore[attr-defined]
+    return kind == "cpu" or torch.cuda.is_available()
+
+
+def _cpu() -> Device:
+    flags, model = _processor()
+    has_bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return Device(
+        kind="cpu",
+        description=model,
+        memory_bytes=_memory_limit_bytes(),
+        has_fast_bf16=has_bf16,
+        has_fused_adamw=True,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _cuda() -> Device:
+    properties = torch.cuda.get_device_properties(0)
+    return Device(
+        kind="cuda",
+        description=properties.name,
+        memory_bytes=properties.total_memory,
+        has_fast_bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+        has_fused_adamw=True,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _npu() -> Device:
+    properties = torch.npu.get_device_properties(0)  # type: ignore[attr-defined]
+    return Device(
+        kind="npu",
+        description=properties.name,
+        memory_bytes=properties.total_memory,
+        has_fast_bf16=bool(torch.npu.is_bf16_supported()),  # type: ignore[attr-defined]
+        has_fused_adamw=False,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _processor() -> tuple[set[str], str]:
+    """Read the processor's feature flags and name; Arm lists them as `Features`, without a name."""
+    flags: set[str] = set()
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return flags, name
+    for line in lines:
+        key, _colon, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            flags |= set(value.split())
+        elif key.strip() == "model name":
+            name = value.strip()
+    return flags, name
+
+
+def _memory_limit_bytes() -> int:
+    """Return the container's memory limit where there is one, else the machine's memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            total = min(total, int(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+    return total

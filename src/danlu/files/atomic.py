@@ -1,0 +1,105 @@
+"""Single files: written whole or not at all, appended to, linked.
+
+Knows how to survive a crash or a full disk. Must not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from danlu.files import disk
+from danlu.files.disk import Bytes
+from danlu.files.faults import explained
+from danlu.files.leftovers import clean_leftovers, temporary_path
+
+COPY_BYTES = 1 << 20
+Content = Bytes | str | Iterable[Bytes]
+
+
+def atomic_write(path: Path, content: Content) -> None:
+    """Write a file so that `path` holds either what it held before or all of `content`.
+
+    Text is stored as UTF-8. Raises CapacityError, EnvironmentFault or UsageError; nothing is left
+    behind then.
+    """
+    clean_leftovers(path.parent, path.name)
+    part = temporary_path(path, "part")
+    with removed_on_failure(part):
+        with explained(path):
+            file = disk.DISK.create(part)
+        with file:
+            written = 0
+            for piece in pieces(content):
+                with explained(path, written + len(piece)):
+                    disk.DISK.write(file, piece)
+                written += len(piece)
+            with explained(path, written):
+                disk.DISK.sync(file)
+        with explained(path):
+            disk.DISK.rename(part, path)
+    with explained(path):
+        disk.DISK.sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line of text to a file, complete in one write, visible to readers at once."""
+    data = f"{line}\n".encode()
+    with explained(path, len(data)):
+        disk.DISK.append(path, data)
+
+
+def link_or_copy(target: Path, link: Path) -> None:
+    """Make `link` a relative link to the file `target`; a copy where links are impossible.
+
+    An existing file at `link` is replaced in one stroke.
+    """
+    clean_leftovers(link.parent, link.name)
+    part = temporary_path(link, "part")
+    with removed_on_failure(part):
+        try:
+            disk.DISK.link(os.path.relpath(target, link.parent), part)
+        except OSError:
+            atomic_write(link, read_in_pieces(target))
+            return
+        with explained(link):
+            disk.DISK.rename(part, link)
+    with explained(link):
+        disk.DISK.sync_folder(link.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, durably."""
+    with explained(path):
+        disk.DISK.make_folder(path)
+        disk.DISK.sync_folder(path.parent)
+
+
+def read_in_pieces(path: Path) -> Iterator[bytes]:
+    """Yield a file's bytes in pieces of 1 MiB."""
+    with path.open("rb") as file:
+        while piece := file.read(COPY_BYTES):
+            yield piece
+
+
+def pieces(content: Content) -> Iterator[memoryview]:
+    """Yield any accepted content as flat byte views."""
+    if isinstance(content, str):
+        content = content.encode()
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        content = (content,)
+    for piece in content:
+        yield memoryview(piece).cast("B")
+
+
+@contextmanager
+def removed_on_failure(part: Path) -> Iterator[None]:
+    """Remove an unfinished file when the body fails for whatever reason, Ctrl-C included."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            disk.DISK.remove(part)
+        raise

@@ -1,0 +1,223 @@
+"""Committed folders: a folder that appears complete or not at all, and can be verified later.
+
+Files are written into a draft beside the target and synced; `manifest.json` with every file's size
+and sha256 comes last; then one rename shows the folder under its name. Knows nothing of what the
+files mean.
+
+manifest.json: {"version": 1, "files": {NAME: {"size": BYTES, "sha256": HEX}}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import DataError
+from danlu.files import disk
+from danlu.files.atomic import Content, make_folder, pieces, read_in_pieces
+from danlu.files.disk import Bytes
+from danlu.files.faults import explained
+from danlu.files.leftovers import clean_leftovers, remove_any, temporary_path
+from danlu.language import _
+
+MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
+TRASH = ".trash"
+
+
+class StreamedFile:
+    """A file of a draft, written in pieces and hashed on the way."""
+
+    def __init__(self, file: FileIO, shown_as: Path) -> None:
+        self._file = file
+        self._shown_as = shown_as
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Bytes) -> None:
+        """Append bytes. Raises CapacityError or EnvironmentFault."""
+        with explained(self._shown_as, self.size + memoryview(data).nbytes):
+            disk.DISK.write(self._file, data)
+        self._hash.update(data)
+        self.size += memoryview(data).nbytes
+
+    def entry(self) -> dict[str, Any]:
+        """Give the manifest's entry for what was written so far."""
+        return {"size": self.size, "sha256": self._hash.hexdigest()}
+
+
+class Draft:
+    """The unfinished folder. Names are plain file names, each used once."""
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        self._folder = folder
+        self._target = target
+        self._entries: dict[str, dict[str, Any]] = {}
+
+    @property
+    def path(self) -> Path:
+        """Where finished files of the draft can be read back before the commit."""
+        return self._folder
+
+    def write(self, name: str, content: Content) -> None:
+        """Write one whole file: bytes, text (stored as UTF-8) or pieces of bytes."""
+        with self.stream(name) as file:
+            for piece in pieces(content):
+                file.write(piece)
+
+    @contextmanager
+    def stream(self, name: str) -> Iterator[StreamedFile]:
+        """Open one file for writing piece by piece; it is synced at the end of the block."""
+        if not _is_plain(name) or name == MANIFEST or name in self._entries:
+            raise ValueError(f"not a usable name for a new file of a committed folder: {name!r}")
+        with self._create(name) as file:
+            streamed = StreamedFile(file, self._target / name)
+            yield streamed
+            with explained(self._target / name, streamed.size):
+                disk.DISK.sync(file)
+        self._entries[name] = streamed.entry()
+
+    def seal(self) -> None:
+        """Write the manifest, the last file, and sync the draft's names."""
+        manifest = {"version": MANIFEST_VERSION, "files": dict(sorted(self._entries.items()))}
+        data = (json.dumps(manifest, indent=1) + "\n").encode()
+        shown_as = self._target / MANIFEST
+        with self._create(MANIFEST) as file, explained(shown_as, len(data)):
+            disk.DISK.write(file, data)
+            disk.DISK.sync(file)
+        with explained(self._target):
+            disk.DISK.sync_folder(self._folder)
+
+    def _create(self, name: str) -> FileIO:
+        with explained(self._target / name):
+            return disk.DISK.create(self._folder / name)
+
+
+@contextmanager
+def committed_folder(path: Path) -> Iterator[Draft]:
+    """Write a folder that appears at `path` complete when the block ends without an error.
+
+    A folder already there is replaced: it is set aside first, and gets its name back if the
+    process dies before the new one is in place. Raises CapacityError, EnvironmentFault, UsageError.
+    """
+    make_folder(path.parent)
+    clean_leftovers(path.parent, path.name)
+    draft = temporary_path(path, "draft")
+    try:
+        with explained(path):
+            disk.DISK.make_folder(draft)
+        content = Draft(draft, path)
+        yield content
+        content.seal()
+        _put_in_place(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            remove_any(draft)
+        raise
+
+
+def verify(path: Path) -> tuple[str, ...]:
+    """Check every file of a committed folder and return their names.
+
+    Raises DataError naming the first file that is missing, cut short or altered.
+    """
+    entries = _read_entries(path)
+    for name, entry in entries.items():
+        file = path / name
+        if not file.is_file():
+            raise _damaged(file, _("the file is missing"))
+        size = file.stat().st_size
+        if size != entry.get("size"):
+            raise _damaged(
+                file,
+                _("it has {size} bytes, {expected} were written").format(
+                    size=size, expected=entry.get("size")
+                ),
+            )
+        digest = hashlib.sha256()
+        for piece in read_in_pieces(file):
+            digest.update(piece)
+        if digest.hexdigest() != entry.get("sha256"):
+            raise _damaged(file, _("its content has changed since it was written (sha256)"))
+    return tuple(entries)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder; a crash on the way leaves it whole or out of sight, never half there."""
+    gone = temporary_path(path, "gone")
+    with explained(path):
+        disk.DISK.rename(path, gone)
+        disk.DISK.sync_folder(path.parent)
+        disk.DISK.remove_tree(gone)
+
+
+def retire(path: Path) -> Path:
+    """Move a file or folder into the folder `.trash` beside it and return its new place."""
+    trash = path.parent / TRASH
+    make_folder(trash)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = trash / f"{path.name}-{stamp}"
+    number = 1
+    while target.exists():
+        number += 1
+        target = trash / f"{path.name}-{stamp}-{number}"
+    with explained(path):
+        disk.DISK.rename(path, target)
+        disk.DISK.sync_folder(trash)
+        disk.DISK.sync_folder(path.parent)
+    return target
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    old: Path | None = None
+    with explained(path):
+        if path.is_symlink() or path.exists():
+            old = temporary_path(path, "old")
+            disk.DISK.rename(path, old)
+        try:
+            disk.DISK.rename(draft, path)
+        except BaseException:
+            if old is not None:
+                with suppress(OSError):
+                    disk.DISK.rename(old, path)
+            raise
+        disk.DISK.sync_folder(path.parent)
+        if old is not None:
+            remove_any(old)
+
+
+def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise _damaged(file, _("the file is missing")) from None
+    except (OSError, ValueError) as fault:
+        raise _damaged(file, str(fault)) from fault
+    entries = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(entries, dict) or manifest.get("version") != MANIFEST_VERSION:
+        raise _damaged(file, _("it is not a manifest of version 1"))
+    for name, entry in entries.items():
+        if not _is_plain(name) or not isinstance(entry, dict):
+            raise _damaged(file, _("the entry {name} is malformed").format(name=repr(name)))
+    return entries
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
+def _damaged(file: Path, why: str) -> DataError:
+    return DataError(
+        _("{path} is damaged or incomplete").format(path=file),
+        why=why,
+        fix=_("use another copy of the folder {folder}, or make it again").format(
+            folder=file.parent
+        ),
+    )

@@ -1,0 +1,74 @@
+"""Every operation that changes the disk, behind one small class.
+
+Knows operating-system calls and nothing else: no policy, no error messages. Everything durable in
+danlu goes through `DISK`, so that a test can put a failing disk in its place and try a crash at
+each single operation. Methods raise OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from io import FileIO
+from pathlib import Path
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Disk:
+    """The real disk."""
+
+    def create(self, path: Path) -> FileIO:
+        """Create a new file for writing; fail if it exists."""
+        return open(path, "xb", buffering=0)
+
+    def write(self, file: FileIO, data: Bytes) -> None:
+        """Write all of `data`; the system may take a large piece in several bites."""
+        rest = memoryview(data).cast("B")
+        while rest:
+            rest = rest[file.write(rest) :]
+
+    def sync(self, file: FileIO) -> None:
+        """Return once the file's content is on the medium."""
+        os.fsync(file.fileno())
+
+    def sync_folder(self, path: Path) -> None:
+        """Return once the names in a folder are on the medium."""
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        except OSError as fault:
+            # Some network and FUSE file systems cannot do this for folders; nothing more can be.
+            if fault.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
+        finally:
+            os.close(handle)
+
+    def append(self, path: Path, data: Bytes) -> None:
+        """Add bytes at the end of a file, created when missing, and hand them to the system."""
+        with open(path, "ab", buffering=0) as file:
+            self.write(file, data)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file or folder another name; an existing file or empty folder is replaced."""
+        os.replace(source, target)
+
+    def make_folder(self, path: Path) -> None:
+        """Create a folder and its missing parents; an existing one is fine."""
+        path.mkdir(parents=True, exist_ok=True)
+
+    def link(self, target: str, path: Path) -> None:
+        """Create a symbolic link at `path` that says `target`."""
+        os.symlink(target, path)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file or link; a missing one is fine."""
+        path.unlink(missing_ok=True)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a folder with all it holds."""
+        shutil.rmtree(path)
+
+
+DISK = Disk()

@@ -1,0 +1,100 @@
+"""Turns what the operating system says about a file into an error that a person can act on.
+
+Knows errno values and free space. Must not know what the files mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from danlu.errors import CapacityError, DanluError, EnvironmentFault, UsageError
+from danlu.language import _
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_BAD_PATH = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+
+
+def free_bytes(path: Path) -> int:
+    """Count the bytes an ordinary user can still write at `path`, which need not exist yet."""
+    place = Path(os.path.abspath(path))
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def require_free(path: Path, needed_bytes: int) -> None:
+    """Refuse a write before it starts: raise CapacityError when `needed_bytes` do not fit."""
+    if free_bytes(path) < needed_bytes:
+        raise disk_full(path, needed_bytes)
+
+
+def disk_full(path: Path, needed_bytes: int) -> CapacityError:
+    """Describe a full disk; `needed_bytes` is what the write asks for, as far as known."""
+    return CapacityError(
+        _("No space left on the disk to write {path}").format(path=path),
+        why=_("at least {needed} are needed, {free} are free").format(
+            needed=readable_bytes(needed_bytes), free=readable_bytes(free_bytes(path))
+        ),
+        fix=_("free some space, or choose a folder on another disk, and run the command again"),
+    )
+
+
+def readable_bytes(count: int) -> str:
+    """Write a number of bytes for people: `1.5 GB`, `37.0 MB`, `12 bytes`."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def explain(fault: OSError, path: Path, needed_bytes: int = 0) -> DanluError:
+    """Choose the danlu error for a failed operation on `path`."""
+    detail = fault.strerror or str(fault)
+    what = _("Cannot write {path}").format(path=path)
+    if fault.errno in _FULL:
+        return disk_full(path, needed_bytes)
+    if fault.errno in _REFUSED:
+        return EnvironmentFault(
+            what,
+            why=_("the system refuses: {detail}").format(detail=detail),
+            fix=_(
+                "choose a folder you may write to, or change its permissions (ls -ld {folder})"
+            ).format(folder=path.parent),
+        )
+    if fault.errno in _BAD_PATH:
+        return UsageError(
+            what,
+            why=_("the path cannot be used: {detail}").format(detail=detail),
+            fix=_(
+                "give another path: here a folder is missing, or a file is where a folder should be"
+            ),
+        )
+    return EnvironmentFault(
+        what,
+        why=_("the system reports: {detail}").format(detail=detail),
+        fix=_("check the disk (df -h {folder}; dmesg | tail) and run the command again").format(
+            folder=path.parent
+        ),
+    )
+
+
+@contextmanager
+def explained(path: Path, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn an OSError raised inside into CapacityError, EnvironmentFault or UsageError."""
+    try:
+        yield
+    except OSError as fault:
+        raise explain(fault, path, needed_bytes) from fault

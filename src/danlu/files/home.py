@@ -1,0 +1,19 @@
+"""Where danlu keeps what belongs to no single run: DANLU_HOME."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# AutoDL's data disk: it survives the instance being switched off, the system disk is small.
+_RENTED_DISK = Path("/root/autodl-tmp")
+
+
+def danlu_home() -> Path:
+    """Return DANLU_HOME, else danlu/ on AutoDL's data disk, else ~/.danlu; it may not exist yet."""
+    chosen = os.environ.get("DANLU_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if _RENTED_DISK.is_dir():
+        return _RENTED_DISK / "danlu"
+    return Path.home() / ".danlu"

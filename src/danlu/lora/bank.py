@@ -1,0 +1,43 @@
+"""`linear` with several adapters in one batch, for inference: each run of tokens has its own.
+
+The base product is computed once for all tokens; every adapter adds its part to its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.lora.adapter import Adapter
+from danlu.model.qwen3 import Block, Head, plain_linear, projection_input
+
+
+class AdapterBank:
+    """The `linear` of the engine.
+
+    groups: (adapter, number of tokens) in the order of the batch; None means the plain model.
+    """
+
+    def __init__(self, groups: Sequence[tuple[Adapter | None, int]]) -> None:
+        self._runs: list[tuple[Adapter, slice]] = []
+        start = 0
+        for adapter, tokens in groups:
+            if adapter is not None:
+                self._runs.append((adapter, slice(start, start + tokens)))
+            start += tokens
+
+    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
+        if not self._runs or not isinstance(layer, Block):
+            return plain_linear(layer, name, x)
+        n = projection_input(layer, name, x)
+        y = F.linear(n, getattr(layer, name))
+        for adapter, tokens in self._runs:
+            addition = adapter.additions.get((layer.index, name))
+            if addition is None:
+                continue
+            t = F.linear(n[tokens], addition.a.to(n.dtype)).mul_(adapter.config.scaling)
+            for part in addition.parts:
+                y[tokens, part.out_rows] += F.linear(t[:, part.rank_rows], part.b.to(n.dtype))
+        return y

@@ -1,0 +1,155 @@
+"""`linear` with one trainable adapter: forward and backward written by hand.
+
+For a merged projection with input n = norm(x) (or swiglu(x), or x):
+
+    y = n W^T, and for each part   y[out] += s * (m * n) a^T b^T        (m: dropout, s: scaling)
+
+Only x and the small product t = (m * n) a^T are kept for the backward pass; n is computed again.
+With dy given: dt = s * dy[out] b; db = s * dy[out]^T t; da = dt^T (m * n);
+dn = dy W + m * (dt a). W is frozen, so it gets no gradient. The result equals PEFT's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.lora.adapter import Adapter, LowRank, stable_seed
+from danlu.model.qwen3 import Block, Head, norm_before, plain_linear, projection_input
+from danlu.ops import rms_norm_backward, swiglu_backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout:
+    """Masks as a pure function of (seed, step, segment, layer, target): no state, any packing.
+
+    segments: (key, tokens) of each segment in the batch, the key naming row and example.
+    """
+
+    probability: float
+    seed: int
+    step: int
+    segments: Sequence[tuple[str, int]]
+
+    def mask(self, layer: int, target: str, like: Tensor) -> Tensor:
+        """Return the mask [T, in], already divided by the probability to keep."""
+        keep = 1.0 - self.probability
+        rows = []
+        for key, tokens in self.segments:
+            seed = stable_seed(self.seed, self.step, key, layer, target)
+            generator = torch.Generator(device=like.device).manual_seed(seed)
+            noise = torch.rand((tokens, like.shape[1]), generator=generator, device=like.device)
+            rows.append(noise < keep)
+        return torch.cat(rows).to(like.dtype).div_(keep)
+
+
+class AdapterLinear:
+    """The `linear` of LoRA training: the frozen projection plus one adapter's addition."""
+
+    def __init__(self, adapter: Adapter, dropout: Dropout | None = None) -> None:
+        self._adapter = adapter
+        self._dropout = dropout
+
+    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
+        addition = None
+        if isinstance(layer, Block):
+            addition = self._adapter.additions.get((layer.index, name))
+        if addition is None:
+            return plain_linear(layer, name, x)
+        bs = [part.b for part in addition.parts]
+        call = _Call(
+            layer=layer,
+            name=name,
+            addition=addition,
+            scaling=self._adapter.config.scaling,
+            dropout=self._dropout,
+        )
+        return _LoraProjection.apply(x, addition.a, call, *bs)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """What one call needs besides its tensors; the frozen weights are read when used."""
+
+    layer: Block | Head
+    name: str
+    addition: LowRank
+    scaling: float
+    dropout: Dropout | None
+
+    def weight(self) -> Tensor:
+        weight: Tensor = getattr(self.layer, self.name)
+        return weight
+
+    def mask(self, index: int, like: Tensor) -> Tensor:
+        assert self.dropout is not None
+        assert isinstance(self.layer, Block)
+        return self.dropout.mask(self.layer.index, self.addition.parts[index].name, like)
+
+    def input_gradient(self, x: Tensor, grad: Tensor) -> Tensor:
+        """Carry the gradient through what precedes the projection."""
+        if self.name == "down_proj":
+            return swiglu_backward(grad, x)
+        norm = norm_before(self.layer, self.name)
+        if norm is None:
+            return grad
+        eps = self.layer.config.rms_norm_eps
+        return rms_norm_backward(grad, x, norm, eps, with_weight=False)[0]
+
+
+class _LoraProjection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, call: _Call, *bs: Tensor) -> Tensor:
+        n = projection_input(call.layer, call.name, x)
+        y = F.linear(n, call.weight())
+        a_work = a.to(x.dtype)
+        if call.dropout is None:
+            t = F.linear(n, a_work)
+        else:
+            masked = [
+                F.linear(n * call.mask(index, n), a_work[part.rank_rows])
+                for index, part in enumerate(call.addition.parts)
+            ]
+            t = torch.cat(masked, dim=1)
+        for part, b in zip(call.addition.parts, bs, strict=True):
+            scaled = t[:, part.rank_rows] * call.scaling
+            y[:, part.out_rows] += F.linear(scaled, b.to(x.dtype))
+        ctx.save_for_backward(x, t, a, *bs)
+        ctx.call = call
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, t, a, *bs = ctx.saved_tensors
+        call: _Call = ctx.call
+        n = projection_input(call.layer, call.name, x)
+        dt = torch.empty_like(t)
+        dbs: list[Tensor] = []
+        for part, b in zip(call.addition.parts, bs, strict=True):
+            dy_part = dy[:, part.out_rows]
+            dt[:, part.rank_rows] = (dy_part @ b.to(dy.dtype)) * call.scaling
+            db = dy_part.t() @ t[:, part.rank_rows]
+            dbs.append(db.to(b.dtype).mul_(call.scaling))
+        a_work = a.to(dy.dtype)
+        needs_dx = ctx.needs_input_grad[0]
+        dn = dy @ call.weight() if needs_dx else None
+        if call.dropout is None:
+            da = dt.t() @ n
+            if dn is not None:
+                dn.addmm_(dt, a_work)
+        else:
+            pieces = []
+            for index, part in enumerate(call.addition.parts):
+                mask = call.mask(index, n)
+                dt_part = dt[:, part.rank_rows]
+                pieces.append(dt_part.t() @ (n * mask))
+                if dn is not None:
+                    dn.add_((dt_part @ a_work[part.rank_rows]).mul_(mask))
+            da = torch.cat(pieces)
+        dx = None if dn is None else call.input_gradient(x, dn)
+        return dx, da.to(a.dtype), None, *dbs

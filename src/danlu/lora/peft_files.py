@@ -1,0 +1,179 @@
+"""Adapters as folders in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+
+What PEFT can express and danlu cannot compute (DoRA, ranks per layer, trained biases, extra
+modules) is refused by name. Format: PEFT's LoraConfig fields; tensors are named
+`base_model.model.<module>.lora_A.weight` [r, in] and `.lora_B.weight` [out, r].
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danlu.errors import DataError, UsageError
+from danlu.files.committed import Draft
+from danlu.language import _
+from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig
+from danlu.model.config import ModelConfig
+from danlu.model.layout import projection_module
+from danlu.weights.folder import TensorPlan, write_tensors
+from danlu.weights.safetensors import SafetensorsFile
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_TENSOR = re.compile(
+    r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
+)
+
+
+def write_adapter(draft: Draft, adapter: Adapter, *, base_model: str) -> None:
+    """Write an adapter in fp32. base_model: a hub id or an absolute folder, for other tools."""
+    config = adapter.config
+    fields = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": config.r,
+        "lora_alpha": _plain_number(config.lora_alpha),
+        "lora_dropout": config.lora_dropout,
+        "use_rslora": config.use_rslora,
+        "target_modules": list(config.target_modules),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+    }
+    tensors = {
+        _tensor_name(layer, target, letter): matrix
+        for layer, target, a, b in adapter.tensors()
+        for letter, matrix in (("A", a), ("B", b))
+    }
+    plans = [
+        TensorPlan(name=name, dtype=torch.float32, shape=tuple(tensor.shape))
+        for name, tensor in sorted(tensors.items())
+    ]
+    draft.write(CONFIG_FILE, (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode())
+    write_tensors(draft, WEIGHTS_FILE, plans, tensors.__getitem__)
+
+
+def read_config(folder: Path) -> tuple[LoraConfig, str]:
+    """Read `adapter_config.json`; returns the settings and the base model's name.
+
+    Raises UsageError for a folder without an adapter or for a kind that is not supported.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UsageError(
+            _("{folder} is not an adapter folder.").format(folder=folder),
+            why=_("It holds no adapter_config.json."),
+            fix=_("Point to the output folder of a training run, or to a PEFT adapter."),
+        )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_unsupported(path, fields)
+        config = LoraConfig(
+            r=int(fields["r"]),
+            lora_alpha=float(fields["lora_alpha"]),
+            lora_dropout=float(fields.get("lora_dropout") or 0.0),
+            use_rslora=bool(fields.get("use_rslora")),
+            target_modules=_targets_in(folder),
+        )
+        return config, str(fields.get("base_model_name_or_path") or "")
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise _unusable(path, f"{type(problem).__name__}: {problem}") from problem
+
+
+def load_adapter(
+    folder: Path, model: ModelConfig, *, device: torch.device, dtype: torch.dtype
+) -> Adapter:
+    """Load an adapter for a model. Raises DataError where a tensor is missing or does not fit."""
+    config, base = read_config(folder)
+    adapter = Adapter(config, model, device=device, dtype=dtype)
+    file = SafetensorsFile(folder / WEIGHTS_FILE)
+    wanted = {
+        _tensor_name(layer, target, letter): matrix
+        for layer, target, a, b in adapter.tensors()
+        for letter, matrix in (("A", a), ("B", b))
+    }
+    odd = sorted(set(wanted) ^ set(file.tensors))
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    odd += [n for n, t in file.tensors.items() if n in shapes and t.shape != shapes[n]]
+    if odd:
+        raise DataError(
+            _("The adapter {folder} belongs to another base model.").format(folder=folder),
+            why=_("{count} tensors do not fit, the first is {name}.").format(
+                count=len(odd), name=odd[0]
+            ),
+            fix=_("Use it with its own base model: {base}").format(base=base or "?"),
+        )
+    for name, tensor in wanted.items():
+        file.read_into(name, tensor)
+    return adapter
+
+
+def _tensor_name(layer: int, target: str, letter: str) -> str:
+    return f"{_PREFIX}{projection_module(layer, target)}.lora_{letter}.weight"
+
+
+def _targets_in(folder: Path) -> tuple[str, ...]:
+    """Tell the targets from the tensors: `target_modules` may be a pattern or `all-linear`."""
+    path = folder / WEIGHTS_FILE
+    found: set[str] = set()
+    for name in SafetensorsFile(path).tensors:
+        match = _TENSOR.fullmatch(name)
+        if match is None or match.group(2) not in ALL_TARGETS:
+            raise _unusable(path, _("{name} is no LoRA matrix of Qwen3.").format(name=name))
+        found.add(match.group(2))
+    if not found:
+        raise _unusable(path, _("It holds no tensors."))
+    return tuple(name for name in ALL_TARGETS if name in found)
+
+
+def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
+    refused = {
+        "peft_type": fields.get("peft_type") != "LORA" and fields.get("peft_type"),
+        "bias": fields.get("bias", "none") != "none" and fields.get("bias"),
+        **{
+            name: fields.get(name)
+            for name in (
+                "use_dora",
+                "fan_in_fan_out",
+                "modules_to_save",
+                "rank_pattern",
+                "alpha_pattern",
+                "layers_to_transform",
+                "layer_replication",
+                "lora_bias",
+                "target_parameters",
+                "trainable_token_indices",
+                "use_qalora",
+            )
+        },
+    }
+    for name, value in refused.items():
+        if value:
+            raise UsageError(
+                _("The adapter {path} is of a kind that is not supported.").format(path=path),
+                why=_("Its field {name} is {value}.").format(name=name, value=value),
+                fix=_("Use a plain LoRA adapter, or merge this one with PEFT first."),
+            )
+
+
+def _unusable(path: Path, why: str) -> DataError:
+    return DataError(
+        _("The adapter file {path} cannot be used.").format(path=path),
+        why=why,
+        fix=_("Copy the adapter folder again, or train it again."),
+    )
+
+
+def _plain_number(value: float) -> float | int:
+    """16.0 -> 16: PEFT's own files hold whole numbers, and so do people's diffs."""
+    return int(value) if float(value).is_integer() else value

@@ -1,0 +1,133 @@
+"""Qwen3 (dense): one forward pass, shared by the trainer and the engine.
+
+The model knows its weights and how they follow each other, nothing else. Two arguments decide
+all that varies:
+
+- `attend(layer, qkv)`: QK-norm, RoPE, cache and attention of one layer; the object passed knows
+  positions and segments.
+- `linear(layer, name, x)`: one merged projection together with the norm or the swiglu that
+  precedes it, so `x` comes before that; `layer` may be the head.
+
+Tokens of all segments are packed in one row: there is no batch axis and no padding.
+Shapes: T tokens, H hidden_size, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from danlu.model.config import ModelConfig
+from danlu.model.layout import layout, merged_shape
+from danlu.ops import rms_norm, swiglu
+
+
+class Attend(Protocol):
+    """QK-norm, RoPE and attention of one layer: qkv [T, q + 2 kv] -> [T, q]."""
+
+    def __call__(self, layer: Block, qkv: Tensor) -> Tensor: ...
+
+
+class Linear(Protocol):
+    """One merged projection with what precedes it: x [T, in] -> [T, out]."""
+
+    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor: ...
+
+
+def _weight(*shape: int, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
+    """An uninitialised frozen weight; training decides what requires gradients."""
+    return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype), requires_grad=False)
+
+
+class Block(nn.Module):
+    """One decoder layer: attention and MLP, each added to the residual stream."""
+
+    def __init__(
+        self, config: ModelConfig, index: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.index = index
+        hidden, head_dim = config.hidden_size, config.head_dim
+        self.input_layernorm = _weight(hidden, device=device, dtype=dtype)
+        self.q_norm = _weight(head_dim, device=device, dtype=dtype)
+        self.k_norm = _weight(head_dim, device=device, dtype=dtype)
+        self.post_attention_layernorm = _weight(hidden, device=device, dtype=dtype)
+        for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"):
+            weight = _weight(*merged_shape(config, name), device=device, dtype=dtype)
+            self.register_parameter(name, weight)
+
+    def forward(self, x: Tensor, attend: Attend, linear: Linear) -> Tensor:  # x: [T, H]
+        x = x + linear(self, "o_proj", attend(self, linear(self, "qkv_proj", x)))
+        return x + linear(self, "down_proj", linear(self, "gate_up_proj", x))
+
+
+class Head(nn.Module):
+    """Final norm and output matrix; with tied embeddings the matrix is the embedding itself."""
+
+    def __init__(self, config: ModelConfig, norm: nn.Parameter, lm_head: nn.Parameter) -> None:
+        super().__init__()
+        self.config = config
+        self.norm = norm
+        self.lm_head = lm_head
+
+
+class Qwen3(nn.Module):
+    """The whole model. Weights are uninitialised until `hf_tensors` has been filled."""
+
+    def __init__(self, config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        vocab, hidden = config.vocab_size, config.hidden_size
+        self.embed_tokens = _weight(vocab, hidden, device=device, dtype=dtype)
+        self.layers = nn.ModuleList(
+            Block(config, index, device, dtype) for index in range(config.num_hidden_layers)
+        )
+        lm_head = self.embed_tokens
+        if not config.tie_word_embeddings:
+            lm_head = _weight(vocab, hidden, device=device, dtype=dtype)
+        self.head = Head(config, _weight(hidden, device=device, dtype=dtype), lm_head)
+
+    def forward(self, tokens: Tensor, attend: Attend, linear: Linear) -> Tensor:
+        """Return the last residual stream [T, H] of packed tokens [T]; the head comes next."""
+        x = F.embedding(tokens, self.embed_tokens)
+        for block in self.layers:
+            x = block(x, attend, linear)
+        return x
+
+    def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every Hugging Face tensor as a view of our storage: fill, read or save these."""
+        for name, pieces in layout(self.config).items():
+            parameter = self.get_parameter(name).detach()
+            for piece in pieces:
+                yield piece.hf_name, parameter[piece.start : piece.start + piece.shape[0]]
+
+
+_NORM_BEFORE = {
+    "qkv_proj": "input_layernorm",
+    "gate_up_proj": "post_attention_layernorm",
+    "lm_head": "norm",
+}
+
+
+def norm_before(layer: Block | Head, name: str) -> Tensor | None:
+    """Return the weight of the norm that precedes a projection, where one does."""
+    norm = _NORM_BEFORE.get(name)
+    return getattr(layer, norm) if norm else None
+
+
+def projection_input(layer: Block | Head, name: str, x: Tensor) -> Tensor:
+    """Apply what precedes a projection: its norm, swiglu before `down_proj`, nothing else."""
+    if name == "down_proj":
+        return swiglu(x)
+    norm = norm_before(layer, name)
+    return x if norm is None else rms_norm(x, norm, layer.config.rms_norm_eps)
+
+
+def plain_linear(layer: Block | Head, name: str, x: Tensor) -> Tensor:
+    """The `linear` of a model without adapter, and of full-parameter training."""
+    return F.linear(projection_input(layer, name, x), getattr(layer, name))

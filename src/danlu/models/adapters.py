@@ -1,0 +1,114 @@
+"""What an adapter's name means: a PEFT folder, or the output folder of a training run.
+
+Also answers how a fine-tuned model wants to be prompted: the template and thinking mode it was
+trained with stand in run.json, or in the report of the merge that made it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from danlu.errors import DataError, UsageError
+from danlu.language import _
+from danlu.lora.adapter import Adapter
+from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
+from danlu.models.load import STARTER, LoadedModel, model_folder
+from danlu.runs.checkpoints import FINAL, find_newest
+from danlu.runs.manifest import RunManifest, is_run, read_manifest
+
+MERGE_REPORT = "merge_report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """The template and thinking mode of a model's training; Qwen3's own where unknown."""
+
+    template: str = "qwen3"
+    enable_thinking: bool | None = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSource:
+    """An adapter's folder and the run that made it, where danlu did."""
+
+    folder: Path
+    run: RunManifest | None
+
+    @property
+    def prompting(self) -> Prompting:
+        """How the adapter wants to be prompted."""
+        if self.run is None:
+            return Prompting()
+        return Prompting(template=self.run.template, enable_thinking=self.run.enable_thinking)
+
+
+def find_adapter(name: str) -> AdapterSource:
+    """Find the adapter a folder stands for: final/ of a run, else its newest good checkpoint.
+
+    Raises UsageError where there is none.
+    """
+    folder = Path(name).expanduser().absolute()
+    if is_run(folder):
+        final = folder / FINAL
+        if (final / CONFIG_FILE).is_file():
+            return AdapterSource(folder=final, run=read_manifest(folder))
+        newest = find_newest(folder).newest
+        if newest is not None and (newest.path / CONFIG_FILE).is_file():
+            return AdapterSource(folder=newest.path, run=read_manifest(folder))
+        raise UsageError(
+            _("The run {folder} holds no adapter yet.").format(folder=folder),
+            why=_("It was stopped before its first checkpoint, or it trained the whole model."),
+            fix=_("Continue it with danlu train ... --resume_from_checkpoint true"),
+        )
+    read_config(folder)
+    run = next((p for p in folder.parents if is_run(p)), None)
+    return AdapterSource(folder=folder, run=read_manifest(run) if run else None)
+
+
+def base_of(source: AdapterSource) -> str:
+    """Name an adapter's base model: as its run recorded it, else as PEFT's file says."""
+    if source.run is not None:
+        return source.run.base.name if source.run.base.name == STARTER else source.run.base.path
+    return read_config(source.folder)[1]
+
+
+def attach_adapter(
+    source: AdapterSource, base: LoadedModel, *, dtype: torch.dtype | None = None
+) -> tuple[Adapter, bool]:
+    """Load an adapter for a loaded base model; the flag tells whether the base was proven right.
+
+    With a run's record the base's fingerprint must agree; without one only the shapes can be
+    checked. Raises DataError for another base. dtype None means the base's.
+    """
+    if source.run is not None and source.run.base.fingerprint != base.fingerprint:
+        raise DataError(
+            _("The adapter {folder} belongs to another base model.").format(folder=source.folder),
+            why=_("It was trained on {trained}; {name} has other weights.").format(
+                trained=source.run.base.name, name=base.name
+            ),
+            fix=_("Use --model_name_or_path {base}").format(base=base_of(source)),
+        )
+    adapter = load_adapter(
+        source.folder, base.config, device=base.device.torch_device, dtype=dtype or base.dtype
+    )
+    return adapter, source.run is not None
+
+
+def prompting_of_model(name: str) -> Prompting:
+    """Tell how a model folder wants to be prompted: a merged one remembers its training."""
+    path = model_folder(name) / MERGE_REPORT
+    if not path.is_file():
+        return Prompting()
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return Prompting(template=fields["template"], enable_thinking=fields["enable_thinking"])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise DataError(
+            _("{path} cannot be used.").format(path=path),
+            why=f"{type(problem).__name__}: {problem}",
+            fix=_("Merge the adapter again."),
+        ) from problem

@@ -1,0 +1,55 @@
+"""Writing a complete model folder: weights in Hugging Face's names and their companions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from danlu.files.committed import Draft
+from danlu.model.qwen3 import Qwen3
+from danlu.weights.folder import TensorPlan, save_weights
+
+# Everything beside the weights that transformers, vLLM or llama.cpp's converter look for.
+COMPANION_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def write_model(draft: Draft, model: Qwen3, *, like: Path) -> None:
+    """Write a model folder; everything but the weights is taken from the folder `like`."""
+    tensors = dict(model.hf_tensors())
+    dtype = model.embed_tokens.dtype
+    plans = [TensorPlan(name=n, dtype=dtype, shape=tuple(t.shape)) for n, t in tensors.items()]
+    write_folder(draft, plans, tensors.__getitem__, like=like, dtype=dtype)
+
+
+def write_folder(
+    draft: Draft,
+    plans: list[TensorPlan],
+    fetch: Callable[[str], Tensor],
+    *,
+    like: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Write planned tensors and the companions of `like`; config.json names the dtype."""
+    save_weights(draft, plans, fetch)
+    config = json.loads((like / "config.json").read_text(encoding="utf-8"))
+    # Newer files say `dtype`, older ones `torch_dtype`; the model says the same in its own words.
+    key = "dtype" if "dtype" in config else "torch_dtype"
+    config[key] = str(dtype).removeprefix("torch.")
+    draft.write("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    for name in COMPANION_FILES:
+        path = like / name
+        if path.is_file():
+            draft.write(name, path.read_bytes())

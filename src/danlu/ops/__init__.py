@@ -1,0 +1,23 @@
+"""The few hot operations of Qwen3, in plain PyTorch with hand-written backward passes.
+
+`reference.py` holds the readable twin of each; tests compare value and gradient. Variants for
+single devices will be chosen here, once, and named in the run. Nothing above this room knows
+which variant runs.
+"""
+
+from danlu.ops.attention import segment_attention
+from danlu.ops.cross_entropy import cross_entropy_sum
+from danlu.ops.rms_norm import rms_norm, rms_norm_backward
+from danlu.ops.rope import norm_rotate, rotary_table
+from danlu.ops.swiglu import swiglu, swiglu_backward
+
+__all__ = [
+    "cross_entropy_sum",
+    "norm_rotate",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotary_table",
+    "segment_attention",
+    "swiglu",
+    "swiglu_backward",
+]

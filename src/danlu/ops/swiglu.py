@@ -1,0 +1,42 @@
+"""SwiGLU (Shazeer 2020) on a merged gate and up projection; saves only its input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class _Swiglu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        return swiglu_backward(grad, gate_up)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up. gate_up: [tokens, 2 * size] -> [tokens, size]."""
+    return _Swiglu.apply(gate_up)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def swiglu_backward(grad: Tensor, gate_up: Tensor) -> Tensor:
+    """Gradient of the merged input. grad: [tokens, size] -> [tokens, 2 * size].
+
+    silu'(g) = sigmoid(g) * (1 + g * (1 - sigmoid(g))).
+    """
+    gate, up = gate_up.chunk(2, dim=-1)
+    out = torch.empty_like(gate_up)
+    d_gate, d_up = out.chunk(2, dim=-1)
+    torch.mul(F.silu(gate), grad, out=d_up)
+    sigmoid = torch.sigmoid(gate)
+    slope = (1 - sigmoid).mul_(gate).add_(1).mul_(sigmoid)
+    torch.mul(slope.mul_(up), grad, out=d_gate)
+    return out

@@ -1,0 +1,117 @@
+"""One run's folder, held by the one process that writes it.
+
+Nothing of the user's is overwritten: a folder with something in it is refused, continued, or moved
+away whole. Readers need no lock: they use manifest.py, metrics.py and checkpoints.py directly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+from danlu.errors import UsageError
+from danlu.files.atomic import make_folder
+from danlu.files.committed import retire
+from danlu.files.faults import explained
+from danlu.files.leftovers import clean_leftovers, is_leftover
+from danlu.files.lock import LOCK_FILE, FolderLock
+from danlu.language import _
+from danlu.runs.manifest import RunManifest, read_manifest, write_manifest
+
+
+class RunFolder:
+    """A locked run. Use `create` or `reopen`, and `with` or `close` to let go of it."""
+
+    def __init__(self, path: Path, lock: FolderLock, replaced: Path | None = None) -> None:
+        self.path = path
+        self.replaced = replaced
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
+        """Take a new or empty folder for a run.
+
+        With `overwrite` a folder that holds something is moved to `.trash` beside it; `replaced`
+        is its new place. Without it, and when another process uses it: UsageError.
+        """
+        make_folder(path)
+        if not overwrite and not _is_empty(path) and not (path / LOCK_FILE).exists():
+            raise _not_empty(path)  # before a lock file is left in a stranger's folder
+        lock = FolderLock(path)
+        replaced = None
+        try:
+            if not _is_empty(path):
+                if not overwrite:
+                    raise _not_empty(path)
+                replaced = retire(_movable(path))
+                lock.release()
+                make_folder(path)
+                lock = FolderLock(path)
+            clean_leftovers(path)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock, replaced)
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """Take an existing run to go on with it. Raises UsageError when it is none or in use."""
+        read_manifest(path)
+        lock = FolderLock(path)
+        try:
+            clean_leftovers(path)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock)
+
+    def read(self) -> RunManifest:
+        """Read run.json. Raises UsageError or DataError."""
+        return read_manifest(self.path)
+
+    def write(self, manifest: RunManifest) -> None:
+        """Replace run.json."""
+        write_manifest(self.path, manifest)
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _is_empty(path: Path) -> bool:
+    with explained(path):
+        names = [entry.name for entry in path.iterdir()]
+    return all(name == LOCK_FILE or is_leftover(name) for name in names)
+
+
+def _movable(path: Path) -> Path:
+    real = path.resolve()
+    if Path.cwd().is_relative_to(real) or Path.home().resolve().is_relative_to(real):
+        raise UsageError(
+            _("The folder {path} is not moved away").format(path=path),
+            why=_("it holds your home or the folder you are working in"),
+            fix=_("choose another --output_dir"),
+        )
+    return real
+
+
+def _not_empty(path: Path) -> UsageError:
+    return UsageError(
+        _("The output folder {path} is not empty").format(path=path),
+        why=_("a new run would mix its files with those already there"),
+        fix=_(
+            "add --resume_from_checkpoint true to go on with that run, "
+            "or --overwrite_output_dir to move it to {trash} and start anew"
+        ).format(trash=path.parent / ".trash"),
+    )

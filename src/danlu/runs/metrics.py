@@ -1,0 +1,68 @@
+"""metrics.jsonl: one JSON object a line, added while the run goes on.
+
+A reader may come at any moment and a writer may die in the middle of a line, so a last line
+without its end is not yet there. Knows nothing of what is measured but `step`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import DataError
+from danlu.files.atomic import append_line, atomic_write
+from danlu.language import _
+
+METRICS_FILE = "metrics.jsonl"
+Value = str | int | float | bool | None
+
+
+def append_metrics(folder: Path, record: Mapping[str, Value]) -> None:
+    """Add one record, which must hold `step`. NaN and infinities become null (JSON has none)."""
+    if "step" not in record:
+        raise ValueError("a metrics record needs its step")
+    append_line(folder / METRICS_FILE, _to_line(record))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read all complete records; a missing file has none. Raises DataError with file:line."""
+    file = folder / METRICS_FILE
+    try:
+        complete = file.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    return [_parse(file, number, line) for number, line in enumerate(complete, 1)]
+
+
+def truncate_after(folder: Path, step: int) -> None:
+    """Drop the records after `step` and a torn last line, as a resumed run writes them again."""
+    records = read_metrics(folder)
+    if (folder / METRICS_FILE).exists():
+        kept = [_to_line(record) + "\n" for record in records if record["step"] <= step]
+        atomic_write(folder / METRICS_FILE, "".join(kept))
+
+
+def _to_line(record: Mapping[str, Value]) -> str:
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
+    return json.dumps(finite, ensure_ascii=False, allow_nan=False)
+
+
+def _parse(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            return record
+        why = _("it is not an object with a step")
+    except ValueError as fault:
+        why = str(fault)
+    raise DataError(
+        _("{place} is damaged").format(place=f"{file}:{number}"),
+        why=why,
+        fix=_("remove that line from the file"),
+    )

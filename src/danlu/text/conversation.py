@@ -1,0 +1,40 @@
+"""A conversation: the one internal form between data files, chat and the renderer.
+
+Knows nothing of templates or tokens. Messages follow OpenAI's roles; an assistant message carries
+its reasoning, its visible content and its tool calls apart from each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """One function call: `arguments` is a JSON object, or the JSON text as it stood in the data."""
+
+    name: str
+    arguments: Mapping[str, Any] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn. `reasoning` and `tool_calls` belong to assistant messages only."""
+
+    role: Role
+    content: str = ""
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """Messages in order and the tools (JSON schemas in OpenAI's form) the assistant may call."""
+
+    messages: tuple[Message, ...]
+    tools: Sequence[Mapping[str, Any]] = ()

@@ -1,0 +1,285 @@
+"""Renders a conversation as spans of text: the only place where the Qwen3 chat format is written.
+
+A span is a piece that is tokenized alone. Joined, the spans of `render` are exactly the text of
+Qwen3's own chat template (the `chat_template` of its tokenizer_config.json). There is a cut at
+every generation boundary, in history too, so that training and use see the same token ids.
+
+Knows the chat format and which text is learned. Must not know token ids, files or models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from danlu.errors import UsageError
+from danlu.language import _
+from danlu.text.conversation import Conversation, Message, ToolCall
+
+TEMPLATES = ("qwen3", "qwen3_nothink")
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+THOUGHT_START = "<think>"
+THOUGHT_END = "</think>"
+CALL_START = "<tool_call>"
+CALL_END = "</tool_call>"
+EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
+
+_TOOLS_HEAD = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+_TOOLS_TAIL = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments "
+    "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A rendered piece, tokenized alone.
+
+    control: the text is one control token. supervised: the model learns to write it.
+    """
+
+    text: str
+    control: bool = False
+    supervised: bool = False
+
+
+def check_template(name: str) -> None:
+    """Raise UsageError, naming the nearest template, unless `name` is one of TEMPLATES."""
+    if name in TEMPLATES:
+        return
+    nearest = difflib.get_close_matches(name.lower(), TEMPLATES, n=1, cutoff=0.0)[0]
+    raise UsageError(
+        _("Template {name} is unknown.").format(name=name),
+        why=_("danlu renders these templates: {names}.").format(names=", ".join(TEMPLATES)),
+        fix=_("Use --template {nearest}").format(nearest=nearest),
+    )
+
+
+def render(
+    conversation: Conversation,
+    *,
+    template: str,
+    enable_thinking: bool | None,
+    add_generation_prompt: bool = True,
+) -> list[Span]:
+    """Render the text that the model is fed, in Qwen3's chat format; nothing is supervised.
+
+    enable_thinking: with False the generation prompt ends with an empty thought, so the model
+    answers at once. None does the same, as LLaMA-Factory does for models trained with None.
+    `qwen3_nothink` never adds or removes a thought. Raises UsageError for an unknown template and
+    ValueError for a conversation without messages.
+    """
+    check_template(template)
+    messages = conversation.messages
+    if not messages:
+        raise ValueError("a conversation needs at least one message")
+    spans = _opening(conversation)
+    last_query = _last_query_index(messages)
+    for index, message in enumerate(messages):
+        if message.role == "assistant":
+            if template == "qwen3_nothink":
+                body = _plain_body(message)
+            else:
+                is_last = index == len(messages) - 1
+                body = _history_body(message, index > last_query, is_last, enable_thinking)
+            spans += [*_answer_start(), *body, *_turn_end()]
+        elif message.role == "tool":
+            spans += _tool_result(messages, index)
+        elif message.role == "user" or index > 0:
+            spans += _turn(message.role, message.content)
+    if add_generation_prompt:
+        spans += _generation_prompt(template, enable_thinking)
+    return spans
+
+
+def render_training(
+    conversation: Conversation, *, template: str, enable_thinking: bool | None
+) -> list[list[Span]]:
+    """Render the fewest examples in which every answer follows its true inference prefix.
+
+    Supervised are each answer, its end token and the newline after it. enable_thinking:
+    True: an answer without reasoning learns to write an empty thought; False: reasoning is
+    removed everywhere and the empty thought belongs to the prompt; None: reasoning is learned
+    where the row has it, elsewhere the empty thought belongs to the prompt. The prefix of an
+    answer is `render` of the messages before it, with enable_thinking False where the empty
+    thought belongs to the prompt. Without an answer the list is empty. Raises UsageError for an
+    unknown template.
+    """
+    check_template(template)
+    messages = conversation.messages
+    if template == "qwen3" and enable_thinking is False:
+        messages = tuple(_without_reasoning(message) for message in messages)
+    examples: list[list[Span]] = []
+    # Backwards: a longer example exists before the shorter ones that it may contain. The prefixes
+    # of one sequence form a chain, so every answer joining any such example gives the fewest.
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if message.role != "assistant":
+            continue
+        thinks = template == "qwen3_nothink" or not _answers_at_once(message, enable_thinking)
+        before = replace(conversation, messages=messages[:index])
+        prefix = (
+            render(before, template=template, enable_thinking=thinks)
+            if index
+            else _opening(before) + _generation_prompt(template, thinks)
+        )
+        body = _plain_body(message) if template == "qwen3_nothink" else _answer(message, thinks)
+        answer = [replace(span, supervised=True) for span in [*body, *_turn_end()]]
+        end = len(prefix) + len(answer)
+        home = next((e for e in examples if _same_text(e[:end], prefix + answer)), None)
+        if home is None:
+            examples.append(prefix + answer)
+        else:
+            home[len(prefix) : end] = answer
+    return examples[::-1]
+
+
+def ends_in_open_thought(spans: Sequence[Span]) -> bool:
+    """Tell whether a rendered prompt leaves the model inside a thought that it has to close."""
+    start = max((i for i, s in enumerate(spans) if s.control and s.text == TURN_START), default=0)
+    prompt = "".join(span.text for span in spans[start:])
+    return prompt.rfind(THOUGHT_START) > prompt.rfind(THOUGHT_END)
+
+
+def split_reasoning(content: str) -> tuple[str | None, str]:
+    """Split an answer's text into its reasoning (None where it has no closed thought) and the rest.
+
+    The rule is that of Qwen3's template; it accepts `<think>r</think>A` without newlines, too.
+    """
+    if THOUGHT_END not in content:
+        return None, content
+    reasoning = content.split(THOUGHT_END)[0].rstrip("\n").split(THOUGHT_START)[-1].lstrip("\n")
+    return reasoning, content.split(THOUGHT_END)[-1].lstrip("\n")
+
+
+def call_text(call: ToolCall) -> str:
+    """Render one tool call with its tags; arguments given as text stand as they are."""
+    arguments = call.arguments if isinstance(call.arguments, str) else _json(call.arguments)
+    return f'{CALL_START}\n{{"name": "{call.name}", "arguments": {arguments}}}\n{CALL_END}'
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    # As transformers' `tojson` does: keys in their order, Chinese unescaped.
+    return json.dumps(dict(value), ensure_ascii=False)
+
+
+def _text(text: str) -> list[Span]:
+    return [Span(text=text)] if text else []
+
+
+def _turn_end() -> list[Span]:
+    return [Span(text=TURN_END, control=True), Span(text="\n")]
+
+
+def _turn(role: str, content: str) -> list[Span]:
+    return [Span(text=TURN_START, control=True), Span(text=f"{role}\n{content}"), *_turn_end()]
+
+
+def _answer_start() -> list[Span]:
+    return [Span(text=TURN_START, control=True), Span(text="assistant\n")]
+
+
+def _generation_prompt(template: str, enable_thinking: bool | None) -> list[Span]:
+    at_once = template == "qwen3" and not enable_thinking
+    return [*_answer_start(), *_text(EMPTY_THOUGHT if at_once else "")]
+
+
+def _opening(conversation: Conversation) -> list[Span]:
+    """Render the system message and the tools."""
+    messages = conversation.messages
+    system = messages[0].content if messages and messages[0].role == "system" else None
+    if not conversation.tools:
+        return [] if system is None else _turn("system", system)
+    tools = "".join(f"\n{_json(tool)}" for tool in conversation.tools)
+    head = "" if system is None else f"{system}\n\n"
+    return _turn("system", head + _TOOLS_HEAD + tools + _TOOLS_TAIL)
+
+
+def _last_query_index(messages: Sequence[Message]) -> int:
+    """Find the user's last question; reasoning is kept only in answers after it."""
+    for index in range(len(messages) - 1, -1, -1):
+        content = messages[index].content
+        is_result = content.startswith("<tool_response>") and content.endswith("</tool_response>")
+        if messages[index].role == "user" and not is_result:
+            return index
+    return len(messages) - 1
+
+
+def _tool_result(messages: Sequence[Message], index: int) -> list[Span]:
+    """Render a whole group of tool results as one turn of the user, at its first message."""
+    if index and messages[index - 1].role == "tool":
+        return []
+    text = "user"
+    for message in messages[index:]:
+        if message.role != "tool":
+            break
+        text += f"\n<tool_response>\n{message.content}\n</tool_response>"
+    return [Span(text=TURN_START, control=True), Span(text=text), *_turn_end()]
+
+
+def _reasoning_and_content(message: Message) -> tuple[str | None, str]:
+    if message.reasoning is not None:
+        return message.reasoning, message.content
+    return split_reasoning(message.content)
+
+
+def _without_reasoning(message: Message) -> Message:
+    if message.role != "assistant":
+        return message
+    # "" rather than None: a `</think>` that is left in the content is text, not a thought's end.
+    return replace(message, reasoning="", content=_reasoning_and_content(message)[1])
+
+
+def _answers_at_once(message: Message, enable_thinking: bool | None) -> bool:
+    """Tell whether the empty thought before this answer belongs to the prompt."""
+    if enable_thinking is None:
+        return _reasoning_and_content(message)[0] is None
+    return not enable_thinking
+
+
+def _thought(reasoning: str) -> str:
+    return f"{THOUGHT_START}\n{reasoning.strip(chr(10))}\n{THOUGHT_END}\n\n"
+
+
+def _calls(content: str, calls: Sequence[ToolCall]) -> str:
+    text = "\n".join(call_text(call) for call in calls)
+    return f"\n{text}" if text and content else text
+
+
+def _answer(message: Message, thinks: bool) -> list[Span]:
+    """Render what the model writes after the generation prompt."""
+    reasoning, content = _reasoning_and_content(message)
+    thought = _thought(reasoning or "") if thinks else ""
+    return _text(thought + content.lstrip("\n") + _calls(content, message.tool_calls))
+
+
+def _history_body(
+    message: Message, after_last_query: bool, is_last: bool, enable_thinking: bool | None
+) -> list[Span]:
+    """Render an answer as Qwen3's template shows it, which depends on where it stands."""
+    reasoning, content = _reasoning_and_content(message)
+    if not (after_last_query and (is_last or reasoning)):
+        return _text(content + _calls(content, message.tool_calls))
+    if _answers_at_once(message, enable_thinking) and _thought(reasoning or "") == EMPTY_THOUGHT:
+        return [Span(text=EMPTY_THOUGHT), *_answer(message, thinks=False)]
+    return _answer(message, thinks=True)
+
+
+def _plain_body(message: Message) -> list[Span]:
+    """Render an answer with just the thought that it has; the same everywhere."""
+    thought = "" if message.reasoning is None else _thought(message.reasoning)
+    return _text(thought + message.content + _calls(message.content, message.tool_calls))
+
+
+def _same_text(left: Sequence[Span], right: Sequence[Span]) -> bool:
+    return len(left) == len(right) and all(
+        a.text == b.text and a.control == b.control for a, b in zip(left, right, strict=True)
+    )

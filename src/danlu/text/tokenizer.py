@@ -1,0 +1,148 @@
+"""Text to token ids and back, with the tokenizer.json of a model folder.
+
+Control tokens (those marked special in tokenizer.json) come only from control spans: in a user's
+text their names stay ordinary text. The other added tokens, such as `<think>`, keep their ids.
+
+Knows the `tokenizers` library and byte-level vocabularies. Must not know templates or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+
+from danlu.errors import DataError, UsageError
+from danlu.language import _
+from danlu.text.render import Span
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def _byte_of_character() -> dict[str, int]:
+    """Build GPT-2's byte alphabet: printable bytes are themselves, the others move above 255."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_of_character()
+
+
+class Tokenizer:
+    """A byte-level tokenizer; `path` is its tokenizer.json. Open one with `Tokenizer.load`."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, path: Path) -> None:
+        backend.encode_special_tokens = True
+        self.path = path
+        self._backend = backend
+        added = backend.get_added_tokens_decoder()
+        self._control = {token.content: id_ for id_, token in added.items() if token.special}
+        self._bytes: dict[int, bytes] = {}
+        self.control_ids: frozenset[int] = frozenset(self._control.values())
+        # One more than the highest id: ids may have holes, and embeddings are indexed by id.
+        self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read tokenizer.json in `folder`.
+
+        Raises UsageError where it is missing, DataError where it is damaged or not byte-level.
+        """
+        path = folder / TOKENIZER_FILE
+        if not path.is_file():
+            raise UsageError(
+                _("There is no tokenizer in {folder}.").format(folder=folder),
+                why=_("The file {path} does not exist.").format(path=path),
+                fix=_("Name a complete model folder, or copy tokenizer.json into this one."),
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception for every damage
+            raise _damaged(path, str(error)) from error
+        if type(backend.decoder).__name__ != "ByteLevel":
+            raise _damaged(path, _("Its vocabulary is not byte-level, as those of Qwen3 are."))
+        return cls(backend, path)
+
+    def check_fits(self, model_vocab_size: int) -> None:
+        """Raise DataError unless a model with `model_vocab_size` embeddings knows every id."""
+        if self.vocab_size <= model_vocab_size:
+            return
+        raise DataError(
+            _("The tokenizer and the model do not belong together."),
+            why=_("{path} has ids up to {highest}; vocab_size in config.json is {size}.").format(
+                path=self.path, highest=self.vocab_size - 1, size=model_vocab_size
+            ),
+            fix=_("Use the tokenizer.json that came with this model."),
+        )
+
+    def encode_text(self, text: str) -> list[int]:
+        """Encode ordinary text; the names of control tokens in it stay text.
+
+        Raises DataError for half a surrogate pair, which no encoding can hold.
+        """
+        try:
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
+        except TypeError as error:
+            raise _surrogate(text) from error
+
+    def encode_spans(self, spans: Iterable[Span]) -> list[int]:
+        """Encode each span alone and join the ids. Raises DataError as its two parts do."""
+        ids: list[int] = []
+        for span in spans:
+            if span.control:
+                ids.append(self.control_id(span.text))
+            else:
+                ids += self.encode_text(span.text)
+        return ids
+
+    def control_id(self, name: str) -> int:
+        """Return the id of a control token such as `<|im_end|>`; DataError where it is missing."""
+        id_ = self._control.get(name)
+        if id_ is None:
+            raise DataError(
+                _("The tokenizer lacks the control token {name}.").format(name=name),
+                why=_("{path} does not list it among its special added tokens.").format(
+                    path=self.path
+                ),
+                fix=_("Use the tokenizer.json of a Qwen3 model."),
+            )
+        return id_
+
+    def decode(self, ids: Sequence[int], *, skip_control: bool = True) -> str:
+        """Decode ids in one go; bytes that are no valid UTF-8 become U+FFFD."""
+        kept = (id_ for id_ in ids if not (skip_control and id_ in self.control_ids))
+        return b"".join(map(self.token_bytes, kept)).decode("utf-8", errors="replace")
+
+    def token_bytes(self, id_: int) -> bytes:
+        """Return the bytes a token stands for; none for an id that the vocabulary does not use."""
+        found = self._bytes.get(id_)
+        if found is None:
+            token = self._backend.id_to_token(id_) or ""
+            if _BYTE_OF.keys() >= set(token):
+                found = bytes(_BYTE_OF[character] for character in token)
+            else:  # an added token, which need not be written in the byte alphabet
+                found = token.encode("utf-8")
+            self._bytes[id_] = found
+        return found
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(
+        _("{path} cannot be used as a tokenizer.").format(path=path),
+        why=why,
+        fix=_("Download or copy the file again from the model it belongs to."),
+    )
+
+
+def _surrogate(text: str) -> DataError:
+    place = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+    return DataError(
+        _("The text holds half a character and cannot be encoded."),
+        why=_("Character {place} is {code}, one half of a surrogate pair.").format(
+            place=place + 1, code=f"U+{ord(text[place]):04X}"
+        ),
+        fix=_("Remove it, or write the whole character (often an emoji that was cut in two)."),
+    )

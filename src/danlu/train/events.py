@@ -1,0 +1,60 @@
+"""What a training run reports while it runs. Only cli, chat and web show these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """Before the first step; `step` is above 0 when a checkpoint was resumed."""
+
+    step: int
+    total_steps: int
+    num_train_rows: int
+    num_eval_rows: int
+    num_trainable: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone:
+    """One optimizer step. `loss`: mean over supervised tokens; `num_tokens`: all, none padded."""
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    num_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSkipped:
+    """A step whose loss or gradient was not finite; the weights are as before."""
+
+    step: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Loss on the held-out rows: mean over all their supervised tokens."""
+
+    step: int
+    epoch: float
+    loss: float
+    seconds: float
+    is_best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint, or the final result, has been committed to disk."""
+
+    step: int
+    folder: Path
+
+
+Event = Started | StepDone | StepSkipped | Evaluated | Saved

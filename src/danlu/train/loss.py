@@ -1,0 +1,49 @@
+"""The output head and the loss on supervised rows only, in chunks, forward and backward together.
+
+Logits of a whole batch never exist: one chunk of rows is multiplied with the output matrix,
+turned into loss and gradient, and let go. The gradient of the hidden rows is collected and sent
+through the layers once at the end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from danlu.model.qwen3 import Linear, Qwen3
+from danlu.ops import cross_entropy_sum
+
+# Rows of logits at a time. Larger chunks read the output matrix less often; at Qwen3's vocabulary
+# of 151,936 a chunk of 256 rows holds 156 MB of fp32 logits.
+CHUNK_ROWS = 256
+
+
+def loss_backward(
+    model: Qwen3, linear: Linear, hidden: Tensor, targets: Tensor, *, divisor: float
+) -> Tensor:
+    """Add the gradients of sum(loss) / divisor to the leaves; return the loss sum, undivided.
+
+    hidden: [rows, hidden_size], the rows before a supervised token, with their graph; targets:
+    [rows] token ids. `divisor` is the number of supervised tokens in the whole optimizer step.
+    """
+    rows = hidden.detach().requires_grad_(True)
+    total = torch.zeros((), device=hidden.device)
+    for rows_chunk, targets_chunk in zip(
+        rows.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True
+    ):
+        loss = cross_entropy_sum(linear(model.head, "lm_head", rows_chunk), targets_chunk)
+        (loss / divisor).backward()
+        total += loss.detach()
+    hidden.backward(rows.grad)
+    return total
+
+
+@torch.no_grad()
+def loss_sum(model: Qwen3, linear: Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed loss of hidden rows [rows, hidden_size] without gradients."""
+    total = torch.zeros((), device=hidden.device)
+    for rows_chunk, targets_chunk in zip(
+        hidden.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True
+    ):
+        total += cross_entropy_sum(linear(model.head, "lm_head", rows_chunk), targets_chunk)
+    return total

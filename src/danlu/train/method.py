@@ -1,0 +1,97 @@
+"""What is trained: an adapter over frozen weights, or every weight of the model.
+
+Both give the trainer the same three things: trainable tensors, the `linear` of a batch, and files
+that other programs load.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from danlu.data.pack import Batch
+from danlu.files.committed import Draft
+from danlu.lora.adapter import Adapter, LoraConfig
+from danlu.lora.linear import AdapterLinear, Dropout
+from danlu.lora.peft_files import write_adapter
+from danlu.model.qwen3 import Linear, plain_linear
+from danlu.models.load import LoadedModel
+from danlu.models.save import write_model
+
+
+class Method(Protocol):
+    """The difference between LoRA and full-parameter training."""
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """List the trainable tensors under stable names."""
+        ...
+
+    def linear(self, batch: Batch, step: int) -> Linear:
+        """Return the `linear` that trains on a batch in optimizer step `step`."""
+        ...
+
+    def eval_linear(self) -> Linear:
+        """Return the `linear` that evaluates: no dropout."""
+        ...
+
+    def save(self, draft: Draft) -> None:
+        """Write the trained weights in Hugging Face's or PEFT's format."""
+        ...
+
+
+class LoraMethod:
+    """Train one adapter; the model's weights stay as they are."""
+
+    def __init__(self, base: LoadedModel, config: LoraConfig, *, base_name: str, seed: int) -> None:
+        self.adapter = Adapter(
+            config, base.config, device=base.device.torch_device, dtype=torch.float32
+        )
+        self.adapter.initialise(seed)
+        self._base_name = base_name
+        self._seed = seed
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """List the matrices A and B."""
+        return list(self.adapter.parameters())
+
+    def linear(self, batch: Batch, step: int) -> Linear:
+        """Return the projection with the adapter, and its dropout where one is set."""
+        probability = self.adapter.config.lora_dropout
+        if probability == 0.0:
+            return AdapterLinear(self.adapter)
+        segments = list(zip(batch.segment_keys, batch.segment_lengths, strict=True))
+        dropout = Dropout(probability=probability, seed=self._seed, step=step, segments=segments)
+        return AdapterLinear(self.adapter, dropout)
+
+    def eval_linear(self) -> Linear:
+        """Return the projection with the adapter."""
+        return AdapterLinear(self.adapter)
+
+    def save(self, draft: Draft) -> None:
+        """Write the adapter as PEFT would."""
+        write_adapter(draft, self.adapter, base_model=self._base_name)
+
+
+class FullMethod:
+    """Train every weight of the model."""
+
+    def __init__(self, base: LoadedModel) -> None:
+        self._base = base
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """List all weights; a tied output matrix appears once."""
+        return list(self._base.model.named_parameters())
+
+    def linear(self, batch: Batch, step: int) -> Linear:
+        """Return the plain projection; autograd does the rest."""
+        return plain_linear
+
+    def eval_linear(self) -> Linear:
+        """Return the plain projection."""
+        return plain_linear
+
+    def save(self, draft: Draft) -> None:
+        """Write a complete model folder."""
+        write_model(draft, self._base.model, like=self._base.folder)

@@ -1,0 +1,75 @@
+"""Trainable tensors laid out as one flat fp32 vector: one optimizer call, one norm, one file.
+
+The master values live in the flat vector. Tensors in fp32 become views of it, and so do their
+gradients. Tensors in another dtype (full training in bf16) stay working copies: their gradients
+are added to the flat fp32 gradient as soon as backward has produced them, and `publish` copies
+the updated values back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class FlatParameters:
+    """One group of trainable tensors behind one flat leaf `vector` with a fixed `.grad`."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        total = sum(parameter.numel() for parameter in parameters)
+        device = parameters[0].device
+        self.vector = nn.Parameter(torch.empty(total, device=device), requires_grad=True)
+        self.vector.grad = torch.zeros(total, device=device)
+        self._working: list[tuple[nn.Parameter, Tensor]] = []
+        start = 0
+        for parameter in parameters:
+            stop = start + parameter.numel()
+            self._attach(parameter, slice(start, stop))
+            start = stop
+
+    @property
+    def grad(self) -> Tensor:
+        """The flat fp32 gradient, summed over the microsteps since `zero_grad`."""
+        assert self.vector.grad is not None
+        return self.vector.grad
+
+    def _attach(self, parameter: nn.Parameter, span: slice) -> None:
+        master = self.vector.detach()[span].view_as(parameter)
+        gradient = self.grad[span].view_as(parameter)
+        master.copy_(parameter.detach())
+        parameter.requires_grad_(True)
+        if parameter.dtype == torch.float32:
+            parameter.data = master
+            parameter.grad = gradient
+            return
+
+        def move_gradient(tensor: Tensor) -> None:
+            assert tensor.grad is not None
+            gradient.add_(tensor.grad)
+            tensor.grad = None
+
+        parameter.register_post_accumulate_grad_hook(move_gradient)
+        self._working.append((parameter, master))
+
+    def zero_grad(self) -> None:
+        """Clear the gradient; the views stay valid."""
+        self.grad.zero_()
+
+    def publish(self) -> None:
+        """Bring the working copies up to date with the master values."""
+        with torch.no_grad():
+            for parameter, master in self._working:
+                parameter.copy_(master)
+
+
+def split_for_decay(
+    named: Iterable[tuple[str, nn.Parameter]],
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Separate matrices, which weight decay shrinks, from norm weights, which it must not."""
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
+    for _name, parameter in named:
+        (matrices if parameter.dim() > 1 else vectors).append(parameter)
+    return matrices, vectors

@@ -1,0 +1,190 @@
+"""A folder of safetensors files: one model's weights, whole or in shards with an index.
+
+Reading fills tensors that the caller has laid out; this room never learns what they mean. The
+index (Hugging Face's `model.safetensors.index.json`) is a hint for people: what counts is which
+tensors the files hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from danlu.errors import DataError, UsageError
+from danlu.files.committed import Draft
+from danlu.language import _
+from danlu.weights.safetensors import (
+    SafetensorsFile,
+    damaged,
+    header_bytes,
+    tensor_bytes,
+)
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+# Hugging Face's default shard size since transformers 4.35.
+SHARD_BYTES = 5 * 10**9
+
+
+class WeightFolder:
+    """The checked headers of all weight files in a folder. Opening reads no tensor data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files: dict[str, SafetensorsFile] = {}
+        for path in _weight_files(folder):
+            file = SafetensorsFile(path)
+            for name in file.tensors:
+                if name in self.files:
+                    raise damaged(path, f"{name} is also in {self.files[name].path.name}")
+                self.files[name] = file
+
+    @property
+    def num_bytes(self) -> int:
+        """Total size of the tensors' data."""
+        return sum(
+            file.tensors[name].stop - file.tensors[name].start for name, file in self.files.items()
+        )
+
+    def load(self, wanted: Mapping[str, Tensor], *, aliases: Mapping[str, str]) -> None:
+        """Fill every wanted tensor; the folder must hold these and nothing else.
+
+        aliases: names that may also be present if they equal the tensor they stand for, such as a
+        stored `lm_head.weight` of a model with tied embeddings. Raises DataError naming the file
+        and the tensor that is missing, surplus, or of another shape or dtype.
+        """
+        missing = [name for name in wanted if name not in self.files]
+        if missing:
+            raise self._mismatch(
+                _("{count} tensors are missing, the first is {name}.").format(
+                    count=len(missing), name=missing[0]
+                )
+            )
+        for name, destination in wanted.items():
+            self.files[name].read_into(name, destination)
+        for name, file in self.files.items():
+            if name in wanted:
+                continue
+            original = aliases.get(name)
+            if original is None:
+                raise self._mismatch(
+                    _("{file} holds {name}, which this model does not have.").format(
+                        file=file.path.name, name=name
+                    )
+                )
+            self._check_equal(file, name, wanted[original])
+
+    def _check_equal(self, file: SafetensorsFile, name: str, original: Tensor) -> None:
+        copy = torch.empty_like(original)
+        file.read_into(name, copy)
+        if not torch.equal(copy, original):
+            raise self._mismatch(
+                _("{name} in {file} differs from the embedding it is tied to.").format(
+                    name=name, file=file.path.name
+                )
+            )
+
+    def _mismatch(self, why: str) -> DataError:
+        return DataError(
+            _("The weights in {folder} do not match its config.json.").format(folder=self.folder),
+            why=why,
+            fix=_("Download the model again, or use the config.json that belongs to the weights."),
+        )
+
+
+_SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """List the files that hold the weights: those the index names, else every safetensors file."""
+    index = folder / INDEX_FILE
+    if index.is_file():
+        try:
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise damaged(index, f"it is not a weight index: {problem}") from problem
+        if any(not isinstance(name, str) or Path(name).name != name for name in names):
+            raise damaged(index, "it names a file outside its folder")
+        absent = [name for name in names if not (folder / name).is_file()]
+        if absent:
+            raise damaged(folder / absent[0], _("The index names this file, but it is missing."))
+        return [folder / name for name in names]
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise UsageError(
+            _("{folder} holds no weights.").format(folder=folder),
+            why=_("There is no *.safetensors file in it."),
+            fix=_("Download the model again; files in another format must be converted first."),
+        )
+    shard = _SHARD.fullmatch(paths[0].name)
+    if shard and len(paths) != int(shard.group(1)):
+        raise damaged(
+            folder / INDEX_FILE, f"only {len(paths)} of {int(shard.group(1))} shards exist"
+        )
+    return paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorPlan:
+    """A tensor to be saved: name, dtype and shape are known before its values are fetched."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the tensor's data."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def write_tensors(
+    draft: Draft, file_name: str, plans: Sequence[TensorPlan], fetch: Callable[[str], Tensor]
+) -> None:
+    """Stream one safetensors file: one tensor at a time is fetched, written and let go."""
+    # Readers of Hugging Face refuse files without this mark.
+    metadata = {"format": "pt"}
+    with draft.stream(file_name) as stream:
+        stream.write(header_bytes([(p.name, p.dtype, p.shape) for p in plans], metadata))
+        for plan in plans:
+            tensor = fetch(plan.name)
+            if tuple(tensor.shape) != plan.shape:
+                raise ValueError(f"{plan.name}: {tuple(tensor.shape)} is not {plan.shape}")
+            stream.write(tensor_bytes(tensor.to(device="cpu", dtype=plan.dtype)))
+
+
+def save_weights(
+    draft: Draft,
+    plans: Iterable[TensorPlan],
+    fetch: Callable[[str], Tensor],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Save a model's weights in Hugging Face's layout: one file, or shards with an index."""
+    shards: list[list[TensorPlan]] = [[]]
+    filled = 0
+    for plan in plans:
+        if filled and filled + plan.num_bytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(plan)
+        filled += plan.num_bytes
+    if len(shards) == 1:
+        write_tensors(draft, SINGLE_FILE, shards[0], fetch)
+        return
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        write_tensors(draft, file_name, shard, fetch)
+        weight_map |= {plan.name: file_name for plan in shard}
+    total = sum(plan.num_bytes for shard in shards for plan in shard)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    draft.write(INDEX_FILE, json.dumps(index, indent=2).encode())

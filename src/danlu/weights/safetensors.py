@@ -1,0 +1,224 @@
+"""One safetensors file, read with strict checks. Knows the format, not the model.
+
+Format (huggingface/safetensors, README "Format"): 8 bytes little-endian header length, a JSON
+header of name -> {dtype, shape, data_offsets}, then the data. Offsets must tile the data without
+gaps or overlaps. A file is untrusted input: every number is checked against the file's real size
+before a byte of data is touched, and every error names file and tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from danlu.errors import DataError
+from danlu.language import _
+
+MAX_HEADER_BYTES = 100_000_000
+# Data in another dtype or on another device than wanted passes through a buffer of this size.
+_CHUNK_BYTES = 64 * 2**20
+
+TORCH_DTYPES: dict[str, torch.dtype] = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+DTYPE_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+# Other dtypes of the format, known by size so that a header that holds them can still be checked.
+_OTHER_ITEM_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """Where one tensor lies: dtype by its name in the format, absolute byte range in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class SafetensorsFile:
+    """The checked header of one file. Opening reads no tensor data."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self.tensors, self.metadata = _read_header(file, path)
+        except OSError as problem:
+            raise damaged(path, str(problem)) from problem
+
+    def read_into(self, name: str, destination: Tensor) -> None:
+        """Fill `destination` (any float dtype, any device) with a tensor of the same shape.
+
+        Raises DataError for another shape, a dtype that is no float, or a truncated file.
+        """
+        stored = self.tensors[name]
+        if stored.shape != tuple(destination.shape):
+            raise damaged(
+                self.path,
+                f"{name} has shape {list(stored.shape)}; {list(destination.shape)} is needed",
+            )
+        dtype = TORCH_DTYPES.get(stored.dtype)
+        if dtype is None:
+            raise damaged(self.path, f"{name} has dtype {stored.dtype}; BF16, F16 or F32 is needed")
+        with self.path.open("rb") as file:
+            file.seek(stored.start)
+            on_cpu = destination.device.type == "cpu" and destination.is_contiguous()
+            if on_cpu and destination.dtype == dtype:
+                self._fill(file, name, destination)
+            else:
+                self._convert(file, name, dtype, destination)
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor in its stored dtype on the CPU."""
+        stored = self.tensors[name]
+        dtype = TORCH_DTYPES.get(stored.dtype, torch.float32)
+        tensor = torch.empty(stored.shape, dtype=dtype)
+        self.read_into(name, tensor)
+        return tensor
+
+    def _fill(self, file: BinaryIO, name: str, destination: Tensor) -> None:
+        """Read straight into the tensor's memory: no second copy exists at any time."""
+        memory = destination.view(-1).view(torch.uint8).numpy().data
+        filled = 0
+        while filled < len(memory):
+            count = file.readinto(memory[filled:])  # type: ignore[attr-defined]
+            if not count:
+                raise damaged(self.path, f"the file ends inside {name}")
+            filled += count
+
+    def _convert(self, file: BinaryIO, name: str, dtype: torch.dtype, destination: Tensor) -> None:
+        """Read in pieces along the first dimension, converting dtype and device on the way."""
+        if destination.dim() == 0:
+            destination = destination.unsqueeze(0)
+        row_bytes = max(1, destination[0].numel() * dtype.itemsize) if len(destination) else 1
+        for rows in destination.split(max(1, _CHUNK_BYTES // row_bytes)):
+            piece = torch.empty(rows.shape, dtype=dtype)
+            self._fill(file, name, piece)
+            rows.copy_(piece)
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    size = path.stat().st_size
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise damaged(path, _("The file is shorter than a safetensors header."))
+    header_bytes = int.from_bytes(prefix, "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise damaged(path, f"its header claims {header_bytes} bytes; the limit is 100 MB")
+    if 8 + header_bytes > size:
+        raise damaged(path, f"its header claims {header_bytes} bytes; the file has {size}")
+    try:
+        header = json.loads(file.read(header_bytes).decode("utf-8"), object_pairs_hook=_unique)
+    except (UnicodeDecodeError, ValueError, RecursionError) as problem:
+        raise damaged(path, f"its header is not valid JSON: {problem}") from problem
+    if not isinstance(header, dict):
+        raise damaged(path, "its header is not a JSON object")
+    metadata = header.pop("__metadata__", None) or {}
+    data_start = 8 + header_bytes
+    tensors = {
+        name: _stored_tensor(path, name, entry, data_start) for name, entry in header.items()
+    }
+    _check_tiling(path, list(tensors.values()), data_start, size)
+    return tensors, metadata if isinstance(metadata, dict) else {}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a JSON object that names a key twice: two readers could see two different files."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return result
+
+
+def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = (fields.get(key, ()) for key in ("dtype", "shape", "data_offsets"))
+    if not (isinstance(dtype, str) and _whole_numbers(shape) and _whole_numbers(offsets)):
+        raise damaged(path, f"the header entry of {name} is malformed")
+    known = TORCH_DTYPES.get(dtype)
+    item_bytes = known.itemsize if known else _OTHER_ITEM_BYTES.get(dtype)
+    if item_bytes is None:
+        raise damaged(path, f"{name} has the unknown dtype {dtype}")
+    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * item_bytes:
+        raise damaged(path, f"{name}: shape {shape} and dtype {dtype} do not fit its offsets")
+    return StoredTensor(
+        name=name,
+        dtype=dtype,
+        shape=tuple(shape),
+        start=data_start + offsets[0],
+        stop=data_start + offsets[1],
+    )
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+
+
+def _check_tiling(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:
+    """Every data byte belongs to exactly one tensor, and the file ends where the last one does."""
+    position = start
+    for tensor in sorted(tensors, key=lambda t: (t.start, t.stop)):
+        if tensor.stop > size:
+            raise damaged(
+                path, f"{tensor.name} ends at byte {tensor.stop}; the file has {size} (truncated)"
+            )
+        if tensor.start != position:
+            kind = "overlaps" if tensor.start < position else "leaves a gap after"
+            raise damaged(path, f"{tensor.name} {kind} the tensor before it")
+        position = tensor.stop
+    if position != size:
+        raise damaged(path, f"{size - position} bytes at its end belong to no tensor")
+
+
+def damaged(path: Path, why: str) -> DataError:
+    """Build the error for a weight file that cannot be used."""
+    return DataError(
+        _("The weight file {path} cannot be used.").format(path=path),
+        why=why,
+        fix=_("Download or copy this file again and compare its size and sha256."),
+    )
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Return a CPU tensor's bytes without a copy where it is contiguous."""
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def header_bytes(
+    tensors: list[tuple[str, torch.dtype, tuple[int, ...]]], metadata: dict[str, str]
+) -> bytes:
+    """Build the leading bytes of a file that holds these tensors in this order."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    position = 0
+    for name, dtype, shape in tensors:
+        stop = position + math.prod(shape) * dtype.itemsize
+        header[name] = {
+            "dtype": DTYPE_NAMES[dtype],
+            "shape": list(shape),
+            "data_offsets": [position, stop],
+        }
+        position = stop
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # Padded with spaces so that the data starts at a multiple of eight, as the format asks.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,203 @@
+"""Committed folders appear whole, are verified, and clean up after dead writers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from danlu.errors import CapacityError, DataError
+from danlu.files import disk
+from danlu.files.committed import MANIFEST, committed_folder, discard, retire, verify
+from danlu.files.disk import Disk
+from danlu.files.leftovers import clean_leftovers
+from danlu.files.process import this_process
+
+
+def make(path: Path, content: bytes = b"content") -> None:
+    with committed_folder(path) as draft:
+        draft.write("a", content)
+        with draft.stream("b") as file:
+            file.write(b"one ")
+            file.write(memoryview(b"two"))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+class CountingDisk(Disk):
+    """Dies at operation number `fatal`: nothing that follows reaches the disk, clean-up neither."""
+
+    def __init__(self, fatal: int) -> None:
+        self.fatal = fatal
+        self.count = 0
+
+    def __getattribute__(self, name: str) -> object:
+        value = object.__getattribute__(self, name)
+        if name in ("fatal", "count") or name.startswith("_"):
+            return value
+
+        def operation(*arguments: object) -> object:
+            self.count += 1
+            if self.count >= self.fatal:
+                raise Crash(name)
+            return value(*arguments)  # type: ignore[operator]
+
+        return operation
+
+
+def test_holds_what_was_written(tmp_path: Path) -> None:
+    make(tmp_path / "deep" / "out")
+    assert names(tmp_path / "deep") == {"out"}
+    assert names(tmp_path / "deep" / "out") == {"a", "b", MANIFEST}
+    assert (tmp_path / "deep" / "out" / "b").read_bytes() == b"one two"
+    assert set(verify(tmp_path / "deep" / "out")) == {"a", "b"}
+    manifest = json.loads((tmp_path / "deep" / "out" / MANIFEST).read_bytes())
+    assert manifest["files"]["a"]["size"] == 7
+
+
+def test_an_error_in_the_body_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), committed_folder(tmp_path / "out") as draft:
+        draft.write("a", b"")
+        raise RuntimeError
+    assert names(tmp_path) == set()
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Disk):
+        def sync(self, file: object) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(disk, "DISK", Full())
+    with pytest.raises(CapacityError, match="out/a"):
+        make(tmp_path / "out")
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["", "..", "x/y", MANIFEST, "a"])
+def test_names_are_plain_and_used_once(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="usable"), committed_folder(tmp_path / "out") as draft:
+        draft.write("a", b"")
+        draft.write(name, b"")
+
+
+def test_replaces_an_existing_folder(tmp_path: Path) -> None:
+    make(tmp_path / "out", b"first")
+    make(tmp_path / "out", b"second")
+    assert (tmp_path / "out" / "a").read_bytes() == b"second"
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_crash_at_any_operation_leaves_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    for fatal in range(1, 100):
+        folder = tmp_path / str(fatal)
+        make(folder / "out", b"first")
+        counting = CountingDisk(fatal)
+        monkeypatch.setattr(disk, "DISK", counting)
+        try:
+            make(folder / "out", b"second")
+        except Crash:
+            pass
+        monkeypatch.setattr(disk, "DISK", Disk())
+        monkeypatch.setattr("danlu.files.process.ProcessName.is_running", lambda _: False)
+        clean_leftovers(folder)
+        monkeypatch.undo()
+        verify(folder / "out")
+        seen.add((folder / "out" / "a").read_bytes())
+        assert names(folder) == {"out"}
+        if counting.count < fatal:
+            break
+    assert seen == {b"first", b"second"}
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_changed_byte_is_found(data: st.DataObject) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "out"
+        make(path)
+        file = path / data.draw(st.sampled_from(["a", "b"]))
+        content = bytearray(file.read_bytes())
+        position = data.draw(st.integers(0, len(content) - 1))
+        content[position] ^= data.draw(st.integers(1, 255))
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=file.name):
+            verify(path)
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "no manifest", "bad manifest"])
+def test_damage_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "out"
+    make(path)
+    if damage == "missing":
+        (path / "a").unlink()
+    elif damage == "short":
+        (path / "a").write_bytes(b"cont")
+    elif damage == "no manifest":
+        (path / MANIFEST).unlink()
+    else:
+        (path / MANIFEST).write_text('{"version": 1, "files": {"../a": {}}}')
+    with pytest.raises(DataError) as caught:
+        verify(path)
+    expected = path / (MANIFEST if "manifest" in damage else "a")
+    assert str(expected) in caught.value.what
+
+
+def test_drafts_of_a_killed_writer_are_cleaned(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from danlu.files.committed import committed_folder\n"
+        "with committed_folder(Path(sys.argv[1])) as draft:\n"
+        "    draft.write('a', b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "out")], check=False)
+    assert len(names(tmp_path)) == 1
+    make(tmp_path / "out")
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_living_writer_keeps_its_draft(tmp_path: Path) -> None:
+    with committed_folder(tmp_path / "out") as draft:
+        draft.write("a", b"outer")
+        clean_leftovers(tmp_path)
+    verify(tmp_path / "out")
+
+
+def test_a_reused_process_number_does_not_keep_a_draft(tmp_path: Path) -> None:
+    me = this_process()
+    (tmp_path / f".out.draft-{os.getpid()}-{me.started - 1}-{me.host}-0").mkdir()
+    clean_leftovers(tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_retired_folders_are_kept_apart(tmp_path: Path) -> None:
+    places = []
+    for number in range(3):
+        make(tmp_path / "out", b"%d" % number)
+        places.append(retire(tmp_path / "out"))
+    assert names(tmp_path) == {".trash"}
+    assert [(place / "a").read_bytes() for place in places] == [b"0", b"1", b"2"]
+
+
+def test_discarded_folders_are_gone(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    discard(tmp_path / "out")
+    assert names(tmp_path) == set()
