@@ -115,7 +115,8 @@ def test_there_are_enough_cases() -> None:
     assert len(CASES) >= 60
 
 
-@pytest.mark.parametrize("thinking, prompt", product((True, False), repeat=2))
+@pytest.mark.parametrize("prompt", [True, False])
+@pytest.mark.parametrize("thinking", [True, False])
 def test_every_conversation_has_the_text_of_the_template(
     oracle: Any, thinking: bool, prompt: bool
 ) -> None:

@@ -1,0 +1,92 @@
+"""A small training run without files of a model: random rows, a tiny model, a fresh folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from danlu.data.examples import Example
+from danlu.device.detect import select
+from danlu.lora.adapter import LoraConfig
+from danlu.models.load import LoadedModel
+from danlu.runs.folder import RunFolder
+from danlu.text.tokenizer import Tokenizer
+from danlu.train.method import FullMethod, LoraMethod, Method
+from danlu.train.trainer import Recipe, Trainer
+from tests.helpers.tiny_model import tiny_model
+from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+
+RECIPE = Recipe(
+    total_steps=12,
+    rows_per_step=5,
+    learning_rate=5e-3,
+    warmup_steps=2,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    seed=1,
+    eval_on_start=False,
+    eval_steps=4,
+    save_steps=3,
+    save_total_limit=None,
+    load_best_model_at_end=False,
+    micro_batch_tokens=64,
+)
+
+
+def loaded_tiny(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """A tiny random model with a tokenizer, as if loaded from a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tiny_tokenizer(folder)
+    tokenizer = Tokenizer.load(folder)
+    config, model = tiny_model(vocab_size=max(256, tokenizer.vocab_size))
+    return LoadedModel(
+        name="tiny",
+        folder=folder,
+        config=config,
+        model=model.to(dtype),
+        tokenizer=tokenizer,
+        fingerprint="tiny",
+        device=replace(select("cpu"), has_fast_bf16=dtype == torch.bfloat16),
+    )
+
+
+def random_rows(count: int, seed: int = 0) -> list[list[Example]]:
+    """Rows of repeated patterns: something a model can learn."""
+    generator = np.random.default_rng(seed)
+    rows = []
+    for row in range(count):
+        length = int(generator.integers(8, 30))
+        tokens = np.tile(generator.integers(0, 200, 5), 6)[:length].astype(np.int32)
+        supervised = np.arange(length) >= 4
+        rows.append([Example(tokens=tokens, supervised=supervised, row=row, part=0)])
+    return rows
+
+
+def trainer(
+    tmp_path: Path,
+    recipe: Recipe = RECIPE,
+    *,
+    full: bool = False,
+    dtype: torch.dtype = torch.float32,
+    dropout: float = 0.1,
+    run_folder: RunFolder | None = None,
+) -> Trainer:
+    """A trainer over 23 training and 4 held-out rows in tmp_path/run."""
+    base = loaded_tiny(tmp_path / "model", dtype)
+    method: Method = FullMethod(base)
+    if not full:
+        config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout)
+        method = LoraMethod(base, config, base_name="tiny", seed=recipe.seed)
+    else:
+        (base.folder / "config.json").write_text("{}", encoding="utf-8")
+    return Trainer(
+        base=base,
+        method=method,
+        recipe=recipe,
+        train_rows=random_rows(23),
+        eval_rows=random_rows(4, seed=1),
+        run_folder=run_folder or RunFolder.create(tmp_path / "run"),
+    )

@@ -1,0 +1,1 @@
+"""The recipe of the built-in starter model: data generators, tokenizer, training, evaluation."""
