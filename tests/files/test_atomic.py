@@ -59,7 +59,7 @@ def test_a_full_disk_says_how_much_was_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk, "DISK", FailingDisk("write", errno.ENOSPC))
-    with pytest.raises(CapacityError, match="at least 5.0 KB are needed"):
+    with pytest.raises(CapacityError, match=r"at least 5\.0 KB are needed"):
         atomic_write(tmp_path / "a", bytes(5000))
 
 

@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,9 +71,13 @@ def test_holds_what_was_written(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_body_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), committed_folder(tmp_path / "out") as draft:
-        draft.write("a", b"")
-        raise RuntimeError
+    def fail() -> None:
+        with committed_folder(tmp_path / "out") as draft:
+            draft.write("a", b"")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert names(tmp_path) == set()
 
 
@@ -88,9 +94,10 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["", "..", "x/y", MANIFEST, "a"])
 def test_names_are_plain_and_used_once(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="usable"), committed_folder(tmp_path / "out") as draft:
+    with committed_folder(tmp_path / "out") as draft:
         draft.write("a", b"")
-        draft.write(name, b"")
+        with pytest.raises(ValueError, match="usable"):
+            draft.write(name, b"")
 
 
 def test_replaces_an_existing_folder(tmp_path: Path) -> None:
@@ -109,10 +116,8 @@ def test_a_crash_at_any_operation_leaves_the_old_or_the_new(
         make(folder / "out", b"first")
         counting = CountingDisk(fatal)
         monkeypatch.setattr(disk, "DISK", counting)
-        try:
+        with suppress(Crash):
             make(folder / "out", b"second")
-        except Crash:
-            pass
         monkeypatch.setattr(disk, "DISK", Disk())
         monkeypatch.setattr("danlu.files.process.ProcessName.is_running", lambda _: False)
         clean_leftovers(folder)
@@ -128,8 +133,6 @@ def test_a_crash_at_any_operation_leaves_the_old_or_the_new(
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_changed_byte_is_found(data: st.DataObject) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "out"
         make(path)
