@@ -1,0 +1,39 @@
+"""A tiny random Qwen3 in fp32: the same weights for the same seed and shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from danlu.model.config import ModelConfig
+from danlu.model.qwen3 import Qwen3
+
+TINY = ModelConfig(
+    vocab_size=128,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    rms_norm_eps=1e-6,
+    rope_theta=10000.0,
+    max_position_embeddings=4096,
+    tie_word_embeddings=True,
+    dtype="float32",
+)
+
+
+def tiny_model(*, seed: int = 0, **overrides: Any) -> tuple[ModelConfig, Qwen3]:
+    """Build the model on the CPU; overrides are fields of ModelConfig."""
+    config = replace(TINY, **overrides)
+    model = Qwen3(config, device=torch.device("cpu"), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    for _name, tensor in model.hf_tensors():
+        if tensor.dim() == 1:  # a norm weight: around one, so that a forgotten one is noticed
+            tensor.uniform_(0.5, 1.5, generator=generator)
+        else:
+            tensor.normal_(std=0.1, generator=generator)
+    return config, model

@@ -1,0 +1,105 @@
+"""Thought, text and calls come out right however the stream is cut."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.text.conversation import Conversation, Message, ToolCall
+from danlu.text.parse import Call, Parser, Text, Thought
+from danlu.text.render import render
+
+
+def parsed(pieces: list[str], *, starts_in_thought: bool = False) -> Message:
+    parser = Parser(starts_in_thought=starts_in_thought)
+    found = [piece for text in pieces for piece in parser.feed(text)] + parser.finish()
+    thought = "".join(p.text for p in found if isinstance(p, Thought))
+    return Message(
+        role="assistant",
+        content="".join(p.text for p in found if isinstance(p, Text)),
+        reasoning=thought or None,
+        tool_calls=tuple(p.call for p in found if isinstance(p, Call)),
+    )
+
+
+def test_thought_then_text() -> None:
+    got = parsed(["<thi", "nk>\nfirst\n\nsecond\n</th", "ink>\n\nYes.", "\n\nReally."])
+    assert got.reasoning == "first\n\nsecond"
+    assert got.content == "Yes.\n\nReally."
+
+
+def test_empty_thought_is_no_thought() -> None:
+    got = parsed(["<think>\n\n</think>\n\nHi"])
+    assert (got.reasoning, got.content) == (None, "Hi")
+
+
+def test_prompt_that_left_a_thought_open() -> None:
+    got = parsed(["so far</think>\n\nHi"], starts_in_thought=True)
+    assert (got.reasoning, got.content) == ("so far", "Hi")
+
+
+def test_calls_between_text() -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
+    got = parsed([f"Let me look.\n{call}\n{call}"])
+    assert got.content == "Let me look."
+    assert got.tool_calls == (ToolCall(name="f", arguments={"x": 1}),) * 2
+
+
+def test_a_tag_inside_a_thought_does_not_trigger() -> None:
+    got = parsed(["<think>\nI could <tool_call> now\n</think>\n\nNo."])
+    assert got.reasoning == "I could <tool_call> now"
+    assert got.tool_calls == ()
+
+
+def test_broken_calls_are_text() -> None:
+    assert parsed(["<tool_call>\n{oops}\n</tool_call>"]).content == (
+        "<tool_call>\n{oops}\n</tool_call>"
+    )
+    assert parsed(["a <tool_call>{"]).content == "a <tool_call>{"
+
+
+WORDS = st.text(alphabet="ab<>/\n{}", max_size=12)
+TAGS = st.sampled_from(["<think>", "</think>", "<tool_call>", "</tool_call>", "\n", '{"name": "f"}'])
+
+
+@given(st.lists(st.one_of(WORDS, TAGS), max_size=8), st.lists(st.integers(0, 60), max_size=6))
+def test_cuts_do_not_matter(parts: list[str], cuts: list[int]) -> None:
+    text = "".join(parts)
+    places = sorted({0, len(text), *(cut for cut in cuts if cut <= len(text))})
+    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    assert parsed(pieces) == parsed([text]) == parsed(list(text))
+
+
+PLAIN = st.text(alphabet=st.characters(blacklist_characters="<", blacklist_categories=["Cs"]))
+LINE = PLAIN.map(lambda text: text.strip("\n"))
+CALLS = st.lists(
+    st.builds(
+        ToolCall,
+        name=st.from_regex(r"[a-z_]{1,8}", fullmatch=True),
+        arguments=st.dictionaries(st.text("abc", max_size=3), st.integers() | LINE, max_size=2),
+    ),
+    max_size=2,
+).map(tuple)
+
+
+@given(LINE, LINE, CALLS)
+def test_a_rendered_answer_parses_back(thought: str, content: str, calls: tuple[ToolCall]) -> None:
+    message = Message(
+        role="assistant", content=content, reasoning=thought or None, tool_calls=calls
+    )
+    question = Message(role="user", content="?")
+    spans = render(
+        Conversation(messages=(question, message)),
+        template="qwen3",
+        enable_thinking=True,
+        add_generation_prompt=False,
+    )
+    text = "".join(span.text for span in spans)
+    answer = text.split("<|im_start|>assistant\n", 1)[1].removesuffix("<|im_end|>\n")
+    got = parsed([answer])
+    assert got.reasoning == message.reasoning
+    assert got.content == content
+    expected = [(c.name, json.loads(json.dumps(c.arguments))) for c in calls]
+    assert [(c.name, c.arguments) for c in got.tool_calls] == expected
