@@ -26,7 +26,7 @@ def test_chunks_equal_the_whole(tied: bool, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(loss_module, "CHUNK_ROWS", 8)
     doubled = hidden * 1.0
     total = loss_backward(model, plain_linear, doubled, targets, divisor=37)
-    assert float(total) / 37 == pytest.approx(float(expected), rel=1e-6)
+    assert float(total) / 37 == pytest.approx(expected.item(), rel=1e-6)
     for tensor, gradient in zip(weights, gradients, strict=True):
         torch.testing.assert_close(tensor.grad, gradient, atol=1e-6, rtol=1e-5)
     assert float(loss_sum(model, plain_linear, hidden.detach(), targets)) == pytest.approx(

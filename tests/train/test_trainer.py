@@ -54,9 +54,11 @@ def test_resumed_run_ends_with_the_same_bits(
 
 
 def test_update_does_not_depend_on_the_packing(tmp_path: Path) -> None:
+    # A few updates only: Adam divides by the gradient's size, so rounding grows with the steps.
+    recipe = replace(RECIPE, total_steps=2, warmup_steps=0, eval_steps=0)
     finals = []
     for name, tokens in (("one", 10_000), ("few", 64), ("alone", 1)):
-        run = trainer(tmp_path / name, replace(RECIPE, micro_batch_tokens=tokens))
+        run = trainer(tmp_path / name, replace(recipe, micro_batch_tokens=tokens))
         list(run.run())
         finals.append(master(run))
     for other in finals[1:]:

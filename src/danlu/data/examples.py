@@ -65,6 +65,32 @@ def tokenize_row(
     return examples
 
 
+def tokenize_rows(
+    conversations: Sequence[Conversation],
+    tokenizer: Tokenizer,
+    *,
+    template: str,
+    enable_thinking: bool | None,
+    cutoff_len: int,
+) -> tuple[list[list[Example]], list[int]]:
+    """Tokenize rows; return the examples of those that fit, and the indices of those that do not.
+
+    A row is left out whole when one of its examples has more than `cutoff_len` tokens: cutting it
+    would take away the end of the answer.
+    """
+    fitting: list[list[Example]] = []
+    too_long: list[int] = []
+    for row, conversation in enumerate(conversations):
+        examples = tokenize_row(
+            conversation, tokenizer, row=row, template=template, enable_thinking=enable_thinking
+        )
+        if any(len(example.tokens) > cutoff_len for example in examples):
+            too_long.append(row)
+        else:
+            fitting.append(examples)
+    return fitting, too_long
+
+
 def token_cost(rows: Sequence[Sequence[Example]]) -> TokenCost:
     """Count examples and tokens."""
     examples = [example for row in rows for example in row]
