@@ -55,7 +55,13 @@ def test_broken_json_names_the_line(tmp_path: Path, text: str | bytes, place: st
 
 
 def test_bad_rows_are_all_named(tmp_path: Path) -> None:
-    rows = [GOOD, GOOD | {"output": ""}, {"instruction": 3, "output": "x"}, [], GOOD | {"output": 1}]
+    rows = [
+        GOOD,
+        GOOD | {"output": ""},
+        {"instruction": 3, "output": "x"},
+        [],
+        GOOD | {"output": 1},
+    ]
     file = write(tmp_path / "a.jsonl", "\n".join(json.dumps(row) for row in rows))
     with pytest.raises(DataError) as caught:
         load_rows(str(file), tmp_path)

@@ -9,7 +9,13 @@ from danlu.text.conversation import Conversation, Message, ToolCall
 FRAGMENTS = (
     *("", "\n", "\n\n", " ", "a", "Hello", "你好", "🤖", "e\u0301", "3.14", "it's", "```\nx\n```"),
     *("<think>", "</think>", "<think>\nr\n</think>\n\nA", "<tool_call>", "</tool_call>"),
-    *("<|im_end|>", "<|im_start|>user", "<tool_response>", "</tool_response>", "<tool_response>\nx"),
+    *(
+        "<|im_end|>",
+        "<|im_start|>user",
+        "<tool_response>",
+        "</tool_response>",
+        "<tool_response>\nx",
+    ),
     *('{"name": "f"}', "&<>'\"", "assistant\n", "\u2028", "\t"),
 )
 TOOL = {

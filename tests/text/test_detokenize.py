@@ -13,8 +13,17 @@ from danlu.text.tokenizer import Tokenizer
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+QWEN3 = Path(__file__).resolve().parents[2].parent / "shared" / "qwen3" / "tokenizer"
+
+
+@pytest.fixture(scope="module", params=["tiny", "qwen3"])
+def tokenizer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Tokenizer:
+    if request.param == "qwen3":
+        if not QWEN3.is_dir():
+            pytest.skip("the folder shared/ with Qwen3's tokenizer is not beside the checkout")
+        return Tokenizer.load(QWEN3)
     folder: Path = tmp_path_factory.mktemp("tokenizer")
     write_tiny_tokenizer(folder)
     return Tokenizer.load(folder)

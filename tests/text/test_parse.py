@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,17 +59,20 @@ def test_broken_calls_are_text() -> None:
         "<tool_call>\n{oops}\n</tool_call>"
     )
     assert parsed(["a <tool_call>{"]).content == "a <tool_call>{"
+    assert parsed(["abc\n<tool_call>{x}</tool_call>"]).content == "abc\n<tool_call>{x}</tool_call>"
 
 
 WORDS = st.text(alphabet="ab<>/\n{}", max_size=12)
-TAGS = st.sampled_from(["<think>", "</think>", "<tool_call>", "</tool_call>", "\n", '{"name": "f"}'])
+TAGS = st.sampled_from(
+    ["<think>", "</think>", "<tool_call>", "</tool_call>", "\n", '{"name": "f"}']
+)
 
 
 @given(st.lists(st.one_of(WORDS, TAGS), max_size=8), st.lists(st.integers(0, 60), max_size=6))
 def test_cuts_do_not_matter(parts: list[str], cuts: list[int]) -> None:
     text = "".join(parts)
     places = sorted({0, len(text), *(cut for cut in cuts if cut <= len(text))})
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(places)]
     assert parsed(pieces) == parsed([text]) == parsed(list(text))
 
 

@@ -145,9 +145,7 @@ def initialise(model: Qwen3) -> None:
         parameter.data.normal_(std=0.02 / (depth if into_residual else 1), generator=generator)
 
 
-def training_rows(
-    tokenizer: Tokenizer, count: int, side: str = "train"
-) -> Iterator[list[Example]]:
+def training_rows(tokenizer: Tokenizer, count: int, side: str = "train") -> Iterator[list[Example]]:
     """Draw and tokenize conversations; every one is new."""
     rng = random.Random(f"{SEED} {side}")
     for row in range(count):
@@ -197,7 +195,9 @@ def train(
                 if event.step % 50 == 0:
                     rate = tokens / (time.monotonic() - started)
                     left = (steps - event.step) * (time.monotonic() - started) / event.step / 60
-                    print(f"step {event.step}/{steps} loss {event.loss:.3f} {rate:.0f} tokens/s, {left:.0f} min left")
+                    print(
+                        f"step {event.step}/{steps} loss {event.loss:.3f} {rate:.0f} tokens/s, {left:.0f} min left"
+                    )
                     sys.stdout.flush()
             elif isinstance(event, Evaluated):
                 print(f"held out {event.loss:.4f}", flush=True)

@@ -52,7 +52,9 @@ PETS = {
 
 def side_of(entity: str) -> Side:
     """Tell which side an entity belongs to: one in eight is for the evaluation."""
-    return "eval" if hashlib.blake2b(entity.encode(), digest_size=2).digest()[0] % 8 == 0 else "train"
+    return (
+        "eval" if hashlib.blake2b(entity.encode(), digest_size=2).digest()[0] % 8 == 0 else "train"
+    )
 
 
 def _draw(make: Callable[[random.Random], str], rng: random.Random, side: Side) -> str:

@@ -91,11 +91,17 @@ def _digits(a: int, sign: str, b: int) -> str:
     if sign == "+":
         ones = ones_a + ones_b
         carry = ones // 10
-        steps = [f"{ones_a}+{ones_b}={ones}", f"{tens_a}+{tens_b}+{carry}={tens_a + tens_b + carry}"]
+        steps = [
+            f"{ones_a}+{ones_b}={ones}",
+            f"{tens_a}+{tens_b}+{carry}={tens_a + tens_b + carry}",
+        ]
     else:
         borrow = int(ones_a < ones_b)
         ones = ones_a + 10 * borrow
-        steps = [f"{ones}-{ones_b}={ones - ones_b}", f"{tens_a}-{borrow}-{tens_b}={tens_a - borrow - tens_b}"]
+        steps = [
+            f"{ones}-{ones_b}={ones - ones_b}",
+            f"{tens_a}-{borrow}-{tens_b}={tens_a - borrow - tens_b}",
+        ]
     return "\n".join(steps)
 
 

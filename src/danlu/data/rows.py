@@ -59,9 +59,7 @@ def _decode(file: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         line = data[: problem.start].count(b"\n") + 1
-        raise _broken(
-            file, line, _("The text is not UTF-8 (perhaps GBK).")
-        ) from problem
+        raise _broken(file, line, _("The text is not UTF-8 (perhaps GBK).")) from problem
 
 
 def _lines(file: Path, text: str) -> Iterator[RawRow]:

@@ -18,6 +18,8 @@ from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 
 KINDS = ("npu", "cuda", "cpu")
+# The values of --dtype; auto is the device's preferred one.
+DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ text pieces. Must not know messages, templates, files or HTTP.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class _Running:
         self.tokens.append(token)
         if token in self.request.end_token_ids:
             return self.finish("stop", tokens=(token,))
-        text, stopped = self.stops.add(self.detokenizer.add(token))
+        text, stopped = self.stops.feed(self.detokenizer.feed(token))
         if stopped:
             return Output(request_id=self.id, tokens=(token,), text=text, finish_reason="stop")
         if self.num_answered == self.max_tokens:
@@ -67,7 +68,7 @@ class _Running:
         self, reason: FinishReason, *, tokens: tuple[int, ...] = (), text: str = ""
     ) -> Output:
         """End the answer with the text that was held back, unless that completes a stop text."""
-        last, stopped = self.stops.add(self.detokenizer.finish())
+        last, stopped = self.stops.feed(self.detokenizer.finish())
         if stopped and reason == "length":
             reason = "stop"
         text += last + self.stops.finish()
@@ -145,7 +146,7 @@ class Engine:
         if running is not None:
             self._deliver(running.finish("abort"))
 
-    def stream(self, request: Request) -> Iterator[Output]:
+    def stream(self, request: Request) -> Generator[Output, None, None]:
         """Yield the outputs of one request; it is added when the iteration starts.
 
         Other requests advance with it, and their outputs are kept for them. Closing the iterator
@@ -209,7 +210,10 @@ class Engine:
         """Compute the batch; return logits [N, V] for the requests that are due a token."""
         model = self._model
         attend = CachedAttention(model.config, [(part.cache, n) for part, n in batch])
-        linear = AdapterBank([(part.request.adapter, n) for part, n in batch])
+        by_adapter = groupby(batch, key=lambda part: part[0].request.adapter)
+        linear = AdapterBank(
+            [(adapter, sum(n for _part, n in group)) for adapter, group in by_adapter]
+        )
         ids: list[int] = []
         last: list[int] = []
         for part, tokens in batch:

@@ -23,9 +23,10 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 class SamplingSettings:
     """How tokens are chosen and when to stop; the names and meanings are transformers'.
 
-    temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and repetition_penalty 1 change nothing.
-    seed None: another answer each time. max_tokens None: as many as the model's context leaves,
-    within the engine's own bound. stop: texts that end the answer and are not part of it.
+    temperature 0 (or next to it) is greedy. top_k 0, top_p 1, min_p 0 and repetition_penalty 1
+    change nothing. seed None: another answer each time. max_tokens None: as many as the model's
+    context leaves, within the engine's own bound. stop: texts that end the answer and are not
+    part of it.
     Raises UsageError for a value out of range.
     """
 
@@ -44,7 +45,7 @@ class SamplingSettings:
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "0.95")
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "0")
         penalty = self.repetition_penalty
-        _check("repetition_penalty", penalty, 0 < penalty < math.inf, "1.0")
+        _check("repetition_penalty", penalty, 0.01 <= penalty <= 100, "1.0")
         _check("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "1")
         _check("max_tokens", self.max_tokens, self.max_tokens is None or self.max_tokens > 0, "512")
         _check("stop", self.stop, all(self.stop), "END")
@@ -52,7 +53,7 @@ class SamplingSettings:
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
-        return self.temperature == 0
+        return self.temperature < 1e-5  # where dividing by it would leave fp32's range
 
 
 # The range of each setting, as the error says it.
@@ -61,7 +62,7 @@ _RANGES = {
     "top_k": "0 (off), 1, 2 ...",
     "top_p": "0 < top_p <= 1",
     "min_p": "0 ... 1",
-    "repetition_penalty": "> 0",
+    "repetition_penalty": "0.01 ... 100",
     "seed": "0 ... 2^63 - 1",
     "max_tokens": "1, 2 ...",
     "stop": '!= ""',

@@ -63,7 +63,8 @@ def candidates(logits: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tens
 
     logits: [V] fp32. At least one id remains; ids that tie with the last of top-k stay.
     """
-    scores = logits / settings.temperature
+    # The largest becomes 0, so that no temperature can lead to infinity.
+    scores = (logits - logits.max()) / settings.temperature
     tokens = torch.arange(scores.shape[0], device=scores.device)
     if 0 < settings.top_k < scores.shape[0]:
         tokens = torch.nonzero(scores >= scores.topk(settings.top_k).values[-1]).squeeze(1)

@@ -16,7 +16,7 @@ class StopFinder:
         self._stops = tuple(stops)
         self._held = ""
 
-    def add(self, piece: str) -> tuple[str, bool]:
+    def feed(self, piece: str) -> tuple[str, bool]:
         """Return (text to pass on, whether a stop text was met); nothing may follow a stop."""
         text = self._held + piece
         found = [

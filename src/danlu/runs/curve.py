@@ -1,4 +1,4 @@
-"""The loss curve of a run as a picture, from its metrics. matplotlib is loaded only when drawing."""
+"""The loss curve of a run as a picture, from its metrics. matplotlib is loaded to draw only."""
 
 from __future__ import annotations
 

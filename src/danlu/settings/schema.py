@@ -10,6 +10,7 @@ import types
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 
@@ -23,7 +24,7 @@ def option(
     default: Any, help: str, *, aliases: tuple[str, ...] = (), positional: bool = False
 ) -> Any:
     """Declare a setting: its default, one line of help, other names, whether it may stand alone."""
-    extra = {"aliases": list(aliases), "positional": positional}
+    extra: JsonDict = {"aliases": list(aliases), "positional": positional}
     return Field(default=default, description=help, json_schema_extra=extra)
 
 
@@ -32,8 +33,7 @@ def names(cls: type[Settings]) -> dict[str, str]:
     table: dict[str, str] = {}
     for field, info in cls.model_fields.items():
         table[field] = field
-        for alias in _extra(info).get("aliases", []):
-            table[alias] = field
+        table |= dict.fromkeys(_aliases(info), field)
     return table
 
 
@@ -62,6 +62,11 @@ def type_name(info: FieldInfo) -> str:
         else:
             parts.append("null" if kind is type(None) else words.get(kind, "text"))
     return "|".join(parts)
+
+
+def _aliases(info: FieldInfo) -> list[str]:
+    aliases = _extra(info).get("aliases", [])
+    return aliases if isinstance(aliases, list) else []
 
 
 def _extra(info: FieldInfo) -> dict[str, Any]:

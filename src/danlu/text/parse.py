@@ -96,9 +96,6 @@ class Parser:
             if following == "text":
                 self._enter("text", rest)
             else:
-                # The newline between text and a call belongs to neither.
-                self._held = self._held.removesuffix("\n")
-                pieces += self._release()
                 self._state, self._buffer = following, rest
             return pieces
         keep = 0 if final else _overlap(self._buffer, tag)
@@ -115,8 +112,11 @@ class Parser:
         self._state, self._buffer = "text", rest
         if call is None:
             return self._emit_text(CALL_START + body + CALL_END)
-        self._held, self._part_is_empty = "", True
-        return [Call(call=call)]
+        # The newline between text and a call belongs to neither.
+        self._held = self._held.removesuffix("\n")
+        pieces = self._release()
+        self._part_is_empty = True
+        return [*pieces, Call(call=call)]
 
     def _enter(self, state: str, rest: str) -> None:
         self._state, self._buffer = state, rest

@@ -89,7 +89,7 @@ def render(
                 body = _plain_body(message)
             else:
                 is_last = index == len(messages) - 1
-                body = _history_body(message, index > last_query, is_last, enable_thinking)
+                body = _history_body(message, index > last_query, is_last)
             spans += [*_answer_start(), *body, *_turn_end()]
         elif message.role == "tool":
             spans += _tool_result(messages, index)
@@ -257,20 +257,21 @@ def _calls(content: str, calls: Sequence[ToolCall]) -> str:
 def _answer(message: Message, thinks: bool) -> list[Span]:
     """Render what the model writes after the generation prompt."""
     reasoning, content = _reasoning_and_content(message)
-    thought = _thought(reasoning or "") if thinks else ""
-    return _text(thought + content.lstrip("\n") + _calls(content, message.tool_calls))
+    text = content.lstrip("\n") + _calls(content, message.tool_calls)
+    if not thinks:
+        return _text(text)
+    thought = _thought(reasoning or "")
+    # An empty thought is cut off even where the model wrote it: the answer's ids are then the
+    # same as behind a prompt that ends with one.
+    return [Span(text=thought), *_text(text)] if thought == EMPTY_THOUGHT else _text(thought + text)
 
 
-def _history_body(
-    message: Message, after_last_query: bool, is_last: bool, enable_thinking: bool | None
-) -> list[Span]:
+def _history_body(message: Message, after_last_query: bool, is_last: bool) -> list[Span]:
     """Render an answer as Qwen3's template shows it, which depends on where it stands."""
     reasoning, content = _reasoning_and_content(message)
-    if not (after_last_query and (is_last or reasoning)):
-        return _text(content + _calls(content, message.tool_calls))
-    if _answers_at_once(message, enable_thinking) and _thought(reasoning or "") == EMPTY_THOUGHT:
-        return [Span(text=EMPTY_THOUGHT), *_answer(message, thinks=False)]
-    return _answer(message, thinks=True)
+    if after_last_query and (is_last or reasoning):
+        return _answer(message, thinks=True)
+    return _text(content + _calls(content, message.tool_calls))
 
 
 def _plain_body(message: Message) -> list[Span]:

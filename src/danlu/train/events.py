@@ -18,6 +18,14 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """The run goes on from checkpoint-`step`; newer ones were damaged, each with a sentence."""
+
+    step: int
+    damaged: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepDone:
     """One optimizer step. `loss`: mean over supervised tokens; `num_tokens`: all, none padded."""
 
@@ -57,4 +65,4 @@ class Saved:
     folder: Path
 
 
-Event = Started | StepDone | StepSkipped | Evaluated | Saved
+Event = Started | Resumed | StepDone | StepSkipped | Evaluated | Saved

@@ -1,4 +1,4 @@
-"""The settings of `danlu train`; names and meanings as in LLaMA-Factory and Hugging Face's Trainer."""
+"""The settings of `danlu train`; names and meanings as in LLaMA-Factory and HF's Trainer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ class TrainSettings(Settings):
     model_name_or_path: str = option(
         "starter", "model folder, or starter (built in)", aliases=("model",)
     )
-    dataset: str = option("", "a .json or .jsonl file of alpaca rows, or a name in dataset_info.json")
+    dataset: str = option(
+        "", "a .json or .jsonl file of alpaca rows, or a name in dataset_info.json"
+    )
     dataset_dir: str = option("data", "folder that holds dataset_info.json")
     output_dir: str = option("", "folder for this run")
     overwrite_output_dir: bool = option(False, "move what is in output_dir to a trash folder first")
@@ -33,7 +35,7 @@ class TrainSettings(Settings):
     lora_rank: int = option(8, "rank of the adapter's matrices")
     lora_alpha: float | None = option(None, "scale is alpha / rank; twice the rank if not given")
     lora_dropout: float = option(0.0, "share of the adapter's inputs set to zero")
-    lora_target: str = option("all", "projections: all, or q_proj,k_proj,v_proj,o_proj,gate_proj,...")
+    lora_target: str = option("all", "projections: all, or some such as q_proj,v_proj,up_proj")
     use_rslora: bool = option(False, "scale by alpha / sqrt(rank) instead")
     per_device_train_batch_size: int = option(2, "rows of a step = this x accumulation steps")
     gradient_accumulation_steps: int = option(8, "rows of a step = batch size x this")
@@ -52,5 +54,5 @@ class TrainSettings(Settings):
     load_best_model_at_end: bool = option(False, "the result is the best evaluated step")
     logging_steps: int = option(10, "without a terminal: print a line every so many steps")
     micro_batch_tokens: int = option(4096, "tokens computed at once; bounds memory, not the result")
-    dtype: Literal["auto", "bfloat16", "float32"] = option("auto", "precision of the model's weights")
+    dtype: Literal["auto", "bfloat16", "float32"] = option("auto", "precision of the weights")
     device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")

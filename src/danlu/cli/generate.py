@@ -1,0 +1,65 @@
+"""`danlu generate`: answer one prompt, given as an argument or on standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from danlu.cli.settings import read_settings
+from danlu.dialog.settings import AnswerSettings
+from danlu.errors import EXIT_OK, UsageError
+from danlu.language import _
+from danlu.settings.schema import option
+
+
+class GenerateSettings(AnswerSettings):
+    """Answer one prompt."""
+
+    prompt: str = option("", "the prompt; read from standard input if not given", positional=True)
+    json_output: bool = option(False, "print one JSON object instead of text", aliases=("json",))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the answer; with --json an object with text, reasoning, tool calls and usage."""
+    settings = read_settings("generate", GenerateSettings, argv)
+    if settings is None:
+        return EXIT_OK
+    prompt = settings.prompt or ("" if sys.stdin.isatty() else sys.stdin.read().strip())
+    if not prompt:
+        raise UsageError(
+            _("There is no prompt."),
+            why=_("None was given, and standard input is a terminal or empty."),
+            fix='danlu generate "..."',
+        )
+    from danlu.cli.screen import show_answer
+    from danlu.dialog.assistant import open_assistant
+    from danlu.dialog.events import End, Usage, assistant_message
+    from danlu.text.conversation import Conversation, Message
+
+    assistant = open_assistant(
+        settings, template=settings.template, enable_thinking=settings.enable_thinking
+    )
+    messages = [Message(role="user", content=prompt)]
+    if settings.system:
+        messages.insert(0, Message(role="system", content=settings.system))
+    answer = assistant.answer(Conversation(messages=tuple(messages)), assistant.sampling(settings))
+    if not settings.json_output:
+        show_answer(answer)
+        return EXIT_OK
+    events = list(answer)
+    message = assistant_message(events)
+    usage = next(event for event in events if isinstance(event, Usage))
+    record = {
+        "model": assistant.loaded.name,
+        "content": message.content,
+        "reasoning": message.reasoning or None,
+        "tool_calls": [
+            {"name": call.name, "arguments": call.arguments} for call in message.tool_calls
+        ],
+        "finish_reason": next(event.reason for event in events if isinstance(event, End)),
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+    }
+    print(json.dumps(record, ensure_ascii=False))
+    return EXIT_OK

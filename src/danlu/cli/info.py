@@ -1,0 +1,118 @@
+"""`danlu info`: the machine, or what a model, adapter or run folder holds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from danlu.cli.settings import read_settings
+from danlu.errors import EXIT_OK
+from danlu.settings.schema import Settings, option
+
+
+class InfoSettings(Settings):
+    """Show the machine, or what a folder holds."""
+
+    path: str | None = option(
+        None, "model name, or a model, adapter or run folder", aliases=("model",), positional=True
+    )
+    json_output: bool = option(False, "print JSON", aliases=("json",))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the facts as a table, or as JSON."""
+    settings = read_settings("info", InfoSettings, argv)
+    if settings is None:
+        return EXIT_OK
+    facts = machine_facts() if settings.path is None else folder_facts(settings.path)
+    if settings.json_output:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            print(f"{name:<{width}}  {value}")
+    return EXIT_OK
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return device, memory and versions."""
+    import platform
+
+    import torch
+
+    import danlu
+    from danlu.device.detect import select
+    from danlu.files.home import danlu_home
+
+    device = select()
+    return {
+        "device": f"{device.kind}: {device.description}",
+        "memory": f"{device.memory_bytes / 1e9:.1f} GB",
+        "threads": device.threads,
+        "precision": str(device.preferred_dtype).removeprefix("torch."),
+        "danlu": danlu.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "home": str(danlu_home()),
+    }
+
+
+def folder_facts(name: str) -> dict[str, Any]:
+    """Return what a model, adapter or run is made of, without loading weights."""
+    from danlu.lora.peft_files import CONFIG_FILE, read_config
+    from danlu.runs.checkpoints import list_checkpoints
+    from danlu.runs.manifest import is_run, read_manifest
+
+    folder = Path(name).expanduser()
+    if is_run(folder):
+        run = read_manifest(folder)
+        return {
+            "kind": f"run ({run.kind})",
+            "state": f"{run.state} {run.detail}".strip(),
+            "base": run.base.path,
+            "template": run.template,
+            "thinking": run.enable_thinking,
+            "checkpoints": [checkpoint.step for checkpoint in list_checkpoints(folder)],
+            "started": run.started,
+            "ended": run.ended,
+        }
+    if (folder / CONFIG_FILE).is_file():
+        config, base = read_config(folder)
+        return {
+            "kind": "adapter",
+            "base": base,
+            "rank": config.r,
+            "alpha": config.lora_alpha,
+            "targets": ",".join(config.target_modules),
+        }
+    return _model_facts(name)
+
+
+def _model_facts(name: str) -> dict[str, Any]:
+    from danlu.model.config import load_config
+    from danlu.models.adapters import prompting_of_model
+    from danlu.models.fingerprint import fingerprint
+    from danlu.models.load import model_folder
+    from danlu.weights.folder import WeightFolder
+
+    folder = model_folder(name)
+    config, weights = load_config(folder), WeightFolder(folder)
+    parameters = sum(math.prod(f.tensors[tensor].shape) for tensor, f in weights.files.items())
+    prompting = prompting_of_model(name)
+    return {
+        "kind": "model",
+        "folder": str(folder),
+        "parameters": f"{parameters / 1e6:.1f} million",
+        "weights": f"{weights.num_bytes / 1e6:.1f} MB",
+        "layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "heads": f"{config.num_attention_heads} ({config.num_key_value_heads} for keys and values)",
+        "vocab_size": config.vocab_size,
+        "context": config.max_position_embeddings,
+        "template": prompting.template,
+        "thinking": prompting.enable_thinking,
+        "fingerprint": fingerprint(config, weights),
+    }

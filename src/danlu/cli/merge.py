@@ -1,0 +1,74 @@
+"""`danlu merge`: write an adapter into its base, verify the result, keep the report beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
+
+from danlu.cli.settings import read_settings
+from danlu.errors import EXIT_OK, UsageError
+from danlu.language import _
+from danlu.settings.schema import Settings, option
+
+if TYPE_CHECKING:
+    from danlu.export.merge import MergeReport
+
+
+class MergeSettings(Settings):
+    """Merge an adapter into its base model."""
+
+    adapter_name_or_path: str = option("", "the run or adapter to merge", aliases=("adapter",))
+    export_dir: str = option("", "new folder for the merged model")
+    model_name_or_path: str | None = option(
+        None, "the base model; found from the adapter if not given", aliases=("model",)
+    )
+    device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to verify")
+    json_output: bool = option(False, "print the report as JSON", aliases=("json",))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Merge and print how closely the merged model agrees with base and adapter."""
+    settings = read_settings("merge", MergeSettings, argv)
+    if settings is None:
+        return EXIT_OK
+    for name in ("adapter_name_or_path", "export_dir"):
+        if not getattr(settings, name):
+            raise UsageError(
+                _("--{name} is missing.").format(name=name),
+                why=_("A merge needs an adapter and a folder for the result."),
+                fix="danlu merge --adapter_name_or_path my-run --export_dir my-model",
+            )
+    from pathlib import Path
+
+    from danlu.device.detect import select
+    from danlu.export.merge import merge
+    from danlu.models.adapters import base_of, find_adapter
+
+    source = find_adapter(settings.adapter_name_or_path)
+    export_dir = Path(settings.export_dir).expanduser().absolute()
+    base = settings.model_name_or_path or base_of(source)
+    report = merge(base, source, export_dir, device=select(settings.device))
+    if settings.json_output:
+        print(json.dumps(asdict(report), ensure_ascii=False))
+        return EXIT_OK
+    print(merge_summary(report))
+    print(_("Merged model: {path}").format(path=export_dir))
+    print(_("Chat with it: danlu chat --model {path}").format(path=export_dir))
+    return EXIT_OK
+
+
+def merge_summary(report: MergeReport) -> str:
+    """Say in one line how the merged model compares with base and adapter."""
+    return _(
+        "Merged {count} tensors and verified on {tokens} tokens in {dtype}: "
+        "largest logit difference {difference:.4f}, same top token {top1:.1%}, KL {kl:.1e}"
+    ).format(
+        count=report.num_merged_tensors,
+        tokens=report.num_probe_tokens,
+        dtype=report.verified_in,
+        difference=report.max_logit_difference,
+        top1=report.top1_agreement,
+        kl=report.mean_kl,
+    )

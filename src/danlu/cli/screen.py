@@ -1,0 +1,50 @@
+"""Model output on a terminal. It is untrusted: control sequences never get there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from danlu.dialog.events import Call, Event, Text, Thought
+from danlu.text.render import call_text
+
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def printable(text: str) -> str:
+    """Drop control characters except newline and tab (C0, DEL and C1)."""
+    return "".join(c for c in text if c in "\n\t" or not (ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0))
+
+
+def show_answer(events: Iterator[Event]) -> list[Event]:
+    """Stream an answer to standard output, thoughts dimmed; return all its events.
+
+    Ctrl-C stops the answer: what came so far is returned.
+    """
+    colours = sys.stdout.isatty()
+    seen: list[Event] = []
+    in_thought = False
+    try:
+        for event in events:
+            seen.append(event)
+            if isinstance(event, Thought) and not in_thought:
+                in_thought = True
+                _write(_DIM if colours else "<think>\n")
+            if isinstance(event, Text | Call) and in_thought:
+                in_thought = False
+                _write(f"{_PLAIN}\n\n" if colours else "\n</think>\n\n")
+            if isinstance(event, Thought | Text):
+                _write(printable(event.text))
+            elif isinstance(event, Call):
+                _write(printable(call_text(event.call)) + "\n")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _write(_PLAIN if colours and in_thought else "")
+        _write("\n")
+    return seen
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

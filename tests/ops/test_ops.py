@@ -1,0 +1,155 @@
+"""Every operation against its readable twin: values and gradients, in fp32 and in bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu import ops
+from danlu.ops import reference
+
+# Largest error allowed, as a share of the largest value. In fp32 only the order of sums differs.
+# A bf16 number carries 8 bits: half a step is 2^-9 = 0.2 %, and a few roundings follow each other.
+SHARE = {torch.float32: 2e-6, torch.bfloat16: 0.02}
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+Operation = Callable[..., Tensor]
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, generator=generator).to(dtype).requires_grad_()
+
+
+def values_and_gradients(operation: Operation, tensors: list[Tensor], *rest: object) -> list[Tensor]:
+    """The result, then the gradient of every tensor under a fixed random upstream gradient."""
+    result = operation(*tensors, *rest)
+    upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(7))
+    return [result.detach(), *torch.autograd.grad(result, tensors, upstream.to(result.dtype))]
+
+
+def check(ours: Operation, twin: Operation, tensors: list[Tensor], *rest: object) -> None:
+    """Compare in the dtype of the tensors with the twin computed in fp32 from the same numbers."""
+    dtype = tensors[0].dtype
+    wide = [t.detach().float().requires_grad_() for t in tensors]
+    got = values_and_gradients(ours, tensors, *rest)
+    expected = values_and_gradients(twin, wide, *rest)
+    for index, (g, e) in enumerate(zip(got, expected, strict=True)):
+        if index:
+            assert g.dtype == dtype
+        error = (g.float() - e).abs().max().item()
+        assert error <= SHARE[dtype] * max(e.abs().max().item(), 1e-3), f"output {index}: {error}"
+
+
+@both_dtypes
+@pytest.mark.parametrize("shape", [(1, 64), (5, 3, 32), (0, 64), (257, 128)])
+def test_rms_norm(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x, weight = random(*shape, dtype=dtype), random(shape[-1], dtype=dtype)
+    if not x.numel():
+        assert ops.rms_norm(x, weight, 1e-6).shape == shape
+        return
+    check(ops.rms_norm, reference.rms_norm, [x, weight], 1e-6)
+
+
+def test_rms_norm_of_zeros_is_zero_with_a_finite_gradient() -> None:
+    x = torch.zeros(2, 8, requires_grad=True)
+    ops.rms_norm(x, torch.ones(8), 1e-6).sum().backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+def test_rms_norm_in_bf16_rounds_like_the_published_model() -> None:
+    """The twin rounds where Hugging Face's model does; bit for bit the same."""
+    x, weight = random(64, 128, dtype=torch.bfloat16), random(128, dtype=torch.bfloat16)
+    ours, twin = (f(x, weight, 1e-6) for f in (ops.rms_norm, reference.rms_norm))
+    assert (ours != twin).float().mean().item() < 1e-3  # sums in another order, rarely visible
+
+
+@both_dtypes
+@pytest.mark.parametrize("shape", [(1, 2), (7, 64), (130, 192)])
+def test_swiglu(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    check(ops.swiglu, reference.swiglu, [random(*shape, dtype=dtype)])
+
+
+def test_swiglu_far_from_zero() -> None:
+    gate_up = torch.tensor([[-200.0, 200.0, 3.0, 3.0]], requires_grad=True)
+    check(ops.swiglu, reference.swiglu, [gate_up])
+
+
+@both_dtypes
+@pytest.mark.parametrize(("tokens", "heads", "head_dim"), [(1, 1, 2), (9, 4, 32), (33, 3, 128)])
+def test_norm_rotate(tokens: int, heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    x, weight = random(tokens, heads, head_dim, dtype=dtype), random(head_dim, dtype=dtype)
+    positions = torch.arange(tokens) * 131  # far positions too
+    cos, sin = ops.rotary_table(positions, head_dim, 1e6)
+    check(ops.norm_rotate, reference.norm_rotate, [x, weight], 1e-6, cos, sin)
+
+
+def test_norm_rotate_of_a_slice_of_the_merged_projection() -> None:
+    """q and k are views of one wide tensor: not contiguous."""
+    wide = random(6, 3 * 64)
+    q = wide[:, 64:128].view(6, 2, 32)
+    cos, sin = ops.rotary_table(torch.arange(6), 32, 1e4)
+    weight = random(32)
+    expected = reference.norm_rotate(q, weight, 1e-6, cos, sin)
+    torch.testing.assert_close(ops.norm_rotate(q, weight, 1e-6, cos, sin), expected)
+
+
+def test_rotary_table_is_that_of_the_paper() -> None:
+    cos, sin = ops.rotary_table(torch.tensor([0, 5]), 4, 100.0)
+    angles = torch.tensor([[0.0, 0.0], [5.0, 0.5]])
+    torch.testing.assert_close(cos, angles.cos())
+    torch.testing.assert_close(sin, angles.sin())
+
+
+@both_dtypes
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("lengths", [[1], [12], [1, 5, 1, 9], [3, 3, 3]])
+def test_segment_attention(
+    heads: int, kv_heads: int, lengths: list[int], dtype: torch.dtype
+) -> None:
+    tokens = sum(lengths)
+    tensors = [random(tokens, n, 16, dtype=dtype, seed=i) for i, n in enumerate((heads, kv_heads, kv_heads))]
+    ours = lambda q, k, v: ops.segment_attention(q, k, v, lengths, lengths)  # noqa: E731
+    twin = lambda q, k, v: reference.segment_attention(q, k, v, lengths)  # noqa: E731
+    check(ours, twin, tensors)
+
+
+def test_attention_with_earlier_keys_is_the_end_of_the_full_pass() -> None:
+    lengths, new = [7, 4, 9], [2, 1, 9]
+    q, k, v = (random(20, heads, 16, seed=heads).detach() for heads in (4, 2, 2))
+    full = ops.segment_attention(q, k, v, lengths, lengths)
+    last = [torch.arange(end - n, end) for end, n in zip((7, 11, 20), new, strict=True)]
+    rows = torch.cat(last)
+    torch.testing.assert_close(
+        ops.segment_attention(q[rows], k, v, new, lengths), full[rows], atol=1e-6, rtol=1e-5
+    )
+
+
+@both_dtypes
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 2), (5, 300)])
+def test_cross_entropy(rows: int, vocab: int, dtype: torch.dtype) -> None:
+    targets = torch.arange(rows) % vocab
+    check(ops.cross_entropy_sum, reference.cross_entropy_sum, [random(rows, vocab, dtype=dtype)], targets)
+
+
+def test_cross_entropy_leaves_its_input_alone() -> None:
+    logits = random(3, 8)
+    before = logits.detach().clone()
+    ops.cross_entropy_sum(logits, torch.tensor([1, 2, 3])).backward()
+    assert torch.equal(logits, before)
+
+
+def test_cross_entropy_of_huge_logits_is_finite() -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    check(ops.cross_entropy_sum, reference.cross_entropy_sum, [logits], torch.tensor([2]))
+
+
+def test_frozen_weights_cost_no_gradient() -> None:
+    """Norm weights stay frozen with LoRA: their gradient is not even computed."""
+    x, weight = random(4, 8), torch.ones(8)
+    ops.rms_norm(x, weight, 1e-6).sum().backward()
+    assert weight.grad is None
