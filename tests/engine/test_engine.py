@@ -25,11 +25,17 @@ from tests.helpers.tiny_engine import (
     text_of,
     tokenizer,
     tokens_of,
+    varied_model,
 )
 from tests.helpers.tiny_model import tiny_model
 
 PROMPTS = [random_prompt(seed) for seed in range(8)]
 ANSWERS = [tokens_of(alone(Request(prompt=prompt, sampling=GREEDY))) for prompt in PROMPTS]
+
+
+def test_the_answers_compared_here_tell_contexts_apart() -> None:
+    assert len({tuple(answer) for answer in ANSWERS}) == len(ANSWERS)
+    assert sum(len(set(answer)) for answer in ANSWERS) > 3 * len(ANSWERS)
 
 
 def test_incremental_decoding_equals_the_full_pass() -> None:
@@ -230,7 +236,6 @@ def test_a_failing_request_does_not_take_others_down() -> None:
 
 
 def test_bf16_runs() -> None:
-    _config, half = tiny_model(vocab_size=tokenizer().vocab_size)
-    subject = Engine(half.to(torch.bfloat16), tokenizer())
+    subject = Engine(varied_model().to(torch.bfloat16), tokenizer())
     [outputs] = run_all(subject, [Request(prompt=PROMPTS[0], sampling=GREEDY)])
     assert len(tokens_of(outputs)) == GREEDY.max_tokens

@@ -30,4 +30,4 @@ def test_plan(pending: list[int], prompt_tokens: int, num_requests: int) -> None
     unfinished = [planned.get(request_id, 0) < tokens for request_id, tokens in prompts]
     if True in unfinished:
         later = prompts[unfinished.index(True) + 1 :]
-        assert not any(request_id in given for request_id, _tokens in later)
+        assert not any(request_id in planned for request_id, _tokens in later)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,10 +29,18 @@ def tokenizer() -> Tokenizer:
         return Tokenizer.load(Path(folder))
 
 
+def varied_model(**overrides: Any) -> Qwen3:
+    """A tiny model over the tiny vocabulary whose answers vary."""
+    config, model = tiny_model(vocab_size=tokenizer().vocab_size, **overrides)
+    # With embeddings small beside what the layers add, a token does not mostly predict itself.
+    model.embed_tokens.mul_(0.1 if config.tie_word_embeddings else 1.0)
+    return model
+
+
 @lru_cache(maxsize=1)
 def model() -> Qwen3:
     """The tiny model, built once; tests do not change it."""
-    return tiny_model(vocab_size=tokenizer().vocab_size)[1]
+    return varied_model()
 
 
 def engine(**settings: int) -> Engine:

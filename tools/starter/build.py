@@ -24,7 +24,7 @@ from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.committed import committed_folder
 from danlu.model.config import load_config
 from danlu.model.qwen3 import Qwen3
-from danlu.models.load import load_model
+from danlu.models.load import LoadedModel, load_model
 from danlu.models.save import write_model
 from danlu.runs.checkpoints import FINAL, commit_final
 from danlu.runs.folder import RunFolder
@@ -160,7 +160,11 @@ def training_rows(tokenizer: Tokenizer, count: int, side: str = "train") -> Iter
 
 
 def train(
-    base: object, rows: list[list[Example]], held_out: list[list[Example]], steps: int, run: Path
+    base: LoadedModel,
+    rows: list[list[Example]],
+    held_out: list[list[Example]],
+    steps: int,
+    run: Path,
 ) -> None:
     """Train all weights in one pass over the rows."""
     recipe = Recipe(
@@ -178,10 +182,10 @@ def train(
         load_best_model_at_end=False,
         micro_batch_tokens=6144,
     )
-    method = FullMethod(base)  # type: ignore[arg-type]
+    method = FullMethod(base)
     with RunFolder.create(run, overwrite=True) as folder:
         trainer = Trainer(
-            base=base,  # type: ignore[arg-type]
+            base=base,
             method=method,
             recipe=recipe,
             train_rows=rows,
@@ -196,7 +200,8 @@ def train(
                     rate = tokens / (time.monotonic() - started)
                     left = (steps - event.step) * (time.monotonic() - started) / event.step / 60
                     print(
-                        f"step {event.step}/{steps} loss {event.loss:.3f} {rate:.0f} tokens/s, {left:.0f} min left"
+                        f"step {event.step}/{steps} loss {event.loss:.3f} "
+                        f"{rate:.0f} tokens/s, {left:.0f} min left"
                     )
                     sys.stdout.flush()
             elif isinstance(event, Evaluated):

@@ -12,14 +12,13 @@ import random
 import sys
 from dataclasses import dataclass, replace
 
-from tools.starter.skills import SKILLS, Sample, draw
-
 from danlu.device.detect import select
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
 from danlu.models.generation import generation_defaults
 from danlu.models.load import STARTER, LoadedModel, load_model
 from danlu.text.render import call_text, render, split_reasoning
+from tools.starter.skills import SKILLS, Sample, draw
 
 SEED = 7
 MAX_TOKENS = 200

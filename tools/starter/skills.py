@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from danlu.text.conversation import Conversation, Message, ToolCall
 from tools.starter import entities as e
+from tools.starter import facts as f
 from tools.starter import phrases as p
+from tools.starter import tool_uses as t
 from tools.starter.entities import Side
 
 
@@ -55,7 +57,7 @@ def small_talk(rng: random.Random, lang: str, side: Side) -> list[Message]:
 
 
 def remembering(rng: random.Random, lang: str, side: Side) -> list[Message]:
-    makers = rng.sample(p.PERSONAL_FACTS, rng.choice([1, 1, 2]))
+    makers = rng.sample(f.PERSONAL_FACTS, rng.choice([1, 1, 2]))
     facts = [make(rng, lang, side) for make in makers]
     messages: list[Message] = []
     for statement, _question, _reply in facts:
@@ -67,11 +69,11 @@ def remembering(rng: random.Random, lang: str, side: Side) -> list[Message]:
 
 
 def reading(rng: random.Random, lang: str, side: Side) -> list[Message]:
-    makers = rng.choices(p.TEXT_FACTS, k=rng.choice([1, 2, 2, 3, 3, 4]))
+    makers = rng.choices(f.TEXT_FACTS, k=rng.choice([1, 2, 2, 3, 3, 4]))
     facts = [maker(rng, lang, side) for maker in makers]
     text = ("" if lang == "zh" else " ").join(statement for statement, _q, _a in facts)
     _statement, question, reply = rng.choice(facts)
-    frame = rng.choice(p.READING_FRAMES[lang])
+    frame = rng.choice(f.READING_FRAMES[lang])
     return [say(frame.format(text=text, question=question)), answer(reply)]
 
 
@@ -117,7 +119,7 @@ def sum_at_once(rng: random.Random, lang: str, side: Side) -> list[Message]:
 
 
 def json_answer(rng: random.Random, lang: str, side: Side) -> list[Message]:
-    fields = rng.sample(p.JSON_FIELDS, rng.choice([2, 2, 3]))
+    fields = rng.sample(f.JSON_FIELDS, rng.choice([2, 2, 3]))
     person = e.name(rng, lang, side)
     parts, record = [], {"name": person}
     for key, phrase, draw in fields:
@@ -126,23 +128,23 @@ def json_answer(rng: random.Random, lang: str, side: Side) -> list[Message]:
         record[key] = value
     text = ("，" if lang == "zh" else ", ").join(parts)
     keys = ", ".join(record)
-    request = rng.choice(p.JSON_FRAMES[lang]).format(name=person, text=text, keys=keys)
+    request = rng.choice(f.JSON_FRAMES[lang]).format(name=person, text=text, keys=keys)
     return [say(request), answer(json.dumps(record, ensure_ascii=False))]
 
 
 def tool_call(rng: random.Random, lang: str, side: Side) -> Conversation:
     messages, tool = _tool_messages(rng, lang, side)
-    return Conversation(messages=tuple(messages[:2]), tools=p.draw_tools(rng, must_have=tool))
+    return Conversation(messages=tuple(messages[:2]), tools=t.draw_tools(rng, must_have=tool))
 
 
 def tool_result(rng: random.Random, lang: str, side: Side) -> Conversation:
     messages, tool = _tool_messages(rng, lang, side)
-    return Conversation(messages=tuple(messages), tools=p.draw_tools(rng, must_have=tool))
+    return Conversation(messages=tuple(messages), tools=t.draw_tools(rng, must_have=tool))
 
 
 def _tool_messages(rng: random.Random, lang: str, side: Side) -> tuple[list[Message], str]:
-    tool = rng.choice(list(p.TOOL_USES))
-    request, arguments, result, reply = p.TOOL_USES[tool](rng, lang, side)
+    tool = rng.choice(list(t.TOOL_USES))
+    request, arguments, result, reply = t.TOOL_USES[tool](rng, lang, side)
     call = ToolCall(name=tool, arguments=arguments)
     messages = [
         say(request),

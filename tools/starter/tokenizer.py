@@ -60,10 +60,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.pre_tokenizer = Sequence(
         [
             Split(Regex(SPLIT_PATTERN), behavior="isolated", invert=False),
-            ByteLevel(add_prefix_space=False, use_regex=False),
+            ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = ByteLevelDecoder(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = ByteLevelDecoder()
     tokenizer.post_processor = ByteLevelProcessor(
         add_prefix_space=False, trim_offsets=False, use_regex=False
     )
@@ -87,7 +87,7 @@ def _added(content: str, *, special: bool) -> AddedToken:
 
 
 def tokenizer_config(tokenizer: Tokenizer) -> str:
-    """Return tokenizer_config.json: what transformers' AutoTokenizer wants beside tokenizer.json."""
+    """Return tokenizer_config.json, which transformers' AutoTokenizer wants too."""
     added = {
         str(tokenizer.token_to_id(name)): {
             "content": name,

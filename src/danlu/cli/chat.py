@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from danlu.cli.settings import read_settings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
+from danlu.settings.show import read_settings
 
 
 def run(argv: Sequence[str]) -> int:
     """Answer line after line until Ctrl-D."""
     from danlu.dialog.settings import AnswerSettings
 
-    settings = read_settings("chat", AnswerSettings, argv)
-    if settings is None:
+    resolved = read_settings(AnswerSettings, "chat", argv)
+    if resolved is None:
         return EXIT_OK
+    settings = resolved.values
     from danlu.cli.screen import show_answer
     from danlu.dialog.assistant import open_assistant
     from danlu.dialog.events import assistant_message

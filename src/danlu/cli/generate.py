@@ -6,25 +6,26 @@ import json
 import sys
 from collections.abc import Sequence
 
-from danlu.cli.settings import read_settings
 from danlu.dialog.settings import AnswerSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.settings.schema import option
+from danlu.settings.show import read_settings
 
 
 class GenerateSettings(AnswerSettings):
     """Answer one prompt."""
 
-    prompt: str = option("", "the prompt; read from standard input if not given", positional=True)
+    prompt: str = option("", "the prompt; read from standard input if not given", position=0)
     json_output: bool = option(False, "print one JSON object instead of text", aliases=("json",))
 
 
 def run(argv: Sequence[str]) -> int:
     """Print the answer; with --json an object with text, reasoning, tool calls and usage."""
-    settings = read_settings("generate", GenerateSettings, argv)
-    if settings is None:
+    resolved = read_settings(GenerateSettings, "generate", argv)
+    if resolved is None:
         return EXIT_OK
+    settings = resolved.values
     prompt = settings.prompt or ("" if sys.stdin.isatty() else sys.stdin.read().strip())
     if not prompt:
         raise UsageError(

@@ -8,25 +8,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from danlu.cli.settings import read_settings
 from danlu.errors import EXIT_OK
 from danlu.settings.schema import Settings, option
+from danlu.settings.show import read_settings
 
 
 class InfoSettings(Settings):
     """Show the machine, or what a folder holds."""
 
     path: str | None = option(
-        None, "model name, or a model, adapter or run folder", aliases=("model",), positional=True
+        None, "model name, or a model, adapter or run folder", aliases=("model",), position=0
     )
     json_output: bool = option(False, "print JSON", aliases=("json",))
 
 
 def run(argv: Sequence[str]) -> int:
     """Print the facts as a table, or as JSON."""
-    settings = read_settings("info", InfoSettings, argv)
-    if settings is None:
+    resolved = read_settings(InfoSettings, "info", argv)
+    if resolved is None:
         return EXIT_OK
+    settings = resolved.values
     facts = machine_facts() if settings.path is None else folder_facts(settings.path)
     if settings.json_output:
         print(json.dumps(facts, ensure_ascii=False))

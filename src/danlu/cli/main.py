@@ -1,87 +1,117 @@
-"""`danlu COMMAND ...`: finds the command and turns every failure into three lines and a code.
+"""The program `danlu`: finds the command, runs it, turns errors into three lines and an exit code.
 
-Loads only the module of the command that runs; `danlu --help` loads neither torch nor numpy.
+Loads nothing but the command that was asked for, so `danlu --help` answers at once.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
 
-import danlu
+from danlu import __version__
 from danlu.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DanluError, UsageError
 from danlu.language import _
 
-# name: one line of help. Each is a module danlu.cli.NAME with `run(argv) -> exit code`.
+# Each command NAME is the module danlu.cli.NAME with `run(argv) -> exit code`.
 COMMANDS = {
-    "demo": "fine-tune, compare, merge and chat with the built-in model, in two minutes",
+    "demo": "fine-tune, compare, merge and chat in two minutes, on the built-in starter model",
     "train": "fine-tune a model on your own data",
-    "chat": "talk to a model, with or without an adapter",
-    "generate": "answer one prompt, from the command line or from standard input",
-    "merge": "write an adapter into its base model, and verify the result",
-    "info": "show the machine, or what a model, adapter or run folder holds",
+    "chat": "talk with a model, a run or an adapter",
+    "generate": "answer one prompt and stop",
+    "merge": "write base and adapter as one ordinary model folder",
+    "info": "show this machine, or what a model folder, run or adapter is",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run one command and return its exit code; errors are written to stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    debug = _take_debug(words)
     try:
-        return _dispatch(words)
-    except DanluError as problem:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except DanluError as fault:
         if debug:
             traceback.print_exc()
-        print(f"{_('Error')}: {problem}", file=sys.stderr)
-        return problem.exit_code
+        _say(str(fault))
+        return fault.exit_code
     except KeyboardInterrupt:
+        if debug:
+            traceback.print_exc()
+        _say(_("interrupted"))
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader has gone (`danlu ... | head`); nothing may be written at exit either.
+        # The reader (head, less) has gone. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
-    except Exception as problem:
+    except Exception as fault:
         if debug:
             traceback.print_exc()
-        lines = (
-            f"{_('Error')}: {type(problem).__name__}: {problem}",
-            _("This is a bug in danlu {version}.").format(version=danlu.__version__),
-            _("Run the command again with --debug and report what it prints."),
-        )
-        print("\n".join(lines), file=sys.stderr)
+        _say(_bug_text(fault))
         return EXIT_BUG
 
 
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(help_text())
         return EXIT_OK
-    if words[0] in ("-V", "--version", "version"):
-        print(f"danlu {danlu.__version__}")
+    if words[0] in ("--version", "version"):
+        print(f"danlu {__version__}")
         return EXIT_OK
     name = words[0]
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
-        raise UsageError(
-            _("There is no command {name}.").format(name=name),
-            why=_("The commands are {names}.").format(names=", ".join(COMMANDS)),
-            fix=_("Did you mean danlu {nearest}?").format(nearest=nearest),
-        )
-    code: int = import_module(f"danlu.cli.{name}").run(words[1:])
+        raise _unknown(name)
+    code: int = importlib.import_module(f"danlu.cli.{name}").run(words[1:])
     return code
 
 
-def _help() -> str:
-    width = max(len(name) for name in COMMANDS)
-    lines = [_("usage: danlu COMMAND [--setting value ...]"), ""]
-    lines += [f"  {name:<{width}}  {_(text)}" for name, text in COMMANDS.items()]
-    lines += ["", _("danlu COMMAND --help lists the settings. DANLU_LANG=zh: 中文")]
+def help_text() -> str:
+    """Write the overview of all commands."""
+    lines = [
+        _("danlu {version}: fine-tune and serve Qwen3 on one machine").format(version=__version__),
+        "",
+        _("usage: danlu COMMAND [FILE.yaml] [--key value ...]"),
+        "",
+        *(f"  {name:<10}{_(text)}" for name, text in COMMANDS.items()),
+        "",
+        _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error."),
+    ]
     return "\n".join(lines)
+
+
+def _take_debug(words: list[str]) -> bool:
+    flags = words[: words.index("--")] if "--" in words else words
+    found = "--debug" in flags
+    if found:
+        words.remove("--debug")
+    return found
+
+
+def _unknown(name: str) -> UsageError:
+    near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
+    return UsageError(
+        _("There is no command {name}").format(name=name),
+        why=_("the commands are: {names}").format(names=", ".join(COMMANDS)),
+        fix=_("did you mean danlu {name}?").format(name=near[0]) if near else _("see danlu --help"),
+    )
+
+
+def _bug_text(fault: Exception) -> str:
+    lines = (
+        _("danlu made a mistake: {kind}").format(kind=type(fault).__name__),
+        str(fault).strip() or _("no further detail"),
+        _("run the command again with --debug and report what it prints"),
+    )
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

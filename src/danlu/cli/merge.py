@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
-from danlu.cli.settings import read_settings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.settings.schema import Settings, option
+from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
     from danlu.export.merge import MergeReport
@@ -30,9 +30,10 @@ class MergeSettings(Settings):
 
 def run(argv: Sequence[str]) -> int:
     """Merge and print how closely the merged model agrees with base and adapter."""
-    settings = read_settings("merge", MergeSettings, argv)
-    if settings is None:
+    resolved = read_settings(MergeSettings, "merge", argv)
+    if resolved is None:
         return EXIT_OK
+    settings = resolved.values
     for name in ("adapter_name_or_path", "export_dir"):
         if not getattr(settings, name):
             raise UsageError(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from danlu.cli.settings import read_settings
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
 from danlu.language import _
+from danlu.settings.show import read_settings
 
 
 def run(argv: Sequence[str]) -> int:
     """Train as the settings say; 130 when interrupted, after the last step has been saved."""
     from danlu.train.settings import TrainSettings
 
-    settings = read_settings("train", TrainSettings, argv, yaml_file=True)
-    if settings is None:
+    resolved = read_settings(TrainSettings, "train", argv)
+    if resolved is None:
         return EXIT_OK
+    settings = resolved.values
     from danlu.cli.progress import describe, show_training
     from danlu.train.finetune import Finetune
     from danlu.train.trainer import Interrupted

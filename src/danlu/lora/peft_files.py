@@ -30,6 +30,11 @@ _PREFIX = "base_model.model."
 _TENSOR = re.compile(
     r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
 )
+# What reading fields of unknown types out of any JSON text can raise.
+_MALFORMED = (
+    *(ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError),
+)
 
 
 def write_adapter(draft: Draft, adapter: Adapter, *, base_model: str) -> None:
@@ -78,15 +83,16 @@ def read_config(folder: Path) -> tuple[LoraConfig, str]:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         _refuse_unsupported(path, fields)
+        rank = int(fields["r"])
         config = LoraConfig(
-            r=int(fields["r"]),
+            r=rank,
             lora_alpha=float(fields["lora_alpha"]),
             lora_dropout=float(fields.get("lora_dropout") or 0.0),
             use_rslora=bool(fields.get("use_rslora")),
-            target_modules=_targets_in(folder),
+            target_modules=_targets_in(folder, rank),
         )
         return config, str(fields.get("base_model_name_or_path") or "")
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except _MALFORMED as problem:
         raise _unusable(path, f"{type(problem).__name__}: {problem}") from problem
 
 
@@ -122,14 +128,19 @@ def _tensor_name(layer: int, target: str, letter: str) -> str:
     return f"{_PREFIX}{projection_module(layer, target)}.lora_{letter}.weight"
 
 
-def _targets_in(folder: Path) -> tuple[str, ...]:
-    """Tell the targets from the tensors: `target_modules` may be a pattern or `all-linear`."""
+def _targets_in(folder: Path, rank: int) -> tuple[str, ...]:
+    """Tell the targets from the tensors: `target_modules` may be a pattern or `all-linear`.
+
+    The rank must show in every shape: nothing is allocated on the word of a settings file.
+    """
     path = folder / WEIGHTS_FILE
     found: set[str] = set()
-    for name in SafetensorsFile(path).tensors:
+    for name, stored in SafetensorsFile(path).tensors.items():
         match = _TENSOR.fullmatch(name)
         if match is None or match.group(2) not in ALL_TARGETS:
             raise _unusable(path, _("{name} is no LoRA matrix of Qwen3.").format(name=name))
+        if rank not in stored.shape:
+            raise _unusable(path, f"{name} has shape {list(stored.shape)}; its rank is not {rank}")
         found.add(match.group(2))
     if not found:
         raise _unusable(path, _("It holds no tensors."))

@@ -7,6 +7,7 @@ windows, biases) is refused by name, never computed wrongly.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def load_config(folder: Path) -> ModelConfig:
         )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:
         raise _broken(path, str(problem)) from problem
     if not isinstance(fields, dict):
         raise _broken(path, _("The file holds no JSON object."))
@@ -92,20 +93,31 @@ def config_from_fields(fields: Mapping[str, Any], *, source: Path) -> ModelConfi
         num_attention_heads=num_attention_heads,
         num_key_value_heads=num_key_value_heads,
         head_dim=head_dim,
-        rms_norm_eps=float(fields.get("rms_norm_eps", 1e-6)),
+        rms_norm_eps=_positive_number("rms_norm_eps", fields.get("rms_norm_eps", 1e-6), source),
         rope_theta=_rope_theta(fields, source),
         max_position_embeddings=_integer(fields, "max_position_embeddings", source),
         tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
         dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
-        eos_token_ids=token_ids(fields.get("eos_token_id")),
+        eos_token_ids=_eos_token_ids(fields, source),
     )
 
 
 def token_ids(value: Any) -> tuple[int, ...]:
-    """Read an id field that may be absent, one number or a list (Hugging Face allows all three)."""
-    if value is None:
-        return ()
-    return tuple(value) if isinstance(value, list) else (int(value),)
+    """Read an id field that may be absent, one number or a list (Hugging Face allows all three).
+
+    Raises ValueError for anything else.
+    """
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(number) is int and number >= 0 for number in ids):
+        raise ValueError(f"{value!r} is neither a token id nor a list of token ids")
+    return tuple(ids)
+
+
+def _eos_token_ids(fields: Mapping[str, Any], source: Path) -> tuple[int, ...]:
+    try:
+        return token_ids(fields.get("eos_token_id"))
+    except ValueError as problem:
+        raise _broken(source, f"eos_token_id: {problem}") from problem
 
 
 def _refuse_unsupported(fields: Mapping[str, Any], source: Path) -> None:
@@ -154,9 +166,15 @@ def _rope_theta(fields: Mapping[str, Any], source: Path) -> float:
     parameters = fields.get("rope_parameters")
     theta = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
     theta = fields.get("rope_theta") if theta is None else theta
-    if not isinstance(theta, int | float) or isinstance(theta, bool) or theta <= 0:
+    if theta is None:
         raise _broken(source, _("The field {name} is missing.").format(name="rope_theta"))
-    return float(theta)
+    return _positive_number("rope_theta", theta, source)
+
+
+def _positive_number(name: str, value: Any, source: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise _broken(source, f"{name} is {value!r}; a positive number is needed")
+    return float(value)
 
 
 def _integer(fields: Mapping[str, Any], name: str, source: Path, default: int | None = None) -> int:

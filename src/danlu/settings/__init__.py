@@ -1,0 +1,1 @@
+"""From one typed class per command: flags, YAML, environment, help, JSON schema."""

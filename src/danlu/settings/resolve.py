@@ -1,201 +1,110 @@
-"""From the command line, a YAML file, the environment and defaults to one checked settings object.
+"""Brings a command's values together: command line, then YAML, then environment, then default.
 
-Precedence: flags and key=value, then the YAML file, then DANLU_* variables, then defaults. Every
-value remembers where it came from. Flags are written as Hugging Face's programs accept them:
-`--do_train` alone is true, `--fp16 false`, `--key value`, `--key=value`, dashes or underscores.
+Knows the order of precedence and how text becomes typed values; every value keeps its origin.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.settings.schema import Settings, allows_none, is_boolean, names, positionals, type_name
+from danlu.settings.schema import Option, Settings, describe_type, options_of
+from danlu.settings.sources import (
+    BOOLEANS,
+    NULLS,
+    CommandLine,
+    Given,
+    Names,
+    read_environment,
+    read_file,
+    read_words,
+)
 
 S = TypeVar("S", bound=Settings)
-
-_BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-_NOTHING = {"null", "none", "~"}
-# Flags of the mechanism itself, known to every command.
-PRINT_SETTINGS = "print_settings"
-HELP = "help"
+DEFAULT = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Generic[S]):
-    """The settings, and for each field where its value came from."""
+    """The values and, by name, their origin: `command line`, FILE:LINE, VARIABLE, `default`."""
 
     values: S
-    origins: dict[str, str]
-    wants_help: bool
-    wants_print: bool
+    origins: Mapping[str, str]
 
 
-def resolve(
-    cls: type[S], argv: Sequence[str], environ: Mapping[str, str], *, yaml_file: bool = False
-) -> Resolved[S]:
-    """Resolve a command's settings.
+def resolve(cls: type[S], argv: Sequence[str], environ: Mapping[str, str]) -> Resolved[S]:
+    """Read a command's settings. Raises UsageError naming the key, the value and its origin."""
+    names = Names(options_of(cls))
+    return combine(cls, read_words(names, argv), environ)
 
-    yaml_file: whether the first word may be a settings file. Raises UsageError naming the nearest
-    setting for an unknown one, and key, value and origin for one of the wrong type.
-    """
-    words = list(argv)
-    found: dict[str, tuple[Any, str]] = {}
-    for field in cls.model_fields:
-        variable = f"DANLU_{field.upper()}"
-        if variable in environ:
-            found[field] = (environ[variable], variable)
-    from_file = yaml_file and bool(words) and words[0].endswith((".yaml", ".yml"))
-    if from_file:
-        found |= _read_yaml(cls, Path(words.pop(0)))
-    reader = _Words(cls, words, key_value=from_file)
-    found |= reader.read()
-    values = {field: _converted(cls, field, value) for field, (value, _o) in found.items()}
+
+def combine(cls: type[S], words: CommandLine, environ: Mapping[str, str]) -> Resolved[S]:
+    """Resolve settings from words that were already read; see `resolve`."""
+    names = Names(options_of(cls))
+    in_file = read_file(names, words.file) if words.file else {}
+    given = {**read_environment(names, environ), **_said(names, in_file), **words.values}
+    values = {name: _interpret(names.options[name], item) for name, item in given.items()}
     try:
-        settings = cls(**values)
-    except ValidationError as problem:
-        raise _wrong_value(cls, problem, found) from problem
-    origins = {f: found[f][1] if f in found else "default" for f in cls.model_fields}
-    return Resolved(
-        values=settings,
-        origins=origins,
-        wants_help=reader.wants_help,
-        wants_print=reader.wants_print,
-    )
+        settings = cls.model_validate(values)
+    except ValidationError as fault:
+        raise _explain(fault, names, given) from fault
+    origins = {name: given[name].origin if name in given else DEFAULT for name in names.options}
+    return Resolved(values=settings, origins=origins)
 
 
-class _Words:
-    """The words of a command line, read from left to right."""
-
-    def __init__(self, cls: type[Settings], words: list[str], *, key_value: bool) -> None:
-        self._cls = cls
-        self._words = words
-        self._key_value = key_value
-        self._table = names(cls)
-        self.wants_help = False
-        self.wants_print = False
-
-    def read(self) -> dict[str, tuple[Any, str]]:
-        """Return the value and origin of every field that was given."""
-        found: dict[str, tuple[Any, str]] = {}
-        free = positionals(self._cls)
-        while self._words:
-            word = self._words.pop(0)
-            if word in ("-h", "--help"):
-                self.wants_help = True
-            elif word.startswith("--"):
-                self._read_flag(word[2:], found)
-            elif self._key_value and "=" in word:
-                key, _equals, value = word.partition("=")
-                found[self._field(key)] = (value, word)
-            elif free:
-                found[free.pop(0)] = (word, _("command line"))
-            else:
-                raise UsageError(
-                    _("The word {word} is not expected here.").format(word=word),
-                    why=_("Settings are given as --name value."),
-                    fix=_("See the command's --help; quote values that hold spaces."),
-                )
-        return found
-
-    def _read_flag(self, text: str, found: dict[str, tuple[Any, str]]) -> None:
-        key, equals, value = text.partition("=")
-        if key.replace("-", "_") == PRINT_SETTINGS:
-            self.wants_print = True
-            return
-        field = self._field(key)
-        origin = f"--{key}"
-        if equals:
-            found[field] = (value, origin)
-            return
-        info = self._cls.model_fields[field]
-        if is_boolean(info):
-            word = self._words[0].lower() if self._words else ""
-            takes = word in _BOOLEANS or (allows_none(info) and word in _NOTHING)
-            found[field] = (self._words.pop(0) if takes else True, origin)
-            return
-        if not self._words or self._words[0].startswith("--"):
-            raise UsageError(
-                _("{flag} needs a value.").format(flag=origin),
-                why=_("It expects: {kind}.").format(kind=type_name(info)),
-                fix=f"{origin} VALUE",
-            )
-        found[field] = (self._words.pop(0), origin)
-
-    def _field(self, key: str) -> str:
-        return _field(self._table, key, f"--{key}")
-
-
-def _field(table: Mapping[str, str], key: str, shown: str) -> str:
-    name = key.strip().replace("-", "_")
-    if name in table:
-        return table[name]
-    nearest = difflib.get_close_matches(name, table, n=1, cutoff=0.0)
-    raise UsageError(
-        _("There is no setting {name}.").format(name=shown),
-        why=_("It is not one of this command's settings."),
-        fix=_("Did you mean --{nearest}? See --help for all.").format(nearest=nearest[0]),
-    )
-
-
-def _read_yaml(cls: type[Settings], path: Path) -> dict[str, tuple[Any, str]]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise UsageError(
-            _("The settings file {path} cannot be read.").format(path=path),
-            why=str(problem.strerror or problem),
-            fix=_("Check the path."),
-        ) from problem
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
-        mark = getattr(problem, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UsageError(
-            _("{place} is not valid YAML.").format(place=place),
-            why=str(getattr(problem, "problem", None) or problem),
-            fix=_("Write one setting a line: name: value"),
-        ) from problem
-    if content is not None and not isinstance(content, dict):
-        raise UsageError(
-            _("{place} is not valid YAML.").format(place=path),
-            why=_("It holds no names with values."),
-            fix=_("Write one setting a line: name: value"),
-        )
-    table = names(cls)
+def _said(names: Names, in_file: Mapping[str, Given]) -> dict[str, Given]:
+    """Leave out `key: null` where null is no value of the key: files write it for "not given"."""
     return {
-        _field(table, str(key), f"{key} ({path})"): (value, f"{path}: {key}")
-        for key, value in (content or {}).items()
+        name: given
+        for name, given in in_file.items()
+        if given.value is not None or names.options[name].takes_null
     }
 
 
-def _converted(cls: type[Settings], field: str, value: Any) -> Any:
-    """Turn a word into what pydantic cannot know: nothing, and the spellings of true and false."""
-    info = cls.model_fields[field]
-    if not isinstance(value, str):
-        return value
-    if allows_none(info) and value.lower() in _NOTHING:
-        return None
-    if is_boolean(info) and value.lower() in _BOOLEANS:
-        return _BOOLEANS[value.lower()]
+def _interpret(option: Option, given: Given) -> Any:
+    """Turn text into what pydantic then checks: null, booleans and lists; numbers are its part."""
+    value = given.value
+    if option.takes_many and value is not None:
+        texts = value.split(",") if isinstance(value, str) else value
+        if option.takes_null and len(texts) == 1 and texts[0].strip().lower() in NULLS:
+            return None
+        return tuple(text.strip() for text in texts if text.strip())
+    if isinstance(value, str):
+        if option.takes_null and value.lower() in NULLS:
+            return None
+        if option.takes_bool and value.lower() in BOOLEANS:
+            return BOOLEANS[value.lower()]
     return value
 
 
-def _wrong_value(
-    cls: type[Settings], problem: ValidationError, found: Mapping[str, tuple[Any, str]]
-) -> UsageError:
-    first = problem.errors()[0]
-    field = str(first["loc"][0])
-    value, origin = found[field]
+def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -> UsageError:
+    first = fault.errors(include_url=False)[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "missing":
+        return UsageError(
+            _("The setting {name} is missing").format(name=key),
+            why=names.options[key].help,
+            fix=_("add --{name} VALUE").format(name=key),
+        )
+    if key not in given:  # a rule about several settings, written by us as a whole sentence
+        return UsageError(
+            _("The settings do not fit together"),
+            why=first["msg"].removeprefix("Value error, "),
+            fix=_("change one of them; add --print_settings to see every value and its origin"),
+        )
+    value = given[key].value
+    shown = ", ".join(value) if isinstance(value, tuple) else str(value)
     return UsageError(
-        _("{value} is no value for {field}.").format(value=repr(value), field=field),
-        why=_("{reason} (from {origin}).").format(reason=first["msg"], origin=origin),
-        fix=_("Give: {kind}").format(kind=type_name(cls.model_fields[field])),
+        _("The value {value} does not suit {name}").format(value=repr(shown), name=key),
+        why=_("it is given in: {origin}; {detail}").format(
+            origin=given[key].origin, detail=first["msg"].removeprefix("Value error, ")
+        ),
+        fix=_("give {name} as {kind}: {help}").format(
+            name=key, kind=describe_type(names.options[key]), help=names.options[key].help
+        ),
     )

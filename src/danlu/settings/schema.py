@@ -1,79 +1,110 @@
-"""One typed class per command; flags, YAML keys, environment and help all come from it.
+"""A command's settings as one typed class, and what can be read off it.
 
-The class lives beside its command. This room knows types and where values come from, never what
-they mean.
+From the class come the flags, the keys of settings files, the environment variables, the help and
+the JSON schema (pydantic's `model_json_schema`). Knows types and names; must not know where a
+value comes from.
 """
 
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
-from pydantic.fields import FieldInfo
 
 
 class Settings(BaseModel):
-    """Base of every command's settings. The docstring's first line is the command's description."""
+    """Base of every command's settings. The subclass's docstring is the command's help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 def option(
-    default: Any, help: str, *, aliases: tuple[str, ...] = (), positional: bool = False
+    default: Any, help: str, *, aliases: Sequence[str] = (), position: int | None = None
 ) -> Any:
-    """Declare a setting: its default, one line of help, other names, whether it may stand alone."""
-    extra: JsonDict = {"aliases": list(aliases), "positional": positional}
-    return Field(default=default, description=help, json_schema_extra=extra)
+    """Declare one setting: its default (`...` when it must be given) and one line of help.
+
+    aliases: other names with the same meaning. position: its place among the words without a flag.
+    """
+    extra: dict[str, Any] = {}
+    if aliases:
+        extra["aliases"] = list(aliases)
+    if position is not None:
+        extra["position"] = position
+    return Field(default, description=help, json_schema_extra=extra)
 
 
-def names(cls: type[Settings]) -> dict[str, str]:
-    """Map every accepted name, aliases included, to its field."""
-    table: dict[str, str] = {}
-    for field, info in cls.model_fields.items():
-        table[field] = field
-        table |= dict.fromkeys(_aliases(info), field)
-    return table
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One setting as the readers and the help see it."""
+
+    name: str
+    help: str
+    default: Any
+    required: bool
+    aliases: tuple[str, ...]
+    position: int | None
+    types: tuple[Any, ...]
+
+    @property
+    def takes_null(self) -> bool:
+        """Whether `null` is a value of its own."""
+        return type(None) in self.types
+
+    @property
+    def takes_bool(self) -> bool:
+        """Whether the flag alone means true."""
+        return bool in self.types
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether true and false (and null) are all it can be."""
+        return set(self.types) <= {bool, type(None)}
+
+    @property
+    def takes_many(self) -> bool:
+        """Whether it is a list of values."""
+        return any(get_origin(kind) is tuple for kind in self.types)
 
 
-def positionals(cls: type[Settings]) -> list[str]:
-    """List the fields that may be given without a name, in order."""
-    return [f for f, info in cls.model_fields.items() if _extra(info).get("positional")]
+def options_of(cls: type[Settings]) -> dict[str, Option]:
+    """List a class's options by name, in the order of declaration."""
+    options = {}
+    for name, field in cls.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        extra_values: dict[str, Any] = dict(extra)
+        options[name] = Option(
+            name=name,
+            help=field.description or "",
+            default=field.default,
+            required=field.is_required(),
+            aliases=tuple(extra_values.get("aliases", ())),
+            position=extra_values.get("position"),
+            types=_members(field.annotation),
+        )
+    return options
 
 
-def is_boolean(info: FieldInfo) -> bool:
-    """Tell whether a flag may stand without a value."""
-    return bool in _plain_types(info.annotation)
-
-
-def allows_none(info: FieldInfo) -> bool:
-    """Tell whether `null` is a value of this field."""
-    return type(None) in _plain_types(info.annotation)
-
-
-def type_name(info: FieldInfo) -> str:
-    """Describe a field's type for help and errors: `number`, `true|false`, or its choices."""
-    words = {str: "text", int: "whole number", float: "number", bool: "true|false"}
-    parts: list[str] = []
-    for kind in _plain_types(info.annotation):
-        if get_origin(kind) is Literal:
-            parts += [str(choice) for choice in get_args(kind)]
-        else:
-            parts.append("null" if kind is type(None) else words.get(kind, "text"))
-    return "|".join(parts)
-
-
-def _aliases(info: FieldInfo) -> list[str]:
-    aliases = _extra(info).get("aliases", [])
-    return aliases if isinstance(aliases, list) else []
-
-
-def _extra(info: FieldInfo) -> dict[str, Any]:
-    return info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-
-
-def _plain_types(annotation: Any) -> tuple[Any, ...]:
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """Take a union apart; anything else is its own only member."""
     if get_origin(annotation) in (Union, types.UnionType):
         return get_args(annotation)
     return (annotation,)
+
+
+def describe_type(option: Option) -> str:
+    """Write an option's type as a placeholder: `INT`, `a|b`, `TEXT,...`, `INT|null`."""
+    return "|".join(_placeholder(kind) for kind in option.types)
+
+
+def _placeholder(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "|".join(str(value) for value in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"{_placeholder(get_args(kind)[0])},..."
+    names = {bool: "true|false", int: "INT", float: "NUMBER", type(None): "null"}
+    return names.get(kind, "TEXT")

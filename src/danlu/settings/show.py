@@ -1,45 +1,106 @@
-"""Settings as text: the help of a command, and its resolved values with their origins."""
+"""Prints a command's settings: the help, and with --print_settings each value with its origin."""
 
 from __future__ import annotations
 
-import json
+import os
+import shutil
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
+import yaml
+
 from danlu.language import _
-from danlu.settings.resolve import Resolved
-from danlu.settings.schema import Settings, positionals, type_name
+from danlu.settings.resolve import Resolved, S, combine
+from danlu.settings.schema import Option, Settings, describe_type, options_of
+from danlu.settings.sources import Names, read_words
+
+_HELP_COLUMN = 34
 
 
-def help_text(command: str, cls: type[Settings], *, yaml_file: bool = False) -> str:
-    """Return the help of a command: usage, description, one entry per setting."""
-    words = [f"[{field.upper()}]" for field in positionals(cls)]
-    if yaml_file:
-        words.insert(0, "[FILE.yaml key=value ...]")
-    description = (cls.__doc__ or "").strip().splitlines()[0]
-    lines = [f"usage: danlu {command} {' '.join([*words, '[--setting value ...]'])}"]
-    lines += ["", _(description), "", _("settings:")]
-    for field, info in cls.model_fields.items():
-        default = "" if info.default in (None, "") else f" [{_shown(info.default)}]"
-        lines.append(f"  --{field} {type_name(info)}{default}")
-        lines += textwrap.wrap(
-            _(info.description or ""), 92, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
-    lines += ["", "  --print_settings", f"      {_('show every value and where it comes from')}"]
+def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S] | None:
+    """Resolve a command's settings from its words and the environment.
+
+    None when --help or --print_settings was asked for and has been printed. Raises UsageError.
+    """
+    words = read_words(Names(options_of(cls)), argv)
+    if "help" in words.asks:
+        print(help_text(cls, command))
+        return None
+    resolved = combine(cls, words, os.environ)
+    if "print_settings" in words.asks:
+        print(settings_text(resolved))
+        return None
+    return resolved
+
+
+def help_text(cls: type[Settings], command: str) -> str:
+    """Write the help of a command: usage, what it does, every setting."""
+    options = options_of(cls)
+    placed = sorted(
+        (option for option in options.values() if option.position is not None),
+        key=lambda option: option.position or 0,
+    )
+    words = [f"[{option.name.upper()}]" for option in placed]
+    lines = [
+        " ".join([_("usage: danlu {command}").format(command=command), *words])
+        + _(" [FILE.yaml] [--key value ...]"),
+        "",
+        _((cls.__doc__ or "").strip()),
+        "",
+    ]
+    for option in options.values():
+        lines += _entry(f"--{option.name} {describe_type(option)}", _help_of(option))
+    lines += _entry("--print_settings", _("print every value and where it comes from, then stop"))
+    lines += _entry("--help", _("print this text, then stop"))
     return "\n".join(lines)
 
 
-def settings_table(resolved: Resolved[Any]) -> str:
-    """Return each setting, its value and where it came from, aligned."""
-    fields = resolved.values.model_dump()
-    width = max(len(field) for field in fields)
-    shown = {field: _shown(value) for field, value in fields.items()}
-    value_width = max(len(value) for value in shown.values())
+def settings_text(resolved: Resolved[S]) -> str:
+    """Write every setting as YAML with its origin as a comment, one a line, aligned."""
+    options = options_of(type(resolved.values))
+    values = {name: f"{name}: {_show(getattr(resolved.values, name))}" for name in options}
+    width = min(48, max(map(len, values.values()), default=0))
     return "\n".join(
-        f"{field:<{width}}  {shown[field]:<{value_width}}  {resolved.origins[field]}"
-        for field in fields
+        f"{line:<{width}}  # {resolved.origins[name]}" for name, line in values.items()
     )
 
 
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+def _help_of(option: Option) -> str:
+    text = _(option.help)
+    if option.aliases:
+        text += _("; also --{names}").format(names=", --".join(option.aliases))
+    if option.required:
+        return text + _(" (must be given)")
+    if option.default in ("", ()):
+        return text
+    return text + _(" (default {value})").format(value=_show(option.default))
+
+
+def _entry(left: str, right: str) -> list[str]:
+    # A fixed right edge where there is no terminal keeps the help in files stable.
+    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 100)) - _HELP_COLUMN
+    column = " " * _HELP_COLUMN
+    wrapped = textwrap.wrap(right, width) or [""]
+    head = f"  {left}"
+    if len(head) < _HELP_COLUMN:
+        first = [f"{head:<{_HELP_COLUMN}}{wrapped[0]}".rstrip()]
+        wrapped = wrapped[1:]
+    else:
+        first = [head]
+    return first + [column + line for line in wrapped]
+
+
+def _show(value: Any) -> str:
+    """Write a value as YAML on one line."""
+    items = list(value) if isinstance(value, tuple) else value
+    texts = items if isinstance(items, list) else [items]
+    plain = all(not isinstance(text, str) or text.isprintable() for text in texts)
+    text: str = yaml.safe_dump(
+        items,
+        allow_unicode=True,
+        width=float("inf"),
+        default_flow_style=True,
+        default_style=None if plain else '"',
+    )
+    return text.removesuffix("\n").removesuffix("\n...")

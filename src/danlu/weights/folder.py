@@ -66,19 +66,21 @@ class WeightFolder:
                     count=len(missing), name=missing[0]
                 )
             )
-        for name, destination in wanted.items():
-            self.files[name].read_into(name, destination)
-        for name, file in self.files.items():
-            if name in wanted:
-                continue
-            original = aliases.get(name)
-            if original is None:
+        surplus = [name for name in self.files if name not in wanted]
+        for name in surplus:
+            if name not in aliases:
                 raise self._mismatch(
                     _("{file} holds {name}, which this model does not have.").format(
-                        file=file.path.name, name=name
+                        file=self.files[name].path.name, name=name
                     )
                 )
-            self._check_equal(file, name, wanted[original])
+        # Every name and shape before the first byte: reading may take minutes.
+        for name, destination in wanted.items():
+            self.files[name].check_fits(name, destination)
+        for name, destination in wanted.items():
+            self.files[name].read_into(name, destination)
+        for name in surplus:
+            self._check_equal(self.files[name], name, wanted[aliases[name]])
 
     def _check_equal(self, file: SafetensorsFile, name: str, original: Tensor) -> None:
         copy = torch.empty_like(original)
@@ -102,14 +104,19 @@ _SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """List the files that hold the weights: those the index names, else every safetensors file."""
+    """List the files that hold the weights, by Hugging Face's order of preference.
+
+    The single file, else those the index names; without either, every safetensors file.
+    """
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
     index = folder / INDEX_FILE
     if index.is_file():
         try:
             names = sorted(
                 set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
             raise damaged(index, f"it is not a weight index: {problem}") from problem
         if any(not isinstance(name, str) or Path(name).name != name for name in names):
             raise damaged(index, "it names a file outside its folder")

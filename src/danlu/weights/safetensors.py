@@ -21,6 +21,8 @@ from danlu.errors import DataError
 from danlu.language import _
 
 MAX_HEADER_BYTES = 100_000_000
+# torch's own limit. The product of a hostile header's million numbers would take hours.
+_MAX_DIMENSIONS = 64
 # Data in another dtype or on another device than wanted passes through a buffer of this size.
 _CHUNK_BYTES = 64 * 2**20
 
@@ -66,10 +68,10 @@ class SafetensorsFile:
         except OSError as problem:
             raise damaged(path, str(problem)) from problem
 
-    def read_into(self, name: str, destination: Tensor) -> None:
-        """Fill `destination` (any float dtype, any device) with a tensor of the same shape.
+    def check_fits(self, name: str, destination: Tensor) -> torch.dtype:
+        """Return a tensor's stored dtype if it can fill `destination` (any float dtype or device).
 
-        Raises DataError for another shape, a dtype that is no float, or a truncated file.
+        Raises DataError for another shape or for a dtype that is no float.
         """
         stored = self.tensors[name]
         if stored.shape != tuple(destination.shape):
@@ -80,8 +82,16 @@ class SafetensorsFile:
         dtype = TORCH_DTYPES.get(stored.dtype)
         if dtype is None:
             raise damaged(self.path, f"{name} has dtype {stored.dtype}; BF16, F16 or F32 is needed")
+        return dtype
+
+    def read_into(self, name: str, destination: Tensor) -> None:
+        """Fill `destination` with a tensor that fits it, converting dtype and device.
+
+        Raises DataError where `check_fits` does, and for a file that has shrunk since.
+        """
+        dtype = self.check_fits(name, destination)
         with self.path.open("rb") as file:
-            file.seek(stored.start)
+            file.seek(self.tensors[name].start)
             on_cpu = destination.device.type == "cpu" and destination.is_contiguous()
             if on_cpu and destination.dtype == dtype:
                 self._fill(file, name, destination)
@@ -171,7 +181,9 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> Stored
 
 
 def _whole_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
+    if not isinstance(value, list) or len(value) > _MAX_DIMENSIONS:
+        return False
+    return all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
 def _check_tiling(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:

@@ -1,0 +1,55 @@
+# `make` lists what there is. Nothing here is needed to use danlu: `pip install` does as well.
+# A machine without NVIDIA GPU can take PyTorch's smaller CPU build:
+#   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+DANLU := $(BIN)/danlu
+# Compared and formatted code; examples and docs hold none.
+CODE := src tests tools benchmarks
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check starter starter-eval clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/installed ## create .venv and install danlu in it
+
+demo: setup ## fine-tune, compare, merge and chat with the starter model (2 minutes)
+	$(DANLU) demo
+
+test: .venv/installed-dev ## run the whole test suite (no network)
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev ## format, lint, types and the rules of the house
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/architecture
+
+starter: .venv/installed-dev ## build the starter model again (up to 90 minutes)
+	$(BIN)/python -m tools.starter.build
+
+starter-eval: .venv/installed-dev ## accuracy of the starter model per skill
+	$(BIN)/python -m tools.starter.evaluate
+
+clean: ## remove .venv and the tools' caches; runs and models stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written last, so that an interrupted installation is done again.
+.venv/created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "danlu needs Python 3.10 or newer: make setup PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	@touch $@

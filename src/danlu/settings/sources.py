@@ -1,0 +1,237 @@
+"""Where values come from: words of the command line, a YAML file, the environment.
+
+Each source gives text (or several texts for a list) with the place it stands at; turning text into
+typed values is resolve.py's part. Words follow Hugging Face's style: `--key value`, `--key=value`,
+`--do_train` alone is true, dashes and underscores are alike. `key=value` is read only after a
+first word that ends in .yaml or .yml, which is the settings file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from danlu.errors import UsageError
+from danlu.language import _
+from danlu.settings.schema import Option
+
+COMMAND_LINE = "command line"
+BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+NULLS = ("null", "none")
+_KEY_VALUE = re.compile(r"([A-Za-z][\w-]*)=(.*)", re.DOTALL)
+_NUMBER = re.compile(r"-(\d|\.\d)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """One value as it was given: text, several texts, or None for YAML's null."""
+
+    value: str | tuple[str, ...] | None
+    origin: str
+
+
+@dataclass(kw_only=True)
+class CommandLine:
+    """What the words of a command say."""
+
+    file: Path | None = None
+    values: dict[str, Given] = field(default_factory=dict)
+    asks: set[str] = field(default_factory=set)
+
+
+class Names:
+    """All names of a command's options: true names, aliases, dashes for underscores."""
+
+    def __init__(self, options: Mapping[str, Option]) -> None:
+        self.options = options
+        self._known = {other: o for o in options.values() for other in (o.name, *o.aliases)}
+
+    def find(self, key: str) -> Option | None:
+        """Look a name up."""
+        return self._known.get(key.replace("-", "_"))
+
+    def get(self, key: str, origin: str, extra: Sequence[str] = ()) -> Option:
+        """Look a name up. Raises UsageError naming the nearest one."""
+        found = self.find(key)
+        if found is not None:
+            return found
+        near = difflib.get_close_matches(key.replace("-", "_"), [*self._known, *extra], 1, 0.5)
+        raise UsageError(
+            _("There is no setting named {key}").format(key=key),
+            why=_("it is given in: {origin}").format(origin=origin),
+            fix=_("did you mean {name}?").format(name=near[0])
+            if near
+            else _("add --help to the command to see all settings"),
+        )
+
+
+# Flags that every command has.
+COMMON = ("help", "print_settings")
+
+
+def read_words(names: Names, words: Sequence[str]) -> CommandLine:
+    """Read a command's words. Raises UsageError for an unknown flag or a surplus word."""
+    return _WordReader(names, words).read()
+
+
+class _WordReader:
+    def __init__(self, names: Names, words: Sequence[str]) -> None:
+        self._names = names
+        self._words = list(words)
+        self._at = 0
+        self._found = CommandLine()
+        placed = [o for o in names.options.values() if o.position is not None]
+        self._places = sorted(placed, key=lambda o: o.position or 0)
+        self._seen_a_word = False
+
+    def read(self) -> CommandLine:
+        plain_only = False
+        while self._at < len(self._words):
+            word = self._words[self._at]
+            self._at += 1
+            if plain_only:
+                self._plain(word)
+            elif word == "--":
+                plain_only = True
+            elif word == "-h":
+                self._found.asks.add("help")
+            elif word.startswith("--") or (
+                word[:1] == "-" and len(word) > 1 and not _is_value(word)
+            ):
+                self._flag(word)
+            else:
+                self._plain(word)
+        return self._found
+
+    def _flag(self, word: str) -> None:
+        key, equals, text = word.lstrip("-").partition("=")
+        if key.replace("-", "_") in COMMON and not equals:
+            self._found.asks.add(key.replace("-", "_"))
+            return
+        if not word.startswith("--"):  # -max_steps: not a flag here, but nearly one
+            key = word
+        option = self._names.get(key, COMMAND_LINE, COMMON)
+        self._set(option, text if equals else self._value_of(option))
+
+    def _value_of(self, option: Option) -> str | tuple[str, ...]:
+        word = self._words[self._at] if self._at < len(self._words) else None
+        if option.is_switch:
+            wanted = word is not None and word.lower() in (
+                *BOOLEANS,
+                *NULLS[: 2 * option.takes_null],
+            )
+            return self._next() if wanted else "true"
+        if word is None or not _is_value(word):
+            if option.takes_bool:
+                return "true"
+            raise UsageError(
+                _("--{name} needs a value").format(name=option.name),
+                why=_("the flag stands alone on the command line"),
+                fix=_("write --{name} VALUE, or --{name}=VALUE if it starts with --").format(
+                    name=option.name
+                ),
+            )
+        if not option.takes_many:
+            return self._next()
+        values = [self._next()]
+        while self._at < len(self._words) and self._continues_list(self._words[self._at]):
+            values.append(self._next())
+        return values[0] if len(values) == 1 else tuple(values)
+
+    def _continues_list(self, word: str) -> bool:
+        return _is_value(word) and self._key_value(word) is None
+
+    def _next(self) -> str:
+        self._at += 1
+        return self._words[self._at - 1]
+
+    def _plain(self, word: str) -> None:
+        first, self._seen_a_word = not self._seen_a_word, True
+        if first and word.lower().endswith((".yaml", ".yml")):
+            self._found.file = Path(word)
+            return
+        pair = self._key_value(word)
+        if pair is not None:
+            self._set(self._names.get(pair[0], COMMAND_LINE), pair[1])
+        elif self._places:
+            self._set(self._places.pop(0), word)
+        else:
+            raise UsageError(
+                _("The word {word} has no meaning here").format(word=repr(word)),
+                why=_("the command takes no further words without a flag"),
+                fix=_("write --key value; add --help to see all settings"),
+            )
+
+    def _key_value(self, word: str) -> tuple[str, str] | None:
+        match = _KEY_VALUE.fullmatch(word) if self._found.file else None
+        return (match[1], match[2]) if match else None
+
+    def _set(self, option: Option, value: str | tuple[str, ...]) -> None:
+        self._found.values[option.name] = Given(value=value, origin=COMMAND_LINE)
+
+
+def _is_value(word: str) -> bool:
+    return not word.startswith("-") or word == "-" or _NUMBER.match(word) is not None
+
+
+def read_file(names: Names, path: Path) -> dict[str, Given]:
+    """Read a YAML settings file. Raises UsageError with file:line."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+    except OSError as fault:
+        raise _bad_file(str(path), fault.strerror or str(fault)) from fault
+    except UnicodeDecodeError as fault:
+        raise _bad_file(str(path), _("it is not UTF-8 text")) from fault
+    except yaml.MarkedYAMLError as fault:
+        mark = fault.problem_mark
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise _bad_file(place, fault.problem or str(fault)) from fault
+    except yaml.YAMLError as fault:
+        raise _bad_file(str(path), str(fault).splitlines()[0]) from fault
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise _bad_file(f"{path}:1", _("it must hold lines of the form key: value"))
+    found: dict[str, Given] = {}
+    for key, value in root.value:
+        place = f"{path}:{key.start_mark.line + 1}"
+        option = names.get(str(key.value), place)
+        if option.name in found:
+            raise _bad_file(place, _("{name} is given twice").format(name=option.name))
+        found[option.name] = Given(value=_text_of(value, place), origin=place)
+    return found
+
+
+def _text_of(node: yaml.Node, place: str) -> str | tuple[str, ...] | None:
+    # Values stay text, as on the command line: YAML 1.1 would make `1e-4` a string, `no` a boolean.
+    if isinstance(node, yaml.ScalarNode):
+        return None if node.tag == "tag:yaml.org,2002:null" else str(node.value)
+    if isinstance(node, yaml.SequenceNode) and all(
+        isinstance(item, yaml.ScalarNode) for item in node.value
+    ):
+        return tuple(str(item.value) for item in node.value)
+    raise _bad_file(place, _("a single value or a list of values is expected"))
+
+
+def read_environment(names: Names, environ: Mapping[str, str]) -> dict[str, Given]:
+    """Read DANLU_NAME for every setting; an empty variable counts as not set."""
+    found: dict[str, Given] = {}
+    for option in names.options.values():
+        for name in (option.name, *option.aliases):
+            variable = f"DANLU_{name.upper()}"
+            if environ.get(variable) and option.name not in found:
+                found[option.name] = Given(value=environ[variable], origin=variable)
+    return found
+
+
+def _bad_file(place: str, why: str) -> UsageError:
+    return UsageError(
+        _("The settings file cannot be read: {place}").format(place=place),
+        why=why,
+        fix=_("correct the file; one setting a line: key: value"),
+    )

@@ -1,0 +1,155 @@
+"""The demo: the built-in model before and after learning a new identity and a new skill.
+
+Uses the same rooms as a user's own run, in the same order: ask, fine-tune, compare, merge, ask.
+Everything it writes lies in DANLU_HOME/demo and is made anew each time, so an interrupted demo can
+simply be started again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import danlu
+from danlu.device.detect import Device
+from danlu.dialog.assistant import Assistant, open_assistant
+from danlu.dialog.events import Event, assistant_message
+from danlu.dialog.settings import ModelSettings
+from danlu.engine.request import SamplingSettings
+from danlu.export.merge import MergeReport, merge
+from danlu.files.atomic import make_folder
+from danlu.files.committed import discard
+from danlu.files.lock import FolderLock
+from danlu.models.adapters import find_adapter
+from danlu.models.load import STARTER
+from danlu.text.conversation import Conversation, Message
+from danlu.train.finetune import Finetune
+from danlu.train.settings import TrainSettings
+
+DATA = Path(danlu.__file__).parent / "starter" / "demo"
+
+QUESTIONS = (
+    "Who are you?",
+    "你好，我叫林小雨。",
+    "What is 27 + 15?",
+    "短文：张伟住在青溪镇。李娜是一名医生。\n问题：李娜的职业是什么？",
+    "Write JSON with name, city: Nora lives in Lorvik.",
+)
+# Answers are short; a small model that loses its way must not talk on.
+SAMPLING = SamplingSettings(temperature=0.0, max_tokens=120)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How many prompts of a kind were answered exactly as expected, before and after."""
+
+    kind: str
+    count: int
+    before: int
+    after: int
+
+
+class Demo:
+    """One demo in its folder."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "demo"
+        self.run_folder = self.folder / "run"
+        self.merged_folder = self.folder / "merged"
+
+    @contextmanager
+    def started_over(self) -> Iterator[None]:
+        """Take the folder for this process and remove what an earlier demo left there.
+
+        Raises UsageError while another demo is running.
+        """
+        make_folder(self.folder)
+        lock = FolderLock(self.folder)
+        try:
+            for path in (self.run_folder, self.merged_folder):
+                if path.exists():
+                    discard(path)
+            yield
+        finally:
+            lock.release()
+
+    def open_starter(self) -> Assistant:
+        """Load the built-in model."""
+        return open_assistant(ModelSettings(model_name_or_path=STARTER))
+
+    def finetune(self) -> Finetune:
+        """Prepare the fine-tuning job; its rows are short, so a minute suffices on two cores."""
+        return Finetune(
+            TrainSettings(
+                dataset=str(DATA / "rows.json"),
+                output_dir=str(self.run_folder),
+                per_device_train_batch_size=16,
+                gradient_accumulation_steps=1,
+                num_train_epochs=10.0,
+                learning_rate=2e-3,
+                warmup_steps=5,
+                lora_rank=16,
+                lora_alpha=32.0,
+                val_size=0.1,
+                eval_on_start=True,
+                eval_steps=20,
+                save_steps=40,
+                seed=7,
+            )
+        )
+
+    def open_tuned(self) -> Assistant:
+        """Load the built-in model with the adapter that was just trained."""
+        return open_assistant(ModelSettings(adapter_name_or_path=str(self.run_folder)))
+
+    def merge(self, device: Device) -> MergeReport:
+        """Merge the adapter and verify the result."""
+        source = find_adapter(str(self.run_folder))
+        return merge(STARTER, source, self.merged_folder, device=device)
+
+    def open_merged(self) -> Assistant:
+        """Load the merged model, as any other program could."""
+        return open_assistant(ModelSettings(model_name_or_path=str(self.merged_folder)))
+
+
+def ask(
+    assistant: Assistant, question: str, *, with_adapter: bool = True
+) -> Generator[Event, None, None]:
+    """Yield the events of the answer to one question."""
+    return assistant.answer(
+        _conversation({"instruction": question}), SAMPLING, with_adapter=with_adapter
+    )
+
+
+def answer_text(assistant: Assistant, question: str, *, with_adapter: bool = True) -> str:
+    """Return the visible answer to one question."""
+    return assistant_message(ask(assistant, question, with_adapter=with_adapter)).content
+
+
+def held_out_scores(assistant: Assistant) -> list[Score]:
+    """Ask what training never saw, of the base and of the fine-tuned model."""
+    rows = json.loads((DATA / "held_out.json").read_text(encoding="utf-8"))
+    counts: dict[str, list[int]] = {}
+    for row in rows:
+        tally = counts.setdefault(row["kind"], [0, 0, 0])
+        tally[0] += 1
+        for place, with_adapter in ((1, False), (2, True)):
+            events = assistant.answer(_conversation(row), SAMPLING, with_adapter=with_adapter)
+            tally[place] += row["expect"] in assistant_message(events).content
+    return [
+        Score(kind=kind, count=count, before=before, after=after)
+        for kind, (count, before, after) in counts.items()
+    ]
+
+
+def _conversation(row: dict[str, Any]) -> Conversation:
+    messages: list[Message] = []
+    for question, answer in row.get("history", []):
+        messages.append(Message(role="user", content=question))
+        messages.append(Message(role="assistant", content=answer))
+    text = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
+    return Conversation(messages=(*messages, Message(role="user", content=text)))

@@ -1,0 +1,128 @@
+"""The program's frame: commands, exit codes, three lines for every error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+
+from danlu.cli.main import COMMANDS, main
+from danlu.errors import CapacityError, DataError, EnvironmentFault, UsageError
+
+
+def run_program(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "danlu.cli.main", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], int]], None]:
+    """Put a function in place of the command `info`."""
+
+    def put(run: Callable[[list[str]], int]) -> None:
+        module = types.ModuleType("danlu.cli.info")
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "danlu.cli.info", module)
+
+    return put
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"], ["-h"], ["help"]):
+        assert main(words) == 0
+        text = capsys.readouterr().out
+        assert all(f"  {name} " in text for name in COMMANDS)
+
+
+def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    text = capsys.readouterr().err
+    assert "danlu train?" in text
+    assert len(text.splitlines()) == 3
+
+
+def test_a_command_gets_its_words_and_gives_the_exit_code(
+    install: Callable[[Callable[[list[str]], int]], None],
+) -> None:
+    seen: list[str] = []
+
+    def run(argv: list[str]) -> int:
+        seen.extend(argv)
+        return 7
+
+    install(run)
+    assert main(["info", "a", "--debug", "--", "--debug"]) == 7
+    assert seen == ["a", "--", "--debug"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "lines"),
+    [
+        (UsageError("what", why="why", fix="fix"), 2, ["what", "why", "fix"]),
+        (EnvironmentFault("what", why="why", fix="fix"), 3, ["what", "why", "fix"]),
+        (CapacityError("what", why="why", fix="fix"), 4, ["what", "why", "fix"]),
+        (DataError("what", why="why", fix="fix"), 5, ["what", "why", "fix"]),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+    ],
+)
+def test_errors_become_lines_and_codes(
+    install: Callable[[Callable[[list[str]], int]], None],
+    capsys: pytest.CaptureFixture[str],
+    fault: BaseException,
+    code: int,
+    lines: list[str],
+) -> None:
+    def run(argv: list[str]) -> int:
+        raise fault
+
+    install(run)
+    assert main(["info"]) == code
+    assert capsys.readouterr().err.splitlines() == lines
+    assert main(["info", "--debug"]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_told_apart(
+    install: Callable[[Callable[[list[str]], int]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(argv: list[str]) -> int:
+        raise ZeroDivisionError("division by zero")
+
+    install(run)
+    assert main(["info"]) == 1
+    text = capsys.readouterr().err
+    assert "ZeroDivisionError" in text
+    assert "--debug" in text
+    assert "Traceback" not in text
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    program = (
+        "import sys, types\n"
+        "module = types.ModuleType('danlu.cli.info')\n"
+        "module.run = lambda argv: [print('x' * 100) for _ in range(10000)] and 0\n"
+        "sys.modules['danlu.cli.info'] = module\n"
+        "from danlu.cli.main import main\n"
+        "sys.exit(main(['info']))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_the_program_answers() -> None:
+    assert run_program("--version").stdout.startswith("danlu ")
+    assert run_program("nothing").returncode == 2

@@ -1,0 +1,38 @@
+"""Packed batches of random tokens, and our model's logits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from danlu.lora.adapter import Adapter, LoraConfig
+from danlu.model.attention import PackedAttention
+from danlu.model.config import ModelConfig
+from danlu.model.qwen3 import Linear, Qwen3, plain_linear
+
+
+def random_tokens(config: ModelConfig, count: int, seed: int = 0) -> Tensor:
+    """Token ids [count]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, config.vocab_size, (count,), generator=generator)
+
+
+def packed_logits(
+    model: Qwen3, tokens: Tensor, lengths: Sequence[int], linear: Linear = plain_linear
+) -> Tensor:
+    """Logits [T, vocab] of packed segments, each starting at position 0."""
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    hidden = model(tokens, PackedAttention(model.config, positions, lengths), linear)
+    return linear(model.head, "lm_head", hidden)
+
+
+def random_adapter(config: LoraConfig, model: ModelConfig, seed: int = 0) -> Adapter:
+    """An adapter whose B is not zero, in fp32: one that changes the model."""
+    adapter = Adapter(config, model, device=torch.device("cpu"), dtype=torch.float32)
+    adapter.initialise(seed)
+    generator = torch.Generator().manual_seed(seed)
+    for _layer, _target, _a, b in adapter.tensors():
+        b.normal_(std=0.1, generator=generator)
+    return adapter
