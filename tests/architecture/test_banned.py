@@ -67,7 +67,7 @@ def banned_uses(module: Module) -> Iterator[str]:
         for argument in call.keywords:
             value = argument.value
             if isinstance(value, ast.Constant) and (argument.arg, value.value) in BANNED_ARGUMENTS:
-                yield f"{module.at(call)}: {argument.arg}={value.value}"
+                yield f"{module.at(call)}: {argument.arg}={value.value!r}"
 
 
 def oracle_imports(module: Module) -> Iterator[str]:
@@ -116,9 +116,9 @@ def device_code(module: Module) -> Iterator[str]:
             yield f"{module.where}:{line}: imports {name}"
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Attribute):
-            name = module.dotted(node)
-            if name in DEVICE_NAMES:
-                yield f"{module.at(node)}: uses {name}"
+            used = module.dotted(node)
+            if used in DEVICE_NAMES:
+                yield f"{module.at(node)}: uses {used}"
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr in ("cuda", "npu") and not node.args:
                 yield f"{module.at(node)}: moves a tensor with .{node.func.attr}()"

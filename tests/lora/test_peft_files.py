@@ -86,6 +86,8 @@ def test_another_base_is_told_by_shape(folder: Path, overrides: dict[str, int]) 
         {"fan_in_fan_out": True},
         {"layers_to_transform": [0]},
         {"peft_type": "IA3"},
+        {"init_lora_weights": "pissa_niter_16"},
+        {"alora_invocation_tokens": [1, 2]},
     ],
     ids=str,
 )

@@ -86,6 +86,7 @@ def test_end_tokens(value: Any, ids: tuple[int, ...]) -> None:
         {"model_type": ...},
         {"rope_theta": "1e6"},
         {"rope_theta": -1},
+        {"rope_theta": 10**400},
         {"rms_norm_eps": "small"},
         {"rms_norm_eps": None},
         {"eos_token_id": "five"},

@@ -30,6 +30,8 @@ _PREFIX = "base_model.model."
 _TENSOR = re.compile(
     r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
 )
+# Ways to start training that also change the base model's weights: without them the sum is wrong.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # What reading fields of unknown types out of any JSON text can raise.
 _MALFORMED = (
     *(ValueError, KeyError, TypeError, AttributeError),
@@ -151,6 +153,8 @@ def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
     refused = {
         "peft_type": fields.get("peft_type") != "LORA" and fields.get("peft_type"),
         "bias": fields.get("bias", "none") != "none" and fields.get("bias"),
+        "init_lora_weights": str(fields.get("init_lora_weights")).lower().startswith(_CHANGES_BASE)
+        and fields["init_lora_weights"],
         **{
             name: fields.get(name)
             for name in (
@@ -165,6 +169,11 @@ def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
                 "target_parameters",
                 "trainable_token_indices",
                 "use_qalora",
+                "use_bdlora",
+                "alora_invocation_tokens",
+                "arrow_config",
+                "kasa_config",
+                "monteclora_config",
             )
         },
     }

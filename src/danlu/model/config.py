@@ -7,7 +7,7 @@ windows, biases) is refused by name, never computed wrongly.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 
 from danlu.errors import DataError, UsageError
 from danlu.language import _
+
+_LARGEST = sys.float_info.max  # JSON allows whole numbers that no float can hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +174,7 @@ def _rope_theta(fields: Mapping[str, Any], source: Path) -> float:
 
 
 def _positive_number(name: str, value: Any, source: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
         raise _broken(source, f"{name} is {value!r}; a positive number is needed")
     return float(value)
 

@@ -5,6 +5,8 @@ single devices will be chosen here, once, and named in the run. Nothing above th
 which variant runs.
 """
 
+from __future__ import annotations
+
 from danlu.ops.attention import segment_attention
 from danlu.ops.cross_entropy import cross_entropy_sum
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward

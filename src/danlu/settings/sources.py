@@ -152,7 +152,7 @@ class _WordReader:
 
     def _plain(self, word: str) -> None:
         first, self._seen_a_word = not self._seen_a_word, True
-        if first and word.lower().endswith((".yaml", ".yml")):
+        if first and word.lower().endswith((".yaml", ".yml")) and " " not in word:
             self._found.file = Path(word)
             return
         pair = self._key_value(word)

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from danlu.device.memory import is_readable_in_place
 from danlu.errors import DataError
 from danlu.language import _
 
@@ -24,7 +25,7 @@ MAX_HEADER_BYTES = 100_000_000
 # torch's own limit. The product of a hostile header's million numbers would take hours.
 _MAX_DIMENSIONS = 64
 # Data in another dtype or on another device than wanted passes through a buffer of this size.
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 8 * 2**20
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "F32": torch.float32,
@@ -92,8 +93,7 @@ class SafetensorsFile:
         dtype = self.check_fits(name, destination)
         with self.path.open("rb") as file:
             file.seek(self.tensors[name].start)
-            on_cpu = destination.device.type == "cpu" and destination.is_contiguous()
-            if on_cpu and destination.dtype == dtype:
+            if destination.dtype == dtype and is_readable_in_place(destination):
                 self._fill(file, name, destination)
             else:
                 self._convert(file, name, dtype, destination)
@@ -121,8 +121,10 @@ class SafetensorsFile:
         if destination.dim() == 0:
             destination = destination.unsqueeze(0)
         row_bytes = max(1, destination[0].numel() * dtype.itemsize) if len(destination) else 1
+        buffer: Tensor | None = None
         for rows in destination.split(max(1, _CHUNK_BYTES // row_bytes)):
-            piece = torch.empty(rows.shape, dtype=dtype)
+            buffer = torch.empty(rows.shape, dtype=dtype) if buffer is None else buffer
+            piece = buffer[: len(rows)]  # the last one may be shorter
             self._fill(file, name, piece)
             rows.copy_(piece)
 
