@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 ROWS_PER_STEP = 16
 WARMUP_STEPS = 1
@@ -30,7 +32,7 @@ PROMPT = "用三句话介绍一下你自己。"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="folder with config.json")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder with tokenizer.json")
     parser.add_argument("--data", type=Path, required=True, help="alpaca rows")
@@ -104,8 +106,8 @@ def load_rows(path: Path) -> list[dict[str, str]]:
 
 
 def measure_danlu(folder: Path, rows: list[dict[str, str]]) -> dict[str, float]:
-    from danlu.data.alpaca import conversation_of
-    from danlu.data.examples import tokenize
+    from danlu.data.alpaca import DEFAULT_COLUMNS, conversation_of
+    from danlu.data.examples import tokenize_rows
     from danlu.device.detect import select
     from danlu.engine.engine import Engine
     from danlu.engine.request import Request, SamplingSettings
@@ -116,7 +118,53 @@ def measure_danlu(folder: Path, rows: list[dict[str, str]]) -> dict[str, float]:
     from danlu.train.method import LoraMethod
     from danlu.train.trainer import Recipe, Trainer
 
-    raise SystemExit("completed once the rooms it measures are in place")
+    base = load_model(str(folder / "model"), device=select("cpu"))
+    prompt = tuple(base.tokenizer.encode_text(PROMPT))
+    sampling = SamplingSettings(temperature=0.0, max_tokens=DECODE_TOKENS)
+    times = [
+        time.perf_counter()
+        for _output in Engine(base.model, base.tokenizer).stream(
+            Request(prompt=prompt, sampling=sampling)
+        )
+    ]
+    examples, _too_long = tokenize_rows(
+        [conversation_of(row, DEFAULT_COLUMNS) for row in rows],
+        base.tokenizer,
+        template="qwen3",
+        enable_thinking=True,
+        cutoff_len=4096,
+    )
+    recipe = Recipe(
+        total_steps=WARMUP_STEPS + MEASURED_STEPS,
+        rows_per_step=ROWS_PER_STEP,
+        learning_rate=1e-4,
+        warmup_steps=0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=0,
+        eval_on_start=False,
+        eval_steps=0,
+        save_steps=0,
+        save_total_limit=None,
+        load_best_model_at_end=False,
+        micro_batch_tokens=4096,
+    )
+    method = LoraMethod(base, LoraConfig(r=8, lora_alpha=16), base_name="random", seed=0)
+    with tempfile.TemporaryDirectory() as place:
+        trainer = Trainer(
+            base=base,
+            method=method,
+            recipe=recipe,
+            train_rows=examples,
+            eval_rows=[],
+            run_folder=RunFolder.create(Path(place) / "run"),
+        )
+        done = [event for event in trainer.run() if isinstance(event, StepDone)][WARMUP_STEPS:]
+    return result(
+        train=sum(event.num_tokens for event in done) / sum(event.seconds for event in done),
+        # The first output also reads the prompt; only the steps after it are decoding.
+        decode=(len(times) - 1) / (times[-1] - times[0]),
+    )
 
 
 def measure_transformers(folder: Path, rows: list[dict[str, str]]) -> dict[str, float]:
@@ -129,9 +177,7 @@ def measure_transformers(folder: Path, rows: list[dict[str, str]]) -> dict[str, 
     decode = decode_with_transformers(model, tokenizer)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules=targets))
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=1e-4
-    )
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     examples = [hf_example(tokenizer, row) for row in rows]
     seconds, tokens = 0.0, 0
     for step in range(WARMUP_STEPS + MEASURED_STEPS):
@@ -151,8 +197,51 @@ def measure_transformers(folder: Path, rows: list[dict[str, str]]) -> dict[str, 
         if step >= WARMUP_STEPS:
             seconds += time.perf_counter() - started
             tokens += sum(len(ids) for ids, _labels in chosen)
+    return result(train=tokens / seconds, decode=decode)
+
+
+def decode_with_transformers(model: Any, tokenizer: Any) -> float:
+    """Tokens per second of greedy `generate`, the reading of the prompt taken off."""
+    import torch
+
+    ids = tokenizer(PROMPT, return_tensors="pt")
+    seconds = []
+    for new_tokens in (1, DECODE_TOKENS):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            model.generate(
+                **ids, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens
+            )
+        seconds.append(time.perf_counter() - started)
+    return (DECODE_TOKENS - 1) / (seconds[1] - seconds[0])
+
+
+def hf_example(tokenizer: Any, row: dict[str, str]) -> tuple[list[int], list[int]]:
+    """Ids and labels of a row as danlu renders it: the answer and its empty thought are learned."""
+    question = "\n".join(part for part in (row["instruction"], row.get("input", "")) if part)
+    prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    answer = f"<think>\n\n</think>\n\n{row['output']}<|im_end|>\n"
+    parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer)]
+    return parts[0] + parts[1], [-100] * len(parts[0]) + parts[1]
+
+
+def result(*, train: float, decode: float) -> dict[str, float]:
     return {
-        "train_tokens_per_s": round(tokens / seconds, 2),
+        "train_tokens_per_s": round(train, 2),
         "decode_tokens_per_s": round(decode, 2),
         "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
     }
+
+
+def processor() -> str:
+    from danlu.device.detect import select
+
+    return select("cpu").description
+
+
+def versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("danlu", "torch", "transformers", "peft")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

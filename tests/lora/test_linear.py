@@ -78,7 +78,7 @@ def test_masks_differ_by_seed_step_row_layer_and_target() -> None:
     others = [
         Dropout(probability=0.3, seed=12, step=7, segments=SEGMENTS).mask(1, "q_proj", like),
         dropout(step=8).mask(1, "q_proj", like),
-        dropout([("row 4", 24)]).mask(1, "q_proj", like),
+        dropout([("row 4", 9), *SEGMENTS[1:]]).mask(1, "q_proj", like),
         dropout().mask(0, "q_proj", like),
         dropout().mask(1, "k_proj", like),
     ]

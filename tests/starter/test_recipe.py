@@ -20,7 +20,7 @@ from tools.starter.tokenizer import tokenizer_config, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 QWEN3 = ROOT.parent / "shared" / "qwen3" / "tokenizer"
-EXAMPLES = ROOT / "examples"
+DEMO = ROOT / "src" / "danlu" / "starter" / "demo"
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -129,12 +129,11 @@ def _entry(message: Any) -> dict[str, Any]:
 
 
 def test_demo_rows_can_be_read_and_held_out_ones_are_new() -> None:
-    train = load_rows(str(EXAMPLES / "identity_and_skill.json"), EXAMPLES)
-    held_out = json.loads((EXAMPLES / "identity_heldout.json").read_text(encoding="utf-8"))
+    train = load_rows(str(DEMO / "rows.json"), DEMO)
+    held_out = json.loads((DEMO / "held_out.json").read_text(encoding="utf-8"))
     assert 60 <= len(train) <= 200
     asked = {row.conversation.messages[0].content for row in train}
-    names = [row for row in held_out if row["expect"] in ("Ember", "小炉")]
-    assert len(names) >= 20
+    assert len([row for row in held_out if row["kind"] == "new: identity"]) >= 20
     for row in held_out:
-        assert "\n".join(filter(None, (row["instruction"], row["input"]))) not in asked
-        assert row["expect"] in row["output"]
+        parts = (row["instruction"], row.get("input"))
+        assert "\n".join(filter(None, parts)) not in asked

@@ -1,4 +1,4 @@
-"""One flat AdamW does what torch's does on separate tensors, and decay leaves norm weights alone."""
+"""One flat AdamW does what torch's does on separate tensors; decay leaves norm weights alone."""
 
 from __future__ import annotations
 

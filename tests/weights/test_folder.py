@@ -244,14 +244,14 @@ print(json.dumps([sum(t.nbytes for t in tensors.values()), *grown]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_holds_the_weights_once(tmp_path: Path) -> None:
-    """200 MB of weights: the peak grows by them, and for a conversion by a few
-    buffers of 8 MB.
+    """200 MB of weights: a conversion may add what does not grow with the model, no second copy.
 
-    The weights' memory counts when they are first filled; the second load fills it again.
+    The weights' memory counts when they are first filled; the second load fills it again. Measured
+    for the conversion: 52 MB with 6 layers and with 18 (8 MB buffers that the allocator keeps).
     """
     command = [sys.executable, "-c", LOAD, str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     weights_bytes, same_dtype, converted = json.loads(run.stdout)
     assert weights_bytes > 190e6
     assert 0.9 * weights_bytes < same_dtype < 1.05 * weights_bytes
-    assert converted < 0.25 * weights_bytes  # a second copy would be 1, or 2 in fp32
+    assert converted < 80e6  # a second copy would be 206 MB, or 411 in fp32

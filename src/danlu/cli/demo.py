@@ -86,7 +86,7 @@ def _show(demo: Demo) -> None:
     _title(5, _("The same with Qwen3-8B and your own data"))
 
 
-_NEW_SKILL = "Is this review good or bad?\nThe soup was wonderful."
+_NEW_SKILL = "Write this as an order slip:\nPlease send a silver bell to Maradon."
 
 
 def _title(number: int, text: str) -> None:

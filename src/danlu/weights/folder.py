@@ -124,7 +124,8 @@ def _weight_files(folder: Path) -> list[Path]:
         if absent:
             raise damaged(folder / absent[0], _("The index names this file, but it is missing."))
         return [folder / name for name in names]
-    paths = sorted(folder.glob("*.safetensors"))
+    # A checkpoint's optimizer state is a safetensors file as well.
+    paths = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not paths:
         raise UsageError(
             _("{folder} holds no weights.").format(folder=folder),
