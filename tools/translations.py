@@ -48,7 +48,7 @@ class StableCatalog(Catalog):
         super().__init__(locale="zh_CN", header_comment=HEADER_COMMENT, fuzzy=False)
 
     @property
-    def mime_headers(self) -> list[tuple[str, str]]:  # type: ignore[override]
+    def mime_headers(self) -> list[tuple[str, str]]:
         """The lines of the header entry."""
         return HEADERS
 
@@ -163,7 +163,7 @@ def faults(catalog: Catalog) -> list[str]:
     for message in catalog:
         if not message.id:
             continue
-        template, translation = str(message.id), str(message.string)
+        template, translation = str(message.id), str(message.string or "")
         if not translation or message.fuzzy:
             found.append(f"not translated: {template!r}")
         elif fields(template) != fields(translation):

@@ -138,6 +138,17 @@ def test_a_wrong_dtype(folder: Path) -> None:
     assert "I8" in text
 
 
+@pytest.mark.parametrize(
+    "change", [{"model.extra": torch.zeros(2)}, {"model.norm.weight": torch.zeros(65)}], ids=list
+)
+def test_a_mismatch_is_found_before_the_first_byte(change: dict[str, Tensor], folder: Path) -> None:
+    """Reading a large model takes minutes: too late to say that a name does not belong."""
+    save_file(hf_tensors() | change, folder / "model.safetensors")
+    wanted = hf_tensors(seed=5)
+    refusal(folder, wanted)
+    assert all(torch.equal(wanted[name], tensor) for name, tensor in hf_tensors(seed=5).items())
+
+
 def test_a_tied_head_stored_as_well_is_accepted_if_it_equals_the_embedding(folder: Path) -> None:
     tensors = hf_tensors()
     same = tensors["model.embed_tokens.weight"].clone()

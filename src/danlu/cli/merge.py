@@ -54,6 +54,8 @@ def run(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json.dumps(asdict(report), ensure_ascii=False))
         return EXIT_OK
+    if not report.base_is_proven:
+        print(_("The adapter does not record its base; only the shapes could be checked."))
     print(merge_summary(report))
     print(_("Merged model: {path}").format(path=export_dir))
     print(_("Chat with it: danlu chat --model {path}").format(path=export_dir))
