@@ -76,6 +76,14 @@ def test_other_architecture(folder: Path) -> None:
         load_model(str(folder), device=CPU)
 
 
+def test_a_config_of_another_size_is_noticed_before_memory_is_taken(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["vocab_size"] = 10**12
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(DataError, match=r"model\.embed_tokens\.weight"):
+        load_model(str(folder), device=CPU)
+
+
 def test_too_little_memory_is_said_before_loading(folder: Path) -> None:
     with pytest.raises(CapacityError, match="does not fit"):
         load_model(str(folder), device=replace(CPU, memory_bytes=1000))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from danlu.errors import EXIT_OK, UsageError
+from danlu.errors import EXIT_OK, DanluError
 from danlu.language import _
 from danlu.settings.show import read_settings
 
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
         asked = [*messages, Message(role="user", content=text)]
         try:
             events = show_answer(assistant.answer(Conversation(messages=tuple(asked)), sampling))
-        except UsageError as problem:
+        except DanluError as problem:
             print(problem)
             continue
         messages = [*asked, assistant_message(events)]

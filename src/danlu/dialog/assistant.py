@@ -91,7 +91,7 @@ class Assistant:
         lines.append(
             _("Template {template}, thinking {thinking}").format(
                 template=self.prompting.template,
-                thinking={True: "on", False: "off", None: "as trained"}[
+                thinking={True: _("on"), False: _("off"), None: _("as trained")}[
                     self.prompting.enable_thinking
                 ],
             )

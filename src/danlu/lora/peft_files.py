@@ -142,7 +142,12 @@ def _targets_in(folder: Path, rank: int) -> tuple[str, ...]:
         if match is None or match.group(2) not in ALL_TARGETS:
             raise _unusable(path, _("{name} is no LoRA matrix of Qwen3.").format(name=name))
         if rank not in stored.shape:
-            raise _unusable(path, f"{name} has shape {list(stored.shape)}; its rank is not {rank}")
+            raise _unusable(
+                path,
+                _("{name} has shape {shape}; its rank is not {rank}").format(
+                    name=name, shape=list(stored.shape), rank=rank
+                ),
+            )
         found.add(match.group(2))
     if not found:
         raise _unusable(path, _("It holds no tensors."))

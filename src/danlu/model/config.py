@@ -83,10 +83,12 @@ def config_from_fields(fields: Mapping[str, Any], *, source: Path) -> ModelConfi
     num_attention_heads = _integer(fields, "num_attention_heads", source)
     num_key_value_heads = _integer(fields, "num_key_value_heads", source, num_attention_heads)
     if num_attention_heads % num_key_value_heads:
-        raise _broken(source, "num_attention_heads is not a multiple of num_key_value_heads")
+        raise _broken(source, _("num_attention_heads is not a multiple of num_key_value_heads"))
     head_dim = _integer(fields, "head_dim", source, hidden_size // num_attention_heads)
     if head_dim % 2:
-        raise _broken(source, f"head_dim is {head_dim}; RoPE needs an even number")
+        raise _broken(
+            source, _("head_dim is {value}; RoPE needs an even number").format(value=head_dim)
+        )
     return ModelConfig(
         vocab_size=_integer(fields, "vocab_size", source),
         hidden_size=hidden_size,
@@ -111,7 +113,9 @@ def token_ids(value: Any) -> tuple[int, ...]:
     """
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(number) is int and number >= 0 for number in ids):
-        raise ValueError(f"{value!r} is neither a token id nor a list of token ids")
+        raise ValueError(
+            _("{value} is neither a token id nor a list of token ids").format(value=repr(value))
+        )
     return tuple(ids)
 
 
@@ -175,7 +179,12 @@ def _rope_theta(fields: Mapping[str, Any], source: Path) -> float:
 
 def _positive_number(name: str, value: Any, source: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
-        raise _broken(source, f"{name} is {value!r}; a positive number is needed")
+        raise _broken(
+            source,
+            _("{name} is {value}; a positive number is needed").format(
+                name=name, value=repr(value)
+            ),
+        )
     return float(value)
 
 
@@ -185,7 +194,12 @@ def _integer(fields: Mapping[str, Any], name: str, source: Path, default: int | 
     if value is None:
         raise _broken(source, _("The field {name} is missing.").format(name=name))
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise _broken(source, f"{name} is {value!r}; a positive whole number is needed")
+        raise _broken(
+            source,
+            _("{name} is {value}; a positive whole number is needed").format(
+                name=name, value=repr(value)
+            ),
+        )
     return value
 
 

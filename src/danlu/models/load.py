@@ -62,9 +62,12 @@ def load_model(name: str, *, device: Device, dtype: torch.dtype | None = None) -
     tokenizer.check_fits(config.vocab_size)
     weights = WeightFolder(folder)
     dtype = dtype or device.preferred_dtype
+    aliases = _TIED_ALIASES if config.tie_word_embeddings else {}
+    # Shapes first, without memory: a wrong config.json must not end in a failed allocation.
+    outline = Qwen3(config, device=torch.device("meta"), dtype=dtype)
+    weights.check(dict(outline.hf_tensors()), aliases=aliases)
     _check_memory(weights, device, dtype)
     model = Qwen3(config, device=device.torch_device, dtype=dtype)
-    aliases = _TIED_ALIASES if config.tie_word_embeddings else {}
     weights.load(dict(model.hf_tensors()), aliases=aliases)
     return LoadedModel(
         name=name,

@@ -88,7 +88,7 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
     if first["type"] == "missing":
         return UsageError(
             _("The setting {name} is missing").format(name=key),
-            why=names.options[key].help,
+            why=_(names.options[key].help),
             fix=_("add --{name} VALUE").format(name=key),
         )
     if key not in given:  # a rule about several settings, written by us as a whole sentence
@@ -105,6 +105,6 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
             origin=given[key].origin, detail=first["msg"].removeprefix("Value error, ")
         ),
         fix=_("give {name} as {kind}: {help}").format(
-            name=key, kind=describe_type(names.options[key]), help=names.options[key].help
+            name=key, kind=describe_type(names.options[key]), help=_(names.options[key].help)
         ),
     )

@@ -10,6 +10,7 @@ import hashlib
 import math
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -59,7 +60,7 @@ class PreparedData:
 
 
 class Finetune:
-    """A job. Creating it takes the output folder and reads the data; `run` does the rest."""
+    """A job. Creating it checks settings and data; `run` takes the output folder and trains."""
 
     def __init__(self, settings: TrainSettings) -> None:
         _require(settings)
@@ -122,10 +123,10 @@ class Finetune:
             raise
         except DanluError as problem:
             diverged = isinstance(problem, DataError)
-            _set_state(folder, "stopped" if diverged else "failed", problem.what)
+            _note_failure(folder, "stopped" if diverged else "failed", problem.what)
             raise
         except Exception as problem:
-            _set_state(folder, "failed", f"{type(problem).__name__}: {problem}")
+            _note_failure(folder, "failed", f"{type(problem).__name__}: {problem}")
             raise
         _set_state(folder, "finished", f"{trainer.progress.step} steps")
         yield Saved(step=trainer.progress.step, folder=folder.path / FINAL)
@@ -294,8 +295,9 @@ def _differences(before: RunManifest, now: RunManifest) -> list[str]:
         ),
         *(
             (name, before.arithmetic.get(name), now.arithmetic[name])
-            for name in ("dtype", "threads", "data_fingerprint")
+            for name in ("dtype", "threads")
         ),
+        ("data", before.arithmetic.get("data_fingerprint"), now.arithmetic["data_fingerprint"]),
     ]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]
 
@@ -312,6 +314,12 @@ def _data_fingerprint(data: PreparedData) -> str:
 
 def _set_state(folder: RunFolder, state: State, detail: str) -> None:
     folder.write(folder.read().changed(state=state, detail=detail, ended=_now()))
+
+
+def _note_failure(folder: RunFolder, state: State, detail: str) -> None:
+    # On a full disk this fails too; the user must hear of the error that came first.
+    with suppress(DanluError):
+        _set_state(folder, state, detail)
 
 
 def _now() -> str:

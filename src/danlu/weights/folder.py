@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,12 @@ class WeightFolder:
             file = SafetensorsFile(path)
             for name in file.tensors:
                 if name in self.files:
-                    raise damaged(path, f"{name} is also in {self.files[name].path.name}")
+                    raise damaged(
+                        path,
+                        _("{name} is also in {file}").format(
+                            name=name, file=self.files[name].path.name
+                        ),
+                    )
                 self.files[name] = file
 
     @property
@@ -52,12 +57,11 @@ class WeightFolder:
             file.tensors[name].stop - file.tensors[name].start for name, file in self.files.items()
         )
 
-    def load(self, wanted: Mapping[str, Tensor], *, aliases: Mapping[str, str]) -> None:
-        """Fill every wanted tensor; the folder must hold these and nothing else.
+    def check(self, wanted: Mapping[str, Tensor], *, aliases: Collection[str]) -> None:
+        """Compare names, shapes and dtypes with wanted tensors (meta tensors will do).
 
-        aliases: names that may also be present if they equal the tensor they stand for, such as a
-        stored `lm_head.weight` of a model with tied embeddings. Raises DataError naming the file
-        and the tensor that is missing, surplus, or of another shape or dtype.
+        aliases: names that may also be present. Raises DataError naming the file and the tensor
+        that is missing, surplus, or of another shape or dtype.
         """
         missing = [name for name in wanted if name not in self.files]
         if missing:
@@ -66,21 +70,29 @@ class WeightFolder:
                     count=len(missing), name=missing[0]
                 )
             )
-        surplus = [name for name in self.files if name not in wanted]
-        for name in surplus:
-            if name not in aliases:
+        for name, file in self.files.items():
+            if name in wanted:
+                file.check_fits(name, wanted[name])
+            elif name not in aliases:
                 raise self._mismatch(
                     _("{file} holds {name}, which this model does not have.").format(
-                        file=self.files[name].path.name, name=name
+                        file=file.path.name, name=name
                     )
                 )
-        # Every name and shape before the first byte: reading may take minutes.
-        for name, destination in wanted.items():
-            self.files[name].check_fits(name, destination)
+
+    def load(self, wanted: Mapping[str, Tensor], *, aliases: Mapping[str, str]) -> None:
+        """Fill every wanted tensor; the folder must hold these and nothing else.
+
+        aliases: names that may also be present if they equal the tensor they stand for, such as a
+        stored `lm_head.weight` of a model with tied embeddings. Raises DataError as `check` does,
+        before the first byte is read: reading may take minutes.
+        """
+        self.check(wanted, aliases=aliases)
         for name, destination in wanted.items():
             self.files[name].read_into(name, destination)
-        for name in surplus:
-            self._check_equal(self.files[name], name, wanted[aliases[name]])
+        for name, original in aliases.items():
+            if name in self.files and name not in wanted:
+                self._check_equal(self.files[name], name, wanted[original])
 
     def _check_equal(self, file: SafetensorsFile, name: str, original: Tensor) -> None:
         copy = torch.empty_like(original)
@@ -117,9 +129,11 @@ def _weight_files(folder: Path) -> list[Path]:
                 set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-            raise damaged(index, f"it is not a weight index: {problem}") from problem
+            raise damaged(
+                index, _("it is not a weight index: {detail}").format(detail=problem)
+            ) from problem
         if any(not isinstance(name, str) or Path(name).name != name for name in names):
-            raise damaged(index, "it names a file outside its folder")
+            raise damaged(index, _("it names a file outside its folder"))
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
             raise damaged(folder / absent[0], _("The index names this file, but it is missing."))
@@ -135,7 +149,10 @@ def _weight_files(folder: Path) -> list[Path]:
     shard = _SHARD.fullmatch(paths[0].name)
     if shard and len(paths) != int(shard.group(1)):
         raise damaged(
-            folder / INDEX_FILE, f"only {len(paths)} of {int(shard.group(1))} shards exist"
+            folder / INDEX_FILE,
+            _("only {count} of {total} shards exist").format(
+                count=len(paths), total=int(shard.group(1))
+            ),
         )
     return paths
 

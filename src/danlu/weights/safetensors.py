@@ -78,11 +78,18 @@ class SafetensorsFile:
         if stored.shape != tuple(destination.shape):
             raise damaged(
                 self.path,
-                f"{name} has shape {list(stored.shape)}; {list(destination.shape)} is needed",
+                _("{name} has shape {shape}; {needed} is needed").format(
+                    name=name, shape=list(stored.shape), needed=list(destination.shape)
+                ),
             )
         dtype = TORCH_DTYPES.get(stored.dtype)
         if dtype is None:
-            raise damaged(self.path, f"{name} has dtype {stored.dtype}; BF16, F16 or F32 is needed")
+            raise damaged(
+                self.path,
+                _("{name} has dtype {dtype}; BF16, F16 or F32 is needed").format(
+                    name=name, dtype=stored.dtype
+                ),
+            )
         return dtype
 
     def read_into(self, name: str, destination: Tensor) -> None:
@@ -113,7 +120,7 @@ class SafetensorsFile:
         while filled < len(memory):
             count = file.readinto(memory[filled:])  # type: ignore[attr-defined]
             if not count:
-                raise damaged(self.path, f"the file ends inside {name}")
+                raise damaged(self.path, _("the file ends inside {name}").format(name=name))
             filled += count
 
     def _convert(self, file: BinaryIO, name: str, dtype: torch.dtype, destination: Tensor) -> None:
@@ -136,15 +143,25 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, StoredTensor], d
         raise damaged(path, _("The file is shorter than a safetensors header."))
     header_bytes = int.from_bytes(prefix, "little")
     if header_bytes > MAX_HEADER_BYTES:
-        raise damaged(path, f"its header claims {header_bytes} bytes; the limit is 100 MB")
+        raise damaged(
+            path,
+            _("its header claims {count} bytes; the limit is 100 MB").format(count=header_bytes),
+        )
     if 8 + header_bytes > size:
-        raise damaged(path, f"its header claims {header_bytes} bytes; the file has {size}")
+        raise damaged(
+            path,
+            _("its header claims {count} bytes; the file has {size}").format(
+                count=header_bytes, size=size
+            ),
+        )
     try:
         header = json.loads(file.read(header_bytes).decode("utf-8"), object_pairs_hook=_unique)
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
-        raise damaged(path, f"its header is not valid JSON: {problem}") from problem
+        raise damaged(
+            path, _("its header is not valid JSON: {detail}").format(detail=problem)
+        ) from problem
     if not isinstance(header, dict):
-        raise damaged(path, "its header is not a JSON object")
+        raise damaged(path, _("its header is not a JSON object"))
     metadata = header.pop("__metadata__", None) or {}
     data_start = 8 + header_bytes
     tensors = {
@@ -166,13 +183,20 @@ def _stored_tensor(path: Path, name: str, entry: Any, data_start: int) -> Stored
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = (fields.get(key, ()) for key in ("dtype", "shape", "data_offsets"))
     if not (isinstance(dtype, str) and _whole_numbers(shape) and _whole_numbers(offsets)):
-        raise damaged(path, f"the header entry of {name} is malformed")
+        raise damaged(path, _("the header entry of {name} is malformed").format(name=name))
     known = TORCH_DTYPES.get(dtype)
     item_bytes = known.itemsize if known else _OTHER_ITEM_BYTES.get(dtype)
     if item_bytes is None:
-        raise damaged(path, f"{name} has the unknown dtype {dtype}")
+        raise damaged(
+            path, _("{name} has the unknown dtype {dtype}").format(name=name, dtype=dtype)
+        )
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * item_bytes:
-        raise damaged(path, f"{name}: shape {shape} and dtype {dtype} do not fit its offsets")
+        raise damaged(
+            path,
+            _("{name}: shape {shape} and dtype {dtype} do not fit its offsets").format(
+                name=name, shape=shape, dtype=dtype
+            ),
+        )
     return StoredTensor(
         name=name,
         dtype=dtype,
@@ -194,14 +218,23 @@ def _check_tiling(path: Path, tensors: list[StoredTensor], start: int, size: int
     for tensor in sorted(tensors, key=lambda t: (t.start, t.stop)):
         if tensor.stop > size:
             raise damaged(
-                path, f"{tensor.name} ends at byte {tensor.stop}; the file has {size} (truncated)"
+                path,
+                _("{name} ends at byte {stop}; the file has {size} (truncated)").format(
+                    name=tensor.name, stop=tensor.stop, size=size
+                ),
             )
         if tensor.start != position:
-            kind = "overlaps" if tensor.start < position else "leaves a gap after"
-            raise damaged(path, f"{tensor.name} {kind} the tensor before it")
+            why = (
+                _("{name} overlaps the tensor before it")
+                if tensor.start < position
+                else _("{name} leaves a gap after the tensor before it")
+            )
+            raise damaged(path, why.format(name=tensor.name))
         position = tensor.stop
     if position != size:
-        raise damaged(path, f"{size - position} bytes at its end belong to no tensor")
+        raise damaged(
+            path, _("{count} bytes at its end belong to no tensor").format(count=size - position)
+        )
 
 
 def damaged(path: Path, why: str) -> DataError:

@@ -23,6 +23,7 @@ from danlu.engine.request import SamplingSettings
 from danlu.export.merge import MergeReport, merge
 from danlu.files.atomic import make_folder
 from danlu.files.committed import discard
+from danlu.files.leftovers import clean_leftovers
 from danlu.files.lock import FolderLock
 from danlu.models.adapters import find_adapter
 from danlu.models.load import STARTER
@@ -70,6 +71,7 @@ class Demo:
         make_folder(self.folder)
         lock = FolderLock(self.folder)
         try:
+            clean_leftovers(self.folder)
             for path in (self.run_folder, self.merged_folder):
                 if path.exists():
                     discard(path)

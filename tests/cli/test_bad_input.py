@@ -1,0 +1,307 @@
+"""Bad input: three lines (what, why, how to fix), the right exit code, nothing half written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+
+import pytest
+
+from danlu.cli.main import main
+from danlu.export import merge as merge_module
+from danlu.files import disk
+from danlu.files.committed import verify
+from danlu.files.disk import Bytes, Disk
+from danlu.files.lock import LOCK_FILE, FolderLock
+from danlu.runs.checkpoints import list_checkpoints
+from danlu.runs.manifest import read_manifest
+from tests.helpers.model_folder import write_model_folder
+from tests.helpers.program import leftovers, train_words, write_rows
+
+Damage = Callable[[], None]
+TRAIN = "train --model model --dataset rows.jsonl --output_dir out --max_steps 2"
+GENERATE = "generate hello --max_new_tokens 2"
+MERGE = "merge --adapter run --export_dir out"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, another one with more layers, one with other weights, rows, and a finished run."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_model_folder(folder / "model")
+    write_model_folder(folder / "deeper", num_hidden_layers=3)
+    write_model_folder(folder / "twin", seed=1)
+    write_rows(folder / "rows.jsonl")
+    words = train_words(folder / "model", folder / "rows.jsonl", folder / "run", max_steps=2)
+    assert main(words) == 0
+    return folder
+
+
+@pytest.fixture
+def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of one test: a copy of all that, to be damaged."""
+    folder = tmp_path / "here"
+    shutil.copytree(prepared, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything a folder holds; an empty folder or a lock file is nothing."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def nothing() -> None:
+    pass
+
+
+def empty_model() -> None:
+    shutil.rmtree("model")
+    Path("model").mkdir()
+
+
+def no_weights() -> None:
+    Path("model/model.safetensors").unlink()
+
+
+def no_tokenizer() -> None:
+    Path("model/tokenizer.json").unlink()
+
+
+def cut_weights() -> None:
+    path = Path("model/model.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def garbled_weights() -> None:
+    path = Path("model/model.safetensors")
+    path.write_bytes(b"\xff" * 16 + path.read_bytes()[16:])
+
+
+def garbled_config() -> None:
+    Path("model/config.json").write_text('{"model_type": "qwen3",', encoding="utf-8")
+
+
+def config_says(**fields: object) -> Damage:
+    def change() -> None:
+        path = Path("model/config.json")
+        known = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**known, **fields}), encoding="utf-8")
+
+    return change
+
+
+def line_3_is(text: str) -> Damage:
+    def change() -> None:
+        path = Path("rows.jsonl")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_bytes("\n".join([*lines[:2], text, *lines[3:]]).encode("utf-8", "surrogateescape"))
+
+    return change
+
+
+def no_rows() -> None:
+    Path("rows.jsonl").write_text("\n", encoding="utf-8")
+
+
+def file_called_out() -> None:
+    Path("out").write_text("a file", encoding="utf-8")
+
+
+def something_in_out() -> None:
+    Path("out").mkdir()
+    Path("out/thesis.txt").write_text("mine", encoding="utf-8")
+
+
+def no_base_recorded() -> None:
+    """Make the adapter one from elsewhere: without the run that would prove its base."""
+    shutil.copytree("run/final", "adapter")
+
+
+def cut_adapter() -> None:
+    path = Path("run/final/adapter_model.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+# what is wrong, how it came about, the command, its exit code, and a piece of each line
+CASES = [
+    ("missing model", nothing, f"{TRAIN} --model nowhere", 2, "nowhere does not exist|config.json|--model starter"),
+    ("missing model", nothing, f"{GENERATE} --model nowhere", 2, "nowhere does not exist|config.json|--model starter"),
+    ("missing model", nothing, "chat --model nowhere", 2, "nowhere does not exist|config.json|--model starter"),
+    ("missing model", nothing, "info nowhere", 2, "nowhere does not exist|config.json|--model starter"),
+    ("missing base", nothing, f"{MERGE} --model nowhere", 2, "nowhere does not exist|config.json|--model starter"),
+    ("empty model folder", empty_model, TRAIN, 2, "not a model folder|no config.json|download"),
+    ("empty model folder", empty_model, f"{GENERATE} --model model", 2, "not a model folder|no config.json|download"),
+    ("no weights", no_weights, TRAIN, 2, "holds no weights|safetensors|"),
+    ("no tokenizer", no_tokenizer, TRAIN, 2, "no tokenizer|tokenizer.json|copy"),
+    ("corrupt config", garbled_config, TRAIN, 5, "config.json|line 1|again"),
+    ("corrupt weights", cut_weights, TRAIN, 5, "model.safetensors||"),
+    ("corrupt weights", cut_weights, f"{GENERATE} --model model", 5, "model.safetensors||"),
+    ("corrupt weights", cut_weights, f"{MERGE} --model model", 5, "model.safetensors||"),
+    ("corrupt weights", garbled_weights, TRAIN, 5, "model.safetensors||"),
+    ("other tokenizer", config_says(vocab_size=64), TRAIN, 5, "do not belong together|tokenizer.json|came with"),
+    ("other weights", config_says(hidden_size=128), TRAIN, 5, "model.safetensors||"),
+    ("architecture", config_says(model_type="llama"), TRAIN, 2, "not supported|llama|Qwen3"),
+    ("architecture", config_says(model_type="qwen3_moe"), TRAIN, 2, "mixture-of-experts|dense|Qwen3-8B"),
+    ("architecture", config_says(model_type="llama"), f"{GENERATE} --model model", 2, "not supported|llama|Qwen3"),
+    ("other base", nothing, f"{GENERATE} --adapter run --model twin", 5, "another base model|trained on model|/model"),
+    ("other base", nothing, f"{MERGE} --model twin", 5, "another base model|trained on model|/model"),
+    ("other shape", no_base_recorded, f"{MERGE} --adapter adapter --model deeper", 5, "another base|do not fit|/model"),
+    ("no adapter", nothing, f"{GENERATE} --adapter model", 2, "not an adapter|adapter_config.json|training run"),
+    ("corrupt adapter", cut_adapter, f"{GENERATE} --adapter run", 5, "adapter_model.safetensors||"),
+    ("broken row", line_3_is('{"instruction": "x", '), TRAIN, 5, "rows.jsonl:3|column|line"),
+    ("row not UTF-8", line_3_is("\udcc4\udce3"), TRAIN, 5, "rows.jsonl:3|UTF-8|line"),
+    ("missing data", nothing, f"{TRAIN} --dataset none.jsonl", 2, "none.jsonl does not exist|no such file|--dataset"),
+    ("empty data", no_rows, TRAIN, 5, "no rows|rows.jsonl|instruction"),
+    ("no rows left", nothing, f"{TRAIN} --cutoff_len 4", 5, "No rows are left|40 are over 4 tokens|--cutoff_len"),
+    ("all held out", nothing, f"{TRAIN} --val_size 40", 5, "No rows are left|40 are held out|--val_size"),
+    ("a file in the way", file_called_out, TRAIN, 2, "out|exists|a file is where a folder should be"),
+    ("a file in the way", file_called_out, MERGE, 2, "out||--export_dir"),
+    ("a full folder", something_in_out, TRAIN, 2, "out is not empty|mix|--overwrite_output_dir"),
+    ("a full folder", something_in_out, MERGE, 2, "out is not empty|overwrites|--export_dir"),
+    ("nothing to resume", nothing, f"{TRAIN} --resume_from_checkpoint true", 2, "not a run|run.json|output_dir"),
+    ("unknown key", nothing, f"{TRAIN} --lora_rnak 8", 2, "lora_rnak||lora_rank"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("damage", "command", "code", "pieces"),
+    [pytest.param(*case, id=f"{name}: {case[1].split()[0]}") for name, *case in CASES],
+)
+def test_bad_input_is_explained_and_writes_nothing(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Damage,
+    command: str,
+    code: int,
+    pieces: str,
+) -> None:
+    damage()
+    before = contents(here)
+    assert main(command.split()) == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3, lines
+    for line, piece in zip(lines, pieces.split("|"), strict=True):
+        assert line.strip()
+        assert piece in line
+    assert contents(here) == before
+    assert leftovers(here) == []
+
+
+def test_every_unusable_row_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line_3_is('{"instruction": "x", "output": ""}')()
+    before = contents(here)
+    assert main(TRAIN.split()) == 5
+    what, *why, fix = capsys.readouterr().err.splitlines()
+    assert "1 of 40 rows" in what
+    assert "rows.jsonl:3" in why[0]
+    assert "Correct or remove" in fix
+    assert contents(here) == before
+
+
+def test_a_folder_in_use_is_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with FolderLock(here / "run"):
+        before = contents(here)
+        for words in ("--overwrite_output_dir", "--resume_from_checkpoint true"):
+            assert main(f"{TRAIN} --output_dir run {words}".split()) == 2
+            lines = capsys.readouterr().err.splitlines()
+            assert len(lines) == 3
+            assert "in use" in lines[0]
+        assert contents(here) == before
+
+
+@pytest.mark.parametrize("command", [TRAIN, MERGE], ids=["train", "merge"])
+def test_a_folder_that_refuses_writing(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    class ReadOnly(Disk):
+        def make_folder(self, path: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        def create(self, path: Path) -> FileIO:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    before = contents(here)
+    monkeypatch.setattr(disk, "DISK", ReadOnly())
+    assert main(command.split()) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert str(here) in lines[0]
+    assert "Permission denied" in lines[1]
+    assert contents(here) == before
+
+
+class FillingDisk(Disk):
+    """Has room for so many bytes; then every write fails half-way."""
+
+    def __init__(self, room_bytes: int) -> None:
+        self.room_bytes = room_bytes
+
+    def write(self, file: FileIO, data: Bytes) -> None:
+        data = memoryview(data).cast("B")
+        super().write(file, data[: self.room_bytes])
+        if len(data) > self.room_bytes:
+            self.room_bytes = 0
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room_bytes -= len(data)
+
+
+@pytest.mark.parametrize("room_bytes", [0, 1_800, 30_000, 400_000])
+def test_training_on_a_disk_that_fills_up(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    room_bytes: int,
+) -> None:
+    words = train_words(here / "model", here / "rows.jsonl", here / "out", save_steps=2)
+    before = contents(here)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "DISK", FillingDisk(room_bytes))
+        assert main(words) == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert str(here / "out") in lines[0]
+    assert "are free" in lines[1]
+    assert leftovers(here) == []
+    saved = list_checkpoints(here / "out")
+    for checkpoint in saved:
+        verify(checkpoint.path)
+    assert not (here / "out" / "final").exists()
+    assert contents(here) | before == contents(here)
+    again = "--resume_from_checkpoint" if saved else "--overwrite_output_dir"
+    assert main([*words, again, "true"]) == 0
+    assert read_manifest(here / "out").state == "finished"
+
+
+def test_the_error_that_ended_a_run_is_the_one_shown(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = train_words(here / "model", here / "rows.jsonl", here / "out", save_steps=2)
+    monkeypatch.setattr(disk, "DISK", FillingDisk(30_000))
+    assert main(words) == 4
+    assert "checkpoint-2" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_merging_on_a_full_disk(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(here)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "DISK", FillingDisk(100_000))
+        assert main(MERGE.split()) == 4
+        assert len(capsys.readouterr().err.splitlines()) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(merge_module, "free_bytes", lambda _path: 1000)
+        assert main(MERGE.split()) == 4
+        assert len(capsys.readouterr().err.splitlines()) == 3
+    assert contents(here) == before
+    assert not (here / "out").exists()
+    assert leftovers(here) == []

@@ -1,0 +1,52 @@
+"""What a user has before the first command: a small data file, and the words of a short run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from danlu.files.leftovers import is_leftover
+
+# Seconds instead of minutes: a few rows a step, one thread, no bf16 emulation.
+SHORT = {
+    "max_steps": 6,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 5e-3,
+    "lora_dropout": 0.1,
+    "dtype": "float32",
+    "device": "cpu",
+}
+
+
+def write_rows(path: Path, count: int = 40) -> Path:
+    """Write alpaca rows that a tiny model can begin to learn."""
+    rows = (
+        {"instruction": f"What is the name of fox {n}?", "output": f"The name is {n * 7}."}
+        for n in range(count)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def train_words(model: Path, rows: Path, output: Path, **changes: Any) -> list[str]:
+    """Write the words of `danlu train` for a short run."""
+    settings = {"model": model, "dataset": rows, "output_dir": output, **SHORT, **changes}
+    return ["train", *(word for key, value in settings.items() for word in (f"--{key}", f"{value}"))]
+
+
+def start(words: Sequence[str], *, program: str | None = None, **options: Any) -> Any:
+    """Start a process with one thread: danlu itself, or the text of a program around it."""
+    begin = ["-m", "danlu.cli.main"] if program is None else ["-c", program]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DANLU_LANG": "en"}
+    return subprocess.Popen([sys.executable, *begin, *words], env=environment, **options)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """List unfinished work anywhere below a folder."""
+    return sorted(path.name for path in folder.rglob("*") if is_leftover(path.name))
