@@ -100,7 +100,9 @@ def line_3_is(text: str) -> Damage:
     def change() -> None:
         path = Path("rows.jsonl")
         lines = path.read_text(encoding="utf-8").splitlines()
-        path.write_bytes("\n".join([*lines[:2], text, *lines[3:]]).encode("utf-8", "surrogateescape"))
+        path.write_bytes(
+            "\n".join([*lines[:2], text, *lines[3:]]).encode("utf-8", "surrogateescape")
+        )
 
     return change
 

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ sys.exit(main(words))
 DEATHS = [
     ("write", ".checkpoint-40.draft"),
     ("rename", "checkpoint-80"),
-    ("remove_tree", ".checkpoint-20.gone"),
+    ("remove_tree", ".checkpoint-40.gone"),
     ("link", "adapter_model.safetensors"),
 ]
 
@@ -93,44 +93,35 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @contextmanager
-def running(words: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """danlu as a process of its own, never left behind."""
-    process = start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def running(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """danlu as a process of its own, never left behind; `log` gets what it prints."""
+    with log.open("wb") as file, start(words, stdout=file, stderr=file) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
-    def reached() -> bool:
-        metrics = read_metrics(run)
-        return bool(metrics) and metrics[-1]["step"] >= step
-
-    wait_until(reached, process)
-
-
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
+    """Return as soon as the metrics show that a step is done."""
     for _attempt in range(6000):
-        if is_so():
+        metrics = read_metrics(run)
+        if metrics and metrics[-1]["step"] >= step:
             return
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, "it ended too early"
         time.sleep(0.01)
     raise AssertionError("it never came so far")
 
 
 def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
     words = place.words("killed")
-    with running(words) as process:
+    with running(words, place.folder / "log") as process:
         wait_for_step(process, place.folder / "killed", 25)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     for name, part in DEATHS:
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        process = start([name, part, *words, *RESUME], program=MORTAL, **options)
-        output, _nothing = process.communicate()
-        assert process.returncode == -signal.SIGKILL, output
+        with start([name, part, *words, *RESUME], program=MORTAL) as process:
+            assert process.wait() == -signal.SIGKILL
         saved = list_checkpoints(place.folder / "killed")
         assert saved
         for checkpoint in saved:
@@ -141,12 +132,12 @@ def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
 
 def test_ctrl_c_saves_the_last_step(place: Place) -> None:
     words, run = place.words("stopped", save_steps=1000), place.folder / "stopped"
-    with running(words) as process:
+    log = place.folder / "log"
+    with running(words, log) as process:
         wait_for_step(process, run, 5)
         process.send_signal(signal.SIGINT)
-        output, _nothing = process.communicate()
-    assert process.returncode == 130, output
-    assert "--resume_from_checkpoint true" in output
+        assert process.wait() == 130
+    assert "--resume_from_checkpoint true" in log.read_text(encoding="utf-8")
     newest = find_newest(run).newest
     assert newest is not None
     assert 5 <= newest.step < STEPS

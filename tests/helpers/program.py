@@ -37,7 +37,10 @@ def write_rows(path: Path, count: int = 40) -> Path:
 def train_words(model: Path, rows: Path, output: Path, **changes: Any) -> list[str]:
     """Write the words of `danlu train` for a short run."""
     settings = {"model": model, "dataset": rows, "output_dir": output, **SHORT, **changes}
-    return ["train", *(word for key, value in settings.items() for word in (f"--{key}", f"{value}"))]
+    return [
+        "train",
+        *(word for key, value in settings.items() for word in (f"--{key}", f"{value}")),
+    ]
 
 
 def start(words: Sequence[str], *, program: str | None = None, **options: Any) -> Any:

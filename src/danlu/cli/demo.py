@@ -99,7 +99,10 @@ def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*heads, box=box.SIMPLE_HEAD, show_lines=len(rows[0][0]) > 20)
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in heads:
+        # Chinese has no spaces to wrap at: fold, never cut.
+        table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console(highlight=False).print(table)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import textwrap
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def _entry(left: str, right: str) -> list[str]:
     # A fixed right edge where there is no terminal keeps the help in files stable.
     width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 100)) - _HELP_COLUMN
     column = " " * _HELP_COLUMN
-    wrapped = textwrap.wrap(right, width) or [""]
+    wrapped = _wrap(right, width)
     head = f"  {left}"
     if len(head) < _HELP_COLUMN:
         first = [f"{head:<{_HELP_COLUMN}}{wrapped[0]}".rstrip()]
@@ -89,6 +90,26 @@ def _entry(left: str, right: str) -> list[str]:
     else:
         first = [head]
     return first + [column + line for line in wrapped]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Break a text into lines of at most `width` columns; a Chinese character takes two.
+
+    Breaks at spaces and after any wide character, as Chinese is set, never before its punctuation.
+    """
+    lines = [""]
+    for piece in _UNBROKEN.findall(text):
+        if _columns((lines[-1] + piece).rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+_UNBROKEN = re.compile(r"[\u2e80-\u9fff][，。；：、！？）”]*|[^\s\u2e80-\u9fff]+\s*|\s+")
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _show(value: Any) -> str:

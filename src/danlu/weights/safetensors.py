@@ -175,7 +175,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a JSON object that names a key twice: two readers could see two different files."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a name occurs twice")
+        raise ValueError(_("a name occurs twice"))
     return result
 
 
