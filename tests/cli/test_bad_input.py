@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -120,9 +122,9 @@ def something_in_out() -> None:
     Path("out/thesis.txt").write_text("mine", encoding="utf-8")
 
 
-def no_base_recorded() -> None:
+def lone_adapter() -> None:
     """Make the adapter one from elsewhere: without the run that would prove its base."""
-    shutil.copytree("run/final", "adapter")
+    shutil.copytree("run/final", "lone")
 
 
 def cut_adapter() -> None:
@@ -130,45 +132,50 @@ def cut_adapter() -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+NO_MODEL = "nowhere does not exist|config.json|--model starter"
+NOT_A_MODEL = "not a model folder|no config.json|download"
+BAD_WEIGHTS = "model.safetensors||"
+LLAMA = "not supported|llama|Qwen3"
+OTHER_BASE = "another base model|trained on model|/model"
 # what is wrong, how it came about, the command, its exit code, and a piece of each line
 CASES = [
-    ("missing model", nothing, f"{TRAIN} --model nowhere", 2, "nowhere does not exist|config.json|--model starter"),
-    ("missing model", nothing, f"{GENERATE} --model nowhere", 2, "nowhere does not exist|config.json|--model starter"),
-    ("missing model", nothing, "chat --model nowhere", 2, "nowhere does not exist|config.json|--model starter"),
-    ("missing model", nothing, "info nowhere", 2, "nowhere does not exist|config.json|--model starter"),
-    ("missing base", nothing, f"{MERGE} --model nowhere", 2, "nowhere does not exist|config.json|--model starter"),
-    ("empty model folder", empty_model, TRAIN, 2, "not a model folder|no config.json|download"),
-    ("empty model folder", empty_model, f"{GENERATE} --model model", 2, "not a model folder|no config.json|download"),
+    ("missing model", nothing, f"{TRAIN} --model nowhere", 2, NO_MODEL),
+    ("missing model", nothing, f"{GENERATE} --model nowhere", 2, NO_MODEL),
+    ("missing model", nothing, f"{MERGE} --model nowhere", 2, NO_MODEL),
+    ("missing model", nothing, "chat --model nowhere", 2, NO_MODEL),
+    ("missing model", nothing, "info nowhere", 2, NO_MODEL),
+    ("empty model folder", empty_model, TRAIN, 2, NOT_A_MODEL),
+    ("empty model folder", empty_model, f"{GENERATE} --model model", 2, NOT_A_MODEL),
     ("no weights", no_weights, TRAIN, 2, "holds no weights|safetensors|"),
     ("no tokenizer", no_tokenizer, TRAIN, 2, "no tokenizer|tokenizer.json|copy"),
     ("corrupt config", garbled_config, TRAIN, 5, "config.json|line 1|again"),
-    ("corrupt weights", cut_weights, TRAIN, 5, "model.safetensors||"),
-    ("corrupt weights", cut_weights, f"{GENERATE} --model model", 5, "model.safetensors||"),
-    ("corrupt weights", cut_weights, f"{MERGE} --model model", 5, "model.safetensors||"),
-    ("corrupt weights", garbled_weights, TRAIN, 5, "model.safetensors||"),
-    ("other tokenizer", config_says(vocab_size=64), TRAIN, 5, "do not belong together|tokenizer.json|came with"),
-    ("other weights", config_says(hidden_size=128), TRAIN, 5, "model.safetensors||"),
-    ("architecture", config_says(model_type="llama"), TRAIN, 2, "not supported|llama|Qwen3"),
-    ("architecture", config_says(model_type="qwen3_moe"), TRAIN, 2, "mixture-of-experts|dense|Qwen3-8B"),
-    ("architecture", config_says(model_type="llama"), f"{GENERATE} --model model", 2, "not supported|llama|Qwen3"),
-    ("other base", nothing, f"{GENERATE} --adapter run --model twin", 5, "another base model|trained on model|/model"),
-    ("other base", nothing, f"{MERGE} --model twin", 5, "another base model|trained on model|/model"),
-    ("other shape", no_base_recorded, f"{MERGE} --adapter adapter --model deeper", 5, "another base|do not fit|/model"),
-    ("no adapter", nothing, f"{GENERATE} --adapter model", 2, "not an adapter|adapter_config.json|training run"),
-    ("corrupt adapter", cut_adapter, f"{GENERATE} --adapter run", 5, "adapter_model.safetensors||"),
+    ("cut weights", cut_weights, TRAIN, 5, BAD_WEIGHTS),
+    ("cut weights", cut_weights, f"{GENERATE} --model model", 5, BAD_WEIGHTS),
+    ("cut weights", cut_weights, f"{MERGE} --model model", 5, BAD_WEIGHTS),
+    ("garbled weights", garbled_weights, TRAIN, 5, BAD_WEIGHTS),
+    ("other weights", config_says(hidden_size=128), TRAIN, 5, BAD_WEIGHTS),
+    ("other tokenizer", config_says(vocab_size=64), TRAIN, 5, "belong together|.json|came with"),
+    ("architecture", config_says(model_type="llama"), TRAIN, 2, LLAMA),
+    ("architecture", config_says(model_type="llama"), f"{GENERATE} --model model", 2, LLAMA),
+    ("experts", config_says(model_type="qwen3_moe"), TRAIN, 2, "mixture|dense|Qwen3-8B"),
+    ("other base", nothing, f"{GENERATE} --adapter run --model twin", 5, OTHER_BASE),
+    ("other base", nothing, f"{MERGE} --model twin", 5, OTHER_BASE),
+    ("other shapes", lone_adapter, f"{MERGE} --adapter lone --model deeper", 5, "base|fit|/model"),
+    ("no adapter", nothing, f"{GENERATE} --adapter model", 2, "not an adapter|config.json|run"),
+    ("cut adapter", cut_adapter, f"{GENERATE} --adapter run", 5, "adapter_model.safetensors||"),
     ("broken row", line_3_is('{"instruction": "x", '), TRAIN, 5, "rows.jsonl:3|column|line"),
     ("row not UTF-8", line_3_is("\udcc4\udce3"), TRAIN, 5, "rows.jsonl:3|UTF-8|line"),
-    ("missing data", nothing, f"{TRAIN} --dataset none.jsonl", 2, "none.jsonl does not exist|no such file|--dataset"),
+    ("missing data", nothing, f"{TRAIN} --dataset no.jsonl", 2, "no.jsonl|no such file|--dataset"),
     ("empty data", no_rows, TRAIN, 5, "no rows|rows.jsonl|instruction"),
-    ("no rows left", nothing, f"{TRAIN} --cutoff_len 4", 5, "No rows are left|40 are over 4 tokens|--cutoff_len"),
-    ("all held out", nothing, f"{TRAIN} --val_size 40", 5, "No rows are left|40 are held out|--val_size"),
-    ("a file in the way", file_called_out, TRAIN, 2, "out|exists|a file is where a folder should be"),
+    ("no rows left", nothing, f"{TRAIN} --cutoff_len 4", 5, "are left|40 are over 4|--cutoff_len"),
+    ("all held out", nothing, f"{TRAIN} --val_size 40", 5, "are left|40 are held out|--val_size"),
+    ("a file in the way", file_called_out, TRAIN, 2, "out|exists|where a folder should be"),
     ("a file in the way", file_called_out, MERGE, 2, "out||--export_dir"),
-    ("a full folder", something_in_out, TRAIN, 2, "out is not empty|mix|--overwrite_output_dir"),
-    ("a full folder", something_in_out, MERGE, 2, "out is not empty|overwrites|--export_dir"),
-    ("nothing to resume", nothing, f"{TRAIN} --resume_from_checkpoint true", 2, "not a run|run.json|output_dir"),
+    ("a full folder", something_in_out, TRAIN, 2, "is not empty|mix|--overwrite_output_dir"),
+    ("a full folder", something_in_out, MERGE, 2, "is not empty|overwrites|--export_dir"),
+    ("nothing to resume", nothing, f"{TRAIN} --resume_from_checkpoint true", 2, "run|run.json|"),
     ("unknown key", nothing, f"{TRAIN} --lora_rnak 8", 2, "lora_rnak||lora_rank"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
@@ -307,3 +314,14 @@ def test_merging_on_a_full_disk(
     assert contents(here) == before
     assert not (here / "out").exists()
     assert leftovers(here) == []
+
+
+def test_a_prompt_that_is_not_utf8(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stdin = io.TextIOWrapper(io.BytesIO("你好".encode("gbk")), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert main(["generate", "--model", "model"]) == 5
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert "cannot be encoded" in lines[0]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import unicodedata
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.cli.screen import printable, show_answer
+from danlu.cli.main import main
+from danlu.cli.screen import json_line, printable, show_answer
 from danlu.dialog.events import Call, End, Event, Text, Thought, Usage
 from danlu.text.conversation import ToolCall
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\x90q\x7f\x08\r\x00"
 END = (Usage(prompt_tokens=1, completion_tokens=1), End(reason="stop"))
+
+
+def is_harmless(text: str) -> bool:
+    return all(c in "\n\t" or unicodedata.category(c) != "Cc" for c in text)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +45,14 @@ def test_nothing_else_is_dropped(text: str) -> None:
     assert printable(text) == "".join(kept)
 
 
+@given(st.text())
+def test_json_holds_every_character_and_shows_none(text: str) -> None:
+    line = json_line({"content": text})
+    assert json.loads(line) == {"content": text}
+    assert is_harmless(line)
+    assert "\n" not in line
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_every_part_of_an_answer_is_made_harmless(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
@@ -46,10 +61,10 @@ def test_every_part_of_an_answer_is_made_harmless(
     call = ToolCall(name=f"look{HOSTILE}", arguments=f'{{"where": "{HOSTILE}"}}')
     # A sequence cut in two between events is none the safer.
     answer: list[Event] = [
-        Thought(f"think{HOSTILE}"),
-        Text("one\x1b"),
-        Text(f"[2Jtwo{HOSTILE}"),
-        Call(call),
+        Thought(text=f"think{HOSTILE}"),
+        Text(text="one\x1b"),
+        Text(text=f"[2Jtwo{HOSTILE}"),
+        Call(call=call),
         *END,
     ]
     assert show_answer(iter(answer)) == answer
@@ -58,13 +73,25 @@ def test_every_part_of_an_answer_is_made_harmless(
     for ours in ("\x1b[2m", "\x1b[0m"):
         assert output.count(ours) == is_terminal
         output = output.replace(ours, "")
-    assert all(c in "\n\t" or unicodedata.category(c) != "Cc" for c in output)
+    assert is_harmless(output)
 
 
 def test_ctrl_c_keeps_what_came_so_far(capsys: pytest.CaptureFixture[str]) -> None:
     def answer() -> Iterator[Event]:
-        yield Text("as far as")
+        yield Text(text="as far as")
         raise KeyboardInterrupt
 
-    assert show_answer(answer()) == [Text("as far as")]
+    assert show_answer(answer()) == [Text(text="as far as")]
     assert capsys.readouterr().out == "as far as\n"
+
+
+def test_a_downloaded_folder_cannot_write_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"model_type": f"lla{HOSTILE}ma"}
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    assert main(["info", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "lla" in error
+    assert is_harmless(error)
+    assert len(error.splitlines()) == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
             why=_("None was given, and standard input is a terminal or empty."),
             fix='danlu generate "..."',
         )
-    from danlu.cli.screen import show_answer
+    from danlu.cli.screen import json_line, show_answer
     from danlu.dialog.assistant import open_assistant
     from danlu.dialog.events import End, Usage, assistant_message
     from danlu.text.conversation import Conversation, Message
@@ -62,5 +61,5 @@ def run(argv: Sequence[str]) -> int:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
     }
-    print(json.dumps(record, ensure_ascii=False))
+    print(json_line(record))
     return EXIT_OK

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from danlu.cli.screen import json_line, printable
 from danlu.errors import EXIT_OK
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
@@ -30,11 +30,11 @@ def run(argv: Sequence[str]) -> int:
     settings = resolved.values
     facts = machine_facts() if settings.path is None else folder_facts(settings.path)
     if settings.json_output:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json_line(facts))
     else:
         width = max(len(name) for name in facts)
         for name, value in facts.items():
-            print(f"{name:<{width}}  {value}")
+            print(printable(f"{name:<{width}}  {value}"))
     return EXIT_OK
 
 

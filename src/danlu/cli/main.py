@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -30,6 +31,15 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are written to stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # A prompt in GBK, a file name that is no text, or a terminal that cannot show Chinese must not
+    # crash us. A prompt is refused later, where it would become tokens.
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
     debug = _take_debug(words)
     try:
         code = _dispatch(words)
@@ -111,7 +121,10 @@ def _bug_text(fault: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    from danlu.cli.screen import printable
+
+    # An error quotes files that may come from anywhere.
+    print(printable(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

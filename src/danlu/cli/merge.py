@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
+from danlu.cli.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.settings.schema import Settings, option
@@ -52,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
     base = settings.model_name_or_path or base_of(source)
     report = merge(base, source, export_dir, device=select(settings.device))
     if settings.json_output:
-        print(json.dumps(asdict(report), ensure_ascii=False))
+        print(json_line(asdict(report)))
         return EXIT_OK
     if not report.base_is_proven:
         print(_("The adapter does not record its base; only the shapes could be checked."))

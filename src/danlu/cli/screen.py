@@ -1,9 +1,12 @@
-"""Model output on a terminal. It is untrusted: control sequences never get there."""
+"""What reaches the terminal. Models and files are untrusted: their control sequences never do."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from danlu.dialog.events import Call, Event, Text, Thought
 from danlu.text.render import call_text
@@ -14,6 +17,12 @@ _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 def printable(text: str) -> str:
     """Drop control characters except newline and tab (C0, DEL and C1)."""
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Write a record as one line of JSON; control characters stand there escaped, C1 too."""
+    text = json.dumps(record, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def show_answer(events: Iterator[Event]) -> list[Event]:

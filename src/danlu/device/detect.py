@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module, util
 from pathlib import Path
 
@@ -37,6 +37,11 @@ class Device:
     def torch_device(self) -> torch.device:
         """The device as torch names it."""
         return torch.device(self.kind if self.kind == "cpu" else f"{self.kind}:0")
+
+    def with_threads(self, count: int) -> Device:
+        """Compute with another number of threads from now on."""
+        torch.set_num_threads(count)
+        return replace(self, threads=count)
 
     @property
     def preferred_dtype(self) -> torch.dtype:

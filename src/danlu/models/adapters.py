@@ -59,14 +59,24 @@ def find_adapter(name: str) -> AdapterSource:
         newest = find_newest(folder).newest
         if newest is not None and (newest.path / CONFIG_FILE).is_file():
             return AdapterSource(folder=newest.path, run=read_manifest(folder))
-        raise UsageError(
-            _("The run {folder} holds no adapter yet.").format(folder=folder),
-            why=_("It was stopped before its first checkpoint, or it trained the whole model."),
-            fix=_("Continue it with danlu train ... --resume_from_checkpoint true"),
-        )
+        raise _no_adapter(folder, read_manifest(folder))
     read_config(folder)
     run = next((p for p in folder.parents if is_run(p)), None)
     return AdapterSource(folder=folder, run=read_manifest(run) if run else None)
+
+
+def _no_adapter(folder: Path, run: RunManifest) -> UsageError:
+    if run.kind == "full":
+        return UsageError(
+            _("The run {folder} has no adapter.").format(folder=folder),
+            why=_("It trained all weights of the model."),
+            fix=f"--model_name_or_path {folder / FINAL}",
+        )
+    return UsageError(
+        _("The run {folder} holds no adapter yet.").format(folder=folder),
+        why=_("It was stopped before its first checkpoint."),
+        fix=_("Continue it with danlu train ... --resume_from_checkpoint true"),
+    )
 
 
 def base_of(source: AdapterSource) -> str:
@@ -99,16 +109,28 @@ def attach_adapter(
 
 
 def prompting_of_model(name: str) -> Prompting:
-    """Tell how a model folder wants to be prompted: a merged one remembers its training."""
-    path = model_folder(name) / MERGE_REPORT
-    if not path.is_file():
-        return Prompting()
+    """Tell how a model wants to be prompted: a merged or fully trained one remembers its training.
+
+    Raises DataError where the record cannot be read.
+    """
+    folder = model_folder(name)
+    report = folder / MERGE_REPORT
+    if report.is_file():
+        return _prompting_in(report)
+    for place in (folder, folder.parent):
+        if is_run(place):
+            run = read_manifest(place)
+            return Prompting(template=run.template, enable_thinking=run.enable_thinking)
+    return Prompting()
+
+
+def _prompting_in(report: Path) -> Prompting:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(report.read_text(encoding="utf-8"))
         return Prompting(template=fields["template"], enable_thinking=fields["enable_thinking"])
     except (ValueError, KeyError, TypeError) as problem:
         raise DataError(
-            _("{path} cannot be used.").format(path=path),
+            _("{path} cannot be used.").format(path=report),
             why=f"{type(problem).__name__}: {problem}",
             fix=_("Merge the adapter again."),
         ) from problem

@@ -50,32 +50,57 @@ def model_folder(name: str) -> Path:
     return Path(name).expanduser().absolute()
 
 
-def load_model(name: str, *, device: Device, dtype: torch.dtype | None = None) -> LoadedModel:
-    """Load a model onto a device; dtype None means the device's preferred one.
+@dataclass(frozen=True, kw_only=True)
+class CheckedModel:
+    """A model's files, found to belong together; no weights have been read."""
+
+    folder: Path
+    config: ModelConfig
+    tokenizer: Tokenizer
+    weights: WeightFolder
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Names that may be stored beside the tensor they equal."""
+        return _TIED_ALIASES if self.config.tie_word_embeddings else {}
+
+
+def check_model(name: str) -> CheckedModel:
+    """Read a model's config, tokenizer and weight headers and compare them, without memory.
 
     Raises UsageError for a missing or unsupported model, DataError for files that are damaged or
-    do not belong together, CapacityError where the weights cannot fit.
+    do not belong together.
     """
     folder = model_folder(name)
     config = load_config(folder)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(config.vocab_size)
-    weights = WeightFolder(folder)
+    checked = CheckedModel(
+        folder=folder, config=config, tokenizer=tokenizer, weights=WeightFolder(folder)
+    )
+    # On the meta device: a wrong config.json must not end in a failed allocation.
+    outline = Qwen3(config, device=torch.device("meta"), dtype=torch.float32)
+    checked.weights.check(dict(outline.hf_tensors()), aliases=checked.aliases)
+    return checked
+
+
+def load_model(name: str, *, device: Device, dtype: torch.dtype | None = None) -> LoadedModel:
+    """Load a model onto a device; dtype None means the device's preferred one.
+
+    Raises what `check_model` raises, and CapacityError where the weights cannot fit.
+    """
+    checked = check_model(name)
     dtype = dtype or device.preferred_dtype
-    aliases = _TIED_ALIASES if config.tie_word_embeddings else {}
-    # Shapes first, without memory: a wrong config.json must not end in a failed allocation.
-    outline = Qwen3(config, device=torch.device("meta"), dtype=dtype)
-    weights.check(dict(outline.hf_tensors()), aliases=aliases)
-    _check_memory(weights, device, dtype)
-    model = Qwen3(config, device=device.torch_device, dtype=dtype)
-    weights.load(dict(model.hf_tensors()), aliases=aliases)
+    _check_memory(checked.weights, device, dtype)
+    model = Qwen3(checked.config, device=device.torch_device, dtype=dtype)
+    checked.weights.load(dict(model.hf_tensors()), aliases=checked.aliases)
     return LoadedModel(
         name=name,
-        folder=folder,
-        config=config,
+        folder=checked.folder,
+        config=checked.config,
         model=model,
-        tokenizer=tokenizer,
-        fingerprint=fingerprint(config, weights),
+        tokenizer=checked.tokenizer,
+        fingerprint=fingerprint(checked.config, checked.weights),
         device=device,
     )
 

@@ -22,6 +22,7 @@ from danlu.data.examples import Example
 from danlu.data.order import epoch_order
 from danlu.data.pack import Batch, pack
 from danlu.errors import DataError
+from danlu.files.committed import verify
 from danlu.language import _
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Linear
@@ -147,6 +148,7 @@ class Trainer:
                 raise _diverged(step)
         if recipe.load_best_model_at_end and self._progress.best_step is not None:
             best = self._run_folder.path / f"checkpoint-{self._progress.best_step}"
+            verify(best)
             read_state(best, self._optimizer)
 
     def _guarded_step(self) -> Event:

@@ -8,7 +8,7 @@ simply be started again.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,17 +135,27 @@ def answer_text(assistant: Assistant, question: str, *, with_adapter: bool = Tru
 def held_out_scores(assistant: Assistant) -> list[Score]:
     """Ask what training never saw, of the base and of the fine-tuned model."""
     rows = json.loads((DATA / "held_out.json").read_text(encoding="utf-8"))
+    asked = [(row, with_adapter) for row in rows for with_adapter in (False, True)]
+    answers = _together(
+        assistant.answer(_conversation(row), SAMPLING, with_adapter=with_adapter)
+        for row, with_adapter in asked
+    )
     counts: dict[str, list[int]] = {}
-    for row in rows:
+    for (row, with_adapter), events in zip(asked, answers, strict=True):
         tally = counts.setdefault(row["kind"], [0, 0, 0])
-        tally[0] += 1
-        for place, with_adapter in ((1, False), (2, True)):
-            events = assistant.answer(_conversation(row), SAMPLING, with_adapter=with_adapter)
-            tally[place] += row["expect"] in assistant_message(events).content
+        tally[0] += not with_adapter
+        is_right = row["expect"] in assistant_message(events).content
+        tally[2 if with_adapter else 1] += is_right
     return [
         Score(kind=kind, count=count, before=before, after=after)
         for kind, (count, before, after) in counts.items()
     ]
+
+
+def _together(answers: Iterable[Iterator[Event]]) -> list[list[Event]]:
+    """Collect answers in one batch: each joins when its first event is asked for."""
+    started = [(next(answer), answer) for answer in answers]
+    return [[first, *rest] for first, rest in started]
 
 
 def _conversation(row: dict[str, Any]) -> Conversation:
