@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from danlu.cli.main import main
 from danlu.engine.request import SamplingSettings
@@ -23,7 +21,7 @@ from danlu.workflows.demo import Demo
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own, and a demo of seconds: few rows, few steps, short answers."""
     data = tmp_path / "data"
     data.mkdir()
@@ -38,11 +36,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(demo_module, "TrainSettings", short)
     monkeypatch.setattr(demo_module, "SAMPLING", SamplingSettings(temperature=0.0, max_tokens=4))
     monkeypatch.setenv("DANLU_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("DANLU_LANG", "en")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path / "home"
-    torch.set_num_threads(threads)
+    return tmp_path / "home"
 
 
 def names(folder: Path) -> set[str]:
