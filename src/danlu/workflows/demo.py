@@ -35,10 +35,10 @@ DATA = Path(danlu.__file__).parent / "starter" / "demo"
 
 QUESTIONS = (
     "Who are you?",
-    "你好，我叫林小雨。",
+    "Good evening, this is Belmarlo.",
     "What is 27 + 15?",
     "短文：张伟住在青溪镇。李娜是一名医生。\n问题：李娜的职业是什么？",
-    "Write JSON with name, city: Nora lives in Lorvik.",
+    "Write JSON with name, city, job: Nora lives in Lorvik, works as a baker.",
 )
 # Answers are short; a small model that loses its way must not talk on.
 SAMPLING = SamplingSettings(temperature=0.0, max_tokens=120)
@@ -89,17 +89,17 @@ class Demo:
             TrainSettings(
                 dataset=str(DATA / "rows.json"),
                 output_dir=str(self.run_folder),
-                per_device_train_batch_size=16,
+                per_device_train_batch_size=8,
                 gradient_accumulation_steps=1,
-                num_train_epochs=10.0,
-                learning_rate=2e-3,
-                warmup_steps=5,
+                num_train_epochs=24.0,
+                learning_rate=1e-3,
+                warmup_steps=10,
                 lora_rank=16,
                 lora_alpha=32.0,
                 val_size=0.1,
                 eval_on_start=True,
-                eval_steps=20,
-                save_steps=40,
+                eval_steps=100,
+                save_steps=200,
                 seed=7,
             )
         )
