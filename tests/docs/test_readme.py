@@ -39,7 +39,7 @@ def test_commands_run_in_order(
         assert main(shlex.split(line)[1:]) == 0, line
     said = capsys.readouterr().out
     # The adapter and the merged model both give the identity of the example's rows.
-    assert said.count("Ember") + said.count("小炉") >= 2
+    assert said.count("Ember") + said.count("小雪") >= 2
 
 
 @pytest.mark.parametrize("page", PAGES)
