@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from danlu.cli.main import main
-from danlu.export import merge as merge_module
-from danlu.files import disk
+from danlu.files import disk, faults
 from danlu.files.committed import verify
 from danlu.files.disk import Bytes, Disk
 from danlu.files.lock import LOCK_FILE, FolderLock
@@ -308,7 +307,7 @@ def test_merging_on_a_full_disk(
         assert main(MERGE.split()) == 4
         assert len(capsys.readouterr().err.splitlines()) == 3
     with monkeypatch.context() as patch:
-        patch.setattr(merge_module, "free_bytes", lambda _path: 1000)
+        patch.setattr(faults, "free_bytes", lambda _path: 1000)
         assert main(MERGE.split()) == 4
         assert len(capsys.readouterr().err.splitlines()) == 3
     assert contents(here) == before

@@ -44,6 +44,8 @@ def test_alpaca_row(tmp_path: Path) -> None:
         ('[{"instruction": "a", "output": "b"}', "a.json:1"),
         ('{"instruction": "a"}', "a.json:1"),
         ("[]\n[]", "a.json:2"),
+        ("[1,\n" + "9" * 5000 + "]", "a.json:2"),
+        ("[1,\n" + "[" * 100_000 + "]", "a.json:2"),
         ('[{"instruction": "\u4f60"}]'.encode("gbk"), "a.json:1"),
     ],
 )

@@ -12,6 +12,7 @@ from danlu.device.detect import select
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.export import merge as merge_module
 from danlu.export.merge import merge
+from danlu.files import faults
 from danlu.files.committed import committed_folder, verify
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.peft_files import write_adapter
@@ -80,8 +81,8 @@ def test_full_disk_is_noticed_before_writing(
 ) -> None:
     base = write_model_folder(tmp_path / "base")
     adapter = write_random_adapter(tmp_path / "adapter", base)
-    monkeypatch.setattr(merge_module, "free_bytes", lambda _path: 1000)
-    with pytest.raises(CapacityError, match="not enough disk space"):
+    monkeypatch.setattr(faults, "free_bytes", lambda _path: 1000)
+    with pytest.raises(CapacityError, match="No space left"):
         merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
     assert not (tmp_path / "merged").exists()
 

@@ -68,8 +68,8 @@ def _lines(file: Path, text: str) -> Iterator[RawRow]:
         if line.strip():
             try:
                 yield RawRow(file=file, line=number, content=json.loads(line))
-            except ValueError as problem:
-                raise _broken(file, number, str(problem)) from problem
+            except (ValueError, RecursionError) as problem:
+                raise _broken(file, number, _reason(problem)) from problem
 
 
 def _array(file: Path, text: str) -> Iterator[RawRow]:
@@ -85,8 +85,9 @@ def _array(file: Path, text: str) -> Iterator[RawRow]:
         counted = position
         try:
             content, end = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as problem:
-            raise _broken(file, problem.lineno, problem.msg) from problem
+        except (ValueError, RecursionError) as problem:
+            place = problem.lineno if isinstance(problem, json.JSONDecodeError) else line
+            raise _broken(file, place, _reason(problem)) from problem
         yield RawRow(file=file, line=line, content=content)
         position = _skip_space(text, end)
         following = text[position : position + 1]
@@ -98,6 +99,13 @@ def _array(file: Path, text: str) -> Iterator[RawRow]:
     rest = _skip_space(text, position + 1)
     if rest != len(text):
         raise _broken(file, text.count("\n", 0, rest) + 1, _("There is text after the closing ]."))
+
+
+def _reason(problem: Exception) -> str:
+    """Say what the JSON reader met; its own line number counts from the row."""
+    if isinstance(problem, json.JSONDecodeError):
+        return f"{problem.msg} (column {problem.colno})"
+    return str(problem)
 
 
 def _skip_space(text: str, position: int) -> int:

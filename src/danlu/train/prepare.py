@@ -109,6 +109,12 @@ def check_required(settings: TrainSettings) -> None:
                 why=_("danlu train needs data to learn and a folder for the result."),
                 fix=f"danlu train --{name} {example} ...",
             )
+    if not settings.do_train:
+        raise UsageError(
+            _("--do_train false leaves nothing to do."),
+            why=_("danlu train trains; it does not only evaluate."),
+            fix="--do_train true",
+        )
     for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "cutoff_len"):
         if getattr(settings, name) < 1:
             raise UsageError(
