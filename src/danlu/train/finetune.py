@@ -25,7 +25,8 @@ from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest, State
 from danlu.train.events import Event, Saved
 from danlu.train.method import FullMethod, LoraMethod, Method
-from danlu.train.prepare import check_required, prepare_data, recipe_of
+from danlu.train.prepare import prepare_data
+from danlu.train.recipe import check_required, recipe_of
 from danlu.train.resume import newest_to_resume
 from danlu.train.settings import TrainSettings
 from danlu.train.trainer import Interrupted, Trainer

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from danlu.settings.schema import Settings, option
+from danlu.data.settings import DataSettings
+from danlu.settings.schema import option
 
 
-class TrainSettings(Settings):
+class TrainSettings(DataSettings):
     """Fine-tune a model on your own data."""
 
     stage: Literal["sft"] = option("sft", "what is trained: sft, supervised fine-tuning")
@@ -15,22 +16,9 @@ class TrainSettings(Settings):
     model_name_or_path: str = option(
         "starter", "model folder, or starter (built in)", aliases=("model",)
     )
-    dataset: str = option(
-        "", "a .json or .jsonl file of alpaca rows, or a name in dataset_info.json"
-    )
-    dataset_dir: str = option("data", "folder that holds dataset_info.json")
     output_dir: str = option("", "folder for this run")
     overwrite_output_dir: bool = option(False, "move what is in output_dir to a trash folder first")
     resume_from_checkpoint: bool = option(False, "go on from the newest good checkpoint")
-    template: Literal["qwen3", "qwen3_nothink"] = option("qwen3", "chat format")
-    enable_thinking: bool | None = option(
-        True,
-        "true: answers without reasoning learn an empty thought; "
-        "false: reasoning is removed; null: decided per answer",
-    )
-    cutoff_len: int = option(2048, "longest row in tokens; longer ones are left out and counted")
-    max_samples: int | None = option(None, "use only the first rows of the data set")
-    val_size: float = option(0.0, "rows held out for evaluation: a fraction or a number")
     finetuning_type: Literal["lora", "full"] = option("lora", "an adapter, or every weight")
     lora_rank: int = option(8, "rank of the adapter's matrices")
     lora_alpha: float | None = option(None, "scale is alpha / rank; twice the rank if not given")
@@ -46,7 +34,6 @@ class TrainSettings(Settings):
     max_steps: int = option(-1, "stop after this many steps; replaces num_train_epochs")
     weight_decay: float = option(0.0, "AdamW's decay; never applied to norm weights")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this length")
-    seed: int = option(42, "decides order, held-out rows, dropout and the adapter's start")
     eval_on_start: bool = option(False, "evaluate before the first step too")
     eval_steps: int = option(0, "evaluate every so many steps; always at the end")
     save_steps: int = option(500, "save a checkpoint every so many steps; always at the end")
