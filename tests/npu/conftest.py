@@ -1,0 +1,99 @@
+"""Runs the tests of this folder on the simulated NPU, in a process of their own.
+
+The device cannot be taken back, and torch would see an accelerator in every other test. Nor can it
+come later: it must be there before the process's first backward pass. So pytest starts itself once
+more for this folder, and each test is reported here as if it had run here. To debug one in a single
+process: DANLU_TESTS_ON_NPU=/dev/null pytest tests/npu -k NAME --pdb
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+# Set in the second process: the file that takes its reports, a JSON object a line.
+VARIABLE = "DANLU_TESTS_ON_NPU"
+HERE = Path(__file__).parent
+Reports = dict[str, list[pytest.TestReport]]
+_reports = pytest.StashKey[Reports]()
+
+if VARIABLE in os.environ:
+    from tests.sim import npu
+
+    if not npu.missing_api():
+        npu.register()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from tests.sim import npu
+
+    lacking = npu.missing_api()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.npu)
+            if lacking:
+                item.add_marker(pytest.mark.skip(reason=f"no simulated NPU: {lacking}"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if VARIABLE in os.environ:
+        with open(os.environ[VARIABLE], "a", encoding="utf-8") as file:
+            file.write(json.dumps(report._to_json()) + "\n")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    if VARIABLE in os.environ:
+        return None
+    session = item.session
+    if _reports not in session.stash:
+        nodes = [one.nodeid for one in session.items if HERE in one.path.parents]
+        session.stash[_reports] = _run(nodes, session.config.rootpath)
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in session.stash[_reports][item.nodeid]:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def _run(nodes: list[str], root: Path) -> Reports:
+    """Run tests in another process; a test that it could not run has its output as the failure."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "reports.jsonl"
+        file.touch()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *nodes],
+            cwd=root,
+            env={**os.environ, VARIABLE: str(file)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines = file.read_text(encoding="utf-8").splitlines()
+    reports: Reports = defaultdict(list)
+    for line in lines:
+        report = pytest.TestReport._from_json(json.loads(line))
+        reports[report.nodeid].append(report)
+    for node in nodes:
+        if not any(report.when == "teardown" for report in reports[node]):
+            reports[node].append(_broken(node, done.stdout))
+    return reports
+
+
+def _broken(node: str, output: str) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=node,
+        location=(node.partition("::")[0], None, node),
+        keywords={},
+        outcome="failed",
+        longrepr=f"the process that should run it said:\n{output}",
+        when="call",
+    )
