@@ -12,22 +12,41 @@ import json
 import os
 import subprocess
 import sys
-from collections import defaultdict
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from danlu.device import detect
 
 # Set in the second process: the file that takes its reports, a JSON object a line.
 VARIABLE = "DANLU_TESTS_ON_NPU"
 HERE = Path(__file__).parent
 Reports = dict[str, list[pytest.TestReport]]
 _reports = pytest.StashKey[Reports]()
+_summary = pytest.StashKey[str]()
 
 if VARIABLE in os.environ:
     from tests.sim import npu
 
     if not npu.missing_api():
         npu.register()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _the_same_kernels_on_the_cpu() -> Iterator[None]:
+    """Let the CPU do without what only it has: fused attention and AdamW, which round otherwise.
+
+    Then both devices run the same kernels, and the tests may ask for the same bits.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        found = detect._cpu
+        patch.setattr(detect, "_cpu", lambda: replace(found(), has_fused_adamw=False))
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,17 +68,31 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    if VARIABLE in os.environ:
+    # pytest asks here about every test of the session, not only about those of this folder.
+    if VARIABLE in os.environ or HERE not in item.path.parents:
         return None
     session = item.session
     if _reports not in session.stash:
         nodes = [one.nodeid for one in session.items if HERE in one.path.parents]
+        started = time.perf_counter()
         session.stash[_reports] = _run(nodes, session.config.rootpath)
+        seconds = time.perf_counter() - started
+        called = [r for some in session.stash[_reports].values() for r in some if r.when == "call"]
+        session.config.stash[_summary] = (
+            f"{len(called)} tests ran on the simulated NPU, in {seconds:.0f} s"
+        )
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for report in session.stash[_reports][item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if _summary in config.stash:
+        terminalreporter.write_line(config.stash[_summary])
 
 
 def _run(nodes: list[str], root: Path) -> Reports:
@@ -78,9 +111,11 @@ def _run(nodes: list[str], root: Path) -> Reports:
             text=True,
         )
         lines = file.read_text(encoding="utf-8").splitlines()
-    reports: Reports = defaultdict(list)
+    reports: Reports = {node: [] for node in nodes}
     for line in lines:
         report = pytest.TestReport._from_json(json.loads(line))
+        if isinstance(report.longrepr, list):  # of a skipped test; JSON knows no tuples
+            report.longrepr = tuple(report.longrepr)
         reports[report.nodeid].append(report)
     for node in nodes:
         if not any(report.when == "teardown" for report in reports[node]):

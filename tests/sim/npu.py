@@ -5,8 +5,8 @@ each device tensor owns CPU memory, and one function takes every operation: it l
 bytes as CPU tensors, runs the CPU's kernel and hands the result to the device. So values are the
 CPU's, but placement is real: a tensor on the wrong device fails as it would on an NPU.
 
-Not simulated: streams, asynchronous errors, other devices than npu:0, formats and rounding of
-Ascend's kernels, operations that it lacks.
+Not simulated: streams, asynchronous errors, other devices than npu:0; the formats, the rounding and
+the gaps of Ascend's kernels.
 
 Leans on private API of torch (tried with 2.13):
 - `_setup_privateuseone_for_python_backend` names the backend and gives it a device guard;
@@ -21,7 +21,8 @@ then, and never again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
 import torch
@@ -124,7 +125,7 @@ class _Block:
 def _on_device(host: Tensor, storage: torch.UntypedStorage | None = None) -> Tensor:
     """Return a device tensor over a host tensor's bytes; storage: where the device has them."""
     tensor = torch._C._acc.create_empty_tensor([0], host.dtype)
-    return _seat(tensor, storage or _device_storage(host), host)
+    return _seat(tensor, _device_storage(host) if storage is None else storage, host)
 
 
 def _device_storage(host: Tensor) -> torch.UntypedStorage:
@@ -155,18 +156,42 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
     """Run any operation on the device: the fallback kernel of the backend."""
-    call = _Call(operation)
-    names = [argument.name for argument in operation._schema.arguments]
+    facts, call = _facts(operation), _Call(operation)
     host_args = [call.to_host(value) for value in args]
     host_kwargs = {
-        name: call.output(value) if name in call.outputs else call.to_host(value)
+        name: call.output(value) if name in facts.outputs else call.to_host(value)
         for name, value in kwargs.items()
     }
-    if _waits(operation, dict(zip(names, args, strict=False))):
+    if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
         note_wait()
     result = call.to_device(operation(*host_args, **host_kwargs))
-    note_operation(operation._schema.name, (tensor.dtype for tensor in call.device_tensors))
+    note_operation(facts.name, (tensor.dtype for tensor in call.device_tensors))
     return result
+
+
+class _Facts(NamedTuple):
+    """What a schema says; `waits`: the host needs a value, or a shape that depends on values."""
+
+    name: str
+    outputs: frozenset[str]
+    waits: bool
+    writes_by_index: bool
+
+
+@cache
+def _facts(operation: torch._ops.OpOverload) -> _Facts:
+    schema = operation._schema
+    return _Facts(
+        name=schema.name,
+        outputs=frozenset(argument.name for argument in schema.arguments if argument.is_out),
+        # A mask that reads has been made a list of places before `index` comes here: by `nonzero`.
+        waits=schema.name != "aten::index" and bool(_WAITING_TAGS & set(operation.tags)),
+        writes_by_index=schema.name in _INDEX_WRITES,
+    )
+
+
+def _has_mask(indices: Iterable[Tensor | None]) -> bool:
+    return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
 class _Call:
@@ -174,7 +199,6 @@ class _Call:
 
     def __init__(self, operation: torch._ops.OpOverload) -> None:
         self._operation = operation
-        self.outputs = {a.name for a in operation._schema.arguments if a.is_out}
         self.device_tensors: list[Tensor] = []
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}  # id of host -> (host, device)
         self._storages: dict[int, torch.UntypedStorage] = {}  # address -> device storage
@@ -224,15 +248,6 @@ class _Call:
             assert not device.numel(), "out= of another size"
             _seat(device, _device_storage(value), value)
         return device
-
-
-def _waits(operation: torch._ops.OpOverload, args: dict[str, Any]) -> bool:
-    """Tell whether the host needs the operation's values, or a shape that depends on them."""
-    name = operation._schema.name
-    if name in _INDEX_WRITES:
-        return any(index is not None and index.dtype == torch.bool for index in args["indices"])
-    # A mask that reads has been made a list of places before it comes here: by `nonzero`.
-    return name != "aten::index" and bool(_WAITING_TAGS & set(operation.tags))
 
 
 def empty(size: Iterable[int], **options: Any) -> Tensor:

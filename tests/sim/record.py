@@ -6,7 +6,7 @@ device computes. Each such wait costs time, so they are counted, with the place 
 
 from __future__ import annotations
 
-import traceback
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -75,8 +75,9 @@ def note_upload() -> None:
 
 def _place() -> str:
     """Name the innermost function of danlu; `backward` where autograd calls from its thread."""
-    for frame in reversed(traceback.extract_stack()):
-        _before, found, path = frame.filename.rpartition("/danlu/")
+    frame = sys._getframe()
+    while frame := frame.f_back:
+        _before, found, path = frame.f_code.co_filename.rpartition("/danlu/")
         if found:
-            return f"{path}:{frame.name}"
+            return f"{path}:{frame.f_code.co_name}"
     return "backward"
