@@ -83,7 +83,7 @@ def entry_of(name: str, value: Any, info: Path) -> Entry:
     texts = {key: value[key] for key in _TEXT_KEYS if value.get(key) is not None}
     refused.unless_texts(texts)
     formatting, columns, tags = (value.get(key) for key in ("formatting", "columns", "tags"))
-    if formatting is None and (columns or tags):
+    if formatting is None and (columns is not None or tags is not None):
         formatting = "alpaca"
     if formatting is None:
         return Entry(**texts, num_samples=number)
@@ -139,6 +139,8 @@ class _Refusal:
                 _("{key} is not an object").format(key=kind), _("Write {...} as its value.")
             )
         for key in renames:
+            if key in known:
+                continue
             if key in _OTHER_COLUMNS:
                 raise self.because(
                     _("the columns name {key}; danlu trains on text with one answer").format(
@@ -146,13 +148,12 @@ class _Refusal:
                     ),
                     _("Use a data set of text, and remove {key}.").format(key=key),
                 )
-            if not known:
+            if not known or key == "messages":
                 raise self.because(
-                    _("tags are given for alpaca rows, which have none"),
-                    _("Add {setting}, or remove the tags.").format(
-                        setting='"formatting": "sharegpt"'
+                    _("{key} is given, but alpaca rows hold no messages").format(key=key),
+                    _("Add {formatting}, or remove it.").format(
+                        formatting='"formatting": "sharegpt"'
                     ),
                 )
-            if key not in known:
-                raise self.unknown(f"{kind}:", key, known)
+            raise self.unknown(f"{kind}:", key, known)
         self.unless_texts(renames)

@@ -13,6 +13,7 @@ import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,12 @@ def _library(hub: _Hub) -> Any:
 
 def _why_unreachable(address: str) -> str | None:
     """Ask the hub for an answer of any kind, for a few seconds; return why there is none."""
-    request = urllib.request.Request(address, method="HEAD")
     try:
+        request = urllib.request.Request(address, method="HEAD")
         urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
     except urllib.error.HTTPError:
         return None
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, HTTPException) as fault:
         return _("{address} does not answer: {reason}.").format(
             address=address, reason=_first_line(getattr(fault, "reason", fault))
         )

@@ -58,7 +58,11 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
     while True:
         try:
             batch = next(batches, None)
-            rows = batch.to_pylist() if batch is not None else None
+            if batch is None:
+                return
+            # Damaged offsets would make the conversion read memory that is not ours, and crash.
+            batch.validate(full=True)
+            rows = batch.to_pylist()
         except (pyarrow.ArrowException, ValueError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno is not None:
                 raise  # the file is refused, not damaged
@@ -69,8 +73,6 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
                 _("The table cannot be read on: {reason}").format(reason=reason),
                 _("Copy it again, or save it as .jsonl."),
             ) from None
-        if rows is None:
-            return
         for row in rows:
             number += 1
             yield number, row
