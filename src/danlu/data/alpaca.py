@@ -73,5 +73,12 @@ def _history(value: Any, name: str) -> list[Message]:
                 _("{name} holds something else than pairs.").format(name=name),
                 _("Write {name} as a list of [question, answer] pairs.").format(name=name),
             )
-        messages += [Message(role="user", content=text(pair[0], name)), answer(pair[1], name)]
+        question = text(pair[0], name)
+        if not question.strip():
+            raise BadRow(
+                "empty_question",
+                _("A question in {name} is empty.").format(name=name),
+                _("Fill it in, or remove it together with its answer."),
+            )
+        messages += [Message(role="user", content=question), answer(pair[1], name)]
     return messages

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.formats import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
+from danlu.data.rows import reading
 from danlu.errors import DataError, UsageError
 from danlu.language import _
 
@@ -44,8 +45,10 @@ def read_info(info: Path) -> dict[str, Any]:
     """Return the entries by name, unchecked; none without the file. Raises DataError."""
     if not info.is_file():
         return {}
+    with reading(info):
+        content = info.read_bytes()
     try:
-        entries = json.loads(info.read_text(encoding="utf-8-sig"))
+        entries = json.loads(content.decode("utf-8-sig"))
         if not isinstance(entries, dict):
             raise ValueError(_("it is not an object"))
         return entries

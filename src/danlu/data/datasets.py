@@ -7,6 +7,7 @@ or not, so that everybody who counts rows gets the same numbers.
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -168,7 +169,7 @@ def _files_of(name: str, entry: Entry, info: Path) -> tuple[Path, ...]:
 def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
     path = Path(name).expanduser()
     for candidate in (path, dataset_dir / path):
-        if candidate.exists():
+        if os.path.exists(candidate):  # False too for what can be no path
             return candidate
     if path.suffix.lower() in READERS:
         raise UsageError(
@@ -198,7 +199,7 @@ def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
 def _detected(name: str, files: tuple[Path, ...]) -> tuple[Format, str]:
     found = detect(name, (row for file in files for row in read_rows(file)))
     if found is None:
-        return format_of("alpaca"), _("a format that was not told from its rows")
+        return format_of("alpaca"), _("supposed because none of the first rows can be read")
     return found.format, _("told from the fields {names}").format(names=", ".join(found.names))
 
 

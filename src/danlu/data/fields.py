@@ -54,14 +54,7 @@ def text(value: Any, name: str) -> str:
             _("{name} is not text.").format(name=name),
             _("Put it between quotation marks."),
         )
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadRow(
-            "lone_surrogate",
-            _("{name} holds half a character (a lone surrogate).").format(name=name),
-            _("Remove it, or write the whole character."),
-        ) from None
+    _check_characters(value, name)
     return value
 
 
@@ -102,6 +95,7 @@ def tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
         return ()
     if not isinstance(listed, list):
         listed = [None]
+    _check_json(listed, name)
     functions = [
         tool.get("function") if isinstance(tool, Mapping) and "function" in tool else tool
         for tool in listed
@@ -124,6 +118,7 @@ def tool_calls(value: Any, name: str) -> tuple[ToolCall, ...]:
     listed = structure(value, name)
     if not listed:
         return ()
+    _check_json(listed, name)
     return tuple(
         _tool_call(call, name) for call in (listed if isinstance(listed, list) else [listed])
     )
@@ -141,6 +136,30 @@ def _tool_call(value: Any, name: str) -> ToolCall:
         _("{name} is not a call with a name and arguments.").format(name=name),
         _("Write {example}.").format(example='{"name": "...", "arguments": {...}}'),
     )
+
+
+def _check_characters(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(
+            "lone_surrogate",
+            _("{name} holds half a character (a lone surrogate).").format(name=name),
+            _("Remove it, or write the whole character."),
+        ) from None
+
+
+def _check_json(value: Any, name: str) -> None:
+    """Raise BadRow for what a table may hold and JSON may not, such as dates."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise BadRow(
+            "broken_field",
+            _("{name} is not JSON: {reason}.").format(name=name, reason=problem),
+            _("Write it as a list, or as the JSON text of one."),
+        ) from None
+    _check_characters(text, name)
 
 
 def _is_name(value: Any) -> bool:
