@@ -98,9 +98,8 @@ def test_num_samples(tmp_path: Path, num_samples: int) -> None:
     assert drawn == sorted(drawn)
     assert len(set(drawn)) == min(num_samples, 10)
     assert questions(data) == drawn
-    assert {tuple(questions(found("a", tmp_path, seed=seed)[0])) for seed in range(9)} != {
-        tuple(drawn)
-    } or num_samples == 10
+    others = [questions(found("a", tmp_path, seed=seed)[0]) for seed in range(9)]
+    assert all(other == drawn for other in others) == (num_samples == 10)
     (few,) = found("a", tmp_path, max_samples=2)
     assert len(questions(few)) == 2
 
@@ -177,7 +176,29 @@ def test_a_broken_list_is_named(tmp_path: Path, text: str | bytes) -> None:
 
 def test_rows_in_no_known_format(tmp_path: Path) -> None:
     json_lines(tmp_path / "a.jsonl", [{"text": "hello", "id": 1}])
-    with pytest.raises(DataError, match="format of .* is unknown") as caught:
+    with pytest.raises(DataError, match="The format of ") as caught:
         found("a.jsonl", tmp_path)
     assert "text, id" in caught.value.why
     assert "instruction" in caught.value.fix
+
+
+def test_rows_for_another_training(tmp_path: Path) -> None:
+    json_lines(tmp_path / "a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    with pytest.raises(DataError, match="The format of ") as caught:
+        found("a.jsonl", tmp_path)
+    assert "preference training" in caught.value.why
+
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("alpaca_zh_demo", 1000), ("alpaca_en_demo", 999), ("identity", 91)]
+)
+def test_real_data_sets_load_whole(name: str, count: int) -> None:
+    if not SHARED.is_dir():
+        pytest.skip("needs the data sets in the folder shared beside the checkout")
+    (data,) = found(f"{name}.json", SHARED)
+    rows = list(data.rows())
+    assert len(rows) == count
+    assert all(isinstance(row, Row) for row in rows)

@@ -85,7 +85,7 @@ class DataSet:
         times = self._times()
         for index, raw in enumerate(self._all_rows()):
             is_fatal = isinstance(raw, Finding) and raw.kind in FATAL_KINDS
-            for _repeat in range(max(times[index], is_fatal)):
+            for _repeat in range(max(times[index], int(is_fatal))):
                 yield raw
 
     def _all_rows(self) -> Iterator[RawRow | Finding]:

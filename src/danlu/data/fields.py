@@ -6,7 +6,7 @@ Every fault is a BadRow that names the field and the fix. Knows no formats and n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from danlu.data.findings import BadRow
@@ -42,6 +42,17 @@ def row_object(row: Any) -> Mapping[str, Any]:
                 _("Write the answer to learn in the place of the format's answers."),
             )
     return row
+
+
+def missing_columns(row: Mapping[str, Any], names: Sequence[str]) -> BadRow:
+    """Say which columns a row lacks, and which it has."""
+    return BadRow(
+        "missing_column",
+        _("The row has no {names}; it has {keys}.").format(
+            names=_(" and no ").join(names), keys=", ".join(map(str, row)) or "{}"
+        ),
+        _("Rename its fields, or name them as columns in dataset_info.json."),
+    )
 
 
 def text(value: Any, name: str) -> str:
