@@ -158,6 +158,15 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no data set mien") as caught:
         found("mien", tmp_path)
     assert "mine" in caught.value.fix
+    json_lines(tmp_path / "alpaca_zh.jsonl", alpaca(1))
+    with pytest.raises(UsageError, match="no data set alpaca_zh") as caught:
+        found("alpaca_zh", tmp_path)
+    assert "alpaca_zh.jsonl" in caught.value.fix
+    for name in ("x" * 5000, "~nobody/a", "a\0b"):
+        with pytest.raises(UsageError, match="no data set"):
+            found(name, tmp_path)
+    with pytest.raises(UsageError, match="--max_samples 0"):
+        found("mine", tmp_path, max_samples=0)
     with pytest.raises(UsageError, match="No data set is named"):
         found(" , ", tmp_path)
     for place in ("ONLINE", "REMOTE:owner/name"):

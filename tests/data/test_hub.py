@@ -33,6 +33,13 @@ def repository(tmp_path: Path) -> Path:
             parquet_table(root / "data" / subset / f"{split}-00000-of-00001.parquet", ROWS)
     (root / "plain").mkdir()
     json_lines(root / "plain" / "all.jsonl", ROWS)
+    (root / "sft").mkdir()
+    for split in ("train_sft", "train_gen", "test_sft"):
+        parquet_table(root / "sft" / f"{split}-00000-of-00002-abc.parquet", ROWS)
+    (root / "saved" / "train").mkdir(parents=True)
+    (root / "saved" / "test").mkdir()
+    for split in ("train", "test"):
+        parquet_table(root / "saved" / split / "data-00000-of-00001.parquet", ROWS)
     (root / "README.md").write_text("a card", encoding="utf-8")
     return root
 
@@ -102,6 +109,10 @@ def test_folder_subset_and_split_choose_the_files(repository: Path) -> None:
     assert chosen(subset="zh") == ["data/zh/train-00000-of-00001.parquet"]
     assert chosen(folder="data/en", split="test") == ["data/en/test-00000-of-00001.parquet"]
     assert chosen(folder="plain") == ["plain/all.jsonl"]
+    assert chosen(folder="sft", split="train_sft") == ["sft/train_sft-00000-of-00002-abc.parquet"]
+    assert chosen(folder="saved") == ["saved/train/data-00000-of-00001.parquet"]
+    with pytest.raises(UsageError, match="no files of the split train"):
+        chosen(folder="sft")
     with pytest.raises(UsageError, match="no files of the split dev") as caught:
         chosen(folder="data", split="dev")
     assert "en/test-00000-of-00001.parquet" in caught.value.why

@@ -135,6 +135,15 @@ def tool_calls(value: Any, name: str) -> tuple[ToolCall, ...]:
     )
 
 
+def wrong_call(name: str) -> BadRow:
+    """Say that a field holds no call."""
+    return BadRow(
+        "wrong_call",
+        _("{name} is not a call with a name and arguments.").format(name=name),
+        _("Write {example}.").format(example='{"name": "...", "arguments": {...}}'),
+    )
+
+
 def _tool_call(value: Any, name: str) -> ToolCall:
     call = value.get("function", value) if isinstance(value, Mapping) else None
     if isinstance(call, Mapping) and _is_name(call.get("name")):
@@ -142,11 +151,7 @@ def _tool_call(value: Any, name: str) -> ToolCall:
         if isinstance(structure(arguments, name), Mapping):
             # Text stands as it is: the model learns the very characters.
             return ToolCall(name=call["name"], arguments=arguments)
-    raise BadRow(
-        "wrong_call",
-        _("{name} is not a call with a name and arguments.").format(name=name),
-        _("Write {example}.").format(example='{"name": "...", "arguments": {...}}'),
-    )
+    raise wrong_call(name)
 
 
 def _check_characters(text: str, name: str) -> None:

@@ -23,6 +23,7 @@ from danlu.data.fields import (
     text,
     tool_calls,
     tools,
+    wrong_call,
 )
 from danlu.data.findings import BadRow
 from danlu.language import _
@@ -114,7 +115,9 @@ def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
     if role == "function":
         reasoning, call = split_reasoning(content)
         calls = tool_calls(call, name)
-        return replace(answer("", name, calls), reasoning=reasoning)
+        if not calls:
+            raise wrong_call(name)
+        return Message(role="assistant", reasoning=reasoning, tool_calls=calls)
     if role == "assistant":
         return _answer(entry, number, content, name)
     if role == "user" and not content.strip():

@@ -66,11 +66,11 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
         except (pyarrow.ArrowException, ValueError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno is not None:
                 raise  # the file is refused, not damaged
-            reason = str(problem).partition("\n")[0]
+            reason = str(problem).partition("\n")[0].rstrip(".")
             raise BrokenFile(
                 "damaged_table",
                 number + 1,
-                _("The table cannot be read on: {reason}").format(reason=reason),
+                _("The table cannot be read on: {reason}.").format(reason=reason),
                 _("Copy it again, or save it as .jsonl."),
             ) from None
         for row in rows:
