@@ -11,6 +11,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from danlu.cli.findings import data_lines
 from danlu.language import _
 from danlu.train.events import Evaluated, Event, Resumed, Saved, Started, StepDone, StepSkipped
 from danlu.train.finetune import Finetune
@@ -22,7 +23,7 @@ def describe(job: Finetune) -> list[str]:
     dtype: str = settings.dtype
     if dtype == "auto":
         dtype = str(job.device.preferred_dtype).removeprefix("torch.")
-    lines = [
+    return [
         _("Model {model} on {device} ({dtype}, {threads} threads), {kind}").format(
             model=settings.model_name_or_path,
             device=job.device.description,
@@ -30,37 +31,11 @@ def describe(job: Finetune) -> list[str]:
             threads=job.device.threads,
             kind=settings.finetuning_type,
         ),
-        _(
-            "Data: {rows} rows to learn ({tokens} tokens, {learned} of them learned), "
-            "{held} held out"
-        ).format(
-            rows=len(data.train_rows),
-            tokens=data.cost.num_tokens,
-            learned=data.cost.num_supervised,
-            held=len(data.eval_rows),
-        ),
+        *data_lines(data.report),
         _("{steps} steps of {rows} rows").format(
             steps=recipe.total_steps, rows=recipe.rows_per_step
         ),
     ]
-    if data.cost.num_examples > data.cost.num_rows:
-        lines.append(
-            _(
-                "Rows with several answers become several examples: {examples} from {rows} rows, "
-                "so that every answer is learned after exactly the text it will follow."
-            ).format(examples=data.cost.num_examples, rows=data.cost.num_rows)
-        )
-    if data.too_long:
-        shown = ", ".join(data.too_long[:5])
-        lines.append(
-            _("Left out, longer than {cutoff} tokens: {count} rows ({places}{more})").format(
-                cutoff=settings.cutoff_len,
-                count=len(data.too_long),
-                places=shown,
-                more=", ..." if len(data.too_long) > 5 else "",
-            )
-        )
-    return lines
 
 
 def show_training(job: Finetune, *, logging_steps: int) -> None:

@@ -6,7 +6,7 @@ tokenizer. Must not know files, nor what happens to an example that is too long.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +32,7 @@ class Rendering:
     enable_thinking: bool | None
     mask_history: bool = False
     train_on_prompt: bool = False
-    cutoff_len: int
+    cutoff_len: int = 2048
     overlong: Literal["cut", "drop", "error", "llamafactory"] = "cut"
 
     @classmethod
@@ -118,26 +118,19 @@ def num_supervised(pieces: Pieces) -> int:
     return sum(len(ids) for span, ids in pieces if span.supervised)
 
 
-def example_of(pieces: Pieces, *, row: int, part: int) -> Example:
-    """Join the pieces of an example."""
+def tokenize_row(
+    conversation: Conversation, tokenizer: Tokenizer, rendering: Rendering, *, row: int = 0
+) -> list[Example]:
+    """Return the examples of one conversation, whole; as `encode_conversations` raises."""
+    (examples,) = encode_conversations([conversation], tokenizer, rendering)
+    return [_joined(pieces, row, part) for part, pieces in enumerate(examples)]
+
+
+def _joined(pieces: Pieces, row: int, part: int) -> Example:
+    supervised = [span.supervised for span, ids in pieces for _token in ids]
     return Example(
         tokens=np.asarray([token for _span, ids in pieces for token in ids], dtype=np.int32),
-        supervised=np.repeat(
-            np.asarray([span.supervised for span, _ids in pieces], dtype=np.bool_),
-            [len(ids) for _span, ids in pieces],
-        ),
+        supervised=np.asarray(supervised, dtype=np.bool_),
         row=row,
         part=part,
-    )
-
-
-def token_cost(rows: Iterable[Sequence[Example]]) -> TokenCost:
-    """Count rows, examples and tokens."""
-    rows = list(rows)
-    examples = [example for row in rows for example in row]
-    return TokenCost(
-        num_rows=len(rows),
-        num_examples=len(examples),
-        num_tokens=sum(len(example.tokens) for example in examples),
-        num_supervised=sum(int(example.supervised.sum()) for example in examples),
     )
