@@ -27,7 +27,7 @@ from tests.helpers.conversations import conversations
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
 
 RENDERING = Rendering(template="qwen3", enable_thinking=True, cutoff_len=80)
-LONG = "".join(f"{n}你好🤖e\u0301 " for n in range(60))
+LONG = "".join(f"{n}你好🤖e\u0301 \n" for n in range(60))
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,17 @@ def test_long_reasoning_loses_its_end_and_stays_closed(tokenizer: Tokenizer) -> 
     reasoning, answer = thought.split("\n</think>\n\n")
     assert f"First. {LONG}".startswith(reasoning)
     assert answer == "Because.<|im_end|>\n"
+
+
+def test_every_limit_is_kept_and_nearly_used(tokenizer: Tokenizer) -> None:
+    for conversation in (row(LONG, "Yes."), row("Why?", "Because.", reasoning=LONG)):
+        (example,) = encoded(conversation, tokenizer)
+        for limit in range(60, 140):
+            cut = shorten(example, tokenizer, limit)
+            assert cut is not None
+            # A character of up to five tokens may be the one that no longer fits.
+            assert limit - 10 < num_tokens(cut) <= limit
+            assert "\n\n</think>" not in text_of(cut).replace("<think>\n\n</think>", "")
 
 
 def test_the_longer_one_is_cut_first(tokenizer: Tokenizer) -> None:
