@@ -18,6 +18,7 @@ from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.detect import detect
 from danlu.data.findings import BadRow, Finding, listed
 from danlu.data.formats import Format, format_of
+from danlu.data.hub import hub_files
 from danlu.data.rows import FATAL_KINDS, READERS, RawRow, data_files, read_rows
 from danlu.errors import DataError, UsageError
 from danlu.language import _
@@ -151,7 +152,10 @@ def _find(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> DataSet:
 
 
 def _files_of(name: str, entry: Entry, info: Path) -> tuple[Path, ...]:
-    # LLaMA-Factory's order: a hub before a file.
+    # A hub before a file, as in LLaMA-Factory.
+    downloaded = hub_files(name, entry)
+    if downloaded is not None:
+        return downloaded
     if entry.file_name is not None:
         return data_files(info.parent / entry.file_name)
     raise UsageError(
@@ -166,7 +170,7 @@ def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
     for candidate in (path, dataset_dir / path):
         if candidate.exists():
             return candidate
-    if path.suffix in READERS:
+    if path.suffix.lower() in READERS:
         raise UsageError(
             _("The data file {file} does not exist.").format(file=path),
             why=_("There is no such file, in {folder} neither.").format(folder=dataset_dir),
