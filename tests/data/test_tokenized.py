@@ -269,7 +269,7 @@ def test_two_processes_at_once(rows_file: Path, tokenizer: Tokenizer, tmp_path: 
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[int] = context.Queue()
     arguments = (rows_file, tokenizer.path.parent, cache, results)
-    processes = [context.Process(target=_tokenize, args=arguments) for _ in range(3)]
+    processes = [context.Process(target=_tokenize, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
     sums = {results.get(timeout=60) for _process in processes}
@@ -296,9 +296,9 @@ def test_conversations_are_not_held_in_memory(tokenizer: Tokenizer) -> None:
     rendering = replace(RENDERING, cutoff_len=1000)
     tokenize_rows(many_rows(10), tokenizer, rendering)
     tracemalloc.start()
-    data = tokenize_rows(many_rows(6000), tokenizer, rendering, batch_rows=64)
+    data = tokenize_rows(many_rows(1500), tokenizer, rendering, batch_rows=64)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    raw = 6000 * len("The quick brown fox answers the question. " * 20)
+    raw = 1500 * len("The quick brown fox answers the question. " * 20)
     tokens = data.tokens.nbytes + data.supervised.nbytes
     assert peak - 1.2 * tokens < raw / 2
