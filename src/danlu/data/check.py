@@ -82,6 +82,11 @@ class DataReport:
         return [finding for finding in self.findings if finding.severity == "error"]
 
     @property
+    def left_out(self) -> list[Finding]:
+        """The findings because of which rows are neither learned nor held out."""
+        return [f for f in self.findings if f.severity == "error" or f.kind == "overlong_left_out"]
+
+    @property
     def num_left_out(self) -> int:
         """How many rows are neither learned nor held out."""
         return self.num_rows - self.train.num_rows - self.held_out.num_rows
@@ -106,15 +111,15 @@ class DataReport:
         """Write what run.json and --json keep; findings as a count for each kind."""
         return {
             "datasets": list(self.datasets),
-            "rows": self.num_rows,
+            "num_rows": self.num_rows,
             "train": asdict(self.train),
             "held_out": asdict(self.held_out),
             "lengths": asdict(self.lengths),
             "cutoff_len": self.cutoff_len,
-            "over_cutoff": self.num_over_cutoff,
-            "shortened": self.num_shortened,
-            "cut_tokens": self.num_cut_tokens,
-            "left_out": self.num_left_out,
+            "num_over_cutoff": self.num_over_cutoff,
+            "num_shortened": self.num_shortened,
+            "num_cut_tokens": self.num_cut_tokens,
+            "num_left_out": self.num_left_out,
             "findings": self.counts,
         }
 

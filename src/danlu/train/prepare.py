@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from danlu.data.check import DataReport, check_data, refusal
 from danlu.data.examples import Example, TokenCost
 from danlu.data.settings import DataSettings
 from danlu.text.tokenizer import Tokenizer
+
+# run.json names so many of the rows that were left out; it counts all of them.
+MOST_RECORDED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,18 @@ class PreparedData:
     def cost(self) -> TokenCost:
         """What one pass over the rows to learn costs."""
         return self.report.train
+
+    def record(self) -> dict[str, Any]:
+        """Say for run.json what the rows were and what became of them."""
+        return {
+            "fingerprint": self.fingerprint,
+            "num_train_rows": len(self.train_rows),
+            "num_eval_rows": len(self.eval_rows),
+            "num_train_tokens": self.cost.num_tokens,
+            "num_supervised_tokens": self.cost.num_supervised,
+            **self.report.as_record(),
+            "left_out_rows": [str(finding) for finding in self.report.left_out[:MOST_RECORDED]],
+        }
 
     @property
     def fingerprint(self) -> str:
