@@ -296,7 +296,7 @@ def test_conversations_are_not_held_in_memory(tokenizer: Tokenizer) -> None:
     rendering = replace(RENDERING, cutoff_len=1000)
     tokenize_rows(many_rows(10), tokenizer, rendering)
     tracemalloc.start()
-    data = tokenize_rows(many_rows(1500), tokenizer, rendering, batch_rows=64)
+    data = tokenize_rows(many_rows(1500), tokenizer, rendering, batch_rows=16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     raw = 1500 * len("The quick brown fox answers the question. " * 20)

@@ -97,10 +97,14 @@ class DataReport:
         return any(finding.kind in FATAL_KINDS for finding in self.findings)
 
     @property
+    def has_bad_rows(self) -> bool:
+        """Whether there are rows that cannot be used and that were not to be skipped."""
+        return self.is_unreadable or bool(self.errors and not self.skips_bad_rows)
+
+    @property
     def refuses(self) -> bool:
         """Whether training stops before it loads the model."""
-        has_bad_rows = bool(self.errors) and not self.skips_bad_rows
-        return has_bad_rows or self.is_unreadable or not self.train.num_rows
+        return self.has_bad_rows or not self.train.num_rows
 
     @property
     def is_loud(self) -> bool:
@@ -177,7 +181,7 @@ def check_data(settings: DataSettings, tokenizer: Tokenizer) -> CheckedData:
 
 def refusal(report: DataReport) -> DataError:
     """Say why training does not start with this data, and what to do."""
-    if report.errors:
+    if report.has_bad_rows:
         fix = _("Correct or remove these rows, or go on without them: --skip_bad_rows")
         return DataError(
             _("{count} of {total} rows cannot be used.").format(
@@ -186,10 +190,25 @@ def refusal(report: DataReport) -> DataError:
             why="\n".join(listed(report.errors)),
             fix=_("Correct the files.") if report.is_unreadable else fix,
         )
+    if not report.num_rows:
+        return DataError(
+            _("The data set has no rows."),
+            why="\n".join(report.datasets),
+            fix=_("Add rows such as {example}").format(
+                example='{"instruction": "...", "output": "..."}'
+            ),
+        )
     return DataError(
         _("No rows are left to train on."),
-        why=_("Of {total} rows {held} are held out and {left_out} are left out.").format(
-            total=report.num_rows, held=report.held_out.num_rows, left_out=report.num_left_out
+        why=_(
+            "Of {total} rows {held} are held out, {long} are over {cutoff} tokens and {bad} cannot "
+            "be used."
+        ).format(
+            total=report.num_rows,
+            held=report.held_out.num_rows,
+            long=report.num_over_cutoff,
+            cutoff=report.cutoff_len,
+            bad=len(report.errors),
         ),
         fix=_("Raise --cutoff_len, lower --val_size, or add rows."),
     )
