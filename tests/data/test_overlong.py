@@ -112,7 +112,7 @@ def test_what_was_cut_is_counted(tokenizer: Tokenizer) -> None:
     left, finding = fit_row(examples, "a:7", tokenizer, RENDERING)
     assert finding is not None
     assert (finding.place, finding.kind, finding.severity) == ("a:7", "shortened", "warning")
-    assert f"{num_tokens(examples[0]) - num_tokens(left[0])} were cut out" in finding.what
+    assert f"cut out: {num_tokens(examples[0]) - num_tokens(left[0])}." in finding.what
 
 
 def test_a_row_that_fits_is_untouched(tokenizer: Tokenizer) -> None:

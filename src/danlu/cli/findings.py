@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 from danlu.data.check import DataReport
 from danlu.data.findings import listed
@@ -50,6 +52,12 @@ def report_lines(report: DataReport) -> list[str]:
     else:
         lines.append(_("Training would take this data."))
     return lines
+
+
+def report_record(report: DataReport) -> dict[str, Any]:
+    """Write the whole report for programs: every finding, in full."""
+    findings = [{**asdict(finding), "text": str(finding)} for finding in report.findings]
+    return {**report.as_record(), "refuses": report.refuses, "all_findings": findings}
 
 
 def data_lines(report: DataReport) -> list[str]:

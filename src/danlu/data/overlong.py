@@ -219,7 +219,7 @@ def _shortened(place: str, longest: int, limit: int, cut: int) -> Finding:
     return Finding(
         place=place,
         kind="shortened",
-        what=_("The row has {tokens} tokens, {limit} are allowed: {cut} were cut out.").format(
+        what=_("The row has {tokens} tokens, {limit} are allowed; cut out: {cut}.").format(
             tokens=longest, limit=limit, cut=cut
         ),
         fix=_("Raise --cutoff_len to keep it whole."),

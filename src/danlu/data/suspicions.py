@@ -21,6 +21,8 @@ _OTHER_THOUGHT = re.compile(
     r"|<\s*/?\s*think\s*/?\s*>",
     re.IGNORECASE,
 )
+# LLaMA-Factory's identity.json is meant to be edited; many train it as it is.
+_PLACEHOLDER = re.compile(r"\{\{ ?(?:name|author) ?\}\}")
 
 
 def suspicions(conversation: Conversation, place: str) -> Iterator[Finding]:
@@ -29,7 +31,7 @@ def suspicions(conversation: Conversation, place: str) -> Iterator[Finding]:
     for message in conversation.messages:
         for text in (message.content, message.reasoning or ""):
             # No mark is without one of these: most texts are passed over quickly.
-            if "<" not in text and "[" not in text:
+            if not any(sign in text for sign in "<[{"):
                 continue
             for finding in _in_text(text, message, place):
                 if finding.kind not in seen:
@@ -46,6 +48,14 @@ def _in_text(text: str, message: Message, place: str) -> Iterator[Finding]:
                 text=control[0]
             ),
             fix=_("Remove it: the template adds the real ones."),
+            severity="warning",
+        )
+    if placeholder := _PLACEHOLDER.search(text):
+        yield Finding(
+            place=place,
+            kind="placeholder",
+            what=_("The placeholder {text} was not filled in.").format(text=placeholder[0]),
+            fix=_("Write the real name in its place."),
             severity="warning",
         )
     if message.role != "assistant":

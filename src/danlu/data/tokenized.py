@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -61,6 +61,20 @@ def _items(datasets: Sequence[DataSet]) -> Iterator[Row | Finding]:
         yield from dataset.rows()
 
 
+@dataclass(frozen=True, kw_only=True)
+class FittedRow:
+    """One row on its way to tokens. conversation: None for a row that cannot be used.
+
+    whole: its examples as they were; fitted: as they fit, none for a row that is left out.
+    """
+
+    place: str
+    conversation: Conversation | None = None
+    whole: Sequence[Pieces] = ()
+    fitted: Sequence[Pieces] = ()
+    findings: tuple[Finding, ...] = ()
+
+
 def tokenize_rows(
     items: Iterable[Row | Finding],
     tokenizer: Tokenizer,
@@ -70,29 +84,47 @@ def tokenize_rows(
 ) -> TokenizedData:
     """Tokenize rows, `batch_rows` at a time; a finding becomes a row without examples."""
     table = _Table()
+    for row in fit_rows(items, tokenizer, rendering, batch_rows=batch_rows):
+        table.add(row)
+    return table.finished()
+
+
+def fit_rows(
+    items: Iterable[Row | Finding],
+    tokenizer: Tokenizer,
+    rendering: Rendering,
+    *,
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[FittedRow]:
+    """Yield one row an item: encoded, looked through and made to fit."""
     items = iter(items)
     while batch := list(islice(items, batch_rows)):
         rows = [item for item in batch if isinstance(item, Row)]
         encoded = iter(_encode(rows, tokenizer, rendering))
         for item in batch:
             if isinstance(item, Finding):
-                table.add_bad(item)
+                yield FittedRow(place=item.place, findings=(item,))
                 continue
-            examples = next(encoded)
-            if isinstance(examples, Finding):
-                table.add_bad(examples)
+            found = next(encoded)
+            if isinstance(found, Finding):
+                yield FittedRow(place=item.place, findings=(found,))
                 continue
-            for finding in suspicions(item.conversation, item.place):
-                table.findings.append(finding)
-            table.add(item, examples, *fit_row(examples, item.place, tokenizer, rendering))
-    return table.finished()
+            fitted, finding = fit_row(found, item.place, tokenizer, rendering)
+            suspicious = suspicions(item.conversation, item.place)
+            yield FittedRow(
+                place=item.place,
+                conversation=item.conversation,
+                whole=found,
+                fitted=fitted,
+                findings=(*([finding] if finding else ()), *suspicious),
+            )
 
 
 def _encode(
     rows: Sequence[Row], tokenizer: Tokenizer, rendering: Rendering
-) -> list[list[Pieces] | Finding]:
+) -> Sequence[list[Pieces] | Finding]:
     try:
-        return [*encode_conversations([row.conversation for row in rows], tokenizer, rendering)]
+        return encode_conversations([row.conversation for row in rows], tokenizer, rendering)
     except DataError:
         # One of them cannot be encoded: find out which.
         return [_encode_one(row, tokenizer, rendering) for row in rows]
@@ -124,32 +156,21 @@ class _Table:
         self._digests = array("Q")
         self._places: list[str] = []
 
-    def add_bad(self, finding: Finding) -> None:
-        """Add a row that cannot be used."""
-        self.findings.append(finding)
-        self._end_row(finding.place, 0, 0, (0, 0))
-
-    def add(
-        self, row: Row, whole: list[Pieces], fitted: list[Pieces], finding: Finding | None
-    ) -> None:
-        """Add a row: its examples as they were, as they fit, and what was done to them."""
-        if finding is not None:
-            self.findings.append(finding)
-        for example in fitted:
+    def add(self, row: FittedRow) -> None:
+        """Add a row and its examples."""
+        self.findings += row.findings
+        self._places.append(row.place)
+        for example in row.fitted:
             for span, ids in example:
                 self._tokens.extend(ids)
                 self._supervised += (b"\1" if span.supervised else b"\0") * len(ids)
             self._example_ends.append(len(self._tokens))
-        cut = sum(map(num_tokens, whole)) - sum(map(num_tokens, fitted)) if fitted else 0
-        longest = max(map(num_tokens, whole), default=0)
-        self._end_row(row.place, longest, cut, _digests(row.conversation))
-
-    def _end_row(self, place: str, length: int, cut: int, digests: tuple[int, int]) -> None:
-        self._places.append(place)
         self._row_ends.append(len(self._example_ends))
-        self._lengths.append(length)
-        self._cut_tokens.append(cut)
-        self._digests.extend(digests)
+        lengths = [num_tokens(example) for example in row.whole]
+        self._lengths.append(max(lengths, default=0))
+        left = sum(map(num_tokens, row.fitted))
+        self._cut_tokens.append(sum(lengths) - left if row.fitted else 0)
+        self._digests.extend((0, 0) if row.conversation is None else _digests(row.conversation))
 
     def finished(self) -> TokenizedData:
         """Give out what has been added."""
