@@ -15,8 +15,9 @@ from pathlib import Path
 from danlu.data.findings import BadRow
 from danlu.language import _
 
-# No row of text is that long; what is, is a broken file that would fill the memory.
-MAX_ROW_BYTES = 64 << 20
+# No row of text is that long; what is, is a broken file that would fill the memory. Counted in
+# bytes, or in characters where the bytes are no longer known.
+MAX_ROW_BYTES = 32 << 20
 PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 1024
 _SAMPLE_BYTES = 1 << 16

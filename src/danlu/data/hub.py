@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from danlu.language import _
 # Without this the libraries wait and try again for minutes where there is no network.
 _REACH_SECONDS = 10
 _PATTERNS = [f"*{suffix}" for suffix in READERS]
-_SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
+_SPLITS = ("train", "test", "val", "dev", "eval")  # what the names of splits begin with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +105,16 @@ def _library(hub: _Hub) -> Any:
 
 def _why_unreachable(address: str) -> str | None:
     """Ask the hub for an answer of any kind, for a few seconds; return why there is none."""
-    request = urllib.request.Request(address, method="HEAD")
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+
     try:
+        request = urllib.request.Request(address, method="HEAD")
         urllib.request.urlopen(request, timeout=_REACH_SECONDS).close()
     except urllib.error.HTTPError:
         return None
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, HTTPException) as fault:
         return _("{address} does not answer: {reason}.").format(
             address=address, reason=_first_line(getattr(fault, "reason", fault))
         )
@@ -136,13 +138,15 @@ def _meant(name: str, root: Path, entry: Entry) -> tuple[Path, ...]:
     """Choose the files of the entry's folder, subset and split."""
     base = root / (entry.folder or "")
     words = {
-        file: set(re.split(r"[^A-Za-z0-9]+", str(file.relative_to(base))))
+        file: _split_words(file.relative_to(base))
         for file in sorted(base.rglob("*"))
         if is_data_file(file)
     }
     chosen = [file for file in words if _is_of_subset(file, base, entry.subset)]
-    if any(words[file] & _SPLITS for file in chosen) or entry.split != "train":
-        # Files that name no split at all are the train split.
+    # Where no file names a split, all of them are the train split.
+    if entry.split != "train" or any(
+        word.startswith(_SPLITS) for file in chosen for word in words[file]
+    ):
         chosen = [file for file in chosen if entry.split in words[file]]
     if not chosen:
         raise UsageError(
@@ -155,6 +159,13 @@ def _meant(name: str, root: Path, entry: Entry) -> tuple[Path, ...]:
             fix=_("Correct folder, subset or split of the entry, or write a file as file_name."),
         )
     return of_one_type(chosen, base)
+
+
+def _split_words(inside: Path) -> set[str]:
+    """Return what may name a split in a path: its words, and all that stands before a shard."""
+    shard = re.match(r"(.+)-\d{5}-of-\d{5}", inside.name)
+    words = re.split(r"[^A-Za-z0-9]+", inside.stem)
+    return {*inside.parent.parts, *([shard[1]] if shard else words)}
 
 
 def _is_of_subset(file: Path, base: Path, subset: str | None) -> bool:

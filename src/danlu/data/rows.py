@@ -6,6 +6,7 @@ Knows file types; each kind of file has its reader. Must not know what the rows 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,17 +51,25 @@ def read_rows(file: Path) -> Iterator[RawRow | Finding]:
     A Finding of FATAL_KINDS is the last item. Raises EnvironmentFault where the file is refused.
     """
     try:
-        for number, content in READERS[file.suffix.lower()](file):
-            place = f"{file}:{number}"
-            if isinstance(content, BadRow):
-                yield content.at(place)
-            else:
-                yield RawRow(place=place, content=content)
+        with reading(file):
+            for number, content in READERS[file.suffix.lower()](file):
+                place = f"{file}:{number}"
+                if isinstance(content, BadRow):
+                    yield content.at(place)
+                else:
+                    yield RawRow(place=place, content=content)
     except BrokenFile as problem:
         yield problem.at(f"{file}:{problem.line}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError raised inside into an EnvironmentFault."""
+    try:
+        yield
     except OSError as fault:
         raise EnvironmentFault(
-            _("{file} cannot be read.").format(file=file),
+            _("{file} cannot be read.").format(file=path),
             why=fault.strerror or str(fault),
             fix=_("Check the file and its permissions."),
         ) from fault
@@ -85,7 +94,8 @@ def data_files(path: Path) -> tuple[Path, ...]:
                 fix=_("Convert it to .jsonl: one JSON object a line."),
             )
         return (path,)
-    files = [file for file in sorted(path.iterdir()) if is_data_file(file)]
+    with reading(path):
+        files = [file for file in sorted(path.iterdir()) if is_data_file(file)]
     if not files:
         raise UsageError(
             _("The folder {folder} holds no data files.").format(folder=path),

@@ -58,19 +58,21 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
     while True:
         try:
             batch = next(batches, None)
-            rows = batch.to_pylist() if batch is not None else None
+            if batch is None:
+                return
+            # Damaged offsets would make the conversion read memory that is not ours, and crash.
+            batch.validate(full=True)
+            rows = batch.to_pylist()
         except (pyarrow.ArrowException, ValueError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno is not None:
                 raise  # the file is refused, not damaged
-            reason = str(problem).partition("\n")[0]
+            reason = str(problem).partition("\n")[0].rstrip(".")
             raise BrokenFile(
                 "damaged_table",
                 number + 1,
-                _("The table cannot be read on: {reason}").format(reason=reason),
+                _("The table cannot be read on: {reason}.").format(reason=reason),
                 _("Copy it again, or save it as .jsonl."),
             ) from None
-        if rows is None:
-            return
         for row in rows:
             number += 1
             yield number, row
