@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from danlu.data.check import DataReport
+from danlu.data.check import DataReport, refusal
 from danlu.data.findings import listed
 from danlu.language import _
 
@@ -46,6 +46,8 @@ def report_lines(report: DataReport) -> list[str]:
         *listed(report.findings),
     ]
     if report.refuses:
+        if not report.has_bad_rows:
+            lines += str(refusal(report)).splitlines()
         lines.append(_("Training would refuse this data."))
     elif not report.findings:
         lines.append(_("Nothing was found."))
@@ -57,7 +59,12 @@ def report_lines(report: DataReport) -> list[str]:
 def report_record(report: DataReport) -> dict[str, Any]:
     """Write the whole report for programs: every finding, in full."""
     findings = [{**asdict(finding), "text": str(finding)} for finding in report.findings]
-    return {**report.as_record(), "refuses": report.refuses, "all_findings": findings}
+    return {
+        **report.as_record(),
+        "refuses": report.refuses,
+        "refusal": str(refusal(report)) if report.refuses else "",
+        "all_findings": findings,
+    }
 
 
 def data_lines(report: DataReport) -> list[str]:
