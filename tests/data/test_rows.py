@@ -68,7 +68,7 @@ BROKEN = [
     ("a.jsonl", CHINESE.encode("utf-16-le"), 0, 1, "not_utf8", "UTF-16LE", "iconv -f UTF-16LE"),
     ("a.jsonl", CHINESE.encode("utf-16-be"), 0, 1, "not_utf8", "UTF-16BE", "iconv -f UTF-16BE"),
     ("a.txt", CHINESE.encode("utf-32"), 0, 1, "not_utf8", "UTF-32", "iconv -f UTF-32"),
-    ("a.jsonl", b"{}\n\0\0\0\0", 0, 2, "not_text", "NUL", "Copy it again"),
+    ("a.jsonl", b"{}\n\0\0\0\0", 0, 2, "binary_file", "NUL", "Copy it again"),
     ("a.csv", 'q,a\nx,"y\nz', 0, 2, "broken_csv", "unexpected end", "quotation mark"),
     ("a.csv", 'q,a\nx,y\nx,"y"z', 1, 3, "broken_csv", "expected after", "quotation mark"),
     ("a.csv", "q,q\nx,y", 0, 1, "broken_csv", "'q'", "own name"),

@@ -102,7 +102,7 @@ def _open_text(raw: BufferedReader, file: Path) -> None:
         if head[1] != head[0] == 0:
             raise _in_another_encoding(file, 1, "UTF-16BE")
         raise BrokenFile(
-            "not_text",
+            "binary_file",
             head.count(b"\n", 0, head.index(b"\0")) + 1,
             _("The file holds NUL bytes: it is not text."),
             _("Copy it again from where it came from."),

@@ -12,7 +12,7 @@ from typing import Any
 from danlu.data.findings import BadRow
 from danlu.language import _
 from danlu.text.conversation import Message, ToolCall
-from danlu.text.render import split_reasoning
+from danlu.text.render import THOUGHT_END, THOUGHT_START, split_reasoning
 
 # What text fine-tuning would lose without a word: other media, and rows made to compare answers.
 _MEDIA = ("images", "videos", "audios")
@@ -88,6 +88,7 @@ def structure(value: Any, name: str) -> Any:
 def answer(value: Any, name: str, calls: tuple[ToolCall, ...] = ()) -> Message:
     """Return an answer, its reasoning apart. Raises BadRow where there is nothing to learn."""
     reasoning, content = split_reasoning(text(value, name))
+    _check_nothing_lost(text(value, name), f"{reasoning or ''}{content}", name)
     if not content.strip() and not calls:
         raise BadRow(
             "empty_answer",
@@ -97,6 +98,17 @@ def answer(value: Any, name: str, calls: tuple[ToolCall, ...] = ()) -> Message:
             _("Fill in {name}.").format(name=name),
         )
     return Message(role="assistant", content=content, reasoning=reasoning, tool_calls=calls)
+
+
+def _check_nothing_lost(whole: str, kept: str, name: str) -> None:
+    """Raise BadRow where the template's rule drops text: before a thought, or between several."""
+    bare = whole.replace(THOUGHT_START, "").replace(THOUGHT_END, "")
+    if THOUGHT_END in whole and bare.replace("\n", "") != kept.replace("\n", ""):
+        raise BadRow(
+            "several_thoughts",
+            _("{name} has text before its thought, or several thoughts.").format(name=name),
+            _("Keep one <think>...</think>, at the beginning: the rest would be lost."),
+        )
 
 
 def tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
