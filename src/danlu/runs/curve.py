@@ -24,7 +24,7 @@ def draw_loss_curve(folder: Path, *, title: str) -> Path:
     axes = figure.add_subplot()
     if train:
         axes.plot(*zip(*train, strict=True), color="#9db4c0", linewidth=1, label="train")
-        axes.plot(*zip(*_smoothed(train), strict=True), color="#253237", label="train, smoothed")
+        axes.plot(*zip(*smoothed(train), strict=True), color="#253237", label="train, smoothed")
     if held_out:
         axes.plot(*zip(*held_out, strict=True), color="#c1440e", marker="o", label="held out")
     # The title may hold a folder's Chinese name; the default font would show boxes.
@@ -40,7 +40,7 @@ def draw_loss_curve(folder: Path, *, title: str) -> Path:
     return folder / CURVE_FILE
 
 
-def _smoothed(points: list[tuple[int, float]], weight: float = 0.9) -> list[tuple[int, float]]:
+def smoothed(points: list[tuple[int, float]], weight: float = 0.9) -> list[tuple[int, float]]:
     """Exponential moving average, corrected for its start (as Adam corrects its moments)."""
     result: list[tuple[int, float]] = []
     mean = 0.0

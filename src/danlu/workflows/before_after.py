@@ -1,0 +1,109 @@
+"""What measuring a run has found, and the figures that follow from it.
+
+Arithmetic only: nothing is computed with a model here, and nothing is worded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.runs.manifest import RunManifest
+from danlu.train.row_loss import RowLoss, mean_per_row, mean_per_token
+from danlu.workflows.answers import Answer
+from danlu.workflows.form import FormCounts, count_forms
+from danlu.workflows.held_out import JudgedRows
+from danlu.workflows.measure import Measured
+from danlu.workflows.probe import PROBES
+from danlu.workflows.scores import is_exact, rouge_l
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforeAfter:
+    """What was found. before and after: the base and the tuned model on the same things.
+
+    judged None: the data could not be read, `judged_problem` says why. seconds: what measuring
+    took, loading included; limit_s: what it was allowed without loading.
+    """
+
+    folder: Path
+    run: RunManifest
+    records: Sequence[dict[str, Any]]
+    judged: JudgedRows | None
+    judged_problem: str
+    before: Measured
+    after: Measured
+    tuned: str
+    seconds: float
+    limit_s: float
+
+    @property
+    def losses(self) -> tuple[Sequence[RowLoss], Sequence[RowLoss]]:
+        """The losses of the rows that both models were measured on."""
+        count = min(len(self.before.losses), len(self.after.losses))
+        return self.before.losses[:count], self.after.losses[:count]
+
+    @property
+    def loss_per_token(self) -> Pair | None:
+        """Mean loss over all supervised tokens, before and after."""
+        before, after = self.losses
+        return (mean_per_token(before), mean_per_token(after)) if before else None
+
+    @property
+    def loss_per_row(self) -> Pair | None:
+        """Mean of the rows' mean losses, before and after."""
+        before, after = self.losses
+        return (mean_per_row(before), mean_per_row(after)) if before else None
+
+    def answered(self) -> list[tuple[str, Answer, Answer]]:
+        """List the questions that both models had time to finish: reference and both answers."""
+        questions = self.judged.questions if self.judged else ()
+        return [
+            (question.reference.content, before, after)
+            for question, before, after in zip(
+                questions, self.before.held_out, self.after.held_out, strict=True
+            )
+            if {before.ended, after.ended} <= {"stop", "length"}
+        ]
+
+    def exact(self) -> tuple[int, int]:
+        """Count the finished answers that are exactly their reference, before and after."""
+        rows = self.answered()
+        return (
+            sum(is_exact(before.message.content, reference) for reference, before, _a in rows),
+            sum(is_exact(after.message.content, reference) for reference, _b, after in rows),
+        )
+
+    def likeness(self) -> Pair | None:
+        """Mean ROUGE-L of the finished answers, 0 to 100, before and after."""
+        rows = self.answered()
+        if not rows:
+            return None
+        before = sum(rouge_l(answer.message.content, wanted) for wanted, answer, _a in rows)
+        after = sum(rouge_l(answer.message.content, wanted) for wanted, _b, answer in rows)
+        return before / len(rows), after / len(rows)
+
+    def passed(self) -> tuple[int, int]:
+        """Count the probe's prompts that were answered rightly, before and after."""
+        return sum(probe_passes(self.before.probes)), sum(probe_passes(self.after.probes))
+
+    def forms(self) -> tuple[FormCounts, FormCounts]:
+        """Count the forms of all answers, before and after."""
+        # Only Qwen3's own template prescribes whether an answer opens with a thought.
+        prescribed = self.run.enable_thinking if self.run.template == "qwen3" else None
+        before, after = (
+            count_forms([*side.held_out, *side.probes], enable_thinking=prescribed)
+            for side in (self.before, self.after)
+        )
+        return before, after
+
+
+def probe_passes(answers: Sequence[Answer]) -> list[bool]:
+    """Tell for each prompt of the probe whether its answer is right."""
+    return [
+        probe.passes(answer.message.content) for probe, answer in zip(PROBES, answers, strict=True)
+    ]

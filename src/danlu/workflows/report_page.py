@@ -1,0 +1,311 @@
+"""The words and tables of the before/after report, from what measuring has found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from danlu.language import _, chosen_language
+from danlu.runs.curve import CURVE_FILE, smoothed
+from danlu.text.render import call_text
+from danlu.workflows.answers import Answer
+from danlu.workflows.before_after import BeforeAfter, probe_passes
+from danlu.workflows.form import is_empty, repeats_itself
+from danlu.workflows.page import (
+    Block,
+    Chart,
+    Curve,
+    Heading,
+    Page,
+    Paragraph,
+    Said,
+    SideBySide,
+    Table,
+)
+from danlu.workflows.probe import PROBES
+
+# Values of run.json's data that are lists (places of rows, say) are shown up to here.
+_SHOWN_ITEMS = 10
+
+
+def page_of(found: BeforeAfter) -> Page:
+    """Write the report as a page, in the language of the user."""
+    run = found.run
+    what = {"lora": _("adapter"), "full": _("all weights")}.get(run.kind, run.kind)
+    return Page(
+        title=_("Before and after: {name}").format(name=found.folder.name),
+        subtitle=_("{base}, fine-tuned ({what}); compared with {tuned}; run {state}")
+        .format(base=run.base.name, what=what, tuned=found.tuned, state=f"{run.state} {run.detail}")
+        .rstrip(),
+        language="zh-CN" if chosen_language() == "zh_CN" else "en",
+        blocks=[
+            *_warnings(found),
+            Heading(text=_("In short")),
+            Table(heads=("", _("base"), _("tuned")), rows=short_rows(found)),
+            *_curve(found.records),
+            *_questions(found),
+            *_probe(found),
+            *_forms(found),
+            *_data(found),
+            Heading(text=_("What it cost")),
+            Table(heads=("", ""), rows=_cost(found)),
+        ],
+    )
+
+
+def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
+    """List the figures that matter most, before and after: what the terminal shows, too."""
+    rows: list[tuple[str, ...]] = []
+    held_out = found.judged is not None and found.judged.held_out
+    loss = found.loss_per_token
+    if loss is not None and found.loss_per_row is not None:
+        per_row = found.loss_per_row
+        name = _("held-out loss") if held_out else _("loss on training rows")
+        rows += [
+            (name, f"{loss[0]:.4f}", f"{loss[1]:.4f}"),
+            (_("mean of each row's loss"), f"{per_row[0]:.4f}", f"{per_row[1]:.4f}"),
+            (_("perplexity"), _perplexity(loss[0]), _perplexity(loss[1])),
+        ]
+    answered, likeness = found.answered(), found.likeness()
+    if likeness is not None:
+        exact = found.exact()
+        total = len(answered)
+        rows += [
+            (_("answers exactly as in the data"), f"{exact[0]}/{total}", f"{exact[1]}/{total}"),
+            (_("likeness to the data's answers (ROUGE-L)"), *(f"{x:.1f}" for x in likeness)),
+        ]
+    passed = found.passed()
+    rows.append((_("general prompts answered rightly"), *(f"{n}/{len(PROBES)}" for n in passed)))
+    forms = found.forms()
+    rows.append(
+        (_("thinking format kept"), *(f"{side.thought_kept}/{side.answers}" for side in forms))
+    )
+    return rows
+
+
+def _warnings(found: BeforeAfter) -> list[Block]:
+    judged = found.judged
+    lines = []
+    if judged is None:
+        lines.append(
+            _("The run's data could not be read again: {problem}").format(
+                problem=found.judged_problem
+            )
+        )
+    else:
+        if not judged.held_out:
+            lines.append(
+                _(
+                    "No rows were held out (val_size 0), so training rows are used here: they show "
+                    "whether the model learned them, not what it makes of new ones."
+                )
+            )
+        trained_on = found.run.arithmetic.get("data_fingerprint")
+        if trained_on not in (None, judged.fingerprint):
+            lines.append(_("The data has changed since the run: these are other rows."))
+        count = len(found.losses[0])
+        if count < len(judged.rows):
+            lines.append(
+                _("The time sufficed for the loss of {count} of {total} rows.").format(
+                    count=count, total=len(judged.rows)
+                )
+            )
+    missing = max(side.missing for side in found.forms())
+    if missing:
+        lines.append(
+            _(
+                "{count} prompts got no answer within {seconds:.0f} s; allow more time with: {fix}"
+            ).format(
+                count=missing,
+                seconds=found.limit_s,
+                fix=f"danlu eval {found.folder} --report_seconds {10 * found.limit_s:.0f}",
+            )
+        )
+    return [Paragraph(text=line, is_warning=True) for line in lines]
+
+
+def _curve(records: Sequence[Mapping[str, Any]]) -> list[Block]:
+    train = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
+    held_out = [(r["step"], r["eval_loss"]) for r in records if r.get("eval_loss") is not None]
+    if not train and not held_out:
+        return []
+    blocks: list[Block] = [
+        Heading(text=_("Loss while training")),
+        Chart(
+            curves=[
+                Curve(name=_("training"), points=train, style="faint"),
+                Curve(name=_("training, smoothed"), points=smoothed(train), style="train"),
+                Curve(name=_("held out"), points=held_out, style="eval", marks=True),
+            ],
+            x_label=_("step"),
+            y_label=_("loss (nats per token)"),
+            picture=CURVE_FILE,
+        ),
+    ]
+    if held_out:
+        step, best = min(held_out, key=lambda point: point[1])
+        text = _("Lowest held-out loss: {loss:.4f} at step {step}.").format(loss=best, step=step)
+        blocks.append(Paragraph(text=text))
+    return blocks
+
+
+def _questions(found: BeforeAfter) -> list[Block]:
+    if found.judged is None or not found.judged.questions:
+        return []
+    title = (
+        _("Held-out prompts") if found.judged.held_out else _("Training prompts (none held out)")
+    )
+    blocks: list[Block] = [Heading(text=title)]
+    for question, before, after in zip(
+        found.judged.questions, found.before.held_out, found.after.held_out, strict=True
+    ):
+        reference = question.reference
+        calls = [call_text(call) for call in reference.tool_calls]
+        blocks.append(
+            SideBySide(
+                place=question.place,
+                prompt=question.conversation.messages[-1].content
+                if question.conversation.messages
+                else "",
+                answers=(
+                    (
+                        _("in the data"),
+                        Said(
+                            thought=reference.reasoning or "",
+                            text="\n".join([reference.content, *calls]).strip(),
+                        ),
+                    ),
+                    (_("base"), _said(before)),
+                    (_("tuned"), _said(after)),
+                ),
+            )
+        )
+    return blocks
+
+
+def _said(answer: Answer) -> Said:
+    message = answer.message
+    calls = [call_text(call) for call in message.tool_calls]
+    remark = {
+        "stop": "",
+        "length": _("reached the token limit"),
+        "time": _("the time ran out"),
+        "refused": _("refused"),
+    }[answer.ended]
+    if repeats_itself(answer.raw):
+        remark = _("repeats itself")
+    elif is_empty(answer):
+        remark = _("empty")
+    text = "\n".join([message.content, *calls]).strip()
+    return Said(thought=message.reasoning or "", text=text or answer.problem, remark=remark)
+
+
+def _probe(found: BeforeAfter) -> list[Block]:
+    before, after = probe_passes(found.before.probes), probe_passes(found.after.probes)
+    rows = [
+        (
+            probe.prompt,
+            _mark(was_right) + _said(base).text,
+            _mark(is_right) + _said(tuned).text,
+        )
+        for probe, was_right, base, is_right, tuned in zip(
+            PROBES, before, found.before.probes, after, found.after.probes, strict=True
+        )
+    ]
+    note = _("Eight general prompts with a known answer: what the tuned model should not forget.")
+    return [
+        Heading(text=_("Regression probe")),
+        Paragraph(text=note),
+        Table(heads=(_("prompt"), _("base"), _("tuned")), rows=rows),
+    ]
+
+
+def _mark(is_right: bool) -> str:
+    return "✓ " if is_right else "✗ "
+
+
+def _forms(found: BeforeAfter) -> list[Block]:
+    before, after = found.forms()
+    rule = {
+        True: _("An answer must open with a thought and close it."),
+        False: _(
+            "An answer must hold no thinking tags: the prompt already holds an empty thought."
+        ),
+        None: _("An answer holds one closed thought, or none."),
+    }[found.run.enable_thinking if found.run.template == "qwen3" else None]
+    names = (
+        ("answers", _("answers")),
+        ("thought_kept", _("thinking format kept")),
+        ("thought_broken", _("thinking format broken")),
+        ("thought_unfinished", _("cut off while thinking")),
+        ("endless", _("reached the token limit")),
+        ("repeating", _("repeats itself")),
+        ("empty", _("empty")),
+        ("missing", _("no answer for lack of time")),
+    )
+    return [
+        Heading(text=_("Form of the answers")),
+        Paragraph(text=rule),
+        Table(
+            heads=("", _("base"), _("tuned")),
+            rows=[(text, str(getattr(before, n)), str(getattr(after, n))) for n, text in names],
+        ),
+    ]
+
+
+def _data(found: BeforeAfter) -> list[Block]:
+    rows = _flat(found.run.data)
+    table: Block = Table(heads=("", ""), rows=rows)
+    if not rows:
+        table = Paragraph(text=_("The run recorded nothing about its data."))
+    return [Heading(text=_("Data: read, left out, shortened")), table]
+
+
+def _flat(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """Write nested values one a line; the names are those of run.json."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        here = (*path, str(name))
+        if isinstance(value, Mapping):
+            rows += _flat(value, here)
+        elif isinstance(value, list | tuple):
+            shown = ", ".join(map(str, value[:_SHOWN_ITEMS]))
+            rows.append((" / ".join(here), shown + (", ..." if value[_SHOWN_ITEMS:] else "")))
+        else:
+            rows.append((" / ".join(here), str(value)))
+    return rows
+
+
+def _cost(found: BeforeAfter) -> list[tuple[str, str]]:
+    run = found.run
+    steps = [record for record in found.records if record.get("loss") is not None]
+    tokens = sum(record.get("num_tokens") or 0 for record in steps)
+    seconds = sum(record.get("seconds") or 0.0 for record in steps)
+    evaluating = sum(record.get("eval_seconds") or 0.0 for record in found.records)
+    skipped = sum(record.get("event") == "skipped" for record in found.records)
+    memory = run.results.get("peak_memory_bytes")
+    rows = [
+        (_("steps"), str(len(steps))),
+        (_("steps not applied (not finite)"), str(skipped)),
+        (_("tokens"), f"{tokens:,}"),
+        (_("seconds in steps"), f"{seconds:.1f}"),
+        (_("tokens a second"), f"{tokens / seconds:,.0f}" if seconds else "-"),
+        (_("seconds in evaluations"), f"{evaluating:.1f}"),
+        (_("peak memory"), _("not recorded") if memory is None else f"{memory / 1e9:.2f} GB"),
+        (_("energy"), _("not measured")),
+        (_("device"), str(run.arithmetic.get("device_description", "-"))),
+        (_("precision"), str(run.arithmetic.get("dtype", "-"))),
+        (_("started"), run.started or "-"),
+        (_("ended"), run.ended or "-"),
+        (
+            _("this report"),
+            _("{seconds:.1f} s, loading the models included").format(seconds=found.seconds),
+        ),
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    return [*rows, (_("versions"), versions)] if versions else rows
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(loss):,.2f}" if loss < 50 else "> 1e21"
