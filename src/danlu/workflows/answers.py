@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -85,7 +85,7 @@ def answers(
     *,
     deadline: float | None = None,
     clock: Clock = time.monotonic,
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Yield one answer for each question, in order, as soon as those before it are there.
 
     `deadline` is a time of `clock`; what is not finished then is given out as far as it came.

@@ -6,14 +6,14 @@ Arithmetic only: nothing is computed with a model here, and nothing is worded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from danlu.runs.manifest import RunManifest
 from danlu.train.row_loss import RowLoss, mean_per_row, mean_per_token
 from danlu.workflows.answers import Answer
-from danlu.workflows.form import FormCounts, count_forms
+from danlu.workflows.form import FormCounts, count_forms, visible_text
 from danlu.workflows.held_out import JudgedRows
 from danlu.workflows.measure import Measured
 from danlu.workflows.probe import PROBES
@@ -59,11 +59,15 @@ class BeforeAfter:
         before, after = self.losses
         return (mean_per_row(before), mean_per_row(after)) if before else None
 
-    def answered(self) -> list[tuple[str, Answer, Answer]]:
-        """List the questions that both models had time to finish: reference and both answers."""
+    def answered(self) -> list[tuple[str, str, str]]:
+        """List what both models finished in time: reference and both answers, as they show."""
         questions = self.judged.questions if self.judged else ()
         return [
-            (question.reference.content, before, after)
+            (
+                visible_text(question.reference),
+                visible_text(before.message),
+                visible_text(after.message),
+            )
             for question, before, after in zip(
                 questions, self.before.held_out, self.after.held_out, strict=True
             )
@@ -74,8 +78,8 @@ class BeforeAfter:
         """Count the finished answers that are exactly their reference, before and after."""
         rows = self.answered()
         return (
-            sum(is_exact(before.message.content, reference) for reference, before, _a in rows),
-            sum(is_exact(after.message.content, reference) for reference, _b, after in rows),
+            sum(is_exact(before, reference) for reference, before, _after in rows),
+            sum(is_exact(after, reference) for reference, _before, after in rows),
         )
 
     def likeness(self) -> Pair | None:
@@ -83,8 +87,8 @@ class BeforeAfter:
         rows = self.answered()
         if not rows:
             return None
-        before = sum(rouge_l(answer.message.content, wanted) for wanted, answer, _a in rows)
-        after = sum(rouge_l(answer.message.content, wanted) for wanted, _b, answer in rows)
+        before = sum(rouge_l(answer, reference) for reference, answer, _after in rows)
+        after = sum(rouge_l(answer, reference) for reference, _before, answer in rows)
         return before / len(rows), after / len(rows)
 
     def passed(self) -> tuple[int, int]:
@@ -100,6 +104,22 @@ class BeforeAfter:
             for side in (self.before, self.after)
         )
         return before, after
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures under stable names, pairs as [before, after], for programs."""
+        forms = self.forms()
+        return {
+            "held_out": self.judged is not None and self.judged.held_out,
+            "rows": len(self.losses[0]),
+            "loss": self.loss_per_token,
+            "loss_per_row": self.loss_per_row,
+            "answered": len(self.answered()),
+            "exact": self.exact(),
+            "rouge_l": self.likeness(),
+            "probe_passed": self.passed(),
+            "forms": [asdict(side) for side in forms],
+            "seconds": round(self.seconds, 2),
+        }
 
 
 def probe_passes(answers: Sequence[Answer]) -> list[bool]:

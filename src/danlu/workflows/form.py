@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from danlu.text.render import THOUGHT_END, THOUGHT_START
+from danlu.text.conversation import Message
+from danlu.text.render import THOUGHT_END, THOUGHT_START, call_text
 from danlu.workflows.answers import Answer
 
 ThoughtForm = Literal["kept", "broken", "unfinished"]
@@ -79,7 +80,12 @@ def count_forms(answers: Iterable[Answer], *, enable_thinking: bool | None) -> F
     )
 
 
+def visible_text(message: Message) -> str:
+    """Write what an answer shows: its text and its tool calls, without its reasoning."""
+    calls = [call_text(call) for call in message.tool_calls]
+    return "\n".join(part for part in (message.content, *calls) if part).strip()
+
+
 def is_empty(answer: Answer) -> bool:
     """Tell whether the model ended an answer without showing or calling anything."""
-    message = answer.message
-    return answer.ended == "stop" and not message.content.strip() and not message.tool_calls
+    return answer.ended == "stop" and not visible_text(answer.message)

@@ -1,18 +1,21 @@
-"""The rows a run is judged by: those it held out, or where there are none, its first training rows.
+"""Rows to judge a model by: those a run held out, or the rows of any data set.
 
-The one place where reports read a run's data again. Knows settings and data; must not know models.
+The one place where reports and scores read data. Knows settings and data; must not know models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from danlu.data.datasets import Row, load_rows
+from danlu.data.datasets import DataSet, Row, find_datasets
 from danlu.data.examples import Example
+from danlu.data.findings import Finding, listed
 from danlu.data.order import split
+from danlu.errors import DataError
+from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.prepare import prepare_data
@@ -42,24 +45,42 @@ class JudgedRows:
 
 
 def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int) -> JudgedRows:
-    """Read what a run's recorded settings name: all judged rows as tokens, `limit` as questions.
+    """Read what a run's recorded settings name: all held-out rows as tokens, `limit` as questions.
 
-    Raises UsageError or DataError where the data cannot be read (any more).
+    Where none were held out, the first training rows. Raises UsageError or DataError where the
+    data cannot be read (any more).
     """
     known = {name: settings[name] for name in TrainSettings.model_fields if name in settings}
     wanted = TrainSettings.model_validate(known)
     prepared = prepare_data(wanted, tokenizer)
-    rows = load_rows(wanted.dataset, Path(wanted.dataset_dir), max_samples=wanted.max_samples)
-    train, held_out = split(len(rows), val_size=wanted.val_size, seed=wanted.seed)
-    has_held_out = bool(prepared.eval_rows)
-    # In the file's order, which is the order a reader would look them up in.
-    chosen = sorted(map(int, held_out if has_held_out else train))[:limit]
+    held_out = bool(prepared.eval_rows)
     return JudgedRows(
-        held_out=has_held_out,
-        questions=tuple(question_of(rows[index]) for index in chosen),
-        rows=prepared.eval_rows if has_held_out else prepared.train_rows[:limit],
+        held_out=held_out,
+        questions=tuple(map(question_of, _chosen(wanted, held_out=held_out, limit=limit))),
+        rows=prepared.eval_rows if held_out else prepared.train_rows[:limit],
         fingerprint=prepared.fingerprint,
     )
+
+
+def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> list[Row]:
+    """Read all rows of data sets. Raises UsageError, or DataError listing what cannot be used."""
+    items = list(_items(find_datasets(names, dataset_dir, max_samples=max_samples, seed=42)))
+    findings = [item for item in items if isinstance(item, Finding)]
+    if findings:
+        raise DataError(
+            _("{count} of {total} rows of {name} cannot be used.").format(
+                count=len(findings), total=len(items), name=names
+            ),
+            why="\n".join(listed(findings)),
+            fix=_("Correct or remove these rows, then start again."),
+        )
+    if not items:
+        raise DataError(
+            _("The data set {name} has no rows.").format(name=names),
+            why=_("There is nothing to answer and nothing to compare with."),
+            fix=_('Add rows such as {"instruction": "...", "output": "..."}'),
+        )
+    return [item for item in items if isinstance(item, Row)]
 
 
 def question_of(row: Row) -> Question:
@@ -71,3 +92,30 @@ def question_of(row: Row) -> Question:
         conversation=replace(row.conversation, messages=messages[:last]),
         reference=messages[last],
     )
+
+
+def _chosen(settings: TrainSettings, *, held_out: bool, limit: int) -> Iterator[Row]:
+    """Yield the first usable rows of those judged, in the order of the files."""
+    names = settings.dataset
+    indices = None
+    if held_out and settings.eval_dataset:
+        names = settings.eval_dataset
+    datasets = find_datasets(
+        names,
+        Path(settings.dataset_dir),
+        max_samples=settings.max_samples,
+        seed=settings.seed,
+    )
+    if names == settings.dataset:
+        total = sum(1 for _item in _items(datasets))
+        train, kept = split(total, val_size=settings.val_size, seed=settings.seed)
+        indices = {int(index) for index in (kept if held_out else train)}
+    for index, item in enumerate(_items(datasets)):
+        if limit and isinstance(item, Row) and (indices is None or index in indices):
+            limit -= 1
+            yield item
+
+
+def _items(datasets: Sequence[DataSet]) -> Iterator[Row | Finding]:
+    for dataset in datasets:
+        yield from dataset.rows()

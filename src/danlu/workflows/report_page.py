@@ -8,10 +8,10 @@ from typing import Any
 
 from danlu.language import _, chosen_language
 from danlu.runs.curve import CURVE_FILE, smoothed
-from danlu.text.render import call_text
+from danlu.text.conversation import Conversation, Message
 from danlu.workflows.answers import Answer
 from danlu.workflows.before_after import BeforeAfter, probe_passes
-from danlu.workflows.form import is_empty, repeats_itself
+from danlu.workflows.form import is_empty, repeats_itself, visible_text
 from danlu.workflows.page import (
     Block,
     Chart,
@@ -24,6 +24,7 @@ from danlu.workflows.page import (
     Table,
 )
 from danlu.workflows.probe import PROBES
+from danlu.workflows.scores import is_exact
 
 # Values of run.json's data that are lists (places of rows, say) are shown up to here.
 _SHOWN_ITEMS = 10
@@ -160,44 +161,49 @@ def _questions(found: BeforeAfter) -> list[Block]:
     for question, before, after in zip(
         found.judged.questions, found.before.held_out, found.after.held_out, strict=True
     ):
-        reference = question.reference
-        calls = [call_text(call) for call in reference.tool_calls]
+        reference = visible_text(question.reference)
         blocks.append(
             SideBySide(
                 place=question.place,
-                prompt=question.conversation.messages[-1].content
-                if question.conversation.messages
-                else "",
+                prompt=_prompt(question.conversation),
                 answers=(
-                    (
-                        _("in the data"),
-                        Said(
-                            thought=reference.reasoning or "",
-                            text="\n".join([reference.content, *calls]).strip(),
-                        ),
-                    ),
-                    (_("base"), _said(before)),
-                    (_("tuned"), _said(after)),
+                    (_("in the data"), _written(question.reference)),
+                    (_("base"), _said(before, reference)),
+                    (_("tuned"), _said(after, reference)),
                 ),
             )
         )
     return blocks
 
 
-def _said(answer: Answer) -> Said:
+def _prompt(conversation: Conversation) -> str:
+    """Write a single question as it is, a longer conversation with its roles."""
+    messages = conversation.messages
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {visible_text(message)}" for message in messages)
+
+
+def _written(message: Message) -> Said:
+    return Said(thought=message.reasoning or "", text=visible_text(message))
+
+
+def _said(answer: Answer, reference: str) -> Said:
+    """Show an answer with the one remark that matters most."""
     message = answer.message
-    calls = [call_text(call) for call in message.tool_calls]
-    remark = {
-        "stop": "",
-        "length": _("reached the token limit"),
-        "time": _("the time ran out"),
-        "refused": _("refused"),
-    }[answer.ended]
+    text = visible_text(message)
     if repeats_itself(answer.raw):
         remark = _("repeats itself")
     elif is_empty(answer):
         remark = _("empty")
-    text = "\n".join([message.content, *calls]).strip()
+    elif answer.ended == "stop":
+        remark = _("as in the data") if is_exact(text, reference) else ""
+    else:
+        remark = {
+            "length": _("reached the token limit"),
+            "time": _("the time ran out"),
+            "refused": _("refused"),
+        }[answer.ended]
     return Said(thought=message.reasoning or "", text=text or answer.problem, remark=remark)
 
 
@@ -206,8 +212,8 @@ def _probe(found: BeforeAfter) -> list[Block]:
     rows = [
         (
             probe.prompt,
-            _mark(was_right) + _said(base).text,
-            _mark(is_right) + _said(tuned).text,
+            _mark(was_right) + visible_text(base.message),
+            _mark(is_right) + visible_text(tuned.message),
         )
         for probe, was_right, base, is_right, tuned in zip(
             PROBES, before, found.before.probes, after, found.after.probes, strict=True

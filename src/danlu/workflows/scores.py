@@ -76,33 +76,39 @@ class _Words:
         return words(text)
 
 
+def check_libraries() -> None:
+    """Raise EnvironmentFault where rouge-score or sacrebleu is missing."""
+    _libraries()
+
+
+def _libraries() -> tuple[Any, Any]:
+    """Import what counts: rouge_score's scorer and sacrebleu's BLEU."""
+    package = "rouge-score"
+    try:
+        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+
+        package = "sacrebleu"
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError as problem:
+        raise EnvironmentFault(
+            _("The library {name} is missing.").format(name=package),
+            why=_("ROUGE and BLEU are computed by rouge-score and sacrebleu."),
+            fix=f"pip install {package}",
+        ) from problem
+    return RougeScorer, BLEU
+
+
 def _rouge(
     answers: Sequence[str], references: Sequence[str], kinds: Sequence[str]
 ) -> dict[str, float]:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
-    except ImportError as problem:
-        raise _missing("rouge-score") from problem
-    scorer = RougeScorer(list(kinds), tokenizer=_Words())
+    scorer = _libraries()[0](list(kinds), tokenizer=_Words())
     found = [scorer.score(*pair) for pair in zip(references, answers, strict=True)]
     return {kind: 100.0 * sum(one[kind].fmeasure for one in found) / len(found) for kind in kinds}
 
 
 def _bleu(answers: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ImportError as problem:
-        raise _missing("sacrebleu") from problem
     # sacrebleu's zh splits characters of Chinese and words of the rest; 13a is its usual tokenizer.
     has_cjk = sum(bool(_CJK_CHARACTER.search(text)) for text in references)
-    metric: Any = BLEU(tokenize="zh" if 2 * has_cjk >= len(references) else "13a")
+    metric = _libraries()[1](tokenize="zh" if 2 * has_cjk >= len(references) else "13a")
     result = metric.corpus_score(list(answers), [list(references)])
     return float(result.score), str(metric.get_signature())
-
-
-def _missing(package: str) -> EnvironmentFault:
-    return EnvironmentFault(
-        _("The library {name} is missing.").format(name=package),
-        why=_("ROUGE and BLEU are computed by rouge-score and sacrebleu."),
-        fix=f"pip install {package}",
-    )
