@@ -68,12 +68,13 @@ def _check(settings: EvalSettings) -> None:
             why=_("The run brings its own adapter."),
             fix=_("Leave one of them out."),
         )
-    if not settings.dataset and settings.output_dir is not None:
-        raise UsageError(
-            _("--output_dir has no meaning here."),
-            why=_("The report is written into the folder of the run."),
-            fix=_("Leave it out, or name a --dataset to score on."),
-        )
+    for name in ("output_dir", "template", "enable_thinking", "max_samples"):
+        if not settings.dataset and getattr(settings, name) is not None:
+            raise UsageError(
+                _("--{name} has no meaning here.").format(name=name),
+                why=_("A report lies in the folder of its run and uses what the run was made of."),
+                fix=_("Leave it out, or name a --dataset to score on."),
+            )
     for name in ("max_new_tokens", "report_seconds", "max_samples"):
         value = getattr(settings, name)
         if value is not None and value <= 0:
@@ -118,7 +119,7 @@ def report_lines(event: Stage | Written) -> list[str]:
 def _score(settings: EvalSettings) -> None:
     from danlu.cli.screen import json_line
     from danlu.dialog.assistant import open_assistant
-    from danlu.workflows.evaluation import Scored, evaluate
+    from danlu.workflows.evaluation import Scored, check_ready, evaluate
     from danlu.workflows.held_out import read_dataset
     from danlu.workflows.run_models import tuned_settings
 
@@ -131,6 +132,7 @@ def _score(settings: EvalSettings) -> None:
         parent = Path(settings.run).expanduser().absolute()
         model = tuned_settings(parent, settings)
     folder = Path(settings.output_dir or parent / time.strftime("eval-%Y%m%d-%H%M%S"))
+    check_ready(folder)
     assistant = open_assistant(
         model, template=settings.template, enable_thinking=settings.enable_thinking
     )

@@ -46,6 +46,11 @@ class Answer:
     problem: str = ""
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the model, or the token limit, ended it."""
+        return self.ended in ("stop", "length")
+
+    @property
     def message(self) -> Message:
         """The answer as a message: reasoning, visible text and tool calls apart."""
         parser = Parser()

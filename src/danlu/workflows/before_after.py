@@ -59,6 +59,13 @@ class BeforeAfter:
         before, after = self.losses
         return (mean_per_row(before), mean_per_row(after)) if before else None
 
+    @property
+    def num_unfinished(self) -> int:
+        """Count the prompts of which the time ran out for one of the two answers."""
+        before = (*self.before.held_out, *self.before.probes)
+        after = (*self.after.held_out, *self.after.probes)
+        return sum("time" in (b.ended, a.ended) for b, a in zip(before, after, strict=True))
+
     def answered(self) -> list[tuple[str, str, str]]:
         """List what both models finished in time: reference and both answers, as they show."""
         questions = self.judged.questions if self.judged else ()
@@ -71,7 +78,7 @@ class BeforeAfter:
             for question, before, after in zip(
                 questions, self.before.held_out, self.after.held_out, strict=True
             )
-            if {before.ended, after.ended} <= {"stop", "length"}
+            if before.is_finished and after.is_finished
         ]
 
     def exact(self) -> tuple[int, int]:
@@ -91,9 +98,12 @@ class BeforeAfter:
         after = sum(rouge_l(answer, reference) for reference, _before, answer in rows)
         return before / len(rows), after / len(rows)
 
-    def passed(self) -> tuple[int, int]:
-        """Count the probe's prompts that were answered rightly, before and after."""
-        return sum(probe_passes(self.before.probes)), sum(probe_passes(self.after.probes))
+    def probe(self) -> list[tuple[bool | None, bool | None]]:
+        """Tell for each prompt of the probe whether it was answered rightly, before and after.
+
+        None: the answer was not finished.
+        """
+        return list(zip(_passes(self.before.probes), _passes(self.after.probes), strict=True))
 
     def forms(self) -> tuple[FormCounts, FormCounts]:
         """Count the forms of all answers, before and after."""
@@ -114,16 +124,17 @@ class BeforeAfter:
             "loss": self.loss_per_token,
             "loss_per_row": self.loss_per_row,
             "answered": len(self.answered()),
+            "unfinished": self.num_unfinished,
             "exact": self.exact(),
             "rouge_l": self.likeness(),
-            "probe_passed": self.passed(),
+            "probe": self.probe(),
             "forms": [asdict(side) for side in forms],
             "seconds": round(self.seconds, 2),
         }
 
 
-def probe_passes(answers: Sequence[Answer]) -> list[bool]:
-    """Tell for each prompt of the probe whether its answer is right."""
+def _passes(answers: Sequence[Answer]) -> list[bool | None]:
     return [
-        probe.passes(answer.message.content) for probe, answer in zip(PROBES, answers, strict=True)
+        probe.passes(visible_text(answer.message)) if answer.is_finished else None
+        for probe, answer in zip(PROBES, answers, strict=True)
     ]

@@ -54,6 +54,21 @@ class Scored:
     results_file: Path
 
 
+def check_ready(folder: Path) -> None:
+    """Find out before anything is loaded whether an evaluation could end well.
+
+    Raises UsageError where `folder` already holds predictions, EnvironmentFault where a library
+    is missing.
+    """
+    if (folder / PREDICTIONS_FILE).exists():
+        raise UsageError(
+            _("{path} exists already.").format(path=folder / PREDICTIONS_FILE),
+            why=_("Its answers would be mixed with those of this evaluation."),
+            fix=_("Choose another --output_dir, or remove that folder."),
+        )
+    check_libraries()
+
+
 def evaluate(
     assistant: Assistant,
     rows: Sequence[Row],
@@ -64,17 +79,10 @@ def evaluate(
 ) -> Iterator[Progress | Scored]:
     """Measure the loss of the rows' answers, let the model answer too, and score that (greedy).
 
-    Raises UsageError where `folder` already holds predictions, EnvironmentFault where a library
-    is missing.
+    Raises what `check_ready` raises.
     """
+    check_ready(folder)
     predictions = folder / PREDICTIONS_FILE
-    if predictions.exists():
-        raise UsageError(
-            _("{path} exists already.").format(path=predictions),
-            why=_("Its answers would be mixed with those of this evaluation."),
-            fix=_("Choose another --output_dir, or remove that folder."),
-        )
-    check_libraries()  # reported now, not after an hour of answers
     make_folder(folder)
     start = clock()
     losses = []
@@ -150,7 +158,7 @@ def _answer_figures(questions: Sequence[Question], came: Sequence[Answer]) -> di
         "predict_exact_match": round(scores.exact_match, 4),
         "predict_reached_limit": forms.endless,
         "predict_empty": forms.empty,
-        "predict_refused": forms.missing,
+        "predict_refused": forms.refused,
     }
 
 

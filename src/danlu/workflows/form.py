@@ -26,7 +26,8 @@ class FormCounts:
     """How many of the answers that came had which form.
 
     thought_unfinished: cut off inside a thought, so nothing can be said about its form.
-    endless: the token limit ended it. missing: no answer at all, for lack of time or refused.
+    endless: the token limit ended it. missing: nothing came in time. refused: the prompt did not
+    fit, or the model computed no numbers.
     """
 
     answers: int
@@ -37,6 +38,7 @@ class FormCounts:
     repeating: int
     empty: int
     missing: int
+    refused: int
 
 
 def thought_form(answer: Answer, *, enable_thinking: bool | None) -> ThoughtForm:
@@ -66,7 +68,8 @@ def repeats_itself(text: str) -> bool:
 def count_forms(answers: Iterable[Answer], *, enable_thinking: bool | None) -> FormCounts:
     """Count the forms of answers."""
     everything = list(answers)
-    came = [a for a in everything if a.raw or a.ended in ("stop", "length")]
+    refused = sum(answer.ended == "refused" for answer in everything)
+    came = [a for a in everything if a.is_finished or (a.raw and a.ended == "time")]
     forms = [thought_form(answer, enable_thinking=enable_thinking) for answer in came]
     return FormCounts(
         answers=len(came),
@@ -76,7 +79,8 @@ def count_forms(answers: Iterable[Answer], *, enable_thinking: bool | None) -> F
         endless=sum(answer.ended == "length" for answer in came),
         repeating=sum(repeats_itself(answer.raw) for answer in came),
         empty=sum(is_empty(answer) for answer in came),
-        missing=len(everything) - len(came),
+        missing=len(everything) - len(came) - refused,
+        refused=refused,
     )
 
 

@@ -10,7 +10,7 @@ from danlu.language import _, chosen_language
 from danlu.runs.curve import CURVE_FILE, smoothed
 from danlu.text.conversation import Conversation, Message
 from danlu.workflows.answers import Answer
-from danlu.workflows.before_after import BeforeAfter, probe_passes
+from danlu.workflows.before_after import BeforeAfter
 from danlu.workflows.form import is_empty, repeats_itself, visible_text
 from danlu.workflows.page import (
     Block,
@@ -76,8 +76,10 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
             (_("answers exactly as in the data"), f"{exact[0]}/{total}", f"{exact[1]}/{total}"),
             (_("likeness to the data's answers (ROUGE-L)"), *(f"{x:.1f}" for x in likeness)),
         ]
-    passed = found.passed()
-    rows.append((_("general prompts answered rightly"), *(f"{n}/{len(PROBES)}" for n in passed)))
+    finished = [pair for pair in found.probe() if None not in pair]
+    passed = (f"{sum(map(bool, side))}/{len(finished)}" for side in zip(*finished, strict=True))
+    if finished:
+        rows.append((_("general prompts answered rightly"), *passed))
     forms = found.forms()
     rows.append(
         (_("thinking format kept"), *(f"{side.thought_kept}/{side.answers}" for side in forms))
@@ -112,13 +114,14 @@ def _warnings(found: BeforeAfter) -> list[Block]:
                     count=count, total=len(judged.rows)
                 )
             )
-    missing = max(side.missing for side in found.forms())
-    if missing:
+    unfinished = found.num_unfinished
+    if unfinished:
         lines.append(
             _(
-                "{count} prompts got no answer within {seconds:.0f} s; allow more time with: {fix}"
+                "{count} prompts were not answered to the end within {seconds:.0f} s; "
+                "allow more time with: {fix}"
             ).format(
-                count=missing,
+                count=unfinished,
                 seconds=found.limit_s,
                 fix=f"danlu eval {found.folder} --report_seconds {10 * found.limit_s:.0f}",
             )
@@ -208,15 +211,14 @@ def _said(answer: Answer, reference: str) -> Said:
 
 
 def _probe(found: BeforeAfter) -> list[Block]:
-    before, after = probe_passes(found.before.probes), probe_passes(found.after.probes)
     rows = [
         (
             probe.prompt,
             _mark(was_right) + visible_text(base.message),
             _mark(is_right) + visible_text(tuned.message),
         )
-        for probe, was_right, base, is_right, tuned in zip(
-            PROBES, before, found.before.probes, after, found.after.probes, strict=True
+        for probe, (was_right, is_right), base, tuned in zip(
+            PROBES, found.probe(), found.before.probes, found.after.probes, strict=True
         )
     ]
     note = _("Eight general prompts with a known answer: what the tuned model should not forget.")
@@ -227,8 +229,8 @@ def _probe(found: BeforeAfter) -> list[Block]:
     ]
 
 
-def _mark(is_right: bool) -> str:
-    return "✓ " if is_right else "✗ "
+def _mark(is_right: bool | None) -> str:
+    return {True: "✓ ", False: "✗ ", None: "… "}[is_right]
 
 
 def _forms(found: BeforeAfter) -> list[Block]:
@@ -249,6 +251,7 @@ def _forms(found: BeforeAfter) -> list[Block]:
         ("repeating", _("repeats itself")),
         ("empty", _("empty")),
         ("missing", _("no answer for lack of time")),
+        ("refused", _("refused")),
     )
     return [
         Heading(text=_("Form of the answers")),
