@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 # Sentences are compared in English, whatever the language of the machine.
 os.environ["DANLU_LANG"] = "en"
 # Tiny models are slower with more threads, and much slower where another program computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Runs register themselves; the list of whoever runs the tests stays as it is.
+os.environ["DANLU_HOME"] = tempfile.mkdtemp(prefix="danlu-tests-")

@@ -15,6 +15,7 @@ from danlu.models.load import LoadedModel
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.method import FullMethod, LoraMethod, Method
+from danlu.train.schedule import Schedule
 from danlu.train.trainer import Recipe, Trainer
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
@@ -22,26 +23,23 @@ from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
 RECIPE = Recipe(
     total_steps=12,
     rows_per_step=5,
-    learning_rate=5e-3,
-    warmup_steps=2,
-    weight_decay=0.0,
+    schedule=Schedule(name="cosine", peak=5e-3, warmup_steps=2),
     max_grad_norm=1.0,
     seed=1,
-    eval_on_start=False,
     eval_steps=4,
     save_steps=3,
-    save_total_limit=None,
-    load_best_model_at_end=False,
     micro_batch_tokens=64,
 )
 
 
-def loaded_tiny(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def loaded_tiny(
+    folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> LoadedModel:
     """A tiny random model with a tokenizer, as if loaded from a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tiny_tokenizer(folder)
     tokenizer = Tokenizer.load(folder)
-    config, model = tiny_model(vocab_size=max(256, tokenizer.vocab_size))
+    config, model = tiny_model(vocab_size=max(256, tokenizer.vocab_size), device=device)
     return LoadedModel(
         name="tiny",
         folder=folder,
@@ -49,7 +47,7 @@ def loaded_tiny(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel
         model=model.to(dtype),
         tokenizer=tokenizer,
         fingerprint="tiny",
-        device=replace(select("cpu"), has_fast_bf16=dtype == torch.bfloat16),
+        device=replace(select(device), has_fast_bf16=dtype == torch.bfloat16),
     )
 
 
@@ -72,14 +70,15 @@ def trainer(
     full: bool = False,
     dtype: torch.dtype = torch.float32,
     dropout: float = 0.1,
+    device: str = "cpu",
     run_folder: RunFolder | None = None,
 ) -> Trainer:
     """A trainer over 23 training and 4 held-out rows in tmp_path/run."""
-    base = loaded_tiny(tmp_path / "model", dtype)
+    base = loaded_tiny(tmp_path / "model", dtype, device)
     method: Method = FullMethod(base)
     if not full:
         config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout)
-        method = LoraMethod(base, config, base_name="tiny", seed=recipe.seed)
+        method = LoraMethod.fresh(base, config, seed=recipe.seed)
     else:
         (base.folder / "config.json").write_text("{}", encoding="utf-8")
     return Trainer(

@@ -46,9 +46,14 @@ class Disk:
             os.close(handle)
 
     def append(self, path: Path, data: Bytes) -> None:
-        """Add bytes at the end of a file, created when missing, and hand them to the system."""
+        """Add bytes at the end of a file, created when missing; all of them, or none."""
         with open(path, "ab", buffering=0) as file:
-            self.write(file, data)
+            size = os.fstat(file.fileno()).st_size
+            try:
+                self.write(file, data)
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file or folder another name; an existing file or empty folder is replaced."""

@@ -71,6 +71,13 @@ def prune(folder: Path, *, keep: int, protect: Collection[int] = ()) -> None:
             discard(checkpoint.path)
 
 
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Remove checkpoint-`step`; a missing one is fine."""
+    path = folder / f"checkpoint-{step}"
+    if path.is_dir():
+        discard(path)
+
+
 def commit_final(folder: Path) -> AbstractContextManager[Draft]:
     """Write final/ as a committed folder."""
     return committed_folder(folder / FINAL)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import DataError
+from danlu.errors import CapacityError, DataError
 from danlu.files.atomic import append_line, atomic_write
 from danlu.language import _
 
@@ -20,11 +21,26 @@ METRICS_FILE = "metrics.jsonl"
 Value = str | int | float | bool | None
 
 
-def append_metrics(folder: Path, record: Mapping[str, Value]) -> None:
-    """Add one record, which must hold `step`. NaN and infinities become null (JSON has none)."""
-    if "step" not in record:
-        raise ValueError("a metrics record needs its step")
-    append_line(folder / METRICS_FILE, _to_line(record))
+class Metrics:
+    """Adds records to a run's file. What a full disk refuses is kept and written later."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / METRICS_FILE
+        self._waiting: list[str] = []
+
+    def append(self, record: Mapping[str, Value]) -> None:
+        """Add one record, which must hold `step`; NaN and infinity become null."""
+        if "step" not in record:
+            raise ValueError("a metrics record needs its step")
+        self._waiting.append(_to_line(record))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting, as far as the disk takes it."""
+        if self._waiting:
+            with suppress(CapacityError):
+                append_line(self._file, "\n".join(self._waiting))
+                self._waiting.clear()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

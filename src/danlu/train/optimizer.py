@@ -19,7 +19,13 @@ class Optimizer:
     """Master weights, gradients and moments of everything that is trained."""
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float, fused: bool
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        *,
+        weight_decay: float,
+        fused: bool,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
     ) -> None:
         matrices, vectors = split_for_decay(named)
         self._groups: dict[str, FlatParameters] = {}
@@ -28,8 +34,9 @@ class Optimizer:
             if group:
                 self._groups[name] = FlatParameters(group)
                 options.append({"params": [self._groups[name].vector], "weight_decay": decay})
-        # The rate is set at every step; Hugging Face's defaults for the rest.
-        self._adamw = torch.optim.AdamW(options, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=fused)
+        self._fused = fused
+        # The rate is set at every step.
+        self._adamw = torch.optim.AdamW(options, lr=0.0, betas=betas, eps=eps, fused=fused)
 
     @property
     def num_parameters(self) -> int:
@@ -41,15 +48,21 @@ class Optimizer:
         for group in self._groups.values():
             group.zero_grad()
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradient down to `max_norm` if it is longer; return its length before that."""
+    def clip(self, max_norm: float, *, scale: float = 1.0) -> Tensor:
+        """Scale the gradient down to `max_norm` if it is longer; return its length before that.
+
+        The gradient is first divided by `scale`, the factor that was on the loss.
+        """
+        if scale != 1.0:
+            for group in self._groups.values():
+                group.grad.div_(scale)
         norms = [torch.linalg.vector_norm(group.grad) for group in self._groups.values()]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         if max_norm > 0:
             # 1e-6 as in torch's clip_grad_norm_, so that the update equals Hugging Face's.
-            scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+            shrink = (max_norm / (norm + 1e-6)).clamp(max=1.0)
             for group in self._groups.values():
-                group.grad.mul_(scale)
+                group.grad.mul_(shrink)
         return norm
 
     def step(self, learning_rate: float) -> None:
@@ -73,12 +86,14 @@ class Optimizer:
         return {name: tensor.detach() for name, tensor in tensors.items()}, updates
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take over flat tensors of the same names and sizes and the number of updates."""
+        """Take over flat tensors of the same names and sizes, from any device, and the count."""
         for name, group in self._groups.items():
+            device = group.vector.device
             with torch.no_grad():
                 group.vector.copy_(tensors[f"{name}.master"])
             self._adamw.state[group.vector] = {
-                "step": torch.tensor(float(updates)),
-                **{moment: tensors[f"{name}.{moment}"].clone() for moment in _MOMENTS},
+                # Where torch keeps it: a fused kernel reads the count itself.
+                "step": torch.tensor(float(updates), device=device if self._fused else None),
+                **{m: tensors[f"{name}.{m}"].to(device, copy=True) for m in _MOMENTS},
             }
             group.publish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from danlu.data.datasets import load_rows
 from danlu.data.examples import Example, TokenCost, token_cost, tokenize_rows
@@ -23,6 +24,17 @@ class PreparedData:
     eval_rows: list[list[Example]]
     cost: TokenCost
     too_long: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """Say for run.json what the rows were and what became of them."""
+        return {
+            "fingerprint": self.fingerprint,
+            "num_train_rows": len(self.train_rows),
+            "num_eval_rows": len(self.eval_rows),
+            "num_train_tokens": self.cost.num_tokens,
+            "num_supervised_tokens": self.cost.num_supervised,
+            "too_long": list(self.too_long),
+        }
 
     @property
     def fingerprint(self) -> str:
