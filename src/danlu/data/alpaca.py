@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from danlu.data.fields import answer, row_object, structure, text, tools
+from danlu.data.fields import answer, missing_columns, row_object, structure, text, tools
 from danlu.data.findings import BadRow
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
@@ -54,13 +54,7 @@ def _check_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
     if columns["prompt"] not in row and columns["query"] not in row:
         missing.insert(0, columns["prompt"])
     if missing:
-        raise BadRow(
-            "missing_column",
-            _("The row has no {names}; it has {keys}.").format(
-                names=_(" and no ").join(missing), keys=", ".join(map(str, row)) or "{}"
-            ),
-            _("Rename its fields, or name them as columns in dataset_info.json."),
-        )
+        raise missing_columns(row, missing)
 
 
 def _history(value: Any, name: str) -> list[Message]:
@@ -73,5 +67,12 @@ def _history(value: Any, name: str) -> list[Message]:
                 _("{name} holds something else than pairs.").format(name=name),
                 _("Write {name} as a list of [question, answer] pairs.").format(name=name),
             )
-        messages += [Message(role="user", content=text(pair[0], name)), answer(pair[1], name)]
+        question = text(pair[0], name)
+        if not question.strip():
+            raise BadRow(
+                "empty_question",
+                _("A question in {name} is empty.").format(name=name),
+                _("Fill it in, or remove it together with its answer."),
+            )
+        messages += [Message(role="user", content=question), answer(pair[1], name)]
     return messages

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.formats import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
+from danlu.data.rows import reading
 from danlu.errors import DataError, UsageError
 from danlu.language import _
 
@@ -44,8 +45,10 @@ def read_info(info: Path) -> dict[str, Any]:
     """Return the entries by name, unchecked; none without the file. Raises DataError."""
     if not info.is_file():
         return {}
+    with reading(info):
+        content = info.read_bytes()
     try:
-        entries = json.loads(info.read_text(encoding="utf-8-sig"))
+        entries = json.loads(content.decode("utf-8-sig"))
         if not isinstance(entries, dict):
             raise ValueError(_("it is not an object"))
         return entries
@@ -83,7 +86,7 @@ def entry_of(name: str, value: Any, info: Path) -> Entry:
     texts = {key: value[key] for key in _TEXT_KEYS if value.get(key) is not None}
     refused.unless_texts(texts)
     formatting, columns, tags = (value.get(key) for key in ("formatting", "columns", "tags"))
-    if formatting is None and (columns or tags):
+    if formatting is None and (columns is not None or tags is not None):
         formatting = "alpaca"
     if formatting is None:
         return Entry(**texts, num_samples=number)
@@ -139,6 +142,8 @@ class _Refusal:
                 _("{key} is not an object").format(key=kind), _("Write {...} as its value.")
             )
         for key in renames:
+            if key in known:
+                continue
             if key in _OTHER_COLUMNS:
                 raise self.because(
                     _("the columns name {key}; danlu trains on text with one answer").format(
@@ -146,13 +151,12 @@ class _Refusal:
                     ),
                     _("Use a data set of text, and remove {key}.").format(key=key),
                 )
-            if not known:
+            if not known or key == "messages":
                 raise self.because(
-                    _("tags are given for alpaca rows, which have none"),
-                    _("Add {setting}, or remove the tags.").format(
-                        setting='"formatting": "sharegpt"'
+                    _("{key} is given, but alpaca rows hold no messages").format(key=key),
+                    _("Add {formatting}, or remove it.").format(
+                        formatting='"formatting": "sharegpt"'
                     ),
                 )
-            if key not in known:
-                raise self.unknown(f"{kind}:", key, known)
+            raise self.unknown(f"{kind}:", key, known)
         self.unless_texts(renames)

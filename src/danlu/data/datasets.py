@@ -7,6 +7,7 @@ or not, so that everybody who counts rows gets the same numbers.
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.detect import detect
 from danlu.data.findings import BadRow, Finding, listed
 from danlu.data.formats import Format, format_of
-from danlu.data.rows import FATAL_KINDS, READERS, RawRow, data_files, read_rows
+from danlu.data.hub import hub_files
+from danlu.data.rows import FATAL_KINDS, READERS, RawRow, data_files, is_data_file, read_rows
 from danlu.errors import DataError, UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation
@@ -83,7 +85,7 @@ class DataSet:
         times = self._times()
         for index, raw in enumerate(self._all_rows()):
             is_fatal = isinstance(raw, Finding) and raw.kind in FATAL_KINDS
-            for _repeat in range(max(times[index], is_fatal)):
+            for _repeat in range(max(times[index], int(is_fatal))):
                 yield raw
 
     def _all_rows(self) -> Iterator[RawRow | Finding]:
@@ -116,6 +118,12 @@ def find_datasets(
             _("No data set is named."),
             why=_("--dataset is empty."),
             fix=_("Give the path of a data file: --dataset my.jsonl"),
+        )
+    if max_samples is not None and max_samples < 1:
+        raise UsageError(
+            _("--max_samples {value} leaves no rows.").format(value=max_samples),
+            why=_("It is the number of rows that are used of each data set."),
+            fix=_("Give a whole number above 0, or leave it out."),
         )
     if str(dataset_dir) == "ONLINE" or str(dataset_dir).startswith("REMOTE:"):
         raise UsageError(
@@ -151,7 +159,10 @@ def _find(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> DataSet:
 
 
 def _files_of(name: str, entry: Entry, info: Path) -> tuple[Path, ...]:
-    # LLaMA-Factory's order: a hub before a file.
+    # A hub before a file, as in LLaMA-Factory.
+    downloaded = hub_files(name, entry)
+    if downloaded is not None:
+        return downloaded
     if entry.file_name is not None:
         return data_files(info.parent / entry.file_name)
     raise UsageError(
@@ -162,31 +173,27 @@ def _files_of(name: str, entry: Entry, info: Path) -> tuple[Path, ...]:
 
 
 def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     for candidate in (path, dataset_dir / path):
-        if candidate.exists():
+        if os.path.exists(candidate):  # False too for what can be no path
             return candidate
-    if path.suffix in READERS:
+    if path.suffix.lower() in READERS:
         raise UsageError(
             _("The data file {file} does not exist.").format(file=path),
             why=_("There is no such file, in {folder} neither.").format(folder=dataset_dir),
             fix=_("Check --dataset and --dataset_dir."),
         )
-    if not entries:
-        raise UsageError(
-            _("There is no data set {name}.").format(name=name),
-            why=_("It is no file or folder, and {info} lists none.").format(
-                info=dataset_dir / INFO_FILE
-            ),
-            fix=_("Give the path of a data file, or the folder of {file} as --dataset_dir").format(
-                file=INFO_FILE
-            ),
-        )
+    known = [*entries, *(file.name for file in dataset_dir.glob("*") if is_data_file(file))]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     raise UsageError(
         _("There is no data set {name}.").format(name=name),
-        why=_("{info} does not list it.").format(info=dataset_dir / INFO_FILE),
-        fix=_("Did you mean {nearest}?").format(
-            nearest=difflib.get_close_matches(name, entries, n=1, cutoff=0.0)[0]
+        why=_("It is no file or folder, and {info} does not list it.").format(
+            info=dataset_dir / INFO_FILE
+        ),
+        fix=_("Did you mean {nearest}?").format(nearest=nearest[0])
+        if nearest
+        else _("Give the path of a data file, or the folder of {file} as --dataset_dir").format(
+            file=INFO_FILE
         ),
     )
 
@@ -194,7 +201,7 @@ def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
 def _detected(name: str, files: tuple[Path, ...]) -> tuple[Format, str]:
     found = detect(name, (row for file in files for row in read_rows(file)))
     if found is None:
-        return format_of("alpaca"), _("a format that was not told from its rows")
+        return format_of("alpaca"), _("supposed because none of the first rows can be read")
     return found.format, _("told from the fields {names}").format(names=", ".join(found.names))
 
 

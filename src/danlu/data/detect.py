@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from danlu.data.fields import structure
+from danlu.data.fields import row_object, structure
 from danlu.data.findings import BadRow, Finding
 from danlu.data.formats import Format, format_of
 from danlu.data.rows import RawRow
@@ -54,12 +54,22 @@ def detect(name: str, rows: Iterable[RawRow | Finding]) -> Detected | None:
             return found
     if not objects:
         return None
-    if any("instruction" in row or "output" in row for row in objects):
+    partly = [name for name in ("instruction", "output") if any(name in row for row in objects)]
+    if partly:
         # Each row will say what it lacks.
-        return Detected(format=format_of("alpaca"), names=("instruction", "output"))
-    raise DataError(
-        _("The format of {name} is unknown.").format(name=name),
-        why=_("Its rows have the fields {names}.").format(names=", ".join(map(str, objects[0]))),
+        return Detected(format=format_of("alpaca"), names=tuple(partly))
+    raise _unknown(name, objects[0])
+
+
+def _unknown(name: str, row: Mapping[str, Any]) -> DataError:
+    what = _("The format of {name} is unknown.").format(name=name)
+    try:
+        row_object(row)
+    except BadRow as problem:
+        return DataError(what, why=problem.what, fix=problem.fix)
+    return DataError(
+        what,
+        why=_("Its rows have the fields {names}.").format(names=", ".join(map(str, row))),
         fix=_(
             "Name them instruction and output, or conversations, or messages; or list the file in "
             "dataset_info.json with columns that say which is which."
@@ -80,7 +90,7 @@ def _of_messages(row: Mapping[str, Any]) -> Detected | None:
                 format=format_of("openai", columns={"messages": column}), names=(column, "role")
             )
         if "from" in listed[0]:
-            said = {entry.get("from") for entry in listed if isinstance(entry, Mapping)}
+            said = {str(entry.get("from")) for entry in listed if isinstance(entry, Mapping)}
             tags = _OTHER_ROLES if said & {"user", "assistant"} else {}
             return Detected(
                 format=format_of("sharegpt", columns={"messages": column}, tags=tags),
@@ -95,7 +105,6 @@ def _of_pairs(row: Mapping[str, Any]) -> Detected | None:
         return Detected(format=format_of("alpaca"), names=names)
     for prompt, response in _PAIRS:
         if prompt in row and response in row:
-            # "query" beside "prompt" would be a column of its own: it must not be read as input.
             columns = {"prompt": prompt, "response": response}
             return Detected(format=format_of("alpaca", columns=columns), names=(prompt, response))
     return None

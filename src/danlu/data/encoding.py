@@ -15,8 +15,9 @@ from pathlib import Path
 from danlu.data.findings import BadRow
 from danlu.language import _
 
-# No row of text is that long; what is, is a broken file that would fill the memory.
-MAX_ROW_BYTES = 64 << 20
+# No row of text is that long; what is, is a broken file that would fill the memory. Counted in
+# bytes, or in characters where the bytes are no longer known.
+MAX_ROW_BYTES = 32 << 20
 PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 1024
 _SAMPLE_BYTES = 1 << 16
@@ -101,7 +102,7 @@ def _open_text(raw: BufferedReader, file: Path) -> None:
         if head[1] != head[0] == 0:
             raise _in_another_encoding(file, 1, "UTF-16BE")
         raise BrokenFile(
-            "not_text",
+            "binary_file",
             head.count(b"\n", 0, head.index(b"\0")) + 1,
             _("The file holds NUL bytes: it is not text."),
             _("Copy it again from where it came from."),

@@ -37,7 +37,7 @@ def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
     if beginning.startswith("["):
         return array_rows(read_pieces(file))
     is_object_over_lines = re.match(r"\{[ \t\r]*\n", beginning) is not None
-    if is_object_over_lines or (file.suffix == ".json" and beginning[:1] not in ("", "{")):
+    if is_object_over_lines or (file.suffix.lower() == ".json" and beginning[:1] not in ("", "{")):
         raise BrokenFile(
             "broken_json",
             1,

@@ -15,7 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from danlu.data.fields import answer, row_object, structure, text, tool_calls, tools
+from danlu.data.fields import (
+    answer,
+    missing_columns,
+    row_object,
+    structure,
+    text,
+    tool_calls,
+    tools,
+    wrong_call,
+)
 from danlu.data.findings import BadRow
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, Role
@@ -79,16 +88,10 @@ def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Convers
 
 def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str, Any]]:
     """Return the list of messages, each an object with a role that is text."""
-    listed = structure(row.get(name), name)
-    example = f'{{"{tags["role_tag"]}": "{tags["user_tag"]}", "{tags["content_tag"]}": "..."}}'
     if name not in row:
-        raise BadRow(
-            "missing_column",
-            _("The row has no {names}; it has {keys}.").format(
-                names=name, keys=", ".join(map(str, row)) or "{}"
-            ),
-            _("Rename its fields, or name them as columns in dataset_info.json."),
-        )
+        raise missing_columns(row, [name])
+    listed = structure(row[name], name)
+    example = f'{{"{tags["role_tag"]}": "{tags["user_tag"]}", "{tags["content_tag"]}": "..."}}'
     if not isinstance(listed, list) or not listed:
         raise BadRow(
             "no_messages",
@@ -112,7 +115,9 @@ def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
     if role == "function":
         reasoning, call = split_reasoning(content)
         calls = tool_calls(call, name)
-        return replace(answer("", name, calls), reasoning=reasoning)
+        if not calls:
+            raise wrong_call(name)
+        return Message(role="assistant", reasoning=reasoning, tool_calls=calls)
     if role == "assistant":
         return _answer(entry, number, content, name)
     if role == "user" and not content.strip():

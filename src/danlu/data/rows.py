@@ -5,7 +5,8 @@ Knows file types; each kind of file has its reader. Must not know what the rows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,27 @@ from typing import Any
 from danlu.data.encoding import BrokenFile
 from danlu.data.findings import BadRow, Finding
 from danlu.data.json_rows import json_rows
+from danlu.data.table_rows import arrow_rows, parquet_rows
+from danlu.data.text_rows import csv_rows, txt_rows
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 
 # A reader yields line (or row number) and content; the content of a broken row is a BadRow.
 Reader = Callable[[Path], Iterator[tuple[int, Any]]]
-READERS: dict[str, Reader] = {".json": json_rows, ".jsonl": json_rows}
+READERS: dict[str, Reader] = {
+    ".json": json_rows,
+    ".jsonl": json_rows,
+    ".csv": csv_rows,
+    ".parquet": parquet_rows,
+    ".arrow": arrow_rows,
+    ".txt": txt_rows,
+}
 # Files that describe data; `datasets` saves the first two beside its own.
 _NOT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json")
 # After a finding of these kinds the rest of the file is unknown.
-FATAL_KINDS = frozenset({"broken_json", "not_utf8", "not_text", "row_too_large"})
+FATAL_KINDS = frozenset(
+    {"broken_json", "broken_csv", "damaged_table", "not_utf8", "binary_file", "row_too_large"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +51,25 @@ def read_rows(file: Path) -> Iterator[RawRow | Finding]:
     A Finding of FATAL_KINDS is the last item. Raises EnvironmentFault where the file is refused.
     """
     try:
-        for number, content in READERS[file.suffix](file):
-            place = f"{file}:{number}"
-            if isinstance(content, BadRow):
-                yield content.at(place)
-            else:
-                yield RawRow(place=place, content=content)
+        with reading(file):
+            for number, content in READERS[file.suffix.lower()](file):
+                place = f"{file}:{number}"
+                if isinstance(content, BadRow):
+                    yield content.at(place)
+                else:
+                    yield RawRow(place=place, content=content)
     except BrokenFile as problem:
         yield problem.at(f"{file}:{problem.line}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError raised inside into an EnvironmentFault."""
+    try:
+        yield
     except OSError as fault:
         raise EnvironmentFault(
-            _("{file} cannot be read.").format(file=file),
+            _("{file} cannot be read.").format(file=path),
             why=fault.strerror or str(fault),
             fix=_("Check the file and its permissions."),
         ) from fault
@@ -67,28 +87,36 @@ def data_files(path: Path) -> tuple[Path, ...]:
             fix=_("Check --dataset and --dataset_dir."),
         )
     if not path.is_dir():
-        if path.suffix not in READERS:
+        if path.suffix.lower() not in READERS:
             raise UsageError(
                 _("The data file {file} has an unknown type.").format(file=path),
                 why=_("Known types are {types}.").format(types=", ".join(READERS)),
                 fix=_("Convert it to .jsonl: one JSON object a line."),
             )
         return (path,)
-    files = [
-        file
-        for file in sorted(path.iterdir())
-        if file.is_file() and file.suffix in READERS and file.name not in _NOT_DATA
-    ]
+    with reading(path):
+        files = [file for file in sorted(path.iterdir()) if is_data_file(file)]
     if not files:
         raise UsageError(
             _("The folder {folder} holds no data files.").format(folder=path),
             why=_("Known types are {types}.").format(types=", ".join(READERS)),
             fix=_("Give the folder or the file that holds the rows."),
         )
-    kinds = {READERS[file.suffix]: file.suffix for file in files}
+    return of_one_type(files, path)
+
+
+def is_data_file(file: Path) -> bool:
+    """Tell whether a file found in a folder holds rows."""
+    is_hidden = file.name.startswith(".") or file.name in _NOT_DATA
+    return not is_hidden and file.suffix.lower() in READERS and file.is_file()
+
+
+def of_one_type(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+    """Return the files if one reader reads them all, as LLaMA-Factory demands; else UsageError."""
+    kinds = {READERS[file.suffix.lower()]: file.suffix for file in files}
     if len(kinds) > 1:
         raise UsageError(
-            _("The folder {folder} holds data files of several types.").format(folder=path),
+            _("The folder {folder} holds data files of several types.").format(folder=folder),
             why=_("It has {types} files.").format(types=", ".join(kinds.values())),
             fix=_("Leave one type in it, or name the files, separated by commas."),
         )
