@@ -13,6 +13,8 @@ from danlu.cli.main import main
 from danlu.data.datasets import Row
 from danlu.dialog.assistant import open_assistant
 from danlu.dialog.settings import ModelSettings
+from danlu.engine.request import SamplingSettings
+from danlu.workflows import measure
 from danlu.workflows.evaluation import PREDICTIONS_FILE, RESULTS_FILE, Progress, evaluate
 from danlu.workflows.held_out import read_dataset
 from danlu.workflows.scores import score
@@ -38,7 +40,10 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_report_is_written_again(place: Path, capsys: Screen) -> None:
+def test_the_report_is_written_again(
+    place: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SAMPLING", SamplingSettings(temperature=0.0, max_tokens=16))
     words = ["eval", str(place / "run"), "--device", "cpu", "--dtype", "float32"]
     assert main(words) == 0
     output = capsys.readouterr().out

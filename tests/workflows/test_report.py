@@ -75,6 +75,14 @@ def report(folder: Path, settings: ModelSettings = FLOAT32, **changes: Any) -> B
     return last.found
 
 
+def losses(found: BeforeAfter) -> list[float]:
+    return [side.loss for side in found.losses] if found.losses else []
+
+
+def count(found: BeforeAfter) -> int:
+    return found.losses[0].num_rows if found.losses else 0
+
+
 def page(folder: Path) -> str:
     return (folder / "report.md").read_text(encoding="utf-8")
 
@@ -87,9 +95,9 @@ def trained_losses(folder: Path) -> list[float]:
 
 def test_its_losses_are_those_that_training_measured(place: Path) -> None:
     found = report(place / "run")
-    assert found.loss_per_token == pytest.approx(trained_losses(place / "run"), rel=1e-5)
-    assert len(found.losses[0]) == 8
-    before, after = found.loss_per_token or (0, 0)
+    before, after = losses(found)
+    assert [before, after] == pytest.approx(trained_losses(place / "run"), rel=1e-5)
+    assert count(found) == 8
     assert after < before - 0.1
     text = page(place / "run")
     assert f"| held-out loss | {before:.4f} | {after:.4f} |" in text
@@ -126,7 +134,7 @@ def test_the_same_run_gives_the_same_report(place: Path) -> None:
 def test_more_rows_than_fit_are_shown_twenty_of(place: Path) -> None:
     rows = write_rows(place / "many.jsonl", 60)
     found = report(train(place, "many", rows, val_size=30, max_steps=2))
-    assert len(found.losses[0]) == 30
+    assert count(found) == 30
     assert len(found.before.held_out) == len(found.after.held_out) == 20
 
 
@@ -146,7 +154,7 @@ def test_without_held_out_rows_it_uses_training_rows_and_says_so(place: Path) ->
 def test_full_training_compares_two_models(place: Path) -> None:
     folder = train(place, "full", place / "rows.jsonl", finetuning_type="full", learning_rate=1e-3)
     found = report(folder)
-    assert found.loss_per_token == pytest.approx(trained_losses(folder), rel=2e-3)
+    assert losses(found) == pytest.approx(trained_losses(folder), rel=2e-3)
     assert found.tuned == "final"
     assert found.before.held_out != found.after.held_out
 
@@ -191,7 +199,10 @@ def test_hostile_rows_are_shown_as_text(place: Path) -> None:
     assert "\x1b" not in html + page(folder)
 
 
-def test_time_is_bounded_and_what_is_missing_is_said(place: Path) -> None:
+def test_time_is_bounded_and_what_is_missing_is_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "PART_TOKENS", 1)
     ticks = itertools.count()
 
     def clock() -> float:
@@ -200,7 +211,7 @@ def test_time_is_bounded_and_what_is_missing_is_said(place: Path) -> None:
     found = report(place / "run", limit_s=8.0, clock=clock)
     # A reading each second: the limit leaves a few, however long the model would go on.
     assert next(ticks) < 20
-    assert 0 < len(found.losses[0]) < 8
+    assert 0 < count(found) < 8
     assert found.num_unfinished > len(PROBES)
     text = page(place / "run")
     assert "The time sufficed for the loss of" in text
@@ -232,19 +243,25 @@ def test_a_base_that_has_moved_can_be_named(place: Path) -> None:
         report(folder)
     moved = shutil.copytree(place / "model", place / "new-place")
     named = FLOAT32.model_copy(update={"model_name_or_path": str(moved)})
-    assert report(folder, named).loss_per_token is not None
+    assert losses(report(folder, named))
 
 
 def test_data_and_cost_come_from_the_run(place: Path) -> None:
     folder = train(place, "counted", place / "rows.jsonl", max_steps=2)
-    data = {"rows": 40, "left_out": {"broken_json": 2}, "shortened": ["a.jsonl:3", "a.jsonl:9"]}
-    run = read_manifest(folder).changed(data=data, results={"peak_memory_bytes": 1.5e9})
-    write_manifest(folder, run)
+    run = read_manifest(folder)
+    left_out = {"num_left_out": 2, "left_out_rows": ["a.jsonl:3: no | answer", "a.jsonl:9: empty"]}
+    data = {**run.data, **left_out, "num_shortened": 5, "findings": {"empty_answer": 2}}
+    results = {**run.results, "peak_memory_bytes": 1.5e9}
+    write_manifest(folder, run.changed(data=data, results=results))
     report(folder)
     text = page(folder)
     for line in (
-        "| left_out / broken_json | 2 |",
-        "| shortened | a.jsonl:3, a.jsonl:9 |",
+        "| rows read | 40 |",
+        "| rows held out | 8 |",
+        "| rows left out | 2 |",
+        "| rows shortened | 5 |",
+        "| found: empty_answer | 2 |",
+        "| left out | a.jsonl:3: no \\| answer |",
         "| peak memory | 1.50 GB |",
         "| energy | not measured |",
         "| steps | 2 |",

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from danlu.runs.manifest import RunManifest
-from danlu.train.row_loss import RowLoss, mean_per_row, mean_per_token
+from danlu.train.evaluate import Evaluation
 from danlu.workflows.answers import Answer
 from danlu.workflows.form import FormCounts, count_forms, visible_text
 from danlu.workflows.held_out import JudgedRows
+from danlu.workflows.losses import joined
 from danlu.workflows.measure import Measured
 from danlu.workflows.probe import PROBES
 from danlu.workflows.scores import is_exact, rouge_l
@@ -42,22 +43,12 @@ class BeforeAfter:
     limit_s: float
 
     @property
-    def losses(self) -> tuple[Sequence[RowLoss], Sequence[RowLoss]]:
-        """The losses of the rows that both models were measured on."""
+    def losses(self) -> tuple[Evaluation, Evaluation] | None:
+        """The losses before and after, of the rows that there was time to measure both on."""
         count = min(len(self.before.losses), len(self.after.losses))
-        return self.before.losses[:count], self.after.losses[:count]
-
-    @property
-    def loss_per_token(self) -> Pair | None:
-        """Mean loss over all supervised tokens, before and after."""
-        before, after = self.losses
-        return (mean_per_token(before), mean_per_token(after)) if before else None
-
-    @property
-    def loss_per_row(self) -> Pair | None:
-        """Mean of the rows' mean losses, before and after."""
-        before, after = self.losses
-        return (mean_per_row(before), mean_per_row(after)) if before else None
+        if not count:
+            return None
+        return joined(self.before.losses[:count]), joined(self.after.losses[:count])
 
     @property
     def num_unfinished(self) -> int:
@@ -117,18 +108,18 @@ class BeforeAfter:
 
     def figures(self) -> dict[str, Any]:
         """Return the figures under stable names, pairs as [before, after], for programs."""
-        forms = self.forms()
+        losses = self.losses
         return {
             "held_out": self.judged is not None and self.judged.held_out,
-            "rows": len(self.losses[0]),
-            "loss": self.loss_per_token,
-            "loss_per_row": self.loss_per_row,
+            "rows": losses[0].num_rows if losses else 0,
+            "loss": [side.loss for side in losses] if losses else None,
+            "loss_per_sample": [side.loss_per_sample for side in losses] if losses else None,
             "answered": len(self.answered()),
             "unfinished": self.num_unfinished,
             "exact": self.exact(),
             "rouge_l": self.likeness(),
             "probe": self.probe(),
-            "forms": [asdict(side) for side in forms],
+            "forms": [asdict(side) for side in self.forms()],
             "seconds": round(self.seconds, 2),
         }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from danlu.data.datasets import Row
-from danlu.data.examples import tokenize_row
+from danlu.data.examples import Rendering, tokenize_row
 from danlu.dialog.assistant import Assistant
 from danlu.engine.request import SamplingSettings
 from danlu.errors import UsageError
@@ -25,15 +25,15 @@ from danlu.files.atomic import append_line, atomic_write, make_folder
 from danlu.language import _
 from danlu.text.conversation import Message
 from danlu.text.render import THOUGHT_END, THOUGHT_START, render
-from danlu.train.row_loss import RowLoss, mean_per_row, mean_per_token, row_losses
+from danlu.train.evaluate import Evaluation
 from danlu.workflows.answers import Answer, Asked, Clock, answers
 from danlu.workflows.form import count_forms, visible_text
 from danlu.workflows.held_out import Question, question_of
-from danlu.workflows.measure import linear_of
+from danlu.workflows.losses import joined, losses_in_parts
 from danlu.workflows.scores import check_libraries, score
 
 PREDICTIONS_FILE, RESULTS_FILE = "generated_predictions.jsonl", "predict_results.json"
-MICRO_BATCH_TOKENS = 4096
+PART_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +85,11 @@ def evaluate(
     predictions = folder / PREDICTIONS_FILE
     make_folder(folder)
     start = clock()
-    losses = []
-    for loss in _losses(assistant, rows):
-        losses.append(loss)
-        yield Progress(stage="loss", done=len(losses), total=len(rows))
+    losses: list[Evaluation] = []
+    for part in _losses(assistant, rows):
+        losses.append(part)
+        done = sum(part.num_rows for part in losses)
+        yield Progress(stage="loss", done=done, total=len(rows))
     came: list[Answer] = []
     questions = [question_of(row) for row in rows]
     sampling = SamplingSettings(temperature=0.0, max_tokens=max_new_tokens)
@@ -99,7 +100,7 @@ def evaluate(
             append_line(predictions, _line(assistant, question, answer))
             yield Progress(stage="answers", done=len(came), total=len(rows))
     results = {
-        **_loss_figures(losses),
+        **_loss_figures(joined(losses)),
         **_answer_figures(questions, came),
         "predict_samples": len(rows),
         "predict_runtime": round(clock() - start, 4),
@@ -113,33 +114,23 @@ def evaluate(
     yield Scored(results=results, predictions=predictions, results_file=folder / RESULTS_FILE)
 
 
-def _losses(assistant: Assistant, rows: Sequence[Row]) -> Iterator[RowLoss]:
+def _losses(assistant: Assistant, rows: Sequence[Row]) -> Iterator[Evaluation]:
     prompting = assistant.prompting
+    rendering = Rendering(template=prompting.template, enable_thinking=prompting.enable_thinking)
+    tokenizer = assistant.loaded.tokenizer
     examples = (
-        tokenize_row(
-            row.conversation,
-            assistant.loaded.tokenizer,
-            row=index,
-            template=prompting.template,
-            enable_thinking=prompting.enable_thinking,
-        )
+        tokenize_row(row.conversation, tokenizer, rendering, row=index)
         for index, row in enumerate(rows)
     )
-    return row_losses(
-        assistant.loaded,
-        linear_of(assistant),
-        examples,
-        micro_batch_tokens=MICRO_BATCH_TOKENS,
-    )
+    return losses_in_parts(assistant, examples, part_tokens=PART_TOKENS)
 
 
-def _loss_figures(losses: Sequence[RowLoss]) -> dict[str, float]:
-    loss = mean_per_token(losses)
+def _loss_figures(losses: Evaluation) -> dict[str, float]:
     return {
-        "predict_loss": round(loss, 6),
-        "predict_loss_per_sample": round(mean_per_row(losses), 6),
-        "predict_perplexity": round(math.exp(min(loss, 700.0)), 6),
-        "predict_tokens": sum(one.num_tokens for one in losses),
+        "predict_loss": round(losses.loss, 6),
+        "predict_loss_per_sample": round(losses.loss_per_sample, 6),
+        "predict_perplexity": round(math.exp(min(losses.loss, 700.0)), 6),
+        "predict_tokens": losses.num_tokens,
     }
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from danlu.data.datasets import DataSet, Row, find_datasets
 from danlu.data.examples import Example
 from danlu.data.findings import Finding, listed
-from danlu.data.order import split
 from danlu.errors import DataError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
@@ -54,10 +53,15 @@ def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int
     wanted = TrainSettings.model_validate(known)
     prepared = prepare_data(wanted, tokenizer)
     held_out = bool(prepared.eval_rows)
+    rows, places, names = prepared.train_rows[:limit], prepared.train_places, wanted.dataset
+    if held_out:
+        rows, places = prepared.eval_rows, prepared.eval_places
+        names = wanted.eval_dataset or names
+    chosen = _rows_at(places[:limit], names, wanted)
     return JudgedRows(
         held_out=held_out,
-        questions=tuple(map(question_of, _chosen(wanted, held_out=held_out, limit=limit))),
-        rows=prepared.eval_rows if held_out else prepared.train_rows[:limit],
+        questions=tuple(map(question_of, chosen)),
+        rows=rows,
         fingerprint=prepared.fingerprint,
     )
 
@@ -94,26 +98,21 @@ def question_of(row: Row) -> Question:
     )
 
 
-def _chosen(settings: TrainSettings, *, held_out: bool, limit: int) -> Iterator[Row]:
-    """Yield the first usable rows of those judged, in the order of the files."""
-    names = settings.dataset
-    indices = None
-    if held_out and settings.eval_dataset:
-        names = settings.eval_dataset
+def _rows_at(places: Sequence[str], names: str, settings: TrainSettings) -> list[Row]:
+    """Read the rows at some places, in the order of the places; one that is gone is left out."""
     datasets = find_datasets(
         names,
         Path(settings.dataset_dir),
         max_samples=settings.max_samples,
         seed=settings.seed,
     )
-    if names == settings.dataset:
-        total = sum(1 for _item in _items(datasets))
-        train, kept = split(total, val_size=settings.val_size, seed=settings.seed)
-        indices = {int(index) for index in (kept if held_out else train)}
-    for index, item in enumerate(_items(datasets)):
-        if limit and isinstance(item, Row) and (indices is None or index in indices):
-            limit -= 1
-            yield item
+    found: dict[str, Row] = {}
+    for item in _items(datasets):
+        if isinstance(item, Row) and item.place in places:
+            found[item.place] = item
+            if len(found) == len(set(places)):
+                break
+    return [found[place] for place in places if place in found]
 
 
 def _items(datasets: Sequence[DataSet]) -> Iterator[Row | Finding]:

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from danlu.data.examples import Example
 from danlu.dialog.assistant import Assistant, open_assistant
 from danlu.dialog.settings import ModelSettings
 from danlu.engine.request import SamplingSettings
-from danlu.lora.linear import AdapterLinear
-from danlu.model.qwen3 import Linear, plain_linear
 from danlu.text.conversation import Conversation
-from danlu.train.row_loss import RowLoss, row_losses
+from danlu.train.evaluate import Evaluation
 from danlu.workflows.answers import Answer, Asked, Clock, answers
+from danlu.workflows.losses import losses_in_parts
 
 # Greedy, so that the same run gives the same report.
 SAMPLING = SamplingSettings(temperature=0.0, max_tokens=512)
 # Tokens of one forward pass over known text: small enough that a deadline is noticed.
-MICRO_BATCH_TOKENS = 1024
+PART_TOKENS = 1024
 # What must be over when, as a part of the time.
 _LOSS_UNTIL, _HELD_OUT_UNTIL = 0.25, 0.75
 
@@ -49,9 +48,9 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one model did. losses: of the first rows of the task, fewer where time ran out."""
+    """What one model did. losses: of the first parts of the rows, fewer where time ran out."""
 
-    losses: Sequence[RowLoss] = ()
+    losses: Sequence[Evaluation] = ()
     held_out: Sequence[Answer] = ()
     probes: Sequence[Answer] = ()
 
@@ -85,8 +84,6 @@ def measure(subjects: Sequence[Subject], task: Task) -> Generator[Stage, None, l
         share = task.limit_s / len(subjects)
         found += yield from _measure(assistant, subject.with_adapter, task, share)
         del assistant
-        # The next one is measured on as many rows as the first had time for.
-        task = replace(task, rows=task.rows[: len(found[0].losses)])
     return found
 
 
@@ -122,28 +119,16 @@ def _losses(
     rows: Sequence[Sequence[Example]],
     deadline: float,
     clock: Clock,
-) -> list[list[RowLoss]]:
-    """Measure row after row with each model in turn, so that all have the same rows."""
+) -> list[list[Evaluation]]:
+    """Measure part after part with each model in turn, so that all have the same rows."""
     streams = [
-        row_losses(
-            assistant.loaded,
-            linear_of(assistant, with_adapter=flag),
-            rows,
-            micro_batch_tokens=MICRO_BATCH_TOKENS,
-        )
+        losses_in_parts(assistant, rows, part_tokens=PART_TOKENS, with_adapter=flag)
         for flag in flags
     ]
-    found: list[list[RowLoss]] = [[] for _flag in flags]
+    found: list[list[Evaluation]] = [[] for _flag in flags]
     for losses in zip(*streams, strict=True):
         for one, loss in zip(found, losses, strict=True):
             one.append(loss)
         if clock() >= deadline:
             break
     return found
-
-
-def linear_of(assistant: Assistant, *, with_adapter: bool = True) -> Linear:
-    """Return the projection that an assistant answers with."""
-    if assistant.adapter is None or not with_adapter:
-        return plain_linear
-    return AdapterLinear(assistant.adapter)

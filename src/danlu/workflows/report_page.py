@@ -26,8 +26,8 @@ from danlu.workflows.page import (
 from danlu.workflows.probe import PROBES
 from danlu.workflows.scores import is_exact
 
-# Values of run.json's data that are lists (places of rows, say) are shown up to here.
-_SHOWN_ITEMS = 10
+# So many of the rows that were left out are shown.
+_SHOWN_ROWS = 10
 
 
 def page_of(found: BeforeAfter) -> Page:
@@ -59,14 +59,12 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
     """List the figures that matter most, before and after: what the terminal shows, too."""
     rows: list[tuple[str, ...]] = []
     held_out = found.judged is not None and found.judged.held_out
-    loss = found.loss_per_token
-    if loss is not None and found.loss_per_row is not None:
-        per_row = found.loss_per_row
+    if found.losses is not None:
         name = _("held-out loss") if held_out else _("loss on training rows")
         rows += [
-            (name, f"{loss[0]:.4f}", f"{loss[1]:.4f}"),
-            (_("mean of each row's loss"), f"{per_row[0]:.4f}", f"{per_row[1]:.4f}"),
-            (_("perplexity"), _perplexity(loss[0]), _perplexity(loss[1])),
+            (name, *(f"{side.loss:.4f}" for side in found.losses)),
+            (_("mean of each row's loss"), *(f"{s.loss_per_sample:.4f}" for s in found.losses)),
+            (_("perplexity"), *(_perplexity(side.loss) for side in found.losses)),
         ]
     answered, likeness = found.answered(), found.likeness()
     if likeness is not None:
@@ -104,10 +102,10 @@ def _warnings(found: BeforeAfter) -> list[Block]:
                     "whether the model learned them, not what it makes of new ones."
                 )
             )
-        trained_on = found.run.arithmetic.get("data_fingerprint")
+        trained_on = found.run.data.get("fingerprint")
         if trained_on not in (None, judged.fingerprint):
             lines.append(_("The data has changed since the run: these are other rows."))
-        count = len(found.losses[0])
+        count = found.losses[0].num_rows if found.losses else 0
         if count < len(judged.rows):
             lines.append(
                 _("The time sufficed for the loss of {count} of {total} rows.").format(
@@ -264,26 +262,33 @@ def _forms(found: BeforeAfter) -> list[Block]:
 
 
 def _data(found: BeforeAfter) -> list[Block]:
-    rows = _flat(found.run.data)
-    table: Block = Table(heads=("", ""), rows=rows)
+    data = found.run.data
+    names = (
+        ("num_rows", _("rows read")),
+        ("num_train_rows", _("rows learned")),
+        ("num_eval_rows", _("rows held out")),
+        ("num_left_out", _("rows left out")),
+        ("cutoff_len", _("longest example allowed (tokens)")),
+        ("num_over_cutoff", _("rows longer than that")),
+        ("num_shortened", _("rows shortened")),
+        ("num_cut_tokens", _("tokens cut out")),
+        ("num_train_tokens", _("tokens of one pass")),
+        ("num_supervised_tokens", _("of them learned")),
+    )
+    rows = [(text, str(data[name])) for name, text in names if name in data]
+    found_kinds = data.get("findings") or {}
+    rows += [
+        (_("found: {kind}").format(kind=kind), str(count)) for kind, count in found_kinds.items()
+    ]
+    places = data.get("left_out_rows") or []
+    rows += [(_("left out"), str(place)) for place in places[:_SHOWN_ROWS]]
+    if len(places) > _SHOWN_ROWS:
+        rows.append(("", _("the others stand in run.json")))
+    sentences = [Paragraph(text=str(sentence)) for sentence in data.get("datasets") or ()]
+    heading = Heading(text=_("Data: read, left out, shortened"))
     if not rows:
-        table = Paragraph(text=_("The run recorded nothing about its data."))
-    return [Heading(text=_("Data: read, left out, shortened")), table]
-
-
-def _flat(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    """Write nested values one a line; the names are those of run.json."""
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        here = (*path, str(name))
-        if isinstance(value, Mapping):
-            rows += _flat(value, here)
-        elif isinstance(value, list | tuple):
-            shown = ", ".join(map(str, value[:_SHOWN_ITEMS]))
-            rows.append((" / ".join(here), shown + (", ..." if value[_SHOWN_ITEMS:] else "")))
-        else:
-            rows.append((" / ".join(here), str(value)))
-    return rows
+        return [heading, Paragraph(text=_("The run recorded nothing about its data."))]
+    return [heading, *sentences, Table(heads=("", ""), rows=rows)]
 
 
 def _cost(found: BeforeAfter) -> list[tuple[str, str]]:

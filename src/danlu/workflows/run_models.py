@@ -7,7 +7,7 @@ from pathlib import Path
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.models.load import STARTER
+from danlu.models.names import STARTER
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, read_manifest
 
