@@ -36,11 +36,12 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """One answer: its reasoning apart, its text, and what there is to remark about it."""
+    """One answer: its reasoning apart, its text, and a remark, which may be praise."""
 
     thought: str
     text: str
     remark: str = ""
+    is_praise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ article header { padding: .7rem .9rem; border-bottom: 1px solid var(--line); }
 .answers section { padding: .7rem .9rem; border-left: 1px solid var(--line); margin-left: -1px; }
 h3 { margin: 0 0 .35rem; font-size: .8rem; color: var(--dim); font-weight: 600; }
 h3 em { color: var(--accent); font-style: normal; font-weight: 500; }
+h3 em.praise { color: var(--train); }
 .text, .thought { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 22rem;
   overflow-y: auto; }
 .thought { color: var(--dim); font-size: .88rem; border-left: 2px solid var(--line);
@@ -120,7 +121,8 @@ def _side_by_side(block: SideBySide) -> str:
 
 
 def _said(head: str, said: Said) -> str:
-    remark = f" <em>{_text(said.remark)}</em>" if said.remark else ""
+    kind = ' class="praise"' if said.is_praise else ""
+    remark = f" <em{kind}>{_text(said.remark)}</em>" if said.remark else ""
     thought = f'<div class="thought" dir="auto">{_text(said.thought)}</div>' if said.thought else ""
     return (
         f"<h3>{_text(head)}{remark}</h3>{thought}"

@@ -48,6 +48,10 @@ def _is_json_with(**values: object) -> Callable[[str], bool]:
     return passes
 
 
+def _is_chinese_about(*words: str) -> Callable[[str], bool]:
+    return lambda text: _is_chinese(text) and any(word in text for word in words)
+
+
 def _is_chinese(text: str) -> bool:
     letters = [character for character in text if character.isalpha()]
     chinese = [character for character in letters if "\u4e00" <= character <= "\u9fff"]
@@ -59,7 +63,7 @@ PROBES = (
     Probe(prompt="小明有 12 个苹果，吃了 5 个，还剩几个？只回答数字。", passes=_is_number("7")),
     Probe(prompt="What is the capital of France?", passes=_has("paris")),
     Probe(prompt="水的化学式是什么？", passes=_has("h2o", "h₂o")),
-    Probe(prompt="请用一句话介绍北京。", passes=_is_chinese),
+    Probe(prompt="请用一句话介绍北京。", passes=_is_chinese_about("北京", "首都", "故宫")),
     Probe(prompt="Translate into Chinese: Good morning!", passes=_has("早上好", "早安", "早晨好")),
     Probe(
         prompt='Write a JSON object with the keys "name" and "age" for Anna, who is 30 years old. '

@@ -28,6 +28,8 @@ from danlu.workflows.scores import is_exact
 
 # So many of the rows that were left out are shown.
 _SHOWN_ROWS = 10
+# So many characters of an answer stand in a cell.
+_CELL_LENGTH = 300
 
 
 def page_of(found: BeforeAfter) -> Page:
@@ -191,29 +193,32 @@ def _written(message: Message) -> Said:
 
 def _said(answer: Answer, reference: str) -> Said:
     """Show an answer with the one remark that matters most."""
-    message = answer.message
-    text = visible_text(message)
+    text = visible_text(answer.message)
+    is_praise = answer.ended == "stop" and bool(text) and is_exact(text, reference)
+    remark = {
+        "stop": _("as in the data") if is_praise else "",
+        "length": _("reached the token limit"),
+        "time": _("the time ran out"),
+        "refused": _("refused"),
+    }[answer.ended]
     if repeats_itself(answer.raw):
         remark = _("repeats itself")
     elif is_empty(answer):
         remark = _("empty")
-    elif answer.ended == "stop":
-        remark = _("as in the data") if is_exact(text, reference) else ""
-    else:
-        remark = {
-            "length": _("reached the token limit"),
-            "time": _("the time ran out"),
-            "refused": _("refused"),
-        }[answer.ended]
-    return Said(thought=message.reasoning or "", text=text or answer.problem, remark=remark)
+    return Said(
+        thought=answer.message.reasoning or "",
+        text=text or answer.problem,
+        remark=remark,
+        is_praise=is_praise,
+    )
 
 
 def _probe(found: BeforeAfter) -> list[Block]:
     rows = [
         (
             probe.prompt,
-            _mark(was_right) + visible_text(base.message),
-            _mark(is_right) + visible_text(tuned.message),
+            _mark(was_right) + _beginning(base),
+            _mark(is_right) + _beginning(tuned),
         )
         for probe, (was_right, is_right), base, tuned in zip(
             PROBES, found.probe(), found.before.probes, found.after.probes, strict=True
@@ -225,6 +230,12 @@ def _probe(found: BeforeAfter) -> list[Block]:
         Paragraph(text=note),
         Table(heads=(_("prompt"), _("base"), _("tuned")), rows=rows),
     ]
+
+
+def _beginning(answer: Answer) -> str:
+    """Show as much of an answer as a cell of a table should hold."""
+    text = visible_text(answer.message)
+    return text if len(text) <= _CELL_LENGTH else text[:_CELL_LENGTH] + " ..."
 
 
 def _mark(is_right: bool | None) -> str:
