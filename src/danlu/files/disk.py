@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -46,9 +47,31 @@ class Disk:
             os.close(handle)
 
     def append(self, path: Path, data: Bytes) -> None:
-        """Add bytes at the end of a file, created when missing, and hand them to the system."""
+        """Add bytes at the end of a file, created when missing, and hand them to the system.
+
+        Where that fails half-way, the file gets its former length back: what is added next must
+        not stand on half a line.
+        """
         with open(path, "ab", buffering=0) as file:
-            self.write(file, data)
+            size = os.fstat(file.fileno()).st_size
+            try:
+                self.write(file, data)
+            except BaseException:
+                with suppress(OSError):
+                    self.cut(file, size)
+                raise
+
+    def cut(self, file: FileIO, size: int) -> None:
+        """Shorten a file to so many bytes."""
+        os.ftruncate(file.fileno(), size)
+
+    def sync_file(self, path: Path) -> None:
+        """Return once the content of a file that is not open is on the medium."""
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file or folder another name; an existing file or empty folder is replaced."""

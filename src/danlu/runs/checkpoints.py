@@ -14,6 +14,7 @@ from pathlib import Path
 from danlu.errors import DataError
 from danlu.files.atomic import link_or_copy
 from danlu.files.committed import MANIFEST, Draft, committed_folder, discard, verify
+from danlu.runs.metrics import sync_metrics
 
 FINAL = "final"
 _NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
@@ -58,7 +59,12 @@ def find_newest(folder: Path) -> Search:
 
 
 def commit_checkpoint(folder: Path, step: int) -> AbstractContextManager[Draft]:
-    """Write checkpoint-`step` as a committed folder: `with commit_checkpoint(...) as draft`."""
+    """Write checkpoint-`step` as a committed folder: `with commit_checkpoint(...) as draft`.
+
+    The metrics up to that step are made safe first: a run resumed from it does not write them
+    again.
+    """
+    sync_metrics(folder)
     return committed_folder(folder / f"checkpoint-{step}")
 
 
