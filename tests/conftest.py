@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
@@ -12,6 +13,8 @@ from tests.helpers.figures import figures_line
 os.environ["DANLU_LANG"] = "en"
 # Tiny models are slower with more threads, and much slower where another program computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Runs register themselves; the list of whoever runs the tests stays as it is.
+os.environ["DANLU_HOME"] = tempfile.mkdtemp(prefix="danlu-tests-")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

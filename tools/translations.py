@@ -103,7 +103,7 @@ def templates(tree: ast.Module, where: str) -> Iterator[tuple[int, str]]:
     """Give the line and text of each template of one file.
 
     Besides `_("...")` these are the texts that danlu looks up later: the help of `option(...)`,
-    the docstrings of settings classes and the values of COMMANDS.
+    the texts of `foreign(...)`, the docstrings of settings classes and the values of COMMANDS.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -111,6 +111,9 @@ def templates(tree: ast.Module, where: str) -> Iterator[tuple[int, str]]:
                 yield from _looked_up(node.args[0], where)
             elif node.func.id == "option":
                 yield from _literal(_help_of(node))
+            elif node.func.id == "foreign":
+                for keyword in node.keywords:
+                    yield from _literal(keyword.value)
         elif isinstance(node, ast.ClassDef) and _is_settings(node):
             yield node.lineno, _docstring(node, where)
         elif isinstance(node, ast.Assign) and _assigns(node, "COMMANDS"):

@@ -282,7 +282,8 @@ def test_the_error_that_ended_a_run_is_the_one_shown(
     words = train_words(here / "model", here / "rows.jsonl", here / "out", save_steps=2)
     monkeypatch.setattr(disk, "DISK", FillingDisk(30_000))
     assert main(words) == 4
-    assert "checkpoint-2" in capsys.readouterr().err.splitlines()[0]
+    # The first failure, at checkpoint-2, is only reported; the second ends the run.
+    assert "checkpoint-4" in capsys.readouterr().err.splitlines()[0]
 
 
 def test_merging_on_a_full_disk(

@@ -57,7 +57,7 @@ def test_training_says_what_it_does_and_where_the_result_is(place: Path, capsys:
         "36 rows to learn",
         "4 held out",
         "6 steps of 4 rows",
-        "2/6 loss",
+        "2/6  epoch",
         "held-out loss",
     ):
         assert part in output

@@ -22,7 +22,7 @@ from danlu.runs.checkpoints import (
 )
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest, is_run, read_manifest, write_manifest
-from danlu.runs.metrics import append_metrics, read_metrics, sync_metrics, truncate_after
+from danlu.runs.metrics import Metrics, read_metrics, truncate_after
 from tests.helpers.faulty_disk import everyone_else_is_dead
 from tests.helpers.program import leftovers
 
@@ -51,7 +51,7 @@ def prepare(run: Path) -> None:
     with RunFolder.create(run) as folder:
         folder.write(MANIFEST)
         for step in (1, 2, 3):
-            append_metrics(run, {"step": step, "loss": 1 / step})
+            Metrics(run).append({"step": step, "loss": 1 / step})
             save(run, step, b"old")
         result(run, b"old")
         publish_final(run)
@@ -115,8 +115,9 @@ def _old_run(run: Path) -> object:
 
 def _log(run: Path) -> None:
     truncate_after(run, 3)
-    append_metrics(run, {"step": 4, "loss": 0.25})
-    sync_metrics(run)
+    metrics = Metrics(run)
+    metrics.append({"step": 4, "loss": 0.25})
+    metrics.sync()
 
 
 def _resume(run: Path) -> None:

@@ -15,6 +15,7 @@ from danlu.models.load import LoadedModel
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.method import FullMethod, LoraMethod, Method
+from danlu.train.schedule import Schedule
 from danlu.train.trainer import Recipe, Trainer
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
@@ -22,16 +23,11 @@ from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
 RECIPE = Recipe(
     total_steps=12,
     rows_per_step=5,
-    learning_rate=5e-3,
-    warmup_steps=2,
-    weight_decay=0.0,
+    schedule=Schedule(name="cosine", peak=5e-3, warmup_steps=2),
     max_grad_norm=1.0,
     seed=1,
-    eval_on_start=False,
     eval_steps=4,
     save_steps=3,
-    save_total_limit=None,
-    load_best_model_at_end=False,
     micro_batch_tokens=64,
 )
 
@@ -79,7 +75,7 @@ def trainer(
     method: Method = FullMethod(base)
     if not full:
         config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout)
-        method = LoraMethod(base, config, base_name="tiny", seed=recipe.seed)
+        method = LoraMethod.fresh(base, config, seed=recipe.seed)
     else:
         (base.folder / "config.json").write_text("{}", encoding="utf-8")
     return Trainer(

@@ -20,7 +20,7 @@ from danlu.runs.checkpoints import (
 )
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import RUN_FILE, BaseRecord, RunManifest, is_run, read_manifest
-from danlu.runs.metrics import METRICS_FILE, append_metrics, read_metrics, truncate_after
+from danlu.runs.metrics import METRICS_FILE, Metrics, read_metrics, truncate_after
 
 MANIFEST = RunManifest(
     state="running",
@@ -115,12 +115,12 @@ def test_a_run_that_never_wrote_anything_does_not_block_the_next(tmp_path: Path)
 def test_metrics_tolerate_a_torn_last_line_and_are_cut_on_resume(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
     for step in range(1, 5):
-        append_metrics(tmp_path, {"step": step, "loss": 1 / step})
+        Metrics(tmp_path).append({"step": step, "loss": 1 / step})
     with (tmp_path / METRICS_FILE).open("ab") as file:
         file.write(b'{"step": 5, "lo')
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3, 4]
     truncate_after(tmp_path, 2)
-    append_metrics(tmp_path, {"step": 3, "loss": math.nan, "note": "再"})
+    Metrics(tmp_path).append({"step": 3, "loss": math.nan, "note": "再"})
     assert read_metrics(tmp_path) == [
         {"step": 1, "loss": 1.0},
         {"step": 2, "loss": 0.5},
@@ -139,11 +139,11 @@ TAILS = {
 @pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
 def test_what_a_power_cut_made_of_later_lines_goes_on_resume(tmp_path: Path, tail: bytes) -> None:
     for step in (1, 2, 3):
-        append_metrics(tmp_path, {"step": step})
+        Metrics(tmp_path).append({"step": step})
     with (tmp_path / METRICS_FILE).open("ab") as file:
         file.write(tail)
     truncate_after(tmp_path, 2)
-    append_metrics(tmp_path, {"step": 3})
+    Metrics(tmp_path).append({"step": 3})
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
 
 
@@ -174,7 +174,7 @@ def test_metrics_read_back_exactly_up_to_the_cut(
     folder = tmp_path_factory.mktemp("metrics")
     written = [{**record, "step": step} for step, record in enumerate(records)]
     for record in written:
-        append_metrics(folder, record)  # type: ignore[arg-type]
+        Metrics(folder).append(record)  # type: ignore[arg-type]
     assert read_metrics(folder) == written
     if written:
         file = folder / METRICS_FILE

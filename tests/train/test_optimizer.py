@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from danlu.train.optimizer import Optimizer
-from danlu.train.schedule import learning_rate
 
 
 def parameters(seed: int = 0) -> dict[str, nn.Parameter]:
@@ -49,13 +48,12 @@ def test_bf16_tensors_keep_fp32_masters() -> None:
     assert weight[0, 0].item() == pytest.approx(0.98, abs=4e-3)
 
 
-def test_schedule_equals_transformers() -> None:
-    from transformers import get_cosine_schedule_with_warmup
-
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=3e-4)
-    schedule = get_cosine_schedule_with_warmup(optimizer, 20, 285)
-    for step in range(285):
-        ours = learning_rate(step, peak=3e-4, warmup_steps=20, total_steps=285)
-        assert ours == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
-        optimizer.step()
-        schedule.step()
+def test_a_scaled_gradient_gives_the_same_update() -> None:
+    plain, scaled = parameters(), parameters()
+    optimizers = [Optimizer(n.items(), weight_decay=0.0, fused=False) for n in (plain, scaled)]
+    for named, optimizer, scale in ((plain, optimizers[0], 1.0), (scaled, optimizers[1], 1024.0)):
+        (sum((p.sin() * p).sum() for p in named.values()) * scale).backward()
+        optimizer.clip(1.0, scale=scale)
+        optimizer.step(0.01)
+    for name in plain:
+        torch.testing.assert_close(plain[name], scaled[name])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from danlu.errors import DataError
+from danlu.errors import CapacityError, DataError
+from danlu.files import disk
 from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import read_metrics
-from danlu.train import trainer as trainer_module
-from danlu.train.events import Evaluated, StepDone, StepSkipped
+from danlu.train import step as step_module
+from danlu.train.events import Evaluated, NotSaved, StepDone, StepSkipped, StoppedEarly
 from danlu.train.trainer import Interrupted, Trainer, steps_per_epoch
 from tests.helpers.training import RECIPE, trainer
+
+AT_ONCE = replace(RECIPE.schedule, warmup_steps=0)
 
 
 def master(run: Trainer) -> torch.Tensor:
@@ -55,7 +60,7 @@ def test_resumed_run_ends_with_the_same_bits(
 
 def test_update_does_not_depend_on_the_packing(tmp_path: Path) -> None:
     # A few updates only: Adam divides by the gradient's size, so rounding grows with the steps.
-    recipe = replace(RECIPE, total_steps=2, warmup_steps=0, eval_steps=0)
+    recipe = replace(RECIPE, total_steps=2, schedule=AT_ONCE, eval_steps=0)
     finals = []
     for name, tokens in (("one", 10_000), ("few", 64), ("alone", 1)):
         run = trainer(tmp_path / name, replace(recipe, micro_batch_tokens=tokens))
@@ -74,13 +79,13 @@ def test_loss_falls_and_is_evaluated_on_the_held_out_rows(tmp_path: Path) -> Non
 
 
 def poison(run: Trainer, steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = trainer_module.loss_backward
+    real = step_module.loss_backward
 
     def loss_backward(model, linear, hidden, targets, *, divisor):  # type: ignore[no-untyped-def]
         loss = real(model, linear, hidden, targets, divisor=divisor)
         return loss * float("nan") if run.progress.step in steps else loss
 
-    monkeypatch.setattr(trainer_module, "loss_backward", loss_backward)
+    monkeypatch.setattr(step_module, "loss_backward", loss_backward)
 
 
 def test_a_step_that_is_not_finite_leaves_the_weights_alone(
@@ -132,7 +137,7 @@ def test_the_best_weights_are_saved_when_found_and_restored_at_the_end(tmp_path:
     # A rate this high makes later evaluations worse than the first.
     recipe = replace(
         RECIPE,
-        learning_rate=0.5,
+        schedule=replace(RECIPE.schedule, peak=0.5),
         total_steps=16,
         eval_steps=2,
         save_steps=0,
@@ -148,3 +153,99 @@ def test_the_best_weights_are_saved_when_found_and_restored_at_the_end(tmp_path:
     again = next(iter(run._evaluate()))
     assert isinstance(again, Evaluated)
     assert again.loss == pytest.approx(best.loss, rel=1e-6)
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
+    """Let no checkpoint of these names be written."""
+    real = disk.Disk.create
+
+    def create(self: disk.Disk, path: Path) -> Any:
+        if any(f".{name}.draft" in str(path) for name in names):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, path)
+
+    monkeypatch.setattr(disk.Disk, "create", create)
+
+
+def test_a_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full_disk(monkeypatch, {"checkpoint-6"})
+    events = list(trainer(tmp_path).run())
+    assert [e.step for e in events if isinstance(e, NotSaved)] == [6]
+    saved = [c.step for c in list_checkpoints(tmp_path / "run")]
+    assert {3, 9, 12} <= set(saved)
+    assert 6 not in saved
+
+
+def test_two_failed_saves_in_a_row_stop_with_the_last_one_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch, {"checkpoint-6", "checkpoint-8", "checkpoint-9"})
+    with pytest.raises(CapacityError):
+        list(trainer(tmp_path).run())
+    newest = find_newest(tmp_path / "run").newest
+    assert newest is not None
+    assert newest.step in (3, 4)
+
+
+def test_metrics_that_did_not_fit_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = disk.Disk.write, []
+
+    def write(self: disk.Disk, file: Any, data: Any) -> None:
+        if "metrics.jsonl" in str(file.name) and 3 <= run.progress.step < 6:
+            refused.append(1)
+            real(self, file, bytes(data)[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, file, data)
+
+    run = trainer(tmp_path)
+    monkeypatch.setattr(disk.Disk, "write", write)
+    list(run.run())
+    assert refused
+    steps = [record["step"] for record in read_metrics(tmp_path / "run") if "loss" in record]
+    assert steps == list(range(1, RECIPE.total_steps + 1))
+
+
+def test_it_stops_early_when_nothing_gets_better(tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPE,
+        schedule=replace(RECIPE.schedule, peak=0.5),
+        total_steps=60,
+        eval_steps=2,
+        save_steps=0,
+        early_stopping_patience=3,
+        load_best_model_at_end=True,
+    )
+    run = trainer(tmp_path, recipe, dropout=0.0)
+    events = list(run.run())
+    (stop,) = (event for event in events if isinstance(event, StoppedEarly))
+    assert stop.step == stop.best_step + 6 == run.progress.step < 60
+    # Only the best and the last are left of those that were saved for being the best.
+    assert [c.step for c in list_checkpoints(tmp_path / "run")] == [stop.best_step, stop.step]
+
+
+def test_an_evaluation_that_was_interrupted_is_made_up_for(tmp_path: Path) -> None:
+    """Stopped inside the evaluation after step 4: the resumed run has it, as an undisturbed one."""
+    whole = trainer(tmp_path / "a")
+    list(whole.run())
+    cut = trainer(tmp_path / "b")
+    for event in cut.run():
+        if isinstance(event, StepDone) and event.step == 4:
+            cut.request_stop()
+            break
+    stopped = trainer(tmp_path / "b", run_folder=cut._run_folder)
+    stopped._progress = cut.progress
+    stopped._optimizer = cut._optimizer
+    stopped.request_stop()
+    with pytest.raises(Interrupted):
+        list(stopped.run())
+    resumed = trainer(tmp_path / "b", run_folder=cut._run_folder)
+    resumed.resume(4)
+    list(resumed.run())
+    evaluations = [
+        [r["eval_loss"] for r in read_metrics(tmp_path / name / "run") if "eval_loss" in r]
+        for name in ("a", "b")
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert len(evaluations[0]) == 3

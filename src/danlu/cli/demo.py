@@ -59,7 +59,7 @@ def _show(demo: Demo) -> None:
     _title(2, _("Fine-tuning: a new identity and a new skill"))
     job = demo.finetune()
     print("\n".join(describe(job)))
-    show_training(job, logging_steps=50)
+    show_training(job)
 
     _title(3, _("Before and after"))
     tuned = demo.open_tuned()

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
+from danlu.errors import EXIT_INTERRUPTED
+from danlu.files.faults import readable_bytes
 from danlu.language import _
-from danlu.train.events import Evaluated, Event, Resumed, Saved, Started, StepDone, StepSkipped
+from danlu.train.events import (
+    Evaluated,
+    Event,
+    NotSaved,
+    Resumed,
+    Saved,
+    Started,
+    StepDone,
+    StepSkipped,
+    StoppedEarly,
+)
 from danlu.train.finetune import Finetune
 
 
 def describe(job: Finetune) -> list[str]:
     """Say in a few lines what will be trained, on what, and how; nothing is chosen silently."""
     data, recipe, settings = job.data, job.recipe, job.settings
-    dtype: str = settings.dtype
-    if dtype == "auto":
-        dtype = str(job.device.preferred_dtype).removeprefix("torch.")
     lines = [
         _("Model {model} on {device} ({dtype}, {threads} threads), {kind}").format(
             model=settings.model_name_or_path,
             device=job.device.description,
-            dtype=dtype,
+            dtype=str(job.precision.dtype).removeprefix("torch."),
             threads=job.device.threads,
             kind=settings.finetuning_type,
         ),
+        *([job.precision.note] if job.precision.note else []),
         _(
             "Data: {rows} rows to learn ({tokens} tokens, {learned} of them learned), "
             "{held} held out"
@@ -63,110 +77,176 @@ def describe(job: Finetune) -> list[str]:
     return lines
 
 
-def show_training(job: Finetune, *, logging_steps: int) -> None:
-    """Run a job to its end and show it. Ctrl-C saves and stops; a second one leaves at once."""
-    with _ctrl_c_stops(job):
-        if sys.stdout.isatty():
-            with _Bar() as bar:
-                for event in job.run():
-                    bar.show(event)
-        else:
-            lines = _Lines(logging_steps)
-            for event in job.run():
-                lines.show(event)
+def show_training(job: Finetune) -> None:
+    """Run a job to its end and show it.
+
+    Ctrl-C, SIGTERM, SIGHUP and a reader that went away save the last completed step and raise
+    Interrupted; a second signal leaves at once, and all files are valid then too.
+    """
+    view = _Bar() if sys.stdout.isatty() else _Lines(job.logging_steps)
+    with stopped_by_signals(job.request_stop), view:
+        for event in job.run():
+            try:
+                view.show(event)
+            except BrokenPipeError:
+                _be_silent()
+                job.request_stop()
+
+
+def _be_silent() -> None:
+    """Send further output nowhere: its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
-def _ctrl_c_stops(job: Finetune) -> Iterator[None]:
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        job.request_stop()
+def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """Turn the first signal into a request to stop; the second one ends the process at once.
 
-    before = signal.signal(signal.SIGINT, stop)
+    A SIGHUP that is ignored, as under nohup, stays ignored.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in caught:
+            signal.signal(each, leave)
+        request_stop()
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        # Every file is either complete or under a temporary name, so there is nothing to tidy up;
+        # but a terminal without its cursor would stay so.
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), b"\x1b[?25h\n")
+        os._exit(EXIT_INTERRUPTED)
+
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    caught = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, stop) for each in caught}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
-class _Bar:
-    """The live bar: step, losses, learning rate, speed, time left."""
+class _Numbers:
+    """What the display keeps between events: totals, speed, the last evaluation."""
 
     def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.fields[step]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(compact=True),
-            console=Console(highlight=False),
+        self.total_steps = 0
+        self._eval_loss: float | None = None
+        self._tokens = 0
+        self._seconds = 0.0
+        self._steps = 0
+
+    def note(self, event: Event) -> None:
+        """Take an event into account."""
+        if isinstance(event, Started):
+            self.total_steps = event.total_steps
+        elif isinstance(event, Evaluated):
+            self._eval_loss = event.loss
+        elif isinstance(event, StepDone):
+            self._tokens += event.num_tokens
+            self._seconds += event.seconds
+            self._steps += 1
+
+    def line(self, event: StepDone) -> str:
+        """Write the numbers of a step."""
+        parts = [
+            _("epoch {epoch:.2f}").format(epoch=event.epoch),
+            _("loss {loss:.4f}").format(loss=event.loss),
+        ]
+        if self._eval_loss is not None:
+            parts.append(_("held-out {loss:.4f}").format(loss=self._eval_loss))
+        parts += [
+            _("lr {rate:.1e}").format(rate=event.learning_rate),
+            _("grad {norm:.2f}").format(norm=event.grad_norm),
+            # Over the whole run so far, evaluations excepted.
+            _("{speed:.0f} tokens/s").format(speed=self._tokens / max(self._seconds, 1e-9)),
+            readable_bytes(event.memory_bytes),
+        ]
+        return "  ".join(parts)
+
+    def remaining_s(self, event: StepDone) -> float:
+        """Estimate the seconds to the last step."""
+        return self._seconds / max(1, self._steps) * (self.total_steps - event.step)
+
+
+class _View(AbstractContextManager["_View"]):
+    def show(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def __exit__(self, *_error: object) -> None:
+        return None
+
+
+class _Bar(_View):
+    """The live display: a bar with steps and times, and below it the numbers of the last step."""
+
+    def __init__(self) -> None:
+        self._numbers = _Numbers()
+        self._started = time.monotonic()
+        self._last: StepDone | None = None
+        self._live = Live(
+            console=Console(highlight=False), refresh_per_second=8, get_renderable=self._picture
         )
-        self._task = TaskID(0)
-        self._speed = _Speed()
-        self._total = 0
 
     def __enter__(self) -> _Bar:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def show(self, event: Event) -> None:
-        """Update the bar; evaluations and trouble stay as lines above it."""
-        if isinstance(event, Started):
-            self._total = event.total_steps
-            self._task = self._progress.add_task(
-                "", total=event.total_steps, completed=event.step, step="", numbers=""
-            )
-        elif isinstance(event, StepDone):
-            self._progress.update(
-                self._task,
-                completed=event.step,
-                step=f"{event.step}/{self._total}",
-                numbers=_numbers(event, self._speed.after(event)),
-            )
-        else:
-            for line in _sentences(event):
-                self._progress.print(line)
+        """Update the picture; evaluations and trouble stay as lines above it."""
+        self._numbers.note(event)
+        if isinstance(event, StepDone):
+            self._last = event
+        for line in _sentences(event):
+            self._live.console.print(Text(line))
+
+    def _picture(self) -> Table:
+        grid = Table.grid(padding=(0, 1))
+        last, total = self._last, self._numbers.total_steps
+        if last is None or not total:
+            return grid
+        width = 24
+        done = round(width * last.step / total)
+        bar = Text("━" * done, style="green") + Text("━" * (width - done), style="bright_black")
+        times = _("{elapsed} elapsed, {left} left").format(
+            elapsed=_clock(time.monotonic() - self._started),
+            left=_clock(self._numbers.remaining_s(last)),
+        )
+        grid.add_row(Text(f"{last.step}/{total}"), bar, Text(times))
+        outer = Table.grid()
+        outer.add_row(grid)
+        outer.add_row(Text(self._numbers.line(last)))
+        return outer
 
 
-class _Lines:
+class _Lines(_View):
     """One line every so many steps."""
 
     def __init__(self, every: int) -> None:
-        self._every = max(1, every)
-        self._speed = _Speed()
-        self._total = 0
+        self._every = every
+        self._numbers = _Numbers()
 
     def show(self, event: Event) -> None:
         """Print the event if it is worth a line."""
-        if isinstance(event, Started):
-            self._total = event.total_steps
+        self._numbers.note(event)
         if isinstance(event, StepDone):
-            speed = self._speed.after(event)
-            if event.step % self._every == 0 or event.step in (1, self._total):
-                print(f"{event.step}/{self._total} {_numbers(event, speed)}", flush=True)
+            total = self._numbers.total_steps
+            if event.step % self._every == 0 or event.step in (1, total):
+                left = _("{left} left").format(left=_clock(self._numbers.remaining_s(event)))
+                print(f"{event.step}/{total}  {self._numbers.line(event)}  {left}", flush=True)
         for line in _sentences(event):
             print(line, flush=True)
 
 
-class _Speed:
-    """Tokens per second over the whole run so far, evaluations excepted."""
-
-    def __init__(self) -> None:
-        self._tokens = 0
-        self._seconds = 0.0
-
-    def after(self, event: StepDone) -> float:
-        self._tokens += event.num_tokens
-        self._seconds += event.seconds
-        return self._tokens / max(self._seconds, 1e-9)
-
-
-def _numbers(event: StepDone, speed: float) -> str:
-    return _("loss {loss:.4f}  lr {rate:.1e}  grad {norm:.2f}  {speed:.0f} tokens/s").format(
-        loss=event.loss, rate=event.learning_rate, norm=event.grad_norm, speed=speed
-    )
+def _clock(seconds: float) -> str:
+    """Write a time as m:ss or h:mm:ss."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _sentences(event: Event) -> list[str]:
@@ -181,9 +261,19 @@ def _sentences(event: Event) -> list[str]:
                 step=event.step, rows=rows
             )
         ]
+    if isinstance(event, StoppedEarly):
+        return [
+            _(
+                "stopping early: {count} evaluations without a better one than at step {step}"
+            ).format(count=event.evaluations, step=event.best_step)
+        ]
     if isinstance(event, Resumed):
         lines = [_("going on after step {step}").format(step=event.step)]
         return [*(_("skipped: {what}").format(what=what) for what in event.damaged), *lines]
+    if isinstance(event, NotSaved):
+        return [
+            _("not saved, trying again later: {what}: {why}").format(what=event.what, why=event.why)
+        ]
     if isinstance(event, Saved):
         return [_("saved {folder}").format(folder=event.folder.name)]
     return []

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
 from danlu.language import _
 from danlu.settings.show import read_settings
+
+if TYPE_CHECKING:
+    from danlu.train.finetune import Finetune
 
 
 def run(argv: Sequence[str]) -> int:
@@ -16,27 +21,37 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(TrainSettings, "train", argv)
     if resolved is None:
         return EXIT_OK
-    settings = resolved.values
+    for note in resolved.notes:
+        print(note)
     from danlu.cli.progress import describe, show_training
     from danlu.train.finetune import Finetune
     from danlu.train.trainer import Interrupted
 
-    job = Finetune(settings)
-    print("\n".join(describe(job)))
+    job = Finetune(resolved.values, resolved.origins)
+    print("\n".join(describe(job)), flush=True)
     try:
-        show_training(job, logging_steps=settings.logging_steps)
+        show_training(job)
     except Interrupted:
-        resume = f"danlu train ... --output_dir {settings.output_dir} --resume_from_checkpoint true"
         print(
             _("Stopped; the last completed step is saved. Go on with: {command}").format(
-                command=resume
+                command=_resume_command(argv)
             )
         )
         return EXIT_INTERRUPTED
+    _say_what_next(job)
+    return EXIT_OK
+
+
+def _resume_command(argv: Sequence[str]) -> str:
+    """Write the same command again, so that it goes on with the run (which is not overwritten)."""
+    return shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])
+
+
+def _say_what_next(job: Finetune) -> None:
     print(_("Done: {path}").format(path=job.path))
-    print(_("Loss curve: {path}").format(path=job.path / "loss.png"))
-    if settings.finetuning_type == "lora":
+    if job.settings.plot_loss:
+        print(_("Loss curve: {path}").format(path=job.path / "loss.png"))
+    if job.settings.finetuning_type == "lora":
         print(_("Chat with it: danlu chat --adapter {path}").format(path=job.path))
     else:
         print(_("Chat with it: danlu chat --model {path}/final").format(path=job.path))
-    return EXIT_OK

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from danlu.data.findings import BadRow
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import split_reasoning
@@ -23,29 +24,28 @@ DEFAULT_COLUMNS = {
 }
 
 
-class BadRow(Exception):
-    """A row that cannot be used: what is wrong, and what to do about it."""
-
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.fix = fix
-
-
 def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
     """Turn a row into a conversation that ends with the answer to learn. Raises BadRow."""
     if not isinstance(row, Mapping):
-        raise BadRow(_("The row is not an object."), _("Write {...} with instruction and output."))
+        raise BadRow(
+            "not_an_object",
+            _("The row is not an object."),
+            _("Write {...} with instruction and output."),
+        )
     prompt, query = _text(row, columns["prompt"]), _text(row, columns["query"])
     question = "\n".join(part for part in (prompt, query) if part)
     response = _text(row, columns["response"])
     if not question.strip():
         raise BadRow(
-            _("The question is empty."), _("Fill in {name}.").format(name=columns["prompt"])
+            "empty_question",
+            _("The question is empty."),
+            _("Fill in {name}.").format(name=columns["prompt"]),
         )
     if not response.strip():
         raise BadRow(
-            _("The answer is empty."), _("Fill in {name}.").format(name=columns["response"])
+            "empty_answer",
+            _("The answer is empty."),
+            _("Fill in {name}.").format(name=columns["response"]),
         )
     messages = list(_history(row.get(columns["history"]), columns["history"]))
     system = _text(row, columns["system"])
@@ -60,12 +60,14 @@ def _history(value: Any, name: str) -> list[Message]:
         return []
     fix = _("Write {name} as a list of [question, answer] pairs.").format(name=name)
     if not isinstance(value, list):
-        raise BadRow(_("{name} is not a list.").format(name=name), fix)
+        raise BadRow("wrong_history", _("{name} is not a list.").format(name=name), fix)
     messages: list[Message] = []
     for pair in value:
         is_pair = isinstance(pair, list) and len(pair) == 2
         if not is_pair or not all(isinstance(text, str) for text in pair):
-            raise BadRow(_("{name} holds something else than pairs.").format(name=name), fix)
+            raise BadRow(
+                "wrong_history", _("{name} holds something else than pairs.").format(name=name), fix
+            )
         messages += [Message(role="user", content=pair[0]), _answer(pair[1])]
     return messages
 
@@ -81,10 +83,13 @@ def _text(row: Mapping[str, Any], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise BadRow(
-            _("{name} is not text.").format(name=name), _("Put it between quotation marks.")
+            "not_text",
+            _("{name} is not text.").format(name=name),
+            _("Put it between quotation marks."),
         )
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise BadRow(
+            "lone_surrogate",
             _("{name} holds half a character (a lone surrogate).").format(name=name),
             _("Remove it, or write the whole character."),
         )

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.data.alpaca import DEFAULT_COLUMNS, BadRow, conversation_of
-from danlu.data.rows import SUFFIXES, RawRow, read_rows
+from danlu.data.alpaca import DEFAULT_COLUMNS, conversation_of
+from danlu.data.findings import BadRow, Finding, listed
+from danlu.data.rows import SUFFIXES, read_rows
 from danlu.errors import DataError, UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation
 
 INFO_FILE = "dataset_info.json"
-SHOWN_FINDINGS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +39,12 @@ def load_rows(name: str, dataset_dir: Path, *, max_samples: int | None = None) -
     file, columns = _find(name, dataset_dir)
     raw = read_rows(file)[:max_samples]
     rows: list[Row] = []
-    findings: list[tuple[RawRow, BadRow]] = []
+    findings: list[Finding] = []
     for row in raw:
         try:
             rows.append(Row(place=row.place, conversation=conversation_of(row.content, columns)))
         except BadRow as problem:
-            findings.append((row, problem))
+            findings.append(problem.at(row.place))
     if findings:
         raise _bad_rows(file, len(raw), findings)
     if not rows:
@@ -118,14 +117,11 @@ def _read_info(info: Path) -> dict[str, Any]:
         ) from problem
 
 
-def _bad_rows(file: Path, total: int, findings: list[tuple[RawRow, BadRow]]) -> DataError:
-    lines = [f"{row.place}: {bad.what} {bad.fix}" for row, bad in findings[:SHOWN_FINDINGS]]
-    kinds = Counter(bad.what for _row, bad in findings)
-    lines += [f"{count} x {what}" for what, count in kinds.most_common()]
+def _bad_rows(file: Path, total: int, findings: list[Finding]) -> DataError:
     return DataError(
         _("{count} of {total} rows in {file} cannot be used.").format(
             count=len(findings), total=total, file=file
         ),
-        why="\n".join(lines),
+        why="\n".join(listed(findings)),
         fix=_("Correct or remove these rows, then start again."),
     )

@@ -19,7 +19,12 @@ from danlu.language import _
 
 KINDS = ("npu", "cuda", "cpu")
 # The values of --dtype; auto is the device's preferred one.
-DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {
+    "auto": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,7 @@ class Device:
     description: str
     memory_bytes: int
     has_fast_bf16: bool
+    has_fast_fp16: bool
     has_fused_adamw: bool
     threads: int
 
@@ -90,6 +96,7 @@ def _cpu() -> Device:
         description=model,
         memory_bytes=_memory_limit_bytes(),
         has_fast_bf16=has_bf16,
+        has_fast_fp16=False,  # aten converts to fp32 and back
         has_fused_adamw=True,
         threads=torch.get_num_threads(),
     )
@@ -102,6 +109,7 @@ def _cuda() -> Device:
         description=properties.name,
         memory_bytes=properties.total_memory,
         has_fast_bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+        has_fast_fp16=True,
         has_fused_adamw=True,
         threads=torch.get_num_threads(),
     )
@@ -114,6 +122,7 @@ def _npu() -> Device:
         description=properties.name,
         memory_bytes=properties.total_memory,
         has_fast_bf16=bool(torch.npu.is_bf16_supported()),  # type: ignore[attr-defined]
+        has_fast_fp16=True,
         has_fused_adamw=False,
         threads=torch.get_num_threads(),
     )

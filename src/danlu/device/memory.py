@@ -1,10 +1,39 @@
-"""Where a tensor's memory lies."""
+"""Where a tensor's memory lies, and how much of it this process uses."""
 
 from __future__ import annotations
 
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
 def is_readable_in_place(tensor: Tensor) -> bool:
     """Tell whether a file can be read straight into the tensor: on the host, in one piece."""
     return tensor.device.type == "cpu" and tensor.is_contiguous()
+
+
+def used_bytes(device: torch.device) -> int:
+    """Count the bytes in use: the process's resident memory on the CPU, else the allocator's."""
+    if device.type != "cpu":
+        return int(_module(device).memory_allocated())
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Count the most bytes that were ever in use; see `used_bytes`."""
+    if device.type != "cpu":
+        return int(_module(device).max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _module(device: torch.device) -> Any:
+    """Return torch.cuda or torch.npu."""
+    return getattr(torch, device.type)

@@ -47,11 +47,7 @@ class Disk:
             os.close(handle)
 
     def append(self, path: Path, data: Bytes) -> None:
-        """Add bytes at the end of a file, created when missing, and hand them to the system.
-
-        Where that fails half-way, the file gets its former length back: what is added next must
-        not stand on half a line.
-        """
+        """Add bytes at the end of a file, created when missing; all of them, or none."""
         with open(path, "ab", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             try:

@@ -87,6 +87,19 @@ class FolderLock:
             return False
 
 
+def holder_of(folder: Path) -> ProcessName | None:
+    """Name the process that holds a folder now; None where nobody does, as far as can be seen."""
+    try:
+        handle = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        holder = _read_holder(handle)
+    finally:
+        os.close(handle)
+    return holder if holder is not None and holder.is_running() is not False else None
+
+
 def _read_holder(handle: int) -> ProcessName | None:
     try:
         record = json.loads(os.pread(handle, 4096, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,9 +13,7 @@ from danlu.files.committed import Draft
 from danlu.model.qwen3 import Qwen3
 from danlu.weights.folder import TensorPlan, save_weights
 
-# Everything beside the weights that transformers, vLLM or llama.cpp's converter look for.
-COMPANION_FILES = (
-    "generation_config.json",
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -24,6 +22,8 @@ COMPANION_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+# Everything beside the weights that transformers, vLLM or llama.cpp's converter look for.
+COMPANION_FILES = ("generation_config.json", *TOKENIZER_FILES)
 
 
 def write_model(draft: Draft, model: Qwen3, *, like: Path) -> None:
@@ -49,7 +49,16 @@ def write_folder(
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = str(dtype).removeprefix("torch.")
     draft.write("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    for name in COMPANION_FILES:
+    _copy(draft, COMPANION_FILES, like)
+
+
+def copy_tokenizer(draft: Draft, *, like: Path) -> None:
+    """Copy the tokenizer's files and the chat template from the folder `like`."""
+    _copy(draft, TOKENIZER_FILES, like)
+
+
+def _copy(draft: Draft, names: Sequence[str], like: Path) -> None:
+    for name in names:
         path = like / name
         if path.is_file():
             draft.write(name, path.read_bytes())

@@ -8,12 +8,13 @@ which variant runs.
 from __future__ import annotations
 
 from danlu.ops.attention import segment_attention
-from danlu.ops.cross_entropy import cross_entropy_sum
+from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import norm_rotate, rotary_table
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
 __all__ = [
+    "cross_entropy_rows",
     "cross_entropy_sum",
     "norm_rotate",
     "rms_norm",

@@ -1,4 +1,5 @@
-"""Summed cross-entropy; backward turns the saved fp32 logits into their gradient in place."""
+"""Cross-entropy: summed, where backward turns the saved fp32 logits into their gradient in place;
+and per row, without a gradient."""
 
 from __future__ import annotations
 
@@ -35,3 +36,10 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     The backward pass may run once only.
     """
     return _CrossEntropySum.apply(logits, targets)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def cross_entropy_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log likelihoods. logits: [rows, vocab]; targets: [rows] -> fp32 [rows]."""
+    logits32 = logits.float()
+    picked = logits32.gather(1, targets[:, None]).squeeze(1)
+    return logits32.logsumexp(dim=-1).sub_(picked)

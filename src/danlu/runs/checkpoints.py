@@ -14,7 +14,6 @@ from pathlib import Path
 from danlu.errors import DataError
 from danlu.files.atomic import link_or_copy
 from danlu.files.committed import MANIFEST, Draft, committed_folder, discard, verify
-from danlu.runs.metrics import sync_metrics
 
 FINAL = "final"
 _NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
@@ -59,12 +58,7 @@ def find_newest(folder: Path) -> Search:
 
 
 def commit_checkpoint(folder: Path, step: int) -> AbstractContextManager[Draft]:
-    """Write checkpoint-`step` as a committed folder: `with commit_checkpoint(...) as draft`.
-
-    The metrics up to that step are made safe first: a run resumed from it does not write them
-    again.
-    """
-    sync_metrics(folder)
+    """Write checkpoint-`step` as a committed folder: `with commit_checkpoint(...) as draft`."""
     return committed_folder(folder / f"checkpoint-{step}")
 
 
@@ -75,6 +69,13 @@ def prune(folder: Path, *, keep: int, protect: Collection[int] = ()) -> None:
     for checkpoint in list_checkpoints(folder)[:-keep]:
         if checkpoint.step not in protect:
             discard(checkpoint.path)
+
+
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Remove checkpoint-`step`; a missing one is fine."""
+    path = folder / f"checkpoint-{step}"
+    if path.is_dir():
+        discard(path)
 
 
 def commit_final(folder: Path) -> AbstractContextManager[Draft]:

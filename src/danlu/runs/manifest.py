@@ -37,9 +37,11 @@ class BaseRecord(_Record):
 class RunManifest(_Record):
     """The content of run.json.
 
-    `settings` are the resolved settings of the command; `versions` those of python, torch, danlu;
-    `arithmetic` what shapes the numbers (micro-batch tokens, threads, op paths, dtype), reused by a
-    resumed run so that it is bit-identical. `template` and `enable_thinking` are what chat and
+    `settings` are the resolved settings of the command and `origins` where each came from;
+    `versions` those of python, torch, danlu; `data` the data sets, their rows, what was left out or
+    shortened and why; `timings` in seconds; `results` what the run ended with.
+    `arithmetic` is what shapes the numbers (micro-batch tokens, threads, op paths, dtype), reused
+    by a resumed run so that it is bit-identical. `template` and `enable_thinking` are what chat and
     merge must use. `detail` explains the state. Times are ISO 8601 in UTC.
     """
 
@@ -51,8 +53,12 @@ class RunManifest(_Record):
     template: str
     enable_thinking: bool | None
     settings: dict[str, Any] = Field(default_factory=dict)
+    origins: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     arithmetic: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    timings: dict[str, float] = Field(default_factory=dict)
+    results: dict[str, float] = Field(default_factory=dict)
     started: str = ""
     ended: str = ""
 

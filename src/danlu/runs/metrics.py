@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import DataError
+from danlu.errors import CapacityError, DataError
 from danlu.files.atomic import append_line, atomic_write, sync_lines
 from danlu.files.faults import readable
 from danlu.language import _
@@ -21,22 +22,44 @@ METRICS_FILE = "metrics.jsonl"
 Value = str | int | float | bool | None
 
 
-def append_metrics(folder: Path, record: Mapping[str, Value]) -> None:
-    """Add one record, which must hold `step`. NaN and infinities become null (JSON has none)."""
-    if "step" not in record:
-        raise ValueError("a metrics record needs its step")
-    append_line(folder / METRICS_FILE, _to_line(record))
+class Metrics:
+    """Adds records to a run's file. What a full disk refuses is kept and written later."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / METRICS_FILE
+        self._waiting: list[str] = []
+
+    def append(self, record: Mapping[str, Value]) -> None:
+        """Add one record, which must hold `step`; NaN and infinity become null."""
+        if "step" not in record:
+            raise ValueError("a metrics record needs its step")
+        self._waiting.append(_to_line(record))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting, as far as the disk takes it."""
+        with suppress(CapacityError):
+            self._write()
+
+    def sync(self) -> None:
+        """Write what is waiting and return once all records are on the medium.
+
+        A checkpoint needs this before it: a run resumed from it does not write them again. Raises
+        CapacityError.
+        """
+        self._write()
+        sync_lines(self._file)
+
+    def _write(self) -> None:
+        if self._waiting:
+            append_line(self._file, "\n".join(self._waiting))
+            self._waiting.clear()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Read all complete records; a missing file has none. Raises DataError with file:line."""
     file = folder / METRICS_FILE
     return [_parse(file, number, line) for number, line in enumerate(_lines(file), 1)]
-
-
-def sync_metrics(folder: Path) -> None:
-    """Return once all records are on the medium; without this a power cut may take the last."""
-    sync_lines(folder / METRICS_FILE)
 
 
 def truncate_after(folder: Path, step: int) -> None:

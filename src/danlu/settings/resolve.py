@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.settings.schema import Option, Settings, describe_type, options_of
+from danlu.settings.schema import Option, Settings, describe_type
 from danlu.settings.sources import (
     BOOLEANS,
     NULLS,
@@ -31,30 +31,66 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Generic[S]):
-    """The values and, by name, their origin: `command line`, FILE:LINE, VARIABLE, `default`."""
+    """The values and, by name, their origin.
+
+    An origin is `command line`, FILE:LINE, VARIABLE, `preset NAME` or `default`. notes: what to
+    tell about options of other programs that change nothing here.
+    """
 
     values: S
     origins: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def resolve(cls: type[S], argv: Sequence[str], environ: Mapping[str, str]) -> Resolved[S]:
     """Read a command's settings. Raises UsageError naming the key, the value and its origin."""
-    names = Names(options_of(cls))
-    return combine(cls, read_words(names, argv), environ)
+    return combine(cls, read_words(Names(cls), argv), environ)
 
 
 def combine(cls: type[S], words: CommandLine, environ: Mapping[str, str]) -> Resolved[S]:
     """Resolve settings from words that were already read; see `resolve`."""
-    names = Names(options_of(cls))
+    names = Names(cls)
     in_file = read_file(names, words.file) if words.file else {}
-    given = {**read_environment(names, environ), **_said(names, in_file), **words.values}
+    said = {**read_environment(names, environ), **_said(names, in_file), **words.values}
+    given = {name: item for name, item in said.items() if name in names.options}
+    notes = _foreign_notes(cls, {name: said[name] for name in said if name not in given})
+    given = {**_preset(cls, given), **given}
     values = {name: _interpret(names.options[name], item) for name, item in given.items()}
     try:
         settings = cls.model_validate(values)
     except ValidationError as fault:
         raise _explain(fault, names, given) from fault
     origins = {name: given[name].origin if name in given else DEFAULT for name in names.options}
-    return Resolved(values=settings, origins=origins)
+    return Resolved(values=settings, origins=origins, notes=notes)
+
+
+def _preset(cls: type[S], given: Mapping[str, Given]) -> dict[str, Given]:
+    """Return the defaults of the chosen preset; a wrong name is found when values are checked."""
+    chosen = given["preset"].value if "preset" in given else None
+    values = cls.PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
+    return {name: Given(value=text, origin=f"preset {chosen}") for name, text in values.items()}
+
+
+def _foreign_notes(cls: type[Settings], given: Mapping[str, Given]) -> tuple[str, ...]:
+    """Say why options of other programs change nothing here; refuse what would be missed."""
+    names: dict[str, list[str]] = {}
+    for name, item in given.items():
+        foreign, shown = cls.FOREIGN[name], _shown(item.value)
+        if shown.lower() in foreign.off:
+            continue
+        if foreign.instead:
+            raise UsageError(
+                _("{name} {value} is not supported").format(name=name, value=shown),
+                why=_("it is given in: {origin}; danlu knows this option of LLaMA-Factory").format(
+                    origin=item.origin
+                ),
+                fix=_(foreign.instead),
+            )
+        names.setdefault(foreign.note, []).append(name)
+    return tuple(
+        _("{names}: no effect here; {why}").format(names=", ".join(who), why=_(note))
+        for note, who in names.items()
+    )
 
 
 def _said(names: Names, in_file: Mapping[str, Given]) -> dict[str, Given]:
@@ -62,7 +98,7 @@ def _said(names: Names, in_file: Mapping[str, Given]) -> dict[str, Given]:
     return {
         name: given
         for name, given in in_file.items()
-        if given.value is not None or names.options[name].takes_null
+        if given.value is not None or (name in names.options and names.options[name].takes_null)
     }
 
 
@@ -74,6 +110,8 @@ def _interpret(option: Option, given: Given) -> Any:
         if option.takes_null and len(texts) == 1 and texts[0].strip().lower() in NULLS:
             return None
         return tuple(text.strip() for text in texts if text.strip())
+    if isinstance(value, tuple):
+        return ",".join(value)
     if isinstance(value, str):
         if option.takes_null and value.lower() in NULLS:
             return None
@@ -97,8 +135,7 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
             why=first["msg"].removeprefix("Value error, "),
             fix=_("change one of them; add --print_settings to see every value and its origin"),
         )
-    value = given[key].value
-    shown = ", ".join(value) if isinstance(value, tuple) else str(value)
+    shown = _shown(given[key].value)
     return UsageError(
         _("The value {value} does not suit {name}").format(value=repr(shown), name=key),
         why=_("it is given in: {origin}; {detail}").format(
@@ -108,3 +145,7 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
             name=key, kind=describe_type(names.options[key]), help=_(names.options[key].help)
         ),
     )
+
+
+def _shown(value: str | tuple[str, ...] | None) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

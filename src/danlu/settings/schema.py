@@ -8,15 +8,40 @@ value comes from.
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """An option of other programs, known so that existing commands and files keep working.
+
+    note: why it changes nothing here; the option is accepted and the note shown. instead: what to
+    do here; the option is refused. A value among `off` asks for nothing and is accepted silently.
+    """
+
+    note: str = ""
+    instead: str = ""
+    off: tuple[str, ...] = ("false", "no", "none", "null", "0", "0.0", "")
+
+
+def foreign(*, note: str = "", instead: str = "", off: Sequence[str] = ()) -> Foreign:
+    """Declare an option of other programs; `off` are further values that ask for nothing."""
+    return Foreign(note=note, instead=instead, off=(*Foreign.off, *off))
+
+
 class Settings(BaseModel):
-    """Base of every command's settings. The subclass's docstring is the command's help."""
+    """Base of every command's settings. The subclass's docstring is the command's help.
+
+    PRESETS: sets of defaults, by the values of an option named `preset`. FOREIGN: options of other
+    programs by name.
+    """
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = {}
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
@@ -49,6 +74,7 @@ class Option:
     aliases: tuple[str, ...]
     position: int | None
     types: tuple[Any, ...]
+    foreign: Foreign | None = None
 
     @property
     def takes_null(self) -> bool:
@@ -87,6 +113,23 @@ def options_of(cls: type[Settings]) -> dict[str, Option]:
             types=_members(field.annotation),
         )
     return options
+
+
+def foreign_options_of(cls: type[Settings]) -> dict[str, Option]:
+    """List the options of other programs by name; each takes one value, or stands alone."""
+    return {
+        name: Option(
+            name=name,
+            help=foreign.note or foreign.instead,
+            default=None,
+            required=False,
+            aliases=(),
+            position=None,
+            types=(str, bool, type(None)),
+            foreign=foreign,
+        )
+        for name, foreign in cls.FOREIGN.items()
+    }
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -24,7 +24,7 @@ def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S
 
     None when --help or --print_settings was asked for and has been printed. Raises UsageError.
     """
-    words = read_words(Names(options_of(cls)), argv)
+    words = read_words(Names(cls), argv)
     if "help" in words.asks:
         print(help_text(cls, command))
         return None

@@ -9,6 +9,7 @@ first word that ends in .yaml or .yml, which is the settings file.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import yaml
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.settings.schema import Option
+from danlu.settings.schema import Option, Settings, foreign_options_of, options_of
 
 COMMAND_LINE = "command line"
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -47,9 +48,11 @@ class CommandLine:
 class Names:
     """All names of a command's options: true names, aliases, dashes for underscores."""
 
-    def __init__(self, options: Mapping[str, Option]) -> None:
-        self.options = options
-        self._known = {other: o for o in options.values() for other in (o.name, *o.aliases)}
+    def __init__(self, cls: type[Settings]) -> None:
+        self.options = options_of(cls)
+        foreign = foreign_options_of(cls)
+        self._own = {n: o for o in self.options.values() for n in (o.name, *o.aliases)}
+        self._known = {**foreign, **self._own}
 
     def find(self, key: str) -> Option | None:
         """Look a name up."""
@@ -60,7 +63,7 @@ class Names:
         found = self.find(key)
         if found is not None:
             return found
-        near = difflib.get_close_matches(key.replace("-", "_"), [*self._known, *extra], 1, 0.5)
+        near = difflib.get_close_matches(key.replace("-", "_"), [*self._own, *extra], 1, 0.5)
         raise UsageError(
             _("There is no setting named {key}").format(key=key),
             why=_("it is given in: {origin}").format(origin=origin),
@@ -211,11 +214,24 @@ def _text_of(node: yaml.Node, place: str) -> str | tuple[str, ...] | None:
     # Values stay text, as on the command line: YAML 1.1 would make `1e-4` a string, `no` a boolean.
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag == "tag:yaml.org,2002:null" else str(node.value)
+    if isinstance(node, yaml.MappingNode):
+        return _json_of(node)
     if isinstance(node, yaml.SequenceNode) and all(
         isinstance(item, yaml.ScalarNode) for item in node.value
     ):
         return tuple(str(item.value) for item in node.value)
     raise _bad_file(place, _("a single value or a list of values is expected"))
+
+
+def _json_of(node: yaml.Node) -> str:
+    """Write a YAML mapping as JSON, as it would stand on the command line."""
+    loader = yaml.SafeLoader("")
+    try:
+        return json.dumps(loader.construct_document(node), ensure_ascii=False)
+    except (yaml.YAMLError, TypeError, ValueError) as fault:
+        raise _bad_file(f"line {node.start_mark.line + 1}", str(fault).splitlines()[0]) from fault
+    finally:
+        loader.dispose()
 
 
 def read_environment(names: Names, environ: Mapping[str, str]) -> dict[str, Given]:

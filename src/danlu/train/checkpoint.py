@@ -1,19 +1,21 @@
 """What a checkpoint holds beside the trained weights: optimizer state and progress.
 
 `optimizer.safetensors`: flat fp32 master weights and both moments. `progress.json`: steps done,
-updates applied, best evaluation. No random state: there is none.
+updates applied, best evaluation, loss scale. No random state: there is none.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from danlu.errors import DataError
 from danlu.files.committed import Draft
 from danlu.language import _
 from danlu.train.optimizer import Optimizer
+from danlu.train.precision import LossScale
 from danlu.weights.folder import TensorPlan, write_tensors
 from danlu.weights.safetensors import SafetensorsFile
 
@@ -23,26 +25,54 @@ PROGRESS_FILE = "progress.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands. A skipped step counts as done: its rows were tried."""
+    """Where a run stands. A skipped step counts as done: its rows were tried.
+
+    best_loss, best_step: the best evaluation so far; evaluated_step: the last step that was
+    evaluated; worse_in_a_row: evaluations since the best. provisional: steps saved off schedule,
+    for being the best or for an interruption. scale: the loss scale of the next step.
+    """
 
     step: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     best_loss: float | None = None
     best_step: int | None = None
+    evaluated_step: int | None = None
+    worse_in_a_row: int = 0
+    provisional: tuple[int, ...] = ()
+    scale: LossScale = field(default_factory=LossScale)
 
-    def after_step(self, *, applied: bool) -> Progress:
+    def after_step(self, *, applied: bool, scale: LossScale) -> Progress:
         """Return the progress after one more step."""
         return replace(
             self,
             step=self.step + 1,
             skipped=self.skipped + (not applied),
             skipped_in_a_row=0 if applied else self.skipped_in_a_row + 1,
+            scale=scale,
         )
 
-    def with_best(self, loss: float) -> Progress:
-        """Return the progress with the present step as the best so far."""
-        return replace(self, best_loss=loss, best_step=self.step)
+    def after_evaluation(self, loss: float) -> Progress:
+        """Return the progress with the present step evaluated; step 0 is never the best."""
+        is_best = self.step > 0 and (self.best_loss is None or loss < self.best_loss)
+        if is_best:
+            return replace(
+                self,
+                best_loss=loss,
+                best_step=self.step,
+                evaluated_step=self.step,
+                worse_in_a_row=0,
+            )
+        worse = self.worse_in_a_row + (self.step > 0)
+        return replace(self, evaluated_step=self.step, worse_in_a_row=worse)
+
+    def with_provisional(self, step: int) -> Progress:
+        """Return the progress with one more step that is saved off schedule."""
+        return replace(self, provisional=(*self.provisional, step))
+
+    def keeping(self, steps: Collection[int | None]) -> Progress:
+        """Return the progress with only these steps still saved off schedule."""
+        return replace(self, provisional=tuple(s for s in self.provisional if s in steps))
 
 
 def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
@@ -74,4 +104,6 @@ def read_state(folder: Path, optimizer: Optimizer) -> Progress:
     fields = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
     updates = fields.pop("updates")
     optimizer.restore({name: file.read(name) for name in wanted}, updates)
-    return Progress(**fields)
+    scale = LossScale(**fields.pop("scale", {}))
+    provisional = tuple(fields.pop("provisional", ()))
+    return Progress(**fields, scale=scale, provisional=provisional)

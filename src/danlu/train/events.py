@@ -36,6 +36,7 @@ class StepDone:
     grad_norm: float
     num_tokens: int
     seconds: float
+    memory_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +49,12 @@ class StepSkipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Loss on the held-out rows: mean over all their supervised tokens."""
+    """Losses on the held-out rows: over all their supervised tokens, and per row (`Evaluation`)."""
 
     step: int
     epoch: float
     loss: float
+    loss_per_sample: float
     seconds: float
     is_best: bool
 
@@ -65,4 +67,22 @@ class Saved:
     folder: Path
 
 
-Event = Started | Resumed | StepDone | StepSkipped | Evaluated | Saved
+@dataclass(frozen=True, kw_only=True)
+class NotSaved:
+    """Something could not be written (a full disk); the run goes on and tries again later."""
+
+    step: int
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoppedEarly:
+    """The last `evaluations` evaluations were no better than the best one, at step `best_step`."""
+
+    step: int
+    best_step: int
+    evaluations: int
+
+
+Event = Started | Resumed | StepDone | StepSkipped | Evaluated | Saved | NotSaved | StoppedEarly

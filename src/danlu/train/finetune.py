@@ -6,41 +6,60 @@ gigabytes of weights are loaded, and run.json says how far the run came, whateve
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-import danlu
-from danlu.device.detect import DTYPES, Device, select
+from danlu.device.detect import Device, select
+from danlu.device.memory import peak_bytes
 from danlu.errors import DanluError, DataError
 from danlu.lora.adapter import LoraConfig, target_list
-from danlu.models.load import STARTER, LoadedModel, check_model, load_model
+from danlu.models.adapters import attach_adapter, find_adapter
+from danlu.models.load import LoadedModel, check_model, load_model
+from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
-from danlu.runs.curve import draw_loss_curve
 from danlu.runs.folder import RunFolder
-from danlu.runs.manifest import BaseRecord, RunManifest, State
+from danlu.runs.manifest import State
+from danlu.runs.metrics import read_metrics
+from danlu.runs.registry import register
+from danlu.runs.trainer_files import RunFacts, results_of
 from danlu.train.events import Event, Saved
 from danlu.train.method import FullMethod, LoraMethod, Method
-from danlu.train.prepare import check_required, prepare_data, recipe_of
-from danlu.train.resume import newest_to_resume
+from danlu.train.outputs import Outputs
+from danlu.train.precision import choose_precision
+from danlu.train.prepare import prepare_data
+from danlu.train.recipe import check_required, logging_steps_of, recipe_of
+from danlu.train.record import facts_of, manifest_of, now
+from danlu.train.resume import checkpoint_to_resume
 from danlu.train.settings import TrainSettings
+from danlu.train.tensorboard import TensorBoard, log_folder
 from danlu.train.trainer import Interrupted, Trainer
 
 
 class Finetune:
-    """A job. Creating it checks settings and data; `run` takes the output folder and trains."""
+    """A job. Creating it checks settings and data; `run` takes the output folder and trains.
 
-    def __init__(self, settings: TrainSettings) -> None:
+    origins: where each setting came from, for run.json.
+    """
+
+    def __init__(self, settings: TrainSettings, origins: Mapping[str, str] | None = None) -> None:
         check_required(settings)
         self.settings = settings
+        self._origins = origins or {}
         self.device: Device = select(settings.device)
+        self.precision = choose_precision(settings, self.device)
         model = check_model(settings.model_name_or_path)
         self.data = prepare_data(settings, model.tokenizer)
-        self.recipe = recipe_of(settings, num_train_rows=len(self.data.train_rows))
+        self.recipe = recipe_of(
+            settings,
+            num_train_rows=len(self.data.train_rows),
+            num_eval_rows=len(self.data.eval_rows),
+        )
+        self.logging_steps = logging_steps_of(settings, self.recipe)
         self.path = Path(settings.output_dir).expanduser().absolute()
         self._trainer: Trainer | None = None
         self._stop_requested = False
@@ -56,42 +75,59 @@ class Finetune:
 
         Raises Interrupted after `request_stop`, DataError when training diverges; run.json says so.
         """
-        with self._open_folder() as run_folder:
-            if self._resumes:
-                # Another number of threads adds in another order and gives other last bits.
-                self.device = self.device.with_threads(run_folder.read().arithmetic["threads"])
-            base = load_model(
-                self.settings.model_name_or_path,
-                device=self.device,
-                dtype=DTYPES[self.settings.dtype],
+        started = time.perf_counter()
+        with self._open_folder() as folder:
+            register(folder.path)
+            base = self._load(folder)
+            manifest = manifest_of(
+                self.settings, self._origins, base=base, data=self.data, recipe=self.recipe
             )
-            manifest = self._manifest(base)
-            resumed = newest_to_resume(run_folder, manifest) if self._resumes else None
-            run_folder.write(manifest)
+            resumed = None
+            if self._resumes:
+                wanted = self.settings.resume_from_checkpoint
+                resumed = checkpoint_to_resume(folder, manifest, wanted)
+                manifest = manifest.changed(started=folder.read().started)
+            folder.write(manifest)
+            loaded_s = time.perf_counter() - started
             method = self._method(base)
-            trainer = Trainer(
+            self._trainer = trainer = Trainer(
                 base=base,
                 method=method,
                 recipe=self.recipe,
                 train_rows=self.data.train_rows,
                 eval_rows=self.data.eval_rows,
-                run_folder=run_folder,
+                run_folder=folder,
             )
-            self._trainer = trainer
             if self._stop_requested:
                 trainer.request_stop()
             if resumed is not None:
                 trainer.resume(resumed.step)
                 yield resumed
-            yield from self._train(trainer, method, run_folder)
+            yield from self._train(trainer, method, base, folder)
+            _note_end(folder, base, loaded_s=loaded_s, total_s=time.perf_counter() - started)
+        self._trainer = None  # its memory belongs to whoever comes next, such as the report
 
-    def _train(self, trainer: Trainer, method: Method, folder: RunFolder) -> Iterator[Event]:
+    def _train(
+        self, trainer: Trainer, method: Method, base: LoadedModel, folder: RunFolder
+    ) -> Iterator[Event]:
+        def facts() -> RunFacts:
+            return facts_of(
+                self.settings, self.recipe, self.data, trainer.progress, base=base,
+                logging_steps=self.logging_steps,
+            )  # fmt: skip
+
+        outputs = self._outputs(facts, first_step=trainer.progress.step)
         try:
-            yield from trainer.run()
+            for event in trainer.run():
+                yield event
+                yield from outputs.after(event)
+            results = results_of(read_metrics(folder.path), facts())
+            folder.write(folder.read().changed(results=results))
             with commit_final(folder.path) as draft:
-                method.save(draft)
+                method.save_result(draft)
+                draft.write(CARD_FILE, model_card(folder.read(), name=folder.path.name))
             publish_final(folder.path)
-            draw_loss_curve(folder.path, title=folder.path.name)
+            outputs.finish()
         except Interrupted:
             _set_state(folder, "interrupted", f"at step {trainer.progress.step}")
             raise
@@ -102,22 +138,45 @@ class Finetune:
         except Exception as problem:
             _note_failure(folder, "failed", f"{type(problem).__name__}: {problem}")
             raise
+        finally:
+            outputs.close()
         _set_state(folder, "finished", f"{trainer.progress.step} steps")
         yield Saved(step=trainer.progress.step, folder=folder.path / FINAL)
 
     @property
     def _resumes(self) -> bool:
-        return self.settings.resume_from_checkpoint
+        return self.settings.resume_from_checkpoint is not False
 
     def _open_folder(self) -> RunFolder:
         if self._resumes:
             return RunFolder.reopen(self.path)
         return RunFolder.create(self.path, overwrite=self.settings.overwrite_output_dir)
 
+    def _load(self, folder: RunFolder) -> LoadedModel:
+        if self._resumes:
+            # Another number of threads adds in another order and gives other last bits.
+            self.device = self.device.with_threads(folder.read().arithmetic["threads"])
+        name = self.settings.model_name_or_path
+        return load_model(name, device=self.device, dtype=self.precision.dtype)
+
+    def _outputs(self, facts: Callable[[], RunFacts], *, first_step: int) -> Outputs:
+        tensorboard = TensorBoard(
+            log_folder(self.settings, self.path),
+            logging_steps=self.logging_steps,
+            first_step=first_step,
+        )
+        draws = self.settings.plot_loss
+        return Outputs(self.path, facts=facts, draws=draws, tensorboard=tensorboard)
+
     def _method(self, base: LoadedModel) -> Method:
         settings = self.settings
         if settings.finetuning_type == "full":
             return FullMethod(base)
+        if settings.adapter_name_or_path is not None:
+            source = find_adapter(settings.adapter_name_or_path)
+            adapter, _is_proven = attach_adapter(source, base, dtype=torch.float32)
+            adapter.config = replace(adapter.config, lora_dropout=settings.lora_dropout)
+            return LoraMethod(adapter, base=base, seed=settings.seed)
         alpha = settings.lora_alpha
         config = LoraConfig(
             r=settings.lora_rank,
@@ -126,40 +185,11 @@ class Finetune:
             use_rslora=settings.use_rslora,
             target_modules=target_list(settings.lora_target),
         )
-        return LoraMethod(base, config, base_name=str(base.folder), seed=settings.seed)
-
-    def _manifest(self, base: LoadedModel) -> RunManifest:
-        return RunManifest(
-            state="running",
-            kind=self.settings.finetuning_type,
-            base=BaseRecord(
-                name=STARTER if base.name == STARTER else base.folder.name,
-                path=str(base.folder),
-                fingerprint=base.fingerprint,
-            ),
-            template=self.settings.template,
-            enable_thinking=self.settings.enable_thinking,
-            settings=self.settings.model_dump(),
-            versions={
-                "danlu": danlu.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            arithmetic={
-                "device": self.device.kind,
-                "device_description": self.device.description,
-                "dtype": str(base.dtype).removeprefix("torch."),
-                "threads": self.device.threads,
-                "micro_batch_tokens": self.recipe.micro_batch_tokens,
-                "num_train_tokens": self.data.cost.num_tokens,
-                "data_fingerprint": self.data.fingerprint,
-            },
-            started=_now(),
-        )
+        return LoraMethod.fresh(base, config, seed=settings.seed)
 
 
 def _set_state(folder: RunFolder, state: State, detail: str) -> None:
-    folder.write(folder.read().changed(state=state, detail=detail, ended=_now()))
+    folder.write(folder.read().changed(state=state, detail=detail, ended=now()))
 
 
 def _note_failure(folder: RunFolder, state: State, detail: str) -> None:
@@ -168,5 +198,9 @@ def _note_failure(folder: RunFolder, state: State, detail: str) -> None:
         _set_state(folder, state, detail)
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+def _note_end(folder: RunFolder, base: LoadedModel, *, loaded_s: float, total_s: float) -> None:
+    """Record how long the run took and how much memory it used at most."""
+    run = folder.read()
+    peak = float(peak_bytes(base.device.torch_device))
+    timings = {"load_s": round(loaded_s, 3), "total_s": round(total_s, 3)}
+    folder.write(run.changed(timings=timings, results={**run.results, "peak_memory_bytes": peak}))

@@ -10,12 +10,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from danlu.data.pack import Batch
+from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Linear, Qwen3
-from danlu.ops import cross_entropy_sum
+from danlu.models.load import LoadedModel
+from danlu.ops import cross_entropy_rows, cross_entropy_sum
 
 # Rows of logits at a time. Larger chunks read the output matrix less often; at Qwen3's vocabulary
 # of 151,936 a chunk of 256 rows holds 156 MB of fp32 logits.
 CHUNK_ROWS = 256
+
+
+def supervised_hidden(base: LoadedModel, linear: Linear, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Run the model; return the hidden rows [N, hidden] before supervised tokens, and these [N]."""
+    device = base.device.torch_device
+    tokens, positions, indices, targets = (
+        torch.from_numpy(array).to(device, non_blocking=True)
+        for array in (batch.tokens, batch.positions, batch.supervised_indices, batch.targets)
+    )
+    attend = PackedAttention(base.config, positions, batch.segment_lengths)
+    hidden = base.model(tokens, attend, linear)
+    return hidden.index_select(0, indices), targets
 
 
 def loss_backward(
@@ -24,7 +39,8 @@ def loss_backward(
     """Add the gradients of sum(loss) / divisor to the leaves; return the loss sum, undivided.
 
     hidden: [rows, hidden_size], the rows before a supervised token, with their graph; targets:
-    [rows] token ids. `divisor` is the number of supervised tokens in the whole optimizer step.
+    [rows] token ids. `divisor` is the number of supervised tokens in the whole optimizer step,
+    divided by the loss scale where there is one.
     """
     rows = hidden.detach().requires_grad_(True)
     total = torch.zeros((), device=hidden.device)
@@ -39,11 +55,9 @@ def loss_backward(
 
 
 @torch.no_grad()
-def loss_sum(model: Qwen3, linear: Linear, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed loss of hidden rows [rows, hidden_size] without gradients."""
-    total = torch.zeros((), device=hidden.device)
-    for rows_chunk, targets_chunk in zip(
-        hidden.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True
-    ):
-        total += cross_entropy_sum(linear(model.head, "lm_head", rows_chunk), targets_chunk)
-    return total
+def token_losses(model: Qwen3, linear: Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of every target, fp32 [rows], of hidden rows [rows, hidden_size]."""
+    chunks = zip(hidden.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True)
+    return torch.cat(
+        [cross_entropy_rows(linear(model.head, "lm_head", rows), wanted) for rows, wanted in chunks]
+    )

@@ -18,7 +18,7 @@ from danlu.lora.linear import AdapterLinear, Dropout
 from danlu.lora.peft_files import write_adapter
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.models.load import LoadedModel
-from danlu.models.save import write_model
+from danlu.models.save import copy_tokenizer, write_model
 
 
 class Method(Protocol):
@@ -40,17 +40,26 @@ class Method(Protocol):
         """Write the trained weights in Hugging Face's or PEFT's format."""
         ...
 
+    def save_result(self, draft: Draft) -> None:
+        """Write the trained weights with everything that belongs to a finished result."""
+        ...
+
 
 class LoraMethod:
     """Train one adapter; the model's weights stay as they are."""
 
-    def __init__(self, base: LoadedModel, config: LoraConfig, *, base_name: str, seed: int) -> None:
-        self.adapter = Adapter(
-            config, base.config, device=base.device.torch_device, dtype=torch.float32
-        )
-        self.adapter.initialise(seed)
-        self._base_name = base_name
+    def __init__(self, adapter: Adapter, *, base: LoadedModel, seed: int) -> None:
+        self.adapter = adapter
+        self._base = base
         self._seed = seed
+
+    @classmethod
+    def fresh(cls, base: LoadedModel, config: LoraConfig, *, seed: int) -> LoraMethod:
+        """Start with a new adapter that changes nothing yet."""
+        device = base.device.torch_device
+        adapter = Adapter(config, base.config, device=device, dtype=torch.float32)
+        adapter.initialise(seed)
+        return cls(adapter, base=base, seed=seed)
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """List the matrices A and B."""
@@ -71,7 +80,12 @@ class LoraMethod:
 
     def save(self, draft: Draft) -> None:
         """Write the adapter as PEFT would."""
-        write_adapter(draft, self.adapter, base_model=self._base_name)
+        write_adapter(draft, self.adapter, base_model=str(self._base.folder))
+
+    def save_result(self, draft: Draft) -> None:
+        """Write the adapter and how to tokenize and prompt: what other programs look for."""
+        self.save(draft)
+        copy_tokenizer(draft, like=self._base.folder)
 
 
 class FullMethod:
@@ -95,3 +109,7 @@ class FullMethod:
     def save(self, draft: Draft) -> None:
         """Write a complete model folder."""
         write_model(draft, self._base.model, like=self._base.folder)
+
+    def save_result(self, draft: Draft) -> None:
+        """Write the same."""
+        self.save(draft)

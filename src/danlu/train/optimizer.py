@@ -19,7 +19,13 @@ class Optimizer:
     """Master weights, gradients and moments of everything that is trained."""
 
     def __init__(
-        self, named: Iterable[tuple[str, nn.Parameter]], *, weight_decay: float, fused: bool
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        *,
+        weight_decay: float,
+        fused: bool,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
     ) -> None:
         matrices, vectors = split_for_decay(named)
         self._groups: dict[str, FlatParameters] = {}
@@ -28,8 +34,8 @@ class Optimizer:
             if group:
                 self._groups[name] = FlatParameters(group)
                 options.append({"params": [self._groups[name].vector], "weight_decay": decay})
-        # The rate is set at every step; Hugging Face's defaults for the rest.
-        self._adamw = torch.optim.AdamW(options, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=fused)
+        # The rate is set at every step.
+        self._adamw = torch.optim.AdamW(options, lr=0.0, betas=betas, eps=eps, fused=fused)
 
     @property
     def num_parameters(self) -> int:
@@ -41,15 +47,21 @@ class Optimizer:
         for group in self._groups.values():
             group.zero_grad()
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradient down to `max_norm` if it is longer; return its length before that."""
+    def clip(self, max_norm: float, *, scale: float = 1.0) -> Tensor:
+        """Scale the gradient down to `max_norm` if it is longer; return its length before that.
+
+        The gradient is first divided by `scale`, the factor that was on the loss.
+        """
+        if scale != 1.0:
+            for group in self._groups.values():
+                group.grad.div_(scale)
         norms = [torch.linalg.vector_norm(group.grad) for group in self._groups.values()]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         if max_norm > 0:
             # 1e-6 as in torch's clip_grad_norm_, so that the update equals Hugging Face's.
-            scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+            shrink = (max_norm / (norm + 1e-6)).clamp(max=1.0)
             for group in self._groups.values():
-                group.grad.mul_(scale)
+                group.grad.mul_(shrink)
         return norm
 
     def step(self, learning_rate: float) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from danlu.errors import UsageError
+from danlu.files.committed import retire, verify
 from danlu.language import _
-from danlu.runs.checkpoints import find_newest
+from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import RunManifest
 from danlu.train.events import Resumed
@@ -14,16 +16,27 @@ from danlu.train.events import Resumed
 # Settings that a resumed run may change: they do not touch the numbers.
 _FREE_TO_CHANGE = {
     "overwrite_output_dir",
+    "overwrite_cache",
     "resume_from_checkpoint",
+    "save_strategy",
     "save_steps",
     "save_total_limit",
     "logging_steps",
+    "logging_dir",
+    "plot_loss",
+    "report",
+    "report_to",
     "output_dir",
+    "preset",
 }
 
 
-def newest_to_resume(folder: RunFolder, manifest: RunManifest) -> Resumed:
-    """Find the checkpoint to go on from; refuse where the run would become another one."""
+def checkpoint_to_resume(folder: RunFolder, manifest: RunManifest, wanted: bool | str) -> Resumed:
+    """Find the checkpoint to go on from; refuse where the run would become another one.
+
+    wanted: true for the newest good one, or the name or path of one of this run; later ones are
+    then moved to the trash. Raises UsageError, and DataError where the wanted one is damaged.
+    """
     before = folder.read()
     changes = _differences(before, manifest)
     if changes:
@@ -32,6 +45,8 @@ def newest_to_resume(folder: RunFolder, manifest: RunManifest) -> Resumed:
             why=_("These have changed: {changes}.").format(changes="; ".join(changes)),
             fix=_("Use the settings and data of run.json, or another --output_dir."),
         )
+    if isinstance(wanted, str):
+        return _named_checkpoint(folder.path, wanted)
     search = find_newest(folder.path)
     if search.newest is None:
         raise UsageError(
@@ -41,6 +56,25 @@ def newest_to_resume(folder: RunFolder, manifest: RunManifest) -> Resumed:
         )
     damaged = tuple(problem.what for problem in search.damaged)
     return Resumed(step=search.newest.step, damaged=damaged)
+
+
+def _named_checkpoint(folder: Path, wanted: str) -> Resumed:
+    """Find a checkpoint of this run by name or path."""
+    name = Path(wanted).name
+    checkpoints = {checkpoint.path.name: checkpoint for checkpoint in list_checkpoints(folder)}
+    chosen = checkpoints.get(name)
+    elsewhere = "/" in wanted and Path(wanted).expanduser().resolve() != (folder / name).resolve()
+    if chosen is None or elsewhere:
+        raise UsageError(
+            _("The run in {path} has no checkpoint {name}.").format(path=folder, name=wanted),
+            why=_("It has: {names}.").format(names=", ".join(checkpoints) or _("none")),
+            fix=_("Name one of these, or true for the newest; a run goes on in its own folder."),
+        )
+    verify(chosen.path)
+    for later in checkpoints.values():
+        if later.step > chosen.step:
+            retire(later.path)
+    return Resumed(step=chosen.step, damaged=())
 
 
 def _differences(before: RunManifest, now: RunManifest) -> list[str]:
@@ -56,6 +90,6 @@ def _differences(before: RunManifest, now: RunManifest) -> list[str]:
             (name, before.arithmetic.get(name), now.arithmetic[name])
             for name in ("device", "dtype", "threads")
         ),
-        ("data", before.arithmetic.get("data_fingerprint"), now.arithmetic["data_fingerprint"]),
+        ("data", before.data.get("fingerprint"), now.data["fingerprint"]),
     ]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]

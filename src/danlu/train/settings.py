@@ -1,36 +1,91 @@
-"""The settings of `danlu train`; names and meanings as in LLaMA-Factory and HF's Trainer."""
+"""The settings of `danlu train`; names and meanings as in LLaMA-Factory and HF's Trainer.
+
+A preset is a set of defaults. `tutorial` holds the values of the Ascend tutorial's command, whose
+paths are the user's; `quality` and `quick` are danlu's (measured in docs/training.md).
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from danlu.settings.schema import Settings, option
+from danlu.data.settings import DataSettings
+from danlu.settings.schema import Foreign, option
+from danlu.train.foreign import FOREIGN
+
+ScheduleName = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+]
+Metric = Literal["eval_loss", "eval_loss_per_sample"]
 
 
-class TrainSettings(Settings):
+class TrainSettings(DataSettings):
     """Fine-tune a model on your own data."""
 
+    PRESETS: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "tutorial": {
+            "cutoff_len": "1024",
+            "max_samples": "1000",
+            "val_size": "0.1",
+            "per_device_train_batch_size": "2",
+            "gradient_accumulation_steps": "8",
+            "learning_rate": "5e-5",
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": "20",
+            "num_train_epochs": "5.0",
+            "logging_steps": "50",
+            "eval_strategy": "steps",
+            "eval_steps": "50",
+            "save_steps": "100",
+            "load_best_model_at_end": "true",
+        },
+        "quality": {
+            "val_size": "0.1",
+            "lora_rank": "16",
+            "lora_alpha": "32",
+            "learning_rate": "3e-4",
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": "0.05",
+            "num_train_epochs": "3.0",
+            "eval_strategy": "steps",
+            "eval_steps": "0.1",
+            "early_stopping_patience": "3",
+            "load_best_model_at_end": "true",
+        },
+        "quick": {
+            "max_samples": "500",
+            "val_size": "0.1",
+            "learning_rate": "3e-4",
+            "lr_scheduler_type": "cosine",
+            "warmup_ratio": "0.05",
+            "num_train_epochs": "1.0",
+        },
+    }
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = FOREIGN
+
+    preset: Literal["tutorial", "quality", "quick"] | None = option(
+        None, "a set of values for what is not given; see docs/training.md"
+    )
     stage: Literal["sft"] = option("sft", "what is trained: sft, supervised fine-tuning")
     do_train: bool = option(True, "train; accepted for the sake of existing commands")
     model_name_or_path: str = option(
         "starter", "model folder, or starter (built in)", aliases=("model",)
     )
-    dataset: str = option(
-        "", "a .json or .jsonl file of alpaca rows, or a name in dataset_info.json"
+    adapter_name_or_path: str | None = option(
+        None, "go on training this adapter, or this run's, as a new run", aliases=("adapter",)
     )
-    dataset_dir: str = option("data", "folder that holds dataset_info.json")
     output_dir: str = option("", "folder for this run")
     overwrite_output_dir: bool = option(False, "move what is in output_dir to a trash folder first")
-    resume_from_checkpoint: bool = option(False, "go on from the newest good checkpoint")
-    template: Literal["qwen3", "qwen3_nothink"] = option("qwen3", "chat format")
-    enable_thinking: bool | None = option(
-        True,
-        "true: answers without reasoning learn an empty thought; "
-        "false: reasoning is removed; null: decided per answer",
+    resume_from_checkpoint: bool | str = option(
+        False, "go on from the newest good checkpoint, or from this one of the run"
     )
-    cutoff_len: int = option(2048, "longest row in tokens; longer ones are left out and counted")
-    max_samples: int | None = option(None, "use only the first rows of the data set")
-    val_size: float = option(0.0, "rows held out for evaluation: a fraction or a number")
     finetuning_type: Literal["lora", "full"] = option("lora", "an adapter, or every weight")
     lora_rank: int = option(8, "rank of the adapter's matrices")
     lora_alpha: float | None = option(None, "scale is alpha / rank; twice the rank if not given")
@@ -40,19 +95,51 @@ class TrainSettings(Settings):
     per_device_train_batch_size: int = option(2, "rows of a step = this x accumulation steps")
     gradient_accumulation_steps: int = option(8, "rows of a step = batch size x this")
     learning_rate: float = option(1e-4, "peak learning rate")
-    lr_scheduler_type: Literal["cosine"] = option("cosine", "shape of the learning rate")
-    warmup_steps: int = option(0, "steps until the peak")
+    lr_scheduler_type: ScheduleName = option("cosine", "shape of the learning rate")
+    lr_scheduler_kwargs: str = option(
+        "", 'its numbers as JSON: {"num_cycles": 2}, {"power": 2}, {"min_lr": 1e-6}'
+    )
+    warmup_steps: float = option(0, "steps until the peak; below 1 a share of all steps")
+    warmup_ratio: float = option(0.0, "share of all steps until the peak, if warmup_steps is 0")
     num_train_epochs: float = option(3.0, "passes over the data")
     max_steps: int = option(-1, "stop after this many steps; replaces num_train_epochs")
     weight_decay: float = option(0.0, "AdamW's decay; never applied to norm weights")
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this length")
-    seed: int = option(42, "decides order, held-out rows, dropout and the adapter's start")
+    adam_beta1: float = option(0.9, "AdamW's memory of the gradient")
+    adam_beta2: float = option(0.999, "AdamW's memory of its square")
+    adam_epsilon: float = option(1e-8, "AdamW's smallest divisor")
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this length; 0 is off")
     eval_on_start: bool = option(False, "evaluate before the first step too")
-    eval_steps: int = option(0, "evaluate every so many steps; always at the end")
-    save_steps: int = option(500, "save a checkpoint every so many steps; always at the end")
+    eval_strategy: Literal["auto", "no", "steps", "epoch"] = option(
+        "auto",
+        "when to evaluate besides the end; auto: every eval_steps where given",
+        aliases=("evaluation_strategy",),
+    )
+    eval_steps: float = option(0, "evaluate every so many steps; below 1 a share of all steps")
+    save_strategy: Literal["no", "steps", "epoch", "best"] = option(
+        "steps", "when to save besides the end and each new best evaluation"
+    )
+    save_steps: float = option(500, "save every so many steps; below 1 a share of all steps")
     save_total_limit: int | None = option(None, "keep only the newest checkpoints and the best")
     load_best_model_at_end: bool = option(False, "the result is the best evaluated step")
-    logging_steps: int = option(10, "without a terminal: print a line every so many steps")
+    metric_for_best_model: Metric | Literal["loss"] = option(
+        "eval_loss", "what the best step is chosen by; lower is better"
+    )
+    early_stopping_patience: int = option(
+        0,
+        "stop after so many evaluations without a better one; 0 is off",
+        aliases=("early_stopping_steps",),
+    )
+    logging_steps: float = option(10, "a line and a log entry every so many steps")
+    plot_loss: bool = option(True, "draw the loss curves")
+    report_to: Literal["auto", "none", "tensorboard", "all"] = option(
+        "auto", "auto: TensorBoard where logging_dir or AutoDL's log folder exists"
+    )
+    logging_dir: str = option("", "folder for TensorBoard")
+    report: bool = option(True, "write report.html and report.md at the end")
     micro_batch_tokens: int = option(4096, "tokens computed at once; bounds memory, not the result")
-    dtype: Literal["auto", "bfloat16", "float32"] = option("auto", "precision of the weights")
+    fp16: bool = option(False, "16-bit precision: bfloat16 where the device has it, else float16")
+    bf16: bool = option(False, "the same as --dtype bfloat16")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
+        "auto", "precision of the weights"
+    )
     device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")

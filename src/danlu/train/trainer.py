@@ -1,10 +1,8 @@
 """The training loop: optimizer steps over packed rows, evaluation, checkpoints.
 
-One optimizer step takes a fixed number of rows, packs their examples into as few micro-batches as
-allowed, and divides the summed loss by the supervised tokens of the whole step, so the update does
-not depend on the packing. Which rows a step takes is a pure function of (seed, step); together
-with stateless dropout this makes a resumed run bit-identical on the CPU, with no random state to
-save.
+One optimizer step takes a fixed number of rows and packs their examples into as few micro-batches
+as allowed. Which rows a step takes is a pure function of (seed, step); together with stateless
+dropout this makes a resumed run bit-identical on the CPU, with no random state to save.
 
 Knows tensors and runs; must not know flags, terminals or data files.
 """
@@ -15,30 +13,39 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from danlu.data.examples import Example
 from danlu.data.order import epoch_order
-from danlu.data.pack import Batch, pack
-from danlu.errors import DataError
+from danlu.data.pack import pack
+from danlu.device.memory import used_bytes
+from danlu.errors import CapacityError, DataError
 from danlu.files.committed import verify
 from danlu.language import _
-from danlu.model.attention import PackedAttention
-from danlu.model.qwen3 import Linear
 from danlu.models.load import LoadedModel
-from danlu.runs.checkpoints import commit_checkpoint, prune
+from danlu.runs.checkpoints import commit_checkpoint, prune, remove_checkpoint
 from danlu.runs.folder import RunFolder
-from danlu.runs.metrics import append_metrics, truncate_after
+from danlu.runs.metrics import Metrics, truncate_after
 from danlu.train.checkpoint import Progress, read_state, write_state
-from danlu.train.events import Evaluated, Event, Saved, Started, StepDone, StepSkipped
-from danlu.train.loss import loss_backward, loss_sum
+from danlu.train.evaluate import evaluate
+from danlu.train.events import (
+    Evaluated,
+    Event,
+    NotSaved,
+    Saved,
+    Started,
+    StepDone,
+    StepSkipped,
+    StoppedEarly,
+)
 from danlu.train.method import Method
 from danlu.train.optimizer import Optimizer
-from danlu.train.schedule import learning_rate
+from danlu.train.precision import LossScale
+from danlu.train.schedule import Schedule
+from danlu.train.step import optimizer_step
 
 # After this many steps in a row without a finite gradient the run stops.
 MAX_SKIPPED_STEPS = 3
+# After this many checkpoints in a row that could not be written the run stops.
+MAX_FAILED_SAVES = 2
 
 Row = Sequence[Example]
 
@@ -48,21 +55,25 @@ class Recipe:
     """The numbers of a run; names as in Hugging Face's TrainingArguments where they exist there.
 
     rows_per_step: per_device_train_batch_size x gradient_accumulation_steps. eval_steps and
-    save_steps 0 mean only at the end. micro_batch_tokens bounds the memory of one microstep.
+    save_steps 0 mean only at the end (and, for saving, at each new best evaluation).
+    early_stopping_patience 0 is off. micro_batch_tokens bounds the memory of one microstep.
     """
 
     total_steps: int
     rows_per_step: int
-    learning_rate: float
-    warmup_steps: int
-    weight_decay: float
+    schedule: Schedule
+    weight_decay: float = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = 1e-8
     max_grad_norm: float
     seed: int
-    eval_on_start: bool
-    eval_steps: int
-    save_steps: int
-    save_total_limit: int | None
-    load_best_model_at_end: bool
+    eval_on_start: bool = False
+    eval_steps: int = 0
+    save_steps: int = 0
+    save_total_limit: int | None = None
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str = "eval_loss"
+    early_stopping_patience: int = 0
     micro_batch_tokens: int
 
 
@@ -94,13 +105,17 @@ class Trainer:
         self._train_rows = train_rows
         self._eval_rows = eval_rows
         self._run_folder = run_folder
+        self._metrics = Metrics(run_folder.path)
         self._optimizer = Optimizer(
             method.named_parameters(),
             weight_decay=recipe.weight_decay,
             fused=base.device.has_fused_adamw,
+            betas=recipe.adam_betas,
+            eps=recipe.adam_epsilon,
         )
-        self._progress = Progress()
+        self._progress = Progress(scale=LossScale.first_for(base.dtype))
         self._saved_step: int | None = None
+        self._failed_saves = 0
         self._stop_requested = False
 
     def request_stop(self) -> None:
@@ -122,88 +137,113 @@ class Trainer:
     def run(self) -> Iterator[Event]:
         """Train to the end, yielding what happens.
 
-        Raises DataError when training diverges and Interrupted after `request_stop`; in both cases
-        the last good state has been saved as a checkpoint.
+        Raises DataError when training diverges, CapacityError when the disk stays full, and
+        Interrupted after `request_stop`; the last good state has been saved where that is possible.
         """
-        recipe = self._recipe
         yield Started(
             step=self._progress.step,
-            total_steps=recipe.total_steps,
+            total_steps=self._recipe.total_steps,
             num_train_rows=len(self._train_rows),
             num_eval_rows=len(self._eval_rows),
             num_trainable=self._optimizer.num_parameters,
         )
-        if recipe.eval_on_start and self._progress.step == 0:
-            yield from self._evaluate()
-        while self._progress.step < recipe.total_steps:
-            yield self._guarded_step()
-            step = self._progress.step
-            is_last = step == recipe.total_steps
-            if is_last or (recipe.eval_steps and step % recipe.eval_steps == 0):
-                yield from self._evaluate()
-            if is_last or (recipe.save_steps and step % recipe.save_steps == 0):
-                yield from self._save()
-            if self._progress.skipped_in_a_row >= MAX_SKIPPED_STEPS:
-                yield from self._save()
-                raise _diverged(step)
-        if recipe.load_best_model_at_end and self._progress.best_step is not None:
+        try:
+            yield from self._steps()
+        except Interrupted:
+            self._metrics.flush()
+            yield from self._save(on_schedule=False, must=True)
+            raise
+        if self._recipe.load_best_model_at_end and self._progress.best_step is not None:
             best = self._run_folder.path / f"checkpoint-{self._progress.best_step}"
             verify(best)
             read_state(best, self._optimizer)
 
-    def _guarded_step(self) -> Event:
-        try:
-            return self._step()
-        except Interrupted:
-            for _saved in self._save():
-                pass
-            raise
+    def _steps(self) -> Iterator[Event]:
+        progress = self._progress
+        if self._recipe.eval_on_start and progress.step == 0 and progress.evaluated_step is None:
+            yield from self._evaluate()
+        while True:
+            # What is due after a step comes first: a run may have been stopped just before it.
+            yield from self._finish_step()
+            if self._is_over():
+                break
+            yield self._step()
+        self._metrics.flush()
+
+    def _finish_step(self) -> Iterator[Event]:
+        """Evaluate and save where that is due after the last completed step."""
+        recipe, step = self._recipe, self._progress.step
+        if step == 0:
+            return
+        is_last = step == recipe.total_steps
+        if self._progress.evaluated_step != step and (is_last or _is_due(step, recipe.eval_steps)):
+            yield from self._evaluate()
+        if self._gave_up() and not is_last:
+            is_last = True
+            yield StoppedEarly(
+                step=step,
+                best_step=self._progress.best_step or 0,
+                evaluations=self._progress.worse_in_a_row,
+            )
+        is_best = self._progress.best_step == step
+        on_schedule = is_last or _is_due(step, recipe.save_steps)
+        if on_schedule or is_best:
+            yield from self._save(on_schedule=on_schedule, must=is_last)
+        if self._progress.skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            yield from self._save(on_schedule=True, must=True)
+            raise _diverged(step)
+
+    def _is_over(self) -> bool:
+        return self._progress.step >= self._recipe.total_steps or self._gave_up()
+
+    def _gave_up(self) -> bool:
+        patience = self._recipe.early_stopping_patience
+        return 0 < patience <= self._progress.worse_in_a_row
+
+    def _check_stop(self) -> None:
+        if self._stop_requested:
+            raise Interrupted
 
     def _step(self) -> Event:
-        """Do one optimizer step, or abandon it untouched when its numbers are not finite."""
+        """Do one optimizer step, or leave the weights as they are where it is not finite."""
         recipe, started = self._recipe, time.perf_counter()
         step = self._progress.step
         rows = self._rows_of(step)
         batches = pack([e for r in rows for e in self._train_rows[r]], recipe.micro_batch_tokens)
-        divisor = sum(len(batch.targets) for batch in batches)
-        self._optimizer.zero_grad()
-        loss = torch.zeros((), device=self._base.device.torch_device)
-        for batch in batches:
-            if self._stop_requested:
-                raise Interrupted
-            linear = self._method.linear(batch, step)
-            hidden, targets = self._forward(batch, linear)
-            loss += loss_backward(self._base.model, linear, hidden, targets, divisor=divisor)
-        grad_norm = self._optimizer.clip(recipe.max_grad_norm)
-        rate = learning_rate(
-            step,
-            peak=recipe.learning_rate,
-            warmup_steps=recipe.warmup_steps,
-            total_steps=recipe.total_steps,
+        rate = recipe.schedule.rate(step, total_steps=recipe.total_steps)
+        result = optimizer_step(
+            self._base,
+            self._method,
+            self._optimizer,
+            batches,
+            step=step,
+            learning_rate=rate,
+            max_grad_norm=recipe.max_grad_norm,
+            scale=self._progress.scale,
+            between=self._check_stop,
         )
-        mean, norm = float(loss) / divisor, float(grad_norm)
-        finite = torch.isfinite(loss + grad_norm).item()
-        if finite:
-            self._optimizer.step(rate)
-        self._progress = self._progress.after_step(applied=bool(finite))
-        if not finite:
+        self._progress = self._progress.after_step(applied=result.applied, scale=result.scale)
+        if not result.applied:
             self._record(event="skipped", rows=",".join(str(row + 1) for row in rows))
             return StepSkipped(step=step + 1, rows=tuple(rows))
         done = StepDone(
             step=step + 1,
             epoch=self._epoch(),
-            loss=mean,
+            loss=result.loss,
             learning_rate=rate,
-            grad_norm=norm,
+            grad_norm=result.grad_norm,
             num_tokens=sum(len(batch.tokens) for batch in batches),
             seconds=time.perf_counter() - started,
+            memory_bytes=used_bytes(self._base.device.torch_device),
         )
+        scale = {"loss_scale": result.scale.value} if result.scale.value != 1.0 else {}
         self._record(
-            loss=mean,
+            loss=result.loss,
             learning_rate=rate,
-            grad_norm=norm,
+            grad_norm=result.grad_norm,
             num_tokens=done.num_tokens,
             seconds=round(done.seconds, 4),
+            **scale,
         )
         return done
 
@@ -214,71 +254,89 @@ class Trainer:
         order = epoch_order(num_rows, self._recipe.seed, epoch)
         return [int(row) for row in order[index * per_step : (index + 1) * per_step]]
 
-    def _forward(self, batch: Batch, linear: Linear) -> tuple[Tensor, Tensor]:
-        """Return the hidden rows [N, hidden] before supervised tokens, and these tokens [N]."""
-        base = self._base
-        device = base.device.torch_device
-        tokens, positions, indices, targets = (
-            torch.from_numpy(array).to(device, non_blocking=True)
-            for array in (batch.tokens, batch.positions, batch.supervised_indices, batch.targets)
-        )
-        attend = PackedAttention(base.config, positions, batch.segment_lengths)
-        hidden = base.model(tokens, attend, linear)
-        return hidden.index_select(0, indices), targets
-
     def _evaluate(self) -> Iterator[Event]:
         if not self._eval_rows:
             return
         started = time.perf_counter()
-        examples = [example for row in self._eval_rows for example in row]
-        linear = self._method.eval_linear()
-        total = torch.zeros((), device=self._base.device.torch_device)
-        num_targets = 0
-        with torch.no_grad():
-            for batch in pack(examples, self._recipe.micro_batch_tokens):
-                hidden, targets = self._forward(batch, linear)
-                total += loss_sum(self._base.model, linear, hidden, targets)
-                num_targets += len(targets)
-        loss = float(total) / num_targets
-        best = self._progress.best_loss
-        is_best = self._progress.step > 0 and (best is None or loss < best)
-        if is_best:
-            self._progress = self._progress.with_best(loss)
-        seconds = time.perf_counter() - started
-        self._record(eval_loss=loss, eval_seconds=round(seconds, 4))
-        yield Evaluated(
-            step=self._progress.step,
-            epoch=self._epoch(),
-            loss=loss,
-            seconds=seconds,
-            is_best=is_best,
+        result = evaluate(
+            self._base,
+            self._method.eval_linear(),
+            self._eval_rows,
+            micro_batch_tokens=self._recipe.micro_batch_tokens,
+            between=self._check_stop,
         )
-        if is_best and self._recipe.load_best_model_at_end:
-            yield from self._save()
+        per_sample = self._recipe.metric_for_best_model == "eval_loss_per_sample"
+        metric = result.loss_per_sample if per_sample else result.loss
+        self._progress = self._progress.after_evaluation(metric)
+        seconds = time.perf_counter() - started
+        self._record(
+            eval_loss=result.loss,
+            eval_loss_per_sample=result.loss_per_sample,
+            eval_seconds=round(seconds, 4),
+        )
+        step = self._progress.step
+        yield Evaluated(
+            step=step,
+            epoch=self._epoch(),
+            loss=result.loss,
+            loss_per_sample=result.loss_per_sample,
+            seconds=seconds,
+            is_best=step > 0 and self._progress.best_step == step,
+        )
 
-    def _save(self) -> Iterator[Event]:
-        """Commit a checkpoint of the last completed step, unless this process just did."""
+    def _save(self, *, on_schedule: bool, must: bool) -> Iterator[Event]:
+        """Commit a checkpoint of the last completed step, unless this process just did.
+
+        Where the disk is full the run goes on and tries again when the next one is due; a save
+        that must succeed, and the second failure in a row, raise CapacityError.
+        """
         path, step = self._run_folder.path, self._progress.step
         if self._saved_step == step:
             return
-        with commit_checkpoint(path, step) as draft:
-            self._method.save(draft)
-            write_state(draft, self._progress, self._optimizer)
-        self._saved_step = step
-        if self._recipe.save_total_limit is not None:
-            best = self._progress.best_step
-            protect = [] if best is None else [best]
-            prune(path, keep=self._recipe.save_total_limit, protect=protect)
+        if not on_schedule:
+            self._progress = self._progress.with_provisional(step)
+        try:
+            self._metrics.sync()
+            with commit_checkpoint(path, step) as draft:
+                self._method.save(draft)
+                write_state(draft, self._progress, self._optimizer)
+        except CapacityError as fault:
+            self._failed_saves += 1
+            if must or self._failed_saves >= MAX_FAILED_SAVES:
+                raise
+            yield NotSaved(step=step, what=fault.what, why=fault.why)
+            return
+        self._saved_step, self._failed_saves = step, 0
+        self._remove_old()
         yield Saved(step=step, folder=path / f"checkpoint-{step}")
+
+    def _remove_old(self) -> None:
+        """Remove checkpoints that nobody needs after a new one; the best always stays.
+
+        Those are the ones saved off schedule, which a newer one replaces, and what is over
+        save_total_limit.
+        """
+        path, best = self._run_folder.path, self._progress.best_step
+        needed = {best, self._progress.step}
+        for step in self._progress.provisional:
+            if step not in needed:
+                remove_checkpoint(path, step)
+        self._progress = self._progress.keeping(needed)
+        if self._recipe.save_total_limit is not None:
+            prune(path, keep=self._recipe.save_total_limit, protect=[] if best is None else [best])
 
     def _record(self, **values: float | str) -> None:
         epoch = round(self._epoch(), 4)
         record = {"step": self._progress.step, "epoch": epoch, **values}
-        append_metrics(self._run_folder.path, record)
+        self._metrics.append(record)
 
     def _epoch(self) -> float:
         per_epoch = steps_per_epoch(len(self._train_rows), self._recipe.rows_per_step)
         return self._progress.step / per_epoch
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def _diverged(step: int) -> DataError:

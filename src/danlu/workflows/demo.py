@@ -100,6 +100,7 @@ class Demo:
                 eval_on_start=True,
                 eval_steps=100,
                 save_steps=200,
+                logging_steps=50,
                 seed=7,
             )
         )

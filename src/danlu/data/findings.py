@@ -1,0 +1,55 @@
+"""What is wrong with data: one finding, or the reason why one row cannot be used.
+
+Knows how a finding is written, `file:line: what; fix`. Must not know how rows are read or checked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# error: the row cannot be learned and training refuses to start without --skip_bad_rows.
+# warning: training would do something that the user may not want. note: worth knowing.
+Severity = Literal["error", "warning", "note"]
+SHOWN_FINDINGS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was found. place: `file:line`; kind: a stable English name to count by."""
+
+    place: str
+    kind: str
+    what: str
+    fix: str
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what} {self.fix}"
+
+
+class BadRow(Exception):
+    """A row that cannot be used: what is wrong, and what to do about it."""
+
+    def __init__(self, kind: str, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+        self.what = what
+        self.fix = fix
+
+    def at(self, place: str) -> Finding:
+        """Return the finding at the row's place."""
+        return Finding(place=place, kind=self.kind, what=self.what, fix=self.fix)
+
+
+def listed(findings: Sequence[Finding]) -> list[str]:
+    """Write the first findings as lines, then a count per kind where there are more."""
+    lines = [str(finding) for finding in findings[:SHOWN_FINDINGS]]
+    if len(findings) > 1:
+        lines += [
+            f"{count} x {kind}"
+            for kind, count in Counter(finding.kind for finding in findings).most_common()
+        ]
+    return lines

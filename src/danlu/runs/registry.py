@@ -1,0 +1,123 @@
+"""The list of runs on this machine, so that a run can be found wherever its folder lies.
+
+One small file a run in DANLU_HOME/runs says where the folder is; the folder itself is the truth.
+Losing the list loses nothing but the list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from danlu.errors import DanluError, UsageError
+from danlu.files.atomic import atomic_write, make_folder
+from danlu.files.home import danlu_home
+from danlu.files.lock import holder_of
+from danlu.language import _
+from danlu.runs.manifest import RunManifest, is_run, read_manifest
+from danlu.runs.metrics import read_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """How a run stands. state: as in run.json, or `died` for one whose process is gone.
+
+    loss and eval_loss are the last ones; pid names the process that writes to it now.
+    """
+
+    path: Path
+    state: str
+    detail: str
+    kind: str
+    base: str
+    step: int
+    loss: float | None
+    eval_loss: float | None
+    size_bytes: int
+    started: str
+    ended: str
+    pid: int | None
+
+
+def register(folder: Path) -> None:
+    """Add a run's folder to the list; a home that cannot be written is no reason to stop."""
+    entries = danlu_home() / "runs"
+    digest = hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()
+    with suppress(DanluError):
+        make_folder(entries)
+        atomic_write(entries / f"{digest}.json", json.dumps({"path": str(folder)}) + "\n")
+
+
+def list_runs() -> list[RunStatus]:
+    """Return all runs that still exist, the newest first."""
+    found = []
+    for entry in sorted((danlu_home() / "runs").glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError, DanluError):
+            folder = Path(json.loads(entry.read_text(encoding="utf-8"))["path"])
+            if is_run(folder):
+                found.append(status_of(folder))
+    return sorted(found, key=lambda run: run.started, reverse=True)
+
+
+def find_run(name: str) -> Path:
+    """Return the folder of a run given by its path or by its folder's name.
+
+    Raises UsageError where there is none, or more than one.
+    """
+    path = Path(name).expanduser().absolute()
+    if is_run(path):
+        return path
+    named = [run.path for run in list_runs() if run.path.name == name]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        raise UsageError(
+            _("There are {count} runs named {name}.").format(count=len(named), name=name),
+            why=", ".join(str(path) for path in named),
+            fix=_("Give the path of one of them."),
+        )
+    raise UsageError(
+        _("There is no run {name}.").format(name=name),
+        why=_("It is neither a run's folder nor the name of one that this machine knows."),
+        fix="danlu runs",
+    )
+
+
+def status_of(folder: Path) -> RunStatus:
+    """Read how a run stands. Raises UsageError or DataError where run.json cannot be read."""
+    run: RunManifest = read_manifest(folder)
+    records = read_metrics(folder)
+    holder = holder_of(folder)
+    state = "died" if run.state == "running" and holder is None else run.state
+    return RunStatus(
+        path=folder,
+        state=state,
+        detail=run.detail,
+        kind=run.kind,
+        base=run.base.name,
+        step=records[-1]["step"] if records else 0,
+        loss=_last(records, "loss"),
+        eval_loss=_last(records, "eval_loss"),
+        size_bytes=_size_of(folder),
+        started=run.started,
+        ended=run.ended,
+        pid=holder.pid if holder else None,
+    )
+
+
+def _last(records: list[dict[str, object]], key: str) -> float | None:
+    values = [value for record in records if isinstance(value := record.get(key), float)]
+    return values[-1] if values else None
+
+
+def _size_of(folder: Path) -> int:
+    """Sum the files of a folder; one that vanishes meanwhile does not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                total += path.stat().st_size
+    return total

@@ -1,0 +1,81 @@
+"""Which precision a run computes in, and the loss scale that float16 needs.
+
+float16 ends at 65,504 and at 6e-8: small gradients vanish unless the loss is multiplied first. The
+scale halves when a gradient overflows, and doubles after many steps that went well (Micikevicius et
+al. 2018; the numbers are those of torch's GradScaler).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from danlu.device.detect import DTYPES, Device
+from danlu.errors import UsageError
+from danlu.language import _
+from danlu.train.settings import TrainSettings
+
+FIRST_SCALE = 65536.0
+GROWTH_STEPS = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossScale:
+    """The factor on the loss of one step. good_steps: steps since it last changed."""
+
+    value: float = 1.0
+    good_steps: int = 0
+
+    @classmethod
+    def first_for(cls, dtype: torch.dtype) -> LossScale:
+        """Return the scale of a run's first step: 1 unless it computes in float16."""
+        return cls(value=FIRST_SCALE if dtype == torch.float16 else 1.0)
+
+    def halved(self) -> LossScale | None:
+        """Return the scale to try after an overflow; None where there is nothing left to halve."""
+        return LossScale(value=self.value / 2) if self.value > 1.0 else None
+
+    def after_good_step(self) -> LossScale:
+        """Return the scale of the next step."""
+        if self.value == 1.0:
+            return self
+        if self.good_steps + 1 >= GROWTH_STEPS:
+            return LossScale(value=self.value * 2)
+        return LossScale(value=self.value, good_steps=self.good_steps + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The dtype of a run's weights, and a sentence where it is not what was asked for."""
+
+    dtype: torch.dtype
+    note: str = ""
+
+
+def choose_precision(settings: TrainSettings, device: Device) -> Precision:
+    """Choose the dtype: `dtype` decides; else `bf16`, `fp16`, else what the device prefers.
+
+    fp16 asks for 16 bits, not for float16's narrow range: bfloat16 needs no loss scale and cannot
+    overflow, so it is taken wherever the device has it. Raises UsageError for fp16 with bf16.
+    """
+    if settings.fp16 and settings.bf16:
+        raise UsageError(
+            _("--fp16 and --bf16 exclude each other."),
+            why=_("A run has one precision."),
+            fix=_("Keep --bf16; on cards without bfloat16 keep --fp16."),
+        )
+    chosen = DTYPES[settings.dtype] or (torch.bfloat16 if settings.bf16 else None)
+    if chosen is not None:
+        return Precision(dtype=chosen)
+    if not settings.fp16:
+        return Precision(dtype=device.preferred_dtype)
+    if device.preferred_dtype == torch.bfloat16:
+        note = _(
+            "--fp16: computing in bfloat16, as fast and without overflow (--dtype float16 forces)"
+        )
+        return Precision(dtype=torch.bfloat16, note=note)
+    if device.has_fast_fp16:
+        return Precision(dtype=torch.float16)
+    note = _("--fp16: this device has no fast 16-bit arithmetic; computing in float32")
+    return Precision(dtype=torch.float32, note=note)

@@ -1,0 +1,146 @@
+"""The numbers of a run, from its settings, with Hugging Face's step arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+from danlu.errors import UsageError
+from danlu.language import _
+from danlu.train.schedule import Schedule, read_numbers
+from danlu.train.settings import TrainSettings
+from danlu.train.trainer import Recipe, steps_per_epoch
+
+
+def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: int) -> Recipe:
+    """Turn settings into the numbers of a run.
+
+    Raises UsageError where something needs held-out rows and there are none.
+    """
+    rows_per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    per_epoch = steps_per_epoch(num_train_rows, rows_per_step)
+    total = settings.max_steps
+    if total <= 0:
+        total = max(1, math.ceil(settings.num_train_epochs * per_epoch))
+    if not num_eval_rows:
+        _check_needs_no_evaluation(settings)
+    metric = settings.metric_for_best_model
+    return Recipe(
+        total_steps=total,
+        rows_per_step=rows_per_step,
+        schedule=_schedule_of(settings, total),
+        weight_decay=settings.weight_decay,
+        adam_betas=(settings.adam_beta1, settings.adam_beta2),
+        adam_epsilon=settings.adam_epsilon,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        eval_on_start=settings.eval_on_start,
+        eval_steps=_eval_steps(settings, total, per_epoch),
+        save_steps=_save_steps(settings, total, per_epoch),
+        save_total_limit=settings.save_total_limit,
+        load_best_model_at_end=settings.load_best_model_at_end,
+        metric_for_best_model="eval_loss" if metric == "loss" else metric,
+        early_stopping_patience=settings.early_stopping_patience,
+        micro_batch_tokens=settings.micro_batch_tokens,
+    )
+
+
+def logging_steps_of(settings: TrainSettings, recipe: Recipe) -> int:
+    """Return after how many steps a line is logged."""
+    return max(1, _steps(settings.logging_steps, recipe.total_steps))
+
+
+def _schedule_of(settings: TrainSettings, total: int) -> Schedule:
+    warmup = settings.warmup_steps or settings.warmup_ratio
+    return Schedule(
+        name=settings.lr_scheduler_type,
+        peak=settings.learning_rate,
+        warmup_steps=_steps(warmup, total),
+        numbers=read_numbers(settings.lr_scheduler_type, settings.lr_scheduler_kwargs),
+    )
+
+
+def _steps(value: float, total: int) -> int:
+    """Read a number of steps; below 1 it is a share of all steps, rounded up as in transformers."""
+    return math.ceil(value * total) if value < 1 else int(value)
+
+
+def _eval_steps(settings: TrainSettings, total: int, per_epoch: int) -> int:
+    strategy = settings.eval_strategy
+    if strategy == "auto":
+        strategy = "steps" if settings.eval_steps else "no"
+    if strategy == "steps":
+        # As in transformers: without a number the losses are computed when they are logged.
+        return max(1, _steps(settings.eval_steps or settings.logging_steps, total))
+    return per_epoch if strategy == "epoch" else 0
+
+
+def _save_steps(settings: TrainSettings, total: int, per_epoch: int) -> int:
+    if settings.save_strategy == "steps":
+        return _steps(settings.save_steps, total)
+    return per_epoch if settings.save_strategy == "epoch" else 0
+
+
+def _check_needs_no_evaluation(settings: TrainSettings) -> None:
+    wanted = {
+        "load_best_model_at_end": settings.load_best_model_at_end,
+        "early_stopping_patience": settings.early_stopping_patience > 0,
+    }
+    for name, is_wanted in wanted.items():
+        if is_wanted:
+            raise UsageError(
+                _("--{name} needs rows to evaluate on.").format(name=name),
+                why=_("No rows are held out, and eval_dataset names none."),
+                fix=_("Add --val_size 0.1, or --eval_dataset NAME"),
+            )
+
+
+def check_required(settings: TrainSettings) -> None:
+    """Raise UsageError for a setting that is missing or cannot work."""
+    for name, example in (("dataset", "rows.jsonl"), ("output_dir", "my-run")):
+        if not getattr(settings, name):
+            raise UsageError(
+                _("--{name} is missing.").format(name=name),
+                why=_("danlu train needs data to learn and a folder for the result."),
+                fix=f"danlu train --{name} {example} ...",
+            )
+    if not settings.do_train:
+        raise UsageError(
+            _("--do_train false leaves nothing to do."),
+            why=_("danlu train trains; it does not only evaluate."),
+            fix="--do_train true",
+        )
+    if settings.finetuning_type == "full" and settings.adapter_name_or_path:
+        raise UsageError(
+            _("--adapter_name_or_path cannot be trained with --finetuning_type full."),
+            why=_("Full fine-tuning changes the weights of the model; an adapter stands beside."),
+            fix=_("Merge it first: danlu merge --adapter {adapter} --export_dir my-model").format(
+                adapter=settings.adapter_name_or_path
+            ),
+        )
+    _check_ranges(settings)
+
+
+def _check_ranges(settings: TrainSettings) -> None:
+    smallest = {
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "cutoff_len": 1,
+        "micro_batch_tokens": 1,
+        "logging_steps": 0,
+        "eval_steps": 0,
+        "save_steps": 0,
+        "warmup_steps": 0,
+        "warmup_ratio": 0,
+        "val_size": 0,
+        "early_stopping_patience": 0,
+        "learning_rate": 0,
+    }
+    if settings.save_total_limit is not None:
+        smallest["save_total_limit"] = 1
+    for name, least in smallest.items():
+        if getattr(settings, name) < least:
+            raise UsageError(
+                _("--{name} must be {least} or more.").format(name=name, least=least),
+                why=_("It is {value}.").format(value=getattr(settings, name)),
+                fix=f"--{name} {least}",
+            )

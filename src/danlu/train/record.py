@@ -1,0 +1,97 @@
+"""What run.json says of a run: how it was set up before the first step, how it came out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+import torch
+
+import danlu
+from danlu.models.load import STARTER, LoadedModel
+from danlu.runs.manifest import BaseRecord, RunManifest
+from danlu.runs.trainer_files import RunFacts
+from danlu.train.checkpoint import Progress
+from danlu.train.prepare import PreparedData
+from danlu.train.settings import TrainSettings
+from danlu.train.trainer import Recipe
+
+
+def manifest_of(
+    settings: TrainSettings,
+    origins: Mapping[str, str],
+    *,
+    base: LoadedModel,
+    data: PreparedData,
+    recipe: Recipe,
+) -> RunManifest:
+    """Describe a run that is about to start."""
+    device = base.device
+    return RunManifest(
+        state="running",
+        kind=settings.finetuning_type,
+        base=BaseRecord(
+            name=STARTER if base.name == STARTER else base.folder.name,
+            path=str(base.folder),
+            fingerprint=base.fingerprint,
+        ),
+        template=settings.template,
+        enable_thinking=settings.enable_thinking,
+        settings=settings.model_dump(),
+        origins=dict(origins),
+        versions=versions(),
+        arithmetic={
+            "device": device.kind,
+            "device_description": device.description,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "threads": device.threads,
+            "micro_batch_tokens": recipe.micro_batch_tokens,
+        },
+        data=data.record(),
+        started=now(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that shape a run's numbers."""
+    return {
+        "danlu": danlu.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def facts_of(
+    settings: TrainSettings,
+    recipe: Recipe,
+    data: PreparedData,
+    progress: Progress,
+    *,
+    base: LoadedModel,
+    logging_steps: int,
+) -> RunFacts:
+    """Collect what the Trainer's files need besides the metrics."""
+    embedding = base.model.embed_tokens.numel()
+    parameters = sum(parameter.numel() for parameter in base.model.parameters()) - embedding
+    result = progress.best_step if settings.load_best_model_at_end else progress.step
+    return RunFacts(
+        total_steps=recipe.total_steps,
+        logging_steps=logging_steps,
+        eval_steps=recipe.eval_steps,
+        save_steps=recipe.save_steps,
+        rows_per_step=recipe.rows_per_step,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        num_train_epochs=settings.num_train_epochs,
+        num_train_rows=len(data.train_rows),
+        num_eval_rows=len(data.eval_rows),
+        flops_per_token=6.0 * parameters,
+        best_step=progress.best_step,
+        best_loss=progress.best_loss,
+        result_step=result,
+    )
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
