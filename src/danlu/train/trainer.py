@@ -295,8 +295,8 @@ class Trainer:
             return
         if not on_schedule:
             self._progress = self._progress.with_provisional(step)
+        self._metrics.sync()
         try:
-            self._metrics.sync()
             with commit_checkpoint(path, step) as draft:
                 self._method.save(draft)
                 write_state(draft, self._progress, self._optimizer)
