@@ -86,7 +86,7 @@ class Draft:
     def seal(self) -> None:
         """Write the manifest, the last file, and sync the draft's names."""
         manifest = {"version": MANIFEST_VERSION, "files": dict(sorted(self._entries.items()))}
-        data = (json.dumps(manifest, indent=1) + "\n").encode()
+        data = _manifest_bytes(manifest)
         shown_as = self._target / MANIFEST
         with self._create(MANIFEST) as file, explained(shown_as, len(data)):
             disk.DISK.write(file, data)
@@ -208,6 +208,9 @@ def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
         manifest = json.loads(data)
     except (ValueError, RecursionError) as fault:
         raise _damaged(file, str(fault)) from fault
+    if data != _manifest_bytes(manifest):
+        # Nothing vouches for the manifest itself, so it must be exactly what `seal` writes.
+        raise _damaged(file, _("its content has changed since it was written"))
     entries = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(entries, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise _damaged(file, _("it is not a manifest of version 1"))
@@ -215,6 +218,10 @@ def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
         if not _is_plain(name) or not isinstance(entry, dict):
             raise _damaged(file, _("the entry {name} is malformed").format(name=repr(name)))
     return entries
+
+
+def _manifest_bytes(manifest: object) -> bytes:
+    return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
 def _is_plain(name: str) -> bool:
