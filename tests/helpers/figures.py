@@ -12,6 +12,12 @@ def figure(name: str, count: int) -> None:
     FIGURES[name] += count
 
 
+def slowest(name: str, seconds: float) -> None:
+    """Keep the longest time of its name, in milliseconds."""
+    name = f"ms at most {name}"
+    FIGURES[name] = max(FIGURES[name], round(1000 * seconds))
+
+
 def figures_line() -> str:
     """Write all figures in one line, or nothing where none was measured."""
     if not FIGURES:

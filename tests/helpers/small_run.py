@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,6 @@ from danlu.models.load import LoadedModel
 from danlu.runs.checkpoints import find_newest
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import is_run
-from danlu.runs.metrics import read_metrics
 from danlu.train.events import Event
 from danlu.train.method import LoraMethod
 from danlu.train.trainer import Recipe, Trainer
@@ -80,11 +78,3 @@ class SmallRun:
 def master(trainer: Trainer) -> torch.Tensor:
     """The trained numbers in full precision."""
     return trainer._optimizer.state()[0]["matrices.master"].clone()
-
-
-def timeless(run: Path) -> list[dict[str, Any]]:
-    """The metrics without how long things took."""
-    return [
-        {key: value for key, value in record.items() if "seconds" not in key}
-        for record in read_metrics(run)
-    ]

@@ -20,7 +20,8 @@ from danlu.train.checkpoint import read_state, write_state
 from tests.helpers.crash_states import read_tree
 from tests.helpers.faulty_disk import FailingReads, failing_reads
 from tests.helpers.figures import figure
-from tests.helpers.small_run import SMALL, SmallRun, master, timeless
+from tests.helpers.program import timeless
+from tests.helpers.small_run import SMALL, SmallRun, master
 
 STEPS = 20
 EVERY_STEP = replace(SMALL, total_steps=STEPS, save_steps=1, save_total_limit=None, eval_steps=5)

@@ -16,8 +16,9 @@ from danlu.train.events import Saved
 from tests.helpers.crash_states import RecordingDisk, crash_states, write_tree
 from tests.helpers.faulty_disk import Fault, every_fault, installed
 from tests.helpers.figures import figure
+from tests.helpers.program import timeless
 from tests.helpers.run_scenarios import restart
-from tests.helpers.small_run import SmallRun, master, timeless
+from tests.helpers.small_run import SmallRun, master
 
 
 class Undisturbed:
