@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -126,8 +125,10 @@ def test_other_data_and_another_base_are_refused(
     weights = place.model / "model.safetensors"
     base = weights.read_bytes()
     try:
-        place.rows.write_text(rows.replace("fox 3?", "fox three?"), encoding="utf-8")
-        assert_refused(place, capsys, {}, "data: ")
+        shorter = "".join(rows.splitlines(keepends=True)[:-1])
+        for changed in (rows.replace("fox 3?", "fox three?"), rows + rows, shorter):
+            place.rows.write_text(changed, encoding="utf-8")
+            assert_refused(place, capsys, {}, "data: ")
         place.rows.write_text(rows, encoding="utf-8")
         weights.write_bytes(base[:-64] + bytes(64))
         assert_refused(place, capsys, {}, "base model: ")

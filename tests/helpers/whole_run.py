@@ -31,7 +31,7 @@ class Place:
 
     def words(self, name: str, **changes: object) -> list[str]:
         settings = {"max_steps": STEPS, "save_steps": 20, "save_total_limit": 2}
-        settings |= {"val_size": 4, "eval_steps": 30, "logging_steps": 50}
+        settings |= {"val_size": 4, "eval_steps": 30, "logging_steps": 50, "plot_loss": "false"}
         return train_words(self.model, self.rows, self.folder / name, **(settings | changes))
 
     def assert_as_if_undisturbed(self, name: str) -> None:
@@ -43,6 +43,12 @@ class Place:
         assert list_checkpoints(run)[-1].step == STEPS
         assert read_manifest(run).state == "finished"
         assert leftovers(run) == []
+        assert names(run) == names(self.whole)
+
+
+def names(run: Path) -> set[str]:
+    """What lies in a run's folder beside its checkpoints, which depend on where it was stopped."""
+    return {path.name for path in run.iterdir() if not path.name.startswith("checkpoint-")}
 
 
 @contextmanager

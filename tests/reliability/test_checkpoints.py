@@ -114,7 +114,10 @@ def swapped(file: Path, other: Path) -> Iterator[str]:
     other.write_bytes(contents[1])
 
 
-def test_all_damage_is_found_named_and_passed_over(whole: Whole, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits, cuts", [(60, 12), pytest.param(1000, 100, marks=pytest.mark.soak)])
+def test_all_damage_is_found_named_and_passed_over(
+    whole: Whole, tmp_path: Path, bits: int, cuts: int
+) -> None:
     run = whole.copy(tmp_path / "run", 4, 5)
     newest = run / "checkpoint-5"
     files = sorted(newest.iterdir())
@@ -122,8 +125,8 @@ def test_all_damage_is_found_named_and_passed_over(whole: Whole, tmp_path: Path)
     count = 0
     for index, file in enumerate(files):
         damages = (
-            flipped_bits(file, 1000),
-            cut_short(file, 100),
+            flipped_bits(file, bits),
+            cut_short(file, cuts),
             removed(file),
             *(swapped(file, other) for other in files[:index]),
         )

@@ -57,7 +57,7 @@ def size_kib(folder: Path) -> int:
 
 def train(place: Place, disk: SmallDisk, *words: str) -> subprocess.Popen[str]:
     """Start a run on the disk that keeps all its checkpoints; its output lies there too."""
-    options = {"save_total_limit": STEPS, "output_dir": disk.path / "run", "plot_loss": "false"}
+    options = {"save_total_limit": STEPS, "output_dir": disk.path / "run"}
     with (disk.path / "log").open("w") as log:
         process: subprocess.Popen[str] = start(
             [*place.words("unused", **options), *words],
