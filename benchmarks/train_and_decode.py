@@ -107,7 +107,7 @@ def load_rows(path: Path) -> list[dict[str, str]]:
 
 def measure_danlu(folder: Path, rows: list[dict[str, str]]) -> dict[str, float]:
     from danlu.data.alpaca import DEFAULT_COLUMNS, conversation_of
-    from danlu.data.examples import tokenize_rows
+    from danlu.data.examples import Rendering, tokenize_row
     from danlu.device.detect import select
     from danlu.engine.engine import Engine
     from danlu.engine.request import Request, SamplingSettings
@@ -127,13 +127,11 @@ def measure_danlu(folder: Path, rows: list[dict[str, str]]) -> dict[str, float]:
             Request(prompt=prompt, sampling=sampling)
         )
     ]
-    examples, _too_long = tokenize_rows(
-        [conversation_of(row, DEFAULT_COLUMNS) for row in rows],
-        base.tokenizer,
-        template="qwen3",
-        enable_thinking=True,
-        cutoff_len=4096,
-    )
+    rendering = Rendering(template="qwen3", enable_thinking=True)
+    examples = [
+        tokenize_row(conversation_of(row, DEFAULT_COLUMNS), base.tokenizer, rendering, row=number)
+        for number, row in enumerate(rows)
+    ]
     recipe = Recipe(
         total_steps=WARMUP_STEPS + MEASURED_STEPS,
         rows_per_step=ROWS_PER_STEP,

@@ -22,6 +22,7 @@ SHORT = {
     "lora_dropout": 0.1,
     "dtype": "float32",
     "device": "cpu",
+    "report": "false",
 }
 
 

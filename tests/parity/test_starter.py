@@ -9,7 +9,8 @@ import torch
 from danlu.device.detect import select
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
-from danlu.models.load import STARTER, load_model, model_folder
+from danlu.models.load import load_model
+from danlu.models.names import STARTER, model_folder
 from danlu.text.render import render
 from danlu.weights.folder import WeightFolder
 from tools.starter.evaluate import ask, held_out

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import danlu
-from danlu.data.examples import Example, tokenize_row
+from danlu.data.examples import Example, Rendering, tokenize_row
 from danlu.device.detect import select
 from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.committed import committed_folder
@@ -150,13 +150,8 @@ def training_rows(tokenizer: Tokenizer, count: int, side: str = "train") -> Iter
     rng = random.Random(f"{SEED} {side}")
     for row in range(count):
         sample = draw(rng, "train" if side == "train" else "eval")
-        yield tokenize_row(
-            sample.conversation,
-            tokenizer,
-            row=row,
-            template="qwen3",
-            enable_thinking=sample.thinks,
-        )
+        rendering = Rendering(template="qwen3", enable_thinking=sample.thinks)
+        yield tokenize_row(sample.conversation, tokenizer, rendering, row=row)
 
 
 def train(

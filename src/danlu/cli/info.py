@@ -96,7 +96,7 @@ def _model_facts(name: str) -> dict[str, Any]:
     from danlu.model.config import load_config
     from danlu.models.adapters import prompting_of_model
     from danlu.models.fingerprint import fingerprint
-    from danlu.models.load import model_folder
+    from danlu.models.names import model_folder
     from danlu.weights.folder import WeightFolder
 
     folder = model_folder(name)

@@ -21,6 +21,8 @@ from danlu.language import _
 COMMANDS = {
     "demo": "fine-tune, compare, merge and chat in two minutes, on the built-in starter model",
     "train": "fine-tune a model on your own data",
+    "data": "check a data set, or show what would be learned from it",
+    "eval": "compare a run with its base, or score a model on a data set",
     "chat": "talk with a model, a run or an adapter",
     "generate": "answer one prompt and stop",
     "merge": "write base and adapter as one ordinary model folder",

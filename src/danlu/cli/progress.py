@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from danlu.cli.findings import data_lines
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.faults import readable_bytes
 from danlu.language import _
@@ -36,7 +37,7 @@ from danlu.train.finetune import Finetune
 def describe(job: Finetune) -> list[str]:
     """Say in a few lines what will be trained, on what, and how; nothing is chosen silently."""
     data, recipe, settings = job.data, job.recipe, job.settings
-    lines = [
+    return [
         _("Model {model} on {device} ({dtype}, {threads} threads), {kind}").format(
             model=settings.model_name_or_path,
             device=job.device.description,
@@ -45,37 +46,11 @@ def describe(job: Finetune) -> list[str]:
             kind=settings.finetuning_type,
         ),
         *([job.precision.note] if job.precision.note else []),
-        _(
-            "Data: {rows} rows to learn ({tokens} tokens, {learned} of them learned), "
-            "{held} held out"
-        ).format(
-            rows=len(data.train_rows),
-            tokens=data.cost.num_tokens,
-            learned=data.cost.num_supervised,
-            held=len(data.eval_rows),
-        ),
+        *data_lines(data.report),
         _("{steps} steps of {rows} rows").format(
             steps=recipe.total_steps, rows=recipe.rows_per_step
         ),
     ]
-    if data.cost.num_examples > data.cost.num_rows:
-        lines.append(
-            _(
-                "Rows with several answers become several examples: {examples} from {rows} rows, "
-                "so that every answer is learned after exactly the text it will follow."
-            ).format(examples=data.cost.num_examples, rows=data.cost.num_rows)
-        )
-    if data.too_long:
-        shown = ", ".join(data.too_long[:5])
-        lines.append(
-            _("Left out, longer than {cutoff} tokens: {count} rows ({places}{more})").format(
-                cutoff=settings.cutoff_len,
-                count=len(data.too_long),
-                places=shown,
-                more=", ..." if len(data.too_long) > 5 else "",
-            )
-        )
-    return lines
 
 
 # A pipe without a reader, a terminal whose window was closed.

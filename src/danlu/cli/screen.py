@@ -9,14 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from danlu.dialog.events import Call, Event, Text, Thought
+from danlu.text.printable import printable as printable
 from danlu.text.render import call_text
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
-
-
-def printable(text: str) -> str:
-    """Drop control characters except newline and tab (C0, DEL and C1)."""
-    return "".join(c for c in text if c in "\n\t" or not (ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0))
 
 
 def json_line(record: Mapping[str, Any]) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from danlu.data.fields import answer, missing_columns, row_object, structure, text, tools
 from danlu.data.findings import BadRow
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
-from danlu.text.render import split_reasoning
 
 # Our names for the parts of a row, and the columns they are read from unless told otherwise.
 DEFAULT_COLUMNS = {
@@ -21,76 +21,58 @@ DEFAULT_COLUMNS = {
     "response": "output",
     "system": "system",
     "history": "history",
+    "tools": "tools",
 }
 
 
 def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
     """Turn a row into a conversation that ends with the answer to learn. Raises BadRow."""
-    if not isinstance(row, Mapping):
-        raise BadRow(
-            "not_an_object",
-            _("The row is not an object."),
-            _("Write {...} with instruction and output."),
-        )
-    prompt, query = _text(row, columns["prompt"]), _text(row, columns["query"])
+    row = row_object(row)
+    _check_columns(row, columns)
+    prompt, query = (text(row.get(columns[part]), columns[part]) for part in ("prompt", "query"))
     question = "\n".join(part for part in (prompt, query) if part)
-    response = _text(row, columns["response"])
     if not question.strip():
         raise BadRow(
             "empty_question",
             _("The question is empty."),
             _("Fill in {name}.").format(name=columns["prompt"]),
         )
-    if not response.strip():
-        raise BadRow(
-            "empty_answer",
-            _("The answer is empty."),
-            _("Fill in {name}.").format(name=columns["response"]),
-        )
-    messages = list(_history(row.get(columns["history"]), columns["history"]))
-    system = _text(row, columns["system"])
+    messages = _history(row.get(columns["history"]), columns["history"])
+    system = text(row.get(columns["system"]), columns["system"])
     if system:
         messages.insert(0, Message(role="system", content=system))
-    messages += [Message(role="user", content=question), _answer(response)]
-    return Conversation(messages=tuple(messages))
+    messages.append(Message(role="user", content=question))
+    messages.append(answer(row.get(columns["response"]), columns["response"]))
+    return Conversation(
+        messages=tuple(messages), tools=tools(row.get(columns["tools"]), columns["tools"])
+    )
+
+
+def _check_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
+    """Tell a column that is missing from one that is empty."""
+    missing = [columns["response"]] if columns["response"] not in row else []
+    if columns["prompt"] not in row and columns["query"] not in row:
+        missing.insert(0, columns["prompt"])
+    if missing:
+        raise missing_columns(row, missing)
 
 
 def _history(value: Any, name: str) -> list[Message]:
-    if value is None:
-        return []
-    fix = _("Write {name} as a list of [question, answer] pairs.").format(name=name)
-    if not isinstance(value, list):
-        raise BadRow("wrong_history", _("{name} is not a list.").format(name=name), fix)
+    pairs = structure(value, name)
     messages: list[Message] = []
-    for pair in value:
-        is_pair = isinstance(pair, list) and len(pair) == 2
-        if not is_pair or not all(isinstance(text, str) for text in pair):
+    for pair in pairs if isinstance(pairs, list) else [pairs] if pairs else []:
+        if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(
-                "wrong_history", _("{name} holds something else than pairs.").format(name=name), fix
+                "wrong_history",
+                _("{name} holds something else than pairs.").format(name=name),
+                _("Write {name} as a list of [question, answer] pairs.").format(name=name),
             )
-        messages += [Message(role="user", content=pair[0]), _answer(pair[1])]
+        question = text(pair[0], name)
+        if not question.strip():
+            raise BadRow(
+                "empty_question",
+                _("A question in {name} is empty.").format(name=name),
+                _("Fill it in, or remove it together with its answer."),
+            )
+        messages += [Message(role="user", content=question), answer(pair[1], name)]
     return messages
-
-
-def _answer(text: str) -> Message:
-    reasoning, content = split_reasoning(text)
-    return Message(role="assistant", content=content, reasoning=reasoning)
-
-
-def _text(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise BadRow(
-            "not_text",
-            _("{name} is not text.").format(name=name),
-            _("Put it between quotation marks."),
-        )
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise BadRow(
-            "lone_surrogate",
-            _("{name} holds half a character (a lone surrogate).").format(name=name),
-            _("Remove it, or write the whole character."),
-        )
-    return value

@@ -1,26 +1,29 @@
-"""What `--dataset` means: a data file, or a name in dataset_info.json; its rows as conversations.
+"""What `--dataset` means: data files, folders and names in dataset_info.json; rows as they come.
 
-dataset_info.json is LLaMA-Factory's. `columns` may name only what differs from the defaults (there
-every name left out becomes empty, which nobody wants).
+Rows are read when they are asked for, in the order of the files. Every row gives one item, usable
+or not, so that everybody who counts rows gets the same numbers.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from danlu.data.alpaca import DEFAULT_COLUMNS, conversation_of
+from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
+from danlu.data.detect import detect
 from danlu.data.findings import BadRow, Finding, listed
-from danlu.data.rows import SUFFIXES, read_rows
+from danlu.data.formats import Format, format_of
+from danlu.data.hub import hub_files
+from danlu.data.rows import FATAL_KINDS, READERS, RawRow, data_files, is_data_file, read_rows
 from danlu.errors import DataError, UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation
-
-INFO_FILE = "dataset_info.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,97 +34,194 @@ class Row:
     conversation: Conversation
 
 
-def load_rows(name: str, dataset_dir: Path, *, max_samples: int | None = None) -> list[Row]:
-    """Read a data set; `max_samples` keeps the first rows, as LLaMA-Factory does.
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Rows that are learned together.
 
-    Raises UsageError for an unknown name, DataError listing every row that cannot be used.
+    origin: the sentence that says why the rows are read in this format. num_samples: so many rows
+    drawn by `seed`, all of them at least once where there are fewer. max_samples: the first rows.
     """
-    file, columns = _find(name, dataset_dir)
-    raw = read_rows(file)[:max_samples]
-    rows: list[Row] = []
-    findings: list[Finding] = []
-    for row in raw:
-        try:
-            rows.append(Row(place=row.place, conversation=conversation_of(row.content, columns)))
-        except BadRow as problem:
-            findings.append(problem.at(row.place))
-    if findings:
-        raise _bad_rows(file, len(raw), findings)
-    if not rows:
-        raise DataError(
-            _("The data set {name} has no rows.").format(name=name),
-            why=_("{file} holds none.").format(file=file),
-            fix=_('Add rows such as {"instruction": "...", "output": "..."}'),
+
+    name: str
+    files: tuple[Path, ...]
+    format: Format
+    origin: str
+    num_samples: int | None = None
+    max_samples: int | None = None
+    seed: int = 42
+
+    def rows(self) -> Iterator[Row | Finding]:
+        """Yield one item a row, streaming; a row that cannot be used is a Finding.
+
+        After a Finding of FATAL_KINDS the rest of its file is unknown. Raises EnvironmentFault.
+        """
+        for raw in self._chosen_rows():
+            if isinstance(raw, Finding):
+                yield raw
+                continue
+            try:
+                conversation = self.format.conversation_of(raw.content)
+            except BadRow as problem:
+                yield problem.at(raw.place)
+            else:
+                yield Row(place=raw.place, conversation=conversation)
+
+    def describe(self) -> str:
+        """Say in one sentence what was found, in which format, and why it is read so."""
+        if len(self.files) == 1:
+            files = str(self.files[0])
+        else:
+            files = _("{count} files in {folder}").format(
+                count=len(self.files), folder=self.files[0].parent
+            )
+        return _("{name}: {formatting} rows in {files}, {origin}.").format(
+            name=self.name, formatting=self.format.formatting, files=files, origin=self.origin
         )
-    return rows
+
+    def _chosen_rows(self) -> Iterator[RawRow | Finding]:
+        if self.num_samples is None:
+            yield from islice(self._all_rows(), self.max_samples)
+            return
+        times = self._times()
+        for index, raw in enumerate(self._all_rows()):
+            is_fatal = isinstance(raw, Finding) and raw.kind in FATAL_KINDS
+            for _repeat in range(max(times[index], int(is_fatal))):
+                yield raw
+
+    def _all_rows(self) -> Iterator[RawRow | Finding]:
+        for file in self.files:
+            yield from read_rows(file)
+
+    def _times(self) -> Counter[int]:
+        """Say how often each row is drawn; the order stays that of the file, so rows can stream."""
+        import numpy as np
+
+        total = sum(1 for _row in self._all_rows())
+        generator = np.random.default_rng(self.seed)
+        drawn = generator.permutation(total)[: self.num_samples].tolist()
+        if total and self.num_samples:
+            drawn += generator.choice(total, max(0, self.num_samples - total)).tolist()
+        return Counter(drawn[: self.max_samples])
 
 
-def _find(name: str, dataset_dir: Path) -> tuple[Path, dict[str, str]]:
-    """Return the data file of a name and the columns to read."""
-    path = Path(name).expanduser()
-    if path.suffix in SUFFIXES or path.is_file():
-        return path, DEFAULT_COLUMNS
-    info = dataset_dir / INFO_FILE
-    if not info.is_file():
+def find_datasets(
+    names: str, dataset_dir: Path, *, max_samples: int | None, seed: int
+) -> list[DataSet]:
+    """Find the data sets of a comma-separated list: names in dataset_info.json, else paths.
+
+    Raises UsageError for what does not exist or is not supported, DataError for rows in no known
+    format, EnvironmentFault where a file or hub cannot be reached.
+    """
+    wanted = [name for name in (name.strip() for name in names.split(",")) if name]
+    if not wanted:
         raise UsageError(
-            _("There is no data set {name}.").format(name=name),
-            why=_("It is not a .json or .jsonl file, and {info} does not exist.").format(info=info),
-            fix=_("Give the path of a data file, or the folder of {file} as --dataset_dir").format(
-                file=INFO_FILE
+            _("No data set is named."),
+            why=_("--dataset is empty."),
+            fix=_("Give the path of a data file: --dataset my.jsonl"),
+        )
+    if max_samples is not None and max_samples < 1:
+        raise UsageError(
+            _("--max_samples {value} leaves no rows.").format(value=max_samples),
+            why=_("It is the number of rows that are used of each data set."),
+            fix=_("Give a whole number above 0, or leave it out."),
+        )
+    if str(dataset_dir) == "ONLINE" or str(dataset_dir).startswith("REMOTE:"):
+        raise UsageError(
+            _("--dataset_dir {value} is not supported.").format(value=dataset_dir),
+            why=_("danlu reads data sets from files, or from a hub where an entry says so."),
+            fix=_("Write {entry} into {file}, and give its folder as --dataset_dir").format(
+                entry='{"NAME": {"hf_hub_url": "OWNER/NAME"}}', file=INFO_FILE
             ),
         )
-    entries = _read_info(info)
-    entry = entries.get(name)
-    if not isinstance(entry, dict):
-        nearest = difflib.get_close_matches(name, entries, n=1, cutoff=0.0)
-        raise UsageError(
-            _("There is no data set {name}.").format(name=name),
-            why=_("{info} does not list it.").format(info=info),
-            fix=_("Did you mean {nearest}?").format(nearest=nearest[0] if nearest else "?"),
-        )
-    return _entry(name, entry, info)
+    entries = read_info(dataset_dir / INFO_FILE)
+    return [
+        replace(_find(name, dataset_dir, entries), max_samples=max_samples, seed=seed)
+        for name in wanted
+    ]
 
 
-def _entry(name: str, entry: Mapping[str, Any], info: Path) -> tuple[Path, dict[str, str]]:
-    formatting = entry.get("formatting", "alpaca")
-    columns = entry.get("columns") or {}
-    file = entry.get("file_name")
-    unknown = sorted(set(columns) - set(DEFAULT_COLUMNS)) if isinstance(columns, dict) else ["?"]
-    problem = None
-    if formatting != "alpaca":
-        problem = _("its formatting is {value}; only alpaca is read").format(value=formatting)
-    elif not isinstance(file, str):
-        problem = _("it names no file_name")
-    elif unknown:
-        problem = _("its columns name {names}").format(names=", ".join(unknown))
-    if problem or not isinstance(file, str):
-        raise UsageError(
-            _("The data set {name} cannot be read.").format(name=name),
-            why=_("In {info}, {problem}.").format(info=info, problem=problem),
-            fix=_("Convert it to alpaca rows in a .json or .jsonl file."),
-        )
-    return info.parent / file, {**DEFAULT_COLUMNS, **columns}
-
-
-def _read_info(info: Path) -> dict[str, Any]:
-    try:
-        entries = json.loads(info.read_text(encoding="utf-8-sig"))
-        if not isinstance(entries, dict):
-            raise ValueError(_("it is not an object"))
-        return entries
-    except ValueError as problem:
-        raise DataError(
-            _("{path} cannot be read.").format(path=info),
-            why=str(problem),
-            fix=_("Correct the file; it must be valid JSON in UTF-8."),
-        ) from problem
-
-
-def _bad_rows(file: Path, total: int, findings: list[Finding]) -> DataError:
-    return DataError(
-        _("{count} of {total} rows in {file} cannot be used.").format(
-            count=len(findings), total=total, file=file
-        ),
-        why="\n".join(listed(findings)),
-        fix=_("Correct or remove these rows, then start again."),
+def _find(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> DataSet:
+    info = dataset_dir / INFO_FILE
+    if name not in entries:
+        files = data_files(_path_of(name, dataset_dir, entries))
+        form, origin = _detected(name, files)
+        return DataSet(name=name, files=files, format=form, origin=origin)
+    entry = entry_of(name, entries[name], info)
+    files = _files_of(name, entry, info)
+    if entry.formatting is None:
+        form, origin = _detected(name, files)
+    else:
+        form = format_of(entry.formatting, columns=entry.columns, tags=entry.tags)
+        origin = _("as {info} says").format(info=info)
+    return DataSet(
+        name=name, files=files, format=form, origin=origin, num_samples=entry.num_samples
     )
+
+
+def _files_of(name: str, entry: Entry, info: Path) -> tuple[Path, ...]:
+    # A hub before a file, as in LLaMA-Factory.
+    downloaded = hub_files(name, entry)
+    if downloaded is not None:
+        return downloaded
+    if entry.file_name is not None:
+        return data_files(info.parent / entry.file_name)
+    raise UsageError(
+        _("The data set {name} cannot be read.").format(name=name),
+        why=_("In {info}, it has no source.").format(info=info),
+        fix=_("Add a file_name, an hf_hub_url or an ms_hub_url."),
+    )
+
+
+def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
+    path = Path(os.path.expanduser(name))
+    for candidate in (path, dataset_dir / path):
+        if os.path.exists(candidate):  # False too for what can be no path
+            return candidate
+    if path.suffix.lower() in READERS:
+        raise UsageError(
+            _("The data file {file} does not exist.").format(file=path),
+            why=_("There is no such file, in {folder} neither.").format(folder=dataset_dir),
+            fix=_("Check --dataset and --dataset_dir."),
+        )
+    known = [*entries, *(file.name for file in dataset_dir.glob("*") if is_data_file(file))]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    raise UsageError(
+        _("There is no data set {name}.").format(name=name),
+        why=_("It is no file or folder, and {info} does not list it.").format(
+            info=dataset_dir / INFO_FILE
+        ),
+        fix=_("Did you mean {nearest}?").format(nearest=nearest[0])
+        if nearest
+        else _("Give the path of a data file, or the folder of {file} as --dataset_dir").format(
+            file=INFO_FILE
+        ),
+    )
+
+
+def _detected(name: str, files: tuple[Path, ...]) -> tuple[Format, str]:
+    found = detect(name, (row for file in files for row in read_rows(file)))
+    if found is None:
+        return format_of("alpaca"), _("supposed because none of the first rows can be read")
+    return found.format, _("told from the fields {names}").format(names=", ".join(found.names))
+
+
+def load_rows(name: str, dataset_dir: Path, *, max_samples: int | None = None) -> list[Row]:
+    """Read all rows of one data set at once. Raises DataError listing what cannot be used."""
+    (data,) = find_datasets(name, dataset_dir, max_samples=max_samples, seed=42)
+    items = list(data.rows())
+    findings = [item for item in items if isinstance(item, Finding)]
+    if findings:
+        raise DataError(
+            _("{count} of {total} rows in {file} cannot be used.").format(
+                count=len(findings), total=len(items), file=data.files[0]
+            ),
+            why="\n".join(listed(findings)),
+            fix=_("Correct or remove these rows, then start again."),
+        )
+    if not items:
+        raise DataError(
+            _("The data set {name} has no rows.").format(name=name),
+            why=_("{file} holds none.").format(file=data.files[0]),
+            fix=_('Add rows such as {"instruction": "...", "output": "..."}'),
+        )
+    return [item for item in items if isinstance(item, Row)]

@@ -1,19 +1,57 @@
-"""Conversations to examples: token ids with a mask of what is learned.
+"""Examples: tokens and which of them are learned. How a conversation becomes some.
 
-Nothing is cut or dropped silently: what does not fit is reported with its place and reason.
+A conversation is rendered to spans; each span is encoded alone. Knows the renderer and the
+tokenizer. Must not know files, nor what happens to an example that is too long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from danlu.data.settings import DataSettings
+from danlu.errors import UsageError
+from danlu.language import _
 from danlu.text.conversation import Conversation
-from danlu.text.render import render_training
+from danlu.text.render import Span, render_training
 from danlu.text.tokenizer import Tokenizer
+
+# A rendered example: its spans, each with its token ids.
+Pieces = list[tuple[Span, Sequence[int]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendering:
+    """Everything that decides which tokens a conversation becomes, the tokenizer excepted."""
+
+    template: str
+    enable_thinking: bool | None
+    mask_history: bool = False
+    train_on_prompt: bool = False
+    cutoff_len: int = 2048
+    overlong: Literal["cut", "drop", "error", "llamafactory"] = "cut"
+
+    @classmethod
+    def from_settings(cls, settings: DataSettings) -> Rendering:
+        """Take a command's settings. Raises UsageError for two that exclude each other."""
+        if settings.mask_history and settings.train_on_prompt:
+            raise UsageError(
+                _("--mask_history and --train_on_prompt exclude each other."),
+                why=_("One learns only the last answer, the other learns the questions too."),
+                fix=_("Leave one of them out."),
+            )
+        return cls(
+            template=settings.template,
+            enable_thinking=settings.enable_thinking,
+            mask_history=settings.mask_history,
+            train_on_prompt=settings.train_on_prompt,
+            cutoff_len=settings.cutoff_len,
+            overlong=settings.overlong,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,64 +77,60 @@ class TokenCost:
     num_supervised: int
 
 
-def tokenize_row(
-    conversation: Conversation,
-    tokenizer: Tokenizer,
-    *,
-    row: int,
-    template: str,
-    enable_thinking: bool | None,
-) -> list[Example]:
-    """Return the fewest examples in which every supervised token sees its inference prefix."""
-    rendered = render_training(conversation, template=template, enable_thinking=enable_thinking)
-    examples: list[Example] = []
-    for part, spans in enumerate(rendered):
-        pieces = [(tokenizer.encode_spans([span]), span.supervised) for span in spans]
-        tokens = [token for ids, _supervised in pieces for token in ids]
-        mask = [supervised for ids, supervised in pieces for _token in ids]
-        examples.append(
-            Example(
-                tokens=np.asarray(tokens, dtype=np.int32),
-                supervised=np.asarray(mask, dtype=np.bool_),
-                row=row,
-                part=part,
-            )
-        )
-    return examples
+def encode_conversations(
+    conversations: Sequence[Conversation], tokenizer: Tokenizer, rendering: Rendering
+) -> list[list[Pieces]]:
+    """Render and encode conversations together: for each the fewest examples, whole.
 
-
-def tokenize_rows(
-    conversations: Sequence[Conversation],
-    tokenizer: Tokenizer,
-    *,
-    template: str,
-    enable_thinking: bool | None,
-    cutoff_len: int,
-) -> tuple[list[list[Example]], list[int]]:
-    """Tokenize rows; return the examples of those that fit, and the indices of those that do not.
-
-    A row is left out whole when one of its examples has more than `cutoff_len` tokens: cutting it
-    would take away the end of the answer.
+    Raises DataError for half a surrogate pair and UsageError for an unknown template.
     """
-    fitting: list[list[Example]] = []
-    too_long: list[int] = []
-    for row, conversation in enumerate(conversations):
-        examples = tokenize_row(
-            conversation, tokenizer, row=row, template=template, enable_thinking=enable_thinking
+    rendered = [
+        render_training(
+            conversation,
+            template=rendering.template,
+            enable_thinking=rendering.enable_thinking,
+            mask_history=rendering.mask_history,
+            train_on_prompt=rendering.train_on_prompt,
         )
-        if any(len(example.tokens) > cutoff_len for example in examples):
-            too_long.append(row)
-        else:
-            fitting.append(examples)
-    return fitting, too_long
+        for conversation in conversations
+    ]
+    # Most spans of a chat format are the same few texts: each text is encoded once.
+    spans = (span for examples in rendered for example in examples for span in example)
+    texts = list(dict.fromkeys(span.text for span in spans if not span.control))
+    ids_of = dict(zip(texts, tokenizer.encode_texts(texts), strict=True))
+    return [
+        [[(span, _ids(span, tokenizer, ids_of)) for span in example] for example in examples]
+        for examples in rendered
+    ]
 
 
-def token_cost(rows: Sequence[Sequence[Example]]) -> TokenCost:
-    """Count examples and tokens."""
-    examples = [example for row in rows for example in row]
-    return TokenCost(
-        num_rows=len(rows),
-        num_examples=len(examples),
-        num_tokens=sum(len(example.tokens) for example in examples),
-        num_supervised=sum(int(example.supervised.sum()) for example in examples),
+def _ids(span: Span, tokenizer: Tokenizer, ids_of: dict[str, list[int]]) -> Sequence[int]:
+    return (tokenizer.control_id(span.text),) if span.control else ids_of[span.text]
+
+
+def num_tokens(pieces: Pieces) -> int:
+    """Count the tokens of an example."""
+    return sum(len(ids) for _span, ids in pieces)
+
+
+def num_supervised(pieces: Pieces) -> int:
+    """Count the tokens that an example teaches."""
+    return sum(len(ids) for span, ids in pieces if span.supervised)
+
+
+def tokenize_row(
+    conversation: Conversation, tokenizer: Tokenizer, rendering: Rendering, *, row: int = 0
+) -> list[Example]:
+    """Return the examples of one conversation, whole; as `encode_conversations` raises."""
+    (examples,) = encode_conversations([conversation], tokenizer, rendering)
+    return [_joined(pieces, row, part) for part, pieces in enumerate(examples)]
+
+
+def _joined(pieces: Pieces, row: int, part: int) -> Example:
+    supervised = [span.supervised for span, ids in pieces for _token in ids]
+    return Example(
+        tokens=np.asarray([token for _span, ids in pieces for token in ids], dtype=np.int32),
+        supervised=np.asarray(supervised, dtype=np.bool_),
+        row=row,
+        part=part,
     )

@@ -45,11 +45,15 @@ class BadRow(Exception):
 
 
 def listed(findings: Sequence[Finding]) -> list[str]:
-    """Write the first findings as lines, then a count per kind where there are more."""
-    lines = [str(finding) for finding in findings[:SHOWN_FINDINGS]]
+    """Write some findings as lines, every kind among them, and a count per kind where it helps."""
+    seen: Counter[str] = Counter()
+    turns: list[int] = []
+    for finding in findings:
+        turns.append(seen[finding.kind])
+        seen[finding.kind] += 1
+    # In turns, so that a frequent kind does not hide the others; shown in their own order.
+    chosen = sorted(range(len(findings)), key=lambda index: turns[index])[:SHOWN_FINDINGS]
+    lines = [str(findings[index]) for index in sorted(chosen)]
     if len(findings) > 1:
-        lines += [
-            f"{count} x {kind}"
-            for kind, count in Counter(finding.kind for finding in findings).most_common()
-        ]
+        lines += [f"{count} x {kind}" for kind, count in seen.most_common()]
     return lines

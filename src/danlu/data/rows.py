@@ -1,122 +1,123 @@
-"""Rows of .json and .jsonl files with the line each one starts at.
+"""Rows of a data file as they stand there, one item a row, each with its place.
 
-Every error names `file:line`. A byte order mark is accepted; text that is not UTF-8 is not.
+Knows file types; each kind of file has its reader. Must not know what the rows mean.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import DataError, UsageError
+from danlu.data.encoding import BrokenFile
+from danlu.data.findings import BadRow, Finding
+from danlu.data.json_rows import json_rows
+from danlu.data.table_rows import arrow_rows, parquet_rows
+from danlu.data.text_rows import csv_rows, txt_rows
+from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 
-SUFFIXES = (".json", ".jsonl")
+# A reader yields line (or row number) and content; the content of a broken row is a BadRow.
+Reader = Callable[[Path], Iterator[tuple[int, Any]]]
+READERS: dict[str, Reader] = {
+    ".json": json_rows,
+    ".jsonl": json_rows,
+    ".csv": csv_rows,
+    ".parquet": parquet_rows,
+    ".arrow": arrow_rows,
+    ".txt": txt_rows,
+}
+# Files that describe data; `datasets` saves the first two beside its own.
+_NOT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json")
+# After a finding of these kinds the rest of the file is unknown.
+FATAL_KINDS = frozenset(
+    {"broken_json", "broken_csv", "damaged_table", "not_utf8", "binary_file", "row_too_large"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawRow:
-    """One object of a data file as it stands there."""
+    """One row as it stands in the file. place: `file:line`, for tables `file:row number`."""
 
-    file: Path
-    line: int
+    place: str
     content: Any
 
-    @property
-    def place(self) -> str:
-        """Where the row stands, as `file:line`."""
-        return f"{self.file}:{self.line}"
 
+def read_rows(file: Path) -> Iterator[RawRow | Finding]:
+    """Yield one item a row, streaming; a row that cannot be read is a Finding.
 
-def read_rows(file: Path) -> list[RawRow]:
-    """Read a .json file that holds an array, or a .jsonl file with one object a line.
-
-    Raises UsageError for a missing file or another type, DataError with file:line for broken text.
+    A Finding of FATAL_KINDS is the last item. Raises EnvironmentFault where the file is refused.
     """
-    if not file.is_file():
+    try:
+        with reading(file):
+            for number, content in READERS[file.suffix.lower()](file):
+                place = f"{file}:{number}"
+                if isinstance(content, BadRow):
+                    yield content.at(place)
+                else:
+                    yield RawRow(place=place, content=content)
+    except BrokenFile as problem:
+        yield problem.at(f"{file}:{problem.line}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError raised inside into an EnvironmentFault."""
+    try:
+        yield
+    except OSError as fault:
+        raise EnvironmentFault(
+            _("{file} cannot be read.").format(file=path),
+            why=fault.strerror or str(fault),
+            fix=_("Check the file and its permissions."),
+        ) from fault
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """Return the data file, or all data files of a folder in the order of their names.
+
+    Raises UsageError for a missing path, an unknown type, or a folder of several types.
+    """
+    if not path.exists():
         raise UsageError(
-            _("The data file {file} does not exist.").format(file=file),
+            _("The data file {file} does not exist.").format(file=path),
             why=_("There is no such file."),
             fix=_("Check --dataset and --dataset_dir."),
         )
-    if file.suffix not in SUFFIXES:
+    if not path.is_dir():
+        if path.suffix.lower() not in READERS:
+            raise UsageError(
+                _("The data file {file} has an unknown type.").format(file=path),
+                why=_("Known types are {types}.").format(types=", ".join(READERS)),
+                fix=_("Convert it to .jsonl: one JSON object a line."),
+            )
+        return (path,)
+    with reading(path):
+        files = [file for file in sorted(path.iterdir()) if is_data_file(file)]
+    if not files:
         raise UsageError(
-            _("The data file {file} has an unknown type.").format(file=file),
-            why=_("Known types are {types}.").format(types=", ".join(SUFFIXES)),
-            fix=_("Convert it to .jsonl: one JSON object a line."),
+            _("The folder {folder} holds no data files.").format(folder=path),
+            why=_("Known types are {types}.").format(types=", ".join(READERS)),
+            fix=_("Give the folder or the file that holds the rows."),
         )
-    text = _decode(file)
-    rows = _lines(file, text) if file.suffix == ".jsonl" else _array(file, text)
-    return list(rows)
+    return of_one_type(files, path)
 
 
-def _decode(file: Path) -> str:
-    data = file.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        line = data[: problem.start].count(b"\n") + 1
-        raise _broken(file, line, _("The text is not UTF-8 (perhaps GBK).")) from problem
+def is_data_file(file: Path) -> bool:
+    """Tell whether a file found in a folder holds rows."""
+    is_hidden = file.name.startswith(".") or file.name in _NOT_DATA
+    return not is_hidden and file.suffix.lower() in READERS and file.is_file()
 
 
-def _lines(file: Path, text: str) -> Iterator[RawRow]:
-    # Split at newlines only: str.splitlines would also cut inside JSON strings, at U+2028.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield RawRow(file=file, line=number, content=json.loads(line))
-            except (ValueError, RecursionError) as problem:
-                raise _broken(file, number, _reason(problem)) from problem
-
-
-def _array(file: Path, text: str) -> Iterator[RawRow]:
-    """Read an array element by element, so that every row has its line."""
-    decoder = json.JSONDecoder()
-    position = _skip_space(text, 0)
-    line, counted = 1, 0
-    if text[position : position + 1] != "[":
-        raise _broken(file, 1, _("The file does not hold an array: [ ... ]."))
-    position = _skip_space(text, position + 1)
-    while text[position : position + 1] != "]":
-        line += text.count("\n", counted, position)
-        counted = position
-        try:
-            content, end = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError) as problem:
-            place = problem.lineno if isinstance(problem, json.JSONDecodeError) else line
-            raise _broken(file, place, _reason(problem)) from problem
-        yield RawRow(file=file, line=line, content=content)
-        position = _skip_space(text, end)
-        following = text[position : position + 1]
-        if following == ",":
-            position = _skip_space(text, position + 1)
-        elif following != "]":
-            place = line + text.count("\n", counted, position)
-            raise _broken(file, place, _("A comma or the closing ] is missing."))
-    rest = _skip_space(text, position + 1)
-    if rest != len(text):
-        raise _broken(file, text.count("\n", 0, rest) + 1, _("There is text after the closing ]."))
-
-
-def _reason(problem: Exception) -> str:
-    """Say what the JSON reader met; its own line number counts from the row."""
-    if isinstance(problem, json.JSONDecodeError):
-        return f"{problem.msg} (column {problem.colno})"
-    return str(problem)
-
-
-def _skip_space(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
-
-
-def _broken(file: Path, line: int, why: str) -> DataError:
-    return DataError(
-        _("{place} cannot be read.").format(place=f"{file}:{line}"),
-        why=why,
-        fix=_("Correct that line; the file must be valid JSON in UTF-8."),
-    )
+def of_one_type(files: Sequence[Path], folder: Path) -> tuple[Path, ...]:
+    """Return the files if one reader reads them all, as LLaMA-Factory demands; else UsageError."""
+    kinds = {READERS[file.suffix.lower()]: file.suffix for file in files}
+    if len(kinds) > 1:
+        raise UsageError(
+            _("The folder {folder} holds data files of several types.").format(folder=folder),
+            why=_("It has {types} files.").format(types=", ".join(kinds.values())),
+            fix=_("Leave one type in it, or name the files, separated by commas."),
+        )
+    return tuple(files)

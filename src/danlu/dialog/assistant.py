@@ -25,7 +25,8 @@ from danlu.models.adapters import (
     prompting_of_model,
 )
 from danlu.models.generation import generation_defaults
-from danlu.models.load import STARTER, LoadedModel, load_model
+from danlu.models.load import LoadedModel, load_model
+from danlu.models.names import STARTER
 from danlu.text.conversation import Conversation
 
 

@@ -16,7 +16,7 @@ from danlu.engine.request import Request, SamplingSettings
 from danlu.lora.adapter import Adapter
 from danlu.text.conversation import Conversation
 from danlu.text.parse import Parser
-from danlu.text.render import TURN_END, ends_in_open_thought, render
+from danlu.text.render import TURN_END, Span, ends_in_open_thought, render
 from danlu.text.tokenizer import Tokenizer
 
 
@@ -55,23 +55,60 @@ class Dialog:
         message for the history. Closing the iterator aborts the request. Raises UsageError for an
         unknown template or a prompt that is too long, DataError for text that cannot be encoded.
         """
+        spans, request = self._request(conversation, sampling, adapter, enable_thinking)
+        parser = Parser(starts_in_thought=ends_in_open_thought(spans))
+        with closing(self._written(request)) as written:
+            for event in written:
+                if isinstance(event, str):
+                    yield from parser.feed(event)
+                    continue
+                if isinstance(event, Usage):
+                    yield from parser.finish()
+                yield event
+
+    def write(
+        self,
+        conversation: Conversation,
+        *,
+        sampling: SamplingSettings,
+        adapter: Adapter | None = None,
+        enable_thinking: bool | None = None,
+    ) -> Generator[str | Usage | End, None, None]:
+        """Yield the next answer as the model writes it, tags included; Usage and End come last.
+
+        For those who judge the form of an answer; everyone else wants `answer`, which it resembles
+        in all else.
+        """
+        _spans, request = self._request(conversation, sampling, adapter, enable_thinking)
+        yield from self._written(request)
+
+    def _request(
+        self,
+        conversation: Conversation,
+        sampling: SamplingSettings,
+        adapter: Adapter | None,
+        enable_thinking: bool | None,
+    ) -> tuple[list[Span], Request]:
         thinking = self._enable_thinking if enable_thinking is None else enable_thinking
         spans = render(conversation, template=self._template, enable_thinking=thinking)
-        prompt = tuple(self._tokenizer.encode_spans(spans))
-        parser = Parser(starts_in_thought=ends_in_open_thought(spans))
         request = Request(
-            prompt=prompt,
+            prompt=tuple(self._tokenizer.encode_spans(spans)),
             sampling=sampling,
             adapter=adapter,
             end_token_ids=self._end_token_ids,
         )
+        return spans, request
+
+    def _written(self, request: Request) -> Generator[str | Usage | End, None, None]:
         completion_tokens = 0
         with closing(self._engine.stream(request)) as outputs:
             for output in outputs:
                 completion_tokens += len(output.tokens)
-                yield from parser.feed(output.text)
+                if output.text:
+                    yield output.text
                 reason = output.finish_reason
                 if reason is not None and reason != "error":
-                    yield from parser.finish()
-                    yield Usage(prompt_tokens=len(prompt), completion_tokens=completion_tokens)
+                    yield Usage(
+                        prompt_tokens=len(request.prompt), completion_tokens=completion_tokens
+                    )
                     yield End(reason=reason)

@@ -28,7 +28,8 @@ from danlu.model.config import load_config
 from danlu.model.layout import projection_module
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.models.adapters import MERGE_REPORT, AdapterSource, attach_adapter
-from danlu.models.load import LoadedModel, load_model, model_folder
+from danlu.models.load import LoadedModel, load_model
+from danlu.models.names import model_folder
 from danlu.models.save import write_folder
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import render

@@ -17,7 +17,8 @@ from danlu.files.committed import MANIFEST, verify
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
-from danlu.models.load import STARTER, LoadedModel, model_folder
+from danlu.models.load import LoadedModel
+from danlu.models.names import STARTER, model_folder
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
 

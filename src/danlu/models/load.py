@@ -1,7 +1,4 @@
-"""What a model's name means, and loading it: weights into the model's merged layout.
-
-A name is `starter` (the built-in model) or a folder in Hugging Face's format.
-"""
+"""Loading a model by its name: weights into the model's merged layout."""
 
 from __future__ import annotations
 
@@ -10,17 +7,16 @@ from pathlib import Path
 
 import torch
 
-import danlu
 from danlu.device.detect import Device
 from danlu.errors import CapacityError
 from danlu.language import _
 from danlu.model.config import ModelConfig, load_config
 from danlu.model.qwen3 import Qwen3
 from danlu.models.fingerprint import fingerprint
+from danlu.models.names import model_folder
 from danlu.text.tokenizer import Tokenizer
 from danlu.weights.folder import WeightFolder
 
-STARTER = "starter"
 # With tied embeddings some tools store the output matrix too; it must equal the embedding.
 _TIED_ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -41,13 +37,6 @@ class LoadedModel:
     def dtype(self) -> torch.dtype:
         """The dtype of the weights in memory."""
         return self.model.embed_tokens.dtype
-
-
-def model_folder(name: str) -> Path:
-    """Return the absolute folder a model's name stands for; loading tells whether it is one."""
-    if name == STARTER:
-        return Path(danlu.__file__).parent / "starter"
-    return Path(name).expanduser().absolute()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,15 +40,28 @@ _TOOLS_TAIL = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoftPart:
+    """Characters [start, end) of a span that may be shortened: reasoning, or a question's text."""
+
+    start: int
+    end: int
+    is_reasoning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Span:
     """A rendered piece, tokenized alone.
 
     control: the text is one control token. supervised: the model learns to write it.
+    in_answer: it is part of what the model writes, learned or not. soft: what a policy for
+    over-long rows may shorten, in order.
     """
 
     text: str
     control: bool = False
     supervised: bool = False
+    in_answer: bool = False
+    soft: tuple[SoftPart, ...] = ()
 
 
 def check_template(name: str) -> None:
@@ -81,65 +94,69 @@ def render(
     messages = conversation.messages
     if not messages:
         raise ValueError("a conversation needs at least one message")
-    spans = _opening(conversation)
-    last_query = _last_query_index(messages)
-    for index, message in enumerate(messages):
-        if message.role == "assistant":
-            if template == "qwen3_nothink":
-                body = _plain_body(message)
-            else:
-                is_last = index == len(messages) - 1
-                body = _history_body(message, index > last_query, is_last)
-            spans += [*_answer_start(), *body, *_turn_end()]
-        elif message.role == "tool":
-            spans += _tool_result(messages, index)
-        elif message.role == "user" or index > 0:
-            spans += _turn(message.role, message.content)
+    spans = _joined(_turns(conversation, template))
     if add_generation_prompt:
         spans += _generation_prompt(template, enable_thinking)
     return spans
 
 
 def render_training(
-    conversation: Conversation, *, template: str, enable_thinking: bool | None
+    conversation: Conversation,
+    *,
+    template: str,
+    enable_thinking: bool | None,
+    mask_history: bool = False,
+    train_on_prompt: bool = False,
 ) -> list[list[Span]]:
     """Render the fewest examples in which every answer follows its true inference prefix.
 
     Supervised are each answer, its end token and the newline after it. enable_thinking:
     True: an answer without reasoning learns to write an empty thought; False: reasoning is
     removed everywhere and the empty thought belongs to the prompt; None: reasoning is learned
-    where the row has it, elsewhere the empty thought belongs to the prompt. The prefix of an
-    answer is `render` of the messages before it, with enable_thinking False where the empty
-    thought belongs to the prompt. Without an answer the list is empty. Raises UsageError for an
-    unknown template.
+    where the row has it, elsewhere the empty thought belongs to the prompt. mask_history: only
+    the last answer is learned. train_on_prompt: the rest of the row is learned too, each message
+    in the first example that shows it. The prefix of an answer is `render` of the messages before
+    it, with enable_thinking False where the empty thought belongs to the prompt. Without an answer
+    the list is empty. Raises UsageError for an unknown template.
     """
     check_template(template)
     messages = conversation.messages
     if template == "qwen3" and enable_thinking is False:
         messages = tuple(_without_reasoning(message) for message in messages)
-    examples: list[list[Span]] = []
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    examples: list[_TrainingText] = []
     # Backwards: a longer example exists before the shorter ones that it may contain. The prefixes
     # of one sequence form a chain, so every answer joining any such example gives the fewest.
-    for index in range(len(messages) - 1, -1, -1):
+    for index in answers[: -2 if mask_history else None : -1]:
         message = messages[index]
-        if message.role != "assistant":
-            continue
         thinks = template == "qwen3_nothink" or not _answers_at_once(message, enable_thinking)
-        before = replace(conversation, messages=messages[:index])
-        prefix = (
-            render(before, template=template, enable_thinking=thinks)
-            if index
-            else _opening(before) + _generation_prompt(template, thinks)
-        )
+        turns = _turns(replace(conversation, messages=messages[:index]), template)
+        prefix = _joined(turns) + _generation_prompt(template, thinks)
         body = _plain_body(message) if template == "qwen3_nothink" else _answer(message, thinks)
-        answer = [replace(span, supervised=True) for span in [*body, *_turn_end()]]
+        answer = [replace(span, supervised=True) for span in _written([*body, *_turn_end()])]
         end = len(prefix) + len(answer)
-        home = next((e for e in examples if _same_text(e[:end], prefix + answer)), None)
+        home = next((e for e in examples if _same_text(e.spans[:end], prefix + answer)), None)
         if home is None:
-            examples.append(prefix + answer)
+            examples.append(_TrainingText(spans=prefix + answer, turns=turns))
         else:
-            home[len(prefix) : end] = answer
-    return examples[::-1]
+            home.spans[len(prefix) : end] = answer
+    examples.reverse()
+    if train_on_prompt:
+        num_learned = 0
+        for example in examples:
+            start = len(_joined(example.turns[:num_learned]))
+            example.spans[start:] = [replace(s, supervised=True) for s in example.spans[start:]]
+            # The answer after these turns has been learned too.
+            num_learned = len(example.turns) + 1
+    return [example.spans for example in examples]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainingText:
+    """An example: its spans, and the turns before its last answer, as `_turns` gives them."""
+
+    spans: list[Span]
+    turns: list[list[Span]]
 
 
 def ends_in_open_thought(spans: Sequence[Span]) -> bool:
@@ -171,6 +188,37 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value), ensure_ascii=False)
 
 
+def _turns(conversation: Conversation, template: str) -> list[list[Span]]:
+    """Render the opening and then each message; a message shown with another one has no spans."""
+    messages = conversation.messages
+    turns = [_opening(conversation)]
+    last_query = _last_query_index(messages)
+    for index, message in enumerate(messages):
+        if message.role == "assistant":
+            if template == "qwen3_nothink":
+                body = _plain_body(message)
+            else:
+                is_last = index == len(messages) - 1
+                body = _history_body(message, index > last_query, is_last)
+            turns.append([*_answer_start(), *_written([*body, *_turn_end()])])
+        elif message.role == "tool":
+            turns.append(_tool_result(messages, index))
+        elif message.role == "user" or index > 0:
+            turns.append(_turn(message.role, message.content))
+        else:
+            turns.append([])
+    return turns
+
+
+def _joined(turns: Iterable[list[Span]]) -> list[Span]:
+    return [span for turn in turns for span in turn]
+
+
+def _written(spans: Iterable[Span]) -> list[Span]:
+    """Mark spans as what the model writes."""
+    return [replace(span, in_answer=True) for span in spans]
+
+
 def _text(text: str) -> list[Span]:
     return [Span(text=text)] if text else []
 
@@ -180,7 +228,9 @@ def _turn_end() -> list[Span]:
 
 
 def _turn(role: str, content: str) -> list[Span]:
-    return [Span(text=TURN_START, control=True), Span(text=f"{role}\n{content}"), *_turn_end()]
+    text = f"{role}\n{content}"
+    soft = (SoftPart(start=len(role) + 1, end=len(text)),) if role == "user" else ()
+    return [Span(text=TURN_START, control=True), Span(text=text, soft=soft), *_turn_end()]
 
 
 def _answer_start() -> list[Span]:
@@ -217,12 +267,15 @@ def _tool_result(messages: Sequence[Message], index: int) -> list[Span]:
     """Render a whole group of tool results as one turn of the user, at its first message."""
     if index and messages[index - 1].role == "tool":
         return []
-    text = "user"
+    text, soft = "user", []
     for message in messages[index:]:
         if message.role != "tool":
             break
-        text += f"\n<tool_response>\n{message.content}\n</tool_response>"
-    return [Span(text=TURN_START, control=True), Span(text=text), *_turn_end()]
+        text += "\n<tool_response>\n"
+        soft.append(SoftPart(start=len(text), end=len(text) + len(message.content)))
+        text += f"{message.content}\n</tool_response>"
+    span = Span(text=text, soft=tuple(soft))
+    return [Span(text=TURN_START, control=True), span, *_turn_end()]
 
 
 def _reasoning_and_content(message: Message) -> tuple[str | None, str]:
@@ -249,6 +302,11 @@ def _thought(reasoning: str) -> str:
     return f"{THOUGHT_START}\n{reasoning.strip(chr(10))}\n{THOUGHT_END}\n\n"
 
 
+def _soft_reasoning(thought: str) -> tuple[SoftPart, ...]:
+    start, end = len(THOUGHT_START) + 1, len(thought) - len(THOUGHT_END) - 3
+    return (SoftPart(start=start, end=end, is_reasoning=True),) if start < end else ()
+
+
 def _calls(content: str, calls: Sequence[ToolCall]) -> str:
     text = "\n".join(call_text(call) for call in calls)
     return f"\n{text}" if text and content else text
@@ -263,7 +321,9 @@ def _answer(message: Message, thinks: bool) -> list[Span]:
     thought = _thought(reasoning or "")
     # An empty thought is cut off even where the model wrote it: the answer's ids are then the
     # same as behind a prompt that ends with one.
-    return [Span(text=thought), *_text(text)] if thought == EMPTY_THOUGHT else _text(thought + text)
+    if thought == EMPTY_THOUGHT:
+        return [Span(text=thought), *_text(text)]
+    return [Span(text=thought + text, soft=_soft_reasoning(thought))]
 
 
 def _history_body(message: Message, after_last_query: bool, is_last: bool) -> list[Span]:
@@ -276,8 +336,11 @@ def _history_body(message: Message, after_last_query: bool, is_last: bool) -> li
 
 def _plain_body(message: Message) -> list[Span]:
     """Render an answer with just the thought that it has; the same everywhere."""
-    thought = "" if message.reasoning is None else _thought(message.reasoning)
-    return _text(thought + message.content + _calls(message.content, message.tool_calls))
+    text = message.content + _calls(message.content, message.tool_calls)
+    if message.reasoning is None:
+        return _text(text)
+    thought = _thought(message.reasoning)
+    return [Span(text=thought + text, soft=_soft_reasoning(thought))]
 
 
 def _same_text(left: Sequence[Span], right: Sequence[Span]) -> bool:

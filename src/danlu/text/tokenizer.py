@@ -88,6 +88,22 @@ class Tokenizer:
         except TypeError as error:
             raise _surrogate(text) from error
 
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode many texts as `encode_text` does each: faster, and on several threads."""
+        try:
+            found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:
+            return [self.encode_text(text) for text in texts]  # raises, naming the character
+        return [list(encoding.ids) for encoding in found]
+
+    def token_starts(self, text: str) -> list[int]:
+        """Return the character at which each token of `text` begins.
+
+        A token that begins inside of a character counts from that character.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return [start for start, _end in encoding.offsets]
+
     def encode_spans(self, spans: Iterable[Span]) -> list[int]:
         """Encode each span alone and join the ids. Raises DataError as its two parts do."""
         ids: list[int] = []

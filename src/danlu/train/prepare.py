@@ -1,29 +1,35 @@
-"""The rows of a run, read, split and tokenized before any weights are loaded."""
+"""The rows of a run: checked, split and tokenized before any weights are loaded."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from danlu.data.datasets import load_rows
-from danlu.data.examples import Example, TokenCost, token_cost, tokenize_rows
-from danlu.data.order import split
-from danlu.errors import DataError
-from danlu.language import _
+from danlu.data.check import DataReport, check_data, refusal
+from danlu.data.examples import Example, TokenCost
+from danlu.data.settings import DataSettings
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.settings import TrainSettings
+
+# run.json names so many of the rows that were left out; it counts all of them.
+MOST_RECORDED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """Tokenized rows, split; and what was left out because it was too long, as file:line."""
+    """Tokenized rows, split; where each of them stands, as file:line; and what was found."""
 
-    train_rows: list[list[Example]]
-    eval_rows: list[list[Example]]
-    cost: TokenCost
-    too_long: tuple[str, ...]
+    train_rows: Sequence[Sequence[Example]]
+    eval_rows: Sequence[Sequence[Example]]
+    train_places: Sequence[str]
+    eval_places: Sequence[str]
+    report: DataReport
+
+    @property
+    def cost(self) -> TokenCost:
+        """What one pass over the rows to learn costs."""
+        return self.report.train
 
     def record(self) -> dict[str, Any]:
         """Say for run.json what the rows were and what became of them."""
@@ -33,7 +39,8 @@ class PreparedData:
             "num_eval_rows": len(self.eval_rows),
             "num_train_tokens": self.cost.num_tokens,
             "num_supervised_tokens": self.cost.num_supervised,
-            "too_long": list(self.too_long),
+            **self.report.as_record(),
+            "left_out_rows": [str(finding) for finding in self.report.left_out[:MOST_RECORDED]],
         }
 
     @property
@@ -48,39 +55,19 @@ class PreparedData:
         return digest.hexdigest()
 
 
-def prepare_data(settings: TrainSettings, tokenizer: Tokenizer) -> PreparedData:
-    """Read, split and tokenize the data set. Raises DataError where no row is left to train on."""
-    rows = load_rows(settings.dataset, Path(settings.dataset_dir), max_samples=settings.max_samples)
-    train, held_out = split(len(rows), val_size=settings.val_size, seed=settings.seed)
-    parts: list[list[list[Example]]] = []
-    too_long: list[str] = []
-    for indices in (train, held_out):
-        chosen = [rows[int(index)] for index in indices]
-        fitting, dropped = tokenize_rows(
-            [row.conversation for row in chosen],
-            tokenizer,
-            template=settings.template,
-            enable_thinking=settings.enable_thinking,
-            cutoff_len=settings.cutoff_len,
-        )
-        parts.append(fitting)
-        too_long += [chosen[index].place for index in dropped]
-    if not parts[0]:
-        raise DataError(
-            _("No rows are left to train on."),
-            why=_(
-                "Of {total} rows {held} are held out and {long} are over {cutoff} tokens."
-            ).format(
-                total=len(rows),
-                held=len(held_out),
-                long=len(too_long),
-                cutoff=settings.cutoff_len,
-            ),
-            fix=_("Raise --cutoff_len, lower --val_size, or add rows."),
-        )
+def prepare_data(settings: DataSettings, tokenizer: Tokenizer) -> PreparedData:
+    """Read, check, tokenize and split the data sets of a run.
+
+    Raises DataError, naming rows, where the data is bad and `skip_bad_rows` does not suffice, and
+    where no row is left to train on.
+    """
+    data = check_data(settings, tokenizer)
+    if data.report.refuses:
+        raise refusal(data.report)
     return PreparedData(
-        train_rows=parts[0],
-        eval_rows=parts[1],
-        cost=token_cost(parts[0]),
-        too_long=tuple(too_long),
+        train_rows=data.train,
+        eval_rows=data.held_out,
+        train_places=data.train.places,
+        eval_places=data.held_out.places,
+        report=data.report,
     )

@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 import torch
 
 import danlu
-from danlu.models.load import STARTER, LoadedModel
+from danlu.models.load import LoadedModel
+from danlu.models.names import STARTER
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.runs.trainer_files import RunFacts
 from danlu.train.checkpoint import Progress

@@ -26,7 +26,7 @@ from danlu.files.committed import discard
 from danlu.files.leftovers import clean_leftovers
 from danlu.files.lock import FolderLock
 from danlu.models.adapters import find_adapter
-from danlu.models.load import STARTER
+from danlu.models.names import STARTER
 from danlu.text.conversation import Conversation, Message
 from danlu.train.finetune import Finetune
 from danlu.train.settings import TrainSettings

@@ -1,0 +1,112 @@
+"""`danlu data`: `check` says what is wrong with data, `preview` shows what would be learned."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from danlu.cli.screen import json_line, printable
+from danlu.data.settings import DataSettings
+from danlu.errors import EXIT_OK, DataError, UsageError
+from danlu.language import _
+from danlu.settings.schema import option
+from danlu.settings.show import read_settings
+
+
+class CheckSettings(DataSettings):
+    """Say what is wrong with data, before it is learned: exit code 5 when training would refuse."""
+
+    dataset: str = option("", "data files, folders or names in dataset_info.json", position=0)
+    model_name_or_path: str = option(
+        "starter", "model whose tokenizer counts the tokens", aliases=("model",)
+    )
+    json_output: bool = option(False, "print JSON", aliases=("json",))
+
+
+class PreviewSettings(DataSettings):
+    """Show the first rows as training sees them; what is learned is marked."""
+
+    dataset: str = option("", "data files, folders or names in dataset_info.json", position=0)
+    model_name_or_path: str = option(
+        "starter", "model whose tokenizer makes the tokens", aliases=("model",)
+    )
+    rows: int = option(3, "how many rows")
+    ids: bool = option(False, "show each token with its id")
+    html: str = option("", "write a page to this file instead")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one of the two; the words before the first flag are names of data sets."""
+    action = argv[0] if argv else "--help"
+    if action in ("--help", "-h"):
+        print(_("usage: danlu data check NAME ...    what is wrong with the data"))
+        print(_("       danlu data preview NAME ...  the rows as training sees them"))
+        return EXIT_OK
+    if action == "check":
+        return _check(_joined_names(argv[1:]))
+    if action == "preview":
+        return _preview(_joined_names(argv[1:]))
+    raise UsageError(
+        _("There is no command danlu data {name}").format(name=action),
+        why=_("the commands are: {names}").format(names="check, preview"),
+        fix="danlu data check NAME",
+    )
+
+
+def _joined_names(words: Sequence[str]) -> list[str]:
+    """Write several names as one list; a settings file in front stays alone."""
+    end = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    if end < 2 or words[0].lower().endswith((".yaml", ".yml")):
+        return list(words)
+    return [",".join(words[:end]), *words[end:]]
+
+
+def _check(argv: Sequence[str]) -> int:
+    resolved = read_settings(CheckSettings, "data check", argv)
+    if resolved is None:
+        return EXIT_OK
+    settings = resolved.values
+    from danlu.cli.findings import report_lines, report_record
+    from danlu.data.check import check_data
+    from danlu.models.names import model_folder
+    from danlu.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(model_folder(settings.model_name_or_path))
+    report = check_data(settings, tokenizer).report
+    if settings.json_output:
+        print(json_line(report_record(report)))
+    else:
+        print(printable("\n".join(report_lines(report))))
+    return DataError.exit_code if report.refuses else EXIT_OK
+
+
+def _preview(argv: Sequence[str]) -> int:
+    resolved = read_settings(PreviewSettings, "data preview", argv)
+    if resolved is None:
+        return EXIT_OK
+    settings = resolved.values
+    from danlu.cli.preview import page, terminal_lines
+    from danlu.data.datasets import find_datasets
+    from danlu.data.examples import Rendering
+    from danlu.data.preview import preview
+    from danlu.files.atomic import atomic_write
+    from danlu.models.names import model_folder
+    from danlu.text.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(model_folder(settings.model_name_or_path))
+    datasets = find_datasets(
+        settings.dataset,
+        Path(settings.dataset_dir).expanduser(),
+        max_samples=settings.max_samples,
+        seed=settings.seed,
+    )
+    rows = preview(datasets, tokenizer, Rendering.from_settings(settings), num_rows=settings.rows)
+    if settings.html:
+        file = Path(settings.html).expanduser()
+        atomic_write(file, "".join(page(rows, title=settings.dataset)))
+        print(_("Written: {path}").format(path=file))
+    else:
+        for line in terminal_lines(rows, colours=sys.stdout.isatty(), ids=settings.ids):
+            print(line)
+    return EXIT_OK

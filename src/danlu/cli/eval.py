@@ -1,0 +1,171 @@
+"""`danlu eval`: a run's before/after report again, or any model's scores on a data set."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from danlu.dialog.settings import ModelSettings
+from danlu.errors import EXIT_OK, UsageError
+from danlu.language import _
+from danlu.settings.schema import option
+from danlu.settings.show import read_settings
+
+if TYPE_CHECKING:
+    from danlu.workflows.evaluation import Progress, Scored
+    from danlu.workflows.measure import Stage
+    from danlu.workflows.report import Written
+
+
+class EvalSettings(ModelSettings):
+    """Write a run's before/after report again, or score a model on a data set."""
+
+    run: str | None = option(None, "output folder of a training run", position=0)
+    dataset: str = option(
+        "", "score on these: data files, folders or names in dataset_info.json, by commas"
+    )
+    dataset_dir: str = option("data", "folder that holds dataset_info.json")
+    max_samples: int | None = option(None, "use only the first rows of each data set")
+    template: Literal["qwen3", "qwen3_nothink"] | None = option(
+        None, "chat format; as trained if not given"
+    )
+    enable_thinking: bool | None = option(None, "let the model reason; as trained if not given")
+    max_new_tokens: int = option(512, "longest answer in tokens", aliases=("max_tokens",))
+    output_dir: str | None = option(
+        None, "folder for predictions and scores; a new one, eval-TIME, if not given"
+    )
+    report_seconds: float = option(60.0, "time for the report's measurements, loading excepted")
+    json_output: bool = option(False, "print JSON and nothing else", aliases=("json",))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Score where a data set is named, else write the report."""
+    resolved = read_settings(EvalSettings, "eval", argv)
+    if resolved is None:
+        return EXIT_OK
+    settings = resolved.values
+    _check(settings)
+    if settings.dataset:
+        _score(settings)
+    else:
+        _report(settings)
+    return EXIT_OK
+
+
+def _check(settings: EvalSettings) -> None:
+    if settings.run is None and not settings.dataset:
+        raise UsageError(
+            _("There is nothing to evaluate."),
+            why=_("Neither a run nor a data set is named."),
+            fix="danlu eval my-run, danlu eval --model my-model --dataset rows.jsonl",
+        )
+    if settings.run is not None and settings.adapter_name_or_path is not None:
+        raise UsageError(
+            _("A run and an adapter are named."),
+            why=_("The run brings its own adapter."),
+            fix=_("Leave one of them out."),
+        )
+    for name in ("output_dir", "template", "enable_thinking", "max_samples"):
+        if not settings.dataset and getattr(settings, name) is not None:
+            raise UsageError(
+                _("--{name} has no meaning here.").format(name=name),
+                why=_("A report lies in the folder of its run and uses what the run was made of."),
+                fix=_("Leave it out, or name a --dataset to score on."),
+            )
+    for name in ("max_new_tokens", "report_seconds", "max_samples"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise UsageError(
+                _("--{name} must be more than 0.").format(name=name),
+                why=_("It is {value}.").format(value=value),
+                fix=f"--{name} 100",
+            )
+
+
+def _report(settings: EvalSettings) -> None:
+    from danlu.cli.screen import json_line
+    from danlu.workflows.report import Written, write_report
+
+    folder = Path(settings.run or "").expanduser().absolute()
+    for event in write_report(folder, settings, limit_s=settings.report_seconds):
+        if settings.json_output:
+            if isinstance(event, Written):
+                files = {"html": str(event.html), "markdown": str(event.markdown)}
+                print(json_line({**files, **event.found.figures()}))
+        else:
+            print("\n".join(report_lines(event)), flush=True)
+
+
+def report_lines(event: Stage | Written) -> list[str]:
+    """Say what is measured now; at the end what was found and where the report is."""
+    from danlu.workflows.measure import Stage
+    from danlu.workflows.report_page import short_rows
+
+    if isinstance(event, Stage):
+        what = {
+            "loss": _("the loss"),
+            "held_out": _("answers to rows of the data"),
+            "probe": _("answers to general prompts"),
+        }[event.name]
+        return [_("Report: measuring {what}").format(what=what)]
+    rows = short_rows(event.found)
+    lines = [f"  {name}: {before} -> {after}" for name, before, after in rows]
+    return [_("Before and after:"), *lines, _("Report: {path}").format(path=event.html)]
+
+
+def _score(settings: EvalSettings) -> None:
+    from danlu.cli.screen import json_line
+    from danlu.dialog.assistant import open_assistant
+    from danlu.workflows.evaluation import Scored, check_ready, evaluate
+    from danlu.workflows.held_out import read_dataset
+    from danlu.workflows.run_models import tuned_settings
+
+    rows = read_dataset(
+        settings.dataset, Path(settings.dataset_dir), max_samples=settings.max_samples
+    )
+    model: ModelSettings = settings
+    parent = Path()
+    if settings.run is not None:
+        parent = Path(settings.run).expanduser().absolute()
+        model = tuned_settings(parent, settings)
+    folder = Path(settings.output_dir or parent / time.strftime("eval-%Y%m%d-%H%M%S"))
+    check_ready(folder)
+    assistant = open_assistant(
+        model, template=settings.template, enable_thinking=settings.enable_thinking
+    )
+    if not settings.json_output:
+        print("\n".join(assistant.describe()))
+    for event in evaluate(assistant, rows, folder, max_new_tokens=settings.max_new_tokens):
+        if isinstance(event, Scored):
+            lines = _result_lines(event)
+            print(json_line(event.results) if settings.json_output else "\n".join(lines))
+        elif not settings.json_output:
+            _show_progress(event)
+
+
+def _show_progress(event: Progress) -> None:
+    """Rewrite one line in a terminal; elsewhere print about ten lines a stage."""
+    text = {"loss": _("loss"), "answers": _("answers")}[event.stage]
+    line = f"{text} {event.done}/{event.total}"
+    if sys.stdout.isatty():
+        print(f"\r{line}", end="\n" if event.done == event.total else "", flush=True)
+    elif event.done == event.total or event.done % max(1, event.total // 10) == 0:
+        print(line, flush=True)
+
+
+def _result_lines(event: Scored) -> list[str]:
+    found = event.results
+    lines = [
+        f"  {name.removeprefix('predict_'):<16} {value}"
+        for name, value in found.items()
+        if name.startswith("predict_")
+    ]
+    return [
+        _("Scores (ROUGE, BLEU and exact match from 0 to 100):"),
+        *lines,
+        _("Answers: {path}").format(path=event.predictions),
+        _("Scores: {path}").format(path=event.results_file),
+    ]

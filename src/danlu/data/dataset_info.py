@@ -1,0 +1,162 @@
+"""dataset_info.json: LLaMA-Factory's list of data sets, read in UTF-8.
+
+Only the entry that is asked for is checked: the file may list data sets for other programs. Knows
+the keys of an entry; must not know rows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from danlu.data.formats import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
+from danlu.data.rows import reading
+from danlu.errors import DataError, UsageError
+from danlu.language import _
+
+INFO_FILE = "dataset_info.json"
+_TEXT_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "subset", "split", "folder")
+_KNOWN_KEYS = (*_TEXT_KEYS, "formatting", "num_samples", "ranking", "columns", "tags", "file_sha1")
+_OTHER_SOURCES = ("om_hub_url", "script_url", "cloud_file_name")
+_OTHER_COLUMNS = ("images", "videos", "audios", "chosen", "rejected", "kto_tag")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One data set of dataset_info.json. formatting: None where the entry leaves it open."""
+
+    file_name: str | None = None
+    hf_hub_url: str | None = None
+    ms_hub_url: str | None = None
+    subset: str | None = None
+    split: str = "train"
+    folder: str | None = None
+    formatting: Formatting | None = None
+    num_samples: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_info(info: Path) -> dict[str, Any]:
+    """Return the entries by name, unchecked; none without the file. Raises DataError."""
+    if not info.is_file():
+        return {}
+    with reading(info):
+        content = info.read_bytes()
+    try:
+        entries = json.loads(content.decode("utf-8-sig"))
+        if not isinstance(entries, dict):
+            raise ValueError(_("it is not an object"))
+        return entries
+    except (ValueError, RecursionError) as problem:
+        raise DataError(
+            _("{path} cannot be read.").format(path=info),
+            why=str(problem),
+            fix=_("Correct the file; it must be valid JSON in UTF-8."),
+        ) from problem
+
+
+def entry_of(name: str, value: Any, info: Path) -> Entry:
+    """Check an entry. Raises UsageError for what danlu does not know or cannot do."""
+    refused = _Refusal(name, info)
+    if not isinstance(value, dict):
+        raise refused.because(_("the entry is not an object"), _("Write {...} with a file_name."))
+    for source in _OTHER_SOURCES:
+        if value.get(source):
+            raise refused.because(
+                _("{key} is not supported").format(key=source),
+                _("Download the data, and name it as file_name (or hf_hub_url, ms_hub_url)."),
+            )
+    if value.get("ranking"):
+        raise refused.because(
+            _("it is made for preference training (ranking)"), _("Use a data set with one answer.")
+        )
+    for key in value:
+        if key not in _KNOWN_KEYS:
+            raise refused.unknown(_("the key"), key, _KNOWN_KEYS)
+    number = value.get("num_samples")
+    if number is not None and (type(number) is not int or number < 1):
+        raise refused.because(
+            _("num_samples is not a number of rows"), _("Write a whole number above 0.")
+        )
+    texts = {key: value[key] for key in _TEXT_KEYS if value.get(key) is not None}
+    refused.unless_texts(texts)
+    formatting, columns, tags = (value.get(key) for key in ("formatting", "columns", "tags"))
+    if formatting is None and (columns is not None or tags is not None):
+        formatting = "alpaca"
+    if formatting is None:
+        return Entry(**texts, num_samples=number)
+    if formatting not in DEFAULT_COLUMNS:
+        raise refused.unknown("formatting", str(formatting), DEFAULT_COLUMNS)
+    refused.unless_renames("columns", columns, DEFAULT_COLUMNS[formatting])
+    refused.unless_renames("tags", tags, DEFAULT_TAGS[formatting])
+    return Entry(
+        **texts,
+        num_samples=number,
+        formatting=formatting,
+        columns=columns or {},
+        tags=tags or {},
+    )
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Makes the errors about one entry."""
+
+    name: str
+    info: Path
+
+    def because(self, problem: str, fix: str) -> UsageError:
+        return UsageError(
+            _("The data set {name} cannot be read.").format(name=self.name),
+            why=_("In {info}, {problem}.").format(info=self.info, problem=problem),
+            fix=fix,
+        )
+
+    def unknown(self, kind: str, found: str, known: Iterable[str]) -> UsageError:
+        names = list(known)
+        nearest = difflib.get_close_matches(found, names, n=1, cutoff=0.0)[0]
+        return self.because(
+            _("{kind} {found} is unknown").format(kind=kind, found=found),
+            _("Did you mean {nearest}? Known are {names}.").format(
+                nearest=nearest, names=", ".join(names)
+            ),
+        )
+
+    def unless_texts(self, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if not isinstance(value, str) or not value:
+                raise self.because(
+                    _("{key} is not a name").format(key=key), _("Write a name as its value.")
+                )
+
+    def unless_renames(self, kind: str, renames: Any, known: Mapping[str, str]) -> None:
+        if renames is None:
+            return
+        if not isinstance(renames, dict):
+            raise self.because(
+                _("{key} is not an object").format(key=kind), _("Write {...} as its value.")
+            )
+        for key in renames:
+            if key in known:
+                continue
+            if key in _OTHER_COLUMNS:
+                raise self.because(
+                    _("the columns name {key}; danlu trains on text with one answer").format(
+                        key=key
+                    ),
+                    _("Use a data set of text, and remove {key}.").format(key=key),
+                )
+            if not known or key == "messages":
+                raise self.because(
+                    _("{key} is given, but alpaca rows hold no messages").format(key=key),
+                    _("Add {formatting}, or remove it.").format(
+                        formatting='"formatting": "sharegpt"'
+                    ),
+                )
+            raise self.unknown(f"{kind}:", key, known)
+        self.unless_texts(renames)

@@ -1,0 +1,110 @@
+"""Which format rows are in, told from the names in the first ones.
+
+Used where nothing says it: a plain path, or an entry of dataset_info.json without formatting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from danlu.data.fields import row_object, structure
+from danlu.data.findings import BadRow, Finding
+from danlu.data.formats import Format, format_of
+from danlu.data.rows import RawRow
+from danlu.errors import DataError
+from danlu.language import _
+
+# Rows that are looked at: the first ones may be broken.
+_ROWS = 20
+# What pairs of question and answer are called, beside alpaca's instruction and output.
+_PAIRS = (
+    ("instruction", "response"),
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("query", "response"),
+    ("question", "answer"),
+)
+_OTHER_ROLES = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detected:
+    """A format, and the names it was told from."""
+
+    format: Format
+    names: tuple[str, ...]
+
+
+def detect(name: str, rows: Iterable[RawRow | Finding]) -> Detected | None:
+    """Return the format of the first rows; None where not one of them can be read.
+
+    Raises DataError for rows in no known format.
+    """
+    objects = [
+        item.content
+        for item in islice(rows, _ROWS)
+        if isinstance(item, RawRow) and isinstance(item.content, Mapping)
+    ]
+    for row in objects:
+        found = _of_messages(row) or _of_pairs(row)
+        if found is not None:
+            return found
+    if not objects:
+        return None
+    partly = [name for name in ("instruction", "output") if any(name in row for row in objects)]
+    if partly:
+        # Each row will say what it lacks.
+        return Detected(format=format_of("alpaca"), names=tuple(partly))
+    raise _unknown(name, objects[0])
+
+
+def _unknown(name: str, row: Mapping[str, Any]) -> DataError:
+    what = _("The format of {name} is unknown.").format(name=name)
+    try:
+        row_object(row)
+    except BadRow as problem:
+        return DataError(what, why=problem.what, fix=problem.fix)
+    return DataError(
+        what,
+        why=_("Its rows have the fields {names}.").format(names=", ".join(map(str, row))),
+        fix=_(
+            "Name them instruction and output, or conversations, or messages; or list the file in "
+            "dataset_info.json with columns that say which is which."
+        ),
+    )
+
+
+def _of_messages(row: Mapping[str, Any]) -> Detected | None:
+    for column in ("messages", "conversations"):
+        try:
+            listed = structure(row.get(column), column)
+        except BadRow:
+            continue
+        if not isinstance(listed, list) or not listed or not isinstance(listed[0], Mapping):
+            continue
+        if "role" in listed[0]:
+            return Detected(
+                format=format_of("openai", columns={"messages": column}), names=(column, "role")
+            )
+        if "from" in listed[0]:
+            said = {str(entry.get("from")) for entry in listed if isinstance(entry, Mapping)}
+            tags = _OTHER_ROLES if said & {"user", "assistant"} else {}
+            return Detected(
+                format=format_of("sharegpt", columns={"messages": column}, tags=tags),
+                names=(column, "from"),
+            )
+    return None
+
+
+def _of_pairs(row: Mapping[str, Any]) -> Detected | None:
+    if "output" in row and ("instruction" in row or "input" in row):
+        names = tuple(name for name in ("instruction", "input", "output") if name in row)
+        return Detected(format=format_of("alpaca"), names=names)
+    for prompt, response in _PAIRS:
+        if prompt in row and response in row:
+            columns = {"prompt": prompt, "response": response}
+            return Detected(format=format_of("alpaca", columns=columns), names=(prompt, response))
+    return None

@@ -1,0 +1,194 @@
+"""The fields of a row: text, lists, tools and tool calls, checked one by one.
+
+Every fault is a BadRow that names the field and the fix. Knows no formats and no files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from danlu.data.findings import BadRow
+from danlu.language import _
+from danlu.text.conversation import Message, ToolCall
+from danlu.text.render import THOUGHT_END, THOUGHT_START, split_reasoning
+
+# What text fine-tuning would lose without a word: other media, and rows made to compare answers.
+_MEDIA = ("images", "videos", "audios")
+_PREFERENCES = ("chosen", "rejected", "kto_tag")
+
+
+def row_object(row: Any) -> Mapping[str, Any]:
+    """Return the row if it is an object of text fine-tuning. Raises BadRow."""
+    if not isinstance(row, Mapping):
+        raise BadRow(
+            "not_an_object",
+            _("The row is not an object."),
+            _("Write it as {example}.").format(example='{"instruction": "...", "output": "..."}'),
+        )
+    for name in _MEDIA:
+        if row.get(name):
+            raise BadRow(
+                "media",
+                _("The row has {name}; danlu trains on text only.").format(name=name),
+                _("Remove the row, or {name} and what refers to it.").format(name=name),
+            )
+    for name in _PREFERENCES:
+        if row.get(name) is not None:
+            raise BadRow(
+                "preference",
+                _("The row has {name}: it is made for preference training.").format(name=name),
+                _("Write the answer to learn in the place of the format's answers."),
+            )
+    return row
+
+
+def missing_columns(row: Mapping[str, Any], names: Sequence[str]) -> BadRow:
+    """Say which columns a row lacks, and which it has."""
+    return BadRow(
+        "missing_column",
+        _("The row has no {names}; it has {keys}.").format(
+            names=_(" and no ").join(names), keys=", ".join(map(str, row)) or "{}"
+        ),
+        _("Rename its fields, or name them as columns in dataset_info.json."),
+    )
+
+
+def text(value: Any, name: str) -> str:
+    """Return a field's text, "" where it is missing. Raises BadRow."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise BadRow(
+            "not_text",
+            _("{name} is not text.").format(name=name),
+            _("Put it between quotation marks."),
+        )
+    _check_characters(value, name)
+    return value
+
+
+def structure(value: Any, name: str) -> Any:
+    """Return a field that holds lists or objects, as such or as their JSON text. Raises BadRow."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as problem:
+        raise BadRow(
+            "broken_field",
+            _("{name} is not JSON: {reason}.").format(name=name, reason=problem),
+            _("Write it as a list, or as the JSON text of one."),
+        ) from None
+
+
+def answer(value: Any, name: str, calls: tuple[ToolCall, ...] = ()) -> Message:
+    """Return an answer, its reasoning apart. Raises BadRow where there is nothing to learn."""
+    reasoning, content = split_reasoning(text(value, name))
+    _check_nothing_lost(text(value, name), f"{reasoning or ''}{content}", name)
+    if not content.strip() and not calls:
+        raise BadRow(
+            "empty_answer",
+            _("The answer is empty.")
+            if reasoning is None
+            else _("The answer is empty behind its reasoning."),
+            _("Fill in {name}.").format(name=name),
+        )
+    return Message(role="assistant", content=content, reasoning=reasoning, tool_calls=calls)
+
+
+def _check_nothing_lost(whole: str, kept: str, name: str) -> None:
+    """Raise BadRow where the template's rule drops text: before a thought, or between several."""
+    bare = whole.replace(THOUGHT_START, "").replace(THOUGHT_END, "")
+    if THOUGHT_END in whole and bare.replace("\n", "") != kept.replace("\n", ""):
+        raise BadRow(
+            "several_thoughts",
+            _("{name} has text before its thought, or several thoughts.").format(name=name),
+            _("Keep one <think>...</think>, at the beginning: the rest would be lost."),
+        )
+
+
+def tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
+    """Return the tools in OpenAI's form; a bare function is put into it. Raises BadRow."""
+    listed = structure(value, name)
+    if not listed:
+        return ()
+    if not isinstance(listed, list):
+        listed = [None]
+    _check_json(listed, name)
+    functions = [
+        tool.get("function") if isinstance(tool, Mapping) and "function" in tool else tool
+        for tool in listed
+    ]
+    if not all(isinstance(tool, Mapping) and _is_name(tool.get("name")) for tool in functions):
+        raise BadRow(
+            "wrong_tools",
+            _("{name} is not a list of functions with names.").format(name=name),
+            _("Write {example}.").format(
+                example='[{"name": "...", "description": "...", "parameters": {...}}]'
+            ),
+        )
+    return tuple(
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in listed
+    )
+
+
+def tool_calls(value: Any, name: str) -> tuple[ToolCall, ...]:
+    """Return the calls of one call or a list, bare or in OpenAI's form. Raises BadRow."""
+    listed = structure(value, name)
+    if not listed:
+        return ()
+    _check_json(listed, name)
+    return tuple(
+        _tool_call(call, name) for call in (listed if isinstance(listed, list) else [listed])
+    )
+
+
+def wrong_call(name: str) -> BadRow:
+    """Say that a field holds no call."""
+    return BadRow(
+        "wrong_call",
+        _("{name} is not a call with a name and arguments.").format(name=name),
+        _("Write {example}.").format(example='{"name": "...", "arguments": {...}}'),
+    )
+
+
+def _tool_call(value: Any, name: str) -> ToolCall:
+    call = value.get("function", value) if isinstance(value, Mapping) else None
+    if isinstance(call, Mapping) and _is_name(call.get("name")):
+        arguments: Any = call.get("arguments")
+        if isinstance(structure(arguments, name), Mapping):
+            # Text stands as it is: the model learns the very characters.
+            return ToolCall(name=call["name"], arguments=arguments)
+    raise wrong_call(name)
+
+
+def _check_characters(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRow(
+            "lone_surrogate",
+            _("{name} holds half a character (a lone surrogate).").format(name=name),
+            _("Remove it, or write the whole character."),
+        ) from None
+
+
+def _check_json(value: Any, name: str) -> None:
+    """Raise BadRow for what a table may hold and JSON may not, such as dates."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise BadRow(
+            "broken_field",
+            _("{name} is not JSON: {reason}.").format(name=name, reason=problem),
+            _("Write it as a list, or as the JSON text of one."),
+        ) from None
+    _check_characters(text, name)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -1,0 +1,217 @@
+"""Rows of JSON: an array, or one object a line; read in pieces, so memory holds a row, not a file.
+
+`.json` and `.jsonl` are read alike. NaN, which pandas writes where a cell is empty, means the same
+as null. A key that stands twice in an object makes the row ambiguous. Knows JSON (RFC 8259); must
+not know what the rows mean.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from danlu.data.encoding import (
+    MAX_ROW_BYTES,
+    BrokenFile,
+    read_lines,
+    read_pieces,
+    row_too_large,
+)
+from danlu.data.findings import BadRow
+from danlu.language import _
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+# What a cut leaves undecided (the end of a number, a word, an escape) is never longer.
+_LONGEST_TOKEN = 32
+
+
+def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield line and content of each row; the content of a broken line is the BadRow.
+
+    Raises BrokenFile where it cannot be read on, OSError.
+    """
+    beginning = _first_text(file)
+    if beginning.startswith("["):
+        return array_rows(read_pieces(file))
+    is_object_over_lines = re.match(r"\{[ \t\r]*\n", beginning) is not None
+    if is_object_over_lines or (file.suffix.lower() == ".json" and beginning[:1] not in ("", "{")):
+        raise BrokenFile(
+            "broken_json",
+            1,
+            _("The file holds neither an array of rows nor one row a line."),
+            _("Put the rows between [ and ], with commas, or write each on one line."),
+        )
+    return _line_rows(file)
+
+
+def array_rows(pieces: Iterator[str]) -> Iterator[tuple[int, Any]]:
+    """Yield line and content of each element of a JSON array. Raises BrokenFile."""
+    window = _Window(pieces)
+    if window.next_character() != "[":
+        raise window.broken(_("The file does not hold an array: [ ... ]."))
+    window.position += 1
+    following = window.next_character()
+    while following != "]":
+        yield window.line, window.value()
+        following = window.next_character()
+        if following == ",":
+            window.position += 1
+            window.next_character()
+        elif following != "]":
+            raise window.broken(_("A comma or the closing ] is missing."))
+    window.position += 1
+    if window.next_character():
+        raise window.broken(_("There is text after the closing ]."))
+
+
+def _line_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    decoder = _Decoder()
+    for number, text in enumerate(read_lines(file), start=1):
+        line = text.strip(" \t\r\n")
+        if not line:
+            continue
+        try:
+            content, end = decoder.decode(line, 0)
+            if end != len(line):
+                raise json.JSONDecodeError("Extra data", line, end)
+        except (ValueError, RecursionError) as problem:
+            content = BadRow(
+                "broken_line",
+                _("The line is not JSON: {reason}.").format(reason=_reason(problem)),
+                _("Correct the line."),
+            )
+        yield number, content
+
+
+def _first_text(file: Path) -> str:
+    """Return the beginning of the first line that is not blank, without the space before it."""
+    for piece in read_pieces(file):
+        text = piece.lstrip(" \t\r\n")
+        if text:
+            return text[:_LONGEST_TOKEN]
+    return ""
+
+
+class _Decoder:
+    """Decodes single values."""
+
+    def __init__(self) -> None:
+        self._twice: list[str] = []
+        self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=_constant)
+
+    def decode(self, text: str, position: int) -> tuple[Any, int]:
+        """Return the value at a position and where it ends. Raises ValueError, RecursionError."""
+        self._twice.clear()
+        content, end = self._json.raw_decode(text, position)
+        if self._twice:
+            content = BadRow(
+                "key_twice",
+                _("The key {name} stands twice in one object.").format(name=self._twice[0]),
+                _("Remove one of them."),
+            )
+        return content, end
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            keys = [key for key, _value in pairs]
+            self._twice.append(next(key for key in keys if keys.count(key) > 1))
+        return content
+
+
+class _Window:
+    """The part of a text that is being read; it slides over the pieces.
+
+    position: the next character to read. line: the line on which it stands.
+    """
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self._decoder = _Decoder()
+        self._text = ""
+        self.position = 0
+        self.line = 1
+        self._counted = 0  # newlines before this place are in self.line
+        self._column = 0  # characters of the line before the text
+
+    def next_character(self) -> str:
+        """Step over white space and return the character that follows, "" at the end."""
+        while True:
+            space = _SPACE.match(self._text, self.position)
+            self.position = space.end() if space else self.position
+            self._count_lines()
+            if self.position < len(self._text) or not self._grow():
+                return self._text[self.position : self.position + 1]
+
+    def value(self) -> Any:
+        """Read one value. Raises BrokenFile."""
+        while True:
+            problem: Exception | None = None
+            try:
+                content, end = self._decoder.decode(self._text, self.position)
+            except json.JSONDecodeError as error:
+                problem, end = error, error.pos
+                if error.msg.startswith("Unterminated string"):
+                    end = len(self._text)
+            except (ValueError, RecursionError) as error:
+                raise self.broken(_reason(error)) from None
+            # What ends or fails near the end of the text may go on in the next piece.
+            if end > len(self._text) - _LONGEST_TOKEN and self._grow():
+                continue
+            if isinstance(problem, json.JSONDecodeError):
+                self.position = problem.pos
+                self._count_lines()
+                raise self.broken(problem.msg)
+            self.position = end
+            return content
+
+    def broken(self, reason: str) -> BrokenFile:
+        """Say that the text cannot be read from the position on."""
+        newline = self._text.rfind("\n", 0, self.position)
+        column = self.position - newline + (self._column if newline < 0 else 0)
+        return BrokenFile(
+            "broken_json",
+            self.line,
+            _("The array cannot be read on: {reason} (column {column}).").format(
+                reason=reason.rstrip("."), column=column
+            ),
+            _("Correct the line; the file must be valid JSON."),
+        )
+
+    def _count_lines(self) -> None:
+        self.line += self._text.count("\n", self._counted, self.position)
+        self._counted = self.position
+
+    def _grow(self) -> bool:
+        """Read at least as much again as is waiting, so that a long row costs linear time."""
+        waiting = self._text[self.position :]
+        if len(waiting) > MAX_ROW_BYTES:
+            raise row_too_large(self.line)
+        parts = [waiting]
+        size = 0
+        while size <= len(waiting):
+            piece = next(self._pieces, "")
+            if not piece:
+                break
+            parts.append(piece)
+            size += len(piece)
+        if not size:
+            return False
+        newline = self._text.rfind("\n", 0, self.position)
+        self._column = self.position - newline - 1 + (self._column if newline < 0 else 0)
+        self._text = "".join(parts)
+        self.position = self._counted = 0
+        return True
+
+
+def _constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, json.JSONDecodeError):
+        return f"{problem.msg} (column {problem.colno})"
+    return str(problem)

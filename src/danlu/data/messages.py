@@ -1,0 +1,243 @@
+"""Rows that hold a list of messages: sharegpt and OpenAI's, which differ in their names only.
+
+sharegpt: {"from": "human", "value": "..."}, with roles human, gpt, observation, function_call,
+system. openai: {"role": "user", "content": "..."}, with roles user, assistant, tool, system and
+calls in `tool_calls`. Both take the other's way of writing a call where it appears.
+
+The order is strict: questions and answers take turns, a tool's result follows a call, the last
+message is an answer. A row that breaks it was cut or joined by mistake, and would teach that.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from danlu.data.fields import (
+    answer,
+    missing_columns,
+    row_object,
+    structure,
+    text,
+    tool_calls,
+    tools,
+    wrong_call,
+)
+from danlu.data.findings import BadRow
+from danlu.language import _
+from danlu.text.conversation import Conversation, Message, Role
+from danlu.text.render import split_reasoning
+
+SHAREGPT_TAGS = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+OPENAI_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "tool",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+# OpenAI's newer name of the system role.
+DEVELOPER = "developer"
+# What other data sets call the roles, to name the right one.
+_OTHER_NAMES = {
+    **dict.fromkeys(("user", "human", "question"), "user_tag"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "ai"), "assistant_tag"),
+    **dict.fromkeys(("tool", "observation", "function", "tool_response"), "observation_tag"),
+    **dict.fromkeys(("function_call", "tool_call"), "function_tag"),
+    **dict.fromkeys(("system", "developer"), "system_tag"),
+}
+
+Tags = Mapping[str, str]
+
+
+def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Conversation:
+    """Turn a row into a conversation that ends with an answer to learn. Raises BadRow."""
+    row = row_object(row)
+    entries = _entries(row, columns["messages"], tags)
+    parsed = [_message(entry, number, tags) for number, entry in enumerate(entries, start=1)]
+    _check_order(parsed, [str(entry[tags["role_tag"]]) for entry in entries])
+    if parsed[0].role == "system" and not parsed[0].content:
+        del parsed[0]
+    system = text(row.get(columns["system"]), columns["system"])
+    if system and parsed[0].role != "system":
+        parsed.insert(0, Message(role="system", content=system))
+    elif system and parsed[0].content != system:
+        raise BadRow(
+            "two_systems",
+            _("The row has two system texts: {name}, and its first message.").format(
+                name=columns["system"]
+            ),
+            _("Remove one of them."),
+        )
+    return Conversation(
+        messages=tuple(parsed), tools=tools(row.get(columns["tools"]), columns["tools"])
+    )
+
+
+def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str, Any]]:
+    """Return the list of messages, each an object with a role that is text."""
+    if name not in row:
+        raise missing_columns(row, [name])
+    listed = structure(row[name], name)
+    example = f'{{"{tags["role_tag"]}": "{tags["user_tag"]}", "{tags["content_tag"]}": "..."}}'
+    if not isinstance(listed, list) or not listed:
+        raise BadRow(
+            "no_messages",
+            _("{name} is not a list of messages.").format(name=name),
+            _("Write each message as {example}.").format(example=example),
+        )
+    for number, entry in enumerate(listed, start=1):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get(tags["role_tag"]), str):
+            raise BadRow(
+                "no_role",
+                _("Message {number} has no {tag}.").format(number=number, tag=tags["role_tag"]),
+                _("Write each message as {example}.").format(example=example),
+            )
+    return listed
+
+
+def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
+    name = _("{tag} of message {number}").format(tag=tags["content_tag"], number=number)
+    role = _role(entry[tags["role_tag"]], number, tags)
+    content = _content(entry.get(tags["content_tag"]), name)
+    if role == "function":
+        reasoning, call = split_reasoning(content)
+        calls = tool_calls(call, name)
+        if not calls:
+            raise wrong_call(name)
+        return Message(role="assistant", reasoning=reasoning, tool_calls=calls)
+    if role == "assistant":
+        return _answer(entry, number, content, name)
+    if role == "user" and not content.strip():
+        raise BadRow(
+            "empty_question",
+            _("Message {number} is empty.").format(number=number),
+            _("Fill it in, or remove it together with its answer."),
+        )
+    return Message(role=role, content=content)
+
+
+def _answer(entry: Mapping[str, Any], number: int, content: str, name: str) -> Message:
+    if entry.get("weight") == 0:
+        raise BadRow(
+            "weight",
+            _("Message {number} has the weight 0; danlu learns every answer.").format(
+                number=number
+            ),
+            _("Remove the weight, or end the row before this message."),
+        )
+    calls = tool_calls(
+        entry.get("tool_calls"), _("tool_calls of message {number}").format(number=number)
+    )
+    given = entry.get("reasoning_content") or entry.get("reasoning")
+    reasoning = text(given, _("reasoning of message {number}").format(number=number))
+    message = answer(content, name, calls)
+    if reasoning and message.reasoning is not None:
+        raise BadRow(
+            "two_thoughts",
+            _("Message {number} has its reasoning twice, apart and in the text.").format(
+                number=number
+            ),
+            _("Remove one of them."),
+        )
+    return replace(message, reasoning=reasoning) if reasoning else message
+
+
+def _content(value: Any, name: str) -> str:
+    """Return text, also from OpenAI's list of parts."""
+    if not isinstance(value, list):
+        return text(value, name)
+    for part in value:
+        if not isinstance(part, Mapping) or part.get("type") != "text":
+            raise BadRow(
+                "media",
+                _("{name} has a part that is not text.").format(name=name),
+                _("danlu trains on text only: remove the row or the part."),
+            )
+    return "".join(text(part.get("text"), name) for part in value)
+
+
+def _role(value: str, number: int, tags: Tags) -> Role | Literal["function"]:
+    if value == tags["user_tag"]:
+        return "user"
+    if value == tags["assistant_tag"]:
+        return "assistant"
+    if value == tags["observation_tag"]:
+        return "tool"
+    if value == tags["function_tag"]:
+        return "function"
+    if value == tags["system_tag"] or (value == DEVELOPER and tags["role_tag"] == "role"):
+        return "system"
+    roles = [tag for name, tag in tags.items() if name not in ("role_tag", "content_tag")]
+    meant = _OTHER_NAMES.get(value.lower())
+    nearest = tags[meant] if meant else difflib.get_close_matches(value, roles, 1, 0.0)[0]
+    raise BadRow(
+        "unknown_role",
+        _("Message {number} has the role {role}; known are {roles}.").format(
+            number=number, role=value, roles=", ".join(roles)
+        ),
+        _("Write {nearest}, or name the roles as tags in dataset_info.json.").format(
+            nearest=nearest
+        ),
+    )
+
+
+def _check_order(messages: Sequence[Message], roles: Sequence[str]) -> None:
+    """Raise BadRow at the first message that stands where it cannot. roles: as the row says."""
+    previous: Message | None = None
+    for number, (message, role) in enumerate(zip(messages, roles, strict=True), start=1):
+        if message.role not in _may_follow(previous):
+            raise BadRow(
+                "wrong_order",
+                _("Message {number} ({role}) follows message {previous} ({before}).").format(
+                    number=number, role=role, previous=number - 1, before=roles[number - 2]
+                )
+                if previous
+                else _("The first message is of {role}.").format(role=role),
+                _order_fix(previous, message),
+            )
+        previous = message
+    if previous is None or previous.role != "assistant":
+        raise BadRow(
+            "no_answer",
+            _("The last message, {number} ({role}), has no answer.").format(
+                number=len(messages), role=roles[-1]
+            ),
+            _("Add the answer, or remove the message."),
+        )
+
+
+def _may_follow(previous: Message | None) -> tuple[Role, ...]:
+    if previous is None:
+        return ("system", "user")
+    if previous.role == "user":
+        return ("assistant",)
+    if previous.role == "tool":
+        return ("tool", "assistant")
+    return ("tool",) if previous.tool_calls else ("user",)
+
+
+def _order_fix(previous: Message | None, message: Message) -> str:
+    if message.role == "system":
+        return _("Move its text into the first message.")
+    if message.role == "tool":
+        return _("A tool's result must follow its call: add the call, or remove the result.")
+    if previous is None:
+        return _("Begin with a question: add it, or remove the message.")
+    if previous.tool_calls:
+        return _("Put the tool's result between them.")
+    if previous.role == message.role:
+        return _("Join the two, or put what is missing between them.")
+    return _("Put what is missing between them.")

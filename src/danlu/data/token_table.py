@@ -1,0 +1,125 @@
+"""The tokens of whole data sets in flat arrays; examples are views into them.
+
+Knows how the arrays belong together. Must not know how they are made or kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from danlu.data.examples import Example, TokenCost
+from danlu.data.findings import Finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizedData:
+    """All R rows of some data sets, in order; a row that cannot be used has no examples.
+
+    tokens: int32 [T] and supervised: bool [T], example after example. example_ends: int64 [E],
+    where each ends in them. row_ends: int64 [R], where each row's examples end in example_ends.
+    lengths: int32 [R], tokens of a row's longest example before anything was cut, 0 for a row that
+    cannot be used. cut_tokens: int32 [R], how many were cut out. row_digests, question_digests:
+    uint64 [R], equal for equal rows and questions, 0 for a row that cannot be used.
+    """
+
+    tokens: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    example_ends: NDArray[np.int64]
+    row_ends: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    cut_tokens: NDArray[np.int32]
+    row_digests: NDArray[np.uint64]
+    question_digests: NDArray[np.uint64]
+    places: Sequence[str]
+    findings: tuple[Finding, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows the files have."""
+        return len(self.row_ends)
+
+    @property
+    def rows(self) -> TokenizedRows:
+        """The examples of each row."""
+        return TokenizedRows(self, np.arange(self.num_rows))
+
+    def example_range(self, row: int) -> tuple[int, int]:
+        """Return the numbers [first, last) of a row's examples."""
+        return int(self.row_ends[row - 1]) if row else 0, int(self.row_ends[row])
+
+    def token_range(self, first: int, last: int) -> tuple[int, int]:
+        """Return where the tokens [start, end) of the examples [first, last) stand."""
+        return (
+            int(self.example_ends[first - 1]) if first else 0,
+            int(self.example_ends[last - 1]) if last else 0,
+        )
+
+    def usable(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Leave out the rows that have no examples."""
+        starts = np.concatenate([np.zeros(1, dtype=np.int64), self.row_ends[:-1]])
+        return indices[(self.row_ends > starts)[indices]]
+
+
+class TokenizedRows(Sequence[Sequence[Example]]):
+    """Some rows of tokenized data, in any order; their examples are made when asked for."""
+
+    def __init__(self, data: TokenizedData, indices: NDArray[np.int64]) -> None:
+        self._data = data
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, at: int) -> Sequence[Example]: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Sequence[Example]]: ...
+    def __getitem__(self, at: int | slice) -> Sequence[Example] | Sequence[Sequence[Example]]:
+        if isinstance(at, slice):
+            return TokenizedRows(self._data, self.indices[at])
+        return list(self._examples(int(self.indices[at])))
+
+    @property
+    def places(self) -> list[str]:
+        """Where each row stands, as file:line."""
+        return [self._data.places[index] for index in self.indices]
+
+    def digests(self) -> Iterator[tuple[int, int, str]]:
+        """Yield digest of the row, digest of its question and place, in the order of the files."""
+        data = self._data
+        for index in np.sort(self.indices):
+            row, question = data.row_digests[index], data.question_digests[index]
+            yield int(row), int(question), data.places[index]
+
+    def cost(self) -> TokenCost:
+        """Count rows, examples and tokens."""
+        data = self._data
+        num_examples = num_tokens = num_supervised = 0
+        for row in self.indices:
+            first, last = data.example_range(int(row))
+            start, end = data.token_range(first, last)
+            num_examples += last - first
+            num_tokens += end - start
+            num_supervised += int(np.count_nonzero(data.supervised[start:end]))
+        return TokenCost(
+            num_rows=len(self),
+            num_examples=num_examples,
+            num_tokens=num_tokens,
+            num_supervised=num_supervised,
+        )
+
+    def _examples(self, row: int) -> Iterator[Example]:
+        first, last = self._data.example_range(row)
+        for number in range(first, last):
+            start, end = self._data.token_range(number, number + 1)
+            yield Example(
+                tokens=self._data.tokens[start:end],
+                supervised=self._data.supervised[start:end],
+                row=row,
+                part=number - first,
+            )

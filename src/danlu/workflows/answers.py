@@ -1,0 +1,127 @@
+"""Many answers at once, given out in the order of their questions, until a deadline.
+
+The engine computes all running requests in one batch; this keeps a bounded number of them running.
+Knows dialogs and time. Must not know what answers are judged by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from danlu.dialog.assistant import Assistant
+from danlu.dialog.events import End, Usage, assistant_message
+from danlu.engine.request import SamplingSettings
+from danlu.errors import DanluError
+from danlu.text.conversation import Conversation, Message
+from danlu.text.parse import Parser
+
+Clock = Callable[[], float]
+# Requests at once. Each holds its keys and values: 16 answers of Qwen3-8B with 1,500 tokens of
+# prompt and answer need about 3.5 GB.
+WIDTH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question: the messages up to the answer, and whether the adapter answers or the base."""
+
+    conversation: Conversation
+    with_adapter: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back. raw: the text as the model wrote it, tags included.
+
+    ended: stop (the model ended it), length (the token limit), time (the deadline; perhaps before
+    the first token) or refused (`problem` says why).
+    """
+
+    raw: str = ""
+    ended: Literal["stop", "length", "time", "refused"] = "time"
+    problem: str = ""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the model, or the token limit, ended it."""
+        return self.ended in ("stop", "length")
+
+    @property
+    def message(self) -> Message:
+        """The answer as a message: reasoning, visible text and tool calls apart."""
+        parser = Parser()
+        return assistant_message([*parser.feed(self.raw), *parser.finish()])
+
+
+@dataclass(kw_only=True, eq=False)
+class _Live:
+    """An answer that is being written."""
+
+    stream: Generator[str | Usage | End, None, None]
+    pieces: list[str] = field(default_factory=list)
+    answer: Answer | None = None
+
+    def advance(self) -> None:
+        """Take the next event; the engine moves all others on with it."""
+        try:
+            event = next(self.stream)
+        except DanluError as problem:
+            self.answer = Answer(raw="".join(self.pieces), ended="refused", problem=str(problem))
+            return
+        if isinstance(event, str):
+            self.pieces.append(event)
+        elif isinstance(event, End):
+            self.end("stop" if event.reason == "stop" else "length")
+
+    def end(self, reason: Literal["stop", "length", "time"]) -> None:
+        """Take what has come so far as the answer."""
+        self.stream.close()
+        self.answer = Answer(raw="".join(self.pieces), ended=reason)
+
+
+def answers(
+    assistant: Assistant,
+    questions: Iterable[Asked],
+    sampling: SamplingSettings,
+    *,
+    deadline: float | None = None,
+    clock: Clock = time.monotonic,
+) -> Generator[Answer, None, None]:
+    """Yield one answer for each question, in order, as soon as those before it are there.
+
+    `deadline` is a time of `clock`; what is not finished then is given out as far as it came.
+    Closing the iterator aborts what runs.
+    """
+    waiting = (_start(assistant, asked, sampling) for asked in questions)
+    queue: deque[_Live] = deque()
+    try:
+        while True:
+            running = [live for live in queue if live.answer is None]
+            while len(running) < WIDTH and (live := next(waiting, None)) is not None:
+                queue.append(live)
+                running.append(live)
+            if not queue:
+                return
+            is_late = deadline is not None and clock() >= deadline
+            for live in running:
+                # One event each in turn keeps the answers level: a deadline then treats all alike.
+                if is_late:
+                    live.end("time")
+                else:
+                    live.advance()
+            while queue and (answer := queue[0].answer) is not None:
+                queue.popleft()
+                yield answer
+    finally:
+        for live in queue:
+            live.stream.close()
+
+
+def _start(assistant: Assistant, asked: Asked, sampling: SamplingSettings) -> _Live:
+    adapter = assistant.adapter if asked.with_adapter else None
+    stream = assistant.dialog.write(asked.conversation, sampling=sampling, adapter=adapter)
+    return _Live(stream=stream)

@@ -1,0 +1,120 @@
+"""Rows to judge a model by: those a run held out, or the rows of any data set.
+
+The one place where reports and scores read data. Knows settings and data; must not know models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from danlu.data.datasets import DataSet, Row, find_datasets
+from danlu.data.examples import Example
+from danlu.data.findings import Finding, listed
+from danlu.errors import DataError
+from danlu.language import _
+from danlu.text.conversation import Conversation, Message
+from danlu.text.tokenizer import Tokenizer
+from danlu.train.prepare import prepare_data
+from danlu.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A row's last question: the conversation up to it, and the answer that the row gives."""
+
+    place: str
+    conversation: Conversation
+    reference: Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedRows:
+    """Rows as questions and as tokens. held_out: whether training never saw them.
+
+    fingerprint: that of all the run's rows, to tell whether the data has changed since.
+    """
+
+    held_out: bool
+    questions: tuple[Question, ...]
+    rows: Sequence[Sequence[Example]]
+    fingerprint: str
+
+
+def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int) -> JudgedRows:
+    """Read what a run's recorded settings name: all held-out rows as tokens, `limit` as questions.
+
+    Where none were held out, the first training rows. Raises UsageError or DataError where the
+    data cannot be read (any more).
+    """
+    known = {name: settings[name] for name in TrainSettings.model_fields if name in settings}
+    wanted = TrainSettings.model_validate(known)
+    prepared = prepare_data(wanted, tokenizer)
+    held_out = bool(prepared.eval_rows)
+    rows, places, names = prepared.train_rows[:limit], prepared.train_places, wanted.dataset
+    if held_out:
+        rows, places = prepared.eval_rows, prepared.eval_places
+        names = wanted.eval_dataset or names
+    chosen = _rows_at(places[:limit], names, wanted)
+    return JudgedRows(
+        held_out=held_out,
+        questions=tuple(map(question_of, chosen)),
+        rows=rows,
+        fingerprint=prepared.fingerprint,
+    )
+
+
+def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> list[Row]:
+    """Read all rows of data sets. Raises UsageError, or DataError listing what cannot be used."""
+    items = list(_items(find_datasets(names, dataset_dir, max_samples=max_samples, seed=42)))
+    findings = [item for item in items if isinstance(item, Finding)]
+    if findings:
+        raise DataError(
+            _("{count} of {total} rows of {name} cannot be used.").format(
+                count=len(findings), total=len(items), name=names
+            ),
+            why="\n".join(listed(findings)),
+            fix=_("Correct or remove these rows, then start again."),
+        )
+    if not items:
+        raise DataError(
+            _("The data set {name} has no rows.").format(name=names),
+            why=_("There is nothing to answer and nothing to compare with."),
+            fix=_('Add rows such as {"instruction": "...", "output": "..."}'),
+        )
+    return [item for item in items if isinstance(item, Row)]
+
+
+def question_of(row: Row) -> Question:
+    """Take a row apart at its last answer."""
+    messages = row.conversation.messages
+    last = max(i for i, message in enumerate(messages) if message.role == "assistant")
+    return Question(
+        place=row.place,
+        conversation=replace(row.conversation, messages=messages[:last]),
+        reference=messages[last],
+    )
+
+
+def _rows_at(places: Sequence[str], names: str, settings: TrainSettings) -> list[Row]:
+    """Read the rows at some places, in the order of the places; one that is gone is left out."""
+    datasets = find_datasets(
+        names,
+        Path(settings.dataset_dir),
+        max_samples=settings.max_samples,
+        seed=settings.seed,
+    )
+    found: dict[str, Row] = {}
+    for item in _items(datasets):
+        if isinstance(item, Row) and item.place in places:
+            found[item.place] = item
+            if len(found) == len(set(places)):
+                break
+    return [found[place] for place in places if place in found]
+
+
+def _items(datasets: Sequence[DataSet]) -> Iterator[Row | Finding]:
+    for dataset in datasets:
+        yield from dataset.rows()

@@ -1,0 +1,55 @@
+"""The loss of many rows in parts, so that a deadline or a progress line fits between two parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from danlu.data.examples import Example
+from danlu.dialog.assistant import Assistant
+from danlu.lora.linear import AdapterLinear
+from danlu.model.qwen3 import plain_linear
+from danlu.train.evaluate import Evaluation, evaluate
+
+
+def losses_in_parts(
+    assistant: Assistant,
+    rows: Iterable[Sequence[Example]],
+    *,
+    part_tokens: int,
+    with_adapter: bool = True,
+) -> Iterator[Evaluation]:
+    """Yield the losses of consecutive rows, about `part_tokens` tokens at a time.
+
+    Nothing is computed before it is asked for. Every row must have supervised tokens.
+    """
+    adapter = assistant.adapter if with_adapter else None
+    linear = plain_linear if adapter is None else AdapterLinear(adapter)
+    for part in _parts(rows, part_tokens):
+        yield evaluate(assistant.loaded, linear, part, micro_batch_tokens=part_tokens)
+
+
+def joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """Join the losses of parts, at least one, to that of all their rows."""
+    num_rows = sum(part.num_rows for part in parts)
+    num_tokens = sum(part.num_tokens for part in parts)
+    return Evaluation(
+        loss=sum(part.loss * part.num_tokens for part in parts) / num_tokens,
+        loss_per_sample=sum(part.loss_per_sample * part.num_rows for part in parts) / num_rows,
+        num_rows=num_rows,
+        num_tokens=num_tokens,
+    )
+
+
+def _parts(rows: Iterable[Sequence[Example]], max_tokens: int) -> Iterator[list[Sequence[Example]]]:
+    """Take consecutive rows together while they fit; a longer row stands alone."""
+    part: list[Sequence[Example]] = []
+    tokens = 0
+    for row in rows:
+        length = sum(len(example.tokens) for example in row)
+        if part and tokens + length > max_tokens:
+            yield part
+            part, tokens = [], 0
+        part.append(row)
+        tokens += length
+    if part:
+        yield part

@@ -1,0 +1,134 @@
+"""A page as one HTML file: no network, no script, light and dark, on paper too.
+
+Every text is escaped; a policy in the page forbids the browser to load or run anything, so that
+even a mistake here could not let a model's answer act.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from danlu.workflows.chart import svg
+from danlu.workflows.page import (
+    Block,
+    Chart,
+    Heading,
+    Page,
+    Paragraph,
+    Said,
+    SideBySide,
+    Table,
+    shown,
+)
+
+_STYLE = """
+:root { color-scheme: light dark; --page: #fbfaf8; --card: #fff; --ink: #22262b; --dim: #667079;
+  --line: #dfdcd5; --accent: #b8430c; --train: #35566b; --warn: #fff2dc; }
+@media (prefers-color-scheme: dark) { :root { --page: #15181b; --card: #1d2125; --ink: #e4e2dd;
+  --dim: #98a1a9; --line: #343a40; --accent: #f08a4b; --train: #8fb8d0; --warn: #3a2d16; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 62rem; background: var(--page);
+  color: var(--ink); font: 16px/1.55 system-ui, "Noto Sans", "Noto Sans CJK SC",
+  "PingFang SC", "Microsoft YaHei", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem;
+  border-bottom: 1px solid var(--line); break-after: avoid; }
+.subtitle { color: var(--dim); margin: .3rem 0 0; overflow-wrap: anywhere; }
+.warning { background: var(--warn); border-left: 4px solid var(--accent); padding: .6rem .9rem;
+  border-radius: 4px; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; background: var(--card);
+  border: 1px solid var(--line); font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .45rem .8rem;
+  border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+thead th { color: var(--dim); font-weight: 600; font-size: .82rem; border-top: 0; }
+tbody th { font-weight: 500; min-width: 9rem; }
+tr, article, figure { break-inside: avoid; }
+figure { margin: 0; background: var(--card); border: 1px solid var(--line); padding: .8rem; }
+svg { display: block; width: 100%; height: auto; }
+article { background: var(--card); border: 1px solid var(--line); margin: 0 0 1rem; }
+article header { padding: .7rem .9rem; border-bottom: 1px solid var(--line); }
+.place { color: var(--dim); font-size: .8rem; overflow-wrap: anywhere; }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
+.answers section { padding: .7rem .9rem; border-left: 1px solid var(--line); margin-left: -1px; }
+h3 { margin: 0 0 .35rem; font-size: .8rem; color: var(--dim); font-weight: 600; }
+h3 em { color: var(--accent); font-style: normal; font-weight: 500; }
+h3 em.praise { color: var(--train); }
+.text, .thought { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 22rem;
+  overflow-y: auto; }
+.thought { color: var(--dim); font-size: .88rem; border-left: 2px solid var(--line);
+  padding-left: .6rem; margin-bottom: .5rem; }
+@media print { :root { --page: #fff; --card: #fff; --ink: #000; --dim: #444; --line: #bbb;
+  --train: #35566b; --accent: #b8430c; --warn: #fff; } body { padding: 0; font-size: 11pt; }
+  .text, .thought { max-height: none; } }
+"""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def to_html(page: Page) -> str:
+    """Write a page as a complete HTML document."""
+    return "\n".join(
+        (
+            "<!doctype html>",
+            f'<html lang="{_text(page.language)}">',
+            '<head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{_text(page.title)}</title>",
+            f"<style>{_STYLE}</style></head>",
+            "<body>",
+            f"<h1>{_text(page.title)}</h1>",
+            f'<p class="subtitle">{_text(page.subtitle)}</p>',
+            *map(_block, page.blocks),
+            "</body></html>",
+            "",
+        )
+    )
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h2>{_text(block.text)}</h2>"
+    if isinstance(block, Paragraph):
+        kind = ' class="warning"' if block.is_warning else ""
+        return f"<p{kind}>{_text(block.text)}</p>"
+    if isinstance(block, Table):
+        return _table(block)
+    if isinstance(block, Chart):
+        return f"<figure>{svg(block)}</figure>"
+    return _side_by_side(block)
+
+
+def _table(table: Table) -> str:
+    heads = "".join(f'<th scope="col">{_text(head)}</th>' for head in table.heads)
+    rows = "".join(
+        f'<tr><th scope="row">{_text(cells[0])}</th>'
+        + "".join(f"<td>{_text(cell)}</td>" for cell in cells[1:])
+        + "</tr>"
+        for cells in table.rows
+    )
+    head = f"<thead><tr>{heads}</tr></thead>" if any(table.heads) else ""
+    return f'<div class="wide"><table>{head}<tbody>{rows}</tbody></table></div>'
+
+
+def _side_by_side(block: SideBySide) -> str:
+    answers = "".join(f"<section>{_said(head, said)}</section>" for head, said in block.answers)
+    return (
+        f'<article><header><div class="place">{_text(block.place)}</div>'
+        f'<div class="text" dir="auto">{_text(block.prompt)}</div></header>'
+        f'<div class="answers">{answers}</div></article>'
+    )
+
+
+def _said(head: str, said: Said) -> str:
+    kind = ' class="praise"' if said.is_praise else ""
+    remark = f" <em{kind}>{_text(said.remark)}</em>" if said.remark else ""
+    thought = f'<div class="thought" dir="auto">{_text(said.thought)}</div>' if said.thought else ""
+    return (
+        f"<h3>{_text(head)}{remark}</h3>{thought}"
+        f'<div class="text" dir="auto">{_text(said.text)}</div>'
+    )
+
+
+def _text(text: str) -> str:
+    return escape(shown(text))

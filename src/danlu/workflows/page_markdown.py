@@ -1,0 +1,59 @@
+"""A page as Markdown, readable as it stands in a terminal and rendered in a repository.
+
+What models and files say stands in code fences and escaped cells, so it cannot become markup.
+"""
+
+from __future__ import annotations
+
+import re
+
+from danlu.workflows.page import Block, Chart, Heading, Page, Paragraph, SideBySide, Table, shown
+
+_MARKUP = re.compile(r"([\\`*\[\]<|])")
+_TICKS = re.compile(r"`+")
+
+
+def to_markdown(page: Page) -> str:
+    """Write a page as GitHub's Markdown."""
+    parts = [f"# {_inline(page.title)}", _inline(page.subtitle), *map(_block, page.blocks)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"## {_inline(block.text)}"
+    if isinstance(block, Paragraph):
+        text = _inline(block.text)
+        return f"> **{text}**" if block.is_warning else text
+    if isinstance(block, Table):
+        return _table(block)
+    if isinstance(block, Chart):
+        return f"![{_inline(block.y_label)}]({block.picture})"
+    return _side_by_side(block)
+
+
+def _table(table: Table) -> str:
+    ruler = tuple("---" for _head in table.heads)
+    lines = [tuple(map(_inline, cells)) for cells in (table.heads, *table.rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], ruler, *lines[1:]))
+
+
+def _side_by_side(block: SideBySide) -> str:
+    parts = [f"### {_inline(block.place)}", _fenced(block.prompt)]
+    for head, said in block.answers:
+        remark = f" ({_inline(said.remark)})" if said.remark else ""
+        thought = f"<think>\n{said.thought}\n</think>\n" if said.thought else ""
+        parts += [f"**{_inline(head)}**{remark}", _fenced(thought + said.text)]
+    return "\n\n".join(parts)
+
+
+def _inline(text: str) -> str:
+    """Escape text for a line or a cell."""
+    return _MARKUP.sub(r"\\\1", " ".join(shown(text).split()))
+
+
+def _fenced(text: str) -> str:
+    """Put text between fences longer than any run of backticks in it."""
+    longest = max((len(found) for found in _TICKS.findall(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{shown(text)}\n{fence}"

@@ -1,0 +1,79 @@
+"""The regression probe: a few general prompts that every model of use should still answer.
+
+A fine-tune that forgets them has paid for its new skill with old ones. Eight short prompts give a
+hint, not a benchmark; which of them the base answers rightly is shown beside the tuned model's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from danlu.text.conversation import Conversation, Message
+
+_FENCE = re.compile(r"^```\w*\n(.*)\n```$", re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A prompt and the test that a right answer passes (on its visible text)."""
+
+    prompt: str
+    passes: Callable[[str], bool]
+
+    @property
+    def conversation(self) -> Conversation:
+        """The prompt as a conversation."""
+        return Conversation(messages=(Message(role="user", content=self.prompt),))
+
+
+def _has(*words: str) -> Callable[[str], bool]:
+    return lambda text: any(word in text.lower() for word in words)
+
+
+def _is_number(number: str) -> Callable[[str], bool]:
+    return lambda text: number in re.findall(r"\d+", text)
+
+
+def _is_json_with(**values: object) -> Callable[[str], bool]:
+    def passes(text: str) -> bool:
+        fenced = _FENCE.match(text.strip())
+        try:
+            return bool(json.loads(fenced[1] if fenced else text) == values)
+        except (ValueError, RecursionError):
+            return False
+
+    return passes
+
+
+def _is_chinese_about(*words: str) -> Callable[[str], bool]:
+    return lambda text: _is_chinese(text) and any(word in text for word in words)
+
+
+def _is_chinese(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    chinese = [character for character in letters if "\u4e00" <= character <= "\u9fff"]
+    return len(letters) > 1 and 2 * len(chinese) > len(letters)
+
+
+PROBES = (
+    Probe(prompt="What is 17 + 25? Answer with the number only.", passes=_is_number("42")),
+    Probe(prompt="小明有 12 个苹果，吃了 5 个，还剩几个？只回答数字。", passes=_is_number("7")),
+    Probe(prompt="What is the capital of France?", passes=_has("paris")),
+    Probe(prompt="水的化学式是什么？", passes=_has("h2o", "h₂o")),
+    Probe(prompt="请用一句话介绍北京。", passes=_is_chinese_about("北京", "首都", "故宫")),
+    Probe(prompt="Translate into Chinese: Good morning!", passes=_has("早上好", "早安", "早晨好")),
+    Probe(
+        prompt='Write a JSON object with the keys "name" and "age" for Anna, who is 30 years old. '
+        "Output only the JSON.",
+        passes=_is_json_with(name="Anna", age=30),
+    ),
+    Probe(
+        prompt="Sort these words alphabetically, separated by commas: pear, apple, fig.",
+        passes=lambda text: (
+            re.findall(r"apple|fig|pear", text.lower())[-3:] == ["apple", "fig", "pear"]
+        ),
+    ),
+)

@@ -1,0 +1,126 @@
+"""The before/after report of a run: what the base and the tuned model do with the same things.
+
+Written by every training run at its end and by `danlu eval RUN`, from the run's folder and the data
+it names. What could not be measured is said, never guessed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from danlu.dialog.settings import ModelSettings
+from danlu.errors import DanluError
+from danlu.files.atomic import atomic_write
+from danlu.models.adapters import find_adapter
+from danlu.models.load import check_model
+from danlu.runs.manifest import RunManifest, read_manifest
+from danlu.runs.metrics import read_metrics
+from danlu.workflows.answers import Clock
+from danlu.workflows.before_after import BeforeAfter
+from danlu.workflows.held_out import JudgedRows, judged_rows
+from danlu.workflows.measure import Stage, Subject, Task, measure
+from danlu.workflows.page_html import to_html
+from danlu.workflows.page_markdown import to_markdown
+from danlu.workflows.probe import PROBES
+from danlu.workflows.report_page import page_of
+from danlu.workflows.run_models import base_name, tuned_settings
+
+HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
+NUM_QUESTIONS = 20
+DEFAULT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The report has been written."""
+
+    html: Path
+    markdown: Path
+    found: BeforeAfter
+
+
+def write_report(
+    folder: Path,
+    settings: ModelSettings | None = None,
+    *,
+    limit_s: float = DEFAULT_SECONDS,
+    clock: Clock = time.monotonic,
+) -> Iterator[Stage | Written]:
+    """Measure a run, write report.html and report.md into its folder, yield what happens.
+
+    settings: device and dtype, and where the base model is if it has moved. limit_s: seconds of
+    measuring; loading the models comes on top. Raises UsageError where the run has made no weights
+    yet, and what loading a model raises.
+    """
+    start = clock()
+    settings = settings or ModelSettings()
+    run = read_manifest(folder)
+    subjects = _subjects(folder, run, settings)
+    judged, problem = _judged(run, subjects[0])
+    task = Task(
+        rows=judged.rows if judged else (),
+        questions=[question.conversation for question in judged.questions] if judged else (),
+        probes=[probe.conversation for probe in PROBES],
+        limit_s=limit_s,
+        clock=clock,
+    )
+    before, after = yield from measure(subjects, task)
+    found = BeforeAfter(
+        folder=folder,
+        run=run,
+        records=read_metrics(folder),
+        judged=judged,
+        judged_problem=problem,
+        before=before,
+        after=after,
+        tuned=_tuned_name(folder, subjects[-1]),
+        seconds=clock() - start,
+        limit_s=limit_s,
+    )
+    page = page_of(found)
+    html, markdown = folder / HTML_FILE, folder / MARKDOWN_FILE
+    atomic_write(html, to_html(page))
+    atomic_write(markdown, to_markdown(page))
+    yield Written(html=html, markdown=markdown, found=found)
+
+
+def _subjects(folder: Path, run: RunManifest, settings: ModelSettings) -> list[Subject]:
+    """Name what is opened: base and adapter together, or two whole models one after the other."""
+
+    def subject(opened: ModelSettings, *with_adapter: bool) -> Subject:
+        # Where every row decided for itself (null), a prompt ends as it does without thinking.
+        thinking = bool(run.enable_thinking)
+        return Subject(
+            settings=opened,
+            with_adapter=with_adapter,
+            template=run.template,
+            enable_thinking=thinking,
+        )
+
+    tuned = tuned_settings(folder, settings)
+    if tuned.adapter_name_or_path:
+        return [subject(tuned, False, True)]
+    base = settings.model_name_or_path or base_name(run)
+    return [
+        subject(tuned.model_copy(update={"model_name_or_path": base}), False),
+        subject(tuned, False),
+    ]
+
+
+def _judged(run: RunManifest, subject: Subject) -> tuple[JudgedRows | None, str]:
+    """Read the rows to judge by; where the data is gone the report does without them."""
+    tokenizer = check_model(subject.settings.model_name_or_path or base_name(run)).tokenizer
+    try:
+        return judged_rows(run.settings, tokenizer, limit=NUM_QUESTIONS), ""
+    except DanluError as problem:
+        return None, str(problem)
+
+
+def _tuned_name(folder: Path, subject: Subject) -> str:
+    """Name the folder inside the run that holds the tuned weights: final, or a checkpoint."""
+    if subject.settings.adapter_name_or_path:
+        return find_adapter(str(folder)).folder.name
+    return Path(subject.settings.model_name_or_path or "").name

@@ -1,0 +1,336 @@
+"""The words and tables of the before/after report, from what measuring has found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from danlu.language import _, chosen_language
+from danlu.runs.curve import CURVE_FILE, smoothed
+from danlu.text.conversation import Conversation, Message
+from danlu.workflows.answers import Answer
+from danlu.workflows.before_after import BeforeAfter
+from danlu.workflows.form import is_empty, repeats_itself, visible_text
+from danlu.workflows.page import (
+    Block,
+    Chart,
+    Curve,
+    Heading,
+    Page,
+    Paragraph,
+    Said,
+    SideBySide,
+    Table,
+)
+from danlu.workflows.probe import PROBES
+from danlu.workflows.scores import is_exact
+
+# So many of the rows that were left out are shown.
+_SHOWN_ROWS = 10
+# So many characters of an answer stand in a cell.
+_CELL_LENGTH = 300
+
+
+def page_of(found: BeforeAfter) -> Page:
+    """Write the report as a page, in the language of the user."""
+    run = found.run
+    what = {"lora": _("adapter"), "full": _("all weights")}.get(run.kind, run.kind)
+    return Page(
+        title=_("Before and after: {name}").format(name=found.folder.name),
+        subtitle=_("{base}, fine-tuned ({what}); compared with {tuned}; run {state}")
+        .format(base=run.base.name, what=what, tuned=found.tuned, state=f"{run.state} {run.detail}")
+        .rstrip(),
+        language="zh-CN" if chosen_language() == "zh_CN" else "en",
+        blocks=[
+            *_warnings(found),
+            Heading(text=_("In short")),
+            Table(heads=("", _("base"), _("tuned")), rows=short_rows(found)),
+            *_curve(found.records),
+            *_questions(found),
+            *_probe(found),
+            *_forms(found),
+            *_data(found),
+            Heading(text=_("What it cost")),
+            Table(heads=("", ""), rows=_cost(found)),
+        ],
+    )
+
+
+def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
+    """List the figures that matter most, before and after: what the terminal shows, too."""
+    rows: list[tuple[str, ...]] = []
+    held_out = found.judged is not None and found.judged.held_out
+    if found.losses is not None:
+        name = _("held-out loss") if held_out else _("loss on training rows")
+        rows += [
+            (name, *(f"{side.loss:.4f}" for side in found.losses)),
+            (_("mean of each row's loss"), *(f"{s.loss_per_sample:.4f}" for s in found.losses)),
+            (_("perplexity"), *(_perplexity(side.loss) for side in found.losses)),
+        ]
+    answered, likeness = found.answered(), found.likeness()
+    if likeness is not None:
+        exact = found.exact()
+        total = len(answered)
+        rows += [
+            (_("answers exactly as in the data"), f"{exact[0]}/{total}", f"{exact[1]}/{total}"),
+            (_("likeness to the data's answers (ROUGE-L)"), *(f"{x:.1f}" for x in likeness)),
+        ]
+    finished = [pair for pair in found.probe() if None not in pair]
+    passed = (f"{sum(map(bool, side))}/{len(finished)}" for side in zip(*finished, strict=True))
+    if finished:
+        rows.append((_("general prompts answered rightly"), *passed))
+    forms = found.forms()
+    rows.append(
+        (_("thinking format kept"), *(f"{side.thought_kept}/{side.answers}" for side in forms))
+    )
+    return rows
+
+
+def _warnings(found: BeforeAfter) -> list[Block]:
+    judged = found.judged
+    lines = []
+    if judged is None:
+        lines.append(
+            _("The run's data could not be read again: {problem}").format(
+                problem=found.judged_problem
+            )
+        )
+    else:
+        if not judged.held_out:
+            lines.append(
+                _(
+                    "No rows were held out (val_size 0), so training rows are used here: they show "
+                    "whether the model learned them, not what it makes of new ones."
+                )
+            )
+        trained_on = found.run.data.get("fingerprint")
+        if trained_on not in (None, judged.fingerprint):
+            lines.append(_("The data has changed since the run: these are other rows."))
+        count = found.losses[0].num_rows if found.losses else 0
+        if count < len(judged.rows):
+            lines.append(
+                _("The time sufficed for the loss of {count} of {total} rows.").format(
+                    count=count, total=len(judged.rows)
+                )
+            )
+    unfinished = found.num_unfinished
+    if unfinished:
+        lines.append(
+            _(
+                "{count} prompts were not answered to the end within {seconds:.0f} s; "
+                "allow more time with: {fix}"
+            ).format(
+                count=unfinished,
+                seconds=found.limit_s,
+                fix=f"danlu eval {found.folder} --report_seconds {10 * found.limit_s:.0f}",
+            )
+        )
+    return [Paragraph(text=line, is_warning=True) for line in lines]
+
+
+def _curve(records: Sequence[Mapping[str, Any]]) -> list[Block]:
+    train = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
+    held_out = [(r["step"], r["eval_loss"]) for r in records if r.get("eval_loss") is not None]
+    if not train and not held_out:
+        return []
+    blocks: list[Block] = [
+        Heading(text=_("Loss while training")),
+        Chart(
+            curves=[
+                Curve(name=_("training"), points=train, style="faint"),
+                Curve(name=_("training, smoothed"), points=smoothed(train), style="train"),
+                Curve(name=_("held out"), points=held_out, style="eval", marks=True),
+            ],
+            x_label=_("step"),
+            y_label=_("loss (nats per token)"),
+            picture=CURVE_FILE,
+        ),
+    ]
+    if held_out:
+        step, best = min(held_out, key=lambda point: point[1])
+        text = _("Lowest held-out loss: {loss:.4f} at step {step}.").format(loss=best, step=step)
+        blocks.append(Paragraph(text=text))
+    return blocks
+
+
+def _questions(found: BeforeAfter) -> list[Block]:
+    if found.judged is None or not found.judged.questions:
+        return []
+    title = (
+        _("Held-out prompts") if found.judged.held_out else _("Training prompts (none held out)")
+    )
+    blocks: list[Block] = [Heading(text=title)]
+    for question, before, after in zip(
+        found.judged.questions, found.before.held_out, found.after.held_out, strict=True
+    ):
+        reference = visible_text(question.reference)
+        blocks.append(
+            SideBySide(
+                place=question.place,
+                prompt=_prompt(question.conversation),
+                answers=(
+                    (_("in the data"), _written(question.reference)),
+                    (_("base"), _said(before, reference)),
+                    (_("tuned"), _said(after, reference)),
+                ),
+            )
+        )
+    return blocks
+
+
+def _prompt(conversation: Conversation) -> str:
+    """Write a single question as it is, a longer conversation with its roles."""
+    messages = conversation.messages
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role}: {visible_text(message)}" for message in messages)
+
+
+def _written(message: Message) -> Said:
+    return Said(thought=message.reasoning or "", text=visible_text(message))
+
+
+def _said(answer: Answer, reference: str) -> Said:
+    """Show an answer with the one remark that matters most."""
+    text = visible_text(answer.message)
+    is_praise = answer.ended == "stop" and bool(text) and is_exact(text, reference)
+    remark = {
+        "stop": _("as in the data") if is_praise else "",
+        "length": _("reached the token limit"),
+        "time": _("the time ran out"),
+        "refused": _("refused"),
+    }[answer.ended]
+    if repeats_itself(answer.raw):
+        remark = _("repeats itself")
+    elif is_empty(answer):
+        remark = _("empty")
+    return Said(
+        thought=answer.message.reasoning or "",
+        text=text or answer.problem,
+        remark=remark,
+        is_praise=is_praise,
+    )
+
+
+def _probe(found: BeforeAfter) -> list[Block]:
+    rows = [
+        (
+            probe.prompt,
+            _mark(was_right) + _beginning(base),
+            _mark(is_right) + _beginning(tuned),
+        )
+        for probe, (was_right, is_right), base, tuned in zip(
+            PROBES, found.probe(), found.before.probes, found.after.probes, strict=True
+        )
+    ]
+    note = _("Eight general prompts with a known answer: what the tuned model should not forget.")
+    return [
+        Heading(text=_("Regression probe")),
+        Paragraph(text=note),
+        Table(heads=(_("prompt"), _("base"), _("tuned")), rows=rows),
+    ]
+
+
+def _beginning(answer: Answer) -> str:
+    """Show as much of an answer as a cell of a table should hold."""
+    text = visible_text(answer.message)
+    return text if len(text) <= _CELL_LENGTH else text[:_CELL_LENGTH] + " ..."
+
+
+def _mark(is_right: bool | None) -> str:
+    return {True: "✓ ", False: "✗ ", None: "… "}[is_right]
+
+
+def _forms(found: BeforeAfter) -> list[Block]:
+    before, after = found.forms()
+    rule = {
+        True: _("An answer must open with a thought and close it."),
+        False: _(
+            "An answer must hold no thinking tags: the prompt already holds an empty thought."
+        ),
+        None: _("An answer holds one closed thought, or none."),
+    }[found.run.enable_thinking if found.run.template == "qwen3" else None]
+    names = (
+        ("answers", _("answers")),
+        ("thought_kept", _("thinking format kept")),
+        ("thought_broken", _("thinking format broken")),
+        ("thought_unfinished", _("cut off while thinking")),
+        ("endless", _("reached the token limit")),
+        ("repeating", _("repeats itself")),
+        ("empty", _("empty")),
+        ("missing", _("no answer for lack of time")),
+        ("refused", _("refused")),
+    )
+    return [
+        Heading(text=_("Form of the answers")),
+        Paragraph(text=rule),
+        Table(
+            heads=("", _("base"), _("tuned")),
+            rows=[(text, str(getattr(before, n)), str(getattr(after, n))) for n, text in names],
+        ),
+    ]
+
+
+def _data(found: BeforeAfter) -> list[Block]:
+    data = found.run.data
+    names = (
+        ("num_rows", _("rows read")),
+        ("num_train_rows", _("rows learned")),
+        ("num_eval_rows", _("rows held out")),
+        ("num_left_out", _("rows left out")),
+        ("cutoff_len", _("longest example allowed (tokens)")),
+        ("num_over_cutoff", _("rows longer than that")),
+        ("num_shortened", _("rows shortened")),
+        ("num_cut_tokens", _("tokens cut out")),
+        ("num_train_tokens", _("tokens of one pass")),
+        ("num_supervised_tokens", _("of them learned")),
+    )
+    rows = [(text, str(data[name])) for name, text in names if name in data]
+    found_kinds = data.get("findings") or {}
+    rows += [
+        (_("found: {kind}").format(kind=kind), str(count)) for kind, count in found_kinds.items()
+    ]
+    places = data.get("left_out_rows") or []
+    rows += [(_("left out"), str(place)) for place in places[:_SHOWN_ROWS]]
+    if len(places) > _SHOWN_ROWS:
+        rows.append(("", _("the others stand in run.json")))
+    sentences = [Paragraph(text=str(sentence)) for sentence in data.get("datasets") or ()]
+    heading = Heading(text=_("Data: read, left out, shortened"))
+    if not rows:
+        return [heading, Paragraph(text=_("The run recorded nothing about its data."))]
+    return [heading, *sentences, Table(heads=("", ""), rows=rows)]
+
+
+def _cost(found: BeforeAfter) -> list[tuple[str, str]]:
+    run = found.run
+    steps = [record for record in found.records if record.get("loss") is not None]
+    tokens = sum(record.get("num_tokens") or 0 for record in steps)
+    seconds = sum(record.get("seconds") or 0.0 for record in steps)
+    evaluating = sum(record.get("eval_seconds") or 0.0 for record in found.records)
+    skipped = sum(record.get("event") == "skipped" for record in found.records)
+    memory = run.results.get("peak_memory_bytes")
+    rows = [
+        (_("steps"), str(len(steps))),
+        (_("steps not applied (not finite)"), str(skipped)),
+        (_("tokens"), f"{tokens:,}"),
+        (_("seconds in steps"), f"{seconds:.1f}"),
+        (_("tokens a second"), f"{tokens / seconds:,.0f}" if seconds else "-"),
+        (_("seconds in evaluations"), f"{evaluating:.1f}"),
+        (_("peak memory"), _("not recorded") if memory is None else f"{memory / 1e9:.2f} GB"),
+        (_("energy"), _("not measured")),
+        (_("device"), str(run.arithmetic.get("device_description", "-"))),
+        (_("precision"), str(run.arithmetic.get("dtype", "-"))),
+        (_("started"), run.started or "-"),
+        (_("ended"), run.ended or "-"),
+        (
+            _("this report"),
+            _("{seconds:.1f} s, loading the models included").format(seconds=found.seconds),
+        ),
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+    return [*rows, (_("versions"), versions)] if versions else rows
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(loss):,.2f}" if loss < 50 else "> 1e21"

@@ -1,0 +1,397 @@
+"""The same conversations come out of every format and every file type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.data.datasets import DataSet, Row, find_datasets
+from danlu.data.findings import BadRow, Finding
+from danlu.data.formats import Formatting, format_of
+from danlu.text.conversation import Conversation, Message, ToolCall
+from tests.helpers.data_files import FILE_TYPES
+
+FUNCTION = {"name": "weather", "description": "查询天气", "parameters": {"type": "object"}}
+TOOL = {"type": "function", "function": FUNCTION}
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def bot(text: str, reasoning: str | None = None, *calls: ToolCall) -> Message:
+    return Message(role="assistant", content=text, reasoning=reasoning, tool_calls=calls)
+
+
+TALK = (
+    Message(role="system", content="Be kind.\nAlways."),
+    user('Hi, "you"'),
+    bot("Hello\n你好"),
+    user("What is\n1+1?"),
+    bot("Two, 2", "add"),
+)
+CALL = ToolCall(name="weather", arguments='{"city": "北京"}')
+ASKS = (
+    user("Weather?"),
+    bot("", "look it up", CALL),
+    Message(role="tool", content="sunny"),
+    bot("It is sunny."),
+)
+PLAIN = (user("a"), bot("b"))
+
+ALPACA_ROWS = [
+    {
+        "instruction": "What is",
+        "input": "1+1?",
+        "output": "<think>\nadd\n</think>\n\nTwo, 2",
+        "system": "Be kind.\nAlways.",
+        "history": [['Hi, "you"', "Hello\n你好"]],
+    },
+    {"instruction": "a", "input": "", "output": "b", "system": "", "history": []},
+]
+SHAREGPT_ROWS = [
+    {
+        "conversations": [
+            {"from": "system", "value": "Be kind.\nAlways."},
+            {"from": "human", "value": 'Hi, "you"'},
+            {"from": "gpt", "value": "Hello\n你好"},
+            {"from": "human", "value": "What is\n1+1?"},
+            {"from": "gpt", "value": "<think>\nadd\n</think>\n\nTwo, 2"},
+        ],
+        "tools": "",
+    },
+    {
+        "conversations": [
+            {"from": "human", "value": "Weather?"},
+            {
+                "from": "function_call",
+                "value": "<think>\nlook it up\n</think>\n\n"
+                + json.dumps({"name": "weather", "arguments": '{"city": "北京"}'}),
+            },
+            {"from": "observation", "value": "sunny"},
+            {"from": "gpt", "value": "It is sunny."},
+        ],
+        "tools": json.dumps([FUNCTION]),
+    },
+    {
+        "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+        "tools": "",
+    },
+]
+OPENAI_CALL = {
+    "id": "1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "北京"}'},
+}
+OPENAI_ROWS = [
+    {
+        "messages": [
+            {"role": "system", "content": "Be kind.\nAlways."},
+            {"role": "user", "content": 'Hi, "you"'},
+            {"role": "assistant", "content": "Hello\n你好"},
+            {"role": "user", "content": "What is\n1+1?"},
+            {"role": "assistant", "content": "Two, 2", "reasoning_content": "add"},
+        ],
+        "tools": [],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "Weather?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "reasoning_content": "look it up",
+                "tool_calls": [OPENAI_CALL],
+            },
+            {"role": "tool", "content": "sunny", "tool_call_id": "1"},
+            {"role": "assistant", "content": "It is sunny."},
+        ],
+        "tools": [TOOL],
+    },
+    {
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        "tools": None,
+    },
+]
+CONVERSATIONS = [
+    Conversation(messages=TALK),
+    Conversation(messages=ASKS, tools=(TOOL,)),
+    Conversation(messages=PLAIN),
+]
+FORMATS: dict[str, tuple[list[dict[str, Any]], list[Conversation]]] = {
+    "alpaca": (ALPACA_ROWS, [CONVERSATIONS[0], CONVERSATIONS[2]]),
+    "sharegpt": (SHAREGPT_ROWS, CONVERSATIONS),
+    "openai": (OPENAI_ROWS, CONVERSATIONS),
+}
+
+
+def find(name: str, folder: Path) -> DataSet:
+    (data,) = find_datasets(name, folder, max_samples=None, seed=42)
+    return data
+
+
+@pytest.mark.parametrize("formatting", FORMATS)
+@pytest.mark.parametrize("file_type", FILE_TYPES)
+def test_every_format_in_every_file_type(tmp_path: Path, formatting: str, file_type: str) -> None:
+    rows, conversations = FORMATS[formatting]
+    suffix, write = FILE_TYPES[file_type]
+    file = tmp_path / f"rows{suffix}"
+    write(file, rows)
+    data = find(str(file), tmp_path)
+    assert data.format.formatting == formatting
+    got = [item for item in data.rows() if isinstance(item, Row)]
+    assert [row.conversation for row in got] == conversations
+    assert len({row.place for row in got}) == len(rows)
+
+
+def test_text_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.txt"
+    file.write_bytes("Hi?\tHello\r\n\r\nno tab\n你\t<think>\nr\t好\n".encode())
+    items = list(find(str(file), tmp_path).rows())
+    first, no_tab, unclosed, *_rest = items
+    assert isinstance(first, Row)
+    assert first.conversation.messages == (user("Hi?"), bot("Hello"))
+    assert str(no_tab) == (
+        f"{file}:3: The line has no tab; plain text is for pre-training. "
+        "Write question, tab, answer; or use .jsonl."
+    )
+    assert isinstance(unclosed, Row)
+    assert unclosed.place == f"{file}:4"
+
+
+def conversation(formatting: Formatting, row: Any, **names: Any) -> Conversation:
+    return format_of(formatting, **names).conversation_of(row)
+
+
+def messages(*pairs: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in pairs]}
+
+
+def test_openai_parts_developer_and_several_results() -> None:
+    row = {
+        "messages": [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": text} for text in "ab"]},
+            {"role": "assistant", "content": "", "tool_calls": [OPENAI_CALL, OPENAI_CALL]},
+            {"role": "tool", "content": "1"},
+            {"role": "tool", "content": ""},
+            {"role": "assistant", "content": "done", "reasoning": "so"},
+        ],
+        "tools": json.dumps([TOOL]),
+    }  # fmt: skip
+    got = conversation("openai", row)
+    assert got.messages == (
+        Message(role="system", content="Be brief."),
+        user("ab"),
+        bot("", None, CALL, CALL),
+        Message(role="tool", content="1"),
+        Message(role="tool", content=""),
+        bot("done", "so"),
+    )
+    assert got.tools == (TOOL,)
+
+
+def test_names_that_differ_are_merged_with_the_defaults() -> None:
+    row = {"talk": [{"role": "q", "value": "a"}, {"role": "gpt", "value": "b"}], "system": "S"}
+    got = conversation(
+        "sharegpt", row, columns={"messages": "talk"}, tags={"role_tag": "role", "user_tag": "q"}
+    )
+    assert got.messages == (Message(role="system", content="S"), *PLAIN)
+    row = {"q": "a", "output": "b", "tools": [FUNCTION]}
+    assert conversation("alpaca", row, columns={"prompt": "q"}).tools == (TOOL,)
+
+
+def test_missing_values_are_empty() -> None:
+    got = conversation(
+        "alpaca", {"instruction": "a", "input": None, "output": "b", "history": None}
+    )
+    assert got.messages == PLAIN
+    got = conversation("openai", {**messages(("system", ""), ("user", "a"), ("assistant", "b"))})
+    assert got.messages == PLAIN
+
+
+CALLED = {"role": "assistant", "tool_calls": [OPENAI_CALL]}
+ASKED = {"role": "user", "content": "a"}
+ANSWERED = {"role": "assistant", "content": "b"}
+# format, row, kind of the finding, a piece of what is wrong, a piece of the fix
+BAD_ROWS: list[tuple[Formatting, Any, str, str, str]] = [
+    ("alpaca", [], "not_an_object", "not an object", "instruction"),
+    ("alpaca", {"instruction": "a", "output": " "}, "empty_answer", "empty", "output"),
+    (
+        "alpaca",
+        {"instruction": "a", "output": "<think>\nr\n</think>\n\n"},
+        "empty_answer",
+        "behind its reasoning",
+        "output",
+    ),
+    ("alpaca", {"instruction": "a", "output": None}, "empty_answer", "empty", "output"),
+    ("alpaca", {"instruction": "", "output": "b"}, "empty_question", "empty", "instruction"),
+    ("alpaca", {"instruction": "a"}, "missing_column", "no output; it has instruction", "columns"),
+    ("alpaca", {"instruction": 1, "output": "b"}, "not_text", "instruction", "quotation"),
+    ("alpaca", {"instruction": "\ud83d", "output": "b"}, "lone_surrogate", "half", "whole"),
+    ("alpaca", {"instruction": "a", "output": "b", "images": ["x"]}, "media", "images", "Remove"),
+    ("alpaca", {"instruction": "a", "chosen": "b"}, "preference", "chosen", "answer"),
+    (
+        "alpaca",
+        {"instruction": "a", "output": "b", "history": [["q"]]},
+        "wrong_history",
+        "pairs",
+        "[question, answer]",
+    ),
+    (
+        "alpaca",
+        {"instruction": "a", "output": "b", "history": [["q", ""]]},
+        "empty_answer",
+        "empty",
+        "history",
+    ),
+    (
+        "alpaca",
+        {"instruction": "a", "output": "b", "history": "[["},
+        "broken_field",
+        "JSON",
+        "list",
+    ),
+    ("alpaca", {"instruction": "a", "output": "b", "tools": [{}]}, "wrong_tools", "names", "name"),
+    ("openai", {}, "missing_column", "no messages", "columns"),
+    ("openai", {"messages": "hello"}, "broken_field", "not JSON", "list"),
+    ("openai", {"messages": []}, "no_messages", "not a list", '"role": "user"'),
+    ("openai", {"messages": [{"content": "a"}]}, "no_role", "Message 1 has no role", "role"),
+    ("openai", messages(("user", "a"), ("gpt", "b")), "unknown_role", "role gpt", "assistant"),
+    ("openai", messages(("usr", "a")), "unknown_role", "role usr", "Write user"),
+    ("openai", messages(("user", "a")), "no_answer", "last message, 1 (user)", "Add the answer"),
+    (
+        "openai",
+        messages(("user", "a"), ("assistant", "b"), ("user", "c")),
+        "no_answer",
+        "last message, 3 (user)",
+        "remove",
+    ),
+    ("openai", messages(("assistant", "b")), "wrong_order", "first message", "question"),
+    (
+        "openai",
+        messages(("user", "a"), ("user", "a"), ("assistant", "b")),
+        "wrong_order",
+        "Message 2 (user) follows message 1 (user)",
+        "Join",
+    ),
+    (
+        "openai",
+        messages(("user", "a"), ("system", "s"), ("assistant", "b")),
+        "wrong_order",
+        "Message 2 (system)",
+        "first message",
+    ),
+    (
+        "openai",
+        messages(("user", "a"), ("tool", "1"), ("assistant", "b")),
+        "wrong_order",
+        "Message 2 (tool)",
+        "call",
+    ),
+    ("openai", {"messages": [ASKED, CALLED, ANSWERED]}, "wrong_order", "Message 3", "result"),
+    ("openai", messages(("user", " "), ("assistant", "b")), "empty_question", "1 is empty", "Fill"),
+    ("openai", messages(("user", "a"), ("assistant", "")), "empty_answer", "empty", "message 2"),
+    (
+        "openai",
+        {"messages": [ASKED, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]},
+        "wrong_call",
+        "tool_calls of message 2",
+        "arguments",
+    ),
+    (
+        "openai",
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWERED]},
+        "media",
+        "content of message 1",
+        "text only",
+    ),
+    ("openai", {"messages": [ASKED, {**ANSWERED, "weight": 0}]}, "weight", "weight 0", "weight"),
+    (
+        "openai",
+        {"messages": [ASKED, {**ANSWERED, "reasoning": "r", "content": "<think>r</think>b"}]},
+        "two_thoughts",
+        "twice",
+        "Remove one",
+    ),
+    (
+        "openai",
+        {**messages(("system", "s"), ("user", "a"), ("assistant", "b")), "system": "t"},
+        "two_systems",
+        "two system",
+        "Remove one",
+    ),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "user", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        "unknown_role",
+        "Message 1 has the role user",
+        "Write human",
+    ),
+    (
+        "sharegpt",
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "function_call", "value": "f(x)"},
+            ]
+        },
+        "broken_field",
+        "value of message 2",
+        "JSON",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("formatting", "row", "kind", "what", "fix"),
+    [pytest.param(*case, id=f"{case[0]}-{case[2]}-{case[3]}") for case in BAD_ROWS],
+)
+def test_a_row_that_cannot_be_used(
+    formatting: Formatting, row: Any, kind: str, what: str, fix: str
+) -> None:
+    with pytest.raises(BadRow) as caught:
+        conversation(formatting, row)
+    assert caught.value.kind == kind
+    assert what in caught.value.what
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("row", "formatting", "names"),
+    [
+        ({"prompt": "a", "response": "b"}, "alpaca", "prompt, response"),
+        ({"question": "a", "answer": "b"}, "alpaca", "question, answer"),
+        ({"input": "a", "output": "b"}, "alpaca", "input, output"),
+        (messages(("user", "a"), ("assistant", "b")), "openai", "messages, role"),
+        (
+            {"conversations": messages(("user", "a"), ("assistant", "b"))["messages"]},
+            "openai",
+            "conversations, role",
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "user", "value": "a"},
+                    {"from": "assistant", "value": "b"},
+                ]
+            },
+            "sharegpt",
+            "conversations, from",
+        ),
+    ],
+)
+def test_the_format_is_told_from_the_fields(
+    tmp_path: Path, row: dict[str, Any], formatting: str, names: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("broken\n" + json.dumps(row), encoding="utf-8")
+    data = find("rows.jsonl", tmp_path)
+    assert formatting in data.describe()
+    assert names in data.describe()
+    broken, good = data.rows()
+    assert isinstance(broken, Finding)
+    assert isinstance(good, Row)
+    assert good.conversation.messages == PLAIN

@@ -1,0 +1,81 @@
+"""Arrays and lines of JSON, cut into pieces anywhere: what json.loads reads, row by row."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.data.encoding import BrokenFile
+from danlu.data.findings import BadRow
+from danlu.data.json_rows import array_rows
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(alphabet=st.characters() | st.sampled_from('\\"[]{}\u2028\n你🤖'), max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+layouts = st.fixed_dictionaries(
+    {
+        "ensure_ascii": st.booleans(),
+        "indent": st.none() | st.integers(0, 2),
+        "separators": st.sampled_from([None, (",", ":"), (" ,\r\n ", " : ")]),
+    }
+)
+
+
+def cut(text: str, sizes: list[int]) -> list[str]:
+    pieces = []
+    for size in sizes:
+        pieces.append(text[:size])
+        text = text[size:]
+    return [piece for piece in [*pieces, text] if piece]
+
+
+@given(rows=st.lists(values, max_size=5), layout=layouts, sizes=st.lists(st.integers(1, 9)))
+def test_an_array_in_pieces_is_what_json_loads_reads(
+    rows: list[Any], layout: dict[str, Any], sizes: list[int]
+) -> None:
+    text = f"\n {json.dumps(rows, **layout)} \r\n"
+    contents = [content for _line, content in array_rows(iter(cut(text, sizes)))]
+    assert contents == json.loads(text)
+
+
+@given(
+    rows=st.lists(st.tuples(values, st.text(alphabet=" \n\r\t", max_size=5)), max_size=5),
+    sizes=st.lists(st.integers(1, 9)),
+)
+def test_each_row_knows_its_line(rows: list[tuple[Any, str]], sizes: list[int]) -> None:
+    text, lines = "[", []
+    for value, space in rows:
+        text += "," * bool(lines) + space
+        lines.append(text.count("\n") + 1)
+        text += json.dumps(value, indent=1)
+    assert [line for line, _content in array_rows(iter(cut(text + "]", sizes)))] == lines
+
+
+@given(
+    text=st.text(alphabet='[]{}",:ab\\ntrue1.e-\n ', max_size=30),
+    sizes=st.lists(st.integers(1, 5)),
+)
+def test_any_text_is_read_as_json_loads_reads_it_or_is_broken(text: str, sizes: list[int]) -> None:
+    try:
+        expected = json.loads(text)
+    except ValueError:
+        expected = None
+    try:
+        contents = [content for _line, content in array_rows(iter(cut(text, sizes)))]
+    except BrokenFile:
+        assert not isinstance(expected, list)
+    else:
+        assert isinstance(expected, list)
+        for content, right in zip(contents, expected, strict=True):
+            assert content == right or isinstance(content, BadRow)  # a key that stands twice

@@ -1,0 +1,254 @@
+"""Data files that are broken, in another encoding, or huge: each fault is said with its place."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+import tracemalloc
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.data import encoding
+from danlu.data.findings import Finding
+from danlu.data.rows import FATAL_KINDS, RawRow, data_files, read_rows
+from danlu.errors import EnvironmentFault, UsageError
+from tests.helpers.data_files import FILE_TYPES, json_array, json_lines, table_of_text
+
+CHINESE = '{"instruction": "你好，请问你是谁？", "output": "我是一个助手。"}'
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def contents(items: Iterable[RawRow | Finding]) -> list[Any]:
+    return [item.content if isinstance(item, RawRow) else item.kind for item in items]
+
+
+def last(file: Path) -> Finding:
+    *_before, item = read_rows(file)
+    assert isinstance(item, Finding)
+    return item
+
+
+# name of the file, content, how many rows come before, line, kind, a piece of what and of the fix
+BROKEN = [
+    ("a.json", "[1, 2,\n{]", 2, 2, "broken_json", "Expecting property name", "valid JSON"),
+    ("a.json", '[{"a": 1}\n\n{"b": 1}]', 1, 3, "broken_json", "(column 1)", "valid JSON"),
+    ("a.json", '[{"a": "x', 0, 1, "broken_json", "Unterminated string", "valid JSON"),
+    ("a.json", "[1\n", 1, 2, "broken_json", "closing ]", "valid JSON"),
+    ("a.json", "[1] [2]", 1, 1, "broken_json", "after the closing ]", "valid JSON"),
+    ("a.json", "[1,\n" + "9" * 5000 + "]", 1, 2, "broken_json", "digits", "valid JSON"),
+    ("a.json", "[1,\n" + "[" * 100_000, 1, 2, "broken_json", "recursion", "valid JSON"),
+    ("a.json", "<html>", 0, 1, "broken_json", "neither an array", "[ and ]"),
+    ("a.json", '{\n"data": []\n}', 0, 1, "broken_json", "neither an array", "[ and ]"),
+    ("a.jsonl", '{\n"a": 1\n}', 0, 1, "broken_json", "neither an array", "[ and ]"),
+    ("a.json", f"[1,\n{CHINESE}]".encode("gbk"), 0, 2, "not_utf8", "GBK", "iconv -f GB18030"),
+    ("a.jsonl", f"{{}}\n{CHINESE}".encode("gb18030"), 1, 2, "not_utf8", "GBK", "iconv -f GB18030"),
+    ("a.csv", "问,答\n你好,好".encode("gbk"), 0, 1, "not_utf8", "GBK", "a.utf8.csv"),
+    (
+        "a.jsonl",
+        '{"a": "d\xe9j\xe0 vu"}'.encode("latin-1"),
+        0,
+        1,
+        "not_utf8",
+        "0xE9",
+        "-c -f UTF-8",
+    ),
+    ("a.json", CHINESE.encode("utf-16"), 0, 1, "not_utf8", "UTF-16", "iconv -f UTF-16 "),
+    ("a.jsonl", CHINESE.encode("utf-16-le"), 0, 1, "not_utf8", "UTF-16LE", "iconv -f UTF-16LE"),
+    ("a.jsonl", CHINESE.encode("utf-16-be"), 0, 1, "not_utf8", "UTF-16BE", "iconv -f UTF-16BE"),
+    ("a.txt", CHINESE.encode("utf-32"), 0, 1, "not_utf8", "UTF-32", "iconv -f UTF-32"),
+    ("a.jsonl", b"{}\n\0\0\0\0", 0, 2, "binary_file", "NUL", "Copy it again"),
+    ("a.csv", 'q,a\nx,"y\nz', 0, 2, "broken_csv", "unexpected end", "quotation mark"),
+    ("a.csv", 'q,a\nx,y\nx,"y"z', 1, 3, "broken_csv", "expected after", "quotation mark"),
+    ("a.csv", "q,q\nx,y", 0, 1, "broken_csv", "'q'", "own name"),
+    ("a.parquet", b"PAR1 and nothing more", 0, 1, "damaged_table", "magic", "Copy it again"),
+    ("a.arrow", b"ARROW1 and nothing more", 0, 1, "damaged_table", "read on", "Copy it again"),
+    ("a.arrow", b"no table", 0, 1, "damaged_table", "read on", "Copy it again"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "before", "line", "kind", "what", "fix"),
+    [pytest.param(*case, id=f"{case[0]}-{case[5]}") for case in BROKEN],
+)
+def test_a_file_that_cannot_be_read_on(
+    tmp_path: Path,
+    name: str,
+    content: str | bytes,
+    before: int,
+    line: int,
+    kind: str,
+    what: str,
+    fix: str,
+) -> None:
+    file = written(tmp_path / name, content)
+    *rows, finding = read_rows(file)
+    assert len(rows) == before
+    assert isinstance(finding, Finding)
+    assert (finding.place, finding.kind) == (f"{file}:{line}", kind)
+    assert what in finding.what
+    assert fix in finding.fix
+    assert finding.kind in FATAL_KINDS
+
+
+def test_the_command_in_the_fix_converts_the_file(tmp_path: Path) -> None:
+    file = written(tmp_path / "my rows.jsonl", CHINESE.encode("gbk"))
+    command = last(file).fix.partition(": ")[2]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert contents(read_rows(tmp_path / "my rows.utf8.jsonl")) == [json.loads(CHINESE)]
+
+
+def test_a_broken_line_costs_only_itself(tmp_path: Path) -> None:
+    lines = ['{"a": 1}', '{"a": 1', '{"a": 1, "a": 2}', "[" * 100_000, "[]", '{"a": "\u2028"}']
+    file = written(tmp_path / "a.jsonl", "\n".join(lines))
+    assert contents(read_rows(file)) == [
+        *({"a": 1}, "broken_line", "key_twice", "broken_line", [], {"a": "\u2028"})
+    ]
+    second = list(read_rows(file))[1]
+    assert (
+        str(second)
+        == f"{file}:2: The line is not JSON: Expecting ',' delimiter (column 8). Correct the line."
+    )
+
+
+def test_marks_ends_of_lines_and_nan(tmp_path: Path) -> None:
+    file = written(
+        tmp_path / "a.jsonl", '\ufeff{"a": "é"}\r\n\r\n  \n{"a": NaN, "b": [Infinity]}\r\n'
+    )
+    assert contents(read_rows(file)) == [{"a": "é"}, {"a": None, "b": [float("inf")]}]
+    file = written(tmp_path / "b.json", '\ufeff\n [{"a": "é"},\r\n {"a": NaN}]\n')
+    assert [str(item.place) for item in read_rows(file)] == [f"{file}:2", f"{file}:3"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.txt"])
+def test_an_empty_file_has_no_rows(tmp_path: Path, name: str) -> None:
+    assert list(read_rows(written(tmp_path / name, ""))) == []
+    assert list(read_rows(written(tmp_path / name, "\ufeff\n\r\n "))) == []
+
+
+def test_csv_records_know_their_lines(tmp_path: Path) -> None:
+    long = "x" * 200_000
+    text = f'q , a\r\n"1\r\n""one"", yes","{long}"\r\n\r\n2,\r\n3\r\n4,5,6\r\n'
+    first, second, short, wide = read_rows(written(tmp_path / "a.csv", text))
+    assert isinstance(first, RawRow)
+    assert first.content == {"q": '1\r\n"one", yes', "a": long}
+    assert first.place.endswith(":2")
+    assert isinstance(second, RawRow)
+    assert second.content == {"q": "2", "a": ""}
+    assert second.place.endswith(":5")
+    assert str(short).endswith(
+        "a.csv:6: The row has 1 fields, the first line names 2. "
+        "Put fields with commas or newlines between quotation marks."
+    )
+    assert isinstance(wide, Finding)
+    assert wide.place.endswith(":7")
+
+
+@pytest.mark.parametrize("file_type", FILE_TYPES)
+def test_files_damaged_anywhere_give_findings(tmp_path: Path, file_type: str) -> None:
+    suffix, write = FILE_TYPES[file_type]
+    file = tmp_path / f"rows{suffix}"
+    write(file, [{"instruction": f"问 {i}", "output": "答", "n": [i]} for i in range(9)])
+    whole = file.read_bytes()
+    generator = random.Random(0)
+    for _attempt in range(150):
+        damaged = bytearray(
+            whole[: generator.choice([len(whole), generator.randrange(len(whole))])]
+        )
+        for _byte in range(generator.randrange(3)):
+            if damaged:
+                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        file.write_bytes(damaged)
+        items = list(read_rows(file))
+        kinds = [item.kind for item in items if isinstance(item, Finding)]
+        assert all(kind not in FATAL_KINDS for kind in kinds[:-1])
+
+
+@given(text=st.text(alphabet='",\n\r ab;', max_size=30))
+def test_any_text_as_csv_is_read_or_reported(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.csv"
+    for item in read_rows(written(file, text)):
+        assert item.place
+
+
+def test_files_and_folders(tmp_path: Path) -> None:
+    rows = [{"instruction": "a", "output": "b"}]
+    json_lines(tmp_path / "2.jsonl", rows)
+    json_array(tmp_path / "1.JSON", rows)
+    json_array(tmp_path / "state.json", rows)
+    written(tmp_path / "README.md", "hello")
+    (tmp_path / "more").mkdir()
+    files = data_files(tmp_path)
+    assert [file.name for file in files] == ["1.JSON", "2.jsonl"]
+    assert [contents(read_rows(file)) for file in files] == [rows, rows]
+    table_of_text(tmp_path / "3.csv", rows)
+    with pytest.raises(UsageError, match=r"several types") as caught:
+        data_files(tmp_path)
+    assert ".csv" in caught.value.why
+    with pytest.raises(UsageError, match="no data files"):
+        data_files(tmp_path / "more")
+    with pytest.raises(UsageError, match="unknown type") as caught:
+        data_files(tmp_path / "README.md")
+    assert ".parquet" in caught.value.why
+    with pytest.raises(UsageError, match="does not exist"):
+        data_files(tmp_path / "none.jsonl")
+
+
+def test_a_file_that_the_system_refuses(tmp_path: Path) -> None:
+    folder = tmp_path / "a.parquet"
+    folder.mkdir()
+    with pytest.raises(EnvironmentFault, match="cannot be read"):
+        list(read_rows(folder))
+
+
+@pytest.mark.parametrize("beginning", ["", "[", "[1, ", '{"a": 1}\n', '[{"a": "'])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".txt"])
+def test_100_gb_of_nothing_is_refused_at_once(tmp_path: Path, beginning: str, suffix: str) -> None:
+    file = tmp_path / f"sparse{suffix}"
+    with file.open("wb") as out:
+        out.write(beginning.encode() + b" " * 2000)
+        out.truncate(100 << 30)
+    started = time.process_time()
+    assert last(file).kind in FATAL_KINDS
+    assert time.process_time() - started < 5
+
+
+def test_a_row_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("danlu.data.encoding", "danlu.data.json_rows", "danlu.data.text_rows"):
+        monkeypatch.setattr(f"{name}.MAX_ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(encoding, "PIECE_BYTES", 1 << 16)
+    for name, text in (
+        ("a.json", '[1,\n{"a": "' + "x" * (3 << 20)),
+        ("a.jsonl", '{}\n{"a": "' + "x" * (3 << 20)),
+        ("a.csv", 'q,a\n"' + "x,y\n" * (1 << 19)),
+    ):
+        finding = last(written(tmp_path / name, text))
+        assert finding.kind == "row_too_large"
+        assert finding.place.endswith(":2")
+
+
+@pytest.mark.parametrize("file_type", [name for name in FILE_TYPES if "arrow" not in name])
+def test_rows_are_not_held_in_memory(tmp_path: Path, file_type: str) -> None:
+    suffix, write = FILE_TYPES[file_type]
+    file = tmp_path / f"rows{suffix}"
+    write(file, [{"instruction": f"{i}", "output": "x" * 10_000} for i in range(4_000)])
+    pool = pyarrow.default_memory_pool().bytes_allocated()
+    tracemalloc.start()
+    count = sum(isinstance(item, RawRow) for item in read_rows(file))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 4_000
+    assert peak + pyarrow.default_memory_pool().bytes_allocated() - pool < 16 << 20  # of 40 MB
