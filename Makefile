@@ -11,7 +11,7 @@ CODE := src tests tools benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check starter starter-eval clean
+.PHONY: help setup demo test soak check starter starter-eval clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ demo: setup ## fine-tune, compare, merge and chat with the starter model (2 minu
 
 test: .venv/installed-dev ## run the whole test suite (no network)
 	$(BIN)/python -m pytest
+
+soak: .venv/installed-dev ## run the long tests of reliability (some 20 minutes)
+	$(BIN)/python -m pytest -m soak
 
 check: .venv/installed-dev ## format, lint, types and the rules of the house
 	$(BIN)/ruff format --check $(CODE)

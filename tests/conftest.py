@@ -5,9 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 
+import pytest
+
+from tests.helpers.figures import figures_line
+
 # Sentences are compared in English, whatever the language of the machine.
 os.environ["DANLU_LANG"] = "en"
 # Tiny models are slower with more threads, and much slower where another program computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Runs register themselves; the list of whoever runs the tests stays as it is.
 os.environ["DANLU_HOME"] = tempfile.mkdtemp(prefix="danlu-tests-")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the tests of reliability measured."""
+    if line := figures_line():
+        terminalreporter.write_line(line)

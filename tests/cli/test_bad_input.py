@@ -8,7 +8,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,10 @@ import pytest
 from danlu.cli.main import main
 from danlu.files import disk, faults
 from danlu.files.committed import verify
-from danlu.files.disk import Bytes, Disk
 from danlu.files.lock import LOCK_FILE, FolderLock
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import read_manifest
+from tests.helpers.faulty_disk import FillingDisk, RefusingDisk
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.program import leftovers, train_words, write_rows
 
@@ -131,9 +130,17 @@ def cut_adapter() -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def altered_adapter() -> None:
+    path = Path("run/final/adapter_model.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
 NO_MODEL = "nowhere does not exist|config.json|--model starter"
 NOT_A_MODEL = "not a model folder|no config.json|download"
 BAD_WEIGHTS = "model.safetensors||"
+ALTERED = "adapter_model.safetensors|sha256|"
 LLAMA = "not supported|llama|Qwen3"
 OTHER_BASE = "another base model|trained on model|/model"
 # what is wrong, how it came about, the command, its exit code, and a piece of each line
@@ -162,6 +169,8 @@ CASES = [
     ("other shapes", lone_adapter, f"{MERGE} --adapter lone --model deeper", 5, "base|fit|/model"),
     ("no adapter", nothing, f"{GENERATE} --adapter model", 2, "not an adapter|config.json|run"),
     ("cut adapter", cut_adapter, f"{GENERATE} --adapter run", 5, "adapter_model.safetensors||"),
+    ("altered adapter", altered_adapter, f"{GENERATE} --adapter run", 5, ALTERED),
+    ("altered adapter", altered_adapter, MERGE, 5, ALTERED),
     ("broken row", line_3_is('{"instruction": "x", '), TRAIN, 5, "1 of 40|rows.jsonl:3|"),
     ("row not UTF-8", line_3_is("\udcc4\udce3"), TRAIN, 5, "rows|:3: The text is not UTF-8|"),
     ("missing data", nothing, f"{TRAIN} --dataset no.jsonl", 2, "no.jsonl|no such file|--dataset"),
@@ -230,36 +239,14 @@ def test_a_folder_that_refuses_writing(
     capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
-    class ReadOnly(Disk):
-        def make_folder(self, path: Path) -> None:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-        def create(self, path: Path) -> FileIO:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
     before = contents(here)
-    monkeypatch.setattr(disk, "DISK", ReadOnly())
+    monkeypatch.setattr(disk, "DISK", RefusingDisk(errno.EACCES, "make_folder", "create"))
     assert main(command.split()) == 3
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert str(here) in lines[0]
     assert "Permission denied" in lines[1]
     assert contents(here) == before
-
-
-class FillingDisk(Disk):
-    """Has room for so many bytes; then every write fails half-way."""
-
-    def __init__(self, room_bytes: int) -> None:
-        self.room_bytes = room_bytes
-
-    def write(self, file: FileIO, data: Bytes) -> None:
-        data = memoryview(data).cast("B")
-        super().write(file, data[: self.room_bytes])
-        if len(data) > self.room_bytes:
-            self.room_bytes = 0
-            raise OSError(errno.ENOSPC, "No space left on device")
-        self.room_bytes -= len(data)
 
 
 @pytest.mark.parametrize("room_bytes", [0, 1_800, 30_000, 400_000])

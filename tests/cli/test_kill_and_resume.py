@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -17,11 +12,9 @@ from danlu.files.committed import verify
 from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
-from tests.helpers.model_folder import write_model_folder
-from tests.helpers.program import leftovers, start, train_words, write_rows
+from tests.helpers.program import start
+from tests.helpers.whole_run import RESUME, STEPS, Place, running, wait_for_step
 
-STEPS = 120
-RESUME = ("--resume_from_checkpoint", "true")
 # danlu on a disk that kills the process, as kill -9 does, at one operation: NAME at a path that
 # holds PART; a write stops in the middle.
 MORTAL = """
@@ -53,64 +46,9 @@ DEATHS = [
 ]
 
 
-class Place:
-    """A model, rows, and the run that nobody disturbed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.model = write_model_folder(folder / "model")
-        self.rows = write_rows(folder / "rows.jsonl")
-        self.whole = folder / "whole"
-        assert main(self.words("whole")) == 0
-
-    def words(self, name: str, **changes: object) -> list[str]:
-        settings = {"max_steps": STEPS, "save_steps": 20, "save_total_limit": 2}
-        settings |= {"val_size": 4, "eval_steps": 30, "logging_steps": 50}
-        return train_words(self.model, self.rows, self.folder / name, **(settings | changes))
-
-    def assert_as_if_undisturbed(self, name: str) -> None:
-        """Same adapter, same metrics, same checkpoints, nothing left over."""
-        run = self.folder / name
-        for file in ("final/adapter_model.safetensors", "adapter_model.safetensors"):
-            assert (run / file).read_bytes() == (self.whole / file).read_bytes()
-        assert timeless(run) == timeless(self.whole)
-        assert list_checkpoints(run)[-1].step == STEPS
-        assert read_manifest(run).state == "finished"
-        assert leftovers(run) == []
-
-
-def timeless(run: Path) -> list[dict[str, object]]:
-    """The metrics without how long things took."""
-    return [
-        {key: value for key, value in record.items() if "seconds" not in key}
-        for record in read_metrics(run)
-    ]
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("runs"))
-
-
-@contextmanager
-def running(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """danlu as a process of its own, never left behind; `log` gets what it prints."""
-    with log.open("wb") as file, start(words, stdout=file, stderr=file) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
-    """Return as soon as the metrics show that a step is done."""
-    for _attempt in range(6000):
-        metrics = read_metrics(run)
-        if metrics and metrics[-1]["step"] >= step:
-            return
-        assert process.poll() is None, "it ended too early"
-        time.sleep(0.01)
-    raise AssertionError("it never came so far")
 
 
 def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
@@ -187,8 +125,10 @@ def test_other_data_and_another_base_are_refused(
     weights = place.model / "model.safetensors"
     base = weights.read_bytes()
     try:
-        place.rows.write_text(rows.replace("fox 3?", "fox three?"), encoding="utf-8")
-        assert_refused(place, capsys, {}, "data: ")
+        shorter = "".join(rows.splitlines(keepends=True)[:-1])
+        for changed in (rows.replace("fox 3?", "fox three?"), rows + rows, shorter):
+            place.rows.write_text(changed, encoding="utf-8")
+            assert_refused(place, capsys, {}, "data: ")
         place.rows.write_text(rows, encoding="utf-8")
         weights.write_bytes(base[:-64] + bytes(64))
         assert_refused(place, capsys, {}, "base model: ")

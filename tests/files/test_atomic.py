@@ -12,19 +12,9 @@ import pytest
 from danlu.errors import CapacityError, EnvironmentFault, UsageError
 from danlu.files import disk
 from danlu.files.atomic import append_line, atomic_write, link_or_copy, make_folder
-from danlu.files.disk import Disk
 from danlu.files.faults import free_bytes, require_free
 from danlu.files.process import this_process
-
-
-class FailingDisk(Disk):
-    """Fails one named operation with one errno."""
-
-    def __init__(self, operation: str, code: int) -> None:
-        def fail(*_: object) -> None:
-            raise OSError(code, "made to fail")
-
-        setattr(self, operation, fail)
+from tests.helpers.faulty_disk import FaultyDisk, RefusingDisk, installed
 
 
 def names(folder: Path) -> set[str]:
@@ -46,7 +36,7 @@ def test_a_failure_keeps_the_old_content_and_leaves_nothing(
 ) -> None:
     target = tmp_path / "a.txt"
     target.write_bytes(b"old")
-    monkeypatch.setattr(disk, "DISK", FailingDisk(operation, errno.ENOSPC))
+    monkeypatch.setattr(disk, "DISK", RefusingDisk(errno.ENOSPC, operation))
     with pytest.raises(CapacityError) as caught:
         atomic_write(target, b"new")
     assert str(target) in caught.value.what
@@ -58,7 +48,7 @@ def test_a_failure_keeps_the_old_content_and_leaves_nothing(
 def test_a_full_disk_says_how_much_was_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "DISK", FailingDisk("write", errno.ENOSPC))
+    monkeypatch.setattr(disk, "DISK", RefusingDisk(errno.ENOSPC, "write"))
     with pytest.raises(CapacityError, match=r"at least 5\.0 KB are needed"):
         atomic_write(tmp_path / "a", bytes(5000))
 
@@ -85,7 +75,7 @@ def test_a_failing_source_leaves_nothing(tmp_path: Path) -> None:
 def test_refusals_have_the_right_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[Exception]
 ) -> None:
-    monkeypatch.setattr(disk, "DISK", FailingDisk("create", code))
+    monkeypatch.setattr(disk, "DISK", RefusingDisk(code, "create"))
     with pytest.raises(kind):
         atomic_write(tmp_path / "a", b"")
 
@@ -122,6 +112,16 @@ def test_lines_are_added(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "一\ntwo\n"
 
 
+def test_a_line_that_does_not_fit_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    append_line(tmp_path / "log", "one")
+    full = FaultyDisk(2, errno.ENOSPC)  # the first operation opens the file
+    with installed(full), pytest.raises(CapacityError, match="log"):
+        append_line(tmp_path / "log", "two")
+    assert full.fired
+    append_line(tmp_path / "log", "three")
+    assert (tmp_path / "log").read_text() == "one\nthree\n"
+
+
 def test_links_are_relative_and_replace_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "final").mkdir()
     (tmp_path / "final" / "x").write_bytes(b"content")
@@ -134,7 +134,7 @@ def test_links_are_relative_and_replace_what_is_there(tmp_path: Path) -> None:
 
 def test_copies_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").write_bytes(b"content")
-    monkeypatch.setattr(disk, "DISK", FailingDisk("link", errno.EPERM))
+    monkeypatch.setattr(disk, "DISK", RefusingDisk(errno.EPERM, "link"))
     link_or_copy(tmp_path / "source", tmp_path / "x")
     assert not (tmp_path / "x").is_symlink()
     assert (tmp_path / "x").read_bytes() == b"content"

@@ -8,19 +8,18 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.errors import CapacityError, DataError
+from danlu.errors import CapacityError, DataError, EnvironmentFault
 from danlu.files import disk
 from danlu.files.committed import MANIFEST, committed_folder, discard, retire, verify
-from danlu.files.disk import Disk
 from danlu.files.leftovers import clean_leftovers
 from danlu.files.process import this_process
+from tests.helpers.faulty_disk import FailingReads, RefusingDisk, failing_reads
 
 
 def make(path: Path, content: bytes = b"content") -> None:
@@ -33,31 +32,6 @@ def make(path: Path, content: bytes = b"content") -> None:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-class CountingDisk(Disk):
-    """Dies at operation number `fatal`: nothing that follows reaches the disk, clean-up neither."""
-
-    def __init__(self, fatal: int) -> None:
-        self.fatal = fatal
-        self.count = 0
-
-    def __getattribute__(self, name: str) -> object:
-        value = object.__getattribute__(self, name)
-        if name in ("fatal", "count") or name.startswith("_"):
-            return value
-
-        def operation(*arguments: object) -> object:
-            self.count += 1
-            if self.count >= self.fatal:
-                raise Crash(name)
-            return value(*arguments)  # type: ignore[operator]
-
-        return operation
 
 
 def test_holds_what_was_written(tmp_path: Path) -> None:
@@ -82,11 +56,7 @@ def test_an_error_in_the_body_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(Disk):
-        def sync(self, file: object) -> None:
-            raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(disk, "DISK", Full())
+    monkeypatch.setattr(disk, "DISK", RefusingDisk(errno.ENOSPC, "sync"))
     with pytest.raises(CapacityError, match="out/a"):
         make(tmp_path / "out")
     assert names(tmp_path) == set()
@@ -107,29 +77,6 @@ def test_replaces_an_existing_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == {"out"}
 
 
-def test_a_crash_at_any_operation_leaves_the_old_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = set()
-    for fatal in range(1, 100):
-        folder = tmp_path / str(fatal)
-        make(folder / "out", b"first")
-        counting = CountingDisk(fatal)
-        monkeypatch.setattr(disk, "DISK", counting)
-        with suppress(Crash):
-            make(folder / "out", b"second")
-        monkeypatch.setattr(disk, "DISK", Disk())
-        monkeypatch.setattr("danlu.files.process.ProcessName.is_running", lambda _: False)
-        clean_leftovers(folder)
-        monkeypatch.undo()
-        verify(folder / "out")
-        seen.add((folder / "out" / "a").read_bytes())
-        assert names(folder) == {"out"}
-        if counting.count < fatal:
-            break
-    assert seen == {b"first", b"second"}
-
-
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_changed_byte_is_found(data: st.DataObject) -> None:
@@ -143,6 +90,24 @@ def test_any_changed_byte_is_found(data: st.DataObject) -> None:
         file.write_bytes(content)
         with pytest.raises(DataError, match=file.name):
             verify(path)
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_an_unreadable_file_is_named(tmp_path: Path, number: int) -> None:
+    make(tmp_path / "out")
+    reads = FailingReads(tmp_path, number)
+    with failing_reads(reads), pytest.raises(DataError) as caught:
+        verify(tmp_path / "out")
+    assert str(reads.failed) in caught.value.what
+
+
+def test_a_refused_file_is_not_called_damaged(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    with (
+        failing_reads(FailingReads(tmp_path, 3, errno.EACCES)),
+        pytest.raises(EnvironmentFault, match="out/a"),
+    ):
+        verify(tmp_path / "out")
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "no manifest", "bad manifest"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.files.leftovers import is_leftover
+from danlu.runs.metrics import read_metrics
 
 # Seconds instead of minutes: a few rows a step, one thread, no bf16 emulation.
 SHORT = {
@@ -21,6 +22,7 @@ SHORT = {
     "lora_dropout": 0.1,
     "dtype": "float32",
     "device": "cpu",
+    "report": "false",
 }
 
 
@@ -53,3 +55,11 @@ def start(words: Sequence[str], *, program: str | None = None, **options: Any) -
 def leftovers(folder: Path) -> list[str]:
     """List unfinished work anywhere below a folder."""
     return sorted(path.name for path in folder.rglob("*") if is_leftover(path.name))
+
+
+def timeless(run: Path) -> list[dict[str, Any]]:
+    """The metrics without how long things took."""
+    return [
+        {key: value for key, value in record.items() if "seconds" not in key}
+        for record in read_metrics(run)
+    ]

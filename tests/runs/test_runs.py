@@ -128,6 +128,33 @@ def test_metrics_tolerate_a_torn_last_line_and_are_cut_on_resume(tmp_path: Path)
     ]
 
 
+TAILS = {
+    "zeros": bytes(40),
+    "zeros and a line": bytes(40) + b'{"step": 4}\n',
+    "other lines": b"oops\n[3]\n{}\n\xff\n",
+    "deep": b"[" * 10**5 + b"\n",
+}
+
+
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
+def test_what_a_power_cut_made_of_later_lines_goes_on_resume(tmp_path: Path, tail: bytes) -> None:
+    for step in (1, 2, 3):
+        Metrics(tmp_path).append({"step": step})
+    with (tmp_path / METRICS_FILE).open("ab") as file:
+        file.write(tail)
+    truncate_after(tmp_path, 2)
+    Metrics(tmp_path).append({"step": 3})
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_a_damaged_line_before_a_kept_record_is_not_dropped(tmp_path: Path) -> None:
+    content = '{"step": 1}\noops\n{"step": 3}\n'
+    (tmp_path / METRICS_FILE).write_text(content)
+    with pytest.raises(DataError, match=f"{METRICS_FILE}:2"):
+        truncate_after(tmp_path, 3)
+    assert (tmp_path / METRICS_FILE).read_text() == content
+
+
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     (tmp_path / METRICS_FILE).write_text('{"step": 1}\noops\n')
     with pytest.raises(DataError, match=f"{METRICS_FILE}:2"):

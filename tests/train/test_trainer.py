@@ -61,13 +61,14 @@ def test_resumed_run_ends_with_the_same_bits(
 def test_update_does_not_depend_on_the_packing(tmp_path: Path) -> None:
     # A few updates only: Adam divides by the gradient's size, so rounding grows with the steps.
     recipe = replace(RECIPE, total_steps=2, schedule=AT_ONCE, eval_steps=0)
-    finals = []
+    finals, losses = [], []
     for name, tokens in (("one", 10_000), ("few", 64), ("alone", 1)):
         run = trainer(tmp_path / name, replace(recipe, micro_batch_tokens=tokens))
-        list(run.run())
+        losses.append([event.loss for event in run.run() if isinstance(event, StepDone)])
         finals.append(master(run))
-    for other in finals[1:]:
+    for other, loss in zip(finals[1:], losses[1:], strict=True):
         torch.testing.assert_close(finals[0], other, atol=1e-6, rtol=0)
+        assert loss == pytest.approx(losses[0], rel=1e-6)
 
 
 def test_loss_falls_and_is_evaluated_on_the_held_out_rows(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -52,6 +53,10 @@ def describe(job: Finetune) -> list[str]:
     ]
 
 
+# A pipe without a reader, a terminal whose window was closed.
+_READER_GONE = (errno.EPIPE, errno.EIO)
+
+
 def show_training(job: Finetune) -> None:
     """Run a job to its end and show it.
 
@@ -63,9 +68,11 @@ def show_training(job: Finetune) -> None:
         for event in job.run():
             try:
                 view.show(event)
-            except BrokenPipeError:
+            except OSError as fault:
                 _be_silent()
-                job.request_stop()
+                # A full disk below a log file is no reason to stop.
+                if fault.errno in _READER_GONE:
+                    job.request_stop()
 
 
 def _be_silent() -> None:
@@ -169,7 +176,10 @@ class _Bar(_View):
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._live.stop()
+        try:
+            self._live.stop()
+        except OSError:  # the window was closed
+            _be_silent()
 
     def show(self, event: Event) -> None:
         """Update the picture; evaluations and trouble stay as lines above it."""

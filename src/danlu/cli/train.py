@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
+from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
 from danlu.settings.show import read_settings
 
@@ -38,8 +38,29 @@ def run(argv: Sequence[str]) -> int:
             )
         )
         return EXIT_INTERRUPTED
+    if job.settings.report:
+        _report(job)
     _say_what_next(job)
     return EXIT_OK
+
+
+def _report(job: Finetune) -> None:
+    """Write the before/after report; the run is finished and stays so whatever happens here."""
+    from danlu.cli.eval import report_lines
+    from danlu.dialog.settings import ModelSettings
+    from danlu.workflows.report import write_report
+
+    dtype = str(job.precision.dtype).removeprefix("torch.")
+    settings = ModelSettings.model_validate({"device": job.settings.device, "dtype": dtype})
+    again = f"danlu eval {shlex.quote(job.settings.output_dir)}"
+    try:
+        for event in write_report(job.path, settings):
+            print("\n".join(report_lines(event)), flush=True)
+    except KeyboardInterrupt:
+        print(_("The report is left out; write it later: {command}").format(command=again))
+    except DanluError as problem:
+        print(_("The report could not be written: {what}").format(what=problem.what))
+        print(_("{why} Try again: {command}").format(why=problem.why, command=again))
 
 
 def _resume_command(argv: Sequence[str]) -> str:

@@ -18,7 +18,9 @@ class ModelSettings(Settings):
     adapter_name_or_path: str | None = option(
         None, "output folder of a training run, or a PEFT adapter", aliases=("adapter",)
     )
-    dtype: Literal["auto", "bfloat16", "float32"] = option("auto", "precision of the weights")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
+        "auto", "precision of the weights"
+    )
     device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")
 
 

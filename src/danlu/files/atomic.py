@@ -12,7 +12,7 @@ from pathlib import Path
 
 from danlu.files import disk
 from danlu.files.disk import Bytes
-from danlu.files.faults import explained
+from danlu.files.faults import explained, readable
 from danlu.files.leftovers import clean_leftovers, temporary_path
 
 COPY_BYTES = 1 << 20
@@ -51,6 +51,14 @@ def append_line(path: Path, line: str) -> None:
         disk.DISK.append(path, data)
 
 
+def sync_lines(path: Path) -> None:
+    """Return once every line added to a file is on the medium; a missing file has none."""
+    if path.exists():
+        with explained(path):
+            disk.DISK.sync_file(path)
+            disk.DISK.sync_folder(path.parent)
+
+
 def link_or_copy(target: Path, link: Path) -> None:
     """Make `link` a relative link to the file `target`; a copy where links are impossible.
 
@@ -71,15 +79,18 @@ def link_or_copy(target: Path, link: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, durably."""
+    """Create a folder and its missing parents, durably."""
     with explained(path):
+        missing = [place for place in (path, *path.parents) if not place.exists()]
         disk.DISK.make_folder(path)
-        disk.DISK.sync_folder(path.parent)
+        # Also where it was there: whoever made it may have died before it was durable.
+        for place in missing or [path]:
+            disk.DISK.sync_folder(place.parent)
 
 
 def read_in_pieces(path: Path) -> Iterator[bytes]:
-    """Yield a file's bytes in pieces of 1 MiB."""
-    with path.open("rb") as file:
+    """Yield a file's bytes in pieces of 1 MiB. Raises DataError or EnvironmentFault."""
+    with readable(path), path.open("rb") as file:
         while piece := file.read(COPY_BYTES):
             yield piece
 

@@ -22,7 +22,7 @@ from danlu.errors import DataError
 from danlu.files import disk
 from danlu.files.atomic import Content, make_folder, pieces, read_in_pieces
 from danlu.files.disk import Bytes
-from danlu.files.faults import explained
+from danlu.files.faults import explained, readable
 from danlu.files.leftovers import clean_leftovers, remove_any, temporary_path
 from danlu.language import _
 
@@ -86,7 +86,7 @@ class Draft:
     def seal(self) -> None:
         """Write the manifest, the last file, and sync the draft's names."""
         manifest = {"version": MANIFEST_VERSION, "files": dict(sorted(self._entries.items()))}
-        data = (json.dumps(manifest, indent=1) + "\n").encode()
+        data = _manifest_bytes(manifest)
         shown_as = self._target / MANIFEST
         with self._create(MANIFEST) as file, explained(shown_as, len(data)):
             disk.DISK.write(file, data)
@@ -125,27 +125,32 @@ def committed_folder(path: Path) -> Iterator[Draft]:
 def verify(path: Path) -> tuple[str, ...]:
     """Check every file of a committed folder and return their names.
 
-    Raises DataError naming the first file that is missing, cut short or altered.
+    Raises DataError naming the first file that is missing, cut short, altered or unreadable, and
+    EnvironmentFault where the system refuses to read.
     """
     entries = _read_entries(path)
     for name, entry in entries.items():
-        file = path / name
-        if not file.is_file():
-            raise _damaged(file, _("the file is missing"))
-        size = file.stat().st_size
-        if size != entry.get("size"):
-            raise _damaged(
-                file,
-                _("it has {size} bytes, {expected} were written").format(
-                    size=size, expected=entry.get("size")
-                ),
-            )
-        digest = hashlib.sha256()
-        for piece in read_in_pieces(file):
-            digest.update(piece)
-        if digest.hexdigest() != entry.get("sha256"):
-            raise _damaged(file, _("its content has changed since it was written (sha256)"))
+        with readable(path / name):
+            _check(path / name, entry)
     return tuple(entries)
+
+
+def _check(file: Path, entry: dict[str, Any]) -> None:
+    if not file.is_file():
+        raise _damaged(file, _("the file is missing"))
+    size = file.stat().st_size
+    if size != entry.get("size"):
+        raise _damaged(
+            file,
+            _("it has {size} bytes, {expected} were written").format(
+                size=size, expected=entry.get("size")
+            ),
+        )
+    digest = hashlib.sha256()
+    for piece in read_in_pieces(file):
+        digest.update(piece)
+    if digest.hexdigest() != entry.get("sha256"):
+        raise _damaged(file, _("its content has changed since it was written (sha256)"))
 
 
 def discard(path: Path) -> None:
@@ -177,13 +182,14 @@ def retire(path: Path) -> Path:
 def _put_in_place(draft: Path, path: Path) -> None:
     old: Path | None = None
     with explained(path):
-        if path.is_symlink() or path.exists():
-            old = temporary_path(path, "old")
-            disk.DISK.rename(path, old)
         try:
+            if path.is_symlink() or path.exists():
+                old = temporary_path(path, "old")
+                disk.DISK.rename(path, old)
             disk.DISK.rename(draft, path)
         except BaseException:
-            if old is not None:
+            # A second Ctrl-C may come between the two.
+            if old is not None and not path.exists():
                 with suppress(OSError):
                     disk.DISK.rename(old, path)
             raise
@@ -194,12 +200,17 @@ def _put_in_place(draft: Path, path: Path) -> None:
 
 def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     file = path / MANIFEST
+    with readable(file):
+        if not file.is_file():
+            raise _damaged(file, _("the file is missing"))
+        data = file.read_bytes()
     try:
-        manifest = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise _damaged(file, _("the file is missing")) from None
-    except (OSError, ValueError) as fault:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError) as fault:
         raise _damaged(file, str(fault)) from fault
+    if data != _manifest_bytes(manifest):
+        # Nothing vouches for the manifest itself, so it must be exactly what `seal` writes.
+        raise _damaged(file, _("its content has changed since it was written"))
     entries = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(entries, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise _damaged(file, _("it is not a manifest of version 1"))
@@ -207,6 +218,10 @@ def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
         if not _is_plain(name) or not isinstance(entry, dict):
             raise _damaged(file, _("the entry {name} is malformed").format(name=repr(name)))
     return entries
+
+
+def _manifest_bytes(manifest: object) -> bytes:
+    return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
 def _is_plain(name: str) -> bool:

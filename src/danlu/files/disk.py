@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -51,9 +52,22 @@ class Disk:
             size = os.fstat(file.fileno()).st_size
             try:
                 self.write(file, data)
-            except OSError:
-                os.ftruncate(file.fileno(), size)
+            except BaseException:
+                with suppress(OSError):
+                    self.cut(file, size)
                 raise
+
+    def cut(self, file: FileIO, size: int) -> None:
+        """Shorten a file to so many bytes."""
+        os.ftruncate(file.fileno(), size)
+
+    def sync_file(self, path: Path) -> None:
+        """Return once the content of a file that is not open is on the medium."""
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file or folder another name; an existing file or empty folder is replaced."""

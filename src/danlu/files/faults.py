@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from danlu.errors import CapacityError, DanluError, EnvironmentFault, UsageError
+from danlu.errors import CapacityError, DanluError, DataError, EnvironmentFault, UsageError
 from danlu.language import _
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# The medium, or the server of a network disk, no longer has the bytes.
+_LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ESTALE)
 _BAD_PATH = (
     errno.ENOENT,
     errno.ENOTDIR,
@@ -98,3 +100,21 @@ def explained(path: Path, needed_bytes: int = 0) -> Iterator[None]:
         yield
     except OSError as fault:
         raise explain(fault, path, needed_bytes) from fault
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn an OSError raised while reading a file that should be there into a danlu error.
+
+    DataError where its bytes are lost, EnvironmentFault where the system refuses to give them.
+    """
+    try:
+        yield
+    except OSError as fault:
+        what = _("Cannot read {path}").format(path=path)
+        why = _("the system reports: {detail}").format(detail=fault.strerror or str(fault))
+        if fault.errno in (*_LOST, *_BAD_PATH):
+            fix = _("check the disk (dmesg | tail), and use another copy of this file")
+            raise DataError(what, why=why, fix=fix) from fault
+        fix = _("let your user read it (ls -l {path}) and run the command again")
+        raise EnvironmentFault(what, why=why, fix=fix.format(path=path)) from fault

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from danlu.errors import DataError, UsageError
+from danlu.files.committed import MANIFEST, verify
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
@@ -93,7 +94,8 @@ def attach_adapter(
     """Load an adapter for a loaded base model; the flag tells whether the base was proven right.
 
     With a run's record the base's fingerprint must agree; without one only the shapes can be
-    checked. Raises DataError for another base. dtype None means the base's.
+    checked. dtype None means the base's. Raises DataError for another base, and where danlu wrote
+    the files and they have changed since.
     """
     if source.run is not None and source.run.base.fingerprint != base.fingerprint:
         raise DataError(
@@ -103,6 +105,8 @@ def attach_adapter(
             ),
             fix=_("Use --model_name_or_path {base}").format(base=base_of(source)),
         )
+    if (source.folder / MANIFEST).is_file():
+        verify(source.folder)
     adapter = load_adapter(
         source.folder, base.config, device=base.device.torch_device, dtype=dtype or base.dtype
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from danlu.errors import DataError, UsageError
 from danlu.files.atomic import atomic_write
+from danlu.files.faults import readable
 from danlu.language import _
 
 RUN_FILE = "run.json"
@@ -79,14 +80,14 @@ def is_run(folder: Path) -> bool:
 def read_manifest(folder: Path) -> RunManifest:
     """Read run.json. Raises UsageError when there is none, DataError when damaged or newer."""
     file = folder / RUN_FILE
-    try:
+    with readable(file):
+        if not is_run(folder):
+            raise UsageError(
+                _("{path} is not a run of danlu").format(path=folder),
+                why=_("it has no file {name}").format(name=RUN_FILE),
+                fix=_("give the output_dir of a `danlu train` command"),
+            )
         data = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(
-            _("{path} is not a run of danlu").format(path=folder),
-            why=_("it has no file {name}").format(name=RUN_FILE),
-            fix=_("give the output_dir of a `danlu train` command"),
-        ) from None
     try:
         return RunManifest.model_validate_json(data)
     except ValidationError as fault:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import CapacityError, DataError
-from danlu.files.atomic import append_line, atomic_write
+from danlu.files.atomic import append_line, atomic_write, sync_lines
+from danlu.files.faults import readable
 from danlu.language import _
 
 METRICS_FILE = "metrics.jsonl"
@@ -37,28 +38,57 @@ class Metrics:
 
     def flush(self) -> None:
         """Write what is waiting, as far as the disk takes it."""
+        with suppress(CapacityError):
+            self._write()
+
+    def sync(self) -> None:
+        """Write what is waiting, as far as the disk takes it, and return once it is on the medium.
+
+        A checkpoint needs this before it: a run resumed from it does not write the records again.
+        """
+        with suppress(CapacityError):
+            self._write()
+            sync_lines(self._file)
+
+    def _write(self) -> None:
         if self._waiting:
-            with suppress(CapacityError):
-                append_line(self._file, "\n".join(self._waiting))
-                self._waiting.clear()
+            append_line(self._file, "\n".join(self._waiting))
+            self._waiting.clear()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Read all complete records; a missing file has none. Raises DataError with file:line."""
     file = folder / METRICS_FILE
-    try:
-        complete = file.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return []
-    return [_parse(file, number, line) for number, line in enumerate(complete, 1)]
+    return [_parse(file, number, line) for number, line in enumerate(_lines(file), 1)]
 
 
 def truncate_after(folder: Path, step: int) -> None:
-    """Drop the records after `step` and a torn last line, as a resumed run writes them again."""
-    records = read_metrics(folder)
-    if (folder / METRICS_FILE).exists():
+    """Drop the records after `step`, as a resumed run writes them again.
+
+    What a power cut made of the lines after `step` goes as well. Raises DataError with file:line
+    for a damaged line before a record that is kept.
+    """
+    file = folder / METRICS_FILE
+    lines = _lines(file)
+    while lines and not _is_kept(lines[-1], step):
+        lines.pop()
+    records = [_parse(file, number, line) for number, line in enumerate(lines, 1)]
+    if file.exists():
         kept = [_to_line(record) + "\n" for record in records if record["step"] <= step]
-        atomic_write(folder / METRICS_FILE, "".join(kept))
+        atomic_write(file, "".join(kept))
+
+
+def _lines(file: Path) -> list[bytes]:
+    """Read the complete lines."""
+    with readable(file):
+        return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+
+
+def _is_kept(line: bytes, step: int) -> bool:
+    try:
+        return bool(json.loads(line)["step"] <= step)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def _to_line(record: Mapping[str, Value]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from danlu.errors import DataError
 from danlu.files.committed import Draft
+from danlu.files.faults import readable
 from danlu.language import _
 from danlu.train.optimizer import Optimizer
 from danlu.train.precision import LossScale
@@ -76,8 +77,18 @@ class Progress:
 
 
 def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
-    """Write optimizer and progress into a checkpoint's draft."""
+    """Write optimizer and progress into a checkpoint's draft.
+
+    Raises DataError where a weight is not finite: such a checkpoint would replace a good one.
+    """
     tensors, updates = optimizer.state()
+    # A sum needs no copy of the weights, and any NaN or infinity in them stays in it.
+    if not all(tensors[name].sum().isfinite() for name in tensors if name.endswith(".master")):
+        raise DataError(
+            _("Training stopped: the weights are not finite any more."),
+            why=_("A number among them is NaN or infinity, so they were not saved."),
+            fix=_("Try a lower --learning_rate; the newest checkpoint has the last good weights."),
+        )
     plans = [
         TensorPlan(name=name, dtype=tensor.dtype, shape=tuple(tensor.shape))
         for name, tensor in tensors.items()
@@ -90,7 +101,7 @@ def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
 def read_state(folder: Path, optimizer: Optimizer) -> Progress:
     """Restore the optimizer from a verified checkpoint; return its progress.
 
-    Raises DataError where the checkpoint was written with other trainable tensors.
+    Raises DataError where it was written with other trainable tensors, or cannot be read.
     """
     file = SafetensorsFile(folder / OPTIMIZER_FILE)
     present, _updates = optimizer.state()
@@ -101,7 +112,9 @@ def read_state(folder: Path, optimizer: Optimizer) -> Progress:
             why=_("Its optimizer state has other sizes than this run's trainable weights."),
             fix=_("Resume with the settings in run.json, or start anew in another folder."),
         )
-    fields = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+    with readable(folder / PROGRESS_FILE):
+        text = (folder / PROGRESS_FILE).read_bytes()
+    fields = json.loads(text)
     updates = fields.pop("updates")
     optimizer.restore({name: file.read(name) for name in wanted}, updates)
     scale = LossScale(**fields.pop("scale", {}))

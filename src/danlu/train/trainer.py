@@ -295,6 +295,7 @@ class Trainer:
             return
         if not on_schedule:
             self._progress = self._progress.with_provisional(step)
+        self._metrics.sync()
         try:
             with commit_checkpoint(path, step) as draft:
                 self._method.save(draft)

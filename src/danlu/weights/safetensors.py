@@ -19,6 +19,7 @@ from torch import Tensor
 
 from danlu.device.memory import is_readable_in_place
 from danlu.errors import DataError
+from danlu.files.faults import readable
 from danlu.language import _
 
 MAX_HEADER_BYTES = 100_000_000
@@ -63,11 +64,8 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:
-                self.tensors, self.metadata = _read_header(file, path)
-        except OSError as problem:
-            raise damaged(path, str(problem)) from problem
+        with readable(path), path.open("rb") as file:
+            self.tensors, self.metadata = _read_header(file, path)
 
     def check_fits(self, name: str, destination: Tensor) -> torch.dtype:
         """Return a tensor's stored dtype if it can fill `destination` (any float dtype or device).
@@ -95,10 +93,10 @@ class SafetensorsFile:
     def read_into(self, name: str, destination: Tensor) -> None:
         """Fill `destination` with a tensor that fits it, converting dtype and device.
 
-        Raises DataError where `check_fits` does, and for a file that has shrunk since.
+        Raises DataError where `check_fits` does, and for a file that has shrunk or cannot be read.
         """
         dtype = self.check_fits(name, destination)
-        with self.path.open("rb") as file:
+        with readable(self.path), self.path.open("rb") as file:
             file.seek(self.tensors[name].start)
             if destination.dtype == dtype and is_readable_in_place(destination):
                 self._fill(file, name, destination)

@@ -1,0 +1,72 @@
+"""A run of the program that nobody disturbed, and processes to disturb in the same run."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from danlu.cli.main import main
+from danlu.runs.checkpoints import list_checkpoints
+from danlu.runs.manifest import read_manifest
+from danlu.runs.metrics import read_metrics
+from tests.helpers.model_folder import write_model_folder
+from tests.helpers.program import leftovers, start, timeless, train_words, write_rows
+
+STEPS = 120
+RESUME = ("--resume_from_checkpoint", "true")
+
+
+class Place:
+    """A model, rows, and the run that nobody disturbed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = write_model_folder(folder / "model")
+        self.rows = write_rows(folder / "rows.jsonl")
+        self.whole = folder / "whole"
+        assert main(self.words("whole")) == 0
+
+    def words(self, name: str, **changes: object) -> list[str]:
+        settings = {"max_steps": STEPS, "save_steps": 20, "save_total_limit": 2}
+        settings |= {"val_size": 4, "eval_steps": 30, "logging_steps": 50, "plot_loss": "false"}
+        return train_words(self.model, self.rows, self.folder / name, **(settings | changes))
+
+    def assert_as_if_undisturbed(self, name: str) -> None:
+        """Same adapter, same metrics, same checkpoints, nothing left over."""
+        run = self.folder / name
+        for file in ("final/adapter_model.safetensors", "adapter_model.safetensors"):
+            assert (run / file).read_bytes() == (self.whole / file).read_bytes()
+        assert timeless(run) == timeless(self.whole)
+        assert list_checkpoints(run)[-1].step == STEPS
+        assert read_manifest(run).state == "finished"
+        assert leftovers(run) == []
+        assert names(run) == names(self.whole)
+
+
+def names(run: Path) -> set[str]:
+    """What lies in a run's folder beside its checkpoints, which depend on where it was stopped."""
+    return {path.name for path in run.iterdir() if not path.name.startswith("checkpoint-")}
+
+
+@contextmanager
+def running(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """danlu as a process of its own, never left behind; `log` gets what it prints."""
+    with log.open("wb") as file, start(words, stdout=file, stderr=file) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
+    """Return as soon as the metrics show that a step is done."""
+    for _attempt in range(6000):
+        metrics = read_metrics(run)
+        if metrics and metrics[-1]["step"] >= step:
+            return
+        assert process.poll() is None, "it ended too early"
+        time.sleep(0.01)
+    raise AssertionError("it never came so far")

@@ -1,0 +1,113 @@
+"""NaN and infinity, wherever they come from, are neither applied nor saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from danlu.errors import DataError
+from danlu.runs.checkpoints import find_newest, list_checkpoints
+from danlu.runs.metrics import read_metrics
+from danlu.train import step as step_module
+from danlu.train.events import StepDone, StepSkipped
+from danlu.train.optimizer import Optimizer
+from danlu.train.trainer import Trainer
+from danlu.weights.safetensors import SafetensorsFile
+from tests.helpers.figures import figure
+from tests.helpers.small_run import SmallRun, master
+from tests.helpers.training import RECIPE
+
+BAD = {"NaN": float("nan"), "infinity": float("inf"), "minus infinity": float("-inf")}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
+    return SmallRun.on_model_in(tmp_path_factory.mktemp("model"), RECIPE)
+
+
+def into_loss(monkeypatch: pytest.MonkeyPatch, run: Trainer, steps: set[int], value: float) -> None:
+    """Let the loss of some steps have this value."""
+    real = step_module.loss_backward
+
+    def loss_backward(*values: Any, **options: Any) -> torch.Tensor:
+        loss = real(*values, **options)
+        return loss * 0 + value if run.progress.step in steps else loss
+
+    monkeypatch.setattr(step_module, "loss_backward", loss_backward)
+
+
+def into_grad(monkeypatch: pytest.MonkeyPatch, run: Trainer, steps: set[int], value: float) -> None:
+    """Let one number of the gradient of some steps have this value."""
+    real = Optimizer.clip
+
+    def clip(self: Optimizer, *values: Any, **options: Any) -> torch.Tensor:
+        if run.progress.step in steps:
+            self._groups["matrices"].grad[5] = value
+        return real(self, *values, **options)
+
+    monkeypatch.setattr(Optimizer, "clip", clip)
+
+
+@pytest.mark.parametrize("into", [into_loss, into_grad])
+@pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+def test_such_a_step_is_not_applied_and_names_its_rows(
+    small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, into: Any, value: float
+) -> None:
+    before = None
+    with small.opened(tmp_path / "run") as run:
+        into(monkeypatch, run, {3}, value)
+        for event in run.run():
+            if isinstance(event, StepDone) and event.step == 3:
+                before = master(run)
+            if isinstance(event, StepSkipped):
+                assert event.step == 4
+                assert before is not None
+                assert torch.equal(master(run), before)
+                assert event.rows
+    assert run.progress.skipped == 1
+    (skipped,) = (r for r in read_metrics(tmp_path / "run") if r.get("event") == "skipped")
+    assert skipped["step"] == 4
+    assert skipped["rows"].split(",")
+    figure("values that are not finite", 1)
+
+
+@pytest.mark.parametrize("into", [into_loss, into_grad])
+def test_the_third_in_a_row_ends_the_run_with_good_weights_saved(
+    small: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, into: Any
+) -> None:
+    with small.opened(tmp_path / "run") as run:
+        into(monkeypatch, run, {4, 5, 6}, float("nan"))
+        with pytest.raises(DataError, match="not finite"):
+            list(run.run())
+    newest = find_newest(tmp_path / "run").newest
+    assert newest is not None
+    assert newest.step == 7
+    assert_finite(tmp_path / "run")
+
+
+def test_weights_that_are_not_finite_are_never_saved(small: SmallRun, tmp_path: Path) -> None:
+    with small.opened(tmp_path / "run") as run:
+        events = run.run()
+        while run.progress.step < 4:
+            next(events)
+        run._optimizer._groups["matrices"].vector.data[5] = float("nan")
+        with pytest.raises(DataError) as caught:
+            list(events)
+    assert "not finite" in caught.value.what
+    assert "checkpoint" in caught.value.fix
+    newest = find_newest(tmp_path / "run").newest
+    assert newest is not None
+    assert newest.step == 3
+    assert_finite(tmp_path / "run")
+
+
+def assert_finite(run: Path) -> None:
+    """Every number in every checkpoint is finite."""
+    checkpoints = list_checkpoints(run)
+    assert checkpoints
+    for path in (path for each in checkpoints for path in each.path.glob("*.safetensors")):
+        file = SafetensorsFile(path)
+        assert all(torch.isfinite(file.read(name)).all() for name in file.tensors)
