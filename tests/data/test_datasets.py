@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from danlu.data.datasets import load_rows
+from danlu.data.datasets import Row, find_datasets
+from danlu.data.findings import Finding
 from danlu.data.rows import read_rows
 from danlu.errors import DataError, UsageError
 
@@ -19,6 +20,15 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
+def items(name: str | Path, folder: Path) -> list[Row | Finding]:
+    (data,) = find_datasets(str(name), folder, max_samples=None, seed=42)
+    return list(data.rows())
+
+
+def findings(file: Path) -> list[Finding]:
+    return [item for item in items(file, file.parent) if isinstance(item, Finding)]
+
+
 def test_array_rows_know_their_lines(tmp_path: Path) -> None:
     file = write(tmp_path / "a.json", json.dumps([GOOD, GOOD, GOOD], indent=2))
     assert [row.place for row in read_rows(file)] == [f"{file}:{line}" for line in (2, 7, 12)]
@@ -27,7 +37,8 @@ def test_array_rows_know_their_lines(tmp_path: Path) -> None:
 def test_alpaca_row(tmp_path: Path) -> None:
     row = GOOD | {"system": "Be kind.", "history": [["a", "b"]]}
     file = write(tmp_path / "a.jsonl", "\ufeff" + json.dumps(row) + "\r\n\r\n")
-    (got,) = load_rows(str(file), tmp_path)
+    (got,) = items(file, tmp_path)
+    assert isinstance(got, Row)
     messages = got.conversation.messages
     assert [m.role for m in messages] == ["system", "user", "assistant", "user", "assistant"]
     assert messages[3].content == "Who?\nyou"
@@ -48,10 +59,12 @@ def test_alpaca_row(tmp_path: Path) -> None:
     ],
 )
 def test_broken_json_names_the_line(tmp_path: Path, text: str | bytes, place: str) -> None:
-    write(tmp_path / "a.json", text)
-    with pytest.raises(DataError, match=place) as caught:
-        load_rows(str(tmp_path / "a.json"), tmp_path)
-    assert caught.value.exit_code == 5
+    file = write(tmp_path / "a.json", text)
+    try:
+        said = " ".join(finding.place for finding in findings(file))
+    except DataError as problem:  # no row at all tells the format
+        said = problem.why
+    assert place in said
 
 
 def test_bad_rows_are_all_named(tmp_path: Path) -> None:
@@ -63,37 +76,33 @@ def test_bad_rows_are_all_named(tmp_path: Path) -> None:
         GOOD | {"output": 1},
     ]
     file = write(tmp_path / "a.jsonl", "\n".join(json.dumps(row) for row in rows))
-    with pytest.raises(DataError) as caught:
-        load_rows(str(file), tmp_path)
-    assert "4 of 5" in caught.value.what
-    for line in (2, 3, 4, 5):
-        assert f"a.jsonl:{line}: " in caught.value.why
+    assert [finding.place for finding in findings(file)] == [f"{file}:{n}" for n in (2, 3, 4, 5)]
 
 
 def test_lone_surrogate_is_a_bad_row(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", '{"instruction": "\\ud83d", "output": "b"}')
-    with pytest.raises(DataError, match="surrogate"):
-        load_rows(str(file), tmp_path)
+    (finding,) = findings(file)
+    assert finding.kind == "lone_surrogate"
 
 
 def test_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no rows"):
-        load_rows(str(write(tmp_path / "a.json", "[]")), tmp_path)
+    assert items(write(tmp_path / "a.json", "[]"), tmp_path) == []
 
 
 def test_named_data_set_with_partial_columns(tmp_path: Path) -> None:
     write(tmp_path / "d.json", json.dumps([{"q": "Hi", "output": "Hello"}]))
     info = {"mine": {"file_name": "d.json", "columns": {"prompt": "q"}}}
     write(tmp_path / "dataset_info.json", json.dumps(info))
-    (row,) = load_rows("mine", tmp_path)
+    (row,) = items("mine", tmp_path)
+    assert isinstance(row, Row)
     assert row.conversation.messages[0].content == "Hi"
     with pytest.raises(UsageError, match="no data set mien") as caught:
-        load_rows("mien", tmp_path)
+        items("mien", tmp_path)
     assert "mine" in caught.value.fix
 
 
 def test_unknown_name_and_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no data set"):
-        load_rows("something", tmp_path)
+        items("something", tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
-        load_rows(str(tmp_path / "no.jsonl"), tmp_path)
+        items(tmp_path / "no.jsonl", tmp_path)

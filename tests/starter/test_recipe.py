@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from danlu.data.datasets import load_rows
+from danlu.data.datasets import Row, find_datasets
 from danlu.text.conversation import Conversation
 from danlu.text.render import render
 from danlu.text.tokenizer import Tokenizer
@@ -129,7 +129,8 @@ def _entry(message: Any) -> dict[str, Any]:
 
 
 def test_demo_rows_can_be_read_and_held_out_ones_are_new() -> None:
-    train = load_rows(str(DEMO / "rows.json"), DEMO)
+    (data,) = find_datasets(str(DEMO / "rows.json"), DEMO, max_samples=None, seed=42)
+    train = [row for row in data.rows() if isinstance(row, Row)]
     held_out = json.loads((DEMO / "held_out.json").read_text(encoding="utf-8"))
     assert 60 <= len(train) <= 200
     asked = {row.conversation.messages[0].content for row in train}

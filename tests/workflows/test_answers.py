@@ -48,7 +48,9 @@ def test_never_more_than_a_batch_at_once(assistant: Assistant) -> None:
 def test_a_deadline_keeps_what_has_come(assistant: Assistant) -> None:
     times = iter(range(1000))
     came = list(
-        answers(assistant, asked(WIDTH + 3), SAMPLING, deadline=4, clock=lambda: next(times))
+        answers(
+            assistant, asked(WIDTH + 3), SAMPLING, deadline=3 * WIDTH, clock=lambda: next(times)
+        )
     )
     assert [answer.ended for answer in came] == ["time"] * (WIDTH + 3)
     assert all(answer.raw for answer in came[:WIDTH])

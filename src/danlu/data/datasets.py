@@ -17,11 +17,11 @@ from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.detect import detect
-from danlu.data.findings import BadRow, Finding, listed
+from danlu.data.findings import BadRow, Finding
 from danlu.data.formats import Format, format_of
 from danlu.data.hub import hub_files
 from danlu.data.rows import FATAL_KINDS, READERS, RawRow, data_files, is_data_file, read_rows
-from danlu.errors import DataError, UsageError
+from danlu.errors import UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation
 
@@ -203,25 +203,3 @@ def _detected(name: str, files: tuple[Path, ...]) -> tuple[Format, str]:
     if found is None:
         return format_of("alpaca"), _("supposed because none of the first rows can be read")
     return found.format, _("told from the fields {names}").format(names=", ".join(found.names))
-
-
-def load_rows(name: str, dataset_dir: Path, *, max_samples: int | None = None) -> list[Row]:
-    """Read all rows of one data set at once. Raises DataError listing what cannot be used."""
-    (data,) = find_datasets(name, dataset_dir, max_samples=max_samples, seed=42)
-    items = list(data.rows())
-    findings = [item for item in items if isinstance(item, Finding)]
-    if findings:
-        raise DataError(
-            _("{count} of {total} rows in {file} cannot be used.").format(
-                count=len(findings), total=len(items), file=data.files[0]
-            ),
-            why="\n".join(listed(findings)),
-            fix=_("Correct or remove these rows, then start again."),
-        )
-    if not items:
-        raise DataError(
-            _("The data set {name} has no rows.").format(name=name),
-            why=_("{file} holds none.").format(file=data.files[0]),
-            fix=_('Add rows such as {"instruction": "...", "output": "..."}'),
-        )
-    return [item for item in items if isinstance(item, Row)]

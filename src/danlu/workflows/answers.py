@@ -106,10 +106,10 @@ def answers(
                 running.append(live)
             if not queue:
                 return
-            is_late = deadline is not None and clock() >= deadline
             for live in running:
                 # One event each in turn keeps the answers level: a deadline then treats all alike.
-                if is_late:
+                # Each may compute a step (where a prompt begins, a long one), hence the look here.
+                if deadline is not None and clock() >= deadline:
                     live.end("time")
                 else:
                     live.advance()

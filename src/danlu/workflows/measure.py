@@ -1,7 +1,9 @@
 """Measures a run's base and tuned model on the same rows and prompts, in bounded time.
 
-Losses first, then answers to rows that were held out, then the probe; each part has its share of
-the time and what it leaves unused is the next one's. Knows models and time. Must not know pages.
+Answers to rows that were held out first, then the probe, then losses; what one leaves unused of its
+share of the time is the next one's. Losses come last because a pass over known text is never broken
+off: on a slow machine it would take the time of all that follows. Knows models and time. Must not
+know pages.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from danlu.workflows.losses import losses_in_parts
 # Greedy, so that the same run gives the same report.
 SAMPLING = SamplingSettings(temperature=0.0, max_tokens=512)
 # Tokens of one forward pass over known text: small enough that a deadline is noticed.
-PART_TOKENS = 1024
-# What must be over when, as a part of the time.
-_LOSS_UNTIL, _HELD_OUT_UNTIL = 0.25, 0.75
+PART_TOKENS = 512
+# When the answers must be over, as a part of the time.
+_HELD_OUT_UNTIL, _PROBE_UNTIL = 0.5, 0.75
+# Losses get this part even where all the rest is left: so many rows tell enough.
+_LOSS_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +95,10 @@ def _measure(
     assistant: Assistant, flags: Sequence[bool], task: Task, limit_s: float
 ) -> Generator[Stage, None, list[Measured]]:
     start, clock = task.clock(), task.clock
-    yield Stage(name="loss")
-    losses = _losses(assistant, flags, task.rows, start + _LOSS_UNTIL * limit_s, clock)
     parts: list[list[list[Answer]]] = []
     for stage, conversations, until in (
         (Stage(name="held_out"), task.questions, _HELD_OUT_UNTIL),
-        (Stage(name="probe"), task.probes, 1.0),
+        (Stage(name="probe"), task.probes, _PROBE_UNTIL),
     ):
         yield stage
         asked = [
@@ -107,6 +109,9 @@ def _measure(
         deadline = start + until * limit_s
         came = list(answers(assistant, asked, SAMPLING, deadline=deadline, clock=clock))
         parts.append([came[index :: len(flags)] for index in range(len(flags))])
+    yield Stage(name="loss")
+    deadline = min(start + limit_s, clock() + _LOSS_SHARE * limit_s)
+    losses = _losses(assistant, flags, task.rows, deadline, clock)
     return [
         Measured(losses=losses[index], held_out=parts[0][index], probes=parts[1][index])
         for index in range(len(flags))

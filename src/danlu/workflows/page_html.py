@@ -40,7 +40,7 @@ h2 { font-size: 1.15rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem;
 table { border-collapse: collapse; width: 100%; background: var(--card);
   border: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .45rem .8rem;
-  border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+  border-top: 1px solid var(--line); overflow-wrap: anywhere; min-width: 5.5rem; }
 thead th { color: var(--dim); font-weight: 600; font-size: .82rem; border-top: 0; }
 tbody th { font-weight: 500; min-width: 9rem; }
 tr, article, figure { break-inside: avoid; }
@@ -59,7 +59,8 @@ h3 em.praise { color: var(--train); }
 .thought { color: var(--dim); font-size: .88rem; border-left: 2px solid var(--line);
   padding-left: .6rem; margin-bottom: .5rem; }
 @media print { :root { --page: #fff; --card: #fff; --ink: #000; --dim: #444; --line: #bbb;
-  --train: #35566b; --accent: #b8430c; --warn: #fff; } body { padding: 0; font-size: 11pt; }
+  --train: #35566b; --accent: #b8430c; --warn: #fff; } body { padding: 0 2px; font-size: 11pt; }
+  article { break-inside: auto; } article header { break-after: avoid; }
   .text, .thought { max-height: none; } }
 """
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
