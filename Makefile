@@ -24,7 +24,7 @@ demo: setup ## fine-tune, compare, merge and chat with the starter model (2 minu
 test: .venv/installed-dev ## run the whole test suite (no network)
 	$(BIN)/python -m pytest
 
-soak: .venv/installed-dev ## run the long tests of reliability (some 20 minutes)
+soak: .venv/installed-dev ## run the long tests of reliability: kills, signals, damage, memory
 	$(BIN)/python -m pytest -m soak
 
 check: .venv/installed-dev ## format, lint, types and the rules of the house

@@ -19,7 +19,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
-from danlu.files.disk import Bytes, Disk
+from danlu.files.disk import Bytes
+from tests.helpers.faulty_disk import HastyDisk
 
 # bytes: a file. str: the target of a symbolic link. dict: a folder.
 Tree = dict[str, "bytes | str | Tree"]
@@ -27,8 +28,8 @@ Loss = Literal["kept", "dropped", "zeroed", "cut"]
 LOSSES: tuple[Loss, ...] = ("kept", "dropped", "zeroed", "cut")
 
 
-class RecordingDisk(Disk):
-    """The real disk; `log` gets every operation that changes it, and what a caller was promised."""
+class RecordingDisk(HastyDisk):
+    """The disk; `log` gets every operation that changes it, and what a caller was promised."""
 
     def __init__(self) -> None:
         self.log: list[tuple[Any, ...]] = []
@@ -57,7 +58,7 @@ class RecordingDisk(Disk):
         if not path.exists():
             self.log.append(("create", path))
         self.log.append(("write", path, bytes(data)))
-        Disk().append(path, data)
+        HastyDisk().append(path, data)
 
     def sync_file(self, path: Path) -> None:
         self.log.append(("sync", path))

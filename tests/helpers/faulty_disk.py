@@ -33,8 +33,18 @@ class Died(BaseException):
     """The process ends here: nothing that follows reaches the disk."""
 
 
-class FaultyDisk(Disk):
-    """The real disk, up to operation number `number`.
+class HastyDisk(Disk):
+    """The real disk, but nobody waits for the medium, which takes most of a test's time."""
+
+    def sync(self, file: FileIO) -> None: ...
+
+    def sync_folder(self, path: Path) -> None: ...
+
+    def sync_file(self, path: Path) -> None: ...
+
+
+class FaultyDisk(HastyDisk):
+    """The disk, up to operation number `number`.
 
     An errno fails that operation alone, or, with `lasting`, each later one that needs room as well.
     What consists of several steps, a long write or the removal of a folder, is half done first.
@@ -54,7 +64,7 @@ class FaultyDisk(Disk):
     def __getattribute__(self, name: str) -> Any:
         if name not in OPERATIONS:
             return object.__getattribute__(self, name)
-        real = getattr(Disk, name)
+        real = getattr(HastyDisk, name)
 
         def operation(*values: Any) -> object:
             self.count += 1

@@ -18,7 +18,7 @@ from danlu.runs.checkpoints import commit_checkpoint, find_newest
 from danlu.runs.folder import RunFolder
 from danlu.train.checkpoint import read_state, write_state
 from tests.helpers.crash_states import read_tree
-from tests.helpers.faulty_disk import FailingReads, failing_reads
+from tests.helpers.faulty_disk import FailingReads, HastyDisk, failing_reads, installed
 from tests.helpers.figures import figure
 from tests.helpers.program import timeless
 from tests.helpers.small_run import SMALL, SmallRun, master
@@ -33,7 +33,8 @@ class Whole:
     def __init__(self, folder: Path) -> None:
         self.small = SmallRun.on_model_in(folder / "model", EVERY_STEP)
         self.run = folder / "run"
-        self.master = master(self.small.train(self.run))
+        with installed(HastyDisk()):
+            self.master = master(self.small.train(self.run))
 
     def copy(self, place: Path, *steps: int) -> Path:
         """Copy the run as it was when only the checkpoints of `steps` were there."""
@@ -149,7 +150,7 @@ def test_an_error_at_any_read_falls_back_or_is_explained(whole: Whole, tmp_path:
     with a clean error, and the next attempt passes it over."""
     passed_over = explained = 0
     for number in range(1, 500):
-        run = whole.copy(tmp_path / f"{number}", 4, 5)
+        run = whole.copy(tmp_path / f"{number}", 17, 18)
         reads = FailingReads(run, number)
         with failing_reads(reads):
             try:
@@ -163,7 +164,7 @@ def test_an_error_at_any_read_falls_back_or_is_explained(whole: Whole, tmp_path:
         shutil.rmtree(run)
         if reads.failed is None:
             break
-        passed_over += "checkpoint-5" in str(reads.failed)
+        passed_over += "checkpoint-18" in str(reads.failed)
     assert explained
     assert passed_over > explained
     figure("read errors", number - 1)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from danlu.files.committed import verify
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import read_manifest
+from danlu.train.events import NotSaved
 from tests.helpers.figures import figure
-from tests.helpers.program import leftovers, start
+from tests.helpers.program import leftovers, start, timeless
+from tests.helpers.small_run import SMALL, SmallRun, master
 from tests.helpers.whole_run import RESUME, STEPS, Place
 
 
@@ -92,20 +95,25 @@ def test_a_disk_that_stays_full_ends_the_run_after_two_saves(place: Place, disk:
     assert_as_if_undisturbed(place, run)
 
 
-def test_a_disk_that_is_full_for_a_while_is_waited_for(place: Place, disk: SmallDisk) -> None:
-    disk.change(f"size={size_kib(place.whole / f'checkpoint-{STEPS}') * 5 // 2 + 64}k")
-    run = disk.path / "run"
-    with train(place, disk) as process:
-        while len(list_checkpoints(run)) < 2 or leftovers(run) == []:
-            assert process.poll() is None
-            time.sleep(0.0005)
-        while leftovers(run):
-            time.sleep(0.0005)  # the third one is being given up
-        disk.change("size=100m")
-        assert process.wait() == 0, process.stderr and process.stderr.read()
-    steps = [checkpoint.step for checkpoint in list_checkpoints(run)]
-    assert len(steps) < STEPS // 20 + 2
-    assert_as_if_undisturbed(place, run)
+def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path, disk: SmallDisk) -> None:
+    recipe = replace(SMALL, total_steps=12, eval_steps=0, save_total_limit=None)
+    small = SmallRun.on_model_in(tmp_path / "model", recipe)
+    whole, run = tmp_path / "whole", disk.path / "run"
+    result = master(small.train(whole))
+    disk.change(f"size={size_kib(whole / 'checkpoint-12') * 5 // 2 + 16}k")
+    refused = []
+    for event in small.events(run):
+        if isinstance(event, NotSaved):
+            assert str(run) in event.what
+            assert "free" in event.why
+            assert_whole(run)
+            refused.append(event.step)
+            disk.change("size=100m")
+    assert refused == [6]
+    assert [each.step for each in list_checkpoints(run)] == [2, 4, 8, 10, 12]
+    assert timeless(run) == timeless(whole)
+    assert torch.equal(master(small.train(run)), result)
+    figure("real disks too small", 1)
 
 
 def assert_as_if_undisturbed(place: Place, run: Path) -> None:

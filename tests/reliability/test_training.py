@@ -14,7 +14,7 @@ import torch
 from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.train.events import Saved
 from tests.helpers.crash_states import RecordingDisk, crash_states, write_tree
-from tests.helpers.faulty_disk import Fault, every_fault, installed
+from tests.helpers.faulty_disk import Fault, HastyDisk, every_fault, installed
 from tests.helpers.figures import figure
 from tests.helpers.program import timeless
 from tests.helpers.run_scenarios import restart
@@ -26,7 +26,8 @@ class Undisturbed:
 
     def __init__(self, folder: Path) -> None:
         self.small = SmallRun.on_model_in(folder / "model")
-        self.master = master(self.small.train(folder / "run"))
+        with installed(HastyDisk()):
+            self.master = master(self.small.train(folder / "run"))
         self.metrics = timeless(folder / "run")
 
     def assert_goes_on(self, run: Path) -> None:
