@@ -315,7 +315,9 @@ def test_options_change_only_what_is_learned(row: Conversation, thinking: bool |
         assert all(b.supervised for a, b in zip(few, more, strict=True) if a.supervised)
     # Nothing is learned twice: as many turns are learned as the row has, each shown as often as
     # it ends. Tool results in a row are one turn, and so are the system message and the tools.
-    ends = sum(s.supervised and s.text == "<|im_end|>" for e in with_prompt for s in e)
+    ends = sum(
+        s.supervised and s.control and s.text == "<|im_end|>" for e in with_prompt for s in e
+    )
     if plain:
         last = max(i for i, m in enumerate(row.messages) if m.role == "assistant")
         shown = render(

@@ -145,7 +145,11 @@ def render_training(
         num_learned = 0
         for example in examples:
             start = len(_joined(example.turns[:num_learned]))
-            example.spans[start:] = [replace(s, supervised=True) for s in example.spans[start:]]
+            # Answers are learned already, each in its own example.
+            example.spans[start:] = [
+                span if span.in_answer else replace(span, supervised=True)
+                for span in example.spans[start:]
+            ]
             # The answer after these turns has been learned too.
             num_learned = len(example.turns) + 1
     return [example.spans for example in examples]
