@@ -22,8 +22,8 @@ one_each = pytest.mark.parametrize(
     "full, dtype", [(False, torch.float32), (True, torch.bfloat16)], ids=["lora-fp32", "full-bf16"]
 )
 methods = pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
-both_dtypes = pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"]
+every_dtype = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"]
 )
 
 
@@ -33,7 +33,7 @@ def trained(run: Trainer) -> Tensor:
 
 
 @methods
-@both_dtypes
+@every_dtype
 def test_a_run_is_that_of_the_cpu(tmp_path: Path, full: bool, dtype: torch.dtype) -> None:
     """LoRA with dropout, and full training: each step, each evaluation, the weights at the end."""
     numbers, weights = {}, {}
@@ -85,7 +85,7 @@ def test_how_often_a_step_makes_the_host_wait(tmp_path: Path, full: bool) -> Non
     with recording() as record:
         for event in run.run():
             if isinstance(event, StepDone):
-                # The loss, the gradient's norm, and whether both are finite.
+                # The loss and the gradient's norm together, to see whether they are finite.
                 assert record.waits.total() <= 1, record.waits
                 # Tokens, positions, places and targets of each micro-batch.
                 assert record.uploads.total() <= 4 * 5, record.uploads

@@ -240,7 +240,7 @@ def _sentences(event: Event) -> list[str]:
         text = _("held-out loss {loss:.4f} at step {step}").format(loss=event.loss, step=event.step)
         return [text + best]
     if isinstance(event, StepSkipped):
-        rows = ", ".join(str(row + 1) for row in event.rows)
+        rows = ", ".join(event.rows[:4]) + (", ..." if len(event.rows) > 4 else "")
         return [
             _("step {step} was not applied: its loss is not finite (rows {rows})").format(
                 step=event.step, rows=rows

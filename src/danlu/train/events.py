@@ -41,10 +41,10 @@ class StepDone:
 
 @dataclass(frozen=True, kw_only=True)
 class StepSkipped:
-    """A step whose loss or gradient was not finite; the weights are as before."""
+    """A step whose loss or gradient was not finite; the weights are as before. rows: file:line."""
 
     step: int
-    rows: tuple[int, ...]
+    rows: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ from danlu.device.memory import peak_bytes
 from danlu.errors import CapacityError, DanluError, DataError
 from danlu.language import _
 from danlu.lora.adapter import LoraConfig, target_list
-from danlu.models.adapters import attach_adapter, find_adapter
+from danlu.lora.peft_files import read_config
+from danlu.models.adapters import AdapterSource, attach_adapter, find_adapter
 from danlu.models.load import LoadedModel, check_model, load_model
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
@@ -37,6 +38,7 @@ from danlu.train.recipe import check_required, logging_steps_of, recipe_of
 from danlu.train.record import facts_of, manifest_of, now
 from danlu.train.resume import checkpoint_to_resume
 from danlu.train.settings import TrainSettings
+from danlu.train.space import check_space, checkpoint_bytes
 from danlu.train.tensorboard import TensorBoard, log_folder
 from danlu.train.trainer import Interrupted, Trainer
 
@@ -62,6 +64,10 @@ class Finetune:
         )
         self.logging_steps = logging_steps_of(settings, self.recipe)
         self.path = Path(settings.output_dir).expanduser().absolute()
+        self._adapter = _named_adapter(settings)
+        self._lora = _lora_config(settings, self._adapter)
+        size = checkpoint_bytes(model, self._lora, self.precision.dtype)
+        check_space(self.path, size, kept=self.recipe.kept_checkpoints)
         self._trainer: Trainer | None = None
         self._stop_requested = False
 
@@ -88,7 +94,6 @@ class Finetune:
                 wanted = self.settings.resume_from_checkpoint
                 resumed = checkpoint_to_resume(folder, manifest, wanted)
                 manifest = manifest.changed(started=folder.read().started)
-            folder.write(manifest)
             loaded_s = time.perf_counter() - started
             method = self._method(base)
             self._trainer = trainer = Trainer(
@@ -98,11 +103,14 @@ class Finetune:
                 train_rows=self.data.train_rows,
                 eval_rows=self.data.eval_rows,
                 run_folder=folder,
+                places=self.data.train_places,
             )
             if self._stop_requested:
                 trainer.request_stop()
             if resumed is not None:
                 trainer.resume(resumed.step)
+            folder.write(manifest)
+            if resumed is not None:
                 yield resumed
             yield from self._train(trainer, method, base, folder)
             _note_end(folder, base, loaded_s=loaded_s, total_s=time.perf_counter() - started)
@@ -173,23 +181,36 @@ class Finetune:
         return Outputs(self.path, facts=facts, draws=draws, tensorboard=tensorboard)
 
     def _method(self, base: LoadedModel) -> Method:
-        settings = self.settings
-        if settings.finetuning_type == "full":
+        seed = self.settings.seed
+        if self._lora is None:
             return FullMethod(base)
-        if settings.adapter_name_or_path is not None:
-            source = find_adapter(settings.adapter_name_or_path)
-            adapter, _is_proven = attach_adapter(source, base, dtype=torch.float32)
-            adapter.config = replace(adapter.config, lora_dropout=settings.lora_dropout)
-            return LoraMethod(adapter, base=base, seed=settings.seed)
-        alpha = settings.lora_alpha
-        config = LoraConfig(
-            r=settings.lora_rank,
-            lora_alpha=2.0 * settings.lora_rank if alpha is None else alpha,
-            lora_dropout=settings.lora_dropout,
-            use_rslora=settings.use_rslora,
-            target_modules=target_list(settings.lora_target),
-        )
-        return LoraMethod.fresh(base, config, seed=settings.seed)
+        if self._adapter is None:
+            return LoraMethod.fresh(base, self._lora, seed=seed)
+        adapter, _is_proven = attach_adapter(self._adapter, base, dtype=torch.float32)
+        adapter.config = self._lora
+        return LoraMethod(adapter, base=base, seed=seed)
+
+
+def _named_adapter(settings: TrainSettings) -> AdapterSource | None:
+    """Find the adapter that training goes on with. Raises UsageError where there is none."""
+    name = settings.adapter_name_or_path
+    return None if name is None else find_adapter(name)
+
+
+def _lora_config(settings: TrainSettings, source: AdapterSource | None) -> LoraConfig | None:
+    """Return what the adapter is like; None for full training. One that exists keeps its shape."""
+    if settings.finetuning_type == "full":
+        return None
+    if source is not None:
+        return replace(read_config(source.folder)[0], lora_dropout=settings.lora_dropout)
+    alpha = settings.lora_alpha
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=2.0 * settings.lora_rank if alpha is None else alpha,
+        lora_dropout=settings.lora_dropout,
+        use_rslora=settings.use_rslora,
+        target_modules=target_list(settings.lora_target),
+    )
 
 
 def _out_of_memory(micro_batch_tokens: int) -> CapacityError:

@@ -76,6 +76,13 @@ class Recipe:
     early_stopping_patience: int = 0
     micro_batch_tokens: int
 
+    @property
+    def kept_checkpoints(self) -> int:
+        """How many checkpoints stand beside each other at the end; the result counts as one."""
+        saved = self.total_steps // self.save_steps if self.save_steps else 0
+        # The best one, the last one and final/ come on top.
+        return min(saved, self.save_total_limit or saved) + 3
+
 
 def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
     """Count the optimizer steps of an epoch; the last one may hold fewer rows."""
@@ -87,7 +94,10 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """One run. Create, optionally `resume`, then iterate over `run()`."""
+    """One run. Create, optionally `resume`, then iterate over `run()`.
+
+    places: where each training row stands, to name those of a step that was skipped.
+    """
 
     def __init__(
         self,
@@ -98,6 +108,7 @@ class Trainer:
         train_rows: Sequence[Row],
         eval_rows: Sequence[Row],
         run_folder: RunFolder,
+        places: Sequence[str] = (),
     ) -> None:
         self._base = base
         self._method = method
@@ -105,6 +116,7 @@ class Trainer:
         self._train_rows = train_rows
         self._eval_rows = eval_rows
         self._run_folder = run_folder
+        self._places = places
         self._metrics = Metrics(run_folder.path)
         self._optimizer = Optimizer(
             method.named_parameters(),
@@ -224,8 +236,9 @@ class Trainer:
         )
         self._progress = self._progress.after_step(applied=result.applied, scale=result.scale)
         if not result.applied:
-            self._record(event="skipped", rows=",".join(str(row + 1) for row in rows))
-            return StepSkipped(step=step + 1, rows=tuple(rows))
+            places = tuple(self._places[row] if self._places else str(row + 1) for row in rows)
+            self._record(event="skipped", rows=", ".join(places))
+            return StepSkipped(step=step + 1, rows=places)
         done = StepDone(
             step=step + 1,
             epoch=self._epoch(),
