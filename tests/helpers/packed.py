@@ -23,16 +23,18 @@ def packed_logits(
     model: Qwen3, tokens: Tensor, lengths: Sequence[int], linear: Linear = plain_linear
 ) -> Tensor:
     """Logits [T, vocab] of packed segments, each starting at position 0."""
-    positions = torch.cat([torch.arange(length) for length in lengths])
+    positions = torch.cat([torch.arange(length, device=tokens.device) for length in lengths])
     hidden = model(tokens, PackedAttention(model.config, positions, lengths), linear)
     return linear(model.head, "lm_head", hidden)
 
 
-def random_adapter(config: LoraConfig, model: ModelConfig, seed: int = 0) -> Adapter:
+def random_adapter(
+    config: LoraConfig, model: ModelConfig, seed: int = 0, device: str = "cpu"
+) -> Adapter:
     """An adapter whose B is not zero, in fp32: one that changes the model."""
-    adapter = Adapter(config, model, device=torch.device("cpu"), dtype=torch.float32)
+    adapter = Adapter(config, model, device=torch.device(device), dtype=torch.float32)
     adapter.initialise(seed)
     generator = torch.Generator().manual_seed(seed)
     for _layer, _target, _a, b in adapter.tensors():
-        b.normal_(std=0.1, generator=generator)
+        b.copy_(torch.empty(b.shape).normal_(std=0.1, generator=generator))
     return adapter

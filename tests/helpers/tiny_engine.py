@@ -49,9 +49,10 @@ def engine(**settings: int) -> Engine:
 
 
 def random_adapter(seed: int, like: Qwen3 | None = None) -> Adapter:
-    """An adapter that clearly changes the model."""
-    config = (like or model()).config
-    adapter = Adapter(LoraConfig(r=4), config, device=torch.device("cpu"), dtype=torch.float32)
+    """An adapter that clearly changes the model, on its device."""
+    like = like or model()
+    device = like.embed_tokens.device
+    adapter = Adapter(LoraConfig(r=4), like.config, device=device, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     for _layer, _name, a, b in adapter.tensors():
         a.copy_(torch.randn(a.shape, generator=generator) * a.shape[1] ** -0.5)

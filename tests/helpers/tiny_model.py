@@ -26,14 +26,19 @@ TINY = ModelConfig(
 )
 
 
-def tiny_model(*, seed: int = 0, **overrides: Any) -> tuple[ModelConfig, Qwen3]:
-    """Build the model on the CPU; overrides are fields of ModelConfig."""
+def tiny_model(
+    *, seed: int = 0, device: str = "cpu", **overrides: Any
+) -> tuple[ModelConfig, Qwen3]:
+    """Build the model on a device; overrides are fields of ModelConfig."""
     config = replace(TINY, **overrides)
-    model = Qwen3(config, device=torch.device("cpu"), dtype=torch.float32)
+    # Built there, as danlu loads one: moving a module to an NPU would untie its tied weights.
+    model = Qwen3(config, device=torch.device(device), dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     for _name, tensor in model.hf_tensors():
+        values = torch.empty(tensor.shape)
         if tensor.dim() == 1:  # a norm weight: around one, so that a forgotten one is noticed
-            tensor.uniform_(0.5, 1.5, generator=generator)
+            values.uniform_(0.5, 1.5, generator=generator)
         else:
-            tensor.normal_(std=0.1, generator=generator)
+            values.normal_(std=0.1, generator=generator)
+        tensor.copy_(values)
     return config, model

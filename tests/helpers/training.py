@@ -32,12 +32,14 @@ RECIPE = Recipe(
 )
 
 
-def loaded_tiny(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def loaded_tiny(
+    folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> LoadedModel:
     """A tiny random model with a tokenizer, as if loaded from a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tiny_tokenizer(folder)
     tokenizer = Tokenizer.load(folder)
-    config, model = tiny_model(vocab_size=max(256, tokenizer.vocab_size))
+    config, model = tiny_model(vocab_size=max(256, tokenizer.vocab_size), device=device)
     return LoadedModel(
         name="tiny",
         folder=folder,
@@ -45,7 +47,7 @@ def loaded_tiny(folder: Path, dtype: torch.dtype = torch.float32) -> LoadedModel
         model=model.to(dtype),
         tokenizer=tokenizer,
         fingerprint="tiny",
-        device=replace(select("cpu"), has_fast_bf16=dtype == torch.bfloat16),
+        device=replace(select(device), has_fast_bf16=dtype == torch.bfloat16),
     )
 
 
@@ -68,10 +70,11 @@ def trainer(
     full: bool = False,
     dtype: torch.dtype = torch.float32,
     dropout: float = 0.1,
+    device: str = "cpu",
     run_folder: RunFolder | None = None,
 ) -> Trainer:
     """A trainer over 23 training and 4 held-out rows in tmp_path/run."""
-    base = loaded_tiny(tmp_path / "model", dtype)
+    base = loaded_tiny(tmp_path / "model", dtype, device)
     method: Method = FullMethod(base)
     if not full:
         config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout)

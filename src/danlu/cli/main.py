@@ -25,6 +25,7 @@ COMMANDS = {
     "chat": "talk with a model, a run or an adapter",
     "generate": "answer one prompt and stop",
     "merge": "write base and adapter as one ordinary model folder",
+    "runs": "list, show or stop the fine-tuning runs of this machine",
     "info": "show this machine, or what a model folder, run or adapter is",
 }
 

@@ -24,7 +24,7 @@ from danlu.data.findings import BadRow
 from danlu.language import _
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-# A number, a word or an escape that a piece cuts off is never longer.
+# What a cut leaves undecided (the end of a number, a word, an escape) is never longer.
 _LONGEST_TOKEN = 32
 
 

@@ -46,11 +46,12 @@ class Sampler:
         """Draw a token from penalised logits [V] fp32."""
         tokens, scores = candidates(logits, self.settings)
         # Candidates stand in the order of their ids: two of nearly equal probability cannot
-        # change places through rounding, as they would in order of probability.
-        cumulated = scores.double().softmax(dim=0).cumsum(dim=0)
-        chance = torch.rand((), dtype=torch.float64, generator=self._generator).to(logits.device)
+        # change places through rounding, as they would in order of probability. In float64, so on
+        # the CPU: NPUs have next to none.
+        cumulated = scores.cpu().double().softmax(dim=0).cumsum(dim=0)
+        chance = torch.rand((), dtype=torch.float64, generator=self._generator)
         place = torch.searchsorted(cumulated, chance * cumulated[-1], right=True)
-        return int(tokens[place.clamp_(max=tokens.shape[0] - 1)])
+        return int(tokens[min(int(place), tokens.shape[0] - 1)])
 
     def record(self, token: int) -> None:
         """Note a chosen token for the repetition penalty."""

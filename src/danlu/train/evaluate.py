@@ -55,7 +55,7 @@ def evaluate(
         ends = np.cumsum(batch.segment_lengths)
         segments = np.searchsorted(ends, batch.supervised_indices, side="right")
         row_of = np.asarray([place[key] for key in batch.segment_keys])[segments]
-        sums += np.bincount(row_of, losses.double().cpu().numpy(), len(rows))
+        sums += np.bincount(row_of, losses.cpu().double().numpy(), len(rows))
         counts += np.bincount(row_of, minlength=len(rows))
     if not counts.sum():
         raise ValueError("nothing is supervised in these rows")

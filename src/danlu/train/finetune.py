@@ -16,7 +16,8 @@ import torch
 
 from danlu.device.detect import Device, select
 from danlu.device.memory import peak_bytes
-from danlu.errors import DanluError, DataError
+from danlu.errors import CapacityError, DanluError, DataError
+from danlu.language import _
 from danlu.lora.adapter import LoraConfig, target_list
 from danlu.models.adapters import attach_adapter, find_adapter
 from danlu.models.load import LoadedModel, check_model, load_model
@@ -135,6 +136,9 @@ class Finetune:
             diverged = isinstance(problem, DataError)
             _note_failure(folder, "stopped" if diverged else "failed", problem.what)
             raise
+        except torch.OutOfMemoryError as problem:
+            _note_failure(folder, "failed", f"out of memory at step {trainer.progress.step}")
+            raise _out_of_memory(self.recipe.micro_batch_tokens) from problem
         except Exception as problem:
             _note_failure(folder, "failed", f"{type(problem).__name__}: {problem}")
             raise
@@ -186,6 +190,18 @@ class Finetune:
             target_modules=target_list(settings.lora_target),
         )
         return LoraMethod.fresh(base, config, seed=settings.seed)
+
+
+def _out_of_memory(micro_batch_tokens: int) -> CapacityError:
+    return CapacityError(
+        _("The device ran out of memory."),
+        why=_("{count} tokens are computed at once (micro_batch_tokens).").format(
+            count=micro_batch_tokens
+        ),
+        fix=_("Start again with --micro_batch_tokens {count}").format(
+            count=max(1, micro_batch_tokens // 2)
+        ),
+    )
 
 
 def _set_state(folder: RunFolder, state: State, detail: str) -> None:

@@ -34,6 +34,7 @@ class Optimizer:
             if group:
                 self._groups[name] = FlatParameters(group)
                 options.append({"params": [self._groups[name].vector], "weight_decay": decay})
+        self._fused = fused
         # The rate is set at every step.
         self._adamw = torch.optim.AdamW(options, lr=0.0, betas=betas, eps=eps, fused=fused)
 
@@ -85,12 +86,14 @@ class Optimizer:
         return {name: tensor.detach() for name, tensor in tensors.items()}, updates
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take over flat tensors of the same names and sizes and the number of updates."""
+        """Take over flat tensors of the same names and sizes, from any device, and the count."""
         for name, group in self._groups.items():
+            device = group.vector.device
             with torch.no_grad():
                 group.vector.copy_(tensors[f"{name}.master"])
             self._adamw.state[group.vector] = {
-                "step": torch.tensor(float(updates)),
-                **{moment: tensors[f"{name}.{moment}"].clone() for moment in _MOMENTS},
+                # Where torch keeps it: a fused kernel reads the count itself.
+                "step": torch.tensor(float(updates), device=device if self._fused else None),
+                **{m: tensors[f"{name}.{m}"].to(device, copy=True) for m in _MOMENTS},
             }
             group.publish()

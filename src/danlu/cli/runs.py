@@ -1,0 +1,159 @@
+"""`danlu runs`: the runs of this machine; `show` one of them, `stop` one that is going on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from danlu.cli.screen import json_line, printable
+from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
+from danlu.files.faults import readable_bytes
+from danlu.language import _
+from danlu.runs.registry import RunStatus, find_run, list_runs, status_of
+from danlu.settings.schema import Settings, option
+from danlu.settings.show import read_settings
+
+# How long a run may take to save before `stop` no longer waits for it.
+STOP_WAIT_S = 600.0
+
+
+class RunsSettings(Settings):
+    """List the runs of this machine, show one, or stop one after it has been saved."""
+
+    action: Literal["list", "show", "stop"] = option("list", "what to do", position=0)
+    run: str | None = option(None, "name or folder of a run, for show and stop", position=1)
+    json_output: bool = option(False, "print JSON", aliases=("json",))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the list, or show or stop one run."""
+    resolved = read_settings(RunsSettings, "runs", argv)
+    if resolved is None:
+        return EXIT_OK
+    settings = resolved.values
+    if settings.action == "list":
+        _list(settings.json_output)
+        return EXIT_OK
+    if settings.run is None:
+        raise UsageError(
+            _("danlu runs {action} needs a run.").format(action=settings.action),
+            why=_("No name or folder is given."),
+            fix=f"danlu runs {settings.action} my-run",
+        )
+    folder = find_run(settings.run)
+    if settings.action == "show":
+        _show(folder, settings.json_output)
+    else:
+        _stop(folder)
+    return EXIT_OK
+
+
+def _record(run: RunStatus) -> dict[str, object]:
+    return {**asdict(run), "path": str(run.path)}
+
+
+def _list(as_json: bool) -> None:
+    runs = list_runs()
+    if as_json:
+        for run in runs:
+            print(json_line(_record(run)))
+        return
+    if not runs:
+        print(_("No runs yet. danlu train --help tells how to start one."))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    heads = (_("run"), _("state"), _("step"), _("loss"), _("held-out"), _("size"), _("folder"))
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for run in runs:
+        cells = (
+            run.path.name,
+            run.state,
+            str(run.step),
+            _loss(run.loss),
+            _loss(run.eval_loss),
+            readable_bytes(run.size_bytes),
+            str(run.path.parent),
+        )
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    Console(highlight=False).print(table)
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _show(folder: Path, as_json: bool) -> None:
+    from danlu.runs.checkpoints import list_checkpoints
+    from danlu.runs.manifest import read_manifest
+
+    status = status_of(folder)
+    record = _record(status)
+    manifest = read_manifest(folder)
+    if as_json:
+        print(json_line({**record, "run": manifest.model_dump()}))
+        return
+    facts = {
+        **{name: value for name, value in record.items() if name != "size_bytes"},
+        "size": readable_bytes(status.size_bytes),
+        "template": f"{manifest.template}, thinking {manifest.enable_thinking}",
+        "device": manifest.arithmetic.get("device_description"),
+        "dtype": manifest.arithmetic.get("dtype"),
+        "checkpoints": [checkpoint.step for checkpoint in list_checkpoints(folder)],
+        **{f"data: {key}": value for key, value in manifest.data.items()},
+        **{f"result: {key}": value for key, value in manifest.results.items()},
+        "not default": ", ".join(
+            f"{name}={manifest.settings[name]}"
+            for name, origin in manifest.origins.items()
+            if origin != "default"
+        ),
+    }
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if value not in (None, "", [], {}):
+            print(printable(f"{name:<{width}}  {value}"))
+
+
+def _stop(folder: Path) -> None:
+    """Ask the run's process to save and end, and wait until it has."""
+    pid = status_of(folder).pid
+    if pid is None:
+        raise UsageError(
+            _("The run {path} is not going on.").format(path=folder),
+            why=_("Its state is {state}.").format(state=status_of(folder).state),
+            fix=f"danlu runs show {folder}",
+        )
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError as fault:
+        raise EnvironmentFault(
+            _("The run {path} cannot be stopped.").format(path=folder),
+            why=_("Process {pid} belongs to another user.").format(pid=pid),
+            fix=_("Stop it as that user, or with sudo."),
+        ) from fault
+    except ProcessLookupError:
+        pass  # it ended by itself just now
+    print(_("Stopping process {pid}; it saves the last completed step first.").format(pid=pid))
+    deadline = time.monotonic() + STOP_WAIT_S
+    while status_of(folder).pid == pid and time.monotonic() < deadline:
+        time.sleep(0.1)
+    now = status_of(folder)
+    if now.pid == pid:
+        raise EnvironmentFault(
+            _("The run {path} has not ended yet.").format(path=folder),
+            why=_("Process {pid} is still saving.").format(pid=pid),
+            fix=f"danlu runs show {folder}",
+        )
+    print(
+        _("Stopped at step {step}. Go on with --resume_from_checkpoint true.").format(step=now.step)
+    )

@@ -1,0 +1,134 @@
+"""Runs the tests of this folder on the simulated NPU, in a process of their own.
+
+The device cannot be taken back, and torch would see an accelerator in every other test. Nor can it
+come later: it must be there before the process's first backward pass. So pytest starts itself once
+more for this folder, and each test is reported here as if it had run here. To debug one in a single
+process: DANLU_TESTS_ON_NPU=/dev/null pytest tests/npu -k NAME --pdb
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from danlu.device import detect
+
+# Set in the second process: the file that takes its reports, a JSON object a line.
+VARIABLE = "DANLU_TESTS_ON_NPU"
+HERE = Path(__file__).parent
+Reports = dict[str, list[pytest.TestReport]]
+_reports = pytest.StashKey[Reports]()
+_summary = pytest.StashKey[str]()
+
+if VARIABLE in os.environ:
+    from tests.sim import npu
+
+    if not npu.missing_api():
+        npu.register()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _the_same_kernels_on_the_cpu() -> Iterator[None]:
+    """Let the CPU do without what only it has: fused attention and AdamW, which round otherwise.
+
+    Then both devices run the same kernels, and the tests may ask for the same bits.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        found = detect._cpu
+        patch.setattr(detect, "_cpu", lambda: replace(found(), has_fused_adamw=False))
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from tests.sim import npu
+
+    lacking = npu.missing_api()
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.npu)
+            if lacking:
+                item.add_marker(pytest.mark.skip(reason=f"no simulated NPU: {lacking}"))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if VARIABLE in os.environ:
+        with open(os.environ[VARIABLE], "a", encoding="utf-8") as file:
+            file.write(json.dumps(report._to_json()) + "\n")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    # pytest asks here about every test of the session, not only about those of this folder.
+    if VARIABLE in os.environ or HERE not in item.path.parents:
+        return None
+    session = item.session
+    if _reports not in session.stash:
+        nodes = [one.nodeid for one in session.items if HERE in one.path.parents]
+        started = time.perf_counter()
+        session.stash[_reports] = _run(nodes, session.config.rootpath)
+        seconds = time.perf_counter() - started
+        called = [r for some in session.stash[_reports].values() for r in some if r.when == "call"]
+        session.config.stash[_summary] = (
+            f"{len(called)} tests ran on the simulated NPU, in {seconds:.0f} s"
+        )
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in session.stash[_reports][item.nodeid]:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if _summary in config.stash:
+        terminalreporter.write_line(config.stash[_summary])
+
+
+def _run(nodes: list[str], root: Path) -> Reports:
+    """Run tests in another process; a test that it could not run has its output as the failure."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "reports.jsonl"
+        file.touch()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *nodes],
+            cwd=root,
+            env={**os.environ, VARIABLE: str(file)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines = file.read_text(encoding="utf-8").splitlines()
+    reports: Reports = {node: [] for node in nodes}
+    for line in lines:
+        report = pytest.TestReport._from_json(json.loads(line))
+        if isinstance(report.longrepr, list):  # of a skipped test; JSON knows no tuples
+            report.longrepr = tuple(report.longrepr)
+        reports[report.nodeid].append(report)
+    for node in nodes:
+        if not any(report.when == "teardown" for report in reports[node]):
+            reports[node].append(_broken(node, done.stdout))
+    return reports
+
+
+def _broken(node: str, output: str) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=node,
+        location=(node.partition("::")[0], None, node),
+        keywords={},
+        outcome="failed",
+        longrepr=f"the process that should run it said:\n{output}",
+        when="call",
+    )

@@ -1,0 +1,100 @@
+"""The engine on the NPU: the CPU's tokens, greedy and drawn, with several adapters in a batch."""
+
+from __future__ import annotations
+
+import gc
+from functools import lru_cache
+
+import pytest
+import torch
+
+from danlu.engine.engine import Engine
+from danlu.engine.request import Request, SamplingSettings
+from danlu.model.qwen3 import Qwen3
+from tests.helpers.tiny_engine import (
+    GREEDY,
+    random_adapter,
+    random_prompt,
+    run_all,
+    tokenizer,
+    tokens_of,
+    varied_model,
+)
+from tests.sim.record import recording
+
+DRAWN = SamplingSettings(
+    temperature=1.5,
+    top_k=50,
+    top_p=0.95,
+    min_p=0.01,
+    repetition_penalty=1.2,
+    seed=7,
+    max_tokens=12,
+)
+settings = pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+
+
+@lru_cache(maxsize=2)
+def model(device: str) -> Qwen3:
+    return varied_model(device=device)
+
+
+def answers(subject: Qwen3, sampling: SamplingSettings) -> list[list[int]]:
+    """Eight prompts in one engine, by the plain model and two adapters."""
+    adapters = [None, random_adapter(1, subject), random_adapter(2, subject)]
+    requests = [
+        Request(prompt=random_prompt(n), sampling=sampling, adapter=adapters[n % 3])
+        for n in range(8)
+    ]
+    engine = Engine(subject, tokenizer(), prompt_tokens_per_step=50)
+    return [tokens_of(outputs) for outputs in run_all(engine, requests)]
+
+
+@settings
+def test_tokens_are_those_of_the_cpu(sampling: SamplingSettings) -> None:
+    on_cpu = answers(model("cpu"), sampling)
+    assert answers(model("npu"), sampling) == on_cpu
+    assert {len(tokens) for tokens in on_cpu} == {12}
+    assert len({tuple(tokens) for tokens in on_cpu}) == len(on_cpu)
+
+
+def test_tokens_in_bf16_are_those_of_the_cpu() -> None:
+    on_cpu, on_npu = (
+        answers(varied_model(device=device).to(torch.bfloat16), DRAWN) for device in ("cpu", "npu")
+    )
+    assert on_npu == on_cpu
+
+
+@settings
+def test_no_float64_reaches_the_device(sampling: SamplingSettings) -> None:
+    with recording(refuse_float64=True):
+        answers(model("npu"), sampling)
+
+
+def test_how_often_a_decoding_step_makes_the_host_wait() -> None:
+    """An upper bound, to be lowered: one wait, for the tokens, would do."""
+    engine = Engine(model("npu"), tokenizer())
+    for n in range(4):
+        engine.add(Request(prompt=random_prompt(n), sampling=GREEDY))
+    engine.step()  # reads the prompts
+    with recording() as record:
+        engine.step()
+    # Whether the logits are finite, and the tokens.
+    assert record.waits.total() <= 2, record.waits
+    # Token ids, positions, places of the last tokens, rows to choose from.
+    assert record.uploads.total() <= 4, record.uploads
+
+
+def test_memory_is_given_back() -> None:
+    subject = model("npu")
+    gc.collect()
+    before = torch.npu.memory_allocated()
+    engine = Engine(subject, tokenizer())
+    ids = [engine.add(Request(prompt=random_prompt(n), sampling=GREEDY)) for n in range(4)]
+    engine.step()
+    assert torch.npu.memory_allocated() > before
+    engine.abort(ids[0])
+    while engine.num_unfinished:
+        engine.step()
+    gc.collect()
+    assert torch.npu.memory_allocated() == before

@@ -1,0 +1,114 @@
+"""Training on the NPU: the CPU's numbers to the last bit, resumed or not; nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu.runs.checkpoints import find_newest
+from danlu.runs.folder import RunFolder
+from danlu.train.events import Evaluated, StepDone
+from danlu.train.trainer import Trainer
+from tests.helpers.training import RECIPE, trainer
+from tests.sim.record import recording
+
+# Both methods and both precisions, each once.
+one_each = pytest.mark.parametrize(
+    "full, dtype", [(False, torch.float32), (True, torch.bfloat16)], ids=["lora-fp32", "full-bf16"]
+)
+methods = pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+both_dtypes = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"]
+)
+
+
+def trained(run: Trainer) -> Tensor:
+    """The master weights of all matrices, on the CPU."""
+    return run._optimizer.state()[0]["matrices.master"].cpu().clone()
+
+
+@methods
+@both_dtypes
+def test_a_run_is_that_of_the_cpu(tmp_path: Path, full: bool, dtype: torch.dtype) -> None:
+    """LoRA with dropout, and full training: each step, each evaluation, the weights at the end."""
+    numbers, weights = {}, {}
+    for device in ("cpu", "npu"):
+        run = trainer(tmp_path / device, full=full, dtype=dtype, device=device)
+        events = [e for e in run.run() if isinstance(e, StepDone | Evaluated)]
+        numbers[device] = [(e.loss, getattr(e, "grad_norm", None)) for e in events]
+        weights[device] = trained(run)
+    assert len(numbers["npu"]) == RECIPE.total_steps + 3
+    assert numbers["npu"] == numbers["cpu"]
+    assert torch.equal(weights["npu"], weights["cpu"])
+
+
+@one_each
+def test_a_resumed_run_ends_with_the_same_bits(
+    tmp_path: Path, full: bool, dtype: torch.dtype
+) -> None:
+    whole = trainer(tmp_path / "a", full=full, dtype=dtype, device="npu")
+    list(whole.run())
+    with RunFolder.create(tmp_path / "b" / "run") as folder:
+        cut = trainer(tmp_path / "b", full=full, dtype=dtype, device="npu", run_folder=folder)
+        for event in cut.run():
+            if isinstance(event, StepDone) and event.step == 8:
+                break  # as if killed: steps 7 and 8 are lost, checkpoint-6 is there
+        resumed = trainer(tmp_path / "b", full=full, dtype=dtype, device="npu", run_folder=folder)
+        newest = find_newest(folder.path).newest
+        assert newest is not None
+        assert newest.step == 6
+        resumed.resume(newest.step)
+        list(resumed.run())
+    assert torch.equal(trained(whole), trained(resumed))
+
+
+@one_each
+def test_no_float64_reaches_the_device(tmp_path: Path, full: bool, dtype: torch.dtype) -> None:
+    run = trainer(tmp_path, full=full, dtype=dtype, device="npu")
+    with recording(refuse_float64=True) as record:
+        for event in run.run():
+            if isinstance(event, Evaluated):
+                break  # four steps and an evaluation
+    assert dtype in record.dtypes
+
+
+@methods
+def test_how_often_a_step_makes_the_host_wait(tmp_path: Path, full: bool) -> None:
+    """An upper bound, to be lowered: nothing inside a step needs a value of the device."""
+    recipe = replace(RECIPE, eval_steps=0, save_steps=0)
+    run = trainer(tmp_path, recipe, full=full, device="npu")
+    with recording() as record:
+        for event in run.run():
+            if isinstance(event, StepDone):
+                # The loss, the gradient's norm, and whether both are finite.
+                assert record.waits.total() <= 1, record.waits
+                # Tokens, positions, places and targets of each micro-batch.
+                assert record.uploads.total() <= 4 * 5, record.uploads
+            record.clear()
+
+
+@methods
+def test_memory_is_given_back(tmp_path: Path, full: bool) -> None:
+    gc.collect()
+    before = torch.npu.memory_allocated()
+    run = trainer(tmp_path, full=full, device="npu")
+    list(run.run())
+    assert torch.npu.memory_allocated() > before
+    del run
+    gc.collect()
+    assert torch.npu.memory_allocated() == before
+
+
+def test_memory_does_not_grow_from_step_to_step(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, eval_steps=0, save_steps=0)
+    run = trainer(tmp_path, recipe, device="npu")
+    held = []
+    for event in run.run():
+        if isinstance(event, StepDone):
+            held.append(torch.npu.memory_allocated())
+    assert held[1:] == held[1:2] * (len(held) - 1)

@@ -1,0 +1,83 @@
+"""What a program asked of the simulated NPU: operations, number types, waits of the host.
+
+A real NPU works through a queue; the host runs ahead until it needs a value or a shape that the
+device computes. Each such wait costs time, so they are counted, with the place in danlu's source.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+
+class Float64OnDevice(RuntimeError):
+    """A float64 tensor reached the device. Ascend computes few operations on it, and slowly."""
+
+
+@dataclass(kw_only=True)
+class Record:
+    """Counts of one recording. `waits` and `uploads` are keyed by the place that caused them."""
+
+    refuse_float64: bool = False
+    operations: Counter[str] = field(default_factory=Counter)
+    dtypes: set[torch.dtype] = field(default_factory=set)
+    waits: Counter[str] = field(default_factory=Counter)
+    uploads: Counter[str] = field(default_factory=Counter)
+
+    def clear(self) -> None:
+        """Forget what has been counted so far."""
+        for counted in (self.operations, self.dtypes, self.waits, self.uploads):
+            counted.clear()
+
+
+_open: list[Record] = []
+
+
+@contextmanager
+def recording(*, refuse_float64: bool = False) -> Iterator[Record]:
+    """Record what reaches the device; with refuse_float64 a float64 tensor there is an error."""
+    record = Record(refuse_float64=refuse_float64)
+    _open.append(record)
+    try:
+        yield record
+    finally:
+        _open.remove(record)
+
+
+def note_operation(name: str, dtypes: Iterable[torch.dtype]) -> None:
+    """Note one operation and the dtypes of its tensors on the device."""
+    if not _open:
+        return
+    seen = set(dtypes)
+    for record in _open:
+        record.operations[name] += 1
+        record.dtypes |= seen
+        if record.refuse_float64 and torch.float64 in seen:
+            raise Float64OnDevice(f"{name} at {_place()}")
+
+
+def note_wait() -> None:
+    """Note that the host must wait for the device."""
+    for record in _open:
+        record.waits[_place()] += 1
+
+
+def note_upload() -> None:
+    """Note a copy from the host to the device; without pinned memory it makes the host wait too."""
+    for record in _open:
+        record.uploads[_place()] += 1
+
+
+def _place() -> str:
+    """Name the innermost function of danlu; `backward` where autograd calls from its thread."""
+    frame = sys._getframe()
+    while frame := frame.f_back:
+        _before, found, path = frame.f_code.co_filename.rpartition("/danlu/")
+        if found:
+            return f"{path}:{frame.f_code.co_name}"
+    return "backward"

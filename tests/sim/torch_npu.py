@@ -1,0 +1,97 @@
+"""The modules that torch_npu brings: `torch.npu`, and `torch_npu` itself to be imported."""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+
+import torch
+
+from tests.sim.memory import MEMORY
+
+DESCRIPTION = "Simulated NPU"
+
+
+def install_modules() -> ModuleType:
+    """Make `torch_npu` importable and return the module that torch shall know as `torch.npu`."""
+    npu = ModuleType("torch.npu")
+    for function in _FUNCTIONS:
+        setattr(npu, function.__name__, function)
+    package = ModuleType("torch_npu")
+    package.__spec__ = ModuleSpec("torch_npu", None)
+    package.npu = npu  # type: ignore[attr-defined]
+    sys.modules["torch_npu"] = package
+    return npu
+
+
+def is_available() -> bool:
+    return True
+
+
+def is_initialized() -> bool:
+    return True
+
+
+def _is_in_bad_fork() -> bool:
+    return False
+
+
+def device_count() -> int:
+    return 1
+
+
+def current_device() -> int:
+    return 0
+
+
+def set_device(device: object) -> None:
+    pass
+
+
+def get_device_properties(device: object = None) -> SimpleNamespace:
+    return SimpleNamespace(name=DESCRIPTION, total_memory=MEMORY.budget)
+
+
+def is_bf16_supported() -> bool:
+    return True
+
+
+def get_amp_supported_dtype() -> list[torch.dtype]:
+    return [torch.float16, torch.bfloat16, torch.float32]
+
+
+def synchronize(device: object = None) -> None:
+    pass  # the CPU has always finished
+
+
+def manual_seed_all(seed: int) -> None:
+    pass  # numbers without a generator come from the CPU's, which torch seeds as well
+
+
+def memory_allocated(device: object = None) -> int:
+    return MEMORY.allocated
+
+
+def max_memory_allocated(device: object = None) -> int:
+    return MEMORY.peak
+
+
+def reset_peak_memory_stats(device: object = None) -> None:
+    MEMORY.peak = MEMORY.allocated
+
+
+def mem_get_info(device: object = None) -> tuple[int, int]:
+    return MEMORY.budget - MEMORY.allocated, MEMORY.budget
+
+
+def empty_cache() -> None:
+    pass  # nothing is cached
+
+
+_FUNCTIONS = (
+    *(is_available, is_initialized, _is_in_bad_fork, device_count, current_device, set_device),
+    *(get_device_properties, is_bf16_supported, get_amp_supported_dtype, synchronize),
+    *(manual_seed_all, memory_allocated, max_memory_allocated, reset_peak_memory_stats),
+    *(mem_get_info, empty_cache),
+)
