@@ -104,6 +104,8 @@ def test_preview_of_a_bad_row_says_what_is_wrong(
         (["data", "check"], 2),
         (["data", "check", "no.jsonl"], 2),
         (["data", "check", "rows.jsonl", "--model", "no-model"], 2),
+        (["data", "check", "rows.jsonl", "--max_samples", "-1"], 2),
+        (["data", "preview", "rows.jsonl", "--rows", "0"], 2),
         (["data"], 0),
         (["data", "check", "--help"], 0),
         (["data", "preview", "--help"], 0),

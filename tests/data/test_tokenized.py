@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import tracemalloc
@@ -279,6 +280,32 @@ def test_two_processes_at_once(rows_file: Path, tokenizer: Tokenizer, tmp_path: 
     assert sums == {int(expected.tokens.sum())}
     assert same(read(rows_file, tokenizer, cache), expected)
     assert [path.name for path in cache.iterdir()] == [entries(cache)[0].name]
+
+
+# FORMAT of the cache -> what these rows give with it.
+KNOWN = {1: "b98e44cdfd365fa7"}
+
+
+def test_other_tokens_need_another_format(tokenizer: Tokenizer) -> None:
+    """When this fails, tokens have changed for the same files: raise FORMAT, add its digest."""
+    long = "The quick brown fox. " * 30
+    thinking = Message(role="assistant", content="Yes.", reasoning=long)
+    asked = Message(role="user", content=long)
+    rows = [
+        Row(place=f"a:{n}", conversation=Conversation(messages=messages))
+        for n, messages in enumerate(((asked, thinking), (asked, thinking, asked, thinking)))
+    ]
+    digest = hashlib.sha256()
+    for overlong in ("cut", "llamafactory"):
+        for thinks in (True, False, None):
+            rendering = replace(
+                RENDERING, enable_thinking=thinks, overlong=overlong, train_on_prompt=True
+            )
+            data = tokenize_rows(rows, tokenizer, rendering)
+            for array in (data.tokens, data.supervised, data.cut_tokens, data.row_digests):
+                digest.update(array.tobytes())
+            digest.update(repr(data.findings).encode())
+    assert digest.hexdigest()[:16] == KNOWN[token_cache.FORMAT]
 
 
 def many_rows(count: int) -> Iterator[Row]:

@@ -86,6 +86,12 @@ def _preview(argv: Sequence[str]) -> int:
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
+    if settings.rows < 1:
+        raise UsageError(
+            _("--{name} must be 1 or more.").format(name="rows"),
+            why=_("It is {value}.").format(value=settings.rows),
+            fix="--rows 1",
+        )
     from danlu.cli.preview import page, terminal_lines
     from danlu.data.datasets import find_datasets
     from danlu.data.examples import Rendering

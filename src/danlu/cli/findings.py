@@ -102,8 +102,13 @@ def _cut(report: DataReport) -> Iterator[str]:
     left_out = [f.place for f in report.findings if f.kind == "overlong_left_out"]
     shortened = [f.place for f in report.findings if f.kind == "shortened"]
     if report.is_loud:
-        yield _("ATTENTION: {share:.1%} of the rows are over --cutoff_len {cutoff}.").format(
-            share=report.num_over_cutoff / report.num_rows, cutoff=report.cutoff_len
+        yield _(
+            "ATTENTION: {share:.1%} of the rows are over --cutoff_len {cutoff}; the longest has "
+            "{high} tokens. Raise it, if memory allows."
+        ).format(
+            share=report.num_over_cutoff / report.num_rows,
+            cutoff=report.cutoff_len,
+            high=report.lengths.max,
         )
     if shortened:
         yield _("Shortened to {cutoff} tokens: {count} rows, by {tokens} tokens ({places})").format(
