@@ -88,7 +88,7 @@ def _preview(argv: Sequence[str]) -> int:
     settings = resolved.values
     if settings.rows < 1:
         raise UsageError(
-            _("--{name} must be 1 or more.").format(name="rows"),
+            _("--{name} must be {least} or more.").format(name="rows", least=1),
             why=_("It is {value}.").format(value=settings.rows),
             fix="--rows 1",
         )

@@ -78,7 +78,7 @@ def _list(as_json: bool) -> None:
     for run in runs:
         cells = (
             run.path.name,
-            run.state,
+            _state(run.state),
             str(run.step),
             _loss(run.loss),
             _loss(run.eval_loss),
@@ -87,6 +87,17 @@ def _list(as_json: bool) -> None:
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))
     Console(highlight=False).print(table)
+
+
+def _state(state: str) -> str:
+    return {
+        "running": _("running"),
+        "finished": _("finished"),
+        "stopped": _("stopped by itself"),
+        "interrupted": _("interrupted"),
+        "failed": _("failed"),
+        "died": _("died"),
+    }.get(state, state)
 
 
 def _loss(value: float | None) -> str:

@@ -23,6 +23,7 @@ from danlu.settings.sources import (
     read_environment,
     read_file,
     read_words,
+    shown_origin,
 )
 
 S = TypeVar("S", bound=Settings)
@@ -82,7 +83,7 @@ def _foreign_notes(cls: type[Settings], given: Mapping[str, Given]) -> tuple[str
             raise UsageError(
                 _("{name} {value} is not supported").format(name=name, value=shown),
                 why=_("it is given in: {origin}; danlu knows this option of LLaMA-Factory").format(
-                    origin=item.origin
+                    origin=shown_origin(item.origin)
                 ),
                 fix=_(foreign.instead),
             )
@@ -139,7 +140,8 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
     return UsageError(
         _("The value {value} does not suit {name}").format(value=repr(shown), name=key),
         why=_("it is given in: {origin}; {detail}").format(
-            origin=given[key].origin, detail=first["msg"].removeprefix("Value error, ")
+            origin=shown_origin(given[key].origin),
+            detail=first["msg"].removeprefix("Value error, "),
         ),
         fix=_("give {name} as {kind}: {help}").format(
             name=key, kind=describe_type(names.options[key]), help=_(names.options[key].help)

@@ -45,6 +45,11 @@ class CommandLine:
     asks: set[str] = field(default_factory=set)
 
 
+def shown_origin(origin: str) -> str:
+    """Write an origin for people; places and names stay as they are."""
+    return _("command line") if origin == COMMAND_LINE else origin
+
+
 class Names:
     """All names of a command's options: true names, aliases, dashes for underscores."""
 
@@ -66,7 +71,7 @@ class Names:
         near = difflib.get_close_matches(key.replace("-", "_"), [*self._own, *extra], 1, 0.5)
         raise UsageError(
             _("There is no setting named {key}").format(key=key),
-            why=_("it is given in: {origin}").format(origin=origin),
+            why=_("it is given in: {origin}").format(origin=shown_origin(origin)),
             fix=_("did you mean {name}?").format(name=near[0])
             if near
             else _("add --help to the command to see all settings"),
