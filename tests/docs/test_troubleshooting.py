@@ -1,6 +1,6 @@
-"""The troubleshooting page shows what danlu really says about broken data files.
+"""The troubleshooting pages show what danlu really says about broken data files, in both languages.
 
-`python -m tests.docs.test_troubleshooting` writes the section anew after a sentence has changed.
+`python -m tests.docs.test_troubleshooting` writes the sections anew after a sentence has changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import pytest
 
 from danlu.cli.main import main
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = {"en": DOCS / "troubleshooting.md", "zh": DOCS / "troubleshooting.zh-CN.md"}
 BEGIN, END = "<!-- broken files: begin -->\n", "<!-- broken files: end -->\n"
 GOOD = '{"instruction": "Who are you?", "output": "I am Ember."}\n'
 
@@ -33,46 +34,75 @@ def talk(*messages: tuple[str, str]) -> str:
     return line(messages=[{"role": role, "content": content} for role, content in messages])
 
 
-# What is wrong, the file's name (with further words of the command), its content.
+# What is wrong (in English | in Chinese), the file's name (with further words of the command), its
+# content.
 BROKEN: tuple[tuple[str, str, str | bytes], ...] = (
-    ("The file is in GBK", "rows.jsonl", row("你是谁？", "我是小雪。").encode("gbk")),
-    ("The file is in UTF-16", "rows.json", f"[{GOOD}]".encode("utf-16")),
-    ("The file is not text", "rows.jsonl", b"PK\3\4\0\0\0\0 a zip file"),
-    ("The file is empty", "rows.jsonl", ""),
-    ("The array ends too soon", "rows.json", f"[\n{GOOD}, {GOOD}"),
-    ("A comma is missing in the array", "rows.json", f"[\n{GOOD}{GOOD}]"),
-    ("A line is not JSON", "rows.jsonl", GOOD + "{'instruction': 'single quotes'}\n"),
     (
-        "A key stands twice",
+        "The file is in GBK | 文件是 GBK 编码",
+        "rows.jsonl",
+        row("你是谁？", "我是小雪。").encode("gbk"),
+    ),
+    ("The file is in UTF-16 | 文件是 UTF-16 编码", "rows.json", f"[{GOOD}]".encode("utf-16")),
+    ("The file is not text | 文件不是文本", "rows.jsonl", b"PK\3\4\0\0\0\0 a zip file"),
+    ("The file is empty | 文件是空的", "rows.jsonl", ""),
+    ("The array ends too soon | 数组没有写完", "rows.json", f"[\n{GOOD}, {GOOD}"),
+    ("A comma is missing in the array | 数组里缺少逗号", "rows.json", f"[\n{GOOD}{GOOD}]"),
+    (
+        "A line is not JSON | 某一行不是 JSON",
+        "rows.jsonl",
+        GOOD + "{'instruction': 'single quotes'}\n",
+    ),
+    (
+        "A key stands twice | 同一个键出现两次",
         "rows.jsonl",
         GOOD + '{"instruction": "a", "output": "b", "output": "c"}\n',
     ),
-    ("The columns have other names", "rows.jsonl", line(ask="Who?", reply="Me.")),
-    ("A column is missing in one row", "rows.jsonl", GOOD + line(instruction="Who?")),
-    ("An answer is empty", "rows.jsonl", GOOD + row("Who?", "")),
-    ("A field is not text", "rows.jsonl", GOOD + row("1 + 1?", 2)),
-    ("Half a character", "rows.jsonl", GOOD + '{"instruction": "Hi \\ud83d", "output": "Hi!"}\n'),
-    ("An unknown role", "rows.jsonl", talk(("user", "Hi"), ("asistant", "Hi!"))),
+    ("The columns have other names | 列名对不上", "rows.jsonl", line(ask="Who?", reply="Me.")),
     (
-        "Roles in a wrong order",
+        "A column is missing in one row | 某一行缺少一列",
+        "rows.jsonl",
+        GOOD + line(instruction="Who?"),
+    ),
+    ("An answer is empty | 回答是空的", "rows.jsonl", GOOD + row("Who?", "")),
+    ("A field is not text | 字段不是文本", "rows.jsonl", GOOD + row("1 + 1?", 2)),
+    (
+        "Half a character | 只有半个字符",
+        "rows.jsonl",
+        GOOD + '{"instruction": "Hi \\ud83d", "output": "Hi!"}\n',
+    ),
+    ("An unknown role | 不认识的角色", "rows.jsonl", talk(("user", "Hi"), ("asistant", "Hi!"))),
+    (
+        "Roles in a wrong order | 角色顺序不对",
         "rows.jsonl",
         talk(("user", "Hi"), ("user", "Hello?"), ("assistant", "Hi!")),
     ),
     (
-        "The last message is a question",
+        "The last message is a question | 最后一条消息是提问",
         "rows.jsonl",
         talk(("user", "Hi"), ("assistant", "Hi!"), ("user", "Bye")),
     ),
     (
-        "Several thoughts in one answer",
+        "Several thoughts in one answer | 一个回答里有多段思考",
         "rows.jsonl",
         row("Who?", "<think>a</think>Me.<think>b</think>"),
     ),
-    ("A thought that is never closed", "rows.jsonl", row("Who?", "<think>\nMe, I think. Me.")),
-    ("Text of the chat template in the data", "rows.jsonl", row("Who?", "Me.<|im_end|>")),
-    ("Placeholders were left in", "rows.jsonl", row("Who?", "I am {{name}}.")),
-    ("A row is too long", "rows.jsonl --cutoff_len 128", GOOD + row("Why? " * 200, "So.")),
-    ("The same row twice", "rows.jsonl", GOOD + GOOD),
+    (
+        "A thought that is never closed | 思考没有结束标签",
+        "rows.jsonl",
+        row("Who?", "<think>\nMe, I think. Me."),
+    ),
+    (
+        "Text of the chat template in the data | 数据里出现了对话模板的文字",
+        "rows.jsonl",
+        row("Who?", "Me.<|im_end|>"),
+    ),
+    ("Placeholders were left in | 占位符没有替换", "rows.jsonl", row("Who?", "I am {{name}}.")),
+    (
+        "A row is too long | 某一行太长",
+        "rows.jsonl --cutoff_len 128",
+        GOOD + row("Why? " * 200, "So."),
+    ),
+    ("The same row twice | 同一行出现两次", "rows.jsonl", GOOD + GOOD),
 )
 
 
@@ -91,26 +121,32 @@ def said_about(words: str, content: str | bytes) -> list[str]:
     return [*(lines or record["refusal"].splitlines()), f"exit code {code}"]
 
 
-def section() -> str:
-    """Write the section of the page; the files lie in the working folder for a moment."""
+def section(language: str) -> str:
+    """Write a page's section; the files lie in the working folder for a moment."""
     parts = []
-    for title, words, content in BROKEN:
+    for titles, words, content in BROKEN:
+        title = titles.split(" | ")[list(PAGES).index(language)]
         shown = "\n".join(said_about(words, content))
         parts.append(f"### {title}\n\n```text\n{shown}\n```\n")
     return "\n".join(parts)
 
 
-def test_the_page_shows_what_danlu_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("language", PAGES)
+def test_the_page_shows_what_danlu_says(
+    language: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DANLU_LANG", language)
     assert len(BROKEN) >= 20
-    page = PAGE.read_text(encoding="utf-8")
-    assert page.split(BEGIN)[1].split(END)[0] == f"\n{section()}\n"
+    page = PAGES[language].read_text(encoding="utf-8")
+    assert page.split(BEGIN)[1].split(END)[0] == f"\n{section(language)}\n"
 
 
 if __name__ == "__main__":
-    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        os.environ |= {"DANLU_HOME": folder, "DANLU_LANG": "en"}
-        PAGE.write_text(f"{before}{BEGIN}\n{section()}\n{END}{after}", encoding="utf-8")
+        for code, file in PAGES.items():
+            os.environ |= {"DANLU_HOME": folder, "DANLU_LANG": code}
+            before, rest = file.read_text(encoding="utf-8").split(BEGIN)
+            after = rest.split(END)[1]
+            file.write_text(f"{before}{BEGIN}\n{section(code)}\n{END}{after}", encoding="utf-8")

@@ -27,7 +27,9 @@ class Finding:
     severity: Severity = "error"
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.what} {self.fix}"
+        # No space after a Chinese full stop.
+        between = "" if self.what.endswith("。") else " "
+        return f"{self.place}: {self.what}{between}{self.fix}"
 
 
 class BadRow(Exception):
