@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -140,6 +141,8 @@ def test_the_page_shows_what_danlu_says(
     assert len(BROKEN) >= 20
     page = PAGES[language].read_text(encoding="utf-8")
     assert page.split(BEGIN)[1].split(END)[0] == f"\n{section(language)}\n"
+    # Sentences put together from parts must not bring two marks to one place.
+    assert not re.search("[，。；：][，。；：（）]", page)
 
 
 if __name__ == "__main__":

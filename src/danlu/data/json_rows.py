@@ -51,7 +51,7 @@ def array_rows(pieces: Iterator[str]) -> Iterator[tuple[int, Any]]:
     """Yield line and content of each element of a JSON array. Raises BrokenFile."""
     window = _Window(pieces)
     if window.next_character() != "[":
-        raise window.broken(_("The file does not hold an array: [ ... ]."))
+        raise window.broken(_("the file does not hold an array: [ ... ]"))
     window.position += 1
     following = window.next_character()
     while following != "]":
@@ -61,10 +61,10 @@ def array_rows(pieces: Iterator[str]) -> Iterator[tuple[int, Any]]:
             window.position += 1
             window.next_character()
         elif following != "]":
-            raise window.broken(_("A comma or the closing ] is missing."))
+            raise window.broken(_("a comma or the closing ] is missing"))
     window.position += 1
     if window.next_character():
-        raise window.broken(_("There is text after the closing ]."))
+        raise window.broken(_("there is text after the closing ]"))
 
 
 def _line_rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -175,9 +175,7 @@ class _Window:
         return BrokenFile(
             "broken_json",
             self.line,
-            _("The array cannot be read on: {reason} (column {column}).").format(
-                reason=reason.rstrip("."), column=column
-            ),
+            _("The array cannot be read on: {reason}.").format(reason=_at_column(reason, column)),
             _("Correct the line; the file must be valid JSON."),
         )
 
@@ -213,5 +211,9 @@ def _constant(name: str) -> float | None:
 
 def _reason(problem: Exception) -> str:
     if isinstance(problem, json.JSONDecodeError):
-        return f"{problem.msg} (column {problem.colno})"
+        return _at_column(problem.msg, problem.colno)
     return str(problem)
+
+
+def _at_column(reason: str, column: int) -> str:
+    return _("{reason} (column {column})").format(reason=reason, column=column)
