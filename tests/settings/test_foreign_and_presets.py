@@ -87,3 +87,12 @@ def test_yaml_lists_and_mappings_reach_text_options(tmp_path: Path) -> None:
     assert resolve(Example, [str(file)], {}).values.name == "a,b"
     file.write_text("name: {cycles: 2, rate: 0.5}\n", encoding="utf-8")
     assert resolve(Example, [str(file)], {}).values.name == '{"cycles": 2, "rate": 0.5}'
+
+
+def test_a_settings_file_may_lie_under_a_path_with_spaces(tmp_path: Path) -> None:
+    file = tmp_path / "我的 数据" / "run.yaml"
+    file.parent.mkdir()
+    file.write_text("rank: 4\n", encoding="utf-8")
+    assert resolve(Example, [str(file), "name=a"], {}).values.rank == 4
+    with pytest.raises(UsageError, match="no meaning"):
+        resolve(Example, ["write me a run.yaml"], {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
@@ -58,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         print(_("The adapter does not record its base; only the shapes could be checked."))
     print(merge_summary(report))
     print(_("Merged model: {path}").format(path=export_dir))
-    print(_("Chat with it: danlu chat --model {path}").format(path=export_dir))
+    print(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
     return EXIT_OK
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
+from danlu.runs.checkpoints import FINAL
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _say_what_next(job: Finetune) -> None:
     print(_("Done: {path}").format(path=job.path))
     if job.settings.plot_loss:
         print(_("Loss curve: {path}").format(path=job.path / "loss.png"))
+    path = shlex.quote(str(job.path))
     if job.settings.finetuning_type == "lora":
-        print(_("Chat with it: danlu chat --adapter {path}").format(path=job.path))
+        print(_("Chat with it: danlu chat --adapter {path}").format(path=path))
     else:
-        print(_("Chat with it: danlu chat --model {path}/final").format(path=job.path))
+        path = shlex.quote(str(job.path / FINAL))
+        print(_("Chat with it: danlu chat --model {path}").format(path=path))

@@ -180,7 +180,7 @@ def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
     if path.suffix.lower() in READERS:
         raise UsageError(
             _("The data file {file} does not exist.").format(file=path),
-            why=_("There is no such file, in {folder} neither.").format(folder=dataset_dir),
+            why=_("There is no such file, and none in {folder} either.").format(folder=dataset_dir),
             fix=_("Check --dataset and --dataset_dir."),
         )
     known = [*entries, *(file.name for file in dataset_dir.glob("*") if is_data_file(file))]

@@ -14,7 +14,7 @@ from danlu.files.atomic import make_folder
 from danlu.files.committed import retire
 from danlu.files.faults import explained
 from danlu.files.leftovers import clean_leftovers, is_leftover
-from danlu.files.lock import LOCK_FILE, FolderLock
+from danlu.files.lock import LOCK_FILE, FolderLock, holder_of
 from danlu.language import _
 from danlu.runs.manifest import RunManifest, read_manifest, write_manifest
 
@@ -64,6 +64,15 @@ class RunFolder:
             lock.release()
             raise
         return cls(path, lock)
+
+    @staticmethod
+    def check_unused(path: Path) -> None:
+        """Raise UsageError where a new run would find something in its folder; takes nothing.
+
+        A folder that is in use is left to `create`, which names who uses it.
+        """
+        if path.is_dir() and not _is_empty(path) and holder_of(path) is None:
+            raise _not_empty(path)
 
     def read(self) -> RunManifest:
         """Read run.json. Raises UsageError or DataError."""

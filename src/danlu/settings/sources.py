@@ -160,7 +160,7 @@ class _WordReader:
 
     def _plain(self, word: str) -> None:
         first, self._seen_a_word = not self._seen_a_word, True
-        if first and word.lower().endswith((".yaml", ".yml")) and " " not in word:
+        if first and _names_a_file(word):
             self._found.file = Path(word)
             return
         pair = self._key_value(word)
@@ -181,6 +181,11 @@ class _WordReader:
 
     def _set(self, option: Option, value: str | tuple[str, ...]) -> None:
         self._found.values[option.name] = Given(value=value, origin=COMMAND_LINE)
+
+
+def _names_a_file(word: str) -> bool:
+    """Tell a settings file from a prompt that only ends like one."""
+    return word.lower().endswith((".yaml", ".yml")) and (" " not in word or Path(word).is_file())
 
 
 def _is_value(word: str) -> bool:

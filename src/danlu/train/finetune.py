@@ -52,6 +52,9 @@ class Finetune:
     def __init__(self, settings: TrainSettings, origins: Mapping[str, str] | None = None) -> None:
         check_required(settings)
         self.settings = settings
+        self.path = Path(settings.output_dir).expanduser().absolute()
+        if not (self._resumes or settings.overwrite_output_dir):
+            RunFolder.check_unused(self.path)
         self._origins = origins or {}
         self.device: Device = select(settings.device)
         self.precision = choose_precision(settings, self.device)
@@ -63,7 +66,6 @@ class Finetune:
             num_eval_rows=len(self.data.eval_rows),
         )
         self.logging_steps = logging_steps_of(settings, self.recipe)
-        self.path = Path(settings.output_dir).expanduser().absolute()
         self._adapter = _named_adapter(settings)
         self._lora = _lora_config(settings, self._adapter)
         size = checkpoint_bytes(model, self._lora, self.precision.dtype)
@@ -94,6 +96,8 @@ class Finetune:
                 wanted = self.settings.resume_from_checkpoint
                 resumed = checkpoint_to_resume(folder, manifest, wanted)
                 manifest = manifest.changed(started=folder.read().started)
+            else:
+                folder.write(manifest)
             loaded_s = time.perf_counter() - started
             method = self._method(base)
             self._trainer = trainer = Trainer(
@@ -109,8 +113,7 @@ class Finetune:
                 trainer.request_stop()
             if resumed is not None:
                 trainer.resume(resumed.step)
-            folder.write(manifest)
-            if resumed is not None:
+                folder.write(manifest)
                 yield resumed
             yield from self._train(trainer, method, base, folder)
             _note_end(folder, base, loaded_s=loaded_s, total_s=time.perf_counter() - started)

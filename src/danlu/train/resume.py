@@ -43,7 +43,10 @@ def checkpoint_to_resume(folder: RunFolder, manifest: RunManifest, wanted: bool 
         raise UsageError(
             _("The run in {path} cannot be resumed like this.").format(path=folder.path),
             why=_("These have changed: {changes}.").format(changes="; ".join(changes)),
-            fix=_("Use the settings and data of run.json, or another --output_dir."),
+            fix=_(
+                "Use the settings and data of run.json; or begin a new run with what it learned: "
+                "--adapter {path} --output_dir NEW"
+            ).format(path=folder.path),
         )
     if isinstance(wanted, str):
         return _named_checkpoint(folder.path, wanted)

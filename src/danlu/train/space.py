@@ -42,7 +42,7 @@ def checkpoint_bytes(model: CheckedModel, lora: LoraConfig | None, dtype: torch.
 
 
 def check_space(path: Path, one_bytes: int, *, kept: int) -> None:
-    """Raise CapacityError where `kept` checkpoints, one more being written, do not fit."""
+    """Raise CapacityError where `kept` checkpoints and the result do not fit."""
     needed, free = one_bytes * (kept + 1), free_bytes(path)
     if needed <= free:
         return

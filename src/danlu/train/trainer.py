@@ -78,10 +78,12 @@ class Recipe:
 
     @property
     def kept_checkpoints(self) -> int:
-        """How many checkpoints stand beside each other at the end; the result counts as one."""
-        saved = self.total_steps // self.save_steps if self.save_steps else 0
-        # The best one, the last one and final/ come on top.
-        return min(saved, self.save_total_limit or saved) + 3
+        """How many checkpoints can stand beside each other, without the result in final/."""
+        scheduled = self.total_steps // self.save_steps if self.save_steps else 0
+        # The last one and the best one come on top; the best one on top of a limit, too.
+        all_of_them = min(self.total_steps, scheduled + 2)
+        limit = self.save_total_limit
+        return all_of_them if limit is None else min(all_of_them, limit + 1)
 
 
 def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
