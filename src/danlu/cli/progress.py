@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
@@ -153,8 +154,11 @@ class _Numbers:
 
 
 class _View(AbstractContextManager["_View"]):
+    """What shows a run; entered before its first event."""
+
+    @abstractmethod
     def show(self, event: Event) -> None:
-        raise NotImplementedError
+        """Show an event, or leave it."""
 
     def __exit__(self, *_error: object) -> None:
         return None
