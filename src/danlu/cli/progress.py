@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -33,6 +34,7 @@ from danlu.train.events import (
     StoppedEarly,
 )
 from danlu.train.finetune import Finetune
+from danlu.train.trainer import Interrupted
 
 
 def describe(job: Finetune) -> list[str]:
@@ -102,11 +104,16 @@ def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
 
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     caught = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, stop) for each in caught}
+    handlers: dict[signal.Signals, Any] = {each: signal.signal(each, stop) for each in caught}
     try:
         yield
+    except Interrupted:
+        # A window that closes is noticed twice, by a failed write and by SIGHUP. Whichever comes
+        # late must not change how the program ends.
+        handlers = dict.fromkeys(caught, leave)
+        raise
     finally:
-        for each, handler in before.items():
+        for each, handler in handlers.items():
             signal.signal(each, handler)
 
 
