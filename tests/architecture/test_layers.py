@@ -29,13 +29,19 @@ LINES = (
     ("errors", "language", "starter", "locale"),
     ("",),  # danlu/__init__.py: the version number
 )
-ARROWS = {("web", "server"), ("web", "doctor"), ("doctor", "server"), ("ops", "device")}
+ARROWS = {
+    ("web", "server"), ("web", "doctor"), ("doctor", "server"), ("ops", "device"),
+    ("plan", "data"),
+}  # fmt: skip
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
 
 ROOMS_WITHOUT_TORCH = {
     "", "errors", "language", "starter", "files", "settings", "text", "data", "plan", "runs",
 }  # fmt: skip
-MODULES_WITHOUT_TORCH = {"danlu.model.config", "danlu.model.layout"}
+MODULES_WITHOUT_TORCH = {
+    "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.catalogue",
+    "danlu.device.catalogue",
+}  # fmt: skip
 TORCH = {"torch", "torch_npu", "transformers", "peft", "accelerate"}
 
 

@@ -16,6 +16,22 @@ def is_readable_in_place(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """Copy a tensor to the host's memory, behind what the device has queued; the host goes on.
+
+    What is on the host already stays where it is. Only `back_on_device` may read the copy.
+    """
+    if tensor.device.type == "cpu":
+        return tensor
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return copy.copy_(tensor, non_blocking=True)
+
+
+def back_on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Bring back what `to_host` copied, behind what the device has queued."""
+    return tensor.to(device, non_blocking=True)
+
+
 def used_bytes(device: torch.device) -> int:
     """Count the bytes in use: the process's resident memory on the CPU, else the allocator's."""
     if device.type != "cpu":

@@ -4,7 +4,8 @@ For a merged projection with input n = norm(x) (or swiglu(x), or x):
 
     y = n W^T, and for each part   y[out] += s * (m * n) a^T b^T        (m: dropout, s: scaling)
 
-Only x and the small product t = (m * n) a^T are kept for the backward pass; n is computed again.
+Only x and the small product t = (m * n) a^T are kept for the backward pass; n is computed again,
+unless it is kept too.
 With dy given: dt = s * dy[out] b; db = s * dy[out]^T t; da = dt^T (m * n);
 dn = dy W + m * (dt a). W is frozen, so it gets no gradient. The result equals PEFT's.
 """
@@ -12,7 +13,7 @@ dn = dy W + m * (dt a). W is frozen, so it gets no gradient. The result equals P
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,17 +49,27 @@ class Dropout:
         return torch.cat(rows).to(like.dtype).div_(keep)
 
 
+@dataclass(frozen=True)
 class AdapterLinear:
-    """The `linear` of LoRA training: the frozen projection plus one adapter's addition."""
+    """The `linear` of LoRA training: the frozen projection plus one adapter's addition.
 
-    def __init__(self, adapter: Adapter, dropout: Dropout | None = None) -> None:
-        self._adapter = adapter
-        self._dropout = dropout
+    keeps_normed: keep each projection's input behind its norm or swiglu, too; costs memory, saves
+    computing it again. is_second: the value of the MLP's last projection is not needed.
+    """
+
+    adapter: Adapter
+    dropout: Dropout | None = None
+    keeps_normed: bool = False
+    is_second: bool = False
+
+    def second_pass(self) -> AdapterLinear:
+        """Return the same for a block that is computed a second time; see `TwoPasses`."""
+        return replace(self, is_second=True)
 
     def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
         addition = None
         if isinstance(layer, Block):
-            addition = self._adapter.additions.get((layer.index, name))
+            addition = self.adapter.additions.get((layer.index, name))
         if addition is None:
             return plain_linear(layer, name, x)
         bs = [part.b for part in addition.parts]
@@ -66,8 +77,10 @@ class AdapterLinear:
             layer=layer,
             name=name,
             addition=addition,
-            scaling=self._adapter.config.scaling,
-            dropout=self._dropout,
+            scaling=self.adapter.config.scaling,
+            dropout=self.dropout,
+            keeps_normed=self.keeps_normed,
+            needs_value=not (self.is_second and name == "down_proj"),
         )
         return _LoraProjection.apply(x, addition.a, call, *bs)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -81,6 +94,8 @@ class _Call:
     addition: LowRank
     scaling: float
     dropout: Dropout | None
+    keeps_normed: bool
+    needs_value: bool
 
     def weight(self) -> Tensor:
         weight: Tensor = getattr(self.layer, self.name)
@@ -106,7 +121,6 @@ class _LoraProjection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, call: _Call, *bs: Tensor) -> Tensor:
         n = projection_input(call.layer, call.name, x)
-        y = F.linear(n, call.weight())
         a_work = a.to(x.dtype)
         if call.dropout is None:
             t = F.linear(n, a_work)
@@ -116,18 +130,22 @@ class _LoraProjection(torch.autograd.Function):
                 for index, part in enumerate(call.addition.parts)
             ]
             t = torch.cat(masked, dim=1)
+        ctx.save_for_backward(x, n if call.keeps_normed else None, t, a, *bs)
+        ctx.call = call
+        weight = call.weight()
+        if not call.needs_value:
+            return x.new_empty(x.shape[0], weight.shape[0])
+        y = F.linear(n, weight)
         for part, b in zip(call.addition.parts, bs, strict=True):
             scaled = t[:, part.rank_rows] * call.scaling
             y[:, part.out_rows] += F.linear(scaled, b.to(x.dtype))
-        ctx.save_for_backward(x, t, a, *bs)
-        ctx.call = call
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, t, a, *bs = ctx.saved_tensors
+        x, n, t, a, *bs = ctx.saved_tensors
         call: _Call = ctx.call
-        n = projection_input(call.layer, call.name, x)
+        n = projection_input(call.layer, call.name, x) if n is None else n
         dt = torch.empty_like(t)
         dbs: list[Tensor] = []
         for part, b in zip(call.addition.parts, bs, strict=True):

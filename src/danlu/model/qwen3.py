@@ -15,14 +15,16 @@ Shapes: T tokens, H hidden_size, V vocab_size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from danlu.model.again import again
 from danlu.model.config import ModelConfig
 from danlu.model.layout import layout, merged_shape
+from danlu.model.recompute import Recompute
 from danlu.ops import rms_norm, swiglu
 
 
@@ -36,6 +38,15 @@ class Linear(Protocol):
     """One merged projection with what precedes it: x [T, in] -> [T, out]."""
 
     def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class TwoPasses(Protocol):
+    """A `linear` that can do less when the MLP is computed a second time."""
+
+    def second_pass(self) -> Linear:
+        """Return the `linear` whose `down_proj` records its graph, but computes no value."""
+        ...
 
 
 def _weight(*shape: int, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
@@ -61,9 +72,34 @@ class Block(nn.Module):
             weight = _weight(*merged_shape(config, name), device=device, dtype=dtype)
             self.register_parameter(name, weight)
 
-    def forward(self, x: Tensor, attend: Attend, linear: Linear) -> Tensor:  # x: [T, H]
-        x = x + linear(self, "o_proj", attend(self, linear(self, "qkv_proj", x)))
+    def attention(self, x: Tensor, attend: Attend, linear: Linear) -> Tensor:  # x: [T, H]
+        """Add the attention half."""
+        return x + linear(self, "o_proj", attend(self, linear(self, "qkv_proj", x)))
+
+    def mlp(self, x: Tensor, linear: Linear) -> Tensor:  # x: [T, H]
+        """Add the MLP half."""
         return x + linear(self, "down_proj", linear(self, "gate_up_proj", x))
+
+    def forward(
+        self, x: Tensor, attend: Attend, linear: Linear, recompute: Recompute = "none"
+    ) -> Tensor:  # x: [T, H]
+        if recompute == "none":
+            return self.mlp(self.attention(x, attend, linear), linear)
+        second = linear.second_pass() if isinstance(linear, TwoPasses) else linear
+        if recompute in ("block", "offload"):
+            return again(
+                lambda x, is_second: self.mlp(
+                    self.attention(x, attend, linear), second if is_second else linear
+                ),
+                x,
+                on_host=recompute == "offload",
+            )
+        x = self.attention(
+            x, lambda layer, qkv: again(lambda qkv, _is_second: attend(layer, qkv), qkv), linear
+        )
+        if recompute == "gate_up":
+            return again(lambda x, is_second: self.mlp(x, second if is_second else linear), x)
+        return self.mlp(x, linear)
 
 
 class Head(nn.Module):
@@ -92,11 +128,16 @@ class Qwen3(nn.Module):
             lm_head = _weight(vocab, hidden, device=device, dtype=dtype)
         self.head = Head(config, _weight(hidden, device=device, dtype=dtype), lm_head)
 
-    def forward(self, tokens: Tensor, attend: Attend, linear: Linear) -> Tensor:
-        """Return the last residual stream [T, H] of packed tokens [T]; the head comes next."""
+    def forward(
+        self, tokens: Tensor, attend: Attend, linear: Linear, recompute: Recompute = "none"
+    ) -> Tensor:
+        """Return the last residual stream [T, H] of packed tokens [T]; the head comes next.
+
+        recompute: what the backward pass computes again instead of finding it kept.
+        """
         x = F.embedding(tokens, self.embed_tokens)
         for block in self.layers:
-            x = block(x, attend, linear)
+            x = block(x, attend, linear, recompute)
         return x
 
     def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,121 @@
+"""What is known of devices that are not here: memory and speed, as data. No torch here.
+
+The figures are the makers' (dense bf16 matrix products, memory as sold, bandwidth), from their data
+sheets; `achieved` is the share of the first that training reaches, an assumption until a probe has
+measured it. Predictions of a device from this page alone are rough, and say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GB = 10**9
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceFacts:
+    """One device, as planning sees it.
+
+    memory_bytes: what can be allocated in all; context_bytes: what driver and libraries take of it.
+    slack: share of the planned memory lost between allocations. flops: bf16 matrix products per
+    second; flops_fp32 likewise. bandwidth: bytes per second. launch_s: what starting one operation
+    costs the host. reread: share of reading weights again that is not hidden behind computing.
+    chunk_rows: sizes of a loss chunk worth trying.
+    """
+
+    name: str
+    kind: str
+    description: str
+    memory_bytes: int
+    context_bytes: int
+    slack: float = 0.03
+    flops: float
+    flops_fp32: float
+    achieved: float = 0.55
+    bandwidth: float
+    launch_s: float
+    reread: float = 1.0
+    chunk_rows: tuple[int, ...] = (256, 512, 1024)
+
+    @property
+    def has_host(self) -> bool:
+        """Whether there is another memory, the host's, to put something aside."""
+        return self.kind != "cpu"
+
+
+def _card(
+    name: str, description: str, gigabytes: float, tera_flops: float, gigabytes_per_s: float
+) -> DeviceFacts:
+    return DeviceFacts(
+        name=name,
+        kind="cuda",
+        description=description,
+        memory_bytes=int(gigabytes * GIB),
+        context_bytes=700 * 2**20,
+        flops=tera_flops * 1e12,
+        flops_fp32=tera_flops * 1e12 / 4,
+        bandwidth=gigabytes_per_s * GB,
+        launch_s=6e-6,
+    )
+
+
+def _ascend(name: str, description: str, gigabytes: int, tera_flops: float) -> DeviceFacts:
+    return DeviceFacts(
+        name=name,
+        kind="npu",
+        description=description,
+        memory_bytes=gigabytes * GIB,
+        context_bytes=int(1.5 * GIB),
+        flops=tera_flops * 1e12,
+        flops_fp32=tera_flops * 1e12 / 4,
+        bandwidth=1400 * GB,
+        launch_s=12e-6,
+    )
+
+
+def cpu_facts(
+    *, description: str, memory_bytes: int, threads: int, has_fast_bf16: bool
+) -> DeviceFacts:
+    """Describe a CPU: about 230 GFLOP/s a core with AVX512-BF16 (measured), a third without."""
+    per_core = 230e9 if has_fast_bf16 else 70e9
+    return DeviceFacts(
+        name="cpu",
+        kind="cpu",
+        description=description,
+        memory_bytes=memory_bytes,
+        context_bytes=0,
+        flops=per_core * threads,
+        flops_fp32=min(per_core / 2, 70e9) * threads,
+        achieved=1.0,
+        bandwidth=10 * GB,
+        launch_s=8e-6,
+        # Measured: chunks of 64 to 1,024 rows and packed steps of 276 to 2,208 tokens are equally
+        # fast to a few per cent; larger chunks are slower, their logits leave the cache.
+        reread=0.1,
+        chunk_rows=(128, 256),
+    )
+
+
+CATALOGUE: dict[str, DeviceFacts] = {
+    facts.name: facts
+    for facts in (
+        _ascend("ascend-910b-64g", "Ascend 910B, 64 GB", 64, 376),
+        _ascend("ascend-910b-32g", "Ascend 910B4, 32 GB", 32, 280),
+        _card("h200-141g", "NVIDIA H200, 141 GB", 139.7, 989, 4800),
+        _card("h100-80g", "NVIDIA H100, 80 GB", 79.2, 989, 3350),
+        _card("a100-80g", "NVIDIA A100, 80 GB", 79.2, 312, 2039),
+        _card("a100-40g", "NVIDIA A100, 40 GB", 39.4, 312, 1555),
+        _card("l40s-48g", "NVIDIA L40S, 48 GB", 44.4, 362, 864),
+        _card("rtx-5090-32g", "NVIDIA GeForce RTX 5090, 32 GB", 31.4, 209, 1792),
+        _card("rtx-4090-24g", "NVIDIA GeForce RTX 4090, 24 GB", 23.5, 165, 1008),
+        _card("rtx-3090-24g", "NVIDIA GeForce RTX 3090, 24 GB", 23.6, 71, 936),
+    )
+}
+
+
+def nearest(kind: str, description: str, memory_bytes: int) -> DeviceFacts:
+    """Return the catalogue's entry for an accelerator that is here: same kind, nearest memory."""
+    alike = [facts for facts in CATALOGUE.values() if facts.kind == kind]
+    named = [f for f in alike if f.description.split(",")[0].removeprefix("NVIDIA ") in description]
+    return min(named or alike, key=lambda facts: abs(facts.memory_bytes - memory_bytes))

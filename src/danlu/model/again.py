@@ -1,0 +1,44 @@
+"""Running a part of the model without keeping what it computes, and again for its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from danlu.device.memory import back_on_device, to_host
+
+
+def again(run: Callable[[Tensor, bool], Tensor], x: Tensor, *, on_host: bool = False) -> Tensor:
+    """Return run(x, False) and keep only x, on the host if asked; run(x, True) gives the gradients.
+
+    The value of the second run may be left out where nothing in its graph needs it.
+    `torch.utils.checkpoint` does much the same, but knows neither that nor the host.
+    """
+    if not torch.is_grad_enabled():
+        return run(x, False)
+    # What is trained inside is no input of the function, and the embeddings that enter the first
+    # block need no gradient: without an anchor there would be no graph.
+    anchor = x.new_empty(0).requires_grad_()
+    return _Again.apply(anchor, x, run, on_host)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, _anchor: Tensor, x: Tensor, run: Callable[[Tensor, bool], Tensor], on_host: bool
+    ) -> Tensor:
+        ctx.run, ctx.device = run, x.device
+        ctx.save_for_backward(to_host(x) if on_host else x)
+        return run(x, False)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (kept,) = ctx.saved_tensors
+        x = back_on_device(kept, ctx.device).detach().requires_grad_(ctx.needs_input_grad[1])
+        with torch.enable_grad():
+            y = ctx.run(x, True)
+        torch.autograd.backward(y, dy)  # what is trained inside receives its gradient here
+        return None, x.grad, None, None
