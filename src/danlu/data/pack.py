@@ -32,23 +32,29 @@ class Batch:
 
 
 def pack(examples: Sequence[Example], max_tokens: int) -> list[Batch]:
-    """Pack examples into few batches of at most `max_tokens`; a longer example gets its own.
+    """Pack examples into few batches of at most `max_tokens`; a longer example gets its own."""
+    packed = bins([len(example.tokens) for example in examples], max_tokens)
+    return [_join([examples[index] for index in members]) for members in packed]
 
-    First fit by falling length (Johnson 1973), so never more than 11/9 of the fewest plus one.
-    Deterministic; within a batch examples keep their order.
+
+def bins(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Return which lengths go together: their indices, each bin in order.
+
+    First fit by falling length (Johnson 1973), so never more than 11/9 of the fewest bins plus one.
+    Deterministic.
     """
-    bins: list[list[int]] = []
+    found: list[list[int]] = []
     room: list[int] = []
-    for index in sorted(range(len(examples)), key=lambda i: (-len(examples[i].tokens), i)):
-        length = len(examples[index].tokens)
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length = lengths[index]
         home = next((b for b, free in enumerate(room) if length <= free), None)
         if home is None:
-            bins.append([])
+            found.append([])
             room.append(max_tokens)
-            home = len(bins) - 1
-        bins[home].append(index)
+            home = len(found) - 1
+        found[home].append(index)
         room[home] -= length
-    return [_join([examples[index] for index in sorted(members)]) for members in sorted(bins)]
+    return sorted(sorted(members) for members in found)
 
 
 def _join(examples: Sequence[Example]) -> Batch:

@@ -1,0 +1,77 @@
+"""What is trained, and how a step is computed: the two things that memory and time depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from danlu.model.catalogue import num_parameters
+from danlu.model.config import ModelConfig
+from danlu.model.layout import PROJECTIONS, projection_shape
+from danlu.model.recompute import Recompute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """How a step is computed. It changes speed, memory and the last bits, never what is learned.
+
+    micro_batch_tokens: tokens computed at once at most (a longer example is computed alone).
+    chunk_rows: rows of logits at a time.
+    """
+
+    micro_batch_tokens: int
+    chunk_rows: int
+    recompute: Recompute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A model and what is trained of it.
+
+    number_bytes: of a weight and an activation, 2 or 4. ranks: of the adapter by projection, such
+    as {"q_proj": 8}; None where every weight is trained.
+    """
+
+    config: ModelConfig
+    number_bytes: int
+    ranks: Mapping[str, int] | None
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether every weight is trained."""
+        return self.ranks is None
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers of the model itself."""
+        return num_parameters(self.config)
+
+    @property
+    def num_trained(self) -> int:
+        """Numbers that the optimizer changes."""
+        if self.ranks is None:
+            return self.num_weights
+        return self.config.num_hidden_layers * sum(
+            rank * sum(projection_shape(self.config, name)) for name, rank in self.ranks.items()
+        )
+
+    def rank(self, merged: str) -> int:
+        """Sum of the ranks on a merged projection such as `qkv_proj`; 0 without an adapter."""
+        return sum((self.ranks or {}).get(part, 0) for part in PROJECTIONS[merged])
+
+    def is_trained(self, merged: str) -> bool:
+        """Whether a merged projection has something to learn: then its input is kept."""
+        return self.trains_all or self.rank(merged) > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What one forward and backward pass computes: a packed batch, in numbers.
+
+    targets: supervised tokens; squares: the sum of every segment's length squared.
+    """
+
+    tokens: int
+    targets: int
+    squares: int
+    segments: int

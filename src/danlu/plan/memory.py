@@ -1,0 +1,130 @@
+"""How much memory a training run needs at its peak.
+
+Follows the forward pass of `model` and the backward pass of `lora` and `train.loss` tensor by
+tensor; whoever changes what these keep, changes this page (tests/plan compares both).
+In the names below: H hidden_size, I intermediate_size, Q and KV the widths of queries and keys,
+V vocab_size. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from danlu.device.catalogue import DeviceFacts
+from danlu.model.recompute import Recompute
+from danlu.plan.job import Arithmetic, Job, Load
+
+# Master value, gradient and the two moments of AdamW, each in fp32.
+_TRAINED_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The parts of the peak, in bytes; they add up to it.
+
+    process: the program, and what driver and libraries take. trained: master weights, gradients and
+    moments. activations: what the forward pass keeps. working: the larger of the loss's logits and
+    one layer's backward pass. slack: what is lost between allocations.
+    """
+
+    process: int
+    weights: int
+    trained: int
+    activations: int
+    working: int
+    slack: int
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return sum(getattr(self, part.name) for part in fields(self))
+
+
+def memory_of(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> Memory:
+    """Predict the peak while the heaviest micro-batch `load` is computed."""
+    layers = job.config.num_hidden_layers
+    kept = layers * _kept(job, arithmetic.recompute, is_packed=load.segments > 1) * load.tokens
+    on_host = arithmetic.recompute == "offload" and device.has_host
+    passing = max(_loss(job, arithmetic, load), _layer(job, arithmetic.recompute, load))
+    weights = job.num_weights * job.number_bytes
+    if job.trains_all and job.number_bytes == 4:
+        weights = 0  # the master values are the weights
+    trained = job.num_trained * _TRAINED_BYTES
+    activations = 0 if on_host else kept
+    return Memory(
+        process=device.context_bytes,
+        weights=weights,
+        trained=trained,
+        activations=activations,
+        working=passing + _around(job, load),
+        slack=int(device.slack * (activations + passing)),
+    )
+
+
+def host_bytes(job: Job, load: Load) -> int:
+    """Return what the policy `offload` keeps in the host's memory."""
+    return job.config.num_hidden_layers * _kept(job, "block", is_packed=True) * load.tokens
+
+
+def kept_per_token(job: Job, recompute: Recompute, *, is_packed: bool) -> int:
+    """Return the bytes that one layer keeps of every token for the backward pass."""
+    return _kept(job, recompute, is_packed=is_packed)
+
+
+def _kept(job: Job, recompute: Recompute, *, is_packed: bool) -> int:
+    config, size = job.config, job.number_bytes
+    hidden, inner = config.hidden_size, config.intermediate_size
+    q, kv = config.q_size, config.kv_size
+    if recompute in ("block", "offload"):
+        return hidden * size
+    mlp_is_kept = recompute != "gate_up"
+    # The residual stream before either half, which norms or their projections keep.
+    numbers = 2 * hidden + q + 2 * kv
+    if job.is_trained("o_proj"):
+        numbers += q
+    numbers += job.rank("qkv_proj") + job.rank("o_proj")
+    if mlp_is_kept:
+        numbers += 2 * inner + job.rank("gate_up_proj") + job.rank("down_proj")
+    keeps_normed = job.trains_all or recompute == "none"
+    if keeps_normed and job.is_trained("qkv_proj"):
+        numbers += hidden
+    if keeps_normed and mlp_is_kept:
+        numbers += hidden * job.is_trained("gate_up_proj") + inner * job.is_trained("down_proj")
+    kept = numbers * size
+    if recompute == "none":  # rotated q and k, and the attention's own copy of its output
+        kept += (q + kv) * size + 4 * config.num_attention_heads
+        if is_packed or not job.is_trained("o_proj"):
+            kept += q * size
+    return kept
+
+
+def _layer(job: Job, recompute: Recompute, load: Load) -> int:
+    """Bytes of one layer's backward pass: what it computes again, and the gradients under way."""
+    config, size = job.config, job.number_bytes
+    inner, q, kv = config.intermediate_size, config.q_size, config.kv_size
+    again = 0
+    if recompute in ("block", "offload"):
+        again = _kept(job, "none", is_packed=load.segments > 1)
+    elif recompute == "gate_up":
+        again = (2 * inner + inner * job.trains_all) * size
+    # swiglu's backward: its output's gradient, that of gate and up, and three slopes.
+    mlp = 7 * inner * size
+    # QK-norm's backward works on four fp32 copies; gradients of q, k, v and their merged one.
+    attention = 16 * q + 2 * (q + 2 * kv) * size + q * size
+    return (again + max(mlp, attention) + 2 * config.hidden_size * size) * load.tokens
+
+
+def _loss(job: Job, arithmetic: Arithmetic, load: Load) -> int:
+    """Bytes of one chunk of logits: as computed, in fp32, and fp32 once more for their sum."""
+    config, size = job.config, job.number_bytes
+    rows = min(arithmetic.chunk_rows, load.targets)
+    logits = rows * config.vocab_size * (size + 8)
+    if job.trains_all:  # the output matrix's gradient
+        logits += config.vocab_size * config.hidden_size * size
+    return logits
+
+
+def _around(job: Job, load: Load) -> int:
+    """Bytes around the layers: the last residual stream, supervised rows and their gradients."""
+    hidden = job.config.hidden_size * job.number_bytes
+    return (2 * load.tokens + 3 * load.targets) * hidden

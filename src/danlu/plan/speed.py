@@ -1,0 +1,131 @@
+"""How long a training run takes: operations over what the device does in a second.
+
+The counts follow from the shapes; the rates come from the device's facts until a probe has measured
+them. Frozen weights need no gradient of their own, so LoRA costs 4 operations per weight and token
+where full training costs 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from danlu.device.catalogue import DeviceFacts
+from danlu.model.config import ModelConfig
+from danlu.model.layout import PROJECTIONS, merged_shape
+from danlu.model.recompute import Recompute
+from danlu.plan.job import Arithmetic, Job, Load
+
+# Operations started for one layer, forward and backward, and for one segment's attention in it.
+_LAUNCHES_PER_LAYER = 150
+_LAUNCHES_PER_SEGMENT = 8
+# Attention backward computes the scores again: 2.5 times the forward pass (Dao 2023).
+_ATTENTION_BACKWARD = 2.5
+# Share of a layer's time that norms, rope and swiglu take when computed again (measured on CPU).
+_ELEMENTWISE_AGAIN = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a device does. flops: operations per second; microstep_s: what one costs besides.
+
+    is_measured: by probes on this device, not from its data sheet.
+    """
+
+    flops: float
+    microstep_s: float = 0.0
+    is_measured: bool = False
+
+
+def nominal_speed(device: DeviceFacts, number_bytes: int) -> Speed:
+    """Return a device's speed as its facts have it."""
+    flops = device.flops if number_bytes == 2 else device.flops_fp32
+    return Speed(flops=flops * device.achieved)
+
+
+def seconds_of(
+    job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts, speed: Speed
+) -> float:
+    """Predict one microstep, forward and backward."""
+    return (
+        training_flops(job, arithmetic.recompute, load) / speed.flops
+        + speed.microstep_s
+        + _overhead_s(job, arithmetic, load, device)
+    )
+
+
+def evaluation_seconds(job: Job, load: Load, device: DeviceFacts, speed: Speed) -> float:
+    """Predict one forward pass."""
+    flops = _forward_flops(job.config, load) + _head_flops(job.config, load)
+    return flops / speed.flops + _launch_s(job, load, device) / 3
+
+
+def training_flops(job: Job, recompute: Recompute, load: Load) -> float:
+    """Count the operations of a microstep, those done again among them."""
+    return useful_flops(job, load) + _again_flops(job.config, recompute, load)
+
+
+def useful_flops(job: Job, load: Load) -> float:
+    """Count the operations that a microstep cannot do without."""
+    config = job.config
+    weights = 3.0 if job.trains_all else 2.0  # forward, gradient of the input, of the weight
+    body = weights * 2.0 * _layer_weights(config) * config.num_hidden_layers * load.tokens
+    attention = (1 + _ATTENTION_BACKWARD) * _attention_flops(config, load)
+    adapter = 0 if job.trains_all else 6.0 * job.num_trained * load.tokens
+    return body + attention + adapter + weights * _head_flops(config, load)
+
+
+def _again_flops(config: ModelConfig, recompute: Recompute, load: Load) -> float:
+    if recompute == "none":
+        return 0.0
+    per_layer = 2.0 * load.tokens * _layer_weights(config)
+    again = _attention_flops(config, load)
+    again += _ELEMENTWISE_AGAIN * 2 * per_layer * config.num_hidden_layers
+    weights = {
+        "selective": 0,
+        "gate_up": _weights(config, "gate_up_proj"),
+        # The second pass does not compute what leaves the block.
+        "block": _layer_weights(config) - _weights(config, "down_proj"),
+        "offload": _layer_weights(config) - _weights(config, "down_proj"),
+    }[recompute]
+    return again + 2.0 * load.tokens * weights * config.num_hidden_layers
+
+
+def _forward_flops(config: ModelConfig, load: Load) -> float:
+    body = 2.0 * _layer_weights(config) * config.num_hidden_layers * load.tokens
+    return body + _attention_flops(config, load)
+
+
+def _head_flops(config: ModelConfig, load: Load) -> float:
+    return 2.0 * config.vocab_size * config.hidden_size * load.targets
+
+
+def _attention_flops(config: ModelConfig, load: Load) -> float:
+    """Forward: two products of [s, s / 2] scores with every query head."""
+    return 2.0 * config.q_size * load.squares * config.num_hidden_layers
+
+
+def _weights(config: ModelConfig, merged: str) -> int:
+    out, inner = merged_shape(config, merged)
+    return out * inner
+
+
+def _layer_weights(config: ModelConfig) -> int:
+    return sum(_weights(config, merged) for merged in PROJECTIONS)
+
+
+def _launch_s(job: Job, load: Load, device: DeviceFacts) -> float:
+    launches = _LAUNCHES_PER_LAYER + _LAUNCHES_PER_SEGMENT * load.segments
+    return job.config.num_hidden_layers * launches * device.launch_s
+
+
+def _overhead_s(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> float:
+    """Seconds for starting operations, reading weights again, and moving what is offloaded."""
+    config, size = job.config, job.number_bytes
+    chunks = -(-load.targets // arithmetic.chunk_rows)
+    body = 3 * _layer_weights(config) * config.num_hidden_layers
+    head = 2 * chunks * config.vocab_size * config.hidden_size
+    seconds = _launch_s(job, load, device)
+    seconds += device.reread * (body + head) * size / device.bandwidth
+    if arithmetic.recompute == "offload":  # out and back over PCIe, 20 GB/s, not overlapped
+        seconds += 2 * config.num_hidden_layers * config.hidden_size * size * load.tokens / 20e9
+    return seconds

@@ -1,0 +1,77 @@
+"""What the data ask for: the steps of a run as lengths, and how they pack.
+
+A run of many steps is judged by some of them, spread evenly, for time; for memory by its heaviest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from danlu.data.pack import bins
+from danlu.plan.job import Load
+
+# Steps that are packed to predict the time; more would only take longer.
+MOST_PACKED = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """An example in numbers: its tokens and how many of them are supervised."""
+
+    tokens: int
+    targets: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """The segments of each step, of those looked at; and of one evaluation.
+
+    is_estimated: the lengths were guessed from characters, without the model's tokenizer.
+    """
+
+    steps: Sequence[Sequence[Segment]]
+    evaluation: Sequence[Segment]
+    total_steps: int
+    num_evaluations: int
+    is_estimated: bool = False
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example."""
+        examples = [segment for step in (*self.steps, self.evaluation) for segment in step]
+        return max((segment.tokens for segment in examples), default=1)
+
+    @property
+    def largest_step(self) -> int:
+        """Tokens of the largest step."""
+        return max(sum(segment.tokens for segment in step) for step in self.steps)
+
+    def heaviest(self, micro_batch_tokens: int) -> Load:
+        """Bound the heaviest micro-batch from above."""
+        tokens = min(max(micro_batch_tokens, self.longest), self.largest_step)
+        share = max(
+            sum(s.targets for s in step) / sum(s.tokens for s in step) for step in self.steps
+        )
+        segments = 1 if tokens <= self.longest and len(self.steps[0]) == 1 else 2
+        targets = min(tokens, round(tokens * share))
+        return Load(tokens=tokens, targets=targets, squares=tokens**2, segments=segments)
+
+    def packed_steps(self, micro_batch_tokens: int) -> list[list[Load]]:
+        """Pack some steps, spread evenly."""
+        stride = -(-len(self.steps) // MOST_PACKED)
+        return [pack_loads(step, micro_batch_tokens) for step in self.steps[::stride]]
+
+
+def pack_loads(segments: Sequence[Segment], micro_batch_tokens: int) -> list[Load]:
+    """Return the micro-batches that segments pack into, as training packs them."""
+    packed = bins([segment.tokens for segment in segments], micro_batch_tokens)
+    return [
+        Load(
+            tokens=sum(segments[at].tokens for at in members),
+            targets=sum(segments[at].targets for at in members),
+            squares=sum(segments[at].tokens ** 2 for at in members),
+            segments=len(members),
+        )
+        for members in packed
+    ]
