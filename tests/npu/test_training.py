@@ -78,18 +78,32 @@ def test_no_float64_reaches_the_device(tmp_path: Path, full: bool, dtype: torch.
 
 
 @methods
-def test_how_often_a_step_makes_the_host_wait(tmp_path: Path, full: bool) -> None:
-    """An upper bound, to be lowered: nothing inside a step needs a value of the device."""
+def test_a_step_waits_once_with_everything_queued(tmp_path: Path, full: bool) -> None:
     recipe = replace(RECIPE, eval_steps=0, save_steps=0)
     run = trainer(tmp_path, recipe, full=full, device="npu")
     with recording() as record:
         for event in run.run():
             if isinstance(event, StepDone):
-                # The loss and the gradient's norm together, to see whether they are finite.
-                assert record.waits.total() <= 1, record.waits
+                # The loss and the gradient's norm together, once the update is on its way.
+                assert record.waits == {"train/step.py:optimizer_step": 1}
+                assert not record.since_wait
                 # Tokens, positions, places and targets of each micro-batch.
                 assert record.uploads.total() <= 4 * 5, record.uploads
             record.clear()
+
+
+def test_an_evaluation_waits_once_with_everything_queued(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, eval_on_start=True, save_steps=0, micro_batch_tokens=16)
+    run = trainer(tmp_path, recipe, device="npu")
+    count = 0
+    with recording() as record:
+        for event in run.run():
+            if isinstance(event, Evaluated):
+                assert record.waits == {"train/evaluate.py:evaluate": 1}
+                assert not record.since_wait
+                count += 1
+            record.clear()
+    assert count == 4
 
 
 @methods

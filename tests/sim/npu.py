@@ -162,10 +162,10 @@ def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any
         name: call.output(value) if name in facts.outputs else call.to_host(value)
         for name, value in kwargs.items()
     }
-    if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
-        note_wait()
     result = call.to_device(operation(*host_args, **host_kwargs))
     note_operation(facts.name, (tensor.dtype for tensor in call.device_tensors))
+    if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
+        note_wait()
     return result
 
 
@@ -269,12 +269,12 @@ def resize_(tensor: Tensor, size: Iterable[int], *, memory_format: Any = None) -
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     """Copy between host and device, or inside the device with another dtype."""
+    on_device = [tensor.dtype for tensor in (source, target) if tensor.device.type == "npu"]
+    note_operation("aten::copy_", on_device)
     if target.device.type != "npu":
         note_wait()
     elif source.device.type != "npu":
         note_upload()
-    on_device = [tensor.dtype for tensor in (source, target) if tensor.device.type == "npu"]
-    note_operation("aten::copy_", on_device)
     _on_host(target).copy_(_on_host(source))
     return target
 
@@ -286,8 +286,8 @@ def _copy_from_and_resize(source: Tensor, target: Tensor) -> Tensor:
 
 def _local_scalar_dense(tensor: Tensor) -> Any:
     """Fetch one number: `.item()`, `float(tensor)`, `if tensor:`."""
-    note_wait()
     note_operation("aten::_local_scalar_dense", (tensor.dtype,))
+    note_wait()
     return _on_host(tensor).item()
 
 

@@ -51,11 +51,14 @@ def evaluate(
         between()
         hidden, targets = supervised_hidden(base, linear, batch)
         computed.append((batch, token_losses(base.model, linear, hidden, targets)))
-    for batch, losses in computed:  # copied to the host once everything has been computed
-        ends = np.cumsum(batch.segment_lengths)
-        segments = np.searchsorted(ends, batch.supervised_indices, side="right")
+    # The host's one wait, once everything has been queued.
+    losses = torch.cat([losses for _batch, losses in computed]).cpu().double().numpy()
+    ends = np.cumsum([len(losses) for _batch, losses in computed])
+    for (batch, _), part in zip(computed, np.split(losses, ends[:-1]), strict=True):
+        stops = np.cumsum(batch.segment_lengths)
+        segments = np.searchsorted(stops, batch.supervised_indices, side="right")
         row_of = np.asarray([place[key] for key in batch.segment_keys])[segments]
-        sums += np.bincount(row_of, losses.cpu().double().numpy(), len(rows))
+        sums += np.bincount(row_of, part, len(rows))
         counts += np.bincount(row_of, minlength=len(rows))
     if not counts.sum():
         raise ValueError("nothing is supervised in these rows")

@@ -1,11 +1,13 @@
 """One optimizer step: gradients over the step's packed batches, then one update, or none at all.
 
 The summed loss is divided by the supervised tokens of the whole step, so the update does not
-depend on the packing. A step whose numbers are not finite leaves the weights as they were.
+depend on the packing. A step whose numbers are not finite leaves the weights as they were: the
+device sees to that, so the host queues the whole step and only then asks what became of it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -58,14 +60,14 @@ def optimizer_step(
                 base.model, linear, hidden, targets, divisor=num_targets / scale.value
             )
         norm = optimizer.clip(max_grad_norm, scale=scale.value)
-        total, grad_norm = torch.stack([loss, norm]).tolist()  # the step's one host synchronisation
-        loss_is_finite, is_finite = abs(total) < float("inf"), abs(grad_norm) < float("inf")
+        figures = torch.stack([loss, norm])
+        optimizer.step(learning_rate, applied=figures.isfinite().all())
+        total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
+        loss_is_finite, applied = math.isfinite(total), math.isfinite(total + grad_norm)
         halved = scale.halved()
-        if is_finite or not loss_is_finite or halved is None:
+        if applied or not loss_is_finite or halved is None:
             break
         scale = halved
-    applied = loss_is_finite and is_finite
     if applied:
-        optimizer.step(learning_rate)
         scale = scale.after_good_step()
     return StepResult(loss=total / num_targets, grad_norm=grad_norm, applied=applied, scale=scale)
