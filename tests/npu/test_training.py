@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from danlu.data.pack import Batch, pack
 from danlu.runs.checkpoints import find_newest
 from danlu.runs.folder import RunFolder
+from danlu.train import batches
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.trainer import Trainer
 from tests.helpers.training import RECIPE, trainer
@@ -87,23 +90,44 @@ def test_a_step_waits_once_with_everything_queued(tmp_path: Path, full: bool) ->
                 # The loss and the gradient's norm together, once the update is on its way.
                 assert record.waits == {"train/step.py:optimizer_step": 1}
                 assert not record.since_wait
-                # Tokens, positions, places and targets of each micro-batch.
-                assert record.uploads.total() <= 4 * 5, record.uploads
             record.clear()
 
 
-def test_an_evaluation_waits_once_with_everything_queued(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, eval_on_start=True, save_steps=0, micro_batch_tokens=16)
-    run = trainer(tmp_path, recipe, device="npu")
-    count = 0
+@methods
+def test_a_micro_batch_is_one_upload_that_nobody_waits_for(tmp_path: Path, full: bool) -> None:
+    recipe = replace(RECIPE, save_steps=0)
+    run = trainer(tmp_path, recipe, full=full, device="npu")
+    most = 0
     with recording() as record:
         for event in run.run():
-            if isinstance(event, Evaluated):
-                assert record.waits == {"train/evaluate.py:evaluate": 1}
-                assert not record.since_wait
-                count += 1
+            if isinstance(event, StepDone | Evaluated):
+                count = record.operations["aten::cos"]  # of a micro-batch's positions
+                assert record.uploads == {"train/batches.py:upload": count}
+                assert not record.pageable
+                most = max(most, count)
             record.clear()
-    assert count == 4
+    assert most > 1
+
+
+def test_the_next_step_is_packed_while_the_device_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the update has been queued and before the host waits for the figures."""
+    run = trainer(tmp_path, replace(RECIPE, eval_steps=0, save_steps=0), device="npu")
+    moments = []
+
+    def packed(*values: Any) -> list[Batch]:
+        update_is_queued = record.operations["aten::expm1"] > 0
+        moments.append((run.progress.step, update_is_queued, record.waits.total()))
+        return pack(*values)
+
+    monkeypatch.setattr(batches, "pack", packed)
+    with recording() as record:
+        for _event in run.run():
+            record.clear()
+    # The first step finds nothing prepared; the last one has nothing to prepare.
+    ahead = [(step, True, 0) for step in range(RECIPE.total_steps - 1)]
+    assert moments == [(0, False, 0), *ahead]
 
 
 @methods

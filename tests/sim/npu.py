@@ -81,6 +81,8 @@ def register() -> None:
     ):
         single.impl(function.__name__, function, "PrivateUse1")
     single.impl("empty.memory_format", empty, "PrivateUse1")
+    for function in (_pin_memory, is_pinned):
+        single.impl(function.__name__, function, "CPU")
     for name in _AUTOCAST_OPERATIONS:
         autocast.impl(name, _autocast_kernel(_overload(name)), "AutocastPrivateUse1")
     _libraries.extend((everything, single, autocast))
@@ -274,9 +276,21 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
     if target.device.type != "npu":
         note_wait()
     elif source.device.type != "npu":
-        note_upload()
+        note_upload(pinned=is_pinned(source))
     _on_host(target).copy_(_on_host(source))
     return target
+
+
+def _pin_memory(tensor: Tensor, device: object = None) -> Tensor:
+    """Copy into host memory that the device reaches by itself; here it only bears a mark."""
+    pinned = tensor.clone()
+    pinned.untyped_storage().pinned = True  # type: ignore[attr-defined]
+    return pinned
+
+
+def is_pinned(tensor: Tensor, device: object = None) -> bool:
+    """Tell whether a host tensor's memory bears the mark."""
+    return hasattr(tensor.untyped_storage(), "pinned")
 
 
 def _copy_from_and_resize(source: Tensor, target: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ class Float64OnDevice(RuntimeError):
 class Record:
     """Counts of one recording. `waits` and `uploads` are keyed by the place that caused them.
 
+    pageable: the uploads among them from memory that is not pinned: the host waits for them, too.
     since_wait: operations since the host last waited. A wait with some after it left the device
     idle until they came.
     """
@@ -32,12 +33,14 @@ class Record:
     dtypes: set[torch.dtype] = field(default_factory=set)
     waits: Counter[str] = field(default_factory=Counter)
     uploads: Counter[str] = field(default_factory=Counter)
+    pageable: Counter[str] = field(default_factory=Counter)
     since_wait: Counter[str] = field(default_factory=Counter)
 
     def clear(self) -> None:
         """Forget what has been counted so far."""
         for counted in (
-            *(self.operations, self.dtypes, self.waits, self.uploads, self.since_wait),
+            *(self.operations, self.dtypes, self.waits, self.uploads, self.pageable),
+            self.since_wait,
         ):
             counted.clear()
 
@@ -76,10 +79,12 @@ def note_wait() -> None:
         record.waits[_place()] += 1
 
 
-def note_upload() -> None:
-    """Note a copy from the host to the device; without pinned memory it makes the host wait too."""
+def note_upload(*, pinned: bool) -> None:
+    """Note a copy from the host to the device."""
     for record in _open:
         record.uploads[_place()] += 1
+        if not pinned:
+            record.pageable[_place()] += 1
 
 
 def _place() -> str:

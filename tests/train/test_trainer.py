@@ -16,8 +16,9 @@ from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import read_metrics
 from danlu.train import step as step_module
+from danlu.train.batches import steps_per_epoch
 from danlu.train.events import Evaluated, NotSaved, StepDone, StepSkipped, StoppedEarly
-from danlu.train.trainer import Interrupted, Trainer, steps_per_epoch
+from danlu.train.trainer import Interrupted, Trainer
 from tests.helpers.training import RECIPE, trainer
 
 AT_ONCE = replace(RECIPE.schedule, warmup_steps=0)

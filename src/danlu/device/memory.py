@@ -7,13 +7,24 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 def is_readable_in_place(tensor: Tensor) -> bool:
     """Tell whether a file can be read straight into the tensor: on the host, in one piece."""
     return tensor.device.type == "cpu" and tensor.is_contiguous()
+
+
+def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Return a host tensor that the device copies by itself while the host goes on.
+
+    An accelerator needs the memory pinned for that; else the host would wait for all queued work.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory()
 
 
 def used_bytes(device: torch.device) -> int:

@@ -12,6 +12,7 @@ from danlu.data.examples import Example
 from danlu.data.pack import Batch, pack
 from danlu.model.qwen3 import Linear
 from danlu.models.load import LoadedModel
+from danlu.train.batches import stage
 from danlu.train.loss import supervised_hidden, token_losses
 
 
@@ -49,7 +50,8 @@ def evaluate(
     computed: list[tuple[Batch, torch.Tensor]] = []
     for batch in pack(examples, micro_batch_tokens):
         between()
-        hidden, targets = supervised_hidden(base, linear, batch)
+        staged = stage(batch, base.device.torch_device)
+        hidden, targets = supervised_hidden(base, linear, staged)
         computed.append((batch, token_losses(base.model, linear, hidden, targets)))
     # The host's one wait, once everything has been queued.
     losses = torch.cat([losses for _batch, losses in computed]).cpu().double().numpy()

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from danlu.data.pack import Batch
 from danlu.models.load import LoadedModel
+from danlu.train.batches import StagedBatch
 from danlu.train.loss import loss_backward, supervised_hidden
 from danlu.train.method import Method
 from danlu.train.optimizer import Optimizer
@@ -35,33 +35,37 @@ def optimizer_step(
     base: LoadedModel,
     method: Method,
     optimizer: Optimizer,
-    batches: Sequence[Batch],
+    batches: Sequence[StagedBatch],
     *,
     step: int,
     learning_rate: float,
     max_grad_norm: float,
     scale: LossScale,
     between: Callable[[], None],
+    meanwhile: Callable[[], None],
 ) -> StepResult:
-    """Compute and apply one step; `between` is called before each microstep and may raise.
+    """Compute and apply one step.
 
+    between: called before each microstep; may raise, and then nothing has been applied. meanwhile:
+    called when all is queued, for what the host can do while the device works; must not raise.
     Where only the gradient overflows, the step is computed again at half the loss scale: no row is
     lost to float16's range.
     """
-    num_targets = sum(len(batch.targets) for batch in batches)
+    num_targets = sum(staged.batch.num_targets for staged in batches)
     while True:
         optimizer.zero_grad()
         loss = torch.zeros((), device=base.device.torch_device)
-        for batch in batches:
+        for staged in batches:
             between()
-            linear = method.linear(batch, step)
-            hidden, targets = supervised_hidden(base, linear, batch)
+            linear = method.linear(staged.batch, step)
+            hidden, targets = supervised_hidden(base, linear, staged)
             loss += loss_backward(
                 base.model, linear, hidden, targets, divisor=num_targets / scale.value
             )
         norm = optimizer.clip(max_grad_norm, scale=scale.value)
         figures = torch.stack([loss, norm])
         optimizer.step(learning_rate, applied=figures.isfinite().all())
+        meanwhile()
         total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
         loss_is_finite, applied = math.isfinite(total), math.isfinite(total + grad_norm)
         halved = scale.halved()

@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from danlu.data.examples import Example
-from danlu.data.order import epoch_order
-from danlu.data.pack import pack
 from danlu.device.memory import used_bytes
 from danlu.errors import CapacityError, DataError
 from danlu.files.committed import verify
@@ -24,6 +22,7 @@ from danlu.models.load import LoadedModel
 from danlu.runs.checkpoints import commit_checkpoint, prune, remove_checkpoint
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import Metrics, truncate_after
+from danlu.train.batches import StepBatches, steps_per_epoch
 from danlu.train.checkpoint import Progress, read_state, write_state
 from danlu.train.evaluate import evaluate
 from danlu.train.events import (
@@ -86,11 +85,6 @@ class Recipe:
         return all_of_them if limit is None else min(all_of_them, limit + 1)
 
 
-def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
-    """Count the optimizer steps of an epoch; the last one may hold fewer rows."""
-    return -(-num_rows // rows_per_step)
-
-
 class Interrupted(Exception):
     """The run was asked to stop; the last completed step has been saved."""
 
@@ -119,6 +113,12 @@ class Trainer:
         self._eval_rows = eval_rows
         self._run_folder = run_folder
         self._places = places
+        self._batches = StepBatches(
+            train_rows,
+            rows_per_step=recipe.rows_per_step,
+            seed=recipe.seed,
+            device=base.device.torch_device,
+        )
         self._metrics = Metrics(run_folder.path)
         self._optimizer = Optimizer(
             method.named_parameters(),
@@ -222,8 +222,8 @@ class Trainer:
         """Do one optimizer step, or leave the weights as they are where it is not finite."""
         recipe, started = self._recipe, time.perf_counter()
         step = self._progress.step
-        rows = self._rows_of(step)
-        batches = pack([e for r in rows for e in self._train_rows[r]], recipe.micro_batch_tokens)
+        rows = self._batches.rows_of(step)
+        batches = self._batches.take(step, recipe.micro_batch_tokens)
         rate = recipe.schedule.rate(step, total_steps=recipe.total_steps)
         result = optimizer_step(
             self._base,
@@ -235,6 +235,7 @@ class Trainer:
             max_grad_norm=recipe.max_grad_norm,
             scale=self._progress.scale,
             between=self._check_stop,
+            meanwhile=self._prepare_next,
         )
         self._progress = self._progress.after_step(applied=result.applied, scale=result.scale)
         if not result.applied:
@@ -247,7 +248,7 @@ class Trainer:
             loss=result.loss,
             learning_rate=rate,
             grad_norm=result.grad_norm,
-            num_tokens=sum(len(batch.tokens) for batch in batches),
+            num_tokens=sum(staged.batch.num_tokens for staged in batches),
             seconds=time.perf_counter() - started,
             memory_bytes=used_bytes(self._base.device.torch_device),
         )
@@ -262,12 +263,11 @@ class Trainer:
         )
         return done
 
-    def _rows_of(self, step: int) -> list[int]:
-        """Tell which rows an optimizer step takes: a pure function of (seed, step)."""
-        num_rows, per_step = len(self._train_rows), self._recipe.rows_per_step
-        epoch, index = divmod(step, steps_per_epoch(num_rows, per_step))
-        order = epoch_order(num_rows, self._recipe.seed, epoch)
-        return [int(row) for row in order[index * per_step : (index + 1) * per_step]]
+    def _prepare_next(self) -> None:
+        """Pack the step after the one in flight, if there is one."""
+        following = self._progress.step + 1
+        if following < self._recipe.total_steps:
+            self._batches.prepare(following, self._recipe.micro_batch_tokens)
 
     def _evaluate(self) -> Iterator[Event]:
         if not self._eval_rows:
