@@ -233,7 +233,6 @@ class Trainer:
         """Do one optimizer step, or leave the weights as they are where it is not finite."""
         recipe, started = self._recipe, time.perf_counter()
         step = self._progress.step
-        rows = self._batches.rows_of(step)
         batches = self._batches.take(step, recipe.micro_batch_tokens)
         rate = recipe.schedule.rate(step, total_steps=recipe.total_steps)
         result = optimizer_step(
@@ -250,6 +249,7 @@ class Trainer:
         )
         self._progress = self._progress.after_step(applied=result.applied, scale=result.scale)
         if not result.applied:
+            rows = self._batches.rows_of(step)
             places = tuple(self._places[row] if self._places else str(row + 1) for row in rows)
             self._record(event="skipped", rows=", ".join(places))
             return StepSkipped(step=step + 1, rows=places)
