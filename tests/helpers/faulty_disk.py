@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -48,6 +49,7 @@ class FaultyDisk(HastyDisk):
 
     An errno fails that operation alone, or, with `lasting`, each later one that needs room as well.
     What consists of several steps, a long write or the removal of a folder, is half done first.
+    Threads may share it: operations are counted as they come, and done one after another.
     """
 
     def __init__(self, number: int, fault: Fault, *, lasting: bool = False) -> None:
@@ -55,6 +57,7 @@ class FaultyDisk(HastyDisk):
         self.fault = fault
         self.lasting = lasting
         self.count = 0
+        self._turn = threading.RLock()
 
     @property
     def fired(self) -> bool:
@@ -67,12 +70,13 @@ class FaultyDisk(HastyDisk):
         real = getattr(HastyDisk, name)
 
         def operation(*values: Any) -> object:
-            self.count += 1
-            if self.count == self.number:
-                _half_done(name, values)
-            if self.count == self.number or (self.fired and self._goes_on(name)):
-                self._fail(name)
-            return real(self, *values)
+            with self._turn:
+                self.count += 1
+                if self.count == self.number:
+                    _half_done(name, values)
+                if self.count == self.number or (self.fired and self._goes_on(name)):
+                    self._fail(name)
+                return real(self, *values)
 
         return operation
 

@@ -71,6 +71,17 @@ def test_autocast_multiplies_in_the_lower_precision() -> None:
     assert x.grad.dtype == torch.float32
 
 
+def test_only_pinned_memory_is_uploaded_without_a_wait() -> None:
+    there = torch.empty(3, device="npu")
+    with recording() as record:
+        there.copy_(torch.ones(6).pin_memory()[3:], non_blocking=True)
+        assert not record.pageable
+        there.copy_(torch.zeros(3), non_blocking=True)
+        assert record.pageable.total() == 1
+    assert record.uploads.total() == 2
+    assert there.tolist() == [0, 0, 0]
+
+
 def test_memory_is_counted_and_freed() -> None:
     gc.collect()
     before = torch.npu.memory_allocated()

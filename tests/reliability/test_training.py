@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from danlu.runs.checkpoints import find_newest, list_checkpoints
+from danlu.train import saving
 from danlu.train.events import Saved
 from tests.helpers.crash_states import RecordingDisk, crash_states, write_tree
 from tests.helpers.faulty_disk import Fault, HastyDisk, every_fault, installed
@@ -58,9 +59,17 @@ FAULTS: dict[str, tuple[Fault, bool]] = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["in the foreground", "behind the training"])
 def test_a_run_with_a_fault_at_any_operation_ends_with_the_same_bits(
-    undisturbed: Undisturbed, fresh: Callable[[], Path], kind: str
+    undisturbed: Undisturbed,
+    fresh: Callable[[], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    share: float,
 ) -> None:
+    """In the foreground operations come in one order, and each of them fails once. Behind the
+    training, steps and their records come in between, wherever the threads happen to be."""
+    monkeypatch.setattr(saving, "HELD_SHARE", share)
     fault, lasting = FAULTS[kind]
     every_fault(
         fresh, undisturbed.small.train, undisturbed.assert_goes_on, fault=fault, lasting=lasting

@@ -81,6 +81,8 @@ def register() -> None:
     ):
         single.impl(function.__name__, function, "PrivateUse1")
     single.impl("empty.memory_format", empty, "PrivateUse1")
+    for function in (_pin_memory, is_pinned):
+        single.impl(function.__name__, function, "CPU")
     for name in _AUTOCAST_OPERATIONS:
         autocast.impl(name, _autocast_kernel(_overload(name)), "AutocastPrivateUse1")
     _libraries.extend((everything, single, autocast))
@@ -162,10 +164,10 @@ def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any
         name: call.output(value) if name in facts.outputs else call.to_host(value)
         for name, value in kwargs.items()
     }
-    if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
-        note_wait()
     result = call.to_device(operation(*host_args, **host_kwargs))
     note_operation(facts.name, (tensor.dtype for tensor in call.device_tensors))
+    if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
+        note_wait()
     return result
 
 
@@ -269,14 +271,26 @@ def resize_(tensor: Tensor, size: Iterable[int], *, memory_format: Any = None) -
 
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     """Copy between host and device, or inside the device with another dtype."""
+    on_device = [tensor.dtype for tensor in (source, target) if tensor.device.type == "npu"]
+    note_operation("aten::copy_", on_device)
     if target.device.type != "npu":
         note_wait()
     elif source.device.type != "npu":
-        note_upload()
-    on_device = [tensor.dtype for tensor in (source, target) if tensor.device.type == "npu"]
-    note_operation("aten::copy_", on_device)
+        note_upload(pinned=is_pinned(source))
     _on_host(target).copy_(_on_host(source))
     return target
+
+
+def _pin_memory(tensor: Tensor, device: object = None) -> Tensor:
+    """Copy into host memory that the device reaches by itself; here it only bears a mark."""
+    pinned = tensor.clone()
+    pinned.untyped_storage().pinned = True  # type: ignore[attr-defined]
+    return pinned
+
+
+def is_pinned(tensor: Tensor, device: object = None) -> bool:
+    """Tell whether a host tensor's memory bears the mark."""
+    return hasattr(tensor.untyped_storage(), "pinned")
 
 
 def _copy_from_and_resize(source: Tensor, target: Tensor) -> Tensor:
@@ -286,8 +300,8 @@ def _copy_from_and_resize(source: Tensor, target: Tensor) -> Tensor:
 
 def _local_scalar_dense(tensor: Tensor) -> Any:
     """Fetch one number: `.item()`, `float(tensor)`, `if tensor:`."""
-    note_wait()
     note_operation("aten::_local_scalar_dense", (tensor.dtype,))
+    note_wait()
     return _on_host(tensor).item()
 
 

@@ -21,17 +21,27 @@ class Float64OnDevice(RuntimeError):
 
 @dataclass(kw_only=True)
 class Record:
-    """Counts of one recording. `waits` and `uploads` are keyed by the place that caused them."""
+    """Counts of one recording. `waits` and `uploads` are keyed by the place that caused them.
+
+    pageable: the uploads among them from memory that is not pinned: the host waits for them, too.
+    since_wait: operations since the host last waited. A wait with some after it left the device
+    idle until they came.
+    """
 
     refuse_float64: bool = False
     operations: Counter[str] = field(default_factory=Counter)
     dtypes: set[torch.dtype] = field(default_factory=set)
     waits: Counter[str] = field(default_factory=Counter)
     uploads: Counter[str] = field(default_factory=Counter)
+    pageable: Counter[str] = field(default_factory=Counter)
+    since_wait: Counter[str] = field(default_factory=Counter)
 
     def clear(self) -> None:
         """Forget what has been counted so far."""
-        for counted in (self.operations, self.dtypes, self.waits, self.uploads):
+        for counted in (
+            *(self.operations, self.dtypes, self.waits, self.uploads, self.pageable),
+            self.since_wait,
+        ):
             counted.clear()
 
 
@@ -56,21 +66,25 @@ def note_operation(name: str, dtypes: Iterable[torch.dtype]) -> None:
     seen = set(dtypes)
     for record in _open:
         record.operations[name] += 1
+        record.since_wait[name] += 1
         record.dtypes |= seen
         if record.refuse_float64 and torch.float64 in seen:
             raise Float64OnDevice(f"{name} at {_place()}")
 
 
 def note_wait() -> None:
-    """Note that the host must wait for the device."""
+    """Note that the host must wait for the operation just noted."""
     for record in _open:
+        record.since_wait.clear()
         record.waits[_place()] += 1
 
 
-def note_upload() -> None:
-    """Note a copy from the host to the device; without pinned memory it makes the host wait too."""
+def note_upload(*, pinned: bool) -> None:
+    """Note a copy from the host to the device."""
     for record in _open:
         record.uploads[_place()] += 1
+        if not pinned:
+            record.pageable[_place()] += 1
 
 
 def _place() -> str:

@@ -11,6 +11,7 @@ import torch
 from danlu.data.examples import Example
 from danlu.data.pack import pack
 from danlu.model.qwen3 import plain_linear
+from danlu.train.batches import stage
 from danlu.train.evaluate import evaluate
 from danlu.train.loss import supervised_hidden, token_losses
 from tests.helpers.training import loaded_tiny, random_rows
@@ -33,9 +34,9 @@ def test_both_losses_equal_a_row_by_row_computation(tmp_path: Path) -> None:
         for row in rows:
             losses = [
                 token_losses(
-                    base.model, plain_linear, *supervised_hidden(base, plain_linear, batch)
+                    base.model, plain_linear, *supervised_hidden(base, plain_linear, staged)
                 )
-                for batch in pack(row, 10_000)
+                for staged in (stage(b, torch.device("cpu")) for b in pack(row, 10_000))
             ]
             sums.append(float(torch.cat(losses).double().sum()))
             counts.append(sum(len(part) for part in losses))

@@ -16,8 +16,9 @@ from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import read_metrics
 from danlu.train import step as step_module
+from danlu.train.batches import steps_per_epoch
 from danlu.train.events import Evaluated, NotSaved, StepDone, StepSkipped, StoppedEarly
-from danlu.train.trainer import Interrupted, Trainer, steps_per_epoch
+from danlu.train.trainer import Interrupted, Trainer
 from tests.helpers.training import RECIPE, trainer
 
 AT_ONCE = replace(RECIPE.schedule, warmup_steps=0)
@@ -231,16 +232,12 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(tmp_path: Path) -> No
     whole = trainer(tmp_path / "a")
     list(whole.run())
     cut = trainer(tmp_path / "b")
-    for event in cut.run():
-        if isinstance(event, StepDone) and event.step == 4:
-            cut.request_stop()
-            break
-    stopped = trainer(tmp_path / "b", run_folder=cut._run_folder)
-    stopped._progress = cut.progress
-    stopped._optimizer = cut._optimizer
-    stopped.request_stop()
+    events = cut.run()
+    while cut.progress.step < 4:
+        next(events)
+    cut.request_stop()
     with pytest.raises(Interrupted):
-        list(stopped.run())
+        list(events)
     resumed = trainer(tmp_path / "b", run_folder=cut._run_folder)
     resumed.resume(4)
     list(resumed.run())

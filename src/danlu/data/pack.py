@@ -19,16 +19,52 @@ from danlu.data.examples import Example
 class Batch:
     """One packed microstep of T tokens in S segments with N supervised tokens.
 
-    tokens, positions: int64 [T]. supervised_indices: int64 [N], the places whose next token is
-    supervised; targets: int64 [N], these next tokens. segment_keys name row and example.
+    numbers: int64 [2T + 2N], all that a device needs, so that it gets it in one piece; the arrays
+    below are parts of it. segment_keys name row and example.
     """
 
-    tokens: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    numbers: NDArray[np.int64]
     segment_lengths: tuple[int, ...]
     segment_keys: tuple[str, ...]
-    supervised_indices: NDArray[np.int64]
-    targets: NDArray[np.int64]
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return sum(self.segment_lengths)
+
+    @property
+    def num_targets(self) -> int:
+        """N."""
+        return len(self.numbers) // 2 - self.num_tokens
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """How `numbers` splits: tokens, positions, supervised_indices, targets."""
+        return self.num_tokens, self.num_tokens, self.num_targets, self.num_targets
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """int64 [T]."""
+        return self._part(0)
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """int64 [T], from 0 in every segment."""
+        return self._part(1)
+
+    @property
+    def supervised_indices(self) -> NDArray[np.int64]:
+        """int64 [N], the places whose next token is supervised."""
+        return self._part(2)
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """int64 [N], these next tokens."""
+        return self._part(3)
+
+    def _part(self, index: int) -> NDArray[np.int64]:
+        start = sum(self.sizes[:index])
+        return self.numbers[start : start + self.sizes[index]]
 
 
 def pack(examples: Sequence[Example], max_tokens: int) -> list[Batch]:
@@ -66,10 +102,7 @@ def _join(examples: Sequence[Example]) -> Batch:
     supervised[positions == 0] = False
     targets_at = np.flatnonzero(supervised)
     return Batch(
-        tokens=tokens,
-        positions=positions,
+        numbers=np.concatenate([tokens, positions, targets_at - 1, tokens[targets_at]]),
         segment_lengths=lengths,
         segment_keys=tuple(f"{example.row}.{example.part}" for example in examples),
-        supervised_indices=targets_at - 1,
-        targets=tokens[targets_at],
     )

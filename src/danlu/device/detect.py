@@ -94,7 +94,7 @@ def _cpu() -> Device:
     return Device(
         kind="cpu",
         description=model,
-        memory_bytes=_memory_limit_bytes(),
+        memory_bytes=host_memory_bytes(),
         has_fast_bf16=has_bf16,
         has_fast_fp16=False,  # aten converts to fp32 and back
         has_fused_adamw=True,
@@ -145,7 +145,7 @@ def _processor() -> tuple[set[str], str]:
     return flags, name
 
 
-def _memory_limit_bytes() -> int:
+def host_memory_bytes() -> int:
     """Return the container's memory limit where there is one, else the machine's memory."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):

@@ -7,7 +7,9 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -30,6 +32,15 @@ def to_host(tensor: Tensor) -> Tensor:
 def back_on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Bring back what `to_host` copied, behind what the device has queued."""
     return tensor.to(device, non_blocking=True)
+
+
+def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Return a host tensor that the device copies by itself while the host goes on.
+
+    An accelerator needs the memory pinned for that; else the host would wait for all queued work.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory()
 
 
 def used_bytes(device: torch.device) -> int:

@@ -20,8 +20,9 @@ from typing import Any
 
 from danlu.errors import DataError
 from danlu.files import disk
-from danlu.files.atomic import Content, make_folder, pieces, read_in_pieces
+from danlu.files.atomic import make_folder, read_in_pieces
 from danlu.files.disk import Bytes
+from danlu.files.draft import Draft
 from danlu.files.faults import explained, readable
 from danlu.files.leftovers import clean_leftovers, remove_any, temporary_path
 from danlu.language import _
@@ -52,8 +53,8 @@ class StreamedFile:
         return {"size": self.size, "sha256": self._hash.hexdigest()}
 
 
-class Draft:
-    """The unfinished folder. Names are plain file names, each used once."""
+class FolderDraft(Draft):
+    """The draft of a committed folder: files beside its target."""
 
     def __init__(self, folder: Path, target: Path) -> None:
         self._folder = folder
@@ -64,12 +65,6 @@ class Draft:
     def path(self) -> Path:
         """Where finished files of the draft can be read back before the commit."""
         return self._folder
-
-    def write(self, name: str, content: Content) -> None:
-        """Write one whole file: bytes, text (stored as UTF-8) or pieces of bytes."""
-        with self.stream(name) as file:
-            for piece in pieces(content):
-                file.write(piece)
 
     @contextmanager
     def stream(self, name: str) -> Iterator[StreamedFile]:
@@ -100,7 +95,7 @@ class Draft:
 
 
 @contextmanager
-def committed_folder(path: Path) -> Iterator[Draft]:
+def committed_folder(path: Path) -> Iterator[FolderDraft]:
     """Write a folder that appears at `path` complete when the block ends without an error.
 
     A folder already there is replaced: it is set aside first, and gets its name back if the
@@ -112,7 +107,7 @@ def committed_folder(path: Path) -> Iterator[Draft]:
     try:
         with explained(path):
             disk.DISK.make_folder(draft)
-        content = Draft(draft, path)
+        content = FolderDraft(draft, path)
         yield content
         content.seal()
         _put_in_place(draft, path)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from danlu.errors import DataError, UsageError
-from danlu.files.committed import Draft
+from danlu.files.draft import Draft
 from danlu.language import _
 from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig
 from danlu.model.config import ModelConfig

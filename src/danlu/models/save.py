@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from danlu.files.committed import Draft
+from danlu.files.draft import Draft
 from danlu.model.qwen3 import Qwen3
 from danlu.weights.folder import TensorPlan, save_weights
 

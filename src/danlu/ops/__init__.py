@@ -7,6 +7,7 @@ which variant runs.
 
 from __future__ import annotations
 
+from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import segment_attention
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
@@ -14,6 +15,8 @@ from danlu.ops.rope import norm_rotate, rotary_table
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
 __all__ = [
+    "AdamW",
+    "Moments",
     "cross_entropy_rows",
     "cross_entropy_sum",
     "norm_rotate",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from danlu.errors import DataError
 from danlu.files.atomic import link_or_copy
-from danlu.files.committed import MANIFEST, Draft, committed_folder, discard, verify
+from danlu.files.committed import MANIFEST, FolderDraft, committed_folder, discard, verify
 
 FINAL = "final"
 _NAME = re.compile(r"checkpoint-(0|[1-9]\d*)")
@@ -57,7 +57,7 @@ def find_newest(folder: Path) -> Search:
     return Search(newest=None, damaged=tuple(damaged))
 
 
-def commit_checkpoint(folder: Path, step: int) -> AbstractContextManager[Draft]:
+def commit_checkpoint(folder: Path, step: int) -> AbstractContextManager[FolderDraft]:
     """Write checkpoint-`step` as a committed folder: `with commit_checkpoint(...) as draft`."""
     return committed_folder(folder / f"checkpoint-{step}")
 
@@ -78,7 +78,7 @@ def remove_checkpoint(folder: Path, step: int) -> None:
         discard(path)
 
 
-def commit_final(folder: Path) -> AbstractContextManager[Draft]:
+def commit_final(folder: Path) -> AbstractContextManager[FolderDraft]:
     """Write final/ as a committed folder."""
     return committed_folder(folder / FINAL)
 

@@ -42,12 +42,8 @@ class Metrics:
             self._write()
 
     def sync(self) -> None:
-        """Write what is waiting, as far as the disk takes it, and return once it is on the medium.
-
-        A checkpoint needs this before it: a run resumed from it does not write the records again.
-        """
+        """Return once what has been written is on the medium. Another thread may add meanwhile."""
         with suppress(CapacityError):
-            self._write()
             sync_lines(self._file)
 
     def _write(self) -> None:

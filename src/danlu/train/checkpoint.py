@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from danlu.errors import DataError
-from danlu.files.committed import Draft
+from danlu.files.draft import Draft
 from danlu.files.faults import readable
 from danlu.language import _
 from danlu.train.optimizer import Optimizer

@@ -12,6 +12,7 @@ from danlu.data.examples import Example
 from danlu.data.pack import Batch, pack
 from danlu.model.qwen3 import Linear
 from danlu.models.load import LoadedModel
+from danlu.train.batches import stage
 from danlu.train.loss import supervised_hidden, token_losses
 
 
@@ -49,13 +50,17 @@ def evaluate(
     computed: list[tuple[Batch, torch.Tensor]] = []
     for batch in pack(examples, micro_batch_tokens):
         between()
-        hidden, targets = supervised_hidden(base, linear, batch)
+        staged = stage(batch, base.device.torch_device)
+        hidden, targets = supervised_hidden(base, linear, staged)
         computed.append((batch, token_losses(base.model, linear, hidden, targets)))
-    for batch, losses in computed:  # copied to the host once everything has been computed
-        ends = np.cumsum(batch.segment_lengths)
-        segments = np.searchsorted(ends, batch.supervised_indices, side="right")
+    # The host's one wait, once everything has been queued.
+    losses = torch.cat([losses for _batch, losses in computed]).cpu().double().numpy()
+    ends = np.cumsum([len(losses) for _batch, losses in computed])
+    for (batch, _), part in zip(computed, np.split(losses, ends[:-1]), strict=True):
+        stops = np.cumsum(batch.segment_lengths)
+        segments = np.searchsorted(stops, batch.supervised_indices, side="right")
         row_of = np.asarray([place[key] for key in batch.segment_keys])[segments]
-        sums += np.bincount(row_of, losses.cpu().double().numpy(), len(rows))
+        sums += np.bincount(row_of, part, len(rows))
         counts += np.bincount(row_of, minlength=len(rows))
     if not counts.sum():
         raise ValueError("nothing is supervised in these rows")

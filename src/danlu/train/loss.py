@@ -10,25 +10,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from danlu.data.pack import Batch
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Linear, Qwen3
 from danlu.models.load import LoadedModel
 from danlu.ops import cross_entropy_rows, cross_entropy_sum
+from danlu.train.batches import StagedBatch
 
 # Rows of logits at a time. Larger chunks read the output matrix less often; at Qwen3's vocabulary
 # of 151,936 a chunk of 256 rows holds 156 MB of fp32 logits.
 CHUNK_ROWS = 256
 
 
-def supervised_hidden(base: LoadedModel, linear: Linear, batch: Batch) -> tuple[Tensor, Tensor]:
+def supervised_hidden(
+    base: LoadedModel, linear: Linear, staged: StagedBatch
+) -> tuple[Tensor, Tensor]:
     """Run the model; return the hidden rows [N, hidden] before supervised tokens, and these [N]."""
-    device = base.device.torch_device
-    tokens, positions, indices, targets = (
-        torch.from_numpy(array).to(device, non_blocking=True)
-        for array in (batch.tokens, batch.positions, batch.supervised_indices, batch.targets)
-    )
-    attend = PackedAttention(base.config, positions, batch.segment_lengths)
+    tokens, positions, indices, targets = staged.upload(base.device.torch_device)
+    attend = PackedAttention(base.config, positions, staged.batch.segment_lengths)
     hidden = base.model(tokens, attend, linear)
     return hidden.index_select(0, indices), targets
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from danlu.data.pack import Batch
-from danlu.files.committed import Draft
+from danlu.files.draft import Draft
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
 from danlu.lora.peft_files import write_adapter

@@ -1,6 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019) over two flat fp32 vectors: matrices, and norm weights.
 
-Weight decay shrinks matrices and leaves norm weights alone.
+Weight decay shrinks matrices and leaves norm weights alone. Nothing here makes the host wait for
+the device, but for `state`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from danlu.ops import AdamW, Moments
 from danlu.train.parameters import FlatParameters, split_for_decay
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
@@ -28,15 +28,14 @@ class Optimizer:
         eps: float = 1e-8,
     ) -> None:
         matrices, vectors = split_for_decay(named)
-        self._groups: dict[str, FlatParameters] = {}
-        options = []
-        for name, group, decay in (("matrices", matrices, weight_decay), ("vectors", vectors, 0.0)):
-            if group:
-                self._groups[name] = FlatParameters(group)
-                options.append({"params": [self._groups[name].vector], "weight_decay": decay})
-        self._fused = fused
-        # The rate is set at every step.
-        self._adamw = torch.optim.AdamW(options, lr=0.0, betas=betas, eps=eps, fused=fused)
+        self._groups = {
+            name: FlatParameters(group)
+            for name, group in (("matrices", matrices), ("vectors", vectors))
+            if group
+        }
+        self._moments = {name: Moments.zeros(group.vector) for name, group in self._groups.items()}
+        self._weight_decay = {"matrices": weight_decay, "vectors": 0.0}
+        self._adamw = AdamW(betas=betas, eps=eps, fused=fused)
 
     @property
     def num_parameters(self) -> int:
@@ -65,12 +64,20 @@ class Optimizer:
                 group.grad.mul_(shrink)
         return norm
 
-    def step(self, learning_rate: float) -> None:
-        """Apply one update and bring the model's tensors up to date."""
-        for options in self._adamw.param_groups:
-            options["lr"] = learning_rate
-        self._adamw.step()
-        for group in self._groups.values():
+    def step(self, learning_rate: float, *, applied: Tensor) -> None:
+        """Queue one update and bring the model's tensors up to date.
+
+        applied: bool 0-dim, on the device; where it is false, every number stays as it is.
+        """
+        for name, group in self._groups.items():
+            self._adamw.update(
+                group.vector,
+                group.grad,
+                self._moments[name],
+                applied=applied,
+                learning_rate=learning_rate,
+                weight_decay=self._weight_decay[name],
+            )
             group.publish()
 
     def state(self) -> tuple[dict[str, Tensor], int]:
@@ -78,22 +85,18 @@ class Optimizer:
         tensors: dict[str, Tensor] = {}
         updates = 0
         for name, group in self._groups.items():
+            moments = self._moments[name]
             tensors[f"{name}.master"] = group.vector.detach()
-            state = self._adamw.state[group.vector]
-            for moment in _MOMENTS:
-                tensors[f"{name}.{moment}"] = state.get(moment, torch.zeros_like(group.vector))
-            updates = int(state["step"]) if state else 0
-        return {name: tensor.detach() for name, tensor in tensors.items()}, updates
+            tensors[f"{name}.exp_avg"] = moments.exp_avg
+            tensors[f"{name}.exp_avg_sq"] = moments.exp_avg_sq
+            updates = int(moments.updates)
+        return tensors, updates
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take over flat tensors of the same names and sizes, from any device, and the count."""
+        present, _updates = self.state()
+        for name, tensor in present.items():
+            tensor.copy_(tensors[name])
         for name, group in self._groups.items():
-            device = group.vector.device
-            with torch.no_grad():
-                group.vector.copy_(tensors[f"{name}.master"])
-            self._adamw.state[group.vector] = {
-                # Where torch keeps it: a fused kernel reads the count itself.
-                "step": torch.tensor(float(updates), device=device if self._fused else None),
-                **{m: tensors[f"{name}.{m}"].to(device, copy=True) for m in _MOMENTS},
-            }
+            self._moments[name].updates.fill_(updates)
             group.publish()

@@ -6,9 +6,10 @@ import math
 
 from danlu.errors import UsageError
 from danlu.language import _
+from danlu.train.batches import steps_per_epoch
 from danlu.train.schedule import Schedule, read_numbers
 from danlu.train.settings import TrainSettings
-from danlu.train.trainer import Recipe, steps_per_epoch
+from danlu.train.trainer import Recipe
 
 
 def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: int) -> Recipe:

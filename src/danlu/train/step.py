@@ -1,18 +1,20 @@
 """One optimizer step: gradients over the step's packed batches, then one update, or none at all.
 
 The summed loss is divided by the supervised tokens of the whole step, so the update does not
-depend on the packing. A step whose numbers are not finite leaves the weights as they were.
+depend on the packing. A step whose numbers are not finite leaves the weights as they were: the
+device sees to that, so the host queues the whole step and only then asks what became of it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from danlu.data.pack import Batch
 from danlu.models.load import LoadedModel
+from danlu.train.batches import StagedBatch
 from danlu.train.loss import loss_backward, supervised_hidden
 from danlu.train.method import Method
 from danlu.train.optimizer import Optimizer
@@ -33,39 +35,43 @@ def optimizer_step(
     base: LoadedModel,
     method: Method,
     optimizer: Optimizer,
-    batches: Sequence[Batch],
+    batches: Sequence[StagedBatch],
     *,
     step: int,
     learning_rate: float,
     max_grad_norm: float,
     scale: LossScale,
     between: Callable[[], None],
+    meanwhile: Callable[[], None],
 ) -> StepResult:
-    """Compute and apply one step; `between` is called before each microstep and may raise.
+    """Compute and apply one step.
 
+    between: called before each microstep; may raise, and then nothing has been applied. meanwhile:
+    called when all is queued, for what the host can do while the device works; must not raise.
     Where only the gradient overflows, the step is computed again at half the loss scale: no row is
     lost to float16's range.
     """
-    num_targets = sum(len(batch.targets) for batch in batches)
+    num_targets = sum(staged.batch.num_targets for staged in batches)
     while True:
         optimizer.zero_grad()
         loss = torch.zeros((), device=base.device.torch_device)
-        for batch in batches:
+        for staged in batches:
             between()
-            linear = method.linear(batch, step)
-            hidden, targets = supervised_hidden(base, linear, batch)
+            linear = method.linear(staged.batch, step)
+            hidden, targets = supervised_hidden(base, linear, staged)
             loss += loss_backward(
                 base.model, linear, hidden, targets, divisor=num_targets / scale.value
             )
         norm = optimizer.clip(max_grad_norm, scale=scale.value)
-        total, grad_norm = torch.stack([loss, norm]).tolist()  # the step's one host synchronisation
-        loss_is_finite, is_finite = abs(total) < float("inf"), abs(grad_norm) < float("inf")
+        figures = torch.stack([loss, norm])
+        optimizer.step(learning_rate, applied=figures.isfinite().all())
+        meanwhile()
+        total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
+        loss_is_finite, applied = math.isfinite(total), math.isfinite(total + grad_norm)
         halved = scale.halved()
-        if is_finite or not loss_is_finite or halved is None:
+        if applied or not loss_is_finite or halved is None:
             break
         scale = halved
-    applied = loss_is_finite and is_finite
     if applied:
-        optimizer.step(learning_rate)
         scale = scale.after_good_step()
     return StepResult(loss=total / num_targets, grad_norm=grad_norm, applied=applied, scale=scale)

@@ -14,17 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from danlu.data.examples import Example
-from danlu.data.order import epoch_order
-from danlu.data.pack import pack
 from danlu.device.memory import used_bytes
-from danlu.errors import CapacityError, DataError
+from danlu.errors import DataError
 from danlu.files.committed import verify
 from danlu.language import _
 from danlu.models.load import LoadedModel
-from danlu.runs.checkpoints import commit_checkpoint, prune, remove_checkpoint
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import Metrics, truncate_after
-from danlu.train.checkpoint import Progress, read_state, write_state
+from danlu.train.batches import StepBatches, steps_per_epoch
+from danlu.train.checkpoint import Progress, read_state
 from danlu.train.evaluate import evaluate
 from danlu.train.events import (
     Evaluated,
@@ -39,6 +37,7 @@ from danlu.train.events import (
 from danlu.train.method import Method
 from danlu.train.optimizer import Optimizer
 from danlu.train.precision import LossScale
+from danlu.train.saving import Saver
 from danlu.train.schedule import Schedule
 from danlu.train.step import optimizer_step
 
@@ -86,11 +85,6 @@ class Recipe:
         return all_of_them if limit is None else min(all_of_them, limit + 1)
 
 
-def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
-    """Count the optimizer steps of an epoch; the last one may hold fewer rows."""
-    return -(-num_rows // rows_per_step)
-
-
 class Interrupted(Exception):
     """The run was asked to stop; the last completed step has been saved."""
 
@@ -119,6 +113,12 @@ class Trainer:
         self._eval_rows = eval_rows
         self._run_folder = run_folder
         self._places = places
+        self._batches = StepBatches(
+            train_rows,
+            rows_per_step=recipe.rows_per_step,
+            seed=recipe.seed,
+            device=base.device.torch_device,
+        )
         self._metrics = Metrics(run_folder.path)
         self._optimizer = Optimizer(
             method.named_parameters(),
@@ -126,6 +126,13 @@ class Trainer:
             fused=base.device.has_fused_adamw,
             betas=recipe.adam_betas,
             eps=recipe.adam_epsilon,
+        )
+        self._saver = Saver(
+            run_folder.path,
+            method=method,
+            optimizer=self._optimizer,
+            metrics=self._metrics,
+            save_total_limit=recipe.save_total_limit,
         )
         self._progress = Progress(scale=LossScale.first_for(base.dtype))
         self._saved_step: int | None = None
@@ -153,6 +160,7 @@ class Trainer:
 
         Raises DataError when training diverges, CapacityError when the disk stays full, and
         Interrupted after `request_stop`; the last good state has been saved where that is possible.
+        However it ends, nothing is being written any more.
         """
         yield Started(
             step=self._progress.step,
@@ -167,6 +175,8 @@ class Trainer:
             self._metrics.flush()
             yield from self._save(on_schedule=False, must=True)
             raise
+        finally:
+            self._saver.settle()
         if self._recipe.load_best_model_at_end and self._progress.best_step is not None:
             best = self._run_folder.path / f"checkpoint-{self._progress.best_step}"
             verify(best)
@@ -177,6 +187,7 @@ class Trainer:
         if self._recipe.eval_on_start and progress.step == 0 and progress.evaluated_step is None:
             yield from self._evaluate()
         while True:
+            yield from self._saved()
             # What is due after a step comes first: a run may have been stopped just before it.
             yield from self._finish_step()
             if self._is_over():
@@ -222,8 +233,7 @@ class Trainer:
         """Do one optimizer step, or leave the weights as they are where it is not finite."""
         recipe, started = self._recipe, time.perf_counter()
         step = self._progress.step
-        rows = self._rows_of(step)
-        batches = pack([e for r in rows for e in self._train_rows[r]], recipe.micro_batch_tokens)
+        batches = self._batches.take(step, recipe.micro_batch_tokens)
         rate = recipe.schedule.rate(step, total_steps=recipe.total_steps)
         result = optimizer_step(
             self._base,
@@ -235,9 +245,11 @@ class Trainer:
             max_grad_norm=recipe.max_grad_norm,
             scale=self._progress.scale,
             between=self._check_stop,
+            meanwhile=self._prepare_next,
         )
         self._progress = self._progress.after_step(applied=result.applied, scale=result.scale)
         if not result.applied:
+            rows = self._batches.rows_of(step)
             places = tuple(self._places[row] if self._places else str(row + 1) for row in rows)
             self._record(event="skipped", rows=", ".join(places))
             return StepSkipped(step=step + 1, rows=places)
@@ -247,7 +259,7 @@ class Trainer:
             loss=result.loss,
             learning_rate=rate,
             grad_norm=result.grad_norm,
-            num_tokens=sum(len(batch.tokens) for batch in batches),
+            num_tokens=sum(staged.batch.num_tokens for staged in batches),
             seconds=time.perf_counter() - started,
             memory_bytes=used_bytes(self._base.device.torch_device),
         )
@@ -262,12 +274,11 @@ class Trainer:
         )
         return done
 
-    def _rows_of(self, step: int) -> list[int]:
-        """Tell which rows an optimizer step takes: a pure function of (seed, step)."""
-        num_rows, per_step = len(self._train_rows), self._recipe.rows_per_step
-        epoch, index = divmod(step, steps_per_epoch(num_rows, per_step))
-        order = epoch_order(num_rows, self._recipe.seed, epoch)
-        return [int(row) for row in order[index * per_step : (index + 1) * per_step]]
+    def _prepare_next(self) -> None:
+        """Pack the step after the one in flight, if there is one."""
+        following = self._progress.step + 1
+        if following < self._recipe.total_steps:
+            self._batches.prepare(following, self._recipe.micro_batch_tokens)
 
     def _evaluate(self) -> Iterator[Event]:
         if not self._eval_rows:
@@ -300,45 +311,37 @@ class Trainer:
         )
 
     def _save(self, *, on_schedule: bool, must: bool) -> Iterator[Event]:
-        """Commit a checkpoint of the last completed step, unless this process just did.
+        """Begin a checkpoint of the last completed step, unless this process has saved it.
 
-        Where the disk is full the run goes on and tries again when the next one is due; a save
-        that must succeed, and the second failure in a row, raise CapacityError.
+        Where the disk is full the run goes on and tries again when the next one is due. A save that
+        must succeed is waited for.
         """
-        path, step = self._run_folder.path, self._progress.step
-        if self._saved_step == step:
+        yield from self._saved(wait=True)
+        if self._saved_step == self._progress.step:
             return
         if not on_schedule:
-            self._progress = self._progress.with_provisional(step)
-        self._metrics.sync()
-        try:
-            with commit_checkpoint(path, step) as draft:
-                self._method.save(draft)
-                write_state(draft, self._progress, self._optimizer)
-        except CapacityError as fault:
-            self._failed_saves += 1
-            if must or self._failed_saves >= MAX_FAILED_SAVES:
-                raise
-            yield NotSaved(step=step, what=fault.what, why=fault.why)
-            return
-        self._saved_step, self._failed_saves = step, 0
-        self._remove_old()
-        yield Saved(step=step, folder=path / f"checkpoint-{step}")
+            self._progress = self._progress.with_provisional(self._progress.step)
+        self._saver.start(self._progress, behind=not must)
+        yield from self._saved(wait=must, must=must)
 
-    def _remove_old(self) -> None:
-        """Remove checkpoints that nobody needs after a new one; the best always stays.
+    def _saved(self, *, wait: bool = False, must: bool = False) -> Iterator[Event]:
+        """Tell how the last save went, once it has come to its end.
 
-        Those are the ones saved off schedule, which a newer one replaces, and what is over
-        save_total_limit.
+        Raises CapacityError for one that must succeed, and for the second failure in a row.
         """
-        path, best = self._run_folder.path, self._progress.best_step
-        needed = {best, self._progress.step}
-        for step in self._progress.provisional:
-            if step not in needed:
-                remove_checkpoint(path, step)
-        self._progress = self._progress.keeping(needed)
-        if self._recipe.save_total_limit is not None:
-            prune(path, keep=self._recipe.save_total_limit, protect=[] if best is None else [best])
+        result = self._saver.result(wait=wait)
+        if result is None:
+            return
+        if result.fault is None:
+            self._saved_step, self._failed_saves = result.step, 0
+            self._progress = self._progress.keeping(result.needed)
+            folder = self._run_folder.path / f"checkpoint-{result.step}"
+            yield Saved(step=result.step, folder=folder)
+            return
+        self._failed_saves += 1
+        if must or self._failed_saves >= MAX_FAILED_SAVES:
+            raise result.fault
+        yield NotSaved(step=result.step, what=result.fault.what, why=result.fault.why)
 
     def _record(self, **values: float | str) -> None:
         epoch = round(self._epoch(), 4)

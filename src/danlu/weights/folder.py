@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from danlu.errors import DataError, UsageError
-from danlu.files.committed import Draft
+from danlu.files.draft import Draft
 from danlu.language import _
 from danlu.weights.safetensors import (
     SafetensorsFile,

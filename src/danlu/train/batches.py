@@ -1,0 +1,87 @@
+"""The packed batches of each step, made ready while the device still works on the step before.
+
+Which rows a step takes is a pure function of (seed, step), so its batches can be packed early and
+laid where the device fetches them by itself. No thread is needed: the host queues a step, prepares
+the next one, and only then waits.
+
+Must not know what the batches are computed for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from danlu.data.examples import Example
+from danlu.data.order import epoch_order
+from danlu.data.pack import Batch, pack
+from danlu.device.memory import reachable
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedBatch:
+    """A batch with its numbers where the device fetches them from: int64, see `Batch`."""
+
+    batch: Batch
+    numbers: Tensor
+
+    def upload(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queue one copy; return tokens, positions, supervised indices, targets on the device."""
+        tokens, positions, indices, targets = self.numbers.to(device, non_blocking=True).split(
+            self.batch.sizes
+        )
+        return tokens, positions, indices, targets
+
+
+def stage(batch: Batch, device: torch.device) -> StagedBatch:
+    """Lay a batch where the device reaches it."""
+    return StagedBatch(batch=batch, numbers=reachable(batch.numbers, device))
+
+
+def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
+    """Count the optimizer steps of an epoch; the last one may hold fewer rows."""
+    return -(-num_rows // rows_per_step)
+
+
+class StepBatches:
+    """Gives out the batches of any step; those of one step can be prepared."""
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[Example]],
+        *,
+        rows_per_step: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._rows = rows
+        self._rows_per_step = rows_per_step
+        self._seed = seed
+        self._device = device
+        self._prepared: tuple[tuple[int, int], list[StagedBatch]] | None = None
+
+    def rows_of(self, step: int) -> list[int]:
+        """Tell which rows an optimizer step takes."""
+        num_rows, per_step = len(self._rows), self._rows_per_step
+        epoch, index = divmod(step, steps_per_epoch(num_rows, per_step))
+        order = epoch_order(num_rows, self._seed, epoch)
+        return [int(row) for row in order[index * per_step : (index + 1) * per_step]]
+
+    def prepare(self, step: int, micro_batch_tokens: int) -> None:
+        """Pack a step's rows; what was prepared for another step or size is thrown away."""
+        key = step, micro_batch_tokens
+        if self._prepared is None or self._prepared[0] != key:
+            examples = [example for row in self.rows_of(step) for example in self._rows[row]]
+            batches = [stage(batch, self._device) for batch in pack(examples, micro_batch_tokens)]
+            self._prepared = key, batches
+
+    def take(self, step: int, micro_batch_tokens: int) -> list[StagedBatch]:
+        """Give out a step's batches, and keep no hold of them."""
+        self.prepare(step, micro_batch_tokens)
+        assert self._prepared is not None
+        _key, batches = self._prepared
+        self._prepared = None
+        return batches
