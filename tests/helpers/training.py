@@ -12,6 +12,7 @@ from danlu.data.examples import Example
 from danlu.device.detect import select
 from danlu.lora.adapter import LoraConfig
 from danlu.models.load import LoadedModel
+from danlu.plan.job import Arithmetic
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.method import FullMethod, LoraMethod, Method
@@ -28,8 +29,8 @@ RECIPE = Recipe(
     seed=1,
     eval_steps=4,
     save_steps=3,
-    micro_batch_tokens=64,
 )
+ARITHMETIC = Arithmetic(micro_batch_tokens=64, chunk_rows=256, recompute="none")
 
 
 def loaded_tiny(
@@ -71,6 +72,7 @@ def trainer(
     dtype: torch.dtype = torch.float32,
     dropout: float = 0.1,
     device: str = "cpu",
+    arithmetic: Arithmetic = ARITHMETIC,
     run_folder: RunFolder | None = None,
 ) -> Trainer:
     """A trainer over 23 training and 4 held-out rows in tmp_path/run."""
@@ -85,6 +87,7 @@ def trainer(
         base=base,
         method=method,
         recipe=recipe,
+        arithmetic=arithmetic,
         train_rows=random_rows(23),
         eval_rows=random_rows(4, seed=1),
         run_folder=run_folder or RunFolder.create(tmp_path / "run"),

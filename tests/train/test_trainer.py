@@ -19,7 +19,7 @@ from danlu.train import step as step_module
 from danlu.train.batches import steps_per_epoch
 from danlu.train.events import Evaluated, NotSaved, StepDone, StepSkipped, StoppedEarly
 from danlu.train.trainer import Interrupted, Trainer
-from tests.helpers.training import RECIPE, trainer
+from tests.helpers.training import ARITHMETIC, RECIPE, trainer
 
 AT_ONCE = replace(RECIPE.schedule, warmup_steps=0)
 
@@ -64,7 +64,8 @@ def test_update_does_not_depend_on_the_packing(tmp_path: Path) -> None:
     recipe = replace(RECIPE, total_steps=2, schedule=AT_ONCE, eval_steps=0)
     finals, losses = [], []
     for name, tokens in (("one", 10_000), ("few", 64), ("alone", 1)):
-        run = trainer(tmp_path / name, replace(recipe, micro_batch_tokens=tokens))
+        arithmetic = replace(ARITHMETIC, micro_batch_tokens=tokens)
+        run = trainer(tmp_path / name, recipe, arithmetic=arithmetic)
         losses.append([event.loss for event in run.run() if isinstance(event, StepDone)])
         finals.append(master(run))
     for other, loss in zip(finals[1:], losses[1:], strict=True):
@@ -83,8 +84,8 @@ def test_loss_falls_and_is_evaluated_on_the_held_out_rows(tmp_path: Path) -> Non
 def poison(run: Trainer, steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     real = step_module.loss_backward
 
-    def loss_backward(model, linear, hidden, targets, *, divisor):  # type: ignore[no-untyped-def]
-        loss = real(model, linear, hidden, targets, divisor=divisor)
+    def loss_backward(model, linear, hidden, targets, **options):  # type: ignore[no-untyped-def]
+        loss = real(model, linear, hidden, targets, **options)
         return loss * float("nan") if run.progress.step in steps else loss
 
     monkeypatch.setattr(step_module, "loss_backward", loss_backward)

@@ -26,12 +26,14 @@ from danlu.model.config import load_config
 from danlu.model.qwen3 import Qwen3
 from danlu.models.load import LoadedModel, load_model
 from danlu.models.save import write_model
+from danlu.plan.job import Arithmetic
 from danlu.runs.checkpoints import FINAL, commit_final
 from danlu.runs.folder import RunFolder
 from danlu.text.render import render
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.method import FullMethod
+from danlu.train.schedule import Schedule
 from danlu.train.trainer import Recipe, Trainer
 from tools.starter.skills import draw
 from tools.starter.tokenizer import tokenizer_config, train_tokenizer
@@ -39,6 +41,7 @@ from tools.starter.tokenizer import tokenizer_config, train_tokenizer
 SEED = 20261124
 VOCAB_SIZE = 3072
 ROWS_PER_STEP = 64
+ARITHMETIC = Arithmetic(micro_batch_tokens=6144, chunk_rows=256, recompute="selective")
 TOKENIZER_ROWS = 12_000
 TARGET = Path(danlu.__file__).parent / "starter"
 
@@ -165,17 +168,13 @@ def train(
     recipe = Recipe(
         total_steps=steps,
         rows_per_step=ROWS_PER_STEP,
-        learning_rate=2.5e-3,
-        warmup_steps=min(200, steps // 5),
+        schedule=Schedule(name="cosine", peak=2.5e-3, warmup_steps=min(200, steps // 5)),
         weight_decay=0.05,
         max_grad_norm=1.0,
         seed=SEED,
-        eval_on_start=False,
         eval_steps=200,
         save_steps=500,
         save_total_limit=1,
-        load_best_model_at_end=False,
-        micro_batch_tokens=6144,
     )
     method = FullMethod(base)
     with RunFolder.create(run, overwrite=True) as folder:
@@ -183,6 +182,7 @@ def train(
             base=base,
             method=method,
             recipe=recipe,
+            arithmetic=ARITHMETIC,
             train_rows=rows,
             eval_rows=held_out,
             run_folder=folder,

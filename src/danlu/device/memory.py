@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,19 @@ def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
     """
     tensor = torch.from_numpy(array)
     return tensor if device.type == "cpu" else tensor.pin_memory()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Count the bytes that this process may still take, with those that it has already."""
+    if device.type != "cpu":
+        free, _total = _module(device).mem_get_info()
+        return int(free) + int(_module(device).memory_reserved())
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return sys.maxsize
+    return available * 1024 + used_bytes(device)
 
 
 def used_bytes(device: torch.device) -> int:

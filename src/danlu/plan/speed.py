@@ -26,12 +26,14 @@ _ELEMENTWISE_AGAIN = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What a device does. flops: operations per second; microstep_s: what one costs besides.
+    """What a device does. flops: operations per second, from its facts.
 
-    is_measured: by probes on this device, not from its data sheet.
+    factor: how many times longer everything takes than these facts say; microstep_s: what one
+    microstep costs besides. is_measured: both by probes on this device.
     """
 
     flops: float
+    factor: float = 1.0
     microstep_s: float = 0.0
     is_measured: bool = False
 
@@ -46,17 +48,15 @@ def seconds_of(
     job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts, speed: Speed
 ) -> float:
     """Predict one microstep, forward and backward."""
-    return (
-        training_flops(job, arithmetic.recompute, load) / speed.flops
-        + speed.microstep_s
-        + _overhead_s(job, arithmetic, load, device)
-    )
+    seconds = training_flops(job, arithmetic.recompute, load) / speed.flops
+    seconds += _overhead_s(job, arithmetic, load, device)
+    return speed.factor * seconds + speed.microstep_s
 
 
 def evaluation_seconds(job: Job, load: Load, device: DeviceFacts, speed: Speed) -> float:
     """Predict one forward pass."""
     flops = _forward_flops(job.config, load) + _head_flops(job.config, load)
-    return flops / speed.flops + _launch_s(job, load, device) / 3
+    return speed.factor * (flops / speed.flops + _launch_s(job, load, device) / 3)
 
 
 def training_flops(job: Job, recompute: Recompute, load: Load) -> float:

@@ -27,6 +27,7 @@ class Segment:
 class Workload:
     """The segments of each step, of those looked at; and of one evaluation.
 
+    longest_possible: tokens of the longest example of all, where not every step was looked at.
     is_estimated: the lengths were guessed from characters, without the model's tokenizer.
     """
 
@@ -34,13 +35,14 @@ class Workload:
     evaluation: Sequence[Segment]
     total_steps: int
     num_evaluations: int
+    longest_possible: int = 0
     is_estimated: bool = False
 
     @property
     def longest(self) -> int:
         """Tokens of the longest example."""
         examples = [segment for step in (*self.steps, self.evaluation) for segment in step]
-        return max((segment.tokens for segment in examples), default=1)
+        return max(self.longest_possible, *(segment.tokens for segment in examples), 1)
 
     @property
     def largest_step(self) -> int:

@@ -39,7 +39,8 @@ class RunManifest(_Record):
 
     `settings` are the resolved settings of the command and `origins` where each came from;
     `versions` those of python, torch, danlu; `data` the data sets, their rows, what was left out or
-    shortened and why; `timings` in seconds; `results` what the run ended with.
+    shortened and why; `plan` what memory and time were predicted; `timings` in seconds; `results`
+    what the run ended with.
     `arithmetic` is what shapes the numbers (micro-batch tokens, threads, op paths, dtype), reused
     by a resumed run so that it is bit-identical. `template` and `enable_thinking` are what chat and
     merge must use. `detail` explains the state. Times are ISO 8601 in UTC.
@@ -57,6 +58,7 @@ class RunManifest(_Record):
     versions: dict[str, str] = Field(default_factory=dict)
     arithmetic: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
+    plan: dict[str, Any] = Field(default_factory=dict)
     timings: dict[str, float] = Field(default_factory=dict)
     results: dict[str, float] = Field(default_factory=dict)
     started: str = ""

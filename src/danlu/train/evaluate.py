@@ -13,7 +13,7 @@ from danlu.data.pack import Batch, pack
 from danlu.model.qwen3 import Linear
 from danlu.models.load import LoadedModel
 from danlu.train.batches import stage
-from danlu.train.loss import supervised_hidden, token_losses
+from danlu.train.loss import CHUNK_ROWS, supervised_hidden, token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ def evaluate(
     rows: Sequence[Sequence[Example]],
     *,
     micro_batch_tokens: int,
+    chunk_rows: int = CHUNK_ROWS,
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Compute the losses of rows; `between` is called before each microstep and may raise.
@@ -52,7 +53,8 @@ def evaluate(
         between()
         staged = stage(batch, base.device.torch_device)
         hidden, targets = supervised_hidden(base, linear, staged)
-        computed.append((batch, token_losses(base.model, linear, hidden, targets)))
+        each = token_losses(base.model, linear, hidden, targets, chunk_rows=chunk_rows)
+        computed.append((batch, each))
     # The host's one wait, once everything has been queued.
     losses = torch.cat([losses for _batch, losses in computed]).cpu().double().numpy()
     ends = np.cumsum([len(losses) for _batch, losses in computed])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from danlu.plan.choose import Plan
+
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
@@ -85,4 +87,21 @@ class StoppedEarly:
     evaluations: int
 
 
-Event = Started | Resumed | StepDone | StepSkipped | Evaluated | Saved | NotSaved | StoppedEarly
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """How steps are computed, after tiny steps have measured memory and speed."""
+
+    plan: Plan
+
+
+Event = (
+    Planned
+    | Started
+    | Resumed
+    | StepDone
+    | StepSkipped
+    | Evaluated
+    | Saved
+    | NotSaved
+    | StoppedEarly
+)

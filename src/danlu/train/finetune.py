@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,9 @@ from danlu.language import _
 from danlu.lora.adapter import LoraConfig, target_list
 from danlu.lora.peft_files import read_config
 from danlu.models.adapters import AdapterSource, attach_adapter, find_adapter
-from danlu.models.load import LoadedModel, check_model, load_model
+from danlu.models.load import CheckedModel, LoadedModel, check_model, load_model
+from danlu.plan.choose import Plan
+from danlu.plan.job import Arithmetic
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
 from danlu.runs.folder import RunFolder
@@ -29,13 +31,22 @@ from danlu.runs.manifest import State
 from danlu.runs.metrics import read_metrics
 from danlu.runs.registry import register
 from danlu.runs.trainer_files import RunFacts, results_of
-from danlu.train.events import Event, Saved
+from danlu.train.events import Event, Planned, Saved
 from danlu.train.method import FullMethod, LoraMethod, Method
 from danlu.train.outputs import Outputs
+from danlu.train.planning import (
+    budget_of,
+    device_facts,
+    job_of,
+    plan_run,
+    recalibrated,
+    wish_of,
+    workload_of,
+)
 from danlu.train.precision import choose_precision
 from danlu.train.prepare import prepare_data
 from danlu.train.recipe import check_required, logging_steps_of, recipe_of
-from danlu.train.record import facts_of, manifest_of, now
+from danlu.train.record import arithmetic_of, facts_of, manifest_of, now, plan_record
 from danlu.train.resume import checkpoint_to_resume
 from danlu.train.settings import TrainSettings
 from danlu.train.space import check_space, checkpoint_bytes
@@ -70,6 +81,9 @@ class Finetune:
         self._lora = _lora_config(settings, self._adapter)
         size = checkpoint_bytes(model, self._lora, self.precision.dtype)
         check_space(self.path, size, kept=self.recipe.kept_checkpoints)
+        self._wish = wish_of(settings)
+        # A resumed run goes on as it began: another way to compute gives other last bits.
+        self.plan = None if self._resumes else self._first_plan(model)
         self._trainer: Trainer | None = None
         self._stop_requested = False
 
@@ -89,7 +103,11 @@ class Finetune:
             register(folder.path)
             base = self._load(folder)
             manifest = manifest_of(
-                self.settings, self._origins, base=base, data=self.data, recipe=self.recipe
+                self.settings,
+                self._origins,
+                base=base,
+                data=self.data,
+                arithmetic=self._arithmetic(folder),
             )
             resumed = None
             if self._resumes:
@@ -104,6 +122,7 @@ class Finetune:
                 base=base,
                 method=method,
                 recipe=self.recipe,
+                arithmetic=self._arithmetic(folder),
                 train_rows=self.data.train_rows,
                 eval_rows=self.data.eval_rows,
                 run_folder=folder,
@@ -130,6 +149,7 @@ class Finetune:
 
         outputs = self._outputs(facts, first_step=trainer.progress.step)
         try:
+            yield from self._calibrate(trainer, folder)
             for event in trainer.run():
                 yield event
                 yield from outputs.after(event)
@@ -149,7 +169,7 @@ class Finetune:
             raise
         except torch.OutOfMemoryError as problem:
             _note_failure(folder, "failed", f"out of memory at step {trainer.progress.step}")
-            raise _out_of_memory(self.recipe.micro_batch_tokens) from problem
+            raise _out_of_memory(trainer.arithmetic.micro_batch_tokens) from problem
         except Exception as problem:
             _note_failure(folder, "failed", f"{type(problem).__name__}: {problem}")
             raise
@@ -157,6 +177,47 @@ class Finetune:
             outputs.close()
         _set_state(folder, "finished", f"{trainer.progress.step} steps")
         yield Saved(step=trainer.progress.step, folder=folder.path / FINAL)
+
+    def _first_plan(self, model: CheckedModel) -> Plan:
+        """Plan from what is known before the weights are read. Raises CapacityError."""
+        return plan_run(
+            job_of(model.config, self._lora, self.precision.dtype),
+            workload_of(
+                self.recipe,
+                self.data.train_rows,
+                self.data.eval_rows,
+                longest=min(self.data.report.lengths.max, self.settings.cutoff_len),
+            ),
+            device_facts(self.device),
+            budget_bytes=budget_of(self.device),
+            wish=self._wish,
+        )
+
+    def _calibrate(self, trainer: Trainer, folder: RunFolder) -> Iterator[Event]:
+        """Measure two tiny steps, correct the plan and record it; a resumed run has done so."""
+        if self.plan is None:
+            return
+        try:
+            figures = trainer.measure(self.plan)
+        except Interrupted:
+            return  # the first step will notice it too
+        self.plan = recalibrated(self.plan, figures, wish=self._wish)
+        assert self.plan.chosen is not None
+        arithmetic = self.plan.chosen.arithmetic
+        trainer.use(arithmetic)
+        run = folder.read()
+        folder.write(
+            run.changed(
+                arithmetic={**run.arithmetic, **asdict(arithmetic)}, plan=plan_record(self.plan)
+            )
+        )
+        yield Planned(plan=self.plan)
+
+    def _arithmetic(self, folder: RunFolder) -> Arithmetic:
+        if self.plan is None:
+            return arithmetic_of(folder.read())
+        assert self.plan.chosen is not None
+        return self.plan.chosen.arithmetic
 
     @property
     def _resumes(self) -> bool:

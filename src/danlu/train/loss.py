@@ -12,27 +12,37 @@ from torch import Tensor
 
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Linear, Qwen3
+from danlu.model.recompute import Recompute
 from danlu.models.load import LoadedModel
 from danlu.ops import cross_entropy_rows, cross_entropy_sum
 from danlu.train.batches import StagedBatch
 
-# Rows of logits at a time. Larger chunks read the output matrix less often; at Qwen3's vocabulary
-# of 151,936 a chunk of 256 rows holds 156 MB of fp32 logits.
+# Rows of logits at a time where no plan says how many. Larger chunks read the output matrix less
+# often; at Qwen3's vocabulary of 151,936 a chunk of 256 rows holds 156 MB of fp32 logits.
 CHUNK_ROWS = 256
 
 
 def supervised_hidden(
-    base: LoadedModel, linear: Linear, staged: StagedBatch
+    base: LoadedModel, linear: Linear, staged: StagedBatch, recompute: Recompute = "none"
 ) -> tuple[Tensor, Tensor]:
-    """Run the model; return the hidden rows [N, hidden] before supervised tokens, and these [N]."""
+    """Run the model; return the hidden rows [N, hidden] before supervised tokens, and these [N].
+
+    recompute: what the backward pass is to compute again.
+    """
     tokens, positions, indices, targets = staged.upload(base.device.torch_device)
     attend = PackedAttention(base.config, positions, staged.batch.segment_lengths)
-    hidden = base.model(tokens, attend, linear)
+    hidden = base.model(tokens, attend, linear, recompute)
     return hidden.index_select(0, indices), targets
 
 
 def loss_backward(
-    model: Qwen3, linear: Linear, hidden: Tensor, targets: Tensor, *, divisor: float
+    model: Qwen3,
+    linear: Linear,
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    divisor: float,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> Tensor:
     """Add the gradients of sum(loss) / divisor to the leaves; return the loss sum, undivided.
 
@@ -43,7 +53,7 @@ def loss_backward(
     rows = hidden.detach().requires_grad_(True)
     total = torch.zeros((), device=hidden.device)
     for rows_chunk, targets_chunk in zip(
-        rows.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True
+        rows.split(chunk_rows), targets.split(chunk_rows), strict=True
     ):
         loss = cross_entropy_sum(linear(model.head, "lm_head", rows_chunk), targets_chunk)
         (loss / divisor).backward()
@@ -53,9 +63,11 @@ def loss_backward(
 
 
 @torch.no_grad()
-def token_losses(model: Qwen3, linear: Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+def token_losses(
+    model: Qwen3, linear: Linear, hidden: Tensor, targets: Tensor, *, chunk_rows: int = CHUNK_ROWS
+) -> Tensor:
     """Return the loss of every target, fp32 [rows], of hidden rows [rows, hidden_size]."""
-    chunks = zip(hidden.split(CHUNK_ROWS), targets.split(CHUNK_ROWS), strict=True)
+    chunks = zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
     return torch.cat(
         [cross_entropy_rows(linear(model.head, "lm_head", rows), wanted) for rows, wanted in chunks]
     )

@@ -17,6 +17,7 @@ from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
 from danlu.lora.peft_files import write_adapter
 from danlu.model.qwen3 import Linear, plain_linear
+from danlu.model.recompute import Recompute
 from danlu.models.load import LoadedModel
 from danlu.models.save import copy_tokenizer, write_model
 
@@ -28,7 +29,7 @@ class Method(Protocol):
         """List the trainable tensors under stable names."""
         ...
 
-    def linear(self, batch: Batch, step: int) -> Linear:
+    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
         """Return the `linear` that trains on a batch in optimizer step `step`."""
         ...
 
@@ -65,14 +66,15 @@ class LoraMethod:
         """List the matrices A and B."""
         return list(self.adapter.parameters())
 
-    def linear(self, batch: Batch, step: int) -> Linear:
+    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
         """Return the projection with the adapter, and its dropout where one is set."""
+        keeps_normed = recompute not in ("selective", "gate_up")
         probability = self.adapter.config.lora_dropout
         if probability == 0.0:
-            return AdapterLinear(self.adapter)
+            return AdapterLinear(self.adapter, keeps_normed=keeps_normed)
         segments = list(zip(batch.segment_keys, batch.segment_lengths, strict=True))
         dropout = Dropout(probability=probability, seed=self._seed, step=step, segments=segments)
-        return AdapterLinear(self.adapter, dropout)
+        return AdapterLinear(self.adapter, dropout, keeps_normed=keeps_normed)
 
     def eval_linear(self) -> Linear:
         """Return the projection with the adapter."""
@@ -98,7 +100,7 @@ class FullMethod:
         """List all weights; a tied output matrix appears once."""
         return list(self._base.model.named_parameters())
 
-    def linear(self, batch: Batch, step: int) -> Linear:
+    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
         """Return the plain projection; autograd does the rest."""
         return plain_linear
 

@@ -41,7 +41,6 @@ def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: in
         load_best_model_at_end=settings.load_best_model_at_end,
         metric_for_best_model="eval_loss" if metric == "loss" else metric,
         early_stopping_patience=settings.early_stopping_patience,
-        micro_batch_tokens=settings.micro_batch_tokens,
     )
 
 
@@ -126,7 +125,6 @@ def _check_ranges(settings: TrainSettings) -> None:
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 1,
         "cutoff_len": 1,
-        "micro_batch_tokens": 1,
         "logging_steps": 0,
         "eval_steps": 0,
         "save_steps": 0,

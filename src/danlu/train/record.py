@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
+from typing import Any
 
 import torch
 
 import danlu
 from danlu.models.load import LoadedModel
 from danlu.models.names import STARTER
+from danlu.plan.choose import Plan
+from danlu.plan.job import Arithmetic
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.runs.trainer_files import RunFacts
 from danlu.train.checkpoint import Progress
+from danlu.train.loss import CHUNK_ROWS
 from danlu.train.prepare import PreparedData
 from danlu.train.settings import TrainSettings
 from danlu.train.trainer import Recipe
@@ -25,7 +30,7 @@ def manifest_of(
     *,
     base: LoadedModel,
     data: PreparedData,
-    recipe: Recipe,
+    arithmetic: Arithmetic,
 ) -> RunManifest:
     """Describe a run that is about to start."""
     device = base.device
@@ -47,11 +52,32 @@ def manifest_of(
             "device_description": device.description,
             "dtype": str(base.dtype).removeprefix("torch."),
             "threads": device.threads,
-            "micro_batch_tokens": recipe.micro_batch_tokens,
+            **asdict(arithmetic),
         },
         data=data.record(),
         started=now(),
     )
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """Say for run.json what was predicted, and from what."""
+    chosen = plan.chosen
+    assert chosen is not None
+    return {
+        **asdict(chosen.arithmetic),
+        "memory_bytes": {**asdict(chosen.memory), "total": chosen.memory.total},
+        "budget_bytes": plan.budget_bytes,
+        "microsteps_per_step": round(chosen.microsteps, 2),
+        "step_s": round(chosen.step_s, 4),
+        "total_s": round(plan.total_s, 2),
+        "measured": plan.speed.is_measured,
+    }
+
+
+def arithmetic_of(manifest: RunManifest) -> Arithmetic:
+    """Return how a recorded run computed its steps. Runs of older versions knew one way only."""
+    found = {"chunk_rows": CHUNK_ROWS, "recompute": "none", **manifest.arithmetic}
+    return Arithmetic(**{field.name: found[field.name] for field in fields(Arithmetic)})
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from danlu.data.settings import DataSettings
+from danlu.model.recompute import Recompute
 from danlu.settings.schema import Foreign, option
 from danlu.train.foreign import FOREIGN
 
@@ -136,7 +137,14 @@ class TrainSettings(DataSettings):
     )
     logging_dir: str = option("", "folder for TensorBoard")
     report: bool = option(True, "write report.html and report.md at the end")
-    micro_batch_tokens: int = option(4096, "tokens computed at once; bounds memory, not the result")
+    micro_batch_tokens: int | None = option(
+        None, "tokens computed at once; bounds memory, not the result; planned if not given"
+    )
+    recompute: Recompute | Literal["auto"] = option(
+        "auto",
+        "what is computed twice instead of kept: none; selective (norms, rope, swiglu, attention); "
+        "gate_up (its projection too); block (whole layers); offload (layers, kept on the host)",
+    )
     fp16: bool = option(False, "16-bit precision: bfloat16 where the device has it, else float16")
     bf16: bool = option(False, "the same as --dtype bfloat16")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(

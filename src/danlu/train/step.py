@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from danlu.models.load import LoadedModel
+from danlu.plan.job import Arithmetic
 from danlu.train.batches import StagedBatch
 from danlu.train.loss import loss_backward, supervised_hidden
 from danlu.train.method import Method
@@ -37,6 +38,7 @@ def optimizer_step(
     optimizer: Optimizer,
     batches: Sequence[StagedBatch],
     *,
+    arithmetic: Arithmetic,
     step: int,
     learning_rate: float,
     max_grad_norm: float,
@@ -57,10 +59,15 @@ def optimizer_step(
         loss = torch.zeros((), device=base.device.torch_device)
         for staged in batches:
             between()
-            linear = method.linear(staged.batch, step)
-            hidden, targets = supervised_hidden(base, linear, staged)
+            linear = method.linear(staged.batch, step, arithmetic.recompute)
+            hidden, targets = supervised_hidden(base, linear, staged, arithmetic.recompute)
             loss += loss_backward(
-                base.model, linear, hidden, targets, divisor=num_targets / scale.value
+                base.model,
+                linear,
+                hidden,
+                targets,
+                divisor=num_targets / scale.value,
+                chunk_rows=arithmetic.chunk_rows,
             )
         norm = optimizer.clip(max_grad_norm, scale=scale.value)
         figures = torch.stack([loss, norm])

@@ -19,6 +19,9 @@ from danlu.errors import DataError
 from danlu.files.committed import verify
 from danlu.language import _
 from danlu.models.load import LoadedModel
+from danlu.plan.calibrate import ProbeFigure
+from danlu.plan.choose import Plan
+from danlu.plan.job import Arithmetic
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import Metrics, truncate_after
 from danlu.train.batches import StepBatches, steps_per_epoch
@@ -37,6 +40,7 @@ from danlu.train.events import (
 from danlu.train.method import Method
 from danlu.train.optimizer import Optimizer
 from danlu.train.precision import LossScale
+from danlu.train.probe import probe
 from danlu.train.saving import Saver
 from danlu.train.schedule import Schedule
 from danlu.train.step import optimizer_step
@@ -55,7 +59,7 @@ class Recipe:
 
     rows_per_step: per_device_train_batch_size x gradient_accumulation_steps. eval_steps and
     save_steps 0 mean only at the end (and, for saving, at each new best evaluation).
-    early_stopping_patience 0 is off. micro_batch_tokens bounds the memory of one microstep.
+    early_stopping_patience 0 is off.
     """
 
     total_steps: int
@@ -73,7 +77,6 @@ class Recipe:
     load_best_model_at_end: bool = False
     metric_for_best_model: str = "eval_loss"
     early_stopping_patience: int = 0
-    micro_batch_tokens: int
 
     @property
     def kept_checkpoints(self) -> int:
@@ -101,6 +104,7 @@ class Trainer:
         base: LoadedModel,
         method: Method,
         recipe: Recipe,
+        arithmetic: Arithmetic,
         train_rows: Sequence[Row],
         eval_rows: Sequence[Row],
         run_folder: RunFolder,
@@ -109,6 +113,7 @@ class Trainer:
         self._base = base
         self._method = method
         self._recipe = recipe
+        self._arithmetic = arithmetic
         self._train_rows = train_rows
         self._eval_rows = eval_rows
         self._run_folder = run_folder
@@ -149,6 +154,26 @@ class Trainer:
         self._progress = read_state(folder, self._optimizer)
         self._saved_step = step
         truncate_after(self._run_folder.path, step)
+
+    def measure(self, plan: Plan) -> list[ProbeFigure]:
+        """Run two tiny microsteps for their figures; nothing is learned from them."""
+        return probe(
+            self._base,
+            self._method,
+            self._train_rows,
+            plan,
+            clear=self._optimizer.zero_grad,
+            between=self._check_stop,
+        )
+
+    def use(self, arithmetic: Arithmetic) -> None:
+        """Compute further steps like this."""
+        self._arithmetic = arithmetic
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """How steps are computed now."""
+        return self._arithmetic
 
     @property
     def progress(self) -> Progress:
@@ -233,13 +258,14 @@ class Trainer:
         """Do one optimizer step, or leave the weights as they are where it is not finite."""
         recipe, started = self._recipe, time.perf_counter()
         step = self._progress.step
-        batches = self._batches.take(step, recipe.micro_batch_tokens)
+        batches = self._batches.take(step, self._arithmetic.micro_batch_tokens)
         rate = recipe.schedule.rate(step, total_steps=recipe.total_steps)
         result = optimizer_step(
             self._base,
             self._method,
             self._optimizer,
             batches,
+            arithmetic=self._arithmetic,
             step=step,
             learning_rate=rate,
             max_grad_norm=recipe.max_grad_norm,
@@ -278,7 +304,7 @@ class Trainer:
         """Pack the step after the one in flight, if there is one."""
         following = self._progress.step + 1
         if following < self._recipe.total_steps:
-            self._batches.prepare(following, self._recipe.micro_batch_tokens)
+            self._batches.prepare(following, self._arithmetic.micro_batch_tokens)
 
     def _evaluate(self) -> Iterator[Event]:
         if not self._eval_rows:
@@ -288,7 +314,8 @@ class Trainer:
             self._base,
             self._method.eval_linear(),
             self._eval_rows,
-            micro_batch_tokens=self._recipe.micro_batch_tokens,
+            micro_batch_tokens=self._arithmetic.micro_batch_tokens,
+            chunk_rows=self._arithmetic.chunk_rows,
             between=self._check_stop,
         )
         per_sample = self._recipe.metric_for_best_model == "eval_loss_per_sample"

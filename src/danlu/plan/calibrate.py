@@ -1,0 +1,46 @@
+"""Correcting a plan by what tiny steps on the device took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from danlu.plan.choose import Plan, with_speed
+from danlu.plan.job import Load
+from danlu.plan.memory import memory_of
+from danlu.plan.speed import seconds_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeFigure:
+    """One microstep that was run for its figures. peak_bytes: the most memory until its end."""
+
+    load: Load
+    seconds: float
+    peak_bytes: int
+
+
+def calibrated(plan: Plan, figures: Sequence[ProbeFigure]) -> Plan:
+    """Return the same choice with its time and memory corrected.
+
+    figures: small ones first. Time is a line through the smallest and the largest: what a microstep
+    costs in any case, and how much slower the device is than its facts. Memory is off by a
+    constant, what libraries take; the tensors themselves are known.
+    """
+    assert plan.chosen is not None
+    arithmetic = plan.chosen.arithmetic
+    small, large = figures[0], figures[-1]
+    nominal = [
+        seconds_of(plan.job, arithmetic, f.load, plan.device, plan.speed) for f in (small, large)
+    ]
+    factor, each = large.seconds / nominal[1], 0.0
+    if nominal[1] > 1.5 * nominal[0]:
+        slope = (large.seconds - small.seconds) / (nominal[1] - nominal[0])
+        # Noise must not turn a line on its head: it stays near the larger one's proportion.
+        factor = min(max(slope, 0.5 * factor), factor)
+        each = large.seconds - factor * nominal[1]
+    speed = replace(plan.speed, factor=factor, microstep_s=each, is_measured=True)
+    expected = memory_of(plan.job, arithmetic, large.load, plan.device)
+    offset = max(figure.peak_bytes for figure in figures) - expected.total
+    process = max(0, plan.device.context_bytes + offset)
+    return with_speed(plan, speed, process_bytes=process)
