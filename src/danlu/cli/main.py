@@ -21,6 +21,7 @@ from danlu.language import _
 COMMANDS = {
     "demo": "fine-tune, compare, merge and chat in two minutes, on the built-in starter model",
     "train": "fine-tune a model on your own data",
+    "plan": "say what a run would need and how long it would take, before it starts",
     "data": "check a data set, or show what would be learned from it",
     "eval": "compare a run with its base, or score a model on a data set",
     "chat": "talk with a model, a run or an adapter",

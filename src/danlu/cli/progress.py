@@ -19,13 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from danlu.cli.findings import data_lines
+from danlu.cli.plan import summary, way
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.faults import readable_bytes
 from danlu.language import _
+from danlu.plan.choose import Plan
 from danlu.train.events import (
     Evaluated,
     Event,
     NotSaved,
+    Planned,
     Resumed,
     Saved,
     Started,
@@ -53,7 +56,13 @@ def describe(job: Finetune) -> list[str]:
         _("{steps} steps of {rows} rows").format(
             steps=recipe.total_steps, rows=recipe.rows_per_step
         ),
+        *([] if job.plan is None else _plan_lines(job.plan)),
     ]
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    assert plan.chosen is not None
+    return [way(plan.chosen), summary(plan)]
 
 
 # A pipe without a reader, a terminal whose window was closed.
@@ -270,6 +279,8 @@ def _sentences(event: Event) -> list[str]:
         return [
             _("not saved, trying again later: {what}: {why}").format(what=event.what, why=event.why)
         ]
+    if isinstance(event, Planned):
+        return [_("measured: {summary}").format(summary=summary(event.plan))]
     if isinstance(event, Saved):
         return [_("saved {folder}").format(folder=event.folder.name)]
     return []

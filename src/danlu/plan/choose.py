@@ -113,14 +113,13 @@ def choose(
         options=(), chosen=None,
     )  # fmt: skip
     fitting = [option for option in every if plan.fits(option)]
-    policies = dict.fromkeys(option.arithmetic.recompute for option in every)
+    chosen = _leanest(fitting) if fitting else None
     options = tuple(
-        _best(
-            [o for o in fitting if o.arithmetic.recompute == policy], fallback=every, policy=policy
-        )
-        for policy in policies
+        chosen if chosen and chosen.arithmetic.recompute == policy else _best(of_policy, plan)
+        for policy in dict.fromkeys(option.arithmetic.recompute for option in every)
+        if (of_policy := [o for o in every if o.arithmetic.recompute == policy])
     )
-    return replace(plan, options=options, chosen=_leanest(fitting) if fitting else None)
+    return replace(plan, options=options, chosen=chosen)
 
 
 def with_speed(plan: Plan, speed: Speed, *, process_bytes: int) -> Plan:
@@ -180,9 +179,7 @@ def _leanest(options: list[Option]) -> Option:
     return min(equal, key=lambda option: (option.memory.total, option.step_s))
 
 
-def _best(fitting: list[Option], *, fallback: list[Option], policy: Recompute) -> Option:
-    """Return the best option of a policy; where none fits, the one that needs least."""
-    if fitting:
-        return _leanest(fitting)
-    options = [option for option in fallback if option.arithmetic.recompute == policy]
-    return min(options, key=lambda option: option.memory.total)
+def _best(options: list[Option], plan: Plan) -> Option:
+    """Return the best option that fits; where none fits, the one that needs least."""
+    fitting = [option for option in options if plan.fits(option)]
+    return _leanest(fitting) if fitting else min(options, key=lambda o: o.memory.total)

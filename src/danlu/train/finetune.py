@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,9 +18,7 @@ from danlu.device.detect import Device, select
 from danlu.device.memory import peak_bytes
 from danlu.errors import CapacityError, DanluError, DataError
 from danlu.language import _
-from danlu.lora.adapter import LoraConfig, target_list
-from danlu.lora.peft_files import read_config
-from danlu.models.adapters import AdapterSource, attach_adapter, find_adapter
+from danlu.models.adapters import attach_adapter
 from danlu.models.load import CheckedModel, LoadedModel, check_model, load_model
 from danlu.plan.choose import Plan
 from danlu.plan.job import Arithmetic
@@ -31,6 +29,7 @@ from danlu.runs.manifest import State
 from danlu.runs.metrics import read_metrics
 from danlu.runs.registry import register
 from danlu.runs.trainer_files import RunFacts, results_of
+from danlu.train.adapters import lora_config, named_adapter
 from danlu.train.events import Event, Planned, Saved
 from danlu.train.method import FullMethod, LoraMethod, Method
 from danlu.train.outputs import Outputs
@@ -77,8 +76,8 @@ class Finetune:
             num_eval_rows=len(self.data.eval_rows),
         )
         self.logging_steps = logging_steps_of(settings, self.recipe)
-        self._adapter = _named_adapter(settings)
-        self._lora = _lora_config(settings, self._adapter)
+        self._adapter = named_adapter(settings)
+        self._lora = lora_config(settings, self._adapter)
         size = checkpoint_bytes(model, self._lora, self.precision.dtype)
         check_space(self.path, size, kept=self.recipe.kept_checkpoints)
         self._wish = wish_of(settings)
@@ -253,28 +252,6 @@ class Finetune:
         adapter, _is_proven = attach_adapter(self._adapter, base, dtype=torch.float32)
         adapter.config = self._lora
         return LoraMethod(adapter, base=base, seed=seed)
-
-
-def _named_adapter(settings: TrainSettings) -> AdapterSource | None:
-    """Find the adapter that training goes on with. Raises UsageError where there is none."""
-    name = settings.adapter_name_or_path
-    return None if name is None else find_adapter(name)
-
-
-def _lora_config(settings: TrainSettings, source: AdapterSource | None) -> LoraConfig | None:
-    """Return what the adapter is like; None for full training. One that exists keeps its shape."""
-    if settings.finetuning_type == "full":
-        return None
-    if source is not None:
-        return replace(read_config(source.folder)[0], lora_dropout=settings.lora_dropout)
-    alpha = settings.lora_alpha
-    return LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=2.0 * settings.lora_rank if alpha is None else alpha,
-        lora_dropout=settings.lora_dropout,
-        use_rslora=settings.use_rslora,
-        target_modules=target_list(settings.lora_target),
-    )
 
 
 def _out_of_memory(micro_batch_tokens: int) -> CapacityError:

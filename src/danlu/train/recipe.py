@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from danlu.errors import UsageError
 from danlu.language import _
@@ -94,10 +95,12 @@ def _check_needs_no_evaluation(settings: TrainSettings) -> None:
             )
 
 
-def check_required(settings: TrainSettings) -> None:
-    """Raise UsageError for a setting that is missing or cannot work."""
+def check_required(
+    settings: TrainSettings, names: Sequence[str] = ("dataset", "output_dir")
+) -> None:
+    """Raise UsageError for a setting that is missing (of `names`) or cannot work."""
     for name, example in (("dataset", "rows.jsonl"), ("output_dir", "my-run")):
-        if not getattr(settings, name):
+        if name in names and not getattr(settings, name):
             raise UsageError(
                 _("--{name} is missing.").format(name=name),
                 why=_("danlu train needs data to learn and a folder for the result."),
@@ -134,8 +137,9 @@ def _check_ranges(settings: TrainSettings) -> None:
         "early_stopping_patience": 0,
         "learning_rate": 0,
     }
-    if settings.save_total_limit is not None:
-        smallest["save_total_limit"] = 1
+    for name in ("save_total_limit", "micro_batch_tokens"):
+        if getattr(settings, name) is not None:
+            smallest[name] = 1
     for name, least in smallest.items():
         if getattr(settings, name) < least:
             raise UsageError(

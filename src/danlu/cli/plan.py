@@ -1,0 +1,202 @@
+"""`danlu plan`: what a run would need, how it would be computed, and why, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from danlu.cli.screen import json_line, printable
+from danlu.errors import EXIT_OK
+from danlu.language import _
+from danlu.settings.show import read_settings
+
+if TYPE_CHECKING:
+    from danlu.plan.choose import Option, Plan
+
+_GB = 1e9
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the plan of `danlu train` with the same flags, as a table or as JSON."""
+    from danlu.settings.schema import option
+    from danlu.train.settings import TrainSettings
+
+    class PlanSettings(TrainSettings):
+        """Say what a run would need and how long it would take; same flags as danlu train."""
+
+        device: str = option(  # type: ignore[assignment]
+            "auto", "auto, cpu, cuda, npu, or one that is not here: ascend-910b-64g, rtx-4090-24g"
+        )
+        json_output: bool = option(False, "print JSON", aliases=("json",))
+
+    resolved = read_settings(PlanSettings, "plan", argv)
+    if resolved is None:
+        return EXIT_OK
+    from danlu.train.forecast import forecast
+
+    settings = resolved.values
+    plan = forecast(settings, settings.device)
+    if settings.json_output:
+        print(json_line(plan_record(plan)))
+        return EXIT_OK
+    for note in resolved.notes:
+        print(note)
+    print(printable("\n".join(plan_lines(plan, settings.model_name_or_path))))
+    return EXIT_OK
+
+
+def summary(plan: Plan) -> str:
+    """Say in one sentence whether a run fits, and how long it takes."""
+    assert plan.chosen is not None
+    return _("fits: {needed:.1f} of {budget:.1f} GB, about {time}").format(
+        needed=plan.chosen.memory.total / _GB,
+        budget=plan.budget_bytes / _GB,
+        time=_duration(plan.total_s),
+    )
+
+
+def way(option: Option) -> str:
+    """Say how a step is computed."""
+    arithmetic = option.arithmetic
+    return _(
+        "micro-batches of up to {tokens} tokens ({count:.1f} a step), loss in chunks of {rows} "
+        "rows, recomputation: {recompute}"
+    ).format(
+        tokens=arithmetic.micro_batch_tokens,
+        count=option.microsteps,
+        rows=arithmetic.chunk_rows,
+        recompute=arithmetic.recompute,
+    )
+
+
+def plan_lines(plan: Plan, model: str) -> list[str]:
+    """Write a plan so that a reader can follow it."""
+    assert plan.chosen is not None
+    return [
+        *_what_is_planned(plan, model),
+        "",
+        summary(plan),
+        _("The time is measured on this device.")
+        if plan.speed.is_measured
+        else _("The time comes from the device's data sheet; a run measures it before it starts."),
+        "",
+        *_memory_table(plan, plan.chosen),
+        "",
+        *_options_table(plan, plan.chosen),
+    ]
+
+
+def _what_is_planned(plan: Plan, model: str) -> list[str]:
+    job, work = plan.job, plan.workload
+    lines = [
+        _("{model}, {kind}: {count} numbers are trained, {bits} bits, on {device}").format(
+            model=model,
+            kind="full" if job.trains_all else "lora",
+            count=f"{job.num_trained:,}",
+            bits=8 * job.number_bytes,
+            device=plan.device.description,
+        ),
+        _("{steps} steps of up to {tokens} tokens; the longest example has {longest}").format(
+            steps=work.total_steps, tokens=f"{work.largest_step:,}", longest=f"{work.longest:,}"
+        ),
+    ]
+    if work.is_estimated:
+        lines.append(
+            _(
+                "The model's tokenizer is not on this machine: lengths are estimated and may be "
+                "off by a fifth."
+            )
+        )
+    return lines
+
+
+def _memory_table(plan: Plan, chosen: Option) -> list[str]:
+    memory, arithmetic = chosen.memory, chosen.arithmetic
+    rows = [
+        (_("program and drivers"), memory.process, ""),
+        (_("weights"), memory.weights, ""),
+        (_("trained numbers, their gradients and moments"), memory.trained, ""),
+        (
+            _("kept for the backward pass"),
+            memory.activations,
+            _("{tokens} tokens, recomputation: {recompute}").format(
+                tokens=plan.heaviest.tokens, recompute=arithmetic.recompute
+            ),
+        ),
+        (
+            _("loss or one layer at work"),
+            memory.working,
+            _("loss in chunks of {rows} rows").format(rows=arithmetic.chunk_rows),
+        ),
+        (_("lost between allocations"), memory.slack, ""),
+        (_("together, at the peak"), memory.total, ""),
+    ]
+    lines = [_("Memory in GB")]
+    for name, size, note in rows:
+        lines.append(f"  {_padded(name, 46)}{size / _GB:7.2f}  {note}".rstrip())
+    if plan.host_bytes:
+        lines.append(f"  {_padded(_('on the host'), 46)}{plan.host_bytes / _GB:7.2f}")
+    return lines
+
+
+def _options_table(plan: Plan, chosen: Option) -> list[str]:
+    head = (_("recomputation"), _("micro-batch"), _("a step"), "GB", _("s a step"))
+    start = _padded(head[0], 16) + _padded(head[1], 14) + _padded(head[2], 9)
+    lines = [_("Ways to compute a step"), f"  {start}{head[3]:>7}  {head[4]}"]
+    for option in plan.options:
+        arithmetic = option.arithmetic
+        lines.append(
+            f"  {_padded(arithmetic.recompute, 16)}{arithmetic.micro_batch_tokens:<14}"
+            f"{option.microsteps:<9.1f}{option.memory.total / _GB:7.1f}  {option.step_s:<9.2f}"
+            + (_("chosen") if option == chosen else "" if plan.fits(option) else _("too large"))
+        )
+    return [
+        *(line.rstrip() for line in lines),
+        _(
+            "The fastest way that fills at most 95 % of the memory is taken; of ways within 3 % of "
+            "it, the one that needs least."
+        ),
+    ]
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """Write a plan for --json."""
+    from danlu.train.record import plan_record as chosen_record
+
+    return {
+        "device": plan.device.name,
+        "device_description": plan.device.description,
+        "total_steps": plan.workload.total_steps,
+        "largest_step_tokens": plan.workload.largest_step,
+        "longest_example_tokens": plan.workload.longest,
+        "lengths_are_estimated": plan.workload.is_estimated,
+        "num_trained": plan.job.num_trained,
+        **chosen_record(plan),
+        "options": [
+            {
+                "recompute": option.arithmetic.recompute,
+                "micro_batch_tokens": option.arithmetic.micro_batch_tokens,
+                "chunk_rows": option.arithmetic.chunk_rows,
+                "total_bytes": option.memory.total,
+                "step_s": round(option.step_s, 4),
+                "fits": plan.fits(option),
+            }
+            for option in plan.options
+        ],
+    }
+
+
+def _padded(text: str, width: int) -> str:
+    """Pad to so many columns; Chinese characters take two."""
+    from rich.cells import cell_len
+
+    return text + " " * max(1, width - cell_len(text))
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return _("{count} s").format(count=max(1, round(seconds)))
+    if minutes < 120:
+        return _("{count} min").format(count=minutes)
+    return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)
