@@ -35,7 +35,7 @@ def machine() -> dict[str, Any]:
         "memory_gb": round(device.memory_bytes / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "load_before": round(os.getloadavg()[0], 2),
-        "gemm": f"bf16 {ROWS} x {INNER} x {COLUMNS}, best of {REPEATS}",
+        "gemm": f"bf16 {ROWS} x {INNER} x {COLUMNS}, best of {REPEATS} before and after the sides",
         "gemm_gflops": round(gemm_flops() / 1e9, 1),
     }
 

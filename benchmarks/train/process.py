@@ -16,10 +16,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """started: on the clock `time.monotonic`; peak_bytes: the process's highest resident memory."""
+    """started: on the clock `time.monotonic`; peak_bytes: the process's highest resident memory.
+
+    cores_used: processor seconds by seconds; a low one means that others wanted the cores too.
+    """
 
     started: float
     peak_bytes: int
+    cores_used: float
 
 
 def run(
@@ -40,4 +44,8 @@ def run(
     if child.returncode != 0:
         end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]
         raise SystemExit("\n".join([*end, f"failed ({child.returncode}): {' '.join(command[:4])}"]))
-    return Finished(started=started, peak_bytes=usage.ru_maxrss * 1024)
+    return Finished(
+        started=started,
+        peak_bytes=usage.ru_maxrss * 1024,
+        cores_used=(usage.ru_utime + usage.ru_stime) / (time.monotonic() - started),
+    )

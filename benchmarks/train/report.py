@@ -29,6 +29,8 @@ MEANINGS = {
     "seconds": "from a step's begin to its end, without loading, saving and reporting",
     "peak_memory_gb": "highest resident memory of the process in 10^9 bytes, pages of mapped files "
     "included",
+    "cores_used": "processor seconds by seconds of the whole process: where it is far below "
+    "torch_threads, the machine was not quiet",
     "first_forward_s": "from the start of the process, with its files in the file cache and "
     "nothing kept of an earlier run",
 }
@@ -48,6 +50,7 @@ def figures(measured: Measured, finished: Finished, shape: Shape, gemm_gflops: f
         "gflop_per_token": round(flops / tokens / 1e9, 3),
         "padding": round(1 - tokens / sum(step.computed_tokens for step in steps), 4),
         "torch_threads": measured.threads,
+        "cores_used": round(finished.cores_used, 2),
         "versions": dict(measured.versions),
         "steps": [_step_figures(step, shape) for step in measured.steps],
     }

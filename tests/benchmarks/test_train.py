@@ -80,7 +80,7 @@ def measured(seconds: float, *, padded: int) -> Measured:
 
 
 def finished(peak_bytes: int) -> Finished:
-    return Finished(started=10.0, peak_bytes=peak_bytes)
+    return Finished(started=10.0, peak_bytes=peak_bytes, cores_used=2.0)
 
 
 def test_figures_leave_out_the_first_step_and_the_padding() -> None:
@@ -135,7 +135,7 @@ def test_a_process_is_measured_alone_and_a_failure_shows_its_last_words(tmp_path
     def shell(script: str) -> Finished:
         return run(["bash", "-c", script], folder=tmp_path, environment={}, log=tmp_path / "log")
 
-    shell("echo hello >> seen")
+    assert shell("echo hello >> seen").peak_bytes > 0
     assert (tmp_path / "seen").read_text() == "hello\n"
     with pytest.raises(SystemExit, match=r"(?s)no such thing.*failed \(3\): bash"):
         shell("echo no such thing; exit 3")
