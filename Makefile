@@ -11,7 +11,7 @@ CODE := src tests tools benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak check starter starter-eval clean
+.PHONY: help setup demo test soak check bench-train bench-places starter starter-eval clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,17 @@ check: .venv/installed-dev ## format, lint, types and the rules of the house
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
+
+# CONFIG: a folder with config.json; TOKENIZER: one with tokenizer.json; DATA: a file of alpaca rows.
+# OUTPUT, if given: where the figures go as JSON. BENCH_ARGS="--sides danlu,loop --steps 1" is quicker.
+bench-train: bench-places .venv/installed-dev ## training speed next to LLaMA-Factory and a plain loop
+	$(BIN)/python -m benchmarks.train --config "$(CONFIG)" --tokenizer "$(TOKENIZER)" --data "$(DATA)" \
+		$(if $(OUTPUT),--output "$(OUTPUT)") $(BENCH_ARGS)
+
+bench-places:
+	@test -n "$(CONFIG)" -a -n "$(TOKENIZER)" -a -n "$(DATA)" || { \
+		echo "usage: make bench-train CONFIG=FOLDER TOKENIZER=FOLDER DATA=ROWS.json [OUTPUT=FIGURES.json]"; \
+		exit 2; }
 
 starter: .venv/installed-dev ## build the starter model again (up to 90 minutes)
 	$(BIN)/python -m tools.starter.build

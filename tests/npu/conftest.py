@@ -21,6 +21,7 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from danlu.device import detect
+from danlu.ops import attention
 
 # Set in the second process: the file that takes its reports, a JSON object a line.
 VARIABLE = "DANLU_TESTS_ON_NPU"
@@ -38,13 +39,14 @@ if VARIABLE in os.environ:
 
 @pytest.fixture(autouse=True, scope="session")
 def _the_same_kernels_on_the_cpu() -> Iterator[None]:
-    """Let the CPU do without what only it has: fused attention and AdamW, which round otherwise.
+    """Let the CPU do without its own ways with attention and AdamW, which round otherwise.
 
     Then both devices run the same kernels, and the tests may ask for the same bits.
     """
     with pytest.MonkeyPatch.context() as patch:
         found = detect._cpu
         patch.setattr(detect, "_cpu", lambda: replace(found(), has_fused_adamw=False))
+        patch.setattr(attention, "prefers_fp32", lambda _device: False)
         with sdpa_kernel(SDPBackend.MATH):
             yield
 

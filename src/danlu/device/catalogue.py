@@ -21,7 +21,7 @@ class DeviceFacts:
     slack: share of the planned memory lost between allocations. flops: bf16 matrix products per
     second; flops_fp32 likewise. bandwidth: bytes per second. launch_s: what starting one operation
     costs the host. reread: share of reading weights again that is not hidden behind computing.
-    chunk_rows: sizes of a loss chunk worth trying.
+    chunk_rows: sizes of a loss chunk worth trying. fp32_attention: whole segments attend in fp32.
     """
 
     name: str
@@ -37,6 +37,7 @@ class DeviceFacts:
     launch_s: float
     reread: float = 1.0
     chunk_rows: tuple[int, ...] = (256, 512, 1024)
+    fp32_attention: bool = False
 
     @property
     def has_host(self) -> bool:
@@ -94,6 +95,7 @@ def cpu_facts(
         # fast to a few per cent; larger chunks are slower, their logits leave the cache.
         reread=0.1,
         chunk_rows=(128, 256),
+        fp32_attention=True,
     )
 
 

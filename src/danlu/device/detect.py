@@ -94,6 +94,9 @@ def _available(kind: str) -> bool:
 
 
 def _cpu() -> Device:
+    # oneDNN keeps the kernels of the last 1,024 shapes, megabytes each, and packed batches come in
+    # many. It reads the limit when it makes its first one.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     flags, model = _processor()
     has_bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     return Device(

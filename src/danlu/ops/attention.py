@@ -9,6 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def prefers_fp32(device: torch.device) -> bool:
+    """Tell whether whole segments are faster in fp32, whatever the model's precision.
+
+    So it is on the CPU: aten's bf16 backward is slow for short segments, and makes kernels of its
+    own for every length that it meets, which it never lets go (docs/performance.md).
+    """
+    return device.type == "cpu"
+
+
 def segment_attention(
     q: Tensor, k: Tensor, v: Tensor, q_lengths: Sequence[int], k_lengths: Sequence[int]
 ) -> Tensor:
@@ -18,6 +27,9 @@ def segment_attention(
     give each segment's share in order; a segment has at least as many keys as queries (more when
     earlier tokens are cached). Returns [tokens, heads * head_dim].
     """
+    dtype = q.dtype
+    if q_lengths == k_lengths and prefers_fp32(q.device):
+        q, k, v = q.float(), k.float(), v.float()
     shared = q.shape[1] != k.shape[1]
     outputs = []
     # `split` and one `cat`: slicing in the loop would cost a full-size gradient per segment.
@@ -40,4 +52,4 @@ def segment_attention(
         )
         outputs.append(out.squeeze(0).transpose(0, 1))
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return joined.reshape(q.shape[0], -1)
+    return joined.reshape(q.shape[0], -1).to(dtype)

@@ -43,9 +43,9 @@ class Memory:
 def memory_of(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> Memory:
     """Predict the peak while the heaviest micro-batch `load` is computed."""
     layers = job.config.num_hidden_layers
-    kept = layers * _kept(job, arithmetic.recompute, is_packed=load.segments > 1) * load.tokens
+    kept = layers * kept_per_token(job, arithmetic.recompute, device, load) * load.tokens
     on_host = arithmetic.recompute == "offload" and device.has_host
-    passing = max(_loss(job, arithmetic, load), _layer(job, arithmetic.recompute, load))
+    passing = max(_loss(job, arithmetic, load), _layer(job, arithmetic.recompute, device, load))
     weights = job.num_weights * job.number_bytes
     if job.trains_all and job.number_bytes == 4:
         weights = 0  # the master values are the weights
@@ -63,15 +63,12 @@ def memory_of(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts)
 
 def host_bytes(job: Job, load: Load) -> int:
     """Return what the policy `offload` keeps in the host's memory."""
-    return job.config.num_hidden_layers * _kept(job, "block", is_packed=True) * load.tokens
+    per_token = job.config.hidden_size * job.number_bytes
+    return job.config.num_hidden_layers * per_token * load.tokens
 
 
-def kept_per_token(job: Job, recompute: Recompute, *, is_packed: bool) -> int:
+def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, load: Load) -> int:
     """Return the bytes that one layer keeps of every token for the backward pass."""
-    return _kept(job, recompute, is_packed=is_packed)
-
-
-def _kept(job: Job, recompute: Recompute, *, is_packed: bool) -> int:
     config, size = job.config, job.number_bytes
     hidden, inner = config.hidden_size, config.intermediate_size
     q, kv = config.q_size, config.kv_size
@@ -91,26 +88,31 @@ def _kept(job: Job, recompute: Recompute, *, is_packed: bool) -> int:
     if keeps_normed and mlp_is_kept:
         numbers += hidden * job.is_trained("gate_up_proj") + inner * job.is_trained("down_proj")
     kept = numbers * size
-    if recompute == "none":  # rotated q and k, and the attention's own copy of its output
-        kept += (q + kv) * size + 4 * config.num_attention_heads
-        if is_packed or not job.is_trained("o_proj"):
+    if recompute == "none":
+        # Rotated q and k, and the attention's own copy of its output, if it is not the same one.
+        width = 4 if device.fp32_attention else size
+        kept += (q + kv) * width + 4 * config.num_attention_heads
+        if width > size:
+            kept += (kv + q) * width
+        elif load.segments > 1 or not job.is_trained("o_proj"):
             kept += q * size
     return kept
 
 
-def _layer(job: Job, recompute: Recompute, load: Load) -> int:
+def _layer(job: Job, recompute: Recompute, device: DeviceFacts, load: Load) -> int:
     """Bytes of one layer's backward pass: what it computes again, and the gradients under way."""
     config, size = job.config, job.number_bytes
     inner, q, kv = config.intermediate_size, config.q_size, config.kv_size
     again = 0
     if recompute in ("block", "offload"):
-        again = _kept(job, "none", is_packed=load.segments > 1)
+        again = kept_per_token(job, "none", device, load)
     elif recompute == "gate_up":
         again = (2 * inner + inner * job.trains_all) * size
     # swiglu's backward: its output's gradient, that of gate and up, and three slopes.
     mlp = 7 * inner * size
-    # QK-norm's backward works on four fp32 copies; gradients of q, k, v and their merged one.
-    attention = 16 * q + 2 * (q + 2 * kv) * size + q * size
+    # q, k, v and their gradients as attention takes them; QK-norm's backward on fp32 copies.
+    width = 4 if device.fp32_attention else size
+    attention = 2 * (q + 2 * kv) * (width + size) + 2 * q * width + 16 * q
     return (again + max(mlp, attention) + 2 * config.hidden_size * size) * load.tokens
 
 
