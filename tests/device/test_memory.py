@@ -41,11 +41,17 @@ def test_full_memory_is_recognised(provoke: Callable[[], object]) -> None:
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
         RuntimeError("NPU out of memory. Tried to allocate 20.00 MiB."),  # older torch_npu
         RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),  # oneDNN, in bf16
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_what_only_other_machines_raise_is_recognised(fault: Exception) -> None:
     assert is_out_of_memory(fault)
+
+
+def test_what_only_begins_alike_is_not_mistaken_for_it() -> None:
+    text = "could not create a primitive descriptor for a matmul primitive"
+    assert not is_out_of_memory(RuntimeError(text))
 
 
 @pytest.mark.parametrize(
