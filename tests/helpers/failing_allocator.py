@@ -13,6 +13,7 @@ from torch import Tensor
 
 from danlu.model.qwen3 import Block
 from danlu.model.recompute import Recompute
+from danlu.train import trainer
 
 
 def full_card() -> None:
@@ -27,9 +28,13 @@ def full_host() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """A microstep: which one of the process, its tokens, its policy, whether it learns."""
+    """A microstep: which one of the process, its tokens, its policy, whether it learns.
+
+    step: the optimizer step it belongs to, from 1; 0 before the first one and in evaluations.
+    """
 
     number: int
+    step: int
     tokens: int
     recompute: Recompute
     learns: bool
@@ -46,7 +51,16 @@ def failing_allocator(
 
     Gives the list of the microsteps that failed, which grows.
     """
-    real, failed, number = Block.forward, [], 0
+    real, real_step, failed = Block.forward, trainer.optimizer_step, []
+    number = step = 0
+
+    def optimizer_step(*values: Any, **named: Any) -> Any:
+        nonlocal step
+        step = named["step"] + 1
+        try:
+            return real_step(*values, **named)
+        finally:
+            step = 0
 
     def forward(
         block: Block, x: Tensor, attend: Any, linear: Any, recompute: Recompute = "none"
@@ -55,6 +69,7 @@ def failing_allocator(
         number += block.index == 0
         moment = Moment(
             number=number - 1,
+            step=step,
             tokens=len(x),
             recompute=recompute,
             learns=torch.is_grad_enabled(),
@@ -70,5 +85,8 @@ def failing_allocator(
             fail()
         return y
 
-    with patch.object(Block, "forward", forward):
+    with (
+        patch.object(Block, "forward", forward),
+        patch.object(trainer, "optimizer_step", optimizer_step),
+    ):
         yield failed

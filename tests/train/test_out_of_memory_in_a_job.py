@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from danlu.train.events import Adapted, Event, Planned, StepDone
 from danlu.train.finetune import Finetune
 from danlu.train.settings import TrainSettings
 from danlu.train.trainer import Interrupted
-from tests.helpers.failing_allocator import failing_allocator, full_host
+from tests.helpers.failing_allocator import Moment, failing_allocator, full_host
 from tests.helpers.model_folder import write_model_folder
-from tests.helpers.program import SHORT, timeless, write_rows
+from tests.helpers.program import SHORT, start, timeless, write_rows
 
 RESULT = "adapter_model.safetensors"
-STEPS = 8
+# The longest example has 46 tokens.
+LONGEST = 46
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = write_rows(folder / "rows.jsonl")
     with rows.open("a", encoding="utf-8") as file:  # as many short ones
         file.writelines(f'{{"instruction": "{n}?", "output": "{n}"}}\n' for n in range(40))
-    train(folder, "whole", full_from=5)
+    with full_from(5):
+        train(folder, "whole")
     return folder
 
 
@@ -41,7 +45,7 @@ def settings(place: Path, name: str, **changes: Any) -> TrainSettings:
         "model_name_or_path": str(place / "model"),
         "dataset": str(place / "rows.jsonl"),
         "output_dir": str(place / name),
-        "max_steps": STEPS,
+        "max_steps": 8,
         "save_steps": 2,
         "val_size": 4,
         "eval_steps": 3,
@@ -51,16 +55,13 @@ def settings(place: Path, name: str, **changes: Any) -> TrainSettings:
     return TrainSettings(**given)
 
 
-def train(place: Path, name: str, *, full_from: int, most: int = 0, **changes: Any) -> list[Event]:
-    """Train; from a step on no micro-batch over `most` tokens fits, but for single examples."""
-    job = Finetune(settings(place, name, **changes))
-    largest = most or max(len(e.tokens) for row in job.data.train_rows for e in row)
+def full_from(step: int) -> AbstractContextManager[list[Moment]]:
+    """From a step on let no micro-batch fit that is longer than the longest example."""
+    return failing_allocator(lambda at: at.tokens > LONGEST and at.step >= step)
 
-    def is_late() -> bool:
-        return job._trainer is not None and job._trainer.progress.step >= full_from - 1
 
-    with failing_allocator(lambda at: at.tokens > largest and at.learns and is_late()):
-        return list(job.run())
+def train(place: Path, name: str, **changes: Any) -> list[Event]:
+    return list(Finetune(settings(place, name, **changes)).run())
 
 
 def result(run: Path) -> bytes:
@@ -86,9 +87,9 @@ def test_resumed_before_or_behind_it_the_run_ends_with_the_same_bytes(
 ) -> None:
     whole = place / "whole"
     before, metrics = result(whole), timeless(whole)
-    resumed = {"resume_from_checkpoint": f"checkpoint-{step}"}
     # Behind it there is memory again: the recorded way counts, not the way that would be found.
-    events = train(place, "whole", full_from=5 if step < 5 else STEPS + 1, **resumed)
+    with full_from(5) if step < 5 else nullcontext():
+        events = train(place, "whole", resume_from_checkpoint=f"checkpoint-{step}")
     assert next(event.step for event in events if isinstance(event, StepDone)) == step + 1
     assert any(isinstance(event, Adapted) for event in events) == (step < 5)
     assert result(whole) == before
@@ -96,23 +97,51 @@ def test_resumed_before_or_behind_it_the_run_ends_with_the_same_bytes(
     assert {c["step"] for c in read_manifest(whole).arithmetic["changes"]} == {5}
 
 
+# danlu on a device without memory from step 5 on; the process is killed in the step it is told.
+MORTAL = """
+import os, signal, sys
+from danlu.cli.main import main
+from tests.helpers.failing_allocator import failing_allocator
+
+longest, last, *words = sys.argv[1:]
+
+def is_full(at):
+    if at.step == int(last):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return at.tokens > int(longest) and at.step >= 5
+
+with failing_allocator(is_full):
+    main(words)
+"""
+
+
+@pytest.mark.parametrize("last", [6, 8])
+def test_killed_behind_it_the_run_ends_with_the_same_bytes(place: Path, last: int) -> None:
+    name = f"killed-{last}"
+    given = settings(place, name).model_dump(exclude_unset=True)
+    words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+    with start([str(LONGEST), str(last), "train", *words], program=MORTAL) as process:
+        assert process.wait() == -signal.SIGKILL
+    assert read_manifest(place / name).arithmetic["changes"]
+    assert list_checkpoints(place / name)[-1].step == last - 2
+    with full_from(5):
+        train(place, name, resume_from_checkpoint=True)
+    assert result(place / name) == result(place / "whole")
+    assert timeless(place / name) == timeless(place / "whole")
+
+
 def test_interrupted_between_two_tries_it_ends_with_the_same_bytes(place: Path) -> None:
     job = Finetune(settings(place, "interrupted"))
-    largest = max(len(e.tokens) for row in job.data.train_rows for e in row)
-
-    def is_full(at: Any) -> bool:
-        step = job._trainer.progress.step if job._trainer else 0
-        return bool(at.learns and at.tokens > largest and step >= 4)
-
-    with failing_allocator(is_full):
-        events = job.run()
+    events = job.run()
+    with full_from(5):
         while not isinstance(next(events), Adapted):
             pass
         job.request_stop()
         with pytest.raises(Interrupted):
             list(events)
     assert read_manifest(place / "interrupted").state == "interrupted"
-    train(place, "interrupted", full_from=5, resume_from_checkpoint=True)
+    with full_from(5):
+        train(place, "interrupted", resume_from_checkpoint=True)
     assert result(place / "interrupted") == result(place / "whole")
     assert timeless(place / "interrupted") == timeless(place / "whole")
     changes = [
@@ -144,8 +173,8 @@ def test_a_tiny_step_that_does_not_fit_makes_another_plan(place: Path) -> None:
 
 def test_at_the_end_of_the_ladder_it_says_how_to_go_on(place: Path) -> None:
     run = place / "ended"
-    with pytest.raises(CapacityError) as caught:
-        train(place, "ended", full_from=6, most=1)
+    with failing_allocator(lambda at: at.step >= 6), pytest.raises(CapacityError) as caught:
+        train(place, "ended")
     problem = caught.value
     assert problem.exit_code == 4
     assert "step 6" in problem.what
@@ -155,15 +184,15 @@ def test_at_the_end_of_the_ladder_it_says_how_to_go_on(place: Path) -> None:
     assert read_manifest(run).state == "stopped"
     assert [c.step for c in list_checkpoints(run)][-1] == 5
     # With more memory the very run goes on, as if it had never lacked any.
-    train(place, "ended", full_from=STEPS + 1, resume_from_checkpoint=True)
-    train(place, "enough", full_from=STEPS + 1)
+    train(place, "ended", resume_from_checkpoint=True)
+    train(place, "enough")
     assert result(run) == result(place / "enough")
     assert timeless(run) == timeless(place / "enough")
     assert "changes" not in read_manifest(run).arithmetic
     # And the advice works: a new run with shorter examples that goes on with what was learned.
     cutoff = int(problem.fix.split("--cutoff_len ")[1].split()[0])
     shorter = {"cutoff_len": cutoff, "adapter_name_or_path": str(run)}
-    assert train(place, "shorter", full_from=STEPS + 1, **shorter)
+    assert train(place, "shorter", **shorter)
 
 
 def test_where_not_even_a_tiny_step_fits_nothing_is_pretended(place: Path) -> None:
