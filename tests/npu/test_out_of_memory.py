@@ -20,7 +20,7 @@ from tests.helpers.training import ARITHMETIC, RECIPE, trainer
 from tests.sim.memory import MEMORY
 
 WHOLE = replace(ARITHMETIC, micro_batch_tokens=4096)
-RECIPE_AT_ONCE = replace(RECIPE, total_steps=6, schedule=replace(RECIPE.schedule, warmup_steps=0))
+RECIPE_AT_ONCE = replace(RECIPE, total_steps=4, schedule=replace(RECIPE.schedule, warmup_steps=0))
 methods = pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
 
 
@@ -59,7 +59,7 @@ def test_less_and_less_memory_gives_the_same_losses(tmp_path: Path, full: bool) 
     expected = losses(events)
     del run
     ways, ended = [WHOLE], False
-    for tenths in range(9, 0, -1):
+    for tenths in (8, 5, 3, 2, 1):
         run = on_card(tmp_path / str(tenths), full)
         gc.collect()
         with MEMORY.limited_to(MEMORY.allocated + (peak - held) * tenths // 10):
