@@ -41,8 +41,8 @@ def limited(self):
 Trainer._steps = limited
 sys.exit(main(words))
 """
-# So many MiB. With 140 or more a whole step of 8 rows fits; with any number from -20 to 120 the run
-# had to adapt and finished in 26 tries of 28 (measured; glibc keeps holes that serve again).
+# So many MiB. With 140 a whole step of 8 rows fits; with each of 18 numbers from -20 to 120 the run
+# had to adapt, and finished (measured; what glibc keeps when it frees memory serves again).
 EXTRA = 30
 
 
