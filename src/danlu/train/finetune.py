@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from danlu.device.detect import Device, select
+from danlu.device.facts import budget_bytes, device_facts
 from danlu.device.memory import peak_bytes
 from danlu.errors import CapacityError, DanluError, DataError
 from danlu.language import _
@@ -34,8 +35,6 @@ from danlu.train.events import Event, Planned, Saved
 from danlu.train.method import FullMethod, LoraMethod, Method
 from danlu.train.outputs import Outputs
 from danlu.train.planning import (
-    budget_of,
-    device_facts,
     job_of,
     plan_run,
     recalibrated,
@@ -188,7 +187,7 @@ class Finetune:
                 longest=min(self.data.report.lengths.max, self.settings.cutoff_len),
             ),
             device_facts(self.device),
-            budget_bytes=budget_of(self.device),
+            budget_bytes=budget_bytes(self.device),
             wish=self._wish,
         )
 
