@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from danlu.errors import CapacityError, UsageError
+from danlu.errors import UsageError
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
-from danlu.train import step as step_module
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.finetune import Finetune
 from danlu.train.settings import TrainSettings
@@ -116,14 +114,3 @@ def test_when_it_evaluates(place: Path, given: dict[str, Any], evaluated: list[i
     job = settings(place, "run", val_size=28, max_steps=9, **given)
     events = list(Finetune(job).run())
     assert [e.step for e in events if isinstance(e, Evaluated)] == evaluated
-
-
-def test_out_of_memory_is_said_in_three_lines(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory(*_values: object, **_named: object) -> None:
-        raise torch.OutOfMemoryError("tried to allocate")
-
-    monkeypatch.setattr(step_module, "loss_backward", out_of_memory)
-    with pytest.raises(CapacityError) as caught:
-        list(Finetune(settings(place, "run", micro_batch_tokens=512)).run())
-    assert "--micro_batch_tokens 256" in caught.value.fix
-    assert read_manifest(place / "run").state == "failed"

@@ -100,3 +100,13 @@ def test_a_scaled_gradient_gives_the_same_update(fused: bool) -> None:
         optimizer.step(0.01, applied=YES)
     for name in plain:
         torch.testing.assert_close(plain[name], scaled[name])
+
+
+def test_what_a_failed_backward_pass_left_behind_is_cleared() -> None:
+    """In bf16 the gradient comes beside its tensor first; memory may run out right then."""
+    tensor = nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16))
+    flat = Optimizer([("w", tensor)], weight_decay=0.0, fused=True)
+    tensor.grad = torch.full_like(tensor, 100.0)
+    flat.zero_grad()
+    tensor.sum().backward()
+    assert float(flat.clip(0.0)) == 2.0

@@ -25,6 +25,7 @@ from danlu.files.faults import readable_bytes
 from danlu.language import _
 from danlu.plan.choose import Plan
 from danlu.train.events import (
+    Adapted,
     Evaluated,
     Event,
     NotSaved,
@@ -279,8 +280,26 @@ def _sentences(event: Event) -> list[str]:
         return [
             _("not saved, trying again later: {what}: {why}").format(what=event.what, why=event.why)
         ]
+    if isinstance(event, Adapted):
+        return [f"{_moment(event)}: {_from_now_on(event)}"]
     if isinstance(event, Planned):
         return [_("measured: {summary}").format(summary=summary(event.plan))]
     if isinstance(event, Saved):
         return [_("saved {folder}").format(folder=event.folder.name)]
     return []
+
+
+def _moment(event: Adapted) -> str:
+    if event.moment == "probe":
+        return _("out of memory in a tiny step before the first")
+    if event.moment == "step":
+        return _("out of memory at step {step}").format(step=event.step)
+    return _("out of memory in the evaluation at step {step}").format(step=event.step)
+
+
+def _from_now_on(event: Adapted) -> str:
+    way = event.arithmetic
+    return _(
+        "from now on micro-batches of {tokens} tokens, {rows} rows of logits at a time, "
+        "recompute {policy}"
+    ).format(tokens=way.micro_batch_tokens, rows=way.chunk_rows, policy=way.recompute)

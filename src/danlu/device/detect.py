@@ -49,6 +49,11 @@ class Device:
         """The device as torch names it."""
         return torch.device(self.kind if self.kind == "cpu" else f"{self.kind}:0")
 
+    @property
+    def has_host(self) -> bool:
+        """Whether there is another memory, the host's, to put something aside."""
+        return self.kind != "cpu"
+
     def with_threads(self, count: int) -> Device:
         """Compute with another number of threads from now on."""
         torch.set_num_threads(count)

@@ -135,6 +135,14 @@ def with_speed(plan: Plan, speed: Speed, *, process_bytes: int) -> Plan:
     return replace(plan, device=device, speed=speed, options=options, chosen=chosen)
 
 
+def like(plan: Plan, arithmetic: Arithmetic) -> Plan:
+    """Return the plan for steps that are computed in another way than it chose."""
+    assert plan.chosen is not None
+    chosen = replace(plan.chosen, arithmetic=arithmetic)
+    measured = replace(plan, chosen=chosen)
+    return with_speed(measured, plan.speed, process_bytes=plan.device.context_bytes)
+
+
 def _ways(
     packed: dict[int, list[list[Load]]], device: DeviceFacts, wish: Wish
 ) -> Iterator[Arithmetic]:

@@ -17,7 +17,8 @@ from danlu.files.faults import readable
 from danlu.language import _
 
 RUN_FILE = "run.json"
-# running: being written, or killed while it was. stopped: it ended itself early (divergence).
+# running: being written, or killed while it was. stopped: it ended itself early
+# (divergence, out of memory).
 # interrupted: by Ctrl-C or a signal. failed: by an error.
 State = Literal["running", "finished", "stopped", "failed", "interrupted"]
 
@@ -42,8 +43,10 @@ class RunManifest(_Record):
     shortened and why; `plan` what memory and time were predicted; `timings` in seconds; `results`
     what the run ended with.
     `arithmetic` is what shapes the numbers (micro-batch tokens, threads, op paths, dtype), reused
-    by a resumed run so that it is bit-identical. `template` and `enable_thinking` are what chat and
-    merge must use. `detail` explains the state. Times are ISO 8601 in UTC.
+    by a resumed run so that it is bit-identical; as at the start, with `changes` where memory ran
+    out on the way: the step that was first computed in another way, and how. `template` and
+    `enable_thinking` are what chat and merge must use. `detail` explains the state. Times are ISO
+    8601 in UTC.
     """
 
     version: Literal[1] = 1

@@ -73,14 +73,17 @@ class StepBatches:
         order = epoch_order(num_rows, self._seed, epoch)
         return [int(row) for row in order[index * per_step : (index + 1) * per_step]]
 
+    def examples_of(self, step: int) -> list[Example]:
+        """List the examples of an optimizer step."""
+        return [example for row in self.rows_of(step) for example in self._rows[row]]
+
     def prepare(self, step: int, micro_batch_tokens: int) -> None:
         """Pack a step's rows; what was prepared for another step or size is thrown away."""
         key = step, micro_batch_tokens
         if self._prepared is None or self._prepared[0] != key:
-            examples = [example for row in self.rows_of(step) for example in self._rows[row]]
             batches = [
                 stage(batch, self._device, multiple=self._multiple)
-                for batch in pack(examples, micro_batch_tokens)
+                for batch in pack(self.examples_of(step), micro_batch_tokens)
             ]
             self._prepared = key, batches
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from danlu.plan.choose import Plan
+from danlu.plan.job import Arithmetic
+
+# Where memory can run out: a tiny step before the first one, a step, an evaluation.
+Moment = Literal["probe", "step", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +99,18 @@ class Planned:
     plan: Plan
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """Memory ran out in `step`, or after it; from now on everything is computed like this.
+
+    What was being computed is computed again.
+    """
+
+    step: int
+    moment: Moment
+    arithmetic: Arithmetic
+
+
 Event = (
     Planned
     | Started
@@ -104,4 +121,5 @@ Event = (
     | Saved
     | NotSaved
     | StoppedEarly
+    | Adapted
 )

@@ -16,9 +16,8 @@ import torch
 
 from danlu.device.detect import Device, select
 from danlu.device.facts import budget_bytes, device_facts
-from danlu.device.memory import peak_bytes
+from danlu.device.memory import is_out_of_memory, peak_bytes
 from danlu.errors import CapacityError, DanluError, DataError
-from danlu.language import _
 from danlu.models.adapters import attach_adapter
 from danlu.models.load import CheckedModel, LoadedModel, check_model, load_model
 from danlu.plan.choose import Plan
@@ -31,7 +30,9 @@ from danlu.runs.metrics import read_metrics
 from danlu.runs.registry import register
 from danlu.runs.trainer_files import RunFacts, results_of
 from danlu.train.adapters import lora_config, named_adapter
-from danlu.train.events import Event, Planned, Saved
+from danlu.train.adapting import OutOfMemory
+from danlu.train.advice import end_of_ladder, memory_is_full
+from danlu.train.events import Adapted, Event, Planned, Saved
 from danlu.train.method import FullMethod, LoraMethod, Method
 from danlu.train.outputs import Outputs
 from danlu.train.planning import (
@@ -44,7 +45,15 @@ from danlu.train.planning import (
 from danlu.train.precision import choose_precision
 from danlu.train.prepare import prepare_data
 from danlu.train.recipe import check_required, logging_steps_of, recipe_of
-from danlu.train.record import arithmetic_of, facts_of, manifest_of, now, plan_record
+from danlu.train.record import (
+    arithmetic_of,
+    facts_of,
+    going_on,
+    manifest_of,
+    now,
+    plan_record,
+    with_change,
+)
 from danlu.train.resume import checkpoint_to_resume
 from danlu.train.settings import TrainSettings
 from danlu.train.space import check_space, checkpoint_bytes
@@ -111,7 +120,7 @@ class Finetune:
             if self._resumes:
                 wanted = self.settings.resume_from_checkpoint
                 resumed = checkpoint_to_resume(folder, manifest, wanted)
-                manifest = manifest.changed(started=folder.read().started)
+                manifest = going_on(manifest, folder.read(), resumed.step)
             else:
                 folder.write(manifest)
             loaded_s = time.perf_counter() - started
@@ -120,7 +129,7 @@ class Finetune:
                 base=base,
                 method=method,
                 recipe=self.recipe,
-                arithmetic=self._arithmetic(folder),
+                arithmetic=arithmetic_of(manifest, resumed.step if resumed else None),
                 train_rows=self.data.train_rows,
                 eval_rows=self.data.eval_rows,
                 run_folder=folder,
@@ -149,6 +158,8 @@ class Finetune:
         try:
             yield from self._calibrate(trainer, folder)
             for event in trainer.run():
+                if isinstance(event, Adapted):
+                    _note_change(folder, event)
                 yield event
                 yield from outputs.after(event)
             results = results_of(read_metrics(folder.path), facts())
@@ -165,11 +176,14 @@ class Finetune:
             diverged = isinstance(problem, DataError)
             _note_failure(folder, "stopped" if diverged else "failed", problem.what)
             raise
-        except torch.OutOfMemoryError as problem:
-            _note_failure(folder, "failed", f"out of memory at step {trainer.progress.step}")
-            raise _out_of_memory(trainer.arithmetic.micro_batch_tokens) from problem
+        except OutOfMemory as problem:
+            _note_failure(folder, "stopped", str(problem))
+            saved = trainer.progress.step
+            raise end_of_ladder(problem, self.settings, folder.path, saved=saved) from problem
         except Exception as problem:
             _note_failure(folder, "failed", f"{type(problem).__name__}: {problem}")
+            if is_out_of_memory(problem):
+                raise memory_is_full(problem) from problem
             raise
         finally:
             outputs.close()
@@ -196,10 +210,10 @@ class Finetune:
         if self.plan is None:
             return
         try:
-            figures = trainer.measure(self.plan)
+            figures = yield from trainer.measure(self.plan)
         except Interrupted:
             return  # the first step will notice it too
-        self.plan = recalibrated(self.plan, figures, wish=self._wish)
+        self.plan = recalibrated(self.plan, figures, arithmetic=trainer.arithmetic, wish=self._wish)
         assert self.plan.chosen is not None
         arithmetic = self.plan.chosen.arithmetic
         trainer.use(arithmetic)
@@ -253,20 +267,15 @@ class Finetune:
         return LoraMethod(adapter, base=base, seed=seed)
 
 
-def _out_of_memory(micro_batch_tokens: int) -> CapacityError:
-    return CapacityError(
-        _("The device ran out of memory."),
-        why=_("{count} tokens are computed at once (micro_batch_tokens).").format(
-            count=micro_batch_tokens
-        ),
-        fix=_("Start again with --micro_batch_tokens {count}").format(
-            count=max(1, micro_batch_tokens // 2)
-        ),
-    )
-
-
 def _set_state(folder: RunFolder, state: State, detail: str) -> None:
     folder.write(folder.read().changed(state=state, detail=detail, ended=now()))
+
+
+def _note_change(folder: RunFolder, change: Adapted) -> None:
+    # Before the step is computed again, so that a resumed run finds it. On a full disk the run goes
+    # on: a resumed one would run out of memory at the same place and adapt again.
+    with suppress(CapacityError):
+        folder.write(with_change(folder.read(), change))
 
 
 def _note_failure(folder: RunFolder, state: State, detail: str) -> None:

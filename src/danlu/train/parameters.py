@@ -56,6 +56,8 @@ class FlatParameters:
     def zero_grad(self) -> None:
         """Clear the gradient; the views stay valid."""
         self.grad.zero_()
+        for parameter, _master in self._working:
+            parameter.grad = None  # left behind by a backward pass that failed
 
     def publish(self) -> None:
         """Bring the working copies up to date with the master values."""

@@ -15,8 +15,8 @@ from danlu.device.catalogue import DeviceFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
 from danlu.plan.calibrate import ProbeFigure, calibrated
-from danlu.plan.choose import Plan, Wish, choose, with_speed
-from danlu.plan.job import Job
+from danlu.plan.choose import Plan, Wish, choose, like, with_speed
+from danlu.plan.job import Arithmetic, Job
 from danlu.plan.refusal import refusal
 from danlu.plan.workload import Segment, Workload
 from danlu.train.batches import steps_per_epoch
@@ -83,14 +83,19 @@ def wish_of(settings: TrainSettings) -> Wish:
     )
 
 
-def recalibrated(plan: Plan, figures: Sequence[ProbeFigure], *, wish: Wish) -> Plan:
+def recalibrated(
+    plan: Plan, figures: Sequence[ProbeFigure], *, arithmetic: Arithmetic, wish: Wish
+) -> Plan:
     """Correct a plan by what was measured; choose again where it turns out not to fit.
 
+    arithmetic: how it was measured. Where memory ran out before, that is not as planned and stays.
     Raises CapacityError where nothing fits any more.
     """
-    measured = calibrated(plan, figures)
+    assert plan.chosen is not None
+    measured = calibrated(like(plan, arithmetic), figures)
     assert measured.chosen is not None
-    if measured.fits(measured.chosen):
+    ran_out = arithmetic != plan.chosen.arithmetic
+    if ran_out or measured.fits(measured.chosen):
         return measured
     facts = measured.device
     again = plan_run(plan.job, plan.workload, facts, budget_bytes=plan.budget_bytes, wish=wish)

@@ -58,7 +58,8 @@ def probe_examples(
     heaviest = plan.heaviest
     seconds = seconds_of(plan.job, arithmetic, heaviest, plan.device, plan.speed)
     share = min(1.0, LONGEST_S / seconds)
-    most = max(1, int(heaviest.tokens * share))
+    # A single example may be heavier; what is measured is a microstep like most of them.
+    most = max(1, int(min(heaviest.tokens, arithmetic.micro_batch_tokens) * share))
     return _take(rows, most // 3), _take(rows, most)
 
 

@@ -18,6 +18,7 @@ from danlu.plan.job import Arithmetic
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.runs.trainer_files import RunFacts
 from danlu.train.checkpoint import Progress
+from danlu.train.events import Adapted
 from danlu.train.loss import CHUNK_ROWS
 from danlu.train.prepare import PreparedData
 from danlu.train.settings import TrainSettings
@@ -74,10 +75,41 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def arithmetic_of(manifest: RunManifest) -> Arithmetic:
-    """Return how a recorded run computed its steps. Runs of older versions knew one way only."""
+def arithmetic_of(manifest: RunManifest, step: int | None = None) -> Arithmetic:
+    """Return how a recorded run computed after `step` steps, or at its start.
+
+    Runs of older versions knew one way only.
+    """
     found = {"chunk_rows": CHUNK_ROWS, "recompute": "none", **manifest.arithmetic}
+    for change in [] if step is None else _changes_until(manifest, step):
+        found.update(change)
     return Arithmetic(**{field.name: found[field.name] for field in fields(Arithmetic)})
+
+
+def with_change(manifest: RunManifest, change: Adapted) -> RunManifest:
+    """Add that memory ran out, and how the run computes since."""
+    changes = [
+        *manifest.arithmetic.get("changes", []),
+        {"step": change.step, **asdict(change.arithmetic)},
+    ]
+    return manifest.changed(arithmetic={**manifest.arithmetic, "changes": changes})
+
+
+def going_on(manifest: RunManifest, before: RunManifest, step: int) -> RunManifest:
+    """Describe a run that goes on after `step` steps; what it did after these is forgotten.
+
+    manifest: of this command; before: what run.json says.
+    """
+    arithmetic = dict(manifest.arithmetic)
+    if changes := _changes_until(before, step):
+        arithmetic["changes"] = changes
+    return manifest.changed(started=before.started, plan=before.plan, arithmetic=arithmetic)
+
+
+def _changes_until(manifest: RunManifest, step: int) -> list[dict[str, Any]]:
+    # In the order in which they came; a change names the first step that was computed like it.
+    changes = manifest.arithmetic.get("changes", [])
+    return [change for change in changes if change["step"] <= step]
 
 
 def versions() -> dict[str, str]:

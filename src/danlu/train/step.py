@@ -15,6 +15,7 @@ import torch
 
 from danlu.models.load import LoadedModel
 from danlu.plan.job import Arithmetic
+from danlu.train.adapting import not_to_be_repeated
 from danlu.train.batches import StagedBatch
 from danlu.train.loss import loss_backward, supervised_hidden
 from danlu.train.method import Method
@@ -28,6 +29,7 @@ class StepResult:
 
     loss: float
     grad_norm: float
+    num_tokens: int
     applied: bool
     scale: LossScale
 
@@ -51,7 +53,8 @@ def optimizer_step(
     between: called before each microstep; may raise, and then nothing has been applied. meanwhile:
     called when all is queued, for what the host can do while the device works; must not raise.
     Where only the gradient overflows, the step is computed again at half the loss scale: no row is
-    lost to float16's range.
+    lost to float16's range. Memory that runs out before the update leaves everything as it was; in
+    the update it is a CapacityError.
     """
     num_targets = sum(staged.batch.num_targets for staged in batches)
     while True:
@@ -71,9 +74,11 @@ def optimizer_step(
             )
         norm = optimizer.clip(max_grad_norm, scale=scale.value)
         figures = torch.stack([loss, norm])
-        optimizer.step(learning_rate, applied=figures.isfinite().all())
-        meanwhile()
-        total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
+        is_finite = figures.isfinite().all()
+        with not_to_be_repeated():
+            optimizer.step(learning_rate, applied=is_finite)
+            meanwhile()
+            total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
         loss_is_finite, applied = math.isfinite(total), math.isfinite(total + grad_norm)
         halved = scale.halved()
         if applied or not loss_is_finite or halved is None:
@@ -81,4 +86,10 @@ def optimizer_step(
         scale = halved
     if applied:
         scale = scale.after_good_step()
-    return StepResult(loss=total / num_targets, grad_norm=grad_norm, applied=applied, scale=scale)
+    return StepResult(
+        loss=total / num_targets,
+        grad_norm=grad_norm,
+        num_tokens=sum(staged.batch.num_tokens for staged in batches),
+        applied=applied,
+        scale=scale,
+    )

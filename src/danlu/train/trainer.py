@@ -10,8 +10,8 @@ Knows tensors and runs; must not know flags, terminals or data files.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 from danlu.data.examples import Example
 from danlu.device.memory import used_bytes
@@ -20,14 +20,16 @@ from danlu.files.committed import verify
 from danlu.language import _
 from danlu.models.load import LoadedModel
 from danlu.plan.calibrate import ProbeFigure
-from danlu.plan.choose import Plan
+from danlu.plan.choose import Plan, like
 from danlu.plan.job import Arithmetic
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import Metrics, truncate_after
+from danlu.train.adapting import Adapting, OutOfMemory
 from danlu.train.batches import StepBatches, steps_per_epoch
 from danlu.train.checkpoint import Progress, read_state
-from danlu.train.evaluate import evaluate
+from danlu.train.evaluate import Evaluation, evaluate
 from danlu.train.events import (
+    Adapted,
     Evaluated,
     Event,
     NotSaved,
@@ -40,10 +42,10 @@ from danlu.train.events import (
 from danlu.train.method import Method
 from danlu.train.optimizer import Optimizer
 from danlu.train.precision import LossScale
-from danlu.train.probe import probe
+from danlu.train.probe import probe, probe_examples
 from danlu.train.saving import Saver
 from danlu.train.schedule import Schedule
-from danlu.train.step import optimizer_step
+from danlu.train.step import StepResult, optimizer_step
 
 # After this many steps in a row without a finite gradient the run stops.
 MAX_SKIPPED_STEPS = 3
@@ -113,7 +115,7 @@ class Trainer:
         self._base = base
         self._method = method
         self._recipe = recipe
-        self._arithmetic = arithmetic
+        self._adapting = Adapting(arithmetic, base.device, note=self._note_adapted)
         self._train_rows = train_rows
         self._eval_rows = eval_rows
         self._run_folder = run_folder
@@ -156,25 +158,36 @@ class Trainer:
         self._saved_step = step
         truncate_after(self._run_folder.path, step)
 
-    def measure(self, plan: Plan) -> list[ProbeFigure]:
-        """Run two tiny microsteps for their figures; nothing is learned from them."""
-        return probe(
-            self._base,
-            self._method,
-            self._train_rows,
-            plan,
-            clear=self._optimizer.zero_grad,
-            between=self._check_stop,
+    def measure(self, plan: Plan) -> Generator[Event, None, list[ProbeFigure]]:
+        """Run two tiny microsteps and return their figures; nothing is learned from them.
+
+        Raises OutOfMemory where not even they fit, and Interrupted after `request_stop`.
+        """
+
+        def compute(arithmetic: Arithmetic) -> list[ProbeFigure]:
+            return probe(
+                self._base,
+                self._method,
+                self._train_rows,
+                like(plan, arithmetic),
+                clear=self._optimizer.zero_grad,
+                between=self._check_stop,
+            )
+
+        return (
+            yield from self._adapting.until_it_fits(
+                compute, lambda: probe_examples(self._train_rows, plan)[1], moment="probe", step=0
+            )
         )
 
     def use(self, arithmetic: Arithmetic) -> None:
         """Compute further steps like this."""
-        self._arithmetic = arithmetic
+        self._adapting.arithmetic = arithmetic
 
     @property
     def arithmetic(self) -> Arithmetic:
         """How steps are computed now."""
-        return self._arithmetic
+        return self._adapting.arithmetic
 
     @property
     def progress(self) -> Progress:
@@ -184,9 +197,10 @@ class Trainer:
     def run(self) -> Iterator[Event]:
         """Train to the end, yielding what happens.
 
-        Raises DataError when training diverges, CapacityError when the disk stays full, and
-        Interrupted after `request_stop`; the last good state has been saved where that is possible.
-        However it ends, nothing is being written any more.
+        Raises DataError when training diverges, CapacityError when the disk stays full, OutOfMemory
+        when no way to compute a step is left, and Interrupted after `request_stop`; the last good
+        state has been saved where that is possible. However it ends, nothing is being written any
+        more.
         """
         yield Started(
             step=self._progress.step,
@@ -197,7 +211,7 @@ class Trainer:
         )
         try:
             yield from self._steps()
-        except Interrupted:
+        except (Interrupted, OutOfMemory):
             self._metrics.flush()
             yield from self._save(on_schedule=False, must=True)
             raise
@@ -218,7 +232,7 @@ class Trainer:
             yield from self._finish_step()
             if self._is_over():
                 break
-            yield self._step()
+            yield from self._step()
         self._metrics.flush()
 
     def _finish_step(self) -> Iterator[Event]:
@@ -255,39 +269,34 @@ class Trainer:
         if self._stop_requested:
             raise Interrupted
 
-    def _step(self) -> Event:
+    def _step(self) -> Iterator[Event]:
         """Do one optimizer step, or leave the weights as they are where it is not finite."""
-        recipe, started = self._recipe, time.perf_counter()
         step = self._progress.step
-        batches = self._batches.take(step, self._arithmetic.micro_batch_tokens)
-        rate = recipe.schedule.rate(step, total_steps=recipe.total_steps)
-        result = optimizer_step(
-            self._base,
-            self._method,
-            self._optimizer,
-            batches,
-            arithmetic=self._arithmetic,
-            step=step,
-            learning_rate=rate,
-            max_grad_norm=recipe.max_grad_norm,
-            scale=self._progress.scale,
-            between=self._check_stop,
-            meanwhile=self._prepare_next,
+        rate = self._recipe.schedule.rate(step, total_steps=self._recipe.total_steps)
+
+        def compute(arithmetic: Arithmetic) -> tuple[StepResult, float]:
+            started = time.perf_counter()
+            result = self._compute_step(arithmetic, rate)
+            return result, time.perf_counter() - started
+
+        result, seconds = yield from self._adapting.until_it_fits(
+            compute, lambda: self._batches.examples_of(step), moment="step", step=step + 1
         )
         self._progress = self._progress.after_step(applied=result.applied, scale=result.scale)
         if not result.applied:
             rows = self._batches.rows_of(step)
             places = tuple(self._places[row] if self._places else str(row + 1) for row in rows)
             self._record(event="skipped", rows=", ".join(places))
-            return StepSkipped(step=step + 1, rows=places)
+            yield StepSkipped(step=step + 1, rows=places)
+            return
         done = StepDone(
             step=step + 1,
             epoch=self._epoch(),
             loss=result.loss,
             learning_rate=rate,
             grad_norm=result.grad_norm,
-            num_tokens=sum(staged.batch.num_tokens for staged in batches),
-            seconds=time.perf_counter() - started,
+            num_tokens=result.num_tokens,
+            seconds=seconds,
             memory_bytes=used_bytes(self._base.device.torch_device),
         )
         scale = {"loss_scale": result.scale.value} if result.scale.value != 1.0 else {}
@@ -299,36 +308,61 @@ class Trainer:
             seconds=round(done.seconds, 4),
             **scale,
         )
-        return done
+        yield done
+
+    def _compute_step(self, arithmetic: Arithmetic, learning_rate: float) -> StepResult:
+        step = self._progress.step
+        return optimizer_step(
+            self._base,
+            self._method,
+            self._optimizer,
+            self._batches.take(step, arithmetic.micro_batch_tokens),
+            arithmetic=arithmetic,
+            step=step,
+            learning_rate=learning_rate,
+            max_grad_norm=self._recipe.max_grad_norm,
+            scale=self._progress.scale,
+            between=self._check_stop,
+            meanwhile=self._prepare_next,
+        )
 
     def _prepare_next(self) -> None:
         """Pack the step after the one in flight, if there is one."""
         following = self._progress.step + 1
         if following < self._recipe.total_steps:
-            self._batches.prepare(following, self._arithmetic.micro_batch_tokens)
+            self._batches.prepare(following, self.arithmetic.micro_batch_tokens)
 
     def _evaluate(self) -> Iterator[Event]:
         if not self._eval_rows:
             return
-        started = time.perf_counter()
-        result = evaluate(
-            self._base,
-            self._method.eval_linear(),
-            self._eval_rows,
-            micro_batch_tokens=self._arithmetic.micro_batch_tokens,
-            chunk_rows=self._arithmetic.chunk_rows,
-            between=self._check_stop,
+        step = self._progress.step
+
+        def compute(arithmetic: Arithmetic) -> tuple[Evaluation, float]:
+            started = time.perf_counter()
+            result = evaluate(
+                self._base,
+                self._method.eval_linear(),
+                self._eval_rows,
+                micro_batch_tokens=arithmetic.micro_batch_tokens,
+                chunk_rows=arithmetic.chunk_rows,
+                between=self._check_stop,
+            )
+            return result, time.perf_counter() - started
+
+        result, seconds = yield from self._adapting.until_it_fits(
+            compute,
+            lambda: [example for row in self._eval_rows for example in row],
+            moment="evaluation",
+            step=step,
         )
         per_sample = self._recipe.metric_for_best_model == "eval_loss_per_sample"
         metric = result.loss_per_sample if per_sample else result.loss
         self._progress = self._progress.after_evaluation(metric)
-        seconds = time.perf_counter() - started
         self._record(
             eval_loss=result.loss,
             eval_loss_per_sample=result.loss_per_sample,
             eval_seconds=round(seconds, 4),
         )
-        step = self._progress.step
         yield Evaluated(
             step=step,
             epoch=self._epoch(),
@@ -370,6 +404,16 @@ class Trainer:
         if must or self._failed_saves >= MAX_FAILED_SAVES:
             raise result.fault
         yield NotSaved(step=result.step, what=result.fault.what, why=result.fault.why)
+
+    def _note_adapted(self, change: Adapted) -> None:
+        """Record that memory ran out; and let a checkpoint being written give back its copy."""
+        self._record(
+            step=change.step,
+            event="out_of_memory",
+            moment=change.moment,
+            **asdict(change.arithmetic),
+        )
+        self._saver.settle()
 
     def _record(self, **values: float | str) -> None:
         epoch = round(self._epoch(), 4)

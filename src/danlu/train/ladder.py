@@ -1,0 +1,50 @@
+"""The ladder: how to compute a step that ran out of memory, rung by rung.
+
+Each rung is slower and needs less; what is learned stays the same. First the micro-batch is halved,
+down to the step's longest example: costs little. Then more is computed again instead of kept, one
+policy at a time: costs up to a third. The loss chunk is halved along the way. Its logits are the
+other large part of the memory, and chunks down to 64 rows are as fast as larger ones (measured, see
+device/catalogue.py).
+
+Knows sizes; must not know tensors, nor who computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from danlu.data.pack import Batch
+from danlu.model.recompute import POLICIES, Recompute
+from danlu.plan.job import Arithmetic
+
+# Smaller chunks would read the output matrix so often that the step stands still.
+LEAST_CHUNK_ROWS = 64
+
+
+def next_rung(
+    arithmetic: Arithmetic, batches: Sequence[Batch], *, policies: Sequence[Recompute]
+) -> Arithmetic | None:
+    """Return how to compute `batches`, packed as `arithmetic` says, with less; None at the end.
+
+    policies: those that help, weakest first; none in an evaluation, which keeps nothing anyway.
+    """
+    largest = max(batch.num_tokens for batch in batches)
+    longest = longest_example(batches)
+    # A chunk larger than all there is to learn would be halved in vain.
+    rows = min(arithmetic.chunk_rows, max(batch.num_targets for batch in batches))
+    least = min(arithmetic.chunk_rows, LEAST_CHUNK_ROWS)
+    less = replace(arithmetic, chunk_rows=max(rows // 2, least))
+    if largest > longest:
+        return replace(less, micro_batch_tokens=max(largest // 2, longest))
+    already = POLICIES.index(arithmetic.recompute)
+    stronger = [policy for policy in policies if POLICIES.index(policy) > already]
+    if stronger:
+        return replace(less, recompute=stronger[0])
+    # Where a layer needs more than the logits this is in vain, but it is one try.
+    return replace(arithmetic, chunk_rows=least) if least < rows else None
+
+
+def longest_example(batches: Sequence[Batch]) -> int:
+    """Count the tokens of the longest example, which cannot be divided."""
+    return max(max(batch.segment_lengths) for batch in batches)
