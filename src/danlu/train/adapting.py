@@ -30,7 +30,7 @@ class OutOfMemory(Exception):
     """The ladder has ended. longest: tokens of the longest example, which cannot be divided."""
 
     def __init__(self, *, moment: Moment, step: int, longest: int, arithmetic: Arithmetic) -> None:
-        super().__init__(f"out of memory ({moment}, step {step})")
+        super().__init__(f"out of memory at step {step} ({moment})")
         self.moment = moment
         self.step = step
         self.longest = longest
@@ -68,10 +68,11 @@ class Adapting:
             # Only here, behind the `except`, is the exception gone, and with it the frames of its
             # traceback, which held every tensor of the try.
             free_cache(self._device.torch_device)
-            self._adapt(examples(), moment, step)
-            yield self._change(moment, step)
+            change = self._adapt(examples(), moment, step)
+            self._note(change)
+            yield change
 
-    def _adapt(self, examples: Sequence[Example], moment: Moment, step: int) -> None:
+    def _adapt(self, examples: Sequence[Example], moment: Moment, step: int) -> Adapted:
         batches = pack(examples, self.arithmetic.micro_batch_tokens)
         has_host = self._device.has_host
         helpful = [policy for policy in POLICIES if has_host or policy != "offload"]
@@ -82,10 +83,7 @@ class Adapting:
             longest = longest_example(batches)
             raise OutOfMemory(moment=moment, step=step, longest=longest, arithmetic=self.arithmetic)
         self.arithmetic = rung
-        self._note(self._change(moment, step))
-
-    def _change(self, moment: Moment, step: int) -> Adapted:
-        return Adapted(step=step, moment=moment, arithmetic=self.arithmetic)
+        return Adapted(step=step, moment=moment, arithmetic=rung)
 
 
 @contextmanager

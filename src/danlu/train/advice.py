@@ -21,8 +21,11 @@ def end_of_ladder(
     way = problem.arithmetic
     if problem.moment == "evaluation":
         what = _("The memory does not suffice for the evaluation at step {step}.")
+        what = what.format(step=problem.step)
     else:
-        what = _("The memory does not suffice for step {step}.")
+        # A tiny step before the first one stands for the first.
+        step = max(1, problem.step)
+        what = _("The memory does not suffice for step {step}.").format(step=step)
     if not saved:
         fix = _("Free memory or try shorter examples: --cutoff_len {cutoff} --overwrite_output_dir")
     elif settings.finetuning_type == "full":
@@ -38,7 +41,7 @@ def end_of_ladder(
             "--output_dir NEW"
         )
     return CapacityError(
-        what.format(step=max(1, problem.step)),
+        what,
         why=_(
             "It was computed in parts no longer than the longest example, {tokens} tokens, {rows} "
             "rows of logits at a time, with recompute {policy}: nothing leaner is left."

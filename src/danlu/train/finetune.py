@@ -177,9 +177,10 @@ class Finetune:
             _note_failure(folder, "stopped" if diverged else "failed", problem.what)
             raise
         except OutOfMemory as problem:
-            _note_failure(folder, "stopped", str(problem))
             saved = trainer.progress.step
-            raise end_of_ladder(problem, self.settings, folder.path, saved=saved) from problem
+            refusal = end_of_ladder(problem, self.settings, folder.path, saved=saved)
+            _note_failure(folder, "stopped", refusal.what)
+            raise refusal from problem
         except Exception as problem:
             _note_failure(folder, "failed", f"{type(problem).__name__}: {problem}")
             if is_out_of_memory(problem):

@@ -1,10 +1,10 @@
 """The ladder: how to compute a step that ran out of memory, rung by rung.
 
-Each rung is slower and needs less; what is learned stays the same. First the micro-batch is halved,
-down to the step's longest example: costs little. Then more is computed again instead of kept, one
-policy at a time: costs up to a third. The loss chunk is halved along the way. Its logits are the
-other large part of the memory, and chunks down to 64 rows are as fast as larger ones (measured, see
-device/catalogue.py).
+Each rung needs less and may be slower; what is learned stays the same. First the micro-batch is
+halved, down to the step's longest example. Then more is computed again instead of kept, one policy
+at a time; the last ones cost one more forward pass. The loss chunk is halved along the way: its
+logits are the other large part of the memory, and on the CPU chunks down to 64 rows are as fast as
+larger ones (measured, see device/catalogue.py).
 
 Knows sizes; must not know tensors, nor who computes.
 """
@@ -18,7 +18,7 @@ from danlu.data.pack import Batch
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.plan.job import Arithmetic
 
-# Smaller chunks would read the output matrix so often that the step stands still.
+# With smaller chunks the step would do little but read the output matrix.
 LEAST_CHUNK_ROWS = 64
 
 

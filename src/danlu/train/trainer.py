@@ -291,7 +291,7 @@ class Trainer:
             return
         done = StepDone(
             step=step + 1,
-            epoch=self._epoch(),
+            epoch=self._epoch(step + 1),
             loss=result.loss,
             learning_rate=rate,
             grad_norm=result.grad_norm,
@@ -365,7 +365,7 @@ class Trainer:
         )
         yield Evaluated(
             step=step,
-            epoch=self._epoch(),
+            epoch=self._epoch(step),
             loss=result.loss,
             loss_per_sample=result.loss_per_sample,
             seconds=seconds,
@@ -407,22 +407,19 @@ class Trainer:
 
     def _note_adapted(self, change: Adapted) -> None:
         """Record that memory ran out; and let a checkpoint being written give back its copy."""
-        self._record(
-            step=change.step,
-            event="out_of_memory",
-            moment=change.moment,
-            **asdict(change.arithmetic),
-        )
+        way = asdict(change.arithmetic)
+        self._record_at(change.step, event="out_of_memory", moment=change.moment, **way)
         self._saver.settle()
 
     def _record(self, **values: float | str) -> None:
-        epoch = round(self._epoch(), 4)
-        record = {"step": self._progress.step, "epoch": epoch, **values}
-        self._metrics.append(record)
+        self._record_at(self._progress.step, **values)
 
-    def _epoch(self) -> float:
+    def _record_at(self, step: int, /, **values: float | str) -> None:
+        self._metrics.append({"step": step, "epoch": round(self._epoch(step), 4), **values})
+
+    def _epoch(self, step: int) -> float:
         per_epoch = steps_per_epoch(len(self._train_rows), self._recipe.rows_per_step)
-        return self._progress.step / per_epoch
+        return step / per_epoch
 
 
 def _is_due(step: int, every: int) -> bool:
