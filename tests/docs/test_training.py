@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 
 from danlu.cli.main import main
+from danlu.device.catalogue import CATALOGUE
+from danlu.lora.adapter import ALL_TARGETS
+from danlu.model.catalogue import published_config
+from danlu.model.recompute import POLICIES
+from danlu.plan.job import Job, Load
+from danlu.plan.memory import kept_per_token
 from danlu.train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +30,7 @@ def test_commands_run_and_leave_the_files_that_the_page_names(
     monkeypatch.setenv("DANLU_HOME", str(tmp_path / "home"))
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert len(lines) == 3
+    assert len(lines) == 5
     for line in lines:
         assert main(shlex.split(line)[1:]) == 0, line
     section = PAGE.partition("## What is in the output folder")[2]
@@ -49,3 +55,17 @@ def test_the_table_of_presets_is_that_of_the_settings() -> None:
     assert rows["rank / alpha"] == ranks
     epochs = [re.search(r"\d", cell) for cell in rows["epochs"]]
     assert [found and found[0] for found in epochs] == [p["num_train_epochs"][0] for p in presets]
+
+
+def test_the_table_of_recomputation_is_that_of_the_plan() -> None:
+    section = PAGE.partition("## Memory and time")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1:-1] for row in section.splitlines() if row.startswith("| ")][1:]
+    assert tuple(cells[0].strip() for cells in rows) == POLICIES
+    config = published_config("Qwen3-8B")
+    assert config is not None
+    job = Job(config=config, number_bytes=2, ranks=dict.fromkeys(ALL_TARGETS, 8))
+    load = Load(tokens=1000, targets=800, squares=10**5, segments=8)
+    for cells in rows[:-1]:
+        stated = float(cells[2].split()[0])
+        kept = 36 * kept_per_token(job, cells[0].strip(), CATALOGUE["ascend-910b-64g"], load)  # type: ignore[arg-type]
+        assert abs(kept / 1e6 - stated) < 0.006

@@ -73,6 +73,10 @@ def memory_allocated(device: object = None) -> int:
     return MEMORY.allocated
 
 
+def memory_reserved(device: object = None) -> int:
+    return MEMORY.allocated  # nothing is kept that is not in use
+
+
 def max_memory_allocated(device: object = None) -> int:
     return MEMORY.peak
 
@@ -93,5 +97,5 @@ _FUNCTIONS = (
     *(is_available, is_initialized, _is_in_bad_fork, device_count, current_device, set_device),
     *(get_device_properties, is_bf16_supported, get_amp_supported_dtype, synchronize),
     *(manual_seed_all, memory_allocated, max_memory_allocated, reset_peak_memory_stats),
-    *(mem_get_info, empty_cache),
+    *(memory_reserved, mem_get_info, empty_cache),
 )

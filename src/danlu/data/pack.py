@@ -1,7 +1,8 @@
-"""Packing: examples behind each other in one row of tokens, without padding.
+"""Packing: examples behind each other in one row of tokens.
 
 Every example stays a segment of its own: positions restart, and attention does not cross the
-border. A row may have several examples; a segment's key names both.
+border. A row may have several examples; a segment's key names both. Nothing is padded, but for a
+few tokens at the end where a device wants a size that it has met before (`filled`).
 """
 
 from __future__ import annotations
@@ -20,27 +21,34 @@ class Batch:
     """One packed microstep of T tokens in S segments with N supervised tokens.
 
     numbers: int64 [2T + 2N], all that a device needs, so that it gets it in one piece; the arrays
-    below are parts of it. segment_keys name row and example.
+    below are parts of it. segment_keys name row and example. num_filler: tokens of the last segment
+    if that belongs to no example.
     """
 
     numbers: NDArray[np.int64]
     segment_lengths: tuple[int, ...]
     segment_keys: tuple[str, ...]
+    num_filler: int = 0
 
     @property
-    def num_tokens(self) -> int:
+    def size(self) -> int:
         """T."""
         return sum(self.segment_lengths)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of examples: T without the filler."""
+        return self.size - self.num_filler
+
+    @property
     def num_targets(self) -> int:
         """N."""
-        return len(self.numbers) // 2 - self.num_tokens
+        return len(self.numbers) // 2 - self.size
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         """How `numbers` splits: tokens, positions, supervised_indices, targets."""
-        return self.num_tokens, self.num_tokens, self.num_targets, self.num_targets
+        return self.size, self.size, self.num_targets, self.num_targets
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -71,6 +79,25 @@ def pack(examples: Sequence[Example], max_tokens: int) -> list[Batch]:
     """Pack examples into few batches of at most `max_tokens`; a longer example gets its own."""
     packed = bins([len(example.tokens) for example in examples], max_tokens)
     return [_join([examples[index] for index in members]) for members in packed]
+
+
+def filled(batch: Batch, multiple: int) -> Batch:
+    """Append a segment that teaches nothing, so that T is a multiple of so many tokens."""
+    missing = -batch.size % multiple
+    if not missing:
+        return batch
+    filler = np.arange(missing)
+    parts = [
+        *(batch.tokens, np.zeros(missing, dtype=np.int64)),
+        *(batch.positions, filler),
+        *(batch.supervised_indices, batch.targets),
+    ]
+    return Batch(
+        numbers=np.concatenate(parts),
+        segment_lengths=(*batch.segment_lengths, missing),
+        segment_keys=(*batch.segment_keys, "filler"),
+        num_filler=missing,
+    )
 
 
 def bins(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

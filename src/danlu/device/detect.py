@@ -29,7 +29,11 @@ DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One device: memory in bytes that this process may use, and its capabilities."""
+    """One device: memory in bytes that this process may use, and its capabilities.
+
+    token_multiple: in 16 bits, matrix products like a multiple of so many rows. Few sizes mean few
+    kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes work on tiles.
+    """
 
     kind: str
     description: str
@@ -38,6 +42,7 @@ class Device:
     has_fast_fp16: bool
     has_fused_adamw: bool
     threads: int
+    token_multiple: int = 16
 
     @property
     def torch_device(self) -> torch.device:

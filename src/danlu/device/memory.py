@@ -61,10 +61,8 @@ def to_host(tensor: Tensor) -> Tensor:
 
     What is on the host already stays where it is. Only `back_on_device` may read the copy.
     """
-    if tensor.device.type == "cpu":
-        return tensor
-    copy = torch.empty_like(tensor, device="cpu", pin_memory=True)
-    return copy.copy_(tensor, non_blocking=True)
+    # Into pinned memory: torch takes it for a copy that the host does not wait for.
+    return tensor if tensor.device.type == "cpu" else tensor.to("cpu", non_blocking=True)
 
 
 def back_on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -109,7 +107,12 @@ def peak_bytes(device: torch.device) -> int:
     """Count the most bytes that were ever in use; see `used_bytes`."""
     if device.type != "cpu":
         return int(_module(device).max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    try:
+        # Not getrusage: that also counts the program which started this one, before it did.
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith("VmHWM:")) * 1024
+    except (OSError, ValueError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def _module(device: torch.device) -> Any:

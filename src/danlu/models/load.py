@@ -38,6 +38,11 @@ class LoadedModel:
         """The dtype of the weights in memory."""
         return self.model.embed_tokens.dtype
 
+    @property
+    def token_multiple(self) -> int:
+        """Batches have a multiple of so many tokens; see `Device.token_multiple`."""
+        return self.device.token_multiple if self.dtype.itemsize == 2 else 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedModel:

@@ -25,7 +25,8 @@ def calibrated(plan: Plan, figures: Sequence[ProbeFigure]) -> Plan:
 
     figures: small ones first. Time is a line through the smallest and the largest: what a microstep
     costs in any case, and how much slower the device is than its facts. Memory is off by a
-    constant, what libraries take; the tensors themselves are known.
+    constant, what libraries take; the tensors themselves are known. It is never corrected
+    downwards: a probe meets only some of the sizes that libraries make kernels for.
     """
     assert plan.chosen is not None
     arithmetic = plan.chosen.arithmetic
@@ -42,5 +43,5 @@ def calibrated(plan: Plan, figures: Sequence[ProbeFigure]) -> Plan:
     speed = replace(plan.speed, factor=factor, microstep_s=each, is_measured=True)
     expected = memory_of(plan.job, arithmetic, large.load, plan.device)
     offset = max(figure.peak_bytes for figure in figures) - expected.total
-    process = max(0, plan.device.context_bytes + offset)
+    process = plan.device.context_bytes + max(0, offset)
     return with_speed(plan, speed, process_bytes=process)

@@ -181,10 +181,22 @@ def _option(
 
 
 def _leanest(options: list[Option]) -> Option:
-    """Return the option with the least memory among the fastest."""
-    fastest = min(option.step_s for option in options)
-    equal = [option for option in options if option.step_s <= EQUALLY_FAST * fastest]
+    """Return the option with the least memory among the fastest.
+
+    Stronger recomputation than `selective` is for memory that is missing, not for memory to spare.
+    """
+    fastest = min(options, key=lambda option: option.step_s)
+    strongest = max(_rank(fastest), POLICIES.index("selective"))
+    equal = [
+        option
+        for option in options
+        if option.step_s <= EQUALLY_FAST * fastest.step_s and _rank(option) <= strongest
+    ]
     return min(equal, key=lambda option: (option.memory.total, option.step_s))
+
+
+def _rank(option: Option) -> int:
+    return POLICIES.index(option.arithmetic.recompute)
 
 
 def _best(options: list[Option], plan: Plan) -> Option:

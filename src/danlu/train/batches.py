@@ -17,7 +17,7 @@ from torch import Tensor
 
 from danlu.data.examples import Example
 from danlu.data.order import epoch_order
-from danlu.data.pack import Batch, pack
+from danlu.data.pack import Batch, filled, pack
 from danlu.device.memory import reachable
 
 
@@ -36,8 +36,9 @@ class StagedBatch:
         return tokens, positions, indices, targets
 
 
-def stage(batch: Batch, device: torch.device) -> StagedBatch:
-    """Lay a batch where the device reaches it."""
+def stage(batch: Batch, device: torch.device, *, multiple: int = 1) -> StagedBatch:
+    """Lay a batch where the device reaches it, with a multiple of so many tokens."""
+    batch = filled(batch, multiple)
     return StagedBatch(batch=batch, numbers=reachable(batch.numbers, device))
 
 
@@ -56,11 +57,13 @@ class StepBatches:
         rows_per_step: int,
         seed: int,
         device: torch.device,
+        multiple: int = 1,
     ) -> None:
         self._rows = rows
         self._rows_per_step = rows_per_step
         self._seed = seed
         self._device = device
+        self._multiple = multiple
         self._prepared: tuple[tuple[int, int], list[StagedBatch]] | None = None
 
     def rows_of(self, step: int) -> list[int]:
@@ -78,8 +81,10 @@ class StepBatches:
         """Pack a step's rows; what was prepared for another step or size is thrown away."""
         key = step, micro_batch_tokens
         if self._prepared is None or self._prepared[0] != key:
-            packed = pack(self.examples_of(step), micro_batch_tokens)
-            batches = [stage(batch, self._device) for batch in packed]
+            batches = [
+                stage(batch, self._device, multiple=self._multiple)
+                for batch in pack(self.examples_of(step), micro_batch_tokens)
+            ]
             self._prepared = key, batches
 
     def take(self, step: int, micro_batch_tokens: int) -> list[StagedBatch]:

@@ -49,12 +49,12 @@ def evaluate(
     place = {_key(example): index for example, index in zip(examples, owner, strict=True)}
     sums, counts = np.zeros(len(rows)), np.zeros(len(rows))
     computed: list[tuple[Batch, torch.Tensor]] = []
-    for batch in pack(examples, micro_batch_tokens):
+    for packed in pack(examples, micro_batch_tokens):
         between()
-        staged = stage(batch, base.device.torch_device)
+        staged = stage(packed, base.device.torch_device, multiple=base.token_multiple)
         hidden, targets = supervised_hidden(base, linear, staged)
         each = token_losses(base.model, linear, hidden, targets, chunk_rows=chunk_rows)
-        computed.append((batch, each))
+        computed.append((packed, each))
     # The host's one wait, once everything has been queued.
     losses = torch.cat([losses for _batch, losses in computed]).cpu().double().numpy()
     ends = np.cumsum([len(losses) for _batch, losses in computed])

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from danlu.device.detect import Device, select
+from danlu.device.facts import budget_bytes, device_facts
 from danlu.device.memory import is_out_of_memory, peak_bytes
 from danlu.errors import CapacityError, DanluError, DataError
 from danlu.models.adapters import attach_adapter
@@ -35,8 +36,6 @@ from danlu.train.events import Adapted, Event, Planned, Saved
 from danlu.train.method import FullMethod, LoraMethod, Method
 from danlu.train.outputs import Outputs
 from danlu.train.planning import (
-    budget_of,
-    device_facts,
     job_of,
     plan_run,
     recalibrated,
@@ -203,7 +202,7 @@ class Finetune:
                 longest=min(self.data.report.lengths.max, self.settings.cutoff_len),
             ),
             device_facts(self.device),
-            budget_bytes=budget_of(self.device),
+            budget_bytes=budget_bytes(self.device),
             wish=self._wish,
         )
 

@@ -7,6 +7,7 @@ import torch
 from danlu.data.settings import DataSettings
 from danlu.device.catalogue import CATALOGUE, DeviceFacts
 from danlu.device.detect import DTYPES, KINDS, select
+from danlu.device.facts import budget_bytes, device_facts
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.model.catalogue import published_config, published_names
@@ -15,7 +16,7 @@ from danlu.models.names import STARTER, model_folder
 from danlu.plan.choose import Plan
 from danlu.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from danlu.train.adapters import lora_config, named_adapter
-from danlu.train.planning import budget_of, device_facts, job_of, plan_run, wish_of, workload_of
+from danlu.train.planning import job_of, plan_run, wish_of, workload_of
 from danlu.train.precision import choose_precision
 from danlu.train.prepare import prepare_data
 from danlu.train.recipe import check_required, recipe_of
@@ -72,7 +73,7 @@ def _device(settings: TrainSettings, name: str) -> tuple[DeviceFacts, int, torch
         )
     device = select(name)
     precision = choose_precision(settings, device)
-    return device_facts(device), budget_of(device), precision.dtype
+    return device_facts(device), budget_bytes(device), precision.dtype
 
 
 def _model(name: str) -> tuple[ModelConfig, Tokenizer | None]:

@@ -27,7 +27,7 @@ NO_EFFECT = _table(
     ),
     _all(
         "per_device_eval_batch_size eval_accumulation_steps auto_find_batch_size",
-        foreign(note="evaluation is packed too; micro_batch_tokens bounds its memory"),
+        foreign(note="evaluation is packed like training"),
     ),
     _all(
         "preprocessing_num_workers preprocessing_batch_size dataloader_num_workers "
@@ -39,7 +39,7 @@ NO_EFFECT = _table(
         "gradient_checkpointing disable_gradient_checkpointing use_reentrant_gc "
         "gradient_checkpointing_kwargs use_unsloth_gc",
         foreign(
-            note="the layers keep little for the backward pass; micro_batch_tokens bounds memory"
+            note="the plan decides what is computed twice; --recompute none or block fixes it"
         ),
     ),
     _all(
@@ -97,7 +97,7 @@ REFUSED = _table(
     _all(
         "quantization_bit quantization_method quantization_type double_quantization "
         "quantization_device_map",
-        foreign(instead="leave it out: the base stays as it is; lower micro_batch_tokens"),
+        foreign(instead="leave it out: the base stays as it is; --recompute saves memory"),
     ),
     _all(
         "deepspeed fsdp fsdp_config use_ray ray_run_name",

@@ -6,15 +6,12 @@ Used before every run and by `danlu plan`, which needs neither the device nor th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from danlu.data.examples import Example
 from danlu.data.order import epoch_order
-from danlu.device.catalogue import DeviceFacts, cpu_facts, nearest
-from danlu.device.detect import Device
-from danlu.device.memory import free_bytes, used_bytes
+from danlu.device.catalogue import DeviceFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
 from danlu.plan.calibrate import ProbeFigure, calibrated
@@ -28,35 +25,12 @@ from danlu.train.trainer import Recipe
 
 # Steps that are looked at; a longer run is judged by its first ones.
 MOST_STEPS = 2000
-# What a training process takes on the CPU besides its tensors: the kernels that are made when a
-# shape is first met, and buffers of the libraries (measured: 60 to 130 MB).
-CPU_KERNELS_BYTES = 100 * 10**6
 
 
 def job_of(config: ModelConfig, lora: LoraConfig | None, dtype: torch.dtype) -> Job:
     """Describe what is trained: an adapter, or everything where lora is None."""
     ranks = None if lora is None else dict.fromkeys(lora.target_modules, lora.r)
     return Job(config=config, number_bytes=dtype.itemsize, ranks=ranks)
-
-
-def device_facts(device: Device) -> DeviceFacts:
-    """Describe the device that is here; speed by its data sheet, memory as found."""
-    if device.kind == "cpu":
-        facts = cpu_facts(
-            description=device.description,
-            memory_bytes=device.memory_bytes,
-            threads=device.threads,
-            has_fast_bf16=device.has_fast_bf16,
-        )
-        base = used_bytes(device.torch_device) + CPU_KERNELS_BYTES
-        return replace(facts, context_bytes=base)
-    facts = nearest(device.kind, device.description, device.memory_bytes)
-    return replace(facts, description=device.description, memory_bytes=device.memory_bytes)
-
-
-def budget_of(device: Device) -> int:
-    """Return what this process may use: the container's limit or the card, as far as it is free."""
-    return min(device.memory_bytes, free_bytes(device.torch_device))
 
 
 def workload_of(

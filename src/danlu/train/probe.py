@@ -87,7 +87,9 @@ def _measure(
     (batch,) = pack(examples, sum(len(example.tokens) for example in examples))
     started = time.perf_counter()
     linear = method.linear(batch, 0, arithmetic.recompute)
-    hidden, targets = supervised_hidden(base, linear, stage(batch, device), arithmetic.recompute)
+    hidden, targets = supervised_hidden(
+        base, linear, stage(batch, device, multiple=base.token_multiple), arithmetic.recompute
+    )
     loss = loss_backward(
         base.model,
         linear,

@@ -125,6 +125,7 @@ class Trainer:
             rows_per_step=recipe.rows_per_step,
             seed=recipe.seed,
             device=base.device.torch_device,
+            multiple=base.token_multiple,
         )
         self._metrics = Metrics(run_folder.path)
         self._optimizer = Optimizer(
