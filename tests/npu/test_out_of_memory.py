@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from danlu.model import again
 from danlu.model.recompute import POLICIES
 from danlu.plan.job import Arithmetic
 from danlu.train.adapting import OutOfMemory
@@ -22,17 +20,6 @@ from tests.sim.memory import MEMORY
 WHOLE = replace(ARITHMETIC, micro_batch_tokens=4096)
 RECIPE_AT_ONCE = replace(RECIPE, total_steps=4, schedule=replace(RECIPE.schedule, warmup_steps=0))
 methods = pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
-
-
-@pytest.fixture(autouse=True)
-def _pinned_memory_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a driver makes empty pinned memory; here it is pinned afterwards."""
-
-    def to_host(tensor: Tensor) -> Tensor:
-        copy = torch.empty_like(tensor, device="cpu").pin_memory()
-        return copy.copy_(tensor, non_blocking=True)
-
-    monkeypatch.setattr(again, "to_host", to_host)
 
 
 def on_card(folder: Path, full: bool, arithmetic: Arithmetic = WHOLE) -> Trainer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -161,3 +163,17 @@ def test_other_trouble_ends_the_run_at_once(tmp_path: Path) -> None:
     with breaking as failed, pytest.raises(RuntimeError, match="bus"):
         list(run.run())
     assert len(failed) == 1
+
+
+def test_a_run_that_adapted_gives_its_memory_back_at_once(tmp_path: Path) -> None:
+    """Whoever comes next, such as the report, must not have to wait for the garbage collector."""
+    run = trainer(tmp_path, SHORT, arithmetic=WHOLE)
+    with failing_allocator(lambda at: at.tokens > 50):
+        list(run.run())
+    gone = weakref.ref(run)
+    gc.disable()
+    try:
+        del run
+        assert gone() is None
+    finally:
+        gc.enable()

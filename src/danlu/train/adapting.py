@@ -38,14 +38,11 @@ class OutOfMemory(Exception):
 
 
 class Adapting:
-    """Holds the arithmetic of a run. note: told of every change, before the next try."""
+    """Holds the arithmetic of a run."""
 
-    def __init__(
-        self, arithmetic: Arithmetic, device: Device, *, note: Callable[[Adapted], None]
-    ) -> None:
+    def __init__(self, arithmetic: Arithmetic, device: Device) -> None:
         self.arithmetic = arithmetic
         self._device = device
-        self._note = note
 
     def until_it_fits(
         self,
@@ -54,10 +51,12 @@ class Adapting:
         *,
         moment: Moment,
         step: int,
+        note: Callable[[Adapted], None],
     ) -> Generator[Adapted, None, Result]:
         """Compute with less and less memory until it fits; yield every change, return the result.
 
-        examples: what is packed and computed. Raises OutOfMemory at the end of the ladder.
+        examples: what is packed and computed; note: told of a change before anybody else. Raises
+        OutOfMemory at the end of the ladder.
         """
         while True:
             try:
@@ -69,7 +68,7 @@ class Adapting:
             # traceback, which held every tensor of the try.
             free_cache(self._device.torch_device)
             change = self._adapt(examples(), moment, step)
-            self._note(change)
+            note(change)
             yield change
 
     def _adapt(self, examples: Sequence[Example], moment: Moment, step: int) -> Adapted:

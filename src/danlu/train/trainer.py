@@ -115,7 +115,7 @@ class Trainer:
         self._base = base
         self._method = method
         self._recipe = recipe
-        self._adapting = Adapting(arithmetic, base.device, note=self._note_adapted)
+        self._adapting = Adapting(arithmetic, base.device)
         self._train_rows = train_rows
         self._eval_rows = eval_rows
         self._run_folder = run_folder
@@ -176,7 +176,11 @@ class Trainer:
 
         return (
             yield from self._adapting.until_it_fits(
-                compute, lambda: probe_examples(self._train_rows, plan)[1], moment="probe", step=0
+                compute,
+                lambda: probe_examples(self._train_rows, plan)[1],
+                moment="probe",
+                step=0,
+                note=self._note_adapted,
             )
         )
 
@@ -280,7 +284,11 @@ class Trainer:
             return result, time.perf_counter() - started
 
         result, seconds = yield from self._adapting.until_it_fits(
-            compute, lambda: self._batches.examples_of(step), moment="step", step=step + 1
+            compute,
+            lambda: self._batches.examples_of(step),
+            moment="step",
+            step=step + 1,
+            note=self._note_adapted,
         )
         self._progress = self._progress.after_step(applied=result.applied, scale=result.scale)
         if not result.applied:
@@ -354,6 +362,7 @@ class Trainer:
             lambda: [example for row in self._eval_rows for example in row],
             moment="evaluation",
             step=step,
+            note=self._note_adapted,
         )
         per_sample = self._recipe.metric_for_best_model == "eval_loss_per_sample"
         metric = result.loss_per_sample if per_sample else result.loss
