@@ -17,7 +17,7 @@ MB = 10**6
 # Each about 2,100 tokens a step; the first leaves everything to the plan.
 SETTINGS: list[dict[str, Any]] = [
     {},
-    {"micro_batch_tokens": 4096, "recompute": "none"},
+    {"micro_batch_tokens": 4096, "recompute": "none", "lora_dropout": 0.1},
     {"micro_batch_tokens": 4096, "recompute": "block", "lora_rank": 64},
     {"micro_batch_tokens": 1024, "recompute": "selective", "dtype": "float32"},
     {"micro_batch_tokens": 4096, "recompute": "gate_up", "lora_target": "q_proj,v_proj"},

@@ -22,6 +22,7 @@ class DeviceFacts:
     second; flops_fp32 likewise. bandwidth: bytes per second. launch_s: what starting one operation
     costs the host. reread: share of reading weights again that is not hidden behind computing.
     chunk_rows: sizes of a loss chunk worth trying. fp32_attention: whole segments attend in fp32.
+    copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
     """
 
     name: str
@@ -38,6 +39,7 @@ class DeviceFacts:
     reread: float = 1.0
     chunk_rows: tuple[int, ...] = (256, 512, 1024)
     fp32_attention: bool = False
+    copies_matrix: bool = False
 
     @property
     def has_host(self) -> bool:
@@ -96,6 +98,7 @@ def cpu_facts(
         reread=0.1,
         chunk_rows=(128, 256),
         fp32_attention=True,
+        copies_matrix=True,
     )
 
 

@@ -45,7 +45,9 @@ def memory_of(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts)
     layers = job.config.num_hidden_layers
     kept = layers * kept_per_token(job, arithmetic.recompute, device, load) * load.tokens
     on_host = arithmetic.recompute == "offload" and device.has_host
-    passing = max(_loss(job, arithmetic, load), _layer(job, arithmetic.recompute, device, load))
+    passing = max(
+        _loss(job, arithmetic, load, device), _layer(job, arithmetic.recompute, device, load)
+    )
     weights = job.num_weights * job.number_bytes
     if job.trains_all and job.number_bytes == 4:
         weights = 0  # the master values are the weights
@@ -116,13 +118,16 @@ def _layer(job: Job, recompute: Recompute, device: DeviceFacts, load: Load) -> i
     return (again + max(mlp, attention) + 2 * config.hidden_size * size) * load.tokens
 
 
-def _loss(job: Job, arithmetic: Arithmetic, load: Load) -> int:
+def _loss(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> int:
     """Bytes of one chunk of logits: as computed, in fp32, and fp32 once more for their sum."""
     config, size = job.config, job.number_bytes
     rows = min(arithmetic.chunk_rows, load.targets)
     logits = rows * config.vocab_size * (size + 8)
-    if job.trains_all:  # the output matrix's gradient
-        logits += config.vocab_size * config.hidden_size * size
+    matrix = config.vocab_size * config.hidden_size * size
+    if job.trains_all:
+        logits += matrix  # its gradient
+    if device.copies_matrix and size == 2:
+        logits += matrix
     return logits
 
 

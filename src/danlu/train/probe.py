@@ -86,10 +86,9 @@ def _measure(
     device = base.device.torch_device
     (batch,) = pack(examples, sum(len(example.tokens) for example in examples))
     started = time.perf_counter()
-    linear = method.linear(batch, 0, arithmetic.recompute)
-    hidden, targets = supervised_hidden(
-        base, linear, stage(batch, device, multiple=base.token_multiple), arithmetic.recompute
-    )
+    staged = stage(batch, device, multiple=base.token_multiple)
+    linear = method.linear(staged.batch, 0, arithmetic.recompute)
+    hidden, targets = supervised_hidden(base, linear, staged, arithmetic.recompute)
     loss = loss_backward(
         base.model,
         linear,
