@@ -19,3 +19,8 @@ from typing import Literal, get_args
 
 Recompute = Literal["none", "selective", "gate_up", "block", "offload"]
 POLICIES: tuple[Recompute, ...] = get_args(Recompute)
+
+
+def helpful_policies(*, has_host: bool) -> tuple[Recompute, ...]:
+    """List the policies of a device, weakest first: without a host there is nowhere to offload."""
+    return POLICIES if has_host else POLICIES[:-1]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from danlu.device.catalogue import DeviceFacts
-from danlu.model.recompute import POLICIES, Recompute
+from danlu.model.recompute import POLICIES, Recompute, helpful_policies
 from danlu.plan.job import Arithmetic, Job, Load
 from danlu.plan.memory import Memory, host_bytes, memory_of
 from danlu.plan.speed import Speed, evaluation_seconds, nominal_speed, seconds_of
@@ -59,7 +59,6 @@ class Plan:
     budget_bytes: int
     options: tuple[Option, ...]
     chosen: Option | None
-    load_s: float = 0.0
 
     @property
     def host_bytes(self) -> int:
@@ -146,7 +145,7 @@ def like(plan: Plan, arithmetic: Arithmetic) -> Plan:
 def _ways(
     packed: dict[int, list[list[Load]]], device: DeviceFacts, wish: Wish
 ) -> Iterator[Arithmetic]:
-    policies = [p for p in POLICIES if device.has_host or p != "offload"]
+    policies = helpful_policies(has_host=device.has_host)
     for recompute in policies if wish.recompute is None else [wish.recompute]:
         for tokens in packed:
             for rows in device.chunk_rows:

@@ -18,7 +18,7 @@ from danlu.device.detect import Device
 from danlu.device.memory import free_cache, is_out_of_memory
 from danlu.errors import CapacityError
 from danlu.language import _
-from danlu.model.recompute import POLICIES
+from danlu.model.recompute import helpful_policies
 from danlu.plan.job import Arithmetic
 from danlu.train.events import Adapted, Moment
 from danlu.train.ladder import longest_example, next_rung
@@ -73,10 +73,9 @@ class Adapting:
 
     def _adapt(self, examples: Sequence[Example], moment: Moment, step: int) -> Adapted:
         batches = pack(examples, self.arithmetic.micro_batch_tokens)
-        has_host = self._device.has_host
-        helpful = [policy for policy in POLICIES if has_host or policy != "offload"]
+        helpful = helpful_policies(has_host=self._device.has_host)
         # An evaluation keeps nothing for a backward pass.
-        policies = [] if moment == "evaluation" else helpful
+        policies = () if moment == "evaluation" else helpful
         rung = next_rung(self.arithmetic, batches, policies=policies)
         if rung is None:
             longest = longest_example(batches)

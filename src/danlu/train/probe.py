@@ -35,18 +35,18 @@ def probe(
 ) -> list[ProbeFigure]:
     """Run a small and a larger microstep as planned; `clear` clears the gradients behind each.
 
-    between: called before each; may raise. The first one is run twice: the first time, libraries
-    make their kernels.
+    between: called before each; may raise. Each is run twice, and the second time counts: the first
+    time, libraries make their kernels for its sizes.
     """
     assert plan.chosen is not None
     arithmetic = plan.chosen.arithmetic
     small, large = probe_examples(rows, plan)
     figures = []
-    for examples in (small, small, large):
+    for examples in (small, small, large, large):
         between()
         figures.append(_measure(base, method, examples, arithmetic, plan))
         clear()
-    return figures[1:]
+    return figures[1::2]
 
 
 def probe_examples(
