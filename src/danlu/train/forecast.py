@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 import torch
 
 from danlu.data.settings import DataSettings
@@ -69,7 +72,7 @@ def _device(settings: TrainSettings, name: str) -> tuple[DeviceFacts, int, torch
             why=_("Known are {names}; and of this machine {kinds}.").format(
                 names=", ".join(CATALOGUE), kinds=", ".join(KINDS)
             ),
-            fix=f"--device {next(iter(CATALOGUE))}",
+            fix=f"--device {_nearest(name, CATALOGUE)}",
         )
     device = select(name)
     precision = choose_precision(settings, device)
@@ -89,6 +92,11 @@ def _model(name: str) -> tuple[ModelConfig, Tokenizer | None]:
             why=_("It is no folder with config.json, and none of {names}.").format(
                 names=", ".join(published_names())
             ),
-            fix=f"--model {published_names()[0]}",
+            fix=f"--model {_nearest(name, published_names())}",
         )
     return config, None
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """Return the name that is most like what was typed."""
+    return difflib.get_close_matches(name, names, 1, 0.0)[0]

@@ -103,8 +103,10 @@ def check_required(
         if name in names and not getattr(settings, name):
             raise UsageError(
                 _("--{name} is missing.").format(name=name),
-                why=_("danlu train needs data to learn and a folder for the result."),
-                fix=f"danlu train --{name} {example} ...",
+                why=_("danlu train needs data to learn and a folder for the result.")
+                if "output_dir" in names
+                else _("danlu plan needs the data that would be learned."),
+                fix=f"danlu {'train' if 'output_dir' in names else 'plan'} --{name} {example} ...",
             )
     if not settings.do_train:
         raise UsageError(
