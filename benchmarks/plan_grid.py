@@ -4,7 +4,8 @@
 
 Two shapes with random weights and the real vocabulary: a small one for most settings, that of
 Qwen3-0.6B with fewer layers for some. `planned` is what `danlu plan` says before anything has run;
-time is compared after the run's own probe. A run of three steps is timed without its first.
+time is compared after the run's own probe. A run of five steps is timed without its first; the
+median step counts, since one of four is easily held up by something else on the machine.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,7 @@ SHAPES = {
     "small": (512, 1536, 8, 8, 4, 64),
     "0.6B, 8 layers": (1024, 3072, 8, 16, 8, 128),
 }
-STEPS = 3
+STEPS = 5
 
 
 def settings() -> list[tuple[str, dict[str, Any]]]:
@@ -119,7 +121,7 @@ def compare(model: Path, data: Path, flags: dict[str, Any], run: Path) -> dict[s
     error = planned["memory_bytes"]["total"] - measured
     # Steps differ in tokens, so what is compared is the time of a token.
     total = sum(step["num_tokens"] for step in steps)
-    seconds = sum(step["seconds"] for step in later) / sum(step["num_tokens"] for step in later)
+    seconds = statistics.median(step["seconds"] / step["num_tokens"] for step in later)
     predicted_s = record["plan"]["total_s"] / total
     return {
         "planned_mb": round(planned["memory_bytes"]["total"] / 1e6),

@@ -166,3 +166,12 @@ def test_frozen_weights_cost_no_gradient() -> None:
     x, weight = random(4, 8), torch.ones(8)
     ops.rms_norm(x, weight, 1e-6).sum().backward()
     assert weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(3, 5), (1025, 1031)])  # within one piece, and beyond
+def test_accumulate_adds_as_torch_does(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    total, addend = random(*shape).detach(), random(*shape, seed=1).detach().to(dtype)
+    expected = total + addend
+    ops.accumulate(total, addend)
+    assert torch.equal(total, expected)

@@ -7,6 +7,7 @@ which variant runs.
 
 from __future__ import annotations
 
+from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import segment_attention
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
@@ -17,6 +18,7 @@ from danlu.ops.swiglu import swiglu, swiglu_backward
 __all__ = [
     "AdamW",
     "Moments",
+    "accumulate",
     "cross_entropy_rows",
     "cross_entropy_sum",
     "norm_rotate",

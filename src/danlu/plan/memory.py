@@ -119,16 +119,19 @@ def _layer(job: Job, recompute: Recompute, device: DeviceFacts, load: Load) -> i
 
 
 def _loss(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> int:
-    """Bytes of one chunk of logits: as computed, in fp32, and fp32 once more for their sum."""
+    """Bytes of one chunk of logits: as computed, in fp32, and fp32 once more for their sum.
+
+    Then the gradient of the logits, and of the output matrix where that is trained.
+    """
     config, size = job.config, job.number_bytes
-    rows = min(arithmetic.chunk_rows, load.targets)
-    logits = rows * config.vocab_size * (size + 8)
+    numbers = min(arithmetic.chunk_rows, load.targets) * config.vocab_size
     matrix = config.vocab_size * config.hidden_size * size
+    chunk = numbers * (size + 8)
     if job.trains_all:
-        logits += matrix  # its gradient
+        chunk = max(chunk, numbers * size + matrix)
     if device.copies_matrix and size == 2:
-        logits += matrix
-    return logits
+        chunk += matrix
+    return chunk
 
 
 def _around(job: Job, load: Load) -> int:

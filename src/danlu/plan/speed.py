@@ -126,6 +126,9 @@ def _overhead_s(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFact
     head = 2 * chunks * config.vocab_size * config.hidden_size
     seconds = _launch_s(job, load, device)
     seconds += device.reread * (body + head) * size / device.bandwidth
+    if job.trains_all:  # each chunk's gradient at the head is written, read and added in fp32
+        moved = (2 * size + 8) * chunks * config.vocab_size * config.hidden_size
+        seconds += moved / device.bandwidth
     if arithmetic.recompute == "offload":  # out and back over PCIe, 20 GB/s, not overlapped
         seconds += 2 * config.num_hidden_layers * config.hidden_size * size * load.tokens / 20e9
     return seconds

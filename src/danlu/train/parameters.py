@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from danlu.ops import accumulate
+
 
 class FlatParameters:
     """One group of trainable tensors behind one flat leaf `vector` with a fixed `.grad`."""
@@ -47,7 +49,7 @@ class FlatParameters:
 
         def move_gradient(tensor: Tensor) -> None:
             assert tensor.grad is not None
-            gradient.add_(tensor.grad)
+            accumulate(gradient, tensor.grad)
             tensor.grad = None
 
         parameter.register_post_accumulate_grad_hook(move_gradient)

@@ -21,7 +21,10 @@ from danlu.train.loss import loss_backward, supervised_hidden
 from danlu.train.method import Method
 
 # The larger probe takes about so long at most, as far as the device's facts tell.
-LONGEST_S = 3.0
+LONGEST_S = 2.0
+
+# How often each is measured.
+TIMES = 3
 
 
 def probe(
@@ -33,20 +36,27 @@ def probe(
     clear: Callable[[], None],
     between: Callable[[], None],
 ) -> list[ProbeFigure]:
-    """Run a small and a larger microstep as planned; `clear` clears the gradients behind each.
+    """Run a small and a larger microstep as planned, several times; return a figure of each.
 
-    between: called before each; may raise. Each is run twice, and the second time counts: the first
-    time, libraries make their kernels for its sizes.
+    clear: clears the gradients. They are kept until the end, as in a step, whose microsteps add to
+    one another's. between: called before each microstep; may raise.
     """
     assert plan.chosen is not None
     arithmetic = plan.chosen.arithmetic
-    small, large = probe_examples(rows, plan)
-    figures = []
-    for examples in (small, small, large, large):
-        between()
-        figures.append(_measure(base, method, examples, arithmetic, plan))
+
+    def typical(examples: list[Example]) -> ProbeFigure:
+        figures = []
+        for _ in range(1 + TIMES):
+            between()
+            figures.append(_measure(base, method, examples, arithmetic, plan))
+        # The first time, libraries make their kernels for its sizes. The median of the others is
+        # not moved by the one that something else on the machine held up.
+        return sorted(figures[1:], key=lambda figure: figure.seconds)[TIMES // 2]
+
+    try:
+        return [typical(examples) for examples in probe_examples(rows, plan)]
+    finally:
         clear()
-    return figures[1::2]
 
 
 def probe_examples(
