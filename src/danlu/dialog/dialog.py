@@ -9,15 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Generator, Set
 from contextlib import closing
+from dataclasses import dataclass
 
-from danlu.dialog.events import End, Event, Usage
+from danlu.dialog.events import End, Event, Tokens, Usage
 from danlu.engine.engine import Engine
-from danlu.engine.request import Request, SamplingSettings
+from danlu.engine.request import Output, Request, SamplingSettings, Thinking
 from danlu.lora.adapter import Adapter
 from danlu.text.conversation import Conversation
 from danlu.text.parse import Parser
-from danlu.text.render import TURN_END, Span, ends_in_open_thought, render
+from danlu.text.render import (
+    THOUGHT_END,
+    THOUGHT_START,
+    TURN_END,
+    ends_in_open_thought,
+    render,
+)
 from danlu.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A conversation made ready for the engine."""
+
+    request: Request
+    starts_in_thought: bool
 
 
 class Dialog:
@@ -41,6 +56,47 @@ class Dialog:
         self._enable_thinking = enable_thinking
         self._end_token_ids = frozenset(end_token_ids | {tokenizer.control_id(TURN_END)})
 
+    def prepare(
+        self,
+        conversation: Conversation,
+        *,
+        sampling: SamplingSettings,
+        adapter: Adapter | None = None,
+        enable_thinking: bool | None = None,
+        template: str | None = None,
+        thinking_budget: int | None = None,
+    ) -> Question:
+        """Render and tokenize a conversation; takes milliseconds a thousand tokens.
+
+        template, enable_thinking: None means the dialog's own. thinking_budget: tokens after which
+        a thought is ended. Raises UsageError for an unknown template, DataError for text that
+        cannot be encoded.
+        """
+        wanted = self._enable_thinking if enable_thinking is None else enable_thinking
+        spans = render(conversation, template=template or self._template, enable_thinking=wanted)
+        is_open = ends_in_open_thought(spans)
+        request = Request(
+            prompt=tuple(self._tokenizer.encode_spans(spans)),
+            sampling=sampling,
+            adapter=adapter,
+            end_token_ids=self._end_token_ids,
+            thinking=self._thinking(is_open, thinking_budget) if is_open or wanted else None,
+        )
+        return Question(request=request, starts_in_thought=is_open)
+
+    def _thinking(self, is_open: bool, budget: int | None) -> Thinking | None:
+        start, end = (self._tokenizer.encode_text(tag) for tag in (THOUGHT_START, THOUGHT_END))
+        if len(start) != 1 or len(end) != 1:
+            return None  # a tokenizer that spells the tags out; thoughts are found in the text only
+        closing = self._tokenizer.encode_text(f"\n{THOUGHT_END}\n\n")
+        return Thinking(
+            start_id=start[0],
+            end_id=end[0],
+            closing=tuple(closing),
+            is_open=is_open,
+            budget=budget,
+        )
+
     def answer(
         self,
         conversation: Conversation,
@@ -51,20 +107,16 @@ class Dialog:
     ) -> Generator[Event, None, None]:
         """Yield the events of the next answer; Usage and End come last.
 
-        enable_thinking None means the dialog's own mode. `assistant_message` makes the events a
-        message for the history. Closing the iterator aborts the request. Raises UsageError for an
-        unknown template or a prompt that is too long, DataError for text that cannot be encoded.
+        `assistant_message` makes the events a message for the history. Closing the iterator aborts
+        the request. Raises what `prepare` raises, and UsageError for a prompt that is too long.
         """
-        spans, request = self._request(conversation, sampling, adapter, enable_thinking)
-        parser = Parser(starts_in_thought=ends_in_open_thought(spans))
-        with closing(self._written(request)) as written:
-            for event in written:
-                if isinstance(event, str):
-                    yield from parser.feed(event)
-                    continue
-                if isinstance(event, Usage):
-                    yield from parser.finish()
-                yield event
+        question = self.prepare(
+            conversation, sampling=sampling, adapter=adapter, enable_thinking=enable_thinking
+        )
+        reading = Reading(question)
+        with closing(self._engine.stream(question.request)) as outputs:
+            for output in outputs:
+                yield from reading.feed(output)
 
     def write(
         self,
@@ -79,36 +131,67 @@ class Dialog:
         For those who judge the form of an answer; everyone else wants `answer`, which it resembles
         in all else.
         """
-        _spans, request = self._request(conversation, sampling, adapter, enable_thinking)
-        yield from self._written(request)
-
-    def _request(
-        self,
-        conversation: Conversation,
-        sampling: SamplingSettings,
-        adapter: Adapter | None,
-        enable_thinking: bool | None,
-    ) -> tuple[list[Span], Request]:
-        thinking = self._enable_thinking if enable_thinking is None else enable_thinking
-        spans = render(conversation, template=self._template, enable_thinking=thinking)
-        request = Request(
-            prompt=tuple(self._tokenizer.encode_spans(spans)),
-            sampling=sampling,
-            adapter=adapter,
-            end_token_ids=self._end_token_ids,
+        question = self.prepare(
+            conversation, sampling=sampling, adapter=adapter, enable_thinking=enable_thinking
         )
-        return spans, request
-
-    def _written(self, request: Request) -> Generator[str | Usage | End, None, None]:
-        completion_tokens = 0
-        with closing(self._engine.stream(request)) as outputs:
+        counting = _Counting(question)
+        with closing(self._engine.stream(question.request)) as outputs:
             for output in outputs:
-                completion_tokens += len(output.tokens)
                 if output.text:
                     yield output.text
-                reason = output.finish_reason
-                if reason is not None and reason != "error":
-                    yield Usage(
-                        prompt_tokens=len(request.prompt), completion_tokens=completion_tokens
-                    )
-                    yield End(reason=reason)
+                yield from counting.feed(output)
+
+
+class Reading:
+    """Turns the outputs of one request into events, whoever hands them over."""
+
+    def __init__(self, question: Question) -> None:
+        self._parser = Parser(starts_in_thought=question.starts_in_thought)
+        self._counting = _Counting(question)
+
+    def feed(self, output: Output) -> list[Event]:
+        """Return the events of one output; after a last one that is no error, Usage and End."""
+        events: list[Event] = []
+        if output.logprobs:
+            events.append(Tokens(logprobs=output.logprobs))
+        if output.text:
+            events += self._parser.feed(output.text)
+        ending = self._counting.feed(output)
+        if ending:
+            events += self._parser.finish()
+        return events + ending
+
+
+class _Counting:
+    """What an answer costs."""
+
+    def __init__(self, question: Question) -> None:
+        self._prompt_tokens = len(question.request.prompt)
+        self._thinking = question.request.thinking
+        self._in_thought = question.starts_in_thought
+        self._completion = self._reasoning = self._cached = 0
+
+    def feed(self, output: Output) -> list[Usage | End]:
+        """Count; return Usage and End after the last output of an answer that did not fail."""
+        self._cached += output.cached_tokens
+        for token in output.tokens:
+            self._count(token)
+        reason = output.finish_reason
+        if reason is None or reason == "error":
+            return []
+        usage = Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion,
+            cached_tokens=self._cached,
+            reasoning_tokens=self._reasoning,
+        )
+        return [usage, End(reason=reason)]
+
+    def _count(self, token: int) -> None:
+        if self._thinking is not None:
+            if token == self._thinking.start_id and self._completion == 0:
+                self._in_thought = True
+            self._reasoning += self._in_thought
+            if token == self._thinking.end_id:
+                self._in_thought = False
+        self._completion += 1

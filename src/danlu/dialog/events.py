@@ -10,20 +10,37 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from danlu.engine.request import TokenLogprobs
 from danlu.text.conversation import Message
 from danlu.text.parse import Call, Text, Thought
 
-__all__ = ["Call", "End", "EndReason", "Event", "Text", "Thought", "Usage", "assistant_message"]
+__all__ = [
+    "Call",
+    "End",
+    "EndReason",
+    "Event",
+    "Text",
+    "Thought",
+    "Tokens",
+    "Usage",
+    "assistant_message",
+]
 
 EndReason = Literal["stop", "length", "abort"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What the answer cost: tokens read and tokens written, the end token included."""
+    """What the answer cost: tokens read and tokens written, the end token included.
+
+    cached_tokens: the part of the prompt that was found computed already; reasoning_tokens: the
+    part of the answer that belongs to its thought.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +50,14 @@ class End:
     reason: EndReason
 
 
-Event = Thought | Text | Call | Usage | End
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The log probabilities of tokens just written, before the events that their text became."""
+
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+Event = Thought | Text | Call | Tokens | Usage | End
 
 
 def assistant_message(events: Iterable[Event]) -> Message:

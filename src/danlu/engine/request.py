@@ -19,14 +19,34 @@ RequestId = NewType("RequestId", int)
 FinishReason = Literal["stop", "length", "abort", "error"]
 
 
+GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grammar:
+    """What an answer must look like.
+
+    source: the schema as JSON, "" for json_object, the expression, the choices as a JSON list of
+    texts, or the Lark grammar.
+    """
+
+    kind: GrammarKind
+    source: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How tokens are chosen and when to stop; the names and meanings are transformers'.
+    """How tokens are chosen and when to stop.
 
-    temperature 0 (or next to it) is greedy. top_k 0, top_p 1, min_p 0 and repetition_penalty 1
-    change nothing. seed None: another answer each time. max_tokens None: as many as the model's
-    context leaves, within the engine's own bound. stop: texts that end the answer and are not
-    part of it.
+    The names and meanings are transformers' (temperature, top_k, top_p, min_p, repetition_penalty)
+    and OpenAI's (presence_penalty, frequency_penalty, which count the answer's tokens only;
+    logit_bias as (id, bias)). temperature 0 (or next to it) is greedy. top_k 0, top_p 1, min_p 0,
+    repetition_penalty 1 and the other penalties 0 change nothing. seed None: another answer each
+    time. max_tokens None: as many as the model's context leaves, within the engine's own bound.
+    min_tokens: no end before so many. stop: texts that end the answer and are not part of it;
+    stop_token_ids: further ids that end it; ignore_eos: the request's end tokens do not. logprobs:
+    None, or how many alternatives to give with each token's log probability. grammar: what the
+    answer must look like, its thought excepted.
     Raises UsageError for a value out of range.
     """
 
@@ -35,9 +55,17 @@ class SamplingSettings:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     max_tokens: int | None = None
+    min_tokens: int = 0
     stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0 <= self.temperature < math.inf, "0")
@@ -46,9 +74,17 @@ class SamplingSettings:
         _check("min_p", self.min_p, 0 <= self.min_p <= 1, "0")
         penalty = self.repetition_penalty
         _check("repetition_penalty", penalty, 0.01 <= penalty <= 100, "1.0")
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            _check(name, value, -2 <= value <= 2, "0")
+        biases = [bias for _token, bias in self.logit_bias]
+        _check("logit_bias", biases, all(-100 <= bias <= 100 for bias in biases), "0")
         _check("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "1")
         _check("max_tokens", self.max_tokens, self.max_tokens is None or self.max_tokens > 0, "512")
+        _check("min_tokens", self.min_tokens, self.min_tokens >= 0, "0")
         _check("stop", self.stop, all(self.stop), "END")
+        logprobs = self.logprobs
+        _check("logprobs", logprobs, logprobs is None or 0 <= logprobs <= 20, "5")
 
     @property
     def greedy(self) -> bool:
@@ -63,8 +99,13 @@ _RANGES = {
     "top_p": "0 < top_p <= 1",
     "min_p": "0 ... 1",
     "repetition_penalty": "0.01 ... 100",
+    "presence_penalty": "-2 ... 2",
+    "frequency_penalty": "-2 ... 2",
+    "logit_bias": "-100 ... 100",
     "seed": "0 ... 2^63 - 1",
     "max_tokens": "1, 2 ...",
+    "min_tokens": "0, 1, 2 ...",
+    "logprobs": "0 ... 20",
     "stop": '!= ""',
 }
 
@@ -80,14 +121,42 @@ def _check(name: str, value: object, valid: bool, example: str) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Thinking:
+    """The tags of a thought that the answer may begin with, as ids.
+
+    is_open: the prompt has opened the thought already. closing: what is written when `budget`
+    tokens of thought have not ended it; end_id is among it. budget None: no limit.
+    """
+
+    start_id: int
+    end_id: int
+    closing: tuple[int, ...]
+    is_open: bool = False
+    budget: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """A prompt to continue. adapter None is the plain model; end tokens finish the answer."""
+    """A prompt to continue. adapter None is the plain model; end tokens finish the answer.
+
+    thinking None: the answer begins at once.
+    """
 
     prompt: tuple[int, ...]
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     adapter: Adapter | None = None
     end_token_ids: frozenset[int] = frozenset()
+    thinking: Thinking | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprobs:
+    """A token's log probability by the model itself, and the likeliest alternatives, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +164,16 @@ class Output:
     """What one step brought for one request.
 
     tokens: the new ids, an end token included. text: what became readable, which may lag behind
-    the tokens (half a character, the beginning of a stop text). finish_reason None: there is more
-    to come. error: why a request failed, with finish_reason "error".
+    the tokens (half a character, the beginning of a stop text). logprobs: one entry a token where
+    they were asked for. cached_tokens: how much of the prompt was found computed already, with the
+    first token; else 0. finish_reason None: there is more to come. error: why a request failed,
+    with finish_reason "error".
     """
 
     request_id: RequestId
     tokens: tuple[int, ...] = ()
     text: str = ""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: Exception | None = None
