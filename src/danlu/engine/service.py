@@ -150,9 +150,7 @@ class EngineService:
             request_id = self._engine.add(entry.request)
         except Exception as problem:
             self.give_back()
-            entry.deliver(
-                Output(request_id=RequestId(-1), finish_reason="error", error=problem)
-            )
+            entry.deliver(Output(request_id=RequestId(-1), finish_reason="error", error=problem))
             return
         self._entries[ticket] = (request_id, entry.deliver)
         self._owners[request_id] = ticket
