@@ -1,33 +1,192 @@
-"""The scheduler: nobody who writes waits, prompts share the budget, everybody gets on."""
+"""The scheduler: nobody who writes waits for a prompt, everybody gets on, nothing is lost."""
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from danlu.engine.blocks import BlockPool
 from danlu.engine.request import RequestId
-from danlu.engine.scheduler import plan_step
+from danlu.engine.scheduler import Scheduler, Share, Track
+
+SIZE = 4
+
+
+class Bench:
+    """A scheduler whose model answers at once; every request writes `answers[id]` tokens."""
+
+    def __init__(
+        self, *, num_blocks: int = 100, prompt_tokens: int = 16, num_requests: int = 8
+    ) -> None:
+        self.pool = BlockPool(num_blocks, SIZE)
+        self.scheduler = Scheduler(
+            self.pool, prompt_tokens=prompt_tokens, num_requests=num_requests
+        )
+        self.root = self.pool.new_root()
+        self.left: dict[Track, int] = {}
+        self.finished: list[int] = []
+
+    def add(self, prompt: list[int], answer: int = 4) -> Track:
+        track = Track(
+            id=RequestId(len(self.left) + len(self.finished)), tokens=list(prompt), root=self.root
+        )
+        self.left[track] = answer
+        self.scheduler.add(track)
+        return track
+
+    def step(self) -> dict[int, int]:
+        """Run a step; return the tokens each request got."""
+        shares = self.scheduler.plan()
+        self._check(shares)
+        self.scheduler.commit(shares)
+        for share in shares:
+            track = share.track
+            if track.pending == 0:
+                track.tokens.append(1000 + len(track.tokens))
+                self.left[track] -= 1
+                if self.left[track] == 0:
+                    self.scheduler.remove(track)
+                    del self.left[track]
+                    self.finished.append(track.id)
+        self.scheduler.check_invariants()
+        return {share.track.id: share.tokens for share in shares}
+
+    def _check(self, shares: list[Share]) -> None:
+        assert len({share.track.id for share in shares}) == len(shares)
+        read = 0
+        for share in shares:
+            assert 0 < share.tokens <= share.track.pending
+            assert len(share.track.blocks) * SIZE >= share.track.computed + share.tokens
+            read += share.tokens if share.track.pending > 1 else 0
+        assert read <= self.scheduler._prompt_tokens
+
+
+def prompt(seed: int, length: int) -> list[int]:
+    return random.Random(seed).sample(range(1000), length)
+
+
+def test_writers_go_on_while_a_long_prompt_is_read_in_chunks() -> None:
+    bench = Bench(prompt_tokens=16)
+    writers = [bench.add(prompt(seed, 3), answer=20) for seed in (1, 2)]
+    bench.step()
+    long = bench.add(prompt(3, 60))
+    for _ in range(3):
+        assert bench.step() == {writers[0].id: 1, writers[1].id: 1, long.id: 16}
+    assert bench.step()[long.id] == 12
+
+
+def test_prompts_are_read_in_order_of_arrival() -> None:
+    bench = Bench(prompt_tokens=10)
+    first, second = bench.add(prompt(1, 14)), bench.add(prompt(2, 14))
+    assert bench.step() == {first.id: 10}
+    assert bench.step() == {first.id: 4, second.id: 6}
+
+
+def test_no_more_run_than_are_wanted() -> None:
+    bench = Bench(num_requests=2)
+    for seed in range(3):
+        bench.add(prompt(seed, 3), answer=2)
+    assert bench.step().keys() == {0, 1}
+    bench.step()
+    assert bench.step().keys() == {2}
+
+
+def test_a_known_beginning_is_not_computed_again() -> None:
+    bench = Bench()
+    text = prompt(1, 14)
+    bench.add(text, answer=1)
+    bench.step()
+    again = bench.add([*text[:9], 7, 7, 7])
+    # 9 tokens are the same, two whole blocks of them.
+    assert bench.step() == {again.id: 12 - 8}
+    assert again.num_found == 8
+
+
+def test_at_least_the_last_token_is_computed() -> None:
+    bench = Bench()
+    text = prompt(1, 12)
+    bench.add(text, answer=1)
+    bench.step()
+    again = bench.add(text)
+    assert bench.step() == {again.id: 4}
+
+
+def test_what_an_older_one_is_computing_is_waited_for() -> None:
+    bench = Bench(prompt_tokens=100)
+    text = prompt(1, 30)
+    first, twin, other = bench.add(text), bench.add(text), bench.add(prompt(2, 5))
+    assert bench.step() == {first.id: 30, other.id: 5}
+    assert bench.step() == {first.id: 1, other.id: 1, twin.id: 30 - 28}
+
+
+def test_short_prompts_do_not_wait_for_each_other() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.add([1, 2])
+    assert bench.step() == {0: 2, 1: 2, 2: 2}
+
+
+def test_the_youngest_gives_way_and_comes_back() -> None:
+    bench = Bench(num_blocks=5, prompt_tokens=100)
+    old, young = bench.add(prompt(1, 7), answer=8), bench.add(prompt(2, 7), answer=8)
+    for _ in range(60):
+        bench.step()
+    assert bench.finished == [old.id, young.id]
+    assert bench.scheduler.num_preemptions > 0
+    assert bench.pool.num_used == 0
+
+
+REQUESTS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(1, 30), st.integers(1, 12)), min_size=1, max_size=8
+)
 
 
 @given(
-    pending=st.lists(st.integers(1, 100), max_size=10),
-    prompt_tokens=st.integers(1, 60),
-    num_requests=st.integers(1, 12),
+    requests=REQUESTS,
+    num_blocks=st.integers(11, 40),
+    prompt_tokens=st.integers(1, 40),
+    num_requests=st.integers(1, 5),
+    every=st.integers(0, 3),
+    cancelled=st.sets(st.integers(0, 7)),
 )
-def test_plan(pending: list[int], prompt_tokens: int, num_requests: int) -> None:
-    queue = [(RequestId(index), tokens) for index, tokens in enumerate(pending)]
-    shares = plan_step(queue, prompt_tokens=prompt_tokens, num_requests=num_requests)
-    planned = {share.request_id: share.tokens for share in shares}
-    running = queue[:num_requests]
-    assert len(planned) == len(shares)
-    assert set(planned) <= {request_id for request_id, _tokens in running}
-    assert all(0 < planned[request_id] <= pending[request_id] for request_id in planned)
-    assert all(planned.get(request_id) == 1 for request_id, tokens in running if tokens == 1)
-    prompts = [(request_id, tokens) for request_id, tokens in running if tokens > 1]
-    used = sum(planned.get(request_id, 0) for request_id, _tokens in prompts)
-    assert used == min(prompt_tokens, sum(tokens for _request_id, tokens in prompts))
-    # First come, first served: a prompt gets tokens only when those before it are complete.
-    unfinished = [planned.get(request_id, 0) < tokens for request_id, tokens in prompts]
-    if True in unfinished:
-        later = prompts[unfinished.index(True) + 1 :]
-        assert not any(request_id in planned for request_id, _tokens in later)
+def test_everybody_is_served(
+    requests: list[tuple[int, int, int]],
+    num_blocks: int,
+    prompt_tokens: int,
+    num_requests: int,
+    every: int,
+    cancelled: set[int],
+) -> None:
+    bench = Bench(num_blocks=num_blocks, prompt_tokens=prompt_tokens, num_requests=num_requests)
+    tracks = []
+    for seed, length, answer in requests:  # the same seed: the same beginning
+        tracks.append(bench.add(prompt(seed, 30)[:length], answer=answer))
+        for _ in range(every):
+            bench.step()
+    for index in cancelled:
+        if index < len(tracks) and tracks[index] in bench.left:
+            bench.scheduler.remove(tracks[index])
+            del bench.left[tracks[index]]
+            bench.finished.append(tracks[index].id)
+            bench.scheduler.check_invariants()
+    for _ in range(2000):
+        if not bench.left:
+            break
+        assert bench.step(), "a step that computes nothing while somebody waits"
+    assert not bench.left
+    assert bench.pool.num_used == 0
+
+
+@pytest.mark.parametrize("num_blocks", [12, 20])
+def test_with_too_little_room_for_all_the_first_come_first(num_blocks: int) -> None:
+    bench = Bench(num_blocks=num_blocks, prompt_tokens=64, num_requests=8)
+    for seed in range(6):
+        bench.add(prompt(seed, 24), answer=16)
+    for _ in range(400):
+        if bench.left:
+            bench.step()
+    assert bench.finished == sorted(bench.finished)
+    assert len(bench.finished) == 6

@@ -17,7 +17,7 @@ from danlu.models.load import LoadedModel
 
 @dataclass(frozen=True, kw_only=True)
 class ServedAdapter:
-    """An adapter that requests may name as their model, with the way it was trained to be prompted."""
+    """An adapter that requests may name as their model, and how it was trained to be prompted."""
 
     name: str
     folder: Path
