@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -47,23 +48,63 @@ def test_incremental_decoding_equals_the_full_pass() -> None:
         assert best[len(prompt) - 1 : -1] == answer
 
 
+# Beginnings in common, and adapters: whose blocks are found must not matter.
+ADAPTERS = [None, random_adapter(1), random_adapter(2)]
+LONG = random_prompt(50, 40)
+SHARING = [*PROMPTS[:3], LONG, LONG[:33], (*LONG[:20], *PROMPTS[0][:10]), LONG[:17]]
+REQUESTS = [
+    Request(prompt=prompt, sampling=replace(GREEDY, max_tokens=max_tokens), adapter=adapter)
+    for prompt, max_tokens in zip(SHARING, (12, 1, 7, 24, 12, 12, 5), strict=True)
+    for adapter in ADAPTERS
+]
+
+
+@cache
+def expected(index: int) -> list[int]:
+    return tokens_of(alone(REQUESTS[index]))
+
+
 ACTIONS = st.lists(
     st.one_of(
-        st.integers(0, len(PROMPTS) - 1),
+        st.integers(0, len(REQUESTS) - 1),
         st.just("step"),
-        st.tuples(st.just("abort"), st.integers()),
+        st.tuples(st.just("abort"), st.integers(0, 20)),
     ),
     max_size=25,
 )
 
 
-@settings(max_examples=25, deadline=None)
-@given(actions=ACTIONS, prompt_tokens=st.integers(1, 50), num_requests=st.integers(1, 4))
-def test_any_interleaving_gives_each_request_its_own_answer(
-    actions: list[object], prompt_tokens: int, num_requests: int
+ANY_PROGRAM = given(
+    actions=ACTIONS,
+    limits=st.fixed_dictionaries(
+        {
+            "prompt_tokens_per_step": st.integers(1, 50),
+            "num_requests": st.integers(1, 5),
+            "cache_tokens": st.sampled_from([64, 96, 160, 1000]),
+        }
+    ),
+)
+
+
+@settings(max_examples=500, deadline=None)
+@ANY_PROGRAM
+def test_any_program_gives_each_request_its_own_answer(
+    actions: list[object], limits: dict[str, int]
 ) -> None:
-    subject = engine(prompt_tokens_per_step=prompt_tokens, num_requests=num_requests)
-    prompts: dict[RequestId, int] = {}
+    run_program(actions, engine(**limits))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@settings(max_examples=5000, deadline=None)
+@ANY_PROGRAM
+def test_five_thousand_programs(actions: list[object], limits: dict[str, int]) -> None:
+    run_program(actions, engine(**limits))
+
+
+def run_program(actions: list[object], subject: Engine) -> None:
+    """Do as the actions say, then finish; check the books after every step and every answer."""
+    asked: dict[RequestId, int] = {}
     tokens: dict[RequestId, list[int]] = {}
     reasons: dict[RequestId, str] = {}
 
@@ -73,24 +114,73 @@ def test_any_interleaving_gives_each_request_its_own_answer(
             tokens[output.request_id] += output.tokens
             if output.finish_reason:
                 reasons[output.request_id] = output.finish_reason
+        subject.check_invariants()
 
     for action in actions:
         if isinstance(action, int):
-            request_id = subject.add(Request(prompt=PROMPTS[action], sampling=GREEDY))
-            prompts[request_id], tokens[request_id] = action, []
+            request_id = subject.add(REQUESTS[action])
+            asked[request_id], tokens[request_id] = action, []
         elif action == "step":
             step()
-        elif prompts:
-            subject.abort(RequestId(action[1] % len(prompts)))
-    while subject.num_unfinished:
+        elif asked:
+            subject.abort(RequestId(action[1] % len(asked)))
+            subject.check_invariants()
+    for _ in range(1000):
+        if not subject.num_unfinished:
+            break
         step()
     step()
-    assert set(reasons) == set(prompts)
-    for request_id, index in prompts.items():
-        expected = ANSWERS[index]
+    assert set(reasons) == set(asked)
+    assert subject.figures().cache_usage == 0
+    for request_id, index in asked.items():
+        answer = expected(index)
         if reasons[request_id] == "abort":
-            expected = expected[: len(tokens[request_id])]
-        assert tokens[request_id] == expected
+            answer = answer[: len(tokens[request_id])]
+        assert tokens[request_id] == answer
+
+
+def test_a_later_turn_computes_only_what_is_new() -> None:
+    subject = engine(prompt_tokens_per_step=1000)
+    run_all(subject, [Request(prompt=LONG, sampling=GREEDY)])
+    [outputs] = run_all(subject, [Request(prompt=(*LONG, 1, 2, 3), sampling=GREEDY)])
+    assert outputs[0].cached_tokens == 32
+    assert sum(output.cached_tokens for output in outputs) == 32
+    [outputs] = run_all(subject, [Request(prompt=LONG, sampling=GREEDY, adapter=random_adapter(5))])
+    assert outputs[0].cached_tokens == 0
+
+
+def test_the_same_prompt_many_times_at_once_is_computed_once() -> None:
+    requests = [
+        Request(prompt=LONG, sampling=SamplingSettings(seed=seed, max_tokens=3))
+        for seed in range(4)
+    ]
+    found = [outputs[0].cached_tokens for outputs in run_all(engine(), requests)]
+    assert found == [0, 32, 32, 32]
+
+
+def test_more_than_fits_at_once_is_done_in_turns_and_right() -> None:
+    subject = engine(cache_tokens=80)
+    requests = [
+        Request(prompt=prompt, sampling=replace(GREEDY, max_tokens=30)) for prompt in PROMPTS
+    ]
+    results = [tokens_of(outputs) for outputs in run_all(subject, requests)]
+    assert results == [tokens_of(alone(request)) for request in requests]
+    assert subject.figures().num_preemptions > 0
+
+
+def test_what_a_failing_request_computed_is_never_found() -> None:
+    subject = engine()
+    weight = model().head.norm
+    kept = weight.clone()
+    try:
+        weight.fill_(float("nan"))
+        [outputs] = run_all(subject, [Request(prompt=LONG, sampling=GREEDY)])
+        assert outputs[-1].finish_reason == "error"
+    finally:
+        weight.copy_(kept)
+    [outputs] = run_all(subject, [Request(prompt=LONG, sampling=GREEDY)])
+    assert outputs[0].cached_tokens == 0
+    assert tokens_of(outputs) == tokens_of(alone(Request(prompt=LONG, sampling=GREEDY)))
 
 
 def test_the_same_seed_gives_the_same_answer_alone_and_in_a_batch() -> None:

@@ -98,8 +98,15 @@ class BlockPool:
         self._key_of[block] = key
         return contents
 
-    def release(self, blocks: Sequence[Block]) -> None:
-        """Stop using a request's blocks; those nobody uses any more are kept if they are known."""
+    def release(self, blocks: Sequence[Block], *, trusted: bool = True) -> None:
+        """Stop using a request's blocks; those nobody uses any more are kept if they are known.
+
+        trusted: whether their contents are right; what is not is never found again.
+        """
+        if not trusted:
+            for block in blocks:
+                if block in self._key_of:
+                    self._unlearn(block)
         # From the end: what follows is worth less than what it follows, so it is given up first.
         for block in reversed(blocks):
             self._users[block] -= 1

@@ -1,96 +1,115 @@
-"""Keys and values of the tokens a request has computed, and attention over them.
+"""Keys and values of computed tokens, in blocks, and attention over them.
 
-A step writes behind the `length` tokens that count and raises `length` only when it is complete:
-a step that failed can be repeated. Shapes: T tokens of the batch, C capacity in tokens.
+Which block belongs to whom is decided elsewhere (`blocks`, `scheduler`). A step writes behind the
+tokens that are counted as computed, so a step that failed can be repeated. Shapes: T tokens of the
+batch, S slots (blocks times tokens a block).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from danlu.device.memory import free_bytes
+from danlu.engine.blocks import Block
 from danlu.model.attention import rotated_qkv
 from danlu.model.config import ModelConfig
-from danlu.model.qwen3 import Block
-from danlu.ops import rotary_table, segment_attention
+from danlu.model.qwen3 import Block as Layer
+from danlu.ops import cached_attention, rotary_table
 
-_FIRST_CAPACITY_TOKENS = 64
+# The share of free memory that a cache may take, and how many full contexts are enough.
+_CACHE_SHARE = 0.6
+_CONTEXTS = 16
 
 
-class KeyValueCache:
-    """The cache of one request; it doubles when it is full, up to `max_tokens`."""
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One request in a batch: its blocks, the tokens in the cache already, and the new ones."""
+
+    blocks: Sequence[Block]
+    computed: int
+    new: int
+
+
+class BlockCache:
+    """The store of all blocks: [layers, 2 (keys, values), kv_heads, S, head_dim].
+
+    A head's tokens lie together: attention over 4,096 tokens runs twice as fast on a CPU as with S
+    before kv_heads.
+    """
 
     def __init__(
-        self, config: ModelConfig, *, max_tokens: int, device: torch.device, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        *,
+        num_blocks: int,
+        block_tokens: int,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self.length = 0
-        self._max_tokens = max_tokens
-        # [layers, 2 (keys, values), kv_heads, C, head_dim]: a head's tokens lie together, which
-        # lets attention over 4,096 tokens run twice as fast on a CPU as with C before kv_heads.
-        self._store = torch.empty(
-            (config.num_hidden_layers, 2, config.num_key_value_heads, 0, config.head_dim),
-            device=device,
-            dtype=dtype,
-        )
+        self.block_tokens = block_tokens
+        self.device = device
+        slots = num_blocks * block_tokens
+        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, slots, config.head_dim)
+        # Not filled: memory is touched when a block is first written.
+        self.store = torch.empty(shape, device=device, dtype=dtype)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the cache lies."""
-        return self._store.device
 
-    def reserve(self, tokens: int) -> None:
-        """Make room for so many tokens in all."""
-        capacity = self._store.shape[3]
-        if tokens <= capacity:
-            return
-        wanted = min(max(2 * capacity, _FIRST_CAPACITY_TOKENS), self._max_tokens)
-        shape = list(self._store.shape)
-        shape[3] = max(wanted, tokens)
-        grown = self._store.new_empty(shape)
-        grown[:, :, :, : self.length] = self._store[:, :, :, : self.length]
-        self._store = grown
+def default_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """Return how many tokens a cache should hold: a part of free memory, and no more than needed.
 
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values [n, kv_heads, head_dim] of new tokens; return those of all."""
-        end = self.length + k.shape[0]
-        keys, values = self._store[layer].transpose(1, 2)  # [C, kv_heads, head_dim] each
-        keys[self.length : end] = k
-        values[self.length : end] = v
-        return keys[:end], values[:end]
+    On the CPU, memory counts only once it is used.
+    """
+    numbers = 2 * config.num_key_value_heads * config.head_dim
+    token_bytes = config.num_hidden_layers * numbers * dtype.itemsize
+    fitting = int(_CACHE_SHARE * free_bytes(device)) // token_bytes
+    return max(1, min(fitting, _CONTEXTS * config.max_position_embeddings))
 
 
 class CachedAttention:
-    """The `attend` of the engine: each segment continues the tokens in its own cache.
+    """The `attend` of the engine: each segment continues the tokens in its blocks."""
 
-    segments: (cache, number of new tokens) in the order of the batch.
-    """
-
-    def __init__(self, config: ModelConfig, segments: Sequence[tuple[KeyValueCache, int]]) -> None:
-        self._segments = tuple(segments)
-        self._lengths = [tokens for _cache, tokens in segments]
+    def __init__(self, config: ModelConfig, cache: BlockCache, segments: Sequence[Segment]) -> None:
+        self._store = cache.store
+        size = cache.block_tokens
+        self._lengths = [segment.new for segment in segments]
+        self._runs = [runs(segment, size) for segment in segments]
         positions: list[int] = []
-        for cache, tokens in segments:
-            cache.reserve(cache.length + tokens)
-            positions += range(cache.length, cache.length + tokens)
-        device = segments[0][0].device
-        self._cos, self._sin = rotary_table(
-            torch.tensor(positions, device=device), config.head_dim, config.rope_theta
-        )
+        slots: list[int] = []
+        for segment in segments:
+            new = range(segment.computed, segment.computed + segment.new)
+            positions += new
+            slots += [segment.blocks[place // size] * size + place % size for place in new]
+        indices = torch.tensor([positions, slots], device=cache.device)
+        self._slots = indices[1]
+        self._cos, self._sin = rotary_table(indices[0], config.head_dim, config.rope_theta)
 
-    def __call__(self, layer: Block, qkv: Tensor) -> Tensor:  # [T, q + 2 kv] -> [T, q]
-        parts = [
-            part.split(self._lengths) for part in rotated_qkv(layer, qkv, self._cos, self._sin)
+    def __call__(self, layer: Layer, qkv: Tensor) -> Tensor:  # [T, q + 2 kv] -> [T, q]
+        q, k, v = rotated_qkv(layer, qkv, self._cos, self._sin)
+        keys, values = self._store[layer.index]  # [kv_heads, S, head_dim] each
+        keys.index_copy_(1, self._slots, k.transpose(0, 1))
+        values.index_copy_(1, self._slots, v.transpose(0, 1))
+        outputs = [
+            cached_attention(part, keys, values, spans)
+            for part, spans in zip(q.split(self._lengths), self._runs, strict=True)
         ]
-        outputs = []
-        for (cache, tokens), q, k, v in zip(self._segments, *parts, strict=True):
-            keys, values = cache.extend(layer.index, k, v)
-            # One call a segment: the keys stay where they are, nothing is joined or copied.
-            outputs.append(segment_attention(q, keys, values, (tokens,), (keys.shape[0],)))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def commit(self) -> None:
-        """Count the new tokens as computed, once every layer has been."""
-        for cache, tokens in self._segments:
-            cache.length += tokens
+
+def runs(segment: Segment, block_tokens: int) -> list[tuple[int, int]]:
+    """Return the slots [start, end) of a segment's tokens, in order; neighbours are joined."""
+    found: list[tuple[int, int]] = []
+    left = segment.computed + segment.new
+    for block in segment.blocks:
+        if left <= 0:
+            break
+        start, tokens = block * block_tokens, min(block_tokens, left)
+        if found and found[-1][1] == start:
+            found[-1] = (found[-1][0], start + tokens)
+        else:
+            found.append((start, start + tokens))
+        left -= tokens
+    return found

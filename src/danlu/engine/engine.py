@@ -15,13 +15,16 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from danlu.engine.cache import CachedAttention, KeyValueCache
-from danlu.engine.request import FinishReason, Output, Request, RequestId
+from danlu.engine.answer import Answer
+from danlu.engine.blocks import BlockPool, Contents
+from danlu.engine.cache import BlockCache, CachedAttention, Segment, default_tokens
+from danlu.engine.request import Output, Request, RequestId
 from danlu.engine.sampler import Sampler, sample
-from danlu.engine.scheduler import plan_step
+from danlu.engine.scheduler import Scheduler, Share, Track
 from danlu.engine.stop import StopFinder
 from danlu.errors import DataError, UsageError
 from danlu.language import _
+from danlu.lora.adapter import Adapter
 from danlu.lora.bank import AdapterBank
 from danlu.model.qwen3 import Qwen3
 from danlu.text.detokenize import Detokenizer
@@ -29,57 +32,25 @@ from danlu.text.tokenizer import Tokenizer
 
 # An answer without `max_tokens` ends here: Qwen3's recommended output length.
 DEFAULT_MAX_TOKENS = 32_768
+BLOCK_TOKENS = 16
 
 
-@dataclass(kw_only=True, eq=False)
-class _Running:
-    """One request on its way; `tokens` are the prompt and what was chosen so far."""
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What an engine is doing. cache_usage: the share of its blocks that requests use."""
 
-    id: RequestId
-    request: Request
-    tokens: list[int]
-    max_tokens: int
-    cache: KeyValueCache
-    sampler: Sampler
-    detokenizer: Detokenizer
-    stops: StopFinder
-
-    @property
-    def pending(self) -> int:
-        return len(self.tokens) - self.cache.length
-
-    @property
-    def num_answered(self) -> int:
-        return len(self.tokens) - len(self.request.prompt)
-
-    def accept(self, token: int) -> Output:
-        """Take the next token and say what becomes of it."""
-        self.tokens.append(token)
-        if token in self.request.end_token_ids:
-            return self.finish("stop", tokens=(token,))
-        text, stopped = self.stops.feed(self.detokenizer.feed(token))
-        if stopped:
-            return Output(request_id=self.id, tokens=(token,), text=text, finish_reason="stop")
-        if self.num_answered == self.max_tokens:
-            return self.finish("length", tokens=(token,), text=text)
-        return Output(request_id=self.id, tokens=(token,), text=text)
-
-    def finish(
-        self, reason: FinishReason, *, tokens: tuple[int, ...] = (), text: str = ""
-    ) -> Output:
-        """End the answer with the text that was held back, unless that completes a stop text."""
-        last, stopped = self.stops.feed(self.detokenizer.finish())
-        if stopped and reason == "length":
-            reason = "stop"
-        text += last + self.stops.finish()
-        return Output(request_id=self.id, tokens=tokens, text=text, finish_reason=reason)
+    num_running: int
+    num_waiting: int
+    cache_usage: float
+    num_preemptions: int
 
 
 class Engine:
     """Runs requests on one model.
 
     prompt_tokens_per_step: how much of the waiting prompts one step reads; less keeps running
-    answers smoother, more reads prompts faster. num_requests: how many run at once.
+    answers smoother, more reads prompts faster. num_requests: how many run at once. cache_tokens:
+    how many tokens all of them may hold together; None takes what free memory suggests.
     """
 
     def __init__(
@@ -87,14 +58,30 @@ class Engine:
         model: Qwen3,
         tokenizer: Tokenizer,
         *,
-        prompt_tokens_per_step: int = 1024,
+        prompt_tokens_per_step: int = 512,
         num_requests: int = 64,
+        cache_tokens: int | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._prompt_tokens_per_step = prompt_tokens_per_step
-        self._num_requests = num_requests
-        self._running: dict[RequestId, _Running] = {}
+        weight = model.embed_tokens
+        if cache_tokens is None:
+            cache_tokens = default_tokens(model.config, weight.device, weight.dtype)
+        num_blocks = -(-cache_tokens // BLOCK_TOKENS)
+        self._cache = BlockCache(
+            model.config,
+            num_blocks=num_blocks,
+            block_tokens=BLOCK_TOKENS,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        self._pool = BlockPool(num_blocks, BLOCK_TOKENS)
+        self._scheduler = Scheduler(
+            self._pool, prompt_tokens=prompt_tokens_per_step, num_requests=num_requests
+        )
+        # What an adapter computes continues only what it has computed itself.
+        self._roots: dict[Adapter | None, Contents] = {None: self._pool.new_root()}
+        self._answers: dict[RequestId, Answer] = {}
         self._next_id = 0
         self._streams: dict[RequestId, deque[Output]] = {}
         self._ready: list[Output] = []
@@ -102,33 +89,43 @@ class Engine:
     @property
     def num_unfinished(self) -> int:
         """Count the requests that are running or waiting."""
-        return len(self._running)
+        return len(self._answers)
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest prompt and answer together."""
+        return min(self._model.config.max_position_embeddings, self._pool.num_blocks * BLOCK_TOKENS)
+
+    def figures(self) -> Figures:
+        """Say what is going on."""
+        return Figures(
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            cache_usage=self._pool.num_used / self._pool.num_blocks,
+            num_preemptions=self._scheduler.num_preemptions,
+        )
 
     def add(self, request: Request) -> RequestId:
         """Queue a request; its outputs come from `step`.
 
-        Raises UsageError where prompt and answer exceed the model's context, DataError for an
-        empty prompt or ids outside the vocabulary.
+        Raises UsageError where prompt and answer exceed the context, DataError for an empty prompt
+        or ids outside the vocabulary.
         """
         max_tokens = self._checked_max_tokens(request)
         request_id = RequestId(self._next_id)
-        self._next_id += 1
-        weight = self._model.embed_tokens
-        self._running[request_id] = _Running(
-            id=request_id,
+        root = self._roots.setdefault(request.adapter, self._pool.new_root())
+        track = Track(id=request_id, tokens=list(request.prompt), root=root)
+        answer = Answer(
             request=request,
-            tokens=list(request.prompt),
+            track=track,
             max_tokens=max_tokens,
-            cache=KeyValueCache(
-                self._model.config,
-                max_tokens=len(request.prompt) + max_tokens,
-                device=weight.device,
-                dtype=weight.dtype,
-            ),
-            sampler=Sampler(request.sampling, request.prompt),
+            sampler=Sampler(request),
             detokenizer=Detokenizer(self._tokenizer),
             stops=StopFinder(request.sampling.stop),
         )
+        self._next_id += 1
+        self._answers[request_id] = answer
+        self._scheduler.add(track)
         return request_id
 
     def step(self) -> list[Output]:
@@ -142,9 +139,15 @@ class Engine:
 
     def abort(self, request_id: RequestId) -> None:
         """End a request now and free its memory; a finished or unknown one is left alone."""
-        running = self._running.get(request_id)
-        if running is not None:
-            self._deliver(running.finish("abort"))
+        answer = self._answers.get(request_id)
+        if answer is not None:
+            self._deliver(answer.abort())
+
+    def forget(self, adapter: Adapter) -> None:
+        """Give up what is kept of an adapter that no new request will use."""
+        root = self._roots.pop(adapter, None)
+        if root is not None:
+            self._pool.forget(root)
 
     def stream(self, request: Request) -> Generator[Output, None, None]:
         """Yield the outputs of one request; it is added when the iteration starts.
@@ -168,83 +171,98 @@ class Engine:
             self.abort(request_id)
             del self._streams[request_id]
 
+    def check_invariants(self) -> None:
+        """Assert what must hold between two steps; for tests."""
+        self._scheduler.check_invariants()
+        in_schedule = self._scheduler.num_running + self._scheduler.num_waiting
+        assert in_schedule == len(self._answers)
+        assert self._answers or self._pool.num_used == 0
+
     def _deliver(self, output: Output) -> None:
         if output.finish_reason is not None:
-            del self._running[output.request_id]
+            track = self._answers.pop(output.request_id).track
+            # What a failing request has computed may be wrong: nobody shall find it.
+            self._scheduler.remove(track, trusted=output.error is None)
         self._streams.get(output.request_id, self._ready).append(output)
 
     def _advance(self) -> None:
-        pending = [(running.id, running.pending) for running in self._running.values()]
-        shares = plan_step(
-            pending,
-            prompt_tokens=self._prompt_tokens_per_step,
-            num_requests=self._num_requests,
-        )
-        batch = [(self._running[share.request_id], share.tokens) for share in shares]
-        # Requests of one adapter stand together, so that the bank computes each adapter once.
-        batch.sort(key=lambda part: id(part[0].request.adapter))
-        if not batch:
+        shares = self._scheduler.plan()
+        if not shares:
             return
+        # Requests of one adapter stand together, so that the bank computes each adapter once.
+        shares.sort(key=lambda share: id(self._answers[share.track.id].request.adapter))
         try:
-            logits = self._forward(batch)
+            logits = self._forward(shares)
         except Exception as problem:
-            self._advance_alone(batch, problem)
+            self._advance_alone(shares, problem)
         else:
-            self._choose([part for part, _tokens in batch if part.pending == 0], logits)
+            self._complete(shares, logits)
 
-    def _advance_alone(self, batch: Sequence[tuple[_Running, int]], problem: Exception) -> None:
+    def _advance_alone(self, shares: Sequence[Share], problem: Exception) -> None:
         """Repeat a failed step one request at a time: only the one at fault fails again."""
-        for running, tokens in batch:
-            if len(batch) == 1:
-                self._fail(running, problem)
+        for share in shares:
+            if len(shares) == 1:
+                self._fail(self._answers[share.track.id], problem)
                 return
             try:
-                logits = self._forward([(running, tokens)])
+                logits = self._forward([share])
             except Exception as own_problem:
-                self._fail(running, own_problem)
+                self._fail(self._answers[share.track.id], own_problem)
             else:
-                self._choose([running] if running.pending == 0 else [], logits)
+                self._complete([share], logits)
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[tuple[_Running, int]]) -> Tensor:
+    def _forward(self, shares: Sequence[Share]) -> Tensor:
         """Compute the batch; return logits [N, V] for the requests that are due a token."""
         model = self._model
-        attend = CachedAttention(model.config, [(part.cache, n) for part, n in batch])
-        by_adapter = groupby(batch, key=lambda part: part[0].request.adapter)
-        linear = AdapterBank(
-            [(adapter, sum(n for _part, n in group)) for adapter, group in by_adapter]
-        )
+        segments: list[Segment] = []
         ids: list[int] = []
         last: list[int] = []
-        for part, tokens in batch:
-            start = part.cache.length
-            ids += part.tokens[start : start + tokens]
-            if tokens == part.pending:
+        for share in shares:
+            track, start = share.track, share.track.computed
+            segments.append(Segment(blocks=track.blocks, computed=start, new=share.tokens))
+            ids += track.tokens[start : start + share.tokens]
+            if share.tokens == track.pending:
                 last.append(len(ids) - 1)
-        device = model.embed_tokens.device
+        attend = CachedAttention(model.config, self._cache, segments)
+        by_adapter = groupby(
+            shares, key=lambda share: self._answers[share.track.id].request.adapter
+        )
+        linear = AdapterBank(
+            [(adapter, sum(share.tokens for share in group)) for adapter, group in by_adapter]
+        )
+        device = self._cache.device
         hidden = model(torch.tensor(ids, device=device), attend, linear)  # [T, H]
-        logits = linear(model.head, "lm_head", hidden[torch.tensor(last, device=device).long()])
-        attend.commit()
-        return logits
+        if len(last) < len(ids):
+            hidden = hidden[torch.tensor(last, dtype=torch.long, device=device)]
+        return linear(model.head, "lm_head", hidden)
+
+    def _complete(self, shares: list[Share], logits: Tensor) -> None:
+        """Count what was computed, and choose the tokens that are due."""
+        self._scheduler.commit(shares)
+        due = [self._answers[share.track.id] for share in shares if share.track.pending == 0]
+        if due:
+            self._choose(due, logits)
 
     @torch.inference_mode()
-    def _choose(self, due: Sequence[_Running], logits: Tensor) -> None:
+    def _choose(self, due: Sequence[Answer], logits: Tensor) -> None:
         """Choose a token for each row of logits and deliver what comes of it."""
         # NaN and +infinity both show in the maximum, one pass over the vocabulary.
         valid = torch.isfinite(logits.amax(dim=-1)).tolist()
-        for running, is_valid in zip(due, valid, strict=True):
+        for answer, is_valid in zip(due, valid, strict=True):
             if not is_valid:
-                self._fail(running, _not_finite())
-        rows = [row for row, is_valid in enumerate(valid) if is_valid]
-        if not rows:
+                self._fail(answer, _not_finite())
+        if not all(valid):
+            rows = [row for row, is_valid in enumerate(valid) if is_valid]
+            due, logits = [due[row] for row in rows], logits[rows]
+        if not due:
             return
-        kept = [due[row] for row in rows]
-        tokens = sample(logits[rows], [running.sampler for running in kept])
-        for running, token in zip(kept, tokens, strict=True):
-            self._deliver(running.accept(token))
+        choices = sample(logits, [answer.sampler for answer in due])
+        for answer, choice in zip(due, choices, strict=True):
+            self._deliver(answer.accept(choice))
 
-    def _fail(self, running: _Running, problem: Exception) -> None:
-        self._deliver(Output(request_id=running.id, finish_reason="error", error=problem))
+    def _fail(self, answer: Answer, problem: Exception) -> None:
+        self._deliver(Output(request_id=answer.id, finish_reason="error", error=problem))
 
     def _checked_max_tokens(self, request: Request) -> int:
         prompt, config = request.prompt, self._model.config
@@ -262,19 +280,15 @@ class Engine:
                 ),
                 fix=_("Use the tokenizer.json that came with this model."),
             )
-        left = config.max_position_embeddings - len(prompt)
+        left = self.context_tokens - len(prompt)
         wanted = request.sampling.max_tokens
         if left < (wanted or 1):
             raise UsageError(
                 _("Prompt and answer do not fit into the model's context."),
                 why=_(
                     "The prompt has {prompt} tokens, the answer may have {answer}; "
-                    "max_position_embeddings in config.json is {context}."
-                ).format(
-                    prompt=len(prompt),
-                    answer=wanted or 1,
-                    context=config.max_position_embeddings,
-                ),
+                    "there is room for {context} (max_position_embeddings, or what memory allows)."
+                ).format(prompt=len(prompt), answer=wanted or 1, context=self.context_tokens),
                 fix=_("Shorten the prompt, or set --max_tokens to {left} or less.").format(
                     left=left
                 )

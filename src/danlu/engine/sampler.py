@@ -10,18 +10,30 @@ Shapes: V vocab_size, N requests.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from danlu.engine.request import SamplingSettings
+from danlu.engine.request import Request, SamplingSettings, TokenLogprobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A chosen token, and its log probability where that was asked for."""
+
+    token: int
+    logprobs: TokenLogprobs | None = None
 
 
 class Sampler:
     """The choices of one request: its settings, its random numbers, the tokens it has seen."""
 
-    def __init__(self, settings: SamplingSettings, prompt: Sequence[int]) -> None:
+    def __init__(self, request: Request) -> None:
+        settings, prompt = request.sampling, request.prompt
         self.settings = settings
+        self.end_ids = request.end_token_ids
+        self.is_complete = False
         # On the CPU whatever the device: the same seed gives the same numbers everywhere.
         self._generator = torch.Generator()
         if settings.seed is None:
@@ -83,7 +95,7 @@ def candidates(logits: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tens
     return tokens, scores
 
 
-def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
     """Choose one token a row. logits: [N, V] in the model's dtype."""
     rows = [sampler.penalised(row) for row, sampler in zip(logits.float(), samplers, strict=True)]
     greedy = torch.stack(rows).argmax(dim=-1).tolist()
@@ -93,4 +105,4 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     ]
     for sampler, token in zip(samplers, tokens, strict=True):
         sampler.record(token)
-    return tokens
+    return [Choice(token=token) for token in tokens]

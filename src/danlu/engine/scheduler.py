@@ -76,11 +76,11 @@ class Scheduler:
         """Queue a request. Prompt and answer must fit into the whole pool."""
         self._waiting.append(track)
 
-    def remove(self, track: Track) -> None:
-        """End a request and give its blocks back."""
+    def remove(self, track: Track, *, trusted: bool = True) -> None:
+        """End a request and give its blocks back; see `BlockPool.release`."""
         if track in self._running:
             self._running.remove(track)
-            self._stop(track)
+            self._stop(track, trusted=trusted)
         else:
             self._waiting.remove(track)
 
@@ -184,8 +184,8 @@ class Scheduler:
         )
         self._waiting.insert(place, track)
 
-    def _stop(self, track: Track) -> None:
-        self._pool.release(track.blocks)
+    def _stop(self, track: Track, *, trusted: bool = True) -> None:
+        self._pool.release(track.blocks, trusted=trusted)
         track.blocks, track.contents, track.computed = [], [], 0
 
     def _blocks_for(self, tokens: int) -> int:

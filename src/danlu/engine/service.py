@@ -184,5 +184,5 @@ class EngineService:
                 break
             if action is not None:
                 action()
-        for ticket, (request_id, _deliver) in list(self._entries.items()):
+        for request_id, _deliver in list(self._entries.values()):
             self._hand_over(Output(request_id=request_id, finish_reason="error", error=problem))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
-from danlu.ops.attention import segment_attention
+from danlu.ops.attention import cached_attention, segment_attention
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import norm_rotate, rotary_table
@@ -19,6 +19,7 @@ __all__ = [
     "AdamW",
     "Moments",
     "accumulate",
+    "cached_attention",
     "cross_entropy_rows",
     "cross_entropy_sum",
     "norm_rotate",

@@ -1,0 +1,75 @@
+"""One request on its way to an answer: what it has written, and when that ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from danlu.engine.request import FinishReason, Output, Request, RequestId
+from danlu.engine.sampler import Choice, Sampler
+from danlu.engine.scheduler import Track
+from danlu.engine.stop import StopFinder
+from danlu.text.detokenize import Detokenizer
+
+
+@dataclass(kw_only=True, eq=False)
+class Answer:
+    """A request, its place in the schedule, and its text so far."""
+
+    request: Request
+    track: Track
+    max_tokens: int
+    sampler: Sampler
+    detokenizer: Detokenizer
+    stops: StopFinder
+
+    @property
+    def id(self) -> RequestId:
+        """The request's id."""
+        return self.track.id
+
+    @property
+    def num_written(self) -> int:
+        """Count the tokens of the answer."""
+        return len(self.track.tokens) - len(self.request.prompt)
+
+    def accept(self, choice: Choice) -> Output:
+        """Take the next token and say what becomes of it."""
+        token = choice.token
+        self.track.tokens.append(token)
+        logprobs = () if choice.logprobs is None else (choice.logprobs,)
+        found = self.track.num_found if self.num_written == 1 else 0
+        text, reason = "", self._end_by(token)
+        if reason is None or token not in self.sampler.end_ids:
+            text, stopped = self.stops.feed(self.detokenizer.feed(token))
+            if stopped:
+                reason = "stop"
+            elif reason is not None:
+                rest, reason = self._last(reason)
+                text += rest
+        else:
+            text, reason = self._last(reason)
+        return Output(
+            request_id=self.id,
+            tokens=(token,),
+            text=text,
+            logprobs=logprobs,
+            cached_tokens=found,
+            finish_reason=reason,
+        )
+
+    def abort(self) -> Output:
+        """End the answer as it is, with the text that was held back."""
+        text, _reason = self._last("abort")
+        return Output(request_id=self.id, text=text, finish_reason="abort")
+
+    def _end_by(self, token: int) -> FinishReason | None:
+        if token in self.sampler.end_ids or self.sampler.is_complete:
+            return "stop"
+        return "length" if self.num_written == self.max_tokens else None
+
+    def _last(self, reason: FinishReason) -> tuple[str, FinishReason]:
+        """Return the text that was held back, unless it completes a stop text, and the reason."""
+        text, stopped = self.stops.feed(self.detokenizer.finish())
+        if stopped and reason == "length":
+            reason = "stop"
+        return text + self.stops.finish(), reason
