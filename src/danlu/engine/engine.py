@@ -92,6 +92,11 @@ class Engine:
         return len(self._answers)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return not self._answers and not self._ready
+
+    @property
     def context_tokens(self) -> int:
         """The longest prompt and answer together."""
         return min(self._model.config.max_position_embeddings, self._pool.num_blocks * BLOCK_TOKENS)
