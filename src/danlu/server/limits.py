@@ -27,6 +27,7 @@ SLOWEST_BYTES_PER_SECOND = 16 * 1024
 SKIP_SECONDS = 1.0
 # Longer bodies are scanned on a thread, so that others do not wait for it.
 _LONG_BODY = 64 * 1024
+_ALIKE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CLOSE = {"connection": "close"}
 
@@ -193,11 +194,9 @@ def check_json(body: bytes) -> None:
                 _("The body is no JSON: {word} is no number of it.").format(word=word.decode()),
                 code="invalid_json",
             )
-    brackets = outside.translate(None, _NOT_BRACKETS)
+    brackets = outside.translate(_ALIKE, _NOT_BRACKETS)
     for _depth in range(MAX_DEPTH):  # each round takes the innermost pairs away
-        if not brackets:
-            return
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
     if brackets:
         raise ApiError(
             400,
