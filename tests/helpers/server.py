@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,6 +35,16 @@ class ScriptedService:
         self.is_alive = True
         self.num_seats_taken = 0
         self.stopped_with: list[int] = []
+        self.forgotten: list[object] = []
+
+    def forget(self, adapter: object) -> None:
+        self.forgotten.append(adapter)
+
+    def call(self, function: Callable[[Any], None]) -> Future[None]:
+        """Run a function at once, with this object as the engine."""
+        done: Future[None] = Future()
+        done.set_result(function(self))
+        return done
 
     def figures(self) -> Figures:
         return Figures(num_running=3, num_waiting=2, cache_usage=0.25, num_preemptions=1)

@@ -214,12 +214,14 @@ def test_who_uses_an_adapter_keeps_it(made: Place) -> None:
     app = made.app()
     assert load(app, "fox", "fox").status == 200
     held = app.state.serving.adapters["fox"].adapter
+    service = app.state.serving.service
     before = [a.clone() for _layer, _name, a, _b in held.tensors()]
     assert post(app, UNLOAD, {"lora_name": "fox"}).status == 200
     assert load(app, "fox", "more/owl").status == 200
     after = [a for _layer, _name, a, _b in held.tensors()]
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
     assert app.state.serving.adapters["fox"].adapter is not held
+    assert service.forgotten == [held]
 
 
 def test_many_at_once_load_one_of_a_name(made: Place) -> None:

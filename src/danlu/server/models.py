@@ -104,8 +104,12 @@ async def load_adapter(body: LoadAdapter, request: Request) -> str:
 @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
 async def unload_adapter(body: UnloadAdapter, request: Request) -> str:
     """Forget an adapter; requests that run with it are not disturbed."""
-    if _serving(request).adapters.pop(body.lora_name, None) is None:
+    serving = _serving(request)
+    gone = serving.adapters.pop(body.lora_name, None)
+    if gone is None:
         raise _unknown(body.lora_name, param="lora_name")
+    # What the engine keeps of it, to begin later prompts with.
+    await asyncio.wrap_future(serving.service.call(lambda engine: engine.forget(gone.adapter)))
     return _("Success: the adapter {name} is unloaded.").format(name=body.lora_name)
 
 

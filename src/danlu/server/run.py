@@ -102,6 +102,7 @@ class Server(uvicorn.Server):
         then: Callable[[], None]
         try:
             then = partial(self._begin, open_serving(self._settings, folders))
+            self._app.openapi()  # kept from here on; it would stop all others for 0.3 seconds
         except BaseException as problem:
             then = partial(self._fail, problem)
         with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
