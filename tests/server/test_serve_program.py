@@ -128,3 +128,12 @@ def test_words_that_make_no_sense(
 ) -> None:
     assert main(["serve", "--port", "0", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_an_adapter_in_the_place_of_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "fox" / "adapter_config.json").write_text("{}")
+    assert main(["serve", str(tmp_path / "fox"), "--port", "0"]) == 2
+    assert f"danlu serve --adapter fox={tmp_path / 'fox'}" in capsys.readouterr().err

@@ -19,6 +19,8 @@ def listen(host: str, port: int) -> socket.socket:
         )
     except (socket.gaierror, UnicodeError) as problem:
         raise _no_such_host(host, str(problem)) from problem
+    # A name such as localhost may mean addresses of both kinds; most clients try this one.
+    found.sort(key=lambda one: one[0] != socket.AF_INET)
     family, kind, protocol, _name, address = found[0]
     taken = socket.socket(family, kind, protocol)
     try:

@@ -17,6 +17,7 @@ from danlu.engine.engine import Engine
 from danlu.engine.service import EngineService
 from danlu.errors import UsageError
 from danlu.language import _
+from danlu.lora.peft_files import CONFIG_FILE
 from danlu.models.adapters import base_of, find_adapter, prompting_of_model
 from danlu.models.load import load_model
 from danlu.models.names import STARTER, model_folder
@@ -27,11 +28,23 @@ from danlu.server.state import Serving
 
 def model_of(settings: ServeSettings, folders: AdapterFolders) -> str:
     """Name the model to load: the one asked for, the first adapter's base, or the starter."""
-    if settings.model_name_or_path is not None:
-        return settings.model_name_or_path
+    name = settings.model_name_or_path
+    if name is not None:
+        _check_is_no_adapter(name)
+        return name
     for folder in folders.named.values():
         return base_of(find_adapter(str(folder)))
     return STARTER
+
+
+def _check_is_no_adapter(name: str) -> None:
+    folder = model_folder(name)
+    if (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
+        raise UsageError(
+            _("{folder} is an adapter, not a model.").format(folder=folder),
+            why=_("Its base model is loaded first, and found by itself."),
+            fix=f"danlu serve --adapter {folder.name}={name}",
+        )
 
 
 def name_of(settings: ServeSettings, folders: AdapterFolders) -> str:

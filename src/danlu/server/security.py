@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -26,7 +25,7 @@ from danlu.server.keys import Keys, is_loopback
 PUBLIC_PATHS = frozenset({"/health", "/docs", "/docs/page.js", "/docs/page.css"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,19 +133,11 @@ def host_name(host: str) -> str:
 
 def _same_host(origin: str, host: str) -> bool:
     """Compare an Origin with a Host; a proxy may have taken the https away on the way."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
+    scheme, _separator, place = origin.strip().lower().partition("://")
+    port = _DEFAULT_PORTS.get(scheme)
+    if port is None or not place:
         return False
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-        return False
-    netloc = parts.netloc.lower().rpartition("@")[2]
-    default = _DEFAULT_PORTS[parts.scheme]
-    variants = {netloc, f"{netloc}:{default}"} if port is None else {netloc}
-    if str(port) == default:
-        variants.add(netloc.removesuffix(f":{default}"))
-    return host.strip().lower() in variants
+    return place.removesuffix(port) == host.strip().lower().removesuffix(port)
 
 
 class Security:
