@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -81,7 +82,8 @@ class Answers:
         self._metrics = metrics
         self._seats = seats
         self._running: dict[int, _Progress] = {}
-        self._arrived: asyncio.Queue[tuple[int, Output]] = asyncio.Queue()
+        self._arrived: deque[tuple[int, Output]] = deque()
+        self._news = asyncio.Event()
         self._first: tuple[int, Output] | None = None
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
@@ -113,10 +115,11 @@ class Answers:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        try:
-            index, output = await asyncio.wait_for(self._arrived.get(), seconds)
-        except asyncio.TimeoutError:
+        if not self._arrived:
+            await self._wait(seconds)
+        if not self._arrived:
             return None
+        index, output = self._arrived.popleft()
         progress = self._record(index, output)
         if output.finish_reason == "error":
             raise failure(output.error, self.request_id)
@@ -143,7 +146,25 @@ class Answers:
 
     def _deliver(self, index: int, output: Output) -> None:
         """Take an output on the engine's thread."""
-        self._loop.call_soon_threadsafe(self._arrived.put_nowait, (index, output))
+        self._loop.call_soon_threadsafe(self._take, index, output)
+
+    def _take(self, index: int, output: Output) -> None:
+        self._arrived.append((index, output))
+        self._news.set()
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Wait until something arrives, or for so long.
+
+        Not by asyncio.wait_for, which before Python 3.12 loses a cancellation that comes together
+        with what it waits for: the answer to a client that has gone would run on to its end.
+        """
+        self._news.clear()
+        timer = None if seconds is None else self._loop.call_later(seconds, self._news.set)
+        try:
+            await self._news.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _record(self, index: int, output: Output) -> _Progress:
         progress, now = self._running[index], time.monotonic()

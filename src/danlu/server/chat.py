@@ -28,7 +28,7 @@ from danlu.server.requests import ChatRequest
 from danlu.server.sampling import chat_grammar, choice_of, fitting, sampling_of, thinking_mode
 from danlu.server.state import Serving
 from danlu.server.target import Target, target_of
-from danlu.server.tools import call_fields
+from danlu.server.tool_calls import call_fields
 from danlu.server.usage import usage_fields
 from danlu.text.tokenizer import Tokenizer
 

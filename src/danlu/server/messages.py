@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, model_validator
 
 from danlu.server.bodies import Body, Text, encodable, refused
-from danlu.server.tools import CallBody, ToolBody
+from danlu.server.tool_calls import CallBody, ToolBody
 from danlu.text.conversation import Conversation, Message, Role
 
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, mod
 
 from danlu.server.bodies import AcceptedOnly, Body, JsonObject, Text, encodable, refused
 from danlu.server.messages import ChatMessage
-from danlu.server.tools import ToolBody, ToolChoice, tool_choice_field
+from danlu.server.tool_calls import ToolBody, ToolChoice, tool_choice_field
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 32

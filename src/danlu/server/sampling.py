@@ -16,7 +16,7 @@ from danlu.language import _
 from danlu.models.adapters import Prompting
 from danlu.server.errors import ApiError
 from danlu.server.requests import ChatRequest, ResponseFormat, SamplingBody, TemplateSettings
-from danlu.server.tools import ToolBody, call_grammar
+from danlu.server.tool_calls import ToolBody, call_grammar
 
 MAX_GRAMMAR = 128 * 1024
 _SAME_NAMES = (

@@ -15,7 +15,7 @@ from danlu.server.requests import TemplateSettings, TokenId
 from danlu.server.sampling import check_ids
 from danlu.server.state import Serving
 from danlu.server.target import Target, target_of
-from danlu.server.tools import ToolBody
+from danlu.server.tool_calls import ToolBody
 from danlu.text.render import render
 
 router = APIRouter(tags=["tokens"])

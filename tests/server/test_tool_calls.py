@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.engine.request import Grammar
-from danlu.server.tools import CallBody, ToolBody, arguments_text, call_fields, call_grammar
+from danlu.server.tool_calls import CallBody, ToolBody, arguments_text, call_fields, call_grammar
 from danlu.text.conversation import ToolCall
 from danlu.text.parse import Call, Parser
 from danlu.text.render import call_text
