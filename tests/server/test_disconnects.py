@@ -13,10 +13,10 @@ import pytest
 
 from danlu.engine.engine import Engine
 from danlu.server.state import Serving
+from tests.helpers.figures import figure, slowest
 from tests.helpers.served import application, running, served, tiny_loaded
 from tests.helpers.tiny_engine import tokenizer
 
-COUNT = 50
 BODY = (
     b'{"messages": [{"role": "user", "content": "Tell me a long story."}], "ignore_eos": true, '
     b'"max_tokens": 3000, "n": 2, "stream": %s}'
@@ -42,10 +42,13 @@ def wait_until_free(serving: Serving) -> float:
 
 
 @pytest.mark.parametrize("stream", [b"true", b"false"])
+@pytest.mark.parametrize(
+    "count", [25, pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
 def test_clients_that_go_at_random_moments(
-    place: tuple[Serving, Engine, str], stream: bytes
+    place: tuple[Serving, Engine, str], stream: bytes, count: int
 ) -> None:
-    serving, engine, address = place
+    serving, _engine, address = place
     where = urlsplit(address)
     body = BODY % stream
     head = (
@@ -53,22 +56,24 @@ def test_clients_that_go_at_random_moments(
         b"content-length: %d\r\n\r\n" % len(body)
     )
     moments = random.Random(7)
-    slowest = 0.0
-    for _client in range(COUNT // 2):
+    longest = 0.0
+    for _client in range(count):
         with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
             connection.sendall(head + body)
             time.sleep(moments.uniform(0.0, 0.08))
-        slowest = max(slowest, wait_until_free(serving))
+        longest = max(longest, wait_until_free(serving))
     good = httpx.post(
         address + "/v1/completions", json={"prompt": "The fox", "max_tokens": 4}, timeout=20
     )
     assert good.status_code == 200
-    slowest = max(slowest, wait_until_free(serving))
+    longest = max(longest, wait_until_free(serving))
     figures = serving.service.call(lambda engine: engine.figures()).result()
     assert figures.num_running == figures.num_waiting == 0
     assert figures.cache_usage == 0.0
     # A step takes milliseconds; whole answers would take seconds.
-    assert slowest < 1.0
+    assert longest < 1.0
+    figure("clients that went away", count)
+    slowest("until their seats were free", longest)
 
 
 def test_a_client_that_goes_while_its_prompt_waits(place: tuple[Serving, Engine, str]) -> None:

@@ -89,10 +89,12 @@ def test_a_failure_after_the_stream_has_begun_is_its_last_event() -> None:
         logging.disable(logging.ERROR)
         response = TestClient(application(serving)).post(CHAT, json={**HELLO, "stream": True})
         logging.disable(logging.NOTSET)
-    assert response.status_code == 200 and "secret" not in response.text
+    assert response.status_code == 200
+    assert "secret" not in response.text
     *chunks, last = events_of(response.text)
     assert chunks[1]["choices"][0]["delta"]["content"]
-    assert last["error"]["code"] == "internal_error" and last["error"]["type"] == "server_error"
+    assert last["error"]["code"] == "internal_error"
+    assert last["error"]["type"] == "server_error"
 
 
 def test_a_failing_request_leaves_the_others_alone() -> None:
@@ -156,7 +158,8 @@ def test_rendering_and_tokenizing_do_not_hold_up_the_event_loop(
     monkeypatch.setattr(chat, "ask", noted)
     with served(scripted("Fine.")) as serving, running(application(serving)) as address:
         httpx.post(address + CHAT, json=HELLO)
-    assert [thread.name for thread in threads] != ["server"] and threads
+    assert [thread.name for thread in threads] != ["server"]
+    assert threads
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -193,5 +196,6 @@ def test_the_metrics_hear_of_every_request(monkeypatch: pytest.MonkeyPatch) -> N
         assert recorded.started == recorded.first_tokens == 2
         assert recorded.tokens == 2 * (tokens - 1)
         [(reason, prompt, completion, cached), _other] = recorded.finished
-        assert (reason, completion, cached) == ("stop", tokens, 0) and prompt > 5
+        assert (reason, completion, cached) == ("stop", tokens, 0)
+        assert prompt > 5
         assert isinstance(serving.service, EngineService)
