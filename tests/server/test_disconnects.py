@@ -27,9 +27,11 @@ BODY = (
 def place() -> Iterator[tuple[Serving, Engine, str]]:
     loaded = tiny_loaded()
     engine = Engine(loaded.model, tokenizer(), cache_tokens=8192)
-    with served(engine, loaded=loaded, context_tokens=4096) as serving:
-        with running(application(serving)) as address:
-            yield serving, engine, address
+    with (
+        served(engine, loaded=loaded, context_tokens=4096) as serving,
+        running(application(serving)) as address,
+    ):
+        yield serving, engine, address
 
 
 def wait_until_free(serving: Serving) -> float:

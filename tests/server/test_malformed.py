@@ -1,4 +1,4 @@
-"""Bodies as nobody should send them: each is refused in OpenAI's shape, or served; none does harm."""
+"""Bodies as nobody should send them: refused in OpenAI's shape, or served; none does harm."""
 
 from __future__ import annotations
 

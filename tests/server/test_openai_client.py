@@ -46,9 +46,11 @@ def script(request: Request) -> str | Exception:
 @pytest.fixture(scope="module")
 def place() -> Iterator[tuple[Serving, str]]:
     engine = ScriptedEngine(tokenizer(), script)
-    with served(engine, num_seats=8, context_tokens=1500) as serving:
-        with running(application(serving)) as address:
-            yield serving, address
+    with (
+        served(engine, num_seats=8, context_tokens=1500) as serving,
+        running(application(serving)) as address,
+    ):
+        yield serving, address
 
 
 @pytest.fixture
