@@ -29,10 +29,14 @@ from danlu.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A conversation made ready for the engine."""
+    """A conversation made ready for the engine.
+
+    may_call: whether there are tools to be called; without, a call is text.
+    """
 
     request: Request
     starts_in_thought: bool
+    may_call: bool = True
 
 
 class Dialog:
@@ -54,7 +58,7 @@ class Dialog:
         self._tokenizer = tokenizer
         self._template = template
         self._enable_thinking = enable_thinking
-        self._end_token_ids = frozenset(end_token_ids | {tokenizer.control_id(TURN_END)})
+        self.end_token_ids = frozenset(end_token_ids | {tokenizer.control_id(TURN_END)})
 
     def prepare(
         self,
@@ -79,7 +83,7 @@ class Dialog:
             prompt=tuple(self._tokenizer.encode_spans(spans)),
             sampling=sampling,
             adapter=adapter,
-            end_token_ids=self._end_token_ids,
+            end_token_ids=self.end_token_ids,
             thinking=self._thinking(is_open, thinking_budget) if is_open or wanted else None,
         )
         return Question(request=request, starts_in_thought=is_open)
@@ -146,7 +150,9 @@ class Reading:
     """Turns the outputs of one request into events, whoever hands them over."""
 
     def __init__(self, question: Question) -> None:
-        self._parser = Parser(starts_in_thought=question.starts_in_thought)
+        self._parser = Parser(
+            starts_in_thought=question.starts_in_thought, may_call=question.may_call
+        )
         self._counting = _Counting(question)
 
     def feed(self, output: Output) -> list[Event]:

@@ -40,10 +40,14 @@ Piece = Thought | Text | Call
 
 
 class Parser:
-    """One answer. starts_in_thought: whether the prompt left a thought open."""
+    """One answer. starts_in_thought: whether the prompt left a thought open.
 
-    def __init__(self, *, starts_in_thought: bool = False) -> None:
+    may_call: False where no tools are there to be called; a call is then the text that it is.
+    """
+
+    def __init__(self, *, starts_in_thought: bool = False, may_call: bool = True) -> None:
         self._state = "thought" if starts_in_thought else "start"
+        self._may_call = may_call
         self._buffer = ""
         # Newlines that are only passed on when more of the same part follows them.
         self._held = ""
@@ -72,8 +76,11 @@ class Parser:
                 self._leave_start(final)
             elif self._state == "thought":
                 pieces += self._until(THOUGHT_END, "text", final)
-            elif self._state == "text":
+            elif self._state == "text" and self._may_call:
                 pieces += self._until(CALL_START, "call", final)
+            elif self._state == "text":
+                pieces += self._emit(self._buffer)
+                self._buffer = ""
             else:
                 pieces += self._read_call()
             if (self._state, self._buffer) == before:

@@ -1,0 +1,74 @@
+"""Log probabilities in the shapes of OpenAI's two routes.
+
+Every token of what was written is there, thoughts and calls included; control tokens are not, since
+they have no text. Source: OpenAI's API reference ("logprobs" of both routes).
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from danlu.engine.request import TokenLogprobs
+from danlu.text.tokenizer import Tokenizer
+
+# What stands for a probability of 0, whose logarithm JSON cannot write.
+LEAST = -9999.0
+
+
+def chat_logprobs(entries: Iterable[TokenLogprobs], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Write entries as the chat route does: a list with one object a token."""
+    return [
+        {
+            **_token(entry.token, entry.logprob, tokenizer),
+            "top_logprobs": [_token(token, logprob, tokenizer) for token, logprob in entry.top],
+        }
+        for entry in entries
+        if entry.token not in tokenizer.control_ids
+    ]
+
+
+def _token(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "token": token_text(token, tokenizer),
+        "logprob": max(logprob, LEAST),
+        "bytes": list(tokenizer.token_bytes(token)),
+    }
+
+
+def token_text(token: int, tokenizer: Tokenizer) -> str:
+    """Write a token as text; one that is no whole character as OpenAI does, `bytes:\\xe4\\xbd`."""
+    raw = tokenizer.token_bytes(token)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+class CompletionLogprobs:
+    """Writes entries as the completions route does: four lists of equal length."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._offset = 0
+
+    def lists(self, entries: Sequence[TokenLogprobs]) -> dict[str, list[Any]]:
+        """Write the next entries; offsets count the characters of the text before a token."""
+        kept = [entry for entry in entries if entry.token not in self._tokenizer.control_ids]
+        return {
+            "tokens": [token_text(entry.token, self._tokenizer) for entry in kept],
+            "token_logprobs": [max(entry.logprob, LEAST) for entry in kept],
+            "top_logprobs": [self._alternatives(entry) for entry in kept],
+            "text_offset": [self._passed(entry.token) for entry in kept],
+        }
+
+    def _alternatives(self, entry: TokenLogprobs) -> dict[str, float]:
+        pairs = [*entry.top, (entry.token, entry.logprob)] if entry.top else []
+        return {token_text(token, self._tokenizer): max(p, LEAST) for token, p in pairs}
+
+    def _passed(self, token: int) -> int:
+        offset = self._offset
+        self._offset += len(self._decoder.decode(self._tokenizer.token_bytes(token)))
+        return offset

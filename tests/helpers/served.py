@@ -1,0 +1,250 @@
+"""A model that is served: the routes in an application of their own, and a server on a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from danlu.device.detect import select
+from danlu.dialog.dialog import Dialog
+from danlu.engine.engine import Engine, Figures
+from danlu.engine.request import Output, RequestId, SamplingSettings, TokenLogprobs
+from danlu.engine.request import Request as EngineRequest
+from danlu.engine.service import EngineService
+from danlu.engine.stop import StopFinder
+from danlu.models.adapters import Prompting
+from danlu.models.load import LoadedModel
+from danlu.server import chat, completions, tokens
+from danlu.server.errors import ApiError
+from danlu.server.state import ServedAdapter, Serving
+from danlu.text.detokenize import Detokenizer
+from danlu.text.tokenizer import Tokenizer
+from tests.helpers import tiny_engine
+
+DEFAULTS = SamplingSettings(temperature=0.0)
+
+
+@dataclass
+class Recorded:
+    """Stands in for the metrics and remembers what it was told."""
+
+    started: int = 0
+    first_tokens: int = 0
+    tokens: int = 0
+    finished: list[tuple[str, int, int, int]] = field(default_factory=list)
+
+    def request_started(self) -> None:
+        self.started += 1
+
+    def first_token(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.first_tokens += 1
+
+    def token(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.tokens += 1
+
+    def request_finished(self, reason: str, prompt: int, completion: int, cached: int) -> None:
+        self.finished.append((reason, prompt, completion, cached))
+
+
+class ScriptedEngine:
+    """Answers as told, a token a step: `script` gives each request's text, or raises.
+
+    One that raises while the engine adds the request refuses it; a text may be longer than the
+    request's max_tokens. What was asked for is in `requests`; a step takes `step_seconds`.
+    """
+
+    step_seconds = 0.0
+
+    def __init__(
+        self, tokenizer: Tokenizer, script: Callable[[EngineRequest], str | Exception]
+    ) -> None:
+        self.requests: list[EngineRequest] = []
+        self._tokenizer, self._script = tokenizer, script
+        self._answers: dict[RequestId, Iterator[Output]] = {}
+        self._ready: list[Output] = []
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._answers)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._answers and not self._ready
+
+    def figures(self) -> Figures:
+        return Figures(
+            num_running=len(self._answers), num_waiting=0, cache_usage=0.0, num_preemptions=0
+        )
+
+    def add(self, request: EngineRequest) -> RequestId:
+        answer = self._script(request)
+        request_id = RequestId(len(self.requests))
+        self.requests.append(request)
+        self._answers[request_id] = self._outputs(request_id, request, answer)
+        return request_id
+
+    def abort(self, request_id: RequestId) -> None:
+        if self._answers.pop(request_id, None) is not None:
+            self._ready.append(Output(request_id=request_id, finish_reason="abort"))
+
+    def step(self) -> list[Output]:
+        time.sleep(self.step_seconds)
+        ready, self._ready = self._ready, []
+        for request_id, outputs in list(self._answers.items()):
+            ready.append(next(outputs))
+            if ready[-1].finish_reason is not None:
+                del self._answers[request_id]
+        return ready
+
+    def _outputs(
+        self, request_id: RequestId, request: EngineRequest, answer: str | Exception
+    ) -> Iterator[Output]:
+        if isinstance(answer, Exception):
+            yield Output(request_id=request_id, finish_reason="error", error=answer)
+            return
+        detokenizer, stops = Detokenizer(self._tokenizer), StopFinder(request.sampling.stop)
+        limit = request.sampling.max_tokens or 10_000
+        for place, token in enumerate(self._tokenizer.encode_text(answer)):
+            text, stopped = stops.feed(detokenizer.feed(token))
+            reason = "stop" if stopped else "length" if place + 1 == limit else None
+            yield Output(
+                request_id=request_id,
+                tokens=(token,),
+                text=text,
+                logprobs=_logprobs(token, request.sampling.logprobs),
+                finish_reason=reason,  # type: ignore[arg-type]
+            )
+        end = min(request.end_token_ids)
+        yield Output(
+            request_id=request_id,
+            tokens=(end,),
+            text=stops.finish(),
+            logprobs=_logprobs(end, request.sampling.logprobs),
+            finish_reason="stop",
+        )
+
+
+def _logprobs(token: int, number: int | None) -> tuple[TokenLogprobs, ...]:
+    """Made up: the token at -0.25, and others of which the second is impossible."""
+    if number is None:
+        return ()
+    others = ((token, -0.25), (5, -1.0), (6, -math.inf), *((7 + i, -2.0 - i) for i in range(20)))
+    return (TokenLogprobs(token=token, logprob=-0.25, top=others[:number]),)
+
+
+def tiny_loaded() -> LoadedModel:
+    """The tiny model as a loaded one."""
+    model = tiny_engine.model()
+    return LoadedModel(
+        name="tiny",
+        folder=Path("tiny"),
+        config=model.config,
+        model=model,
+        tokenizer=tiny_engine.tokenizer(),
+        fingerprint="",
+        device=select("cpu"),
+    )
+
+
+@contextmanager
+def served(
+    engine: Engine | ScriptedEngine | None = None,
+    *,
+    loaded: LoadedModel | None = None,
+    num_seats: int = 64,
+    adapters: Mapping[str, ServedAdapter] | None = None,
+    defaults: SamplingSettings = DEFAULTS,
+    context_tokens: int = 4096,
+    enable_thinking: bool | None = True,
+) -> Iterator[Serving]:
+    """Serve a model; without an engine the tiny one."""
+    loaded = loaded or tiny_loaded()
+    real: Any = engine or Engine(loaded.model, loaded.tokenizer, cache_tokens=context_tokens)
+    service = EngineService(real, num_seats=num_seats)
+    service.start()
+    prompting = Prompting(enable_thinking=enable_thinking)
+    dialog = Dialog(
+        real,
+        loaded.tokenizer,
+        template=prompting.template,
+        enable_thinking=prompting.enable_thinking,
+        end_token_ids=set(),
+    )
+    try:
+        yield Serving(
+            name="tiny",
+            loaded=loaded,
+            dialog=dialog,
+            service=service,
+            prompting=prompting,
+            defaults={True: defaults, False: replace(defaults)},
+            context_tokens=context_tokens,
+            adapters=dict(adapters or {}),
+        )
+    finally:
+        service.stop()
+
+
+def application(serving: Serving) -> FastAPI:
+    """The routes alone, with errors in OpenAI's shape."""
+    app = FastAPI()
+    for module in (chat, completions, tokens):
+        app.include_router(module.router)
+    app.state.serving = serving
+    app.state.metrics = Recorded()
+
+    @app.exception_handler(ApiError)
+    async def _api_error(_request: Request, problem: ApiError) -> Response:
+        return JSONResponse(problem.body(), problem.status, headers=problem.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, problem: RequestValidationError) -> Response:
+        first = problem.errors()[0]
+        place = ".".join(str(step) for step in first["loc"][1:]).encode("utf-8", "replace").decode()
+        error = ApiError(400, f"{place}: {first['msg']}", param=place)
+        return JSONResponse(error.body(), error.status)
+
+    @app.exception_handler(HTTPException)
+    async def _http(_request: Request, problem: HTTPException) -> Response:
+        return JSONResponse(ApiError(problem.status_code, "").body(), problem.status_code)
+
+    return app
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """Run a real server on a thread; its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    loop = asyncio.new_event_loop()
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(server.serve(sockets=[listener]))
+        loop.close()
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()

@@ -1,0 +1,104 @@
+"""A client that goes away at any moment: its requests end at once, and everything is free again."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from danlu.engine.engine import Engine
+from danlu.server.state import Serving
+from tests.helpers.figures import figure, slowest
+from tests.helpers.served import application, running, served, tiny_loaded
+from tests.helpers.tiny_engine import tokenizer
+
+BODY = (
+    b'{"messages": [{"role": "user", "content": "Tell me a long story."}], "ignore_eos": true, '
+    b'"max_tokens": 3000, "n": 2, "stream": %s}'
+)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[Serving, Engine, str]]:
+    loaded = tiny_loaded()
+    engine = Engine(loaded.model, tokenizer(), cache_tokens=8192)
+    with (
+        served(engine, loaded=loaded, context_tokens=4096) as serving,
+        running(application(serving)) as address,
+    ):
+        yield serving, engine, address
+
+
+def wait_until_free(serving: Serving) -> float:
+    """How long it takes until nothing is running any more."""
+    begun = time.monotonic()
+    while serving.service.num_seats_taken:
+        assert time.monotonic() < begun + 10, "a client has gone, but its requests run on"
+        time.sleep(0.001)
+    return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("stream", [b"true", b"false"])
+@pytest.mark.parametrize(
+    "count", [25, pytest.param(500, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
+def test_clients_that_go_at_random_moments(
+    place: tuple[Serving, Engine, str], stream: bytes, count: int
+) -> None:
+    serving, _engine, address = place
+    where = urlsplit(address)
+    body = BODY % stream
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n" % len(body)
+    )
+    moments = random.Random(7)
+    longest = 0.0
+    for _client in range(count):
+        with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
+            connection.sendall(head + body)
+            time.sleep(moments.uniform(0.0, 0.08))
+        longest = max(longest, wait_until_free(serving))
+    good = httpx.post(
+        address + "/v1/completions", json={"prompt": "The fox", "max_tokens": 4}, timeout=20
+    )
+    assert good.status_code == 200
+    longest = max(longest, wait_until_free(serving))
+    figures = serving.service.call(lambda engine: engine.figures()).result()
+    assert figures.num_running == figures.num_waiting == 0
+    assert figures.cache_usage == 0.0
+    # A step takes milliseconds; whole answers would take seconds.
+    assert longest < 1.0
+    figure("clients that went away", count)
+    slowest("until their seats were free", longest)
+
+
+def test_a_client_that_goes_while_its_prompt_waits(place: tuple[Serving, Engine, str]) -> None:
+    """Before anything was sent, and while nothing is being sent."""
+    serving, _engine, address = place
+    where = urlsplit(address)
+    body = BODY % b"true"
+    with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n" % len(body) + body
+        )
+    wait_until_free(serving)
+
+
+def test_half_a_body_takes_no_seat(place: tuple[Serving, Engine, str]) -> None:
+    serving, _engine, address = place
+    where = urlsplit(address)
+    with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"content-length: 1000\r\n\r\n{"
+        )
+        time.sleep(0.02)
+        assert serving.service.num_seats_taken == 0
+    wait_until_free(serving)
