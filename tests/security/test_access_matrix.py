@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from danlu.server.app import api_routers, create_app
+from danlu.server.app import create_app
 from danlu.server.keys import Keys
 from danlu.server.security import PUBLIC_PATHS
 from danlu.server.settings import ServeSettings
@@ -53,9 +53,7 @@ def table() -> list[Row]:
 
 
 def app_on(host: str) -> FastAPI:
-    return create_app(
-        scripted_serving(), ServeSettings(host=host), keys=Keys.of([KEY]), routers=api_routers()
-    )
+    return create_app(scripted_serving(), ServeSettings(host=host), keys=Keys.of([KEY]))
 
 
 def routes(app: FastAPI) -> set[tuple[str, str]]:
