@@ -8,9 +8,9 @@ from danlu.device.catalogue import DeviceFacts, cpu_facts, nearest
 from danlu.device.detect import Device
 from danlu.device.memory import free_bytes, used_bytes
 
-# What training takes on the CPU besides its tensors: the program with its libraries, and the kernels
-# they make when a size is first met. Measured: 110 MB of kernels after three steps, and from some
-# fifteen steps on 230 MB, where their number is bounded.
+# What training takes on the CPU besides its tensors: the program with its libraries, and the
+# kernels they make when a size is first met. Measured: 110 MB of kernels after three steps, and
+# 230 MB from some fifteen steps on, where their number is bounded.
 _PROGRAM_BYTES = 365 * 10**6
 _KERNELS_BYTES = 142 * 10**6
 
