@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
 from danlu import __version__
+from danlu.server import chat, completions, tokens
 from danlu.server.access import Access
 from danlu.server.adapters import AdapterFolders
 from danlu.server.docs import docs_router
@@ -35,7 +34,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"content": _ERROR_CONTENT, "description": "The request cannot be served."},
     "5XX": {"content": _ERROR_CONTENT, "description": "The server cannot serve it now."},
 }
-_ROUTE_MODULES = ("chat", "completions", "tokens")
 
 
 def create_app(
@@ -47,7 +45,7 @@ def create_app(
 ) -> FastAPI:
     """Make the application. serving None: the model is still loading; set `app.state.serving` then.
 
-    routers: routes beside the server's own.
+    routers: further routes, which come first.
     """
     keys = keys or Keys()
     app = FastAPI(
@@ -66,7 +64,8 @@ def create_app(
     app.state.metrics = Metrics()
     app.state.adapter_folders = AdapterFolders.of(settings.adapter, settings.adapter_dir)
     app.state.adapter_lock = asyncio.Lock()
-    for router in (*routers, models_router, status_router):
+    own = (chat.router, completions.router, tokens.router, models_router, status_router)
+    for router in (*routers, *own):
         app.include_router(router, responses=_ERRORS)
     app.include_router(docs_router())
     handle_problems(app)
@@ -88,12 +87,6 @@ def create_app(
     app.add_middleware(Security, policy=policy)
     app.add_middleware(Access)
     return app
-
-
-def api_routers() -> list[APIRouter]:
-    """Return the routes that compute answers."""
-    names = [f"danlu.server.{name}" for name in _ROUTE_MODULES]
-    return [import_module(name).router for name in names if find_spec(name)]
 
 
 def _complete_document(app: FastAPI, keys: Keys) -> None:

@@ -23,7 +23,7 @@ from fastapi import FastAPI
 
 from danlu.language import _
 from danlu.server.adapters import AdapterFolders
-from danlu.server.app import api_routers, create_app
+from danlu.server.app import create_app
 from danlu.server.connections import KEEP_ALIVE_SECONDS, Connection
 from danlu.server.keys import Keys
 from danlu.server.limits import MAX_HEADER_BYTES
@@ -49,7 +49,7 @@ def serve(settings: ServeSettings, keys: Keys, listener: socket.socket) -> None:
     where the engine fails.
     """
     log_to_stderr()
-    app = create_app(None, settings, keys=keys, routers=api_routers())
+    app = create_app(None, settings, keys=keys)
     name_of(settings, app.state.adapter_folders)
     server = Server(app, settings, needs_key=bool(keys), url=url_of(listener))
     print(_("{url}: loading the model").format(url=server.url), flush=True)
