@@ -40,6 +40,8 @@ def make_environment(folder: Path) -> Path:
     with tarfile.open(archive) as packed:
         packed.extractall(sources, filter="data")
     _run([*pip, "install", str(archive)], {"CMAKE_ARGS": "-DGGML_NATIVE=ON"})
+    # The conversion runs with our torch and transformers, and wants one package more.
+    _run([*pip, "install", "--no-deps", "--target", str(folder / "more"), "sentencepiece"])
     stamp.write_text(VERSION, encoding="utf-8")
     return python
 
@@ -49,7 +51,7 @@ def write_models(model: Path, environment: Path, output: Path) -> dict[str, Path
     sources = next((environment / "sources").glob(f"*{VERSION}/vendor/llama.cpp"))
     files = {"bf16": output / "bf16.gguf"}
     convert = [sys.executable, str(sources / "convert_hf_to_gguf.py"), str(model)]
-    gguf = {"PYTHONPATH": str(sources / "gguf-py")}
+    gguf = {"PYTHONPATH": os.pathsep.join([str(sources / "gguf-py"), str(environment / "more")])}
     _run([*convert, "--outtype", "bf16", "--outfile", str(files["bf16"])], gguf)
     python = str(environment / "bin" / "python")
     for name, number in QUANTISED.items():
