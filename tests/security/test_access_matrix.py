@@ -15,6 +15,7 @@ from danlu.server.app import create_app
 from danlu.server.keys import Keys
 from danlu.server.security import PUBLIC_PATHS
 from danlu.server.settings import ServeSettings
+from tests.helpers.figures import figure
 from tests.helpers.server import JSON, KEY, ask_async, bearer, scripted_serving
 
 TABLE = Path(__file__).with_name("routes.txt")
@@ -122,3 +123,4 @@ def test_the_matrix(place: str) -> None:
     asyncio.run(try_all())
     assert len(combinations) >= 17 * 5 * 3 * 3 * 5
     assert not faults, "\n".join(faults[:20])
+    figure("requests of the access matrix", len(combinations))
