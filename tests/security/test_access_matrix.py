@@ -107,7 +107,7 @@ def test_the_matrix(place: str) -> None:
     async def try_all() -> None:
         for path, method, key, host, origin in combinations:
             headers = [JSON, *KEYS[key], *ORIGINS[origin](HOSTS[host])]
-            target = path.replace("{model_id}", "tiny")
+            target = path.replace("{model_id:path}", "tiny")
             answer = await ask_async(
                 app, method, target, headers=headers, host=HOSTS[host], body=b"{"
             )
