@@ -9,15 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from fastapi import FastAPI
 
 from danlu.device.detect import select
 from danlu.dialog.dialog import Dialog
@@ -28,8 +25,9 @@ from danlu.engine.service import EngineService
 from danlu.engine.stop import StopFinder
 from danlu.models.adapters import Prompting
 from danlu.models.load import LoadedModel
-from danlu.server import chat, completions, tokens
-from danlu.server.errors import ApiError
+from danlu.server.app import create_app
+from danlu.server.metrics import Metrics
+from danlu.server.settings import ServeSettings
 from danlu.server.state import ServedAdapter, Serving
 from danlu.text.detokenize import Detokenizer
 from danlu.text.tokenizer import Tokenizer
@@ -38,14 +36,13 @@ from tests.helpers import tiny_engine
 DEFAULTS = SamplingSettings(temperature=0.0)
 
 
-@dataclass
-class Recorded:
-    """Stands in for the metrics and remembers what it was told."""
+class Recorded(Metrics):
+    """The metrics, which remember what they were told."""
 
-    started: int = 0
-    first_tokens: int = 0
-    tokens: int = 0
-    finished: list[tuple[str, int, int, int]] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = self.first_tokens = self.tokens = 0
+        self.finished: list[tuple[str, int, int, int]] = []
 
     def request_started(self) -> None:
         self.started += 1
@@ -58,8 +55,10 @@ class Recorded:
         assert seconds >= 0
         self.tokens += 1
 
-    def request_finished(self, reason: str, prompt: int, completion: int, cached: int) -> None:
-        self.finished.append((reason, prompt, completion, cached))
+    def request_finished(
+        self, reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int
+    ) -> None:
+        self.finished.append((reason, prompt_tokens, completion_tokens, cached_tokens))
 
 
 class ScriptedEngine:
@@ -202,28 +201,9 @@ def served(
 
 
 def application(serving: Serving) -> FastAPI:
-    """The routes alone, with errors in OpenAI's shape."""
-    app = FastAPI()
-    for module in (chat, completions, tokens):
-        app.include_router(module.router)
-    app.state.serving = serving
+    """The server's application over a model, with what it told the metrics."""
+    app = create_app(serving, ServeSettings(allowed_host=("testserver",)))
     app.state.metrics = Recorded()
-
-    @app.exception_handler(ApiError)
-    async def _api_error(_request: Request, problem: ApiError) -> Response:
-        return JSONResponse(problem.body(), problem.status, headers=problem.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, problem: RequestValidationError) -> Response:
-        first = problem.errors()[0]
-        place = ".".join(str(step) for step in first["loc"][1:]).encode("utf-8", "replace").decode()
-        error = ApiError(400, f"{place}: {first['msg']}", param=place)
-        return JSONResponse(error.body(), error.status)
-
-    @app.exception_handler(HTTPException)
-    async def _http(_request: Request, problem: HTTPException) -> Response:
-        return JSONResponse(ApiError(problem.status_code, "").body(), problem.status_code)
-
     return app
 
 

@@ -18,6 +18,7 @@ from danlu.files.committed import committed_folder
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
 from danlu.models.load import LoadedModel
+from tests.helpers.figures import figure
 from tests.helpers.packed import random_adapter
 from tests.helpers.server import JSON, ask_async, scripted_serving, server_app
 from tests.helpers.tiny_engine import GREEDY, random_prompt, run_all, tokens_of
@@ -100,3 +101,4 @@ def test_adapters_come_and_go(tmp_path: Path, loads: int) -> None:
     gc.collect()
     assert not any(one() for one in seen)  # nothing is kept of those that have gone
     assert not adapters
+    figure("adapters loaded and unloaded under traffic", loads)

@@ -79,7 +79,7 @@ def test_what_is_wrong_is_not_repeated() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("POST", "/health", 405), ("GET", "/v1/models/", 404)],
+    [("GET", "/nowhere", 404), ("POST", "/health", 405), ("GET", "/v1/model", 404)],
 )
 def test_wrong_routes(method: str, path: str, status: int) -> None:
     answer = ask(server_app(), method, path, headers=[JSON], body=b"{}")
@@ -117,7 +117,9 @@ def test_a_line_for_every_request(caplog: pytest.LogCaptureFixture) -> None:
     ask(app, "GET", "/no/such?secret=2")
     first, second, third = (record.getMessage() for record in caplog.records)
     identity = answer.headers["x-request-id"]
-    assert re.fullmatch(rf"GET /v1/models/{{model_id}} 200 \d+ms tokens 0\+0 {identity}", first)
+    assert re.fullmatch(
+        rf"GET /v1/models/{{model_id:path}} 200 \d+ms tokens 0\+0 {identity}", first
+    )
     assert second.startswith("POST /test/echo 200 ")
     assert third.startswith("GET /no/such 404 ")
     assert "secret" not in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -175,5 +176,13 @@ def test_what_is_no_http_is_answered_in_the_same_shape(sent: bytes) -> None:
     run(scenario)
 
 
-def test_the_bound_follows_the_system() -> None:
-    assert 16 <= connections.most_connections() <= 4096
+@pytest.mark.parametrize(
+    ("files", "most"), [(1024, 896), (65536, 4096), (resource.RLIM_INFINITY, 4096), (64, 16)]
+)
+def test_the_bound_follows_the_system(
+    monkeypatch: pytest.MonkeyPatch, files: int, most: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+    connections.most_connections.cache_clear()
+    assert connections.most_connections() == most
+    connections.most_connections.cache_clear()

@@ -86,6 +86,14 @@ def listed(app: FastAPI) -> list[str]:
     return [card["id"] for card in ask(app, "GET", "/v1/models").json()["data"]]
 
 
+def test_a_name_may_hold_a_slash() -> None:
+    serving = scripted_serving()
+    serving.name = "Qwen/Qwen3-8B"
+    app = server_app(serving=serving)
+    assert ask(app, "GET", "/v1/models/Qwen/Qwen3-8B").json()["id"] == "Qwen/Qwen3-8B"
+    assert ask(app, "GET", "/v1/models/").status == 404
+
+
 def test_the_model_and_its_adapters_are_listed(made: Place) -> None:
     app = made.app()
     assert load(app, "fox", "fox").status == 200

@@ -17,7 +17,11 @@ from danlu.engine.engine import Engine
 from tests.helpers.figures import figure
 from tests.helpers.served import application, served, tiny_loaded
 
-ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"}
+# Those that read a body; there is no way to ask the others badly.
+READING = {
+    *("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"),
+    *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +35,10 @@ def description() -> Iterator[Any]:
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_breaks_the_server(description: Any, mode: GenerationMode) -> None:
     operations = [found.ok() for found in description.get_all_operations()]
-    assert {operation.path for operation in operations} == ROUTES
+    assert {operation.path for operation in operations} > READING
     for operation in operations:
+        if mode is GenerationMode.NEGATIVE and operation.path not in READING:
+            continue
         statuses = statuses_of(operation, mode)
         assert max(statuses) < 500
         # The strategies rest on the description: bad requests are known to be bad by it.

@@ -114,6 +114,7 @@ def test_a_port_in_use_ends_with_3_before_anything_is_loaded(
         (["--port", "70000"], "0 to 65535"),
         (["--max_num_seqs", "0"], "1 or more"),
         (["--drain_s", "-1"], "0 or more"),
+        (["--served_model_name", " "], "not empty"),
         (["--adapter", "fox"], "NAME=PATH"),
         (["--adapter", "a=x", "--adapter", "a=y"], "given twice"),
         (["starter", "--served_model_name", "fox", "--adapter", "fox=x"], "both called fox"),

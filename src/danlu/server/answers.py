@@ -14,35 +14,17 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from danlu.engine.request import Output, Request
 from danlu.engine.service import EngineService, Ticket
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.language import _
 from danlu.server.errors import ApiError
+from danlu.server.metrics import Metrics
 
 RETRY_SECONDS = 1
 
 _log = logging.getLogger(__name__)
-
-
-class Recorder(Protocol):
-    """What the metrics are told, on the event loop."""
-
-    def request_started(self) -> None:
-        """A request has been handed to the engine."""
-
-    def first_token(self, seconds: float) -> None:
-        """So long after it arrived its first token has come."""
-
-    def token(self, seconds: float) -> None:
-        """So long after the token before it another one has come."""
-
-    def request_finished(
-        self, reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int
-    ) -> None:
-        """A request has ended."""
 
 
 @dataclass(kw_only=True)
@@ -65,7 +47,7 @@ class Answers:
     """
 
     def __init__(
-        self, service: EngineService, metrics: Recorder, *, seats: int, request_id: str
+        self, service: EngineService, metrics: Metrics, *, seats: int, request_id: str
     ) -> None:
         if not service.is_alive:
             raise _unavailable(_("The engine has stopped."))

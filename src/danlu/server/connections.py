@@ -30,6 +30,8 @@ _OTHER_FILES = 128  # what the process has open besides
 def most_connections() -> int:
     """Return how many connections may be open, by what the system lets a process have."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
     return max(16, min(_MOST_CONNECTIONS, soft - _OTHER_FILES))
 
 

@@ -52,11 +52,10 @@ class SafeFormatter(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Send the log of danlu and of uvicorn to standard error."""
+    """Send the log, that of the libraries too, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter())
-    for name, level in (("danlu", logging.INFO), ("uvicorn", logging.WARNING)):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.setLevel(level)
-        logger.propagate = False
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("danlu").setLevel(logging.INFO)

@@ -71,7 +71,7 @@ async def list_models(request: Request) -> ModelList:
     return ModelList(data=[_base_card(serving), *(_card(a, serving) for a in _adapters(serving))])
 
 
-@router.get("/v1/models/{model_id}")
+@router.get("/v1/models/{model_id:path}")
 async def show_model(model_id: str, request: Request) -> ModelCard:
     """Show the model or one of its adapters."""
     serving = _serving(request)

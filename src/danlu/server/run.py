@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import shlex
 import signal
 import socket
 import threading
@@ -32,6 +33,7 @@ from danlu.server.logs import log_to_stderr
 from danlu.server.opening import describe, name_of, open_serving
 from danlu.server.settings import ServeSettings
 from danlu.server.state import Serving
+from danlu.text.printable import printable
 
 # After the last answer was cut off, clients have so long to take what was sent.
 _LAST_SECONDS = 5
@@ -117,7 +119,7 @@ class Server(uvicorn.Server):
         lines = [_("{url}: ready").format(url=self.url), *describe(serving)]
         lines += [_example(self.url, serving.name, needs_key=self._needs_key)]
         lines += [_("Ctrl-C stops the server.")]
-        print("\n".join(lines), flush=True)
+        print(printable("\n".join(lines)), flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         """End a server whose engine has failed, so that a supervisor starts it again."""
@@ -161,8 +163,6 @@ class Server(uvicorn.Server):
 
 def _example(url: str, model: str, *, needs_key: bool) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
-    key = "-H 'authorization: Bearer KEY' " if needs_key else ""
-    return (
-        f"curl {url}/v1/chat/completions {key}-H 'content-type: application/json' "
-        f"-d '{json.dumps(body, ensure_ascii=False)}'"
-    )
+    words = ["curl", f"{url}/v1/chat/completions", "-H", "content-type: application/json"]
+    words += ["-H", "authorization: Bearer KEY"] if needs_key else []
+    return shlex.join([*words, "-d", json.dumps(body, ensure_ascii=False)])

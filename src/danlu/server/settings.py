@@ -89,6 +89,13 @@ class ServeSettings(Settings):
             raise ValueError(_("it must be 0 or more"))
         return value
 
+    @field_validator("served_model_name")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not (value.strip() and value.isprintable()):
+            raise ValueError(_("a name is one line that is not empty"))
+        return value
+
     @field_validator("port")
     @classmethod
     def _is_port(cls, value: int) -> int:

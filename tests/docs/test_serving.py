@@ -1,0 +1,69 @@
+"""docs/serving.md: its commands run, its settings exist with these defaults, its limits hold."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from danlu.server import connections, limits
+from danlu.server.settings import ServeSettings
+from tests.helpers.program import start
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page's commands need curl")
+def test_commands_run() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+    page = PAGE.replace("8000", port)
+    found = {
+        kind: re.findall(rf"```{kind}\n(.*?)```", page, flags=re.DOTALL)[0]
+        for kind in ("bash", "curl", "python")
+    }
+    process = start(
+        shlex.split(found["bash"])[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert any(": ready" in line for line in process.stdout)
+        lines = found["curl"].splitlines()
+        assert len(lines) == 3
+        for line in lines:
+            words = [*shlex.split(line), "--silent", "--fail-with-body"]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout
+        client = [sys.executable, "-c", found["python"]]
+        done = subprocess.run(client, capture_output=True, text=True, check=False)
+        assert done.stdout.strip(), done.stderr
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_settings_are_those_of_the_command() -> None:
+    named = set(re.findall(r"--([a-z_]+)", PAGE)) - {"address", "head"}  # ray's
+    assert named <= set(ServeSettings.model_fields) | {"model"}
+    defaults = ServeSettings()
+    for name, value in re.findall(r"`--(max_num_seqs|max_queue|drain_s)`,? \(?(\d+)\)?", PAGE):
+        assert getattr(defaults, name) == int(value)
+    assert defaults.max_body_bytes == 4 * 1024 * 1024
+
+
+def test_limits_are_those_of_the_server() -> None:
+    table = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    text = "\n".join(table)
+    assert f"depth of its JSON | {limits.MAX_DEPTH} |" in text
+    assert f"headers | {limits.MAX_HEADER_BYTES // 1024} KiB |" in text
+    assert limits.SLOWEST_BYTES_PER_SECOND == 16 * 1024
+    assert f"body to arrive | {limits.BODY_SECONDS:.0f} s" in text
+    head, write = connections.HEAD_SECONDS, connections.WRITE_SECONDS
+    assert f"client to read | {head:.0f} s; {write:.0f} s |" in text
