@@ -55,6 +55,8 @@ def read(*words: str, **environ: str) -> Example:
         ("--do_train my_model", {"do_train": True, "model_name_or_path": "my_model"}),
         ("--enable_thinking null m", {"enable_thinking": None, "model_name_or_path": "m"}),
         ("--do_train none", {"do_train": True, "model_name_or_path": "none"}),
+        ("--dataset a b --dataset c,d --dataset=e", {"dataset": ("a", "b", "c", "d", "e")}),
+        ("--lora_rank 2 --lora_rank 4", {"lora_rank": 4}),
         ("--resume", {"resume": True}),
         ("--resume --do_train", {"resume": True, "do_train": True}),
         ("--resume false", {"resume": False}),

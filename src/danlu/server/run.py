@@ -117,7 +117,8 @@ class Server(uvicorn.Server):
     def _begin(self, serving: Serving) -> None:
         self._app.state.serving = serving
         lines = [_("{url}: ready").format(url=self.url), *describe(serving)]
-        lines += [_example(self.url, serving.name, needs_key=self._needs_key)]
+        model = next(iter(serving.adapters), serving.name)
+        lines += [_example(self.url, model, needs_key=self._needs_key)]
         lines += [_("Ctrl-C stops the server.")]
         print(printable("\n".join(lines)), flush=True)
 
