@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from danlu.engine.engine import Engine
-from danlu.engine.request import Request, RequestId, SamplingSettings
+from danlu.engine.request import Output, Request, RequestId, SamplingSettings
+from danlu.engine.scheduler import Share
 from danlu.errors import DataError, UsageError
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
@@ -329,3 +330,45 @@ def test_bf16_runs() -> None:
     subject = Engine(varied_model().to(torch.bfloat16), tokenizer())
     [outputs] = run_all(subject, [Request(prompt=PROMPTS[0], sampling=GREEDY)])
     assert len(tokens_of(outputs)) == GREEDY.max_tokens
+
+
+@pytest.mark.parametrize("broken", range(14))
+def test_a_fault_in_any_step_costs_nobody_his_answer(
+    broken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = engine(prompt_tokens_per_step=30)
+    forward, calls = subject._forward, iter(range(1000))
+
+    def failing(shares: list[Share]) -> torch.Tensor:
+        logits = forward(shares)  # what was written to the cache must not matter
+        if next(calls) == broken:
+            raise RuntimeError("a device that stumbles once")
+        return logits
+
+    monkeypatch.setattr(subject, "_forward", failing)
+    requests = [Request(prompt=prompt, sampling=GREEDY) for prompt in PROMPTS]
+    assert [tokens_of(outputs) for outputs in run_all(subject, requests)] == ANSWERS
+
+
+@pytest.mark.parametrize("part", ["sampler", "answer"])
+def test_a_fault_in_choosing_a_token_stays_with_its_request(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = engine()
+    ids = [subject.add(Request(prompt=prompt, sampling=GREEDY)) for prompt in PROMPTS[:3]]
+    victim = subject._answers[ids[1]]
+
+    def fail(*_words: object) -> None:
+        raise RuntimeError("a bug")
+
+    if part == "sampler":
+        monkeypatch.setattr(victim.sampler, "penalised", fail)
+    else:
+        monkeypatch.setattr(victim.detokenizer, "feed", fail)
+    outputs: dict[RequestId, list[Output]] = {request_id: [] for request_id in ids}
+    while subject.num_unfinished:
+        for output in subject.step():
+            outputs[output.request_id].append(output)
+        subject.check_invariants()
+    assert [output.finish_reason for output in outputs[ids[1]]] == ["error"]
+    assert [tokens_of(outputs[ids[index]]) for index in (0, 2)] == [ANSWERS[0], ANSWERS[2]]

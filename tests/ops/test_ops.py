@@ -121,19 +121,27 @@ def test_segment_attention(
         random(tokens, n, 16, dtype=dtype, seed=i)
         for i, n in enumerate((heads, kv_heads, kv_heads))
     ]
-    ours = lambda q, k, v: ops.segment_attention(q, k, v, lengths, lengths)  # noqa: E731
+    ours = lambda q, k, v: ops.segment_attention(q, k, v, lengths)  # noqa: E731
     twin = lambda q, k, v: reference.segment_attention(q, k, v, lengths)  # noqa: E731
     check(ours, twin, tensors)
 
 
-def test_attention_with_earlier_keys_is_the_end_of_the_full_pass() -> None:
-    lengths, new = [7, 4, 9], [2, 1, 9]
-    q, k, v = (random(20, heads, 16, seed=heads).detach() for heads in (4, 2, 2))
-    full = ops.segment_attention(q, k, v, lengths, lengths)
-    last = [torch.arange(end - n, end) for end, n in zip((7, 11, 20), new, strict=True)]
-    rows = torch.cat(last)
+@both_dtypes
+@pytest.mark.parametrize(
+    "spans", [[(0, 9)], [(30, 39)], [(20, 24), (3, 8)], [(5, 6), (9, 16), (1, 2)]]
+)
+@pytest.mark.parametrize("queries", [1, 2, 9])
+def test_cached_attention_is_the_end_of_the_full_pass(
+    queries: int, spans: list[tuple[int, int]], dtype: torch.dtype
+) -> None:
+    q, k, v = (random(9, heads, 16, seed=heads, dtype=dtype).detach() for heads in (4, 2, 2))
+    keys, values = (torch.full((2, 40, 16), torch.nan, dtype=dtype) for _ in range(2))
+    slots = [slot for start, end in spans for slot in range(start, end)]
+    keys[:, slots], values[:, slots] = k.transpose(0, 1), v.transpose(0, 1)
+    ours = ops.cached_attention(q[9 - queries :], keys, values, spans)
+    twin = reference.segment_attention(q.float(), k.float(), v.float(), [9])
     torch.testing.assert_close(
-        ops.segment_attention(q[rows], k, v, new, lengths), full[rows], atol=1e-6, rtol=1e-5
+        ours.float(), twin[9 - queries :], atol=SHARE[dtype], rtol=SHARE[dtype]
     )
 
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "compare a run with its base, or score a model on a data set",
     "chat": "talk with a model, a run or an adapter",
     "generate": "answer one prompt and stop",
+    "serve": "serve a model to programs that speak OpenAI's API",
     "merge": "write base and adapter as one ordinary model folder",
     "runs": "list, show or stop the fine-tuning runs of this machine",
     "info": "show this machine, or what a model folder, run or adapter is",

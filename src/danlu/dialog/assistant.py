@@ -6,7 +6,7 @@ What chat, generate and the demo open. Nothing is chosen silently: `describe` sa
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from danlu.device.detect import DTYPES, select
 from danlu.dialog.dialog import Dialog
@@ -62,7 +62,7 @@ class Assistant:
         thinking = settings.enable_thinking
         if thinking is None:
             thinking = self.prompting.enable_thinking
-        own = generation_defaults(self.loaded.folder, self.loaded.config, enable_thinking=thinking)
+        own = own_sampling(self.loaded, enable_thinking=thinking)
         given = settings.temperature
         temperature = own.temperature if given is None else given
         return SamplingSettings(
@@ -77,27 +77,60 @@ class Assistant:
 
     def describe(self) -> list[str]:
         """Say what answers, and how it is prompted."""
-        dtype = str(self.loaded.dtype).removeprefix("torch.")
-        lines = [
-            _("Model {name} on {device} ({dtype})").format(
-                name=self.loaded.name, device=self.loaded.device.description, dtype=dtype
-            )
-        ]
+        lines = [model_line(self.loaded)]
         if self.source is not None:
             lines.append(_("Adapter {folder}").format(folder=self.source.folder))
             if not self.base_is_proven:
                 lines.append(
                     _("The adapter does not record its base; only the shapes could be checked.")
                 )
-        lines.append(
-            _("Template {template}, thinking {thinking}").format(
-                template=self.prompting.template,
-                thinking={True: _("on"), False: _("off"), None: _("as trained")}[
-                    self.prompting.enable_thinking
-                ],
-            )
-        )
+        lines.append(prompting_line(self.prompting))
         return lines
+
+
+def model_line(loaded: LoadedModel) -> str:
+    """Say which model computes, where, and how precisely."""
+    return _("Model {name} on {device} ({dtype})").format(
+        name=loaded.name,
+        device=loaded.device.description,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+    )
+
+
+def prompting_line(prompting: Prompting) -> str:
+    """Say how a model is prompted."""
+    return _("Template {template}, thinking {thinking}").format(
+        template=prompting.template,
+        thinking={True: _("on"), False: _("off"), None: _("as trained")}[prompting.enable_thinking],
+    )
+
+
+def own_sampling(loaded: LoadedModel, *, enable_thinking: bool | None) -> SamplingSettings:
+    """Return how a model wants to be sampled, with thinking or without."""
+    own = generation_defaults(loaded.folder, loaded.config, enable_thinking=enable_thinking)
+    return SamplingSettings(temperature=own.temperature, top_p=own.top_p, top_k=own.top_k)
+
+
+def chosen_prompting(
+    found: Prompting, *, template: str | None, enable_thinking: bool | None
+) -> Prompting:
+    """Override how a model was trained to be prompted by what was asked for."""
+    return Prompting(
+        template=found.template if template is None else template,
+        enable_thinking=found.enable_thinking if enable_thinking is None else enable_thinking,
+    )
+
+
+def dialog_over(engine: Engine, loaded: LoadedModel, prompting: Prompting) -> Dialog:
+    """Make the dialog of a loaded model, prompted as it was trained to be."""
+    defaults = generation_defaults(loaded.folder, loaded.config, enable_thinking=True)
+    return Dialog(
+        engine,
+        loaded.tokenizer,
+        template=prompting.template,
+        enable_thinking=prompting.enable_thinking,
+        end_token_ids=defaults.end_token_ids,
+    )
 
 
 def open_assistant(
@@ -114,21 +147,11 @@ def open_assistant(
     loaded = load_model(name, device=select(settings.device), dtype=DTYPES[settings.dtype])
     adapter, is_proven = attach_adapter(source, loaded) if source else (None, True)
     prompting = source.prompting if source else prompting_of_model(name)
-    if template is not None:
-        prompting = replace(prompting, template=template)
-    if enable_thinking is not None:
-        prompting = replace(prompting, enable_thinking=enable_thinking)
-    defaults = generation_defaults(loaded.folder, loaded.config, enable_thinking=True)
-    dialog = Dialog(
-        Engine(loaded.model, loaded.tokenizer),
-        loaded.tokenizer,
-        template=prompting.template,
-        enable_thinking=prompting.enable_thinking,
-        end_token_ids=defaults.end_token_ids,
-    )
+    prompting = chosen_prompting(prompting, template=template, enable_thinking=enable_thinking)
+    engine = Engine(loaded.model, loaded.tokenizer)
     return Assistant(
         loaded=loaded,
-        dialog=dialog,
+        dialog=dialog_over(engine, loaded, prompting),
         prompting=prompting,
         source=source,
         adapter=adapter,

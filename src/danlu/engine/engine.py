@@ -264,7 +264,12 @@ class Engine:
             return
         choices = sample(logits, [answer.sampler for answer in due])
         for answer, choice in zip(due, choices, strict=True):
-            self._deliver(answer.accept(choice))
+            try:
+                output = answer.accept(choice)
+            except Exception as problem:
+                self._fail(answer, problem)
+            else:
+                self._deliver(output)
 
     def _fail(self, answer: Answer, problem: Exception) -> None:
         self._deliver(Output(request_id=answer.id, finish_reason="error", error=problem))

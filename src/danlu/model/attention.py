@@ -45,4 +45,4 @@ class PackedAttention:
 
     def __call__(self, layer: Block, qkv: Tensor) -> Tensor:
         q, k, v = rotated_qkv(layer, qkv, self._cos, self._sin)
-        return segment_attention(q, k, v, self._lengths, self._lengths)
+        return segment_attention(q, k, v, self._lengths)

@@ -97,20 +97,25 @@ def attach_adapter(
     checked. dtype None means the base's. Raises DataError for another base, and where danlu wrote
     the files and they have changed since.
     """
-    if source.run is not None and source.run.base.fingerprint != base.fingerprint:
-        raise DataError(
-            _("The adapter {folder} belongs to another base model.").format(folder=source.folder),
-            why=_("It was trained on {trained}; {name} has other weights.").format(
-                trained=source.run.base.name, name=base.name
-            ),
-            fix=_("Use --model_name_or_path {base}").format(base=base_of(source)),
-        )
+    check_base(source, name=base.name, fingerprint=base.fingerprint)
     if (source.folder / MANIFEST).is_file():
         verify(source.folder)
     adapter = load_adapter(
         source.folder, base.config, device=base.device.torch_device, dtype=dtype or base.dtype
     )
     return adapter, source.run is not None
+
+
+def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:
+    """Raise DataError where a run's record says that an adapter belongs to another base."""
+    if source.run is not None and source.run.base.fingerprint != fingerprint:
+        raise DataError(
+            _("The adapter {folder} belongs to another base model.").format(folder=source.folder),
+            why=_("It was trained on {trained}; {name} has other weights.").format(
+                trained=source.run.base.name, name=name
+            ),
+            fix=_("Use --model_name_or_path {base}").format(base=base_of(source)),
+        )
 
 
 def prompting_of_model(name: str) -> Prompting:

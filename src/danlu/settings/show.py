@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
+from pydantic import SecretStr
 
 from danlu.language import _
 from danlu.settings.resolve import Resolved, S, combine
@@ -113,7 +114,9 @@ def _columns(text: str) -> int:
 
 
 def _show(value: Any) -> str:
-    """Write a value as YAML on one line."""
+    """Write a value as YAML on one line; a secret as stars."""
+    if isinstance(value, SecretStr):
+        value = str(value)
     items = list(value) if isinstance(value, tuple) else value
     texts = items if isinstance(items, list) else [items]
     plain = all(not isinstance(text, str) or text.isprintable() for text in texts)

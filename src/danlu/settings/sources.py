@@ -124,7 +124,11 @@ class _WordReader:
         if not word.startswith("--"):  # -max_steps: not a flag here, but nearly one
             key = word
         option = self._names.get(key, COMMAND_LINE, COMMON)
-        self._set(option, text if equals else self._value_of(option))
+        value = text if equals else self._value_of(option)
+        before = self._found.values.get(option.name)
+        if option.takes_many and before is not None:  # --adapter a=1 --adapter b=2 names both
+            value = (*_texts(before.value), *_texts(value))
+        self._set(option, value)
 
     def _value_of(self, option: Option) -> str | tuple[str, ...]:
         word = self._words[self._at] if self._at < len(self._words) else None
@@ -181,6 +185,10 @@ class _WordReader:
 
     def _set(self, option: Option, value: str | tuple[str, ...]) -> None:
         self._found.values[option.name] = Given(value=value, origin=COMMAND_LINE)
+
+
+def _texts(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return value if isinstance(value, tuple) else tuple((value or "").split(","))
 
 
 def _names_a_file(word: str) -> bool:

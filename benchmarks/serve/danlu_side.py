@@ -1,0 +1,188 @@
+"""danlu's engine, in process: `python -m benchmarks.serve.danlu_side MODEL [int8|int4]`."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.serve.task import (
+    DECODE_PROMPT,
+    DECODE_TOKENS,
+    PREFILL_TOKENS,
+    median,
+    prompt,
+    report,
+    seconds,
+)
+from danlu.device.detect import select
+from danlu.engine.engine import Engine
+from danlu.engine.request import Request, RequestId, SamplingSettings
+from danlu.lora.adapter import Adapter, LoraConfig
+from danlu.models.load import LoadedModel, load_model
+
+STREAMS = 8
+CHAT_TOKENS = 2000
+TURN_TOKENS = 150
+
+
+class Bench:
+    """An engine, and requests that never find what an earlier one computed."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self.engine = Engine(loaded.model, loaded.tokenizer, cache_tokens=16_384)
+        self._seed = 0
+
+    def request(
+        self,
+        length: int = DECODE_PROMPT,
+        answer: int = DECODE_TOKENS + 1,
+        adapter: Adapter | None = None,
+    ) -> Request:
+        """Ask for exactly `answer` tokens after a prompt of its own."""
+        self._seed += 1
+        return ask(prompt(self._seed, length), answer, adapter)
+
+    def finish(self, *requests: Request) -> None:
+        """Run requests to their end."""
+        for request in requests:
+            self.engine.add(request)
+        while self.engine.num_unfinished:
+            self.engine.step()
+
+    def decode_seconds(self, requests: Sequence[Request]) -> float:
+        """Time what follows once every request has its first token."""
+        ids = {self.engine.add(request) for request in requests}
+        while ids:
+            ids -= {output.request_id for output in self.engine.step() if output.tokens}
+        return seconds(lambda: self.finish())
+
+
+def ask(tokens: list[int], answer: int, adapter: Adapter | None = None) -> Request:
+    """Make a greedy request for so many tokens."""
+    sampling = SamplingSettings(temperature=0.0, max_tokens=answer)
+    return Request(prompt=tuple(tokens), sampling=sampling, adapter=adapter)
+
+
+def measure(loaded: LoadedModel) -> dict[str, Any]:
+    """Return all figures."""
+    bench = Bench(loaded)
+    prefill = median(lambda _n: seconds(lambda: bench.finish(bench.request(PREFILL_TOKENS, 1))))
+    one = median(lambda _n: bench.decode_seconds([bench.request()]))
+    many = median(lambda _n: bench.decode_seconds([bench.request() for _ in range(STREAMS)]))
+    adapters = [random_adapter(seed, loaded) for seed in range(4)]
+
+    def with_adapters(number: int) -> float:
+        return median(
+            lambda _n: bench.decode_seconds(
+                [bench.request(adapter=adapters[i % number]) for i in range(STREAMS)]
+            )
+        )
+
+    one_adapter, four_adapters = with_adapters(1), with_adapters(4)
+    return {
+        "prefill_tokens_per_s": PREFILL_TOKENS / prefill,
+        "decode_tokens_per_s": DECODE_TOKENS / one,
+        "streams_tokens_per_s": STREAMS * DECODE_TOKENS / many,
+        "one_adapter_tokens_per_s": STREAMS * DECODE_TOKENS / one_adapter,
+        "four_adapters_tokens_per_s": STREAMS * DECODE_TOKENS / four_adapters,
+        "turn_two_share": turn_two_share(bench),
+        **stall(bench),
+        "decode_step_ms": step_parts(bench),
+    }
+
+
+def turn_two_share(bench: Bench) -> float:
+    """First token of a chat's second turn over that of its first, 2,000 tokens long."""
+    shares = []
+    for seed in (1, 2, 3):
+        chat = prompt(10_000 + seed, CHAT_TOKENS)
+        first = seconds(lambda chat=chat: bench.finish(ask(chat, 1)))
+        longer = chat + prompt(20_000 + seed, TURN_TOKENS)
+        shares.append(seconds(lambda longer=longer: bench.finish(ask(longer, 1))) / first)
+    return statistics.median(shares)
+
+
+def stall(bench: Bench) -> dict[str, float]:
+    """The longest wait of running streams while a long prompt is read, and a chunk's time."""
+    engine = bench.engine
+    streams = [engine.add(bench.request(answer=40)) for _ in range(2)]
+    for _ in range(5):
+        engine.step()
+    long = engine.add(bench.request(CHAT_TOKENS, 1))
+    waits: list[float] = []
+    alive = True
+    while alive:
+        waits.append(seconds(lambda: written(engine, streams)))
+        alive = long in engine._answers
+    bench.finish()
+    chunk = engine._scheduler._prompt_tokens
+    alone = seconds(lambda: bench.finish(bench.request(chunk, 1)))
+    return {"longest_wait_s": max(waits), "prompt_chunk_s": alone}
+
+
+def written(engine: Engine, streams: Sequence[RequestId]) -> None:
+    """Step until a stream has written."""
+    while not {output.request_id for output in engine.step()} & set(streams):
+        pass
+
+
+def step_parts(bench: Bench) -> dict[str, float]:
+    """Where one stream's decode step goes, in milliseconds."""
+    engine = bench.engine
+    spent: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*words: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return work(*words, **named)
+            finally:
+                spent[name] = spent.get(name, 0.0) + time.perf_counter() - started
+
+        return run
+
+    model = engine._model
+    engine._scheduler.plan = timed("plan", engine._scheduler.plan)  # type: ignore[method-assign]
+    engine._forward = timed("forward", engine._forward)  # type: ignore[method-assign]
+    engine._choose = timed("choose", engine._choose)  # type: ignore[method-assign]
+    model.forward = timed("layers", model.forward)  # type: ignore[method-assign]
+    engine.add(bench.request())
+    engine.step()
+    spent.clear()
+    whole = seconds(lambda: bench.finish())
+    for name in ("plan", "_forward", "_choose"):
+        vars(engine._scheduler if name == "plan" else engine).pop(name)
+    del vars(model)["forward"]
+    parts = {
+        "layers": spent["layers"],
+        "head and batch": spent["forward"] - spent["layers"],
+        "choosing": spent["choose"],
+        "scheduling": spent["plan"],
+        "rest": whole - spent["forward"] - spent["choose"] - spent["plan"],
+    }
+    return {name: 1e3 * value / DECODE_TOKENS for name, value in parts.items()}
+
+
+def random_adapter(seed: int, loaded: LoadedModel) -> Adapter:
+    """Make an adapter of rank 8 on all projections."""
+    adapter = Adapter(LoraConfig(), loaded.config, device=torch.device("cpu"), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    for _layer, _name, a, b in adapter.tensors():
+        a.copy_(torch.randn(a.shape, generator=generator) * 0.02)
+        b.copy_(torch.randn(b.shape, generator=generator) * 0.02)
+    return adapter
+
+
+def main() -> None:
+    """Measure and report."""
+    loaded = load_model(sys.argv[1], device=select("cpu"))
+    report(measure(loaded))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""`danlu serve`: serve a model to programs that speak OpenAI's API, until Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from danlu.errors import EXIT_OK, UsageError
+from danlu.language import _
+from danlu.settings.resolve import DEFAULT
+from danlu.settings.show import read_settings
+from danlu.settings.sources import COMMAND_LINE
+
+if TYPE_CHECKING:
+    from danlu.server.settings import ServeSettings
+
+
+def run(argv: Sequence[str]) -> int:
+    """Take the port, then load what is heavy."""
+    from danlu.server.keys import read_keys
+    from danlu.server.settings import ServeSettings
+
+    resolved = read_settings(ServeSettings, "serve", argv)
+    if resolved is None:
+        return EXIT_OK
+    settings = resolved.values
+    origins = resolved.origins
+    keys = read_keys(settings)
+    if origins["api_key"] == COMMAND_LINE:
+        print(
+            _("All users of this machine see a key on the command line; use --api_key_file."),
+            file=sys.stderr,
+        )
+    if settings.engine == "vllm":
+        from danlu.server.handover import hand_over
+
+        hand_over(settings, given={name for name, origin in origins.items() if origin != DEFAULT})
+    _check_devices(settings)
+    from danlu.server.listening import listen
+
+    with listen(settings.host, settings.port) as listener:
+        from danlu.server.run import serve
+
+        serve(settings, keys, listener)
+    return EXIT_OK
+
+
+def _check_devices(settings: ServeSettings) -> None:
+    if settings.tensor_parallel_size > 1 or settings.pipeline_parallel_size > 1:
+        raise UsageError(
+            _("danlu's own engine computes on one device."),
+            why=_("Several are asked for."),
+            fix=_("Add --engine vllm, which needs vLLM to be installed."),
+        )

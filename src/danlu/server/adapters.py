@@ -1,0 +1,137 @@
+"""Which adapters a server may load, and loading them.
+
+A request never brings a path that is opened: what it names is looked up among the folders that were
+registered when the server was started. Files are checked whole before an adapter appears. Must not
+know HTTP.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from danlu.dialog.assistant import chosen_prompting
+from danlu.errors import DataError, UsageError
+from danlu.language import _
+from danlu.lora.peft_files import CONFIG_FILE
+from danlu.models.adapters import attach_adapter, find_adapter
+from danlu.models.load import LoadedModel
+from danlu.runs.manifest import is_run
+from danlu.server.settings import ServeSettings
+from danlu.server.state import ServedAdapter
+
+# More than anybody has; a bound for who would fill the memory with one adapter under many names.
+MAX_ADAPTERS = 256
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
+_MAX_LISTED = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFolders:
+    """What may be loaded: folders by name, and whatever lies in `below`."""
+
+    named: Mapping[str, Path] = field(default_factory=dict)
+    below: Path | None = None
+
+    @classmethod
+    def of(cls, adapters: Sequence[str], adapter_dir: str | None = None) -> AdapterFolders:
+        """Read `NAME=PATH` words. Raises UsageError for a bad name and a folder that is missing."""
+        named: dict[str, Path] = {}
+        for word in adapters:
+            name, equals, path = word.partition("=")
+            if not equals or not path or not is_adapter_name(name):
+                raise UsageError(
+                    _("{word} does not name an adapter.").format(word=repr(word)),
+                    why=_(
+                        "It must be NAME=PATH; a name is up to 64 letters, digits, dots, dashes "
+                        "and underscores."
+                    ),
+                    fix=_("Write for example: danlu serve MODEL --adapter fox=runs/fox"),
+                )
+            if name in named:
+                raise UsageError(
+                    _("The adapter name {name} is given twice.").format(name=name),
+                    why=_("Requests could not say which one they mean."),
+                    fix=_("Give each adapter a name of its own."),
+                )
+            named[name] = Path(path).expanduser().absolute()
+        below = None
+        if adapter_dir is not None:
+            below = Path(adapter_dir).expanduser().absolute()
+            if not below.is_dir():
+                raise UsageError(
+                    _("The folder {folder} does not exist.").format(folder=below),
+                    why=_("Programs are to load adapters from it."),
+                    fix=_("Correct --adapter_dir, or create the folder."),
+                )
+        return cls(named=named, below=below)
+
+    def find(self, path: str) -> Path | None:
+        """Look up what a request calls a folder; None where it is not registered.
+
+        That is a registered name, a registered folder as it was given, or an adapter's folder below
+        `below`, absolute or relative to it.
+        """
+        for name, folder in self.named.items():
+            if path in (name, str(folder)):
+                return folder
+        return self._listed().get(path.rstrip("/"))
+
+    def _listed(self) -> dict[str, Path]:
+        """List the adapters in `below` and one folder deeper, by both their names."""
+        if self.below is None:
+            return {}
+        found: dict[str, Path] = {}
+        for folder in _folders_in(self.below):
+            for candidate in (folder, *_folders_in(folder)):
+                if is_run(candidate) or (candidate / CONFIG_FILE).is_file():
+                    found[str(candidate)] = found[str(candidate.relative_to(self.below))] = (
+                        candidate
+                    )
+        return found
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """List the folders in a folder; links are left out, since they may lead anywhere."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)[:_MAX_LISTED] if not name.startswith(".")]
+
+
+def is_adapter_name(name: str) -> bool:
+    """Tell whether requests can call an adapter so."""
+    return _NAME.fullmatch(name) is not None
+
+
+def load_served_adapter(
+    name: str, folder: Path, base: LoadedModel, settings: ServeSettings
+) -> ServedAdapter:
+    """Load and check an adapter for the model that is served; takes seconds.
+
+    It is prompted as it was trained to be, unless the server's settings say otherwise. Raises
+    UsageError and DataError as `attach_adapter` does, and DataError for numbers that are not
+    finite, which would spoil every answer.
+    """
+    source = find_adapter(str(folder))
+    adapter, _is_proven = attach_adapter(source, base)
+    for layer, target, a, b in adapter.tensors():
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise DataError(
+                _("The adapter {folder} holds numbers that are not finite.").format(
+                    folder=source.folder
+                ),
+                why=_("The first are in {target} of layer {layer}.").format(
+                    target=target, layer=layer
+                ),
+                fix=_("Train it again; its training has diverged."),
+            )
+    prompting = chosen_prompting(
+        source.prompting, template=settings.template, enable_thinking=settings.enable_thinking
+    )
+    return ServedAdapter(name=name, folder=source.folder, adapter=adapter, prompting=prompting)

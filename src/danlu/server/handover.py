@@ -1,0 +1,209 @@
+"""`--engine vllm`: checks and prepares everything for vLLM, prints the command, and becomes it.
+
+The point is that vLLM answers as danlu would: the same adapters, template, thinking mode and
+parsers. What vLLM cannot do is refused before it has loaded anything. On an NPU the same command is
+served by vllm-ascend, a plugin. Sources: `vllm serve --help` (its options, and VLLM_API_KEY).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from danlu.dialog.assistant import chosen_prompting
+from danlu.errors import DataError, EnvironmentFault, UsageError
+from danlu.language import _
+from danlu.lora.peft_files import read_config
+from danlu.models.adapters import (
+    AdapterSource,
+    Prompting,
+    check_base,
+    find_adapter,
+    prompting_of_model,
+)
+from danlu.models.fingerprint import fingerprint
+from danlu.models.load import check_model
+from danlu.server.adapters import AdapterFolders
+from danlu.server.keys import key_texts
+from danlu.server.opening import model_of, name_of
+from danlu.server.settings import ServeSettings
+
+EXECUTABLE = "vllm"
+# The values that --max-lora-rank takes.
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# What vLLM has no counterpart for, or does in its own way.
+_OURS_ONLY = (
+    *("adapter_dir", "allowed_host", "max_queue", "max_requests_per_key", "max_body_bytes"),
+    *("quantization", "device", "drain_s", "log_prompts"),
+)
+
+
+def hand_over(settings: ServeSettings, given: Collection[str]) -> NoReturn:
+    """Become vLLM. given: the settings that were not left at their default.
+
+    Raises UsageError and DataError for what vLLM could not serve as danlu would, EnvironmentFault
+    where vLLM is not installed.
+    """
+    command = vllm_command(settings, given)
+    environment = vllm_environment(settings, os.environ)
+    if shutil.which(EXECUTABLE) is None:
+        raise EnvironmentFault(
+            _("vLLM is not installed."),
+            why=_("There is no program {name} on the PATH.").format(name=EXECUTABLE),
+            fix=_(
+                "pip install vllm (NVIDIA), or pip install vllm vllm-ascend (Ascend); or leave "
+                "--engine vllm out"
+            ),
+        )
+    print(shlex.join(command))
+    if settings.api_key or settings.api_key_file:
+        print(_("The key is in VLLM_API_KEY. vLLM asks for it below /v1 only, not for /metrics."))
+    sys.stdout.flush()
+    os.execvpe(EXECUTABLE, command, environment)
+
+
+def vllm_command(settings: ServeSettings, given: Collection[str]) -> list[str]:
+    """Check model and adapters, and write the command."""
+    for name in _OURS_ONLY:
+        if name in given:
+            raise UsageError(
+                _("--{name} has no meaning with --engine vllm.").format(name=name),
+                why=_("vLLM has no such setting, or does it in its own way."),
+                fix=_("Leave one of the two out."),
+            )
+    folders = AdapterFolders.of(settings.adapter)
+    model = model_of(settings, folders)
+    checked = check_model(model)
+    _check_template(checked.folder)
+    sources = {name: find_adapter(str(folder)) for name, folder in folders.named.items()}
+    identity = fingerprint(checked.config, checked.weights)
+    for source in sources.values():
+        check_base(source, name=model, fingerprint=identity)
+    prompting = _common_prompting(settings, model, sources)
+    return [
+        *(EXECUTABLE, "serve", str(checked.folder)),
+        *("--host", settings.host, "--port", str(settings.port)),
+        *("--served-model-name", name_of(settings, folders)),
+        *("--dtype", settings.dtype),
+        *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
+        *("--pipeline-parallel-size", str(settings.pipeline_parallel_size)),
+        *_limits(settings, given),
+        *_adapter_words(sources),
+        *_prompting_words(prompting),
+        # Without this, vLLM lets every web page ask.
+        *("--allowed-origins", json.dumps(list(settings.allowed_origin))),
+    ]
+
+
+def vllm_environment(settings: ServeSettings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return vLLM's environment: the key in it, not on the command line; no statistics sent."""
+    keys = key_texts(settings)
+    if len(keys) > 1:
+        raise UsageError(
+            _("vLLM takes one key from its environment, and {count} are given.").format(
+                count=len(keys)
+            ),
+            why=_("Several would have to stand on its command line, where all users see them."),
+            fix=_("Leave one key in the key file."),
+        )
+    environment = {name: value for name, value in environ.items() if name != "DANLU_API_KEY"}
+    environment.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if keys:
+        environment["VLLM_API_KEY"] = keys[0]
+    return environment
+
+
+def _check_template(folder: Path) -> None:
+    """Make sure that vLLM finds a chat template in the model's folder."""
+    path = folder / "tokenizer_config.json"
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = bool(fields.get("chat_template"))
+    except (ValueError, AttributeError) as problem:
+        raise DataError(
+            _("{path} cannot be used.").format(path=path),
+            why=str(problem),
+            fix=_("Download the model's files again, or correct the file."),
+        ) from problem
+    if not found and not (folder / "chat_template.jinja").is_file():
+        raise DataError(
+            _("The model folder {folder} has no chat template.").format(folder=folder),
+            why=_("vLLM takes it from tokenizer_config.json or chat_template.jinja."),
+            fix=_("Copy one of these files from the model you started from."),
+        )
+
+
+def _common_prompting(
+    settings: ServeSettings, model: str, sources: Mapping[str, AdapterSource]
+) -> Prompting:
+    """Find the one way of prompting that fits all that is served: vLLM has one default."""
+    found = {
+        chosen_prompting(
+            prompting, template=settings.template, enable_thinking=settings.enable_thinking
+        )
+        for prompting in (
+            [source.prompting for source in sources.values()] or [prompting_of_model(model)]
+        )
+    }
+    if len(found) > 1:
+        raise UsageError(
+            _("The adapters were not trained to be prompted alike."),
+            why=_("vLLM has one default for all: {list}").format(
+                list="; ".join(
+                    f"{name}: {source.prompting.template}, {source.prompting.enable_thinking}"
+                    for name, source in sources.items()
+                )
+            ),
+            fix=_("Add --template and --enable_thinking, or serve them one by one."),
+        )
+    return found.pop()
+
+
+def _limits(settings: ServeSettings, given: Collection[str]) -> list[str]:
+    words: list[str] = []
+    if settings.max_model_len is not None:
+        words += ["--max-model-len", str(settings.max_model_len)]
+    if "max_num_seqs" in given:
+        words += ["--max-num-seqs", str(settings.max_num_seqs)]
+    return words
+
+
+def _adapter_words(sources: Mapping[str, AdapterSource]) -> list[str]:
+    if not sources:
+        return []
+    rank = max(read_config(source.folder)[0].r for source in sources.values())
+    if rank > _RANKS[-1]:
+        raise UsageError(
+            _("An adapter's rank is {rank}.").format(rank=rank),
+            why=_("vLLM computes with ranks up to {most}.").format(most=_RANKS[-1]),
+            fix=_("Merge the adapter with danlu merge, and serve the merged model."),
+        )
+    return [
+        *("--enable-lora", "--max-loras", str(len(sources))),
+        *("--max-lora-rank", str(next(size for size in _RANKS if size >= rank))),
+        "--lora-modules",
+        *(
+            json.dumps({"name": name, "path": str(source.folder)}, ensure_ascii=False)
+            for name, source in sources.items()
+        ),
+    ]
+
+
+def _prompting_words(prompting: Prompting) -> list[str]:
+    """Write thinking mode and parsers.
+
+    `qwen3_nothink` never opens a thought, so nothing may look for one: vLLM's parser would take a
+    whole answer for reasoning.
+    """
+    tools = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    never_thinks = prompting.template == "qwen3_nothink"
+    # Qwen3's template leaves the generation prompt alone with true; without it an empty thought.
+    thinks = never_thinks or bool(prompting.enable_thinking)
+    words = ["--default-chat-template-kwargs", json.dumps({"enable_thinking": thinks}), *tools]
+    return words if never_thinks else [*words, "--reasoning-parser", "qwen3"]

@@ -1,0 +1,110 @@
+"""Settings of `danlu serve`; names as in vLLM and LLaMA-Factory where they have one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import SecretStr, field_validator
+
+from danlu.language import _
+from danlu.settings.schema import Settings, option
+
+
+class ServeSettings(Settings):
+    """Serve a model and its adapters to programs that speak OpenAI's API."""
+
+    model_name_or_path: str | None = option(
+        None,
+        "model folder, or starter (built in); not given: the base of the first adapter, or starter",
+        aliases=("model",),
+        position=0,
+    )
+    adapter: tuple[str, ...] = option(
+        (),
+        "adapters as NAME=PATH; a request names one as its model",
+        aliases=("adapters", "lora_modules"),
+    )
+    adapter_dir: str | None = option(
+        None, "programs may load further adapters, but only from this folder"
+    )
+    served_model_name: str | None = option(None, "what requests call the model")
+    host: str = option("127.0.0.1", "address to listen on; any other needs a key")
+    port: int = option(8000, "port to listen on; 0: any free one")
+    api_key_file: str | None = option(
+        None, "file with the keys that programs must show, one a line"
+    )
+    api_key: SecretStr | None = option(
+        None, "one key; better in a file or in DANLU_API_KEY, other users see a command line"
+    )
+    allowed_host: tuple[str, ...] = option(
+        (), "further names under which browsers reach this address, such as my-box.local"
+    )
+    allowed_origin: tuple[str, ...] = option(
+        (), "web pages of other origins that may ask, such as https://chat.example.org"
+    )
+    max_num_seqs: int = option(64, "requests that are computed at once")
+    max_queue: int = option(256, "requests that may wait; more are refused with 429")
+    max_requests_per_key: int | None = option(None, "requests of one key that may be in at once")
+    max_model_len: int | None = option(None, "longest prompt and answer together, in tokens")
+    max_body_bytes: int = option(4 * 1024 * 1024, "largest request body")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
+        "auto", "precision of the weights"
+    )
+    quantization: Literal["int8", "int4"] | None = option(
+        None, "keep the weights in fewer bits: less memory, faster answers, slightly other numbers"
+    )
+    device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")
+    template: Literal["qwen3", "qwen3_nothink"] | None = option(
+        None, "chat format; as trained if not given"
+    )
+    enable_thinking: bool | None = option(
+        None, "whether requests that do not say reason before they answer; as trained if not given"
+    )
+    drain_s: float = option(30.0, "seconds that running answers have left when the server stops")
+    log_prompts: bool = option(False, "write what is asked into the log")
+    engine: Literal["danlu", "vllm"] = option(
+        "danlu", "vllm: check everything, then start vLLM (vllm-ascend on an NPU) in its place"
+    )
+    tensor_parallel_size: int = option(1, "devices that share each layer; vllm only")
+    pipeline_parallel_size: int = option(1, "devices that share the layers; vllm only")
+
+    @field_validator(
+        "max_num_seqs",
+        "max_requests_per_key",
+        "max_model_len",
+        "max_body_bytes",
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+    )
+    @classmethod
+    def _at_least_one(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise ValueError(_("it must be 1 or more"))
+        return value
+
+    @field_validator("max_queue", "drain_s")
+    @classmethod
+    def _not_negative(cls, value: float) -> float:
+        if value < 0:
+            raise ValueError(_("it must be 0 or more"))
+        return value
+
+    @field_validator("port")
+    @classmethod
+    def _is_port(cls, value: int) -> int:
+        if not 0 <= value <= 65535:
+            raise ValueError(_("a port is a number from 0 to 65535"))
+        return value
+
+    @field_validator("allowed_origin")
+    @classmethod
+    def _are_origins(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            scheme, _separator, rest = value.partition("://")
+            if scheme not in ("http", "https") or not rest or set(rest) & set("/*?#@ "):
+                raise ValueError(
+                    _("{value} is no origin: write https://NAME or http://NAME:PORT").format(
+                        value=value
+                    )
+                )
+        return values

@@ -1,0 +1,225 @@
+"""`--engine vllm`: the command that vLLM gets, recorded by a stand-in for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.cli.main import main
+from danlu.errors import DataError, EnvironmentFault, UsageError
+from danlu.files.committed import committed_folder
+from danlu.lora.adapter import LoraConfig
+from danlu.lora.peft_files import write_adapter
+from danlu.model.config import load_config
+from danlu.runs.folder import RunFolder
+from danlu.runs.manifest import BaseRecord, RunManifest
+from danlu.server.handover import hand_over, vllm_command, vllm_environment
+from danlu.server.settings import ServeSettings
+from tests.helpers.model_folder import write_model_folder
+from tests.helpers.packed import random_adapter
+
+RECORDER = """#!{python}
+import json, os, sys
+facts = {{"argv": sys.argv[1:], "env": dict(os.environ)}}
+with open({record!r}, "w") as file:
+    file.write(json.dumps(facts))
+sys.exit(7)
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a chat template, adapters of rank 4 and 12, and two runs."""
+    folder = tmp_path_factory.mktemp("handover")
+    write_model_folder(folder / "model")
+    write_model_folder(folder / "bare")
+    config_file = folder / "model" / "tokenizer_config.json"
+    fields = json.loads(config_file.read_text()) if config_file.is_file() else {}
+    config_file.write_text(json.dumps({**fields, "chat_template": "{{ messages }}"}))
+    config = load_config(folder / "model")
+    for name, rank in (("four", 4), ("twelve", 12), ("huge", 600)):
+        with committed_folder(folder / name) as draft:
+            adapter = random_adapter(LoraConfig(r=rank, target_modules=("q_proj",)), config)
+            write_adapter(draft, adapter, base_model="tiny")
+    from danlu.models.fingerprint import fingerprint
+    from danlu.weights.folder import WeightFolder
+
+    own = fingerprint(config, WeightFolder(folder / "model"))
+    for name, template, thinks, base in (
+        ("thinks", "qwen3", True, own),
+        ("answers", "qwen3", False, own),
+        ("plain", "qwen3_nothink", None, own),
+        ("stranger", "qwen3", True, "another"),
+    ):
+        record = BaseRecord(name="m", path=str(folder / "model"), fingerprint=base)
+        manifest = RunManifest(
+            state="finished", base=record, template=template, enable_thinking=thinks
+        )
+        with RunFolder.create(folder / name) as held:
+            held.write(manifest)
+        with committed_folder(folder / name / "final") as draft:
+            write_adapter(draft, random_adapter(LoraConfig(r=8), config), base_model="tiny")
+    return folder
+
+
+def command(folder: Path, *, given: set[str] | None = None, **settings: Any) -> list[str]:
+    values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}
+    return vllm_command(ServeSettings(**values), given or set(settings))
+
+
+def value_of(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+def test_the_command(made: Path) -> None:
+    words = command(made, adapter=(f"a={made / 'four'}", f"b={made / 'twelve'}"), port=9000)
+    assert words[:3] == ["vllm", "serve", str(made / "model")]
+    assert value_of(words, "--host") == "127.0.0.1"
+    assert value_of(words, "--port") == "9000"
+    assert value_of(words, "--served-model-name") == "model"
+    assert "--enable-lora" in words
+    assert value_of(words, "--max-loras") == "2"
+    assert value_of(words, "--max-lora-rank") == "16"
+    at = words.index("--lora-modules")
+    assert [json.loads(word) for word in words[at + 1 : at + 3]] == [
+        {"name": "a", "path": str(made / "four")},
+        {"name": "b", "path": str(made / "twelve")},
+    ]
+    assert value_of(words, "--reasoning-parser") == "qwen3"
+    assert value_of(words, "--tool-call-parser") == "hermes"
+    assert "--enable-auto-tool-choice" in words
+    assert value_of(words, "--allowed-origins") == "[]"
+    assert "--max-num-seqs" not in words  # vLLM's own default, unless it was asked for
+
+
+def test_limits_and_devices(made: Path) -> None:
+    words = command(
+        made,
+        max_model_len=2048,
+        max_num_seqs=16,
+        tensor_parallel_size=4,
+        pipeline_parallel_size=2,
+        served_model_name="big",
+        dtype="bfloat16",
+        allowed_origin=("https://a.example",),
+    )
+    assert value_of(words, "--max-model-len") == "2048"
+    assert value_of(words, "--max-num-seqs") == "16"
+    assert value_of(words, "--tensor-parallel-size") == "4"
+    assert value_of(words, "--pipeline-parallel-size") == "2"
+    assert value_of(words, "--served-model-name") == "big"
+    assert value_of(words, "--dtype") == "bfloat16"
+    assert value_of(words, "--allowed-origins") == '["https://a.example"]'
+    assert "--enable-lora" not in words
+
+
+@pytest.mark.parametrize(
+    ("run", "settings", "thinks", "has_parser"),
+    [
+        ("thinks", {}, True, True),
+        ("answers", {}, False, True),
+        ("answers", {"enable_thinking": True}, True, True),
+        # It never opens a thought: a parser would take the whole answer for one.
+        ("plain", {}, True, False),
+        (None, {}, True, True),
+        (None, {"enable_thinking": False}, False, True),
+    ],
+)
+def test_prompting_is_handed_over(
+    made: Path, run: str | None, settings: dict[str, Any], thinks: bool, has_parser: bool
+) -> None:
+    adapters = (f"x={made / run}",) if run else ()
+    words = command(made, adapter=adapters, **settings)
+    kwargs = json.loads(value_of(words, "--default-chat-template-kwargs"))
+    assert kwargs == {"enable_thinking": thinks}
+    assert ("--reasoning-parser" in words) == has_parser
+
+
+def test_the_base_is_found_through_the_adapter(made: Path) -> None:
+    words = command(made, model_name_or_path=None, adapter=(f"x={made / 'thinks'}",))
+    assert words[2] == str(made / "model")
+    assert str(made / "thinks" / "final") in value_of(words, "--lora-modules")
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "says"),
+    [
+        ({"model_name_or_path": "{made}/missing"}, UsageError, "does not exist"),
+        ({"model_name_or_path": "{made}/four"}, UsageError, "is an adapter"),
+        ({"model_name_or_path": "{made}/bare"}, DataError, "no chat template"),
+        ({"adapter": ("x={made}/missing",)}, UsageError, "not an adapter folder"),
+        ({"adapter": ("x={made}/stranger",)}, DataError, "another base"),
+        ({"adapter": ("x={made}/huge",)}, UsageError, "danlu merge"),
+        ({"adapter": ("x={made}/thinks", "y={made}/answers")}, UsageError, "--enable_thinking"),
+        ({"quantization": "int8"}, UsageError, "quantization has no meaning"),
+        ({"adapter_dir": "{made}"}, UsageError, "adapter_dir has no meaning"),
+    ],
+)
+def test_what_vllm_could_not_serve_is_refused(
+    made: Path, settings: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    filled = {
+        name: tuple(word.format(made=made) for word in value)
+        if isinstance(value, tuple)
+        else value.format(made=made)
+        for name, value in settings.items()
+    }
+    with pytest.raises(kind, match=says):
+        command(made, **filled)
+
+
+def test_the_key_goes_through_the_environment() -> None:
+    settings = ServeSettings.model_validate({"api_key": "secret-key"})
+    environment = vllm_environment(settings, {"PATH": "/bin", "DANLU_API_KEY": "secret-key"})
+    assert environment == {
+        "PATH": "/bin", "VLLM_API_KEY": "secret-key", "VLLM_NO_USAGE_STATS": "1"
+    }  # fmt: skip
+
+
+def test_one_key_only(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("one\ntwo\n")
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match="one key"):
+        vllm_environment(ServeSettings(api_key_file=str(path)), {})
+
+
+def test_without_vllm_it_says_how_to_install_it(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(made))
+    with pytest.raises(EnvironmentFault, match="not installed"):
+        hand_over(ServeSettings(model_name_or_path=str(made / "model")), set())
+    assert main(["serve", str(made / "model"), "--engine", "vllm"]) == 3
+    assert "vllm-ascend" in capsys.readouterr().err
+
+
+def test_the_process_becomes_vllm(made: Path, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    stand_in = tmp_path / "bin" / "vllm"
+    stand_in.parent.mkdir()
+    stand_in.write_text(RECORDER.format(python=sys.executable, record=str(record)))
+    stand_in.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{stand_in.parent}:{os.environ['PATH']}",
+        "DANLU_API_KEY": "secret-key",
+    }
+    words = ["serve", str(made / "model"), "--engine", "vllm", "--host", "0.0.0.0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "danlu.cli.main", *words],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr  # the stand-in's own
+    facts = json.loads(record.read_text())
+    assert facts["argv"][:2] == ["serve", str(made / "model")]
+    assert facts["env"]["VLLM_API_KEY"] == "secret-key"
+    assert "DANLU_API_KEY" not in facts["env"]
+    assert done.stdout.startswith(f"vllm serve {made / 'model'}")
+    assert "secret-key" not in done.stdout + done.stderr + " ".join(facts["argv"])

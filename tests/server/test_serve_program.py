@@ -1,0 +1,139 @@
+"""`danlu serve` as a program: started, asked, stopped, with the built-in model."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.cli.main import main
+from tests.helpers.program import start
+
+
+@contextmanager
+def served(*words: str) -> Iterator[tuple[Any, str]]:
+    """Start the program on a free port; gives the process and its address once it is ready.
+
+    The lines after that one are left for the test to read.
+    """
+    process = start(
+        ["serve", "--port", "0", "--device", "cpu", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        for line in process.stdout:
+            if found := re.match(r"(http://\S+): ready", line):
+                break
+        else:
+            raise AssertionError(process.stderr.read())
+        yield process, found[1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+def fetch(url: str, body: object = None, **headers: str) -> tuple[int, Any]:
+    data = None if body is None else json.dumps(body).encode()
+    given = {"content-type": "application/json", **headers}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, given), timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as problem:
+        with problem:
+            return problem.code, problem.read()
+
+
+def test_from_start_to_signal(tmp_path: Path) -> None:
+    """Also S10: the key stands in no output, and not in the list of processes."""
+    key = "a-secret-that-nobody-should-see"
+    (tmp_path / "key").write_text(key)
+    (tmp_path / "key").chmod(0o600)
+    words = ("--api_key_file", str(tmp_path / "key"), "--served_model_name", "little")
+    with served("starter", *words) as (process, url):
+        assert fetch(f"{url}/health")[0] == 200
+        assert fetch(f"{url}/v1/models")[0] == 401
+        status, body = fetch(f"{url}/v1/models", authorization=f"Bearer {key}")
+        assert status == 200
+        assert [card["id"] for card in json.loads(body)["data"]] == ["little"]
+        assert fetch(f"{url}/metrics", authorization=f"Bearer {key}")[0] == 200
+        listed = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert key.encode() not in listed
+        lines = [process.stdout.readline() for _ in range(4)]
+        assert "Bearer KEY" in lines[2]  # the example says where it goes
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert key not in output + errors + "".join(lines)
+        assert "GET /v1/models 401 " in errors
+        port = int(url.rpartition(":")[2])
+        with socket.create_server(("127.0.0.1", port)):
+            pass  # the port is free
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    began = time.monotonic()
+    process = start(
+        ["serve", str(tmp_path / "missing"), "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    _output, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "does not exist" in errors
+    assert "Traceback" not in errors
+    assert time.monotonic() - began < 30
+
+
+def test_a_port_in_use_ends_with_3_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 3
+    what, why, fix = capsys.readouterr().err.splitlines()
+    assert str(port) in what
+    assert "Another program" in why
+    assert f"--port {port + 1}" in fix
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--port", "70000"], "0 to 65535"),
+        (["--max_num_seqs", "0"], "1 or more"),
+        (["--drain_s", "-1"], "0 or more"),
+        (["--adapter", "fox"], "NAME=PATH"),
+        (["--adapter", "a=x", "--adapter", "a=y"], "given twice"),
+        (["starter", "--served_model_name", "fox", "--adapter", "fox=x"], "both called fox"),
+        (["--adapter_dir", "/no/such/folder"], "does not exist"),
+        (["--allowed_origin", "*"], "no origin"),
+        (["--tensor_parallel_size", "2"], "--engine vllm"),
+        (["--quantization", "int3"], "quantization"),
+    ],
+)
+def test_words_that_make_no_sense(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--port", "0", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_an_adapter_in_the_place_of_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "fox" / "adapter_config.json").write_text("{}")
+    assert main(["serve", str(tmp_path / "fox"), "--port", "0"]) == 2
+    assert f"danlu serve --adapter fox={tmp_path / 'fox'}" in capsys.readouterr().err
