@@ -9,15 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from danlu.device.detect import select
 from danlu.dialog.dialog import Dialog
@@ -28,8 +27,9 @@ from danlu.engine.service import EngineService
 from danlu.engine.stop import StopFinder
 from danlu.models.adapters import Prompting
 from danlu.models.load import LoadedModel
-from danlu.server import chat, completions, tokens
-from danlu.server.errors import ApiError
+from danlu.server.app import create_app
+from danlu.server.metrics import Metrics
+from danlu.server.settings import ServeSettings
 from danlu.server.state import ServedAdapter, Serving
 from danlu.text.detokenize import Detokenizer
 from danlu.text.tokenizer import Tokenizer
@@ -38,28 +38,31 @@ from tests.helpers import tiny_engine
 DEFAULTS = SamplingSettings(temperature=0.0)
 
 
-@dataclass
-class Recorded:
-    """Stands in for the metrics and remembers what it was told."""
+class Recorded(Metrics):
+    """The metrics, and what they were told."""
 
-    started: int = 0
-    first_tokens: int = 0
-    tokens: int = 0
-    finished: list[tuple[str, int, int, int]] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = self.first_tokens = self.tokens = 0
+        self.finished: list[tuple[str, int, int, int]] = []
 
     def request_started(self) -> None:
+        super().request_started()
         self.started += 1
 
     def first_token(self, seconds: float) -> None:
-        assert seconds >= 0
+        super().first_token(seconds)
         self.first_tokens += 1
 
     def token(self, seconds: float) -> None:
-        assert seconds >= 0
+        super().token(seconds)
         self.tokens += 1
 
-    def request_finished(self, reason: str, prompt: int, completion: int, cached: int) -> None:
-        self.finished.append((reason, prompt, completion, cached))
+    def request_finished(
+        self, reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int
+    ) -> None:
+        super().request_finished(reason, prompt_tokens, completion_tokens, cached_tokens)
+        self.finished.append((reason, prompt_tokens, completion_tokens, cached_tokens))
 
 
 class ScriptedEngine:
@@ -201,30 +204,16 @@ def served(
         service.stop()
 
 
-def application(serving: Serving) -> FastAPI:
-    """The routes alone, with errors in OpenAI's shape."""
-    app = FastAPI()
-    for module in (chat, completions, tokens):
-        app.include_router(module.router)
-    app.state.serving = serving
+def application(serving: Serving, **settings: Any) -> FastAPI:
+    """The whole application over a model, with metrics that remember."""
+    app = create_app(serving, ServeSettings(**settings))
     app.state.metrics = Recorded()
-
-    @app.exception_handler(ApiError)
-    async def _api_error(_request: Request, problem: ApiError) -> Response:
-        return JSONResponse(problem.body(), problem.status, headers=problem.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, problem: RequestValidationError) -> Response:
-        first = problem.errors()[0]
-        place = ".".join(str(step) for step in first["loc"][1:]).encode("utf-8", "replace").decode()
-        error = ApiError(400, f"{place}: {first['msg']}", param=place)
-        return JSONResponse(error.body(), error.status)
-
-    @app.exception_handler(HTTPException)
-    async def _http(_request: Request, problem: HTTPException) -> Response:
-        return JSONResponse(ApiError(problem.status_code, "").body(), problem.status_code)
-
     return app
+
+
+def client_for(serving: Serving) -> TestClient:
+    """Ask the application without a socket."""
+    return TestClient(application(serving), base_url="http://127.0.0.1")
 
 
 @contextmanager
@@ -248,3 +237,15 @@ def running(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def raw_post(address: str, path: str, body: bytes, *, length: int | None = None) -> socket.socket:
+    """Send a request over a connection of one's own, to leave it when one likes."""
+    where = urlsplit(address)
+    connection = socket.create_connection((where.hostname or "", where.port or 0))
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body) if length is None else length}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + body)
+    return connection

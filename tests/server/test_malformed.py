@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from danlu.engine.engine import Engine
 from tests.helpers.figures import figure
-from tests.helpers.served import application, served, tiny_loaded
+from tests.helpers.served import client_for, served, tiny_loaded
 
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": False}
 GOOD: dict[str, dict[str, Any]] = {
@@ -161,7 +161,7 @@ def client() -> Iterator[TestClient]:
     loaded = tiny_loaded()
     engine = Engine(loaded.model, loaded.tokenizer, cache_tokens=8192)
     with served(engine, loaded=loaded, context_tokens=600) as serving:
-        yield TestClient(application(serving))
+        yield client_for(serving)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -16,7 +14,7 @@ from danlu.engine.request import Request, SamplingSettings
 from danlu.server.state import Serving
 from tests.helpers import tiny_engine
 from tests.helpers.figures import figure
-from tests.helpers.served import application, running, served
+from tests.helpers.served import application, raw_post, running, served
 from tests.helpers.sse import DONE, events_of
 from tests.helpers.tiny_engine import random_prompt, tokenizer
 
@@ -65,16 +63,8 @@ def test_every_stream_brings_its_own_answer(place: tuple[Serving, str], count: i
 
 def test_a_client_that_does_not_read_holds_up_nobody(place: tuple[Serving, str]) -> None:
     serving, address = place
-    where = urlsplit(address)
-    body = json.dumps(
-        {"prompt": "a", "max_tokens": 1500, "ignore_eos": True, "stream": True, "n": 4}
-    ).encode()
-    with socket.create_connection((where.hostname or "", where.port or 0)) as lazy:
-        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        lazy.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n" % len(body) + body
-        )
+    body = {"prompt": "a", "max_tokens": 1500, "ignore_eos": True, "stream": True, "n": 4}
+    with raw_post(address, "/v1/completions", json.dumps(body).encode()):
         time.sleep(0.2)
         answer = httpx.post(
             address + "/v1/completions", json={"prompt": "a", "max_tokens": 4}, timeout=20
