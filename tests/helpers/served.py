@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from danlu.device.detect import select
 from danlu.dialog.dialog import Dialog
@@ -37,7 +39,7 @@ DEFAULTS = SamplingSettings(temperature=0.0)
 
 
 class Recorded(Metrics):
-    """The metrics, which remember what they were told."""
+    """The metrics, and what they were told."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,19 +47,21 @@ class Recorded(Metrics):
         self.finished: list[tuple[str, int, int, int]] = []
 
     def request_started(self) -> None:
+        super().request_started()
         self.started += 1
 
     def first_token(self, seconds: float) -> None:
-        assert seconds >= 0
+        super().first_token(seconds)
         self.first_tokens += 1
 
     def token(self, seconds: float) -> None:
-        assert seconds >= 0
+        super().token(seconds)
         self.tokens += 1
 
     def request_finished(
         self, reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int
     ) -> None:
+        super().request_finished(reason, prompt_tokens, completion_tokens, cached_tokens)
         self.finished.append((reason, prompt_tokens, completion_tokens, cached_tokens))
 
 
@@ -200,11 +204,16 @@ def served(
         service.stop()
 
 
-def application(serving: Serving) -> FastAPI:
-    """The server's application over a model, with what it told the metrics."""
-    app = create_app(serving, ServeSettings(allowed_host=("testserver",)))
+def application(serving: Serving, **settings: Any) -> FastAPI:
+    """The whole application over a model, with metrics that remember."""
+    app = create_app(serving, ServeSettings(**settings))
     app.state.metrics = Recorded()
     return app
+
+
+def client_for(serving: Serving) -> TestClient:
+    """Ask the application without a socket."""
+    return TestClient(application(serving), base_url="http://127.0.0.1")
 
 
 @contextmanager
@@ -228,3 +237,15 @@ def running(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def raw_post(address: str, path: str, body: bytes, *, length: int | None = None) -> socket.socket:
+    """Send a request over a connection of one's own, to leave it when one likes."""
+    where = urlsplit(address)
+    connection = socket.create_connection((where.hostname or "", where.port or 0))
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: {where.netloc}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body) if length is None else length}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + body)
+    return connection

@@ -15,7 +15,7 @@ from danlu.server import streaming
 from danlu.server.state import Serving
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import render
-from tests.helpers.served import ScriptedEngine, application, served
+from tests.helpers.served import ScriptedEngine, client_for, served
 from tests.helpers.sse import DONE, events_of, whole_chat
 from tests.helpers.tiny_engine import tokenizer
 
@@ -50,7 +50,7 @@ class Subject:
         script = text if callable(text) else lambda _request: text
         self.engine = ScriptedEngine(tokenizer(), script)
         self.serving = self._stack.enter_context(served(self.engine, **settings))
-        self.client = TestClient(application(self.serving))
+        self.client = client_for(self.serving)
         return self
 
     def post(self, **fields: Any) -> Any:
@@ -319,6 +319,74 @@ def test_a_stream_shows_that_it_lives(subject: Subject, monkeypatch: pytest.Monk
     body = subject.answers(slow).post(stream=True).text
     assert body.count(": keep-alive\n\n") > 2
     assert whole_chat(events_of(body)[:-1])[0]["content"] == "Hello"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+AS_TEXT = json.dumps(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "source"),
+    [
+        ({"response_format": {"type": "text"}}, None, ""),
+        ({"response_format": {"type": "json_object"}}, "json_object", ""),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "a", "schema": SCHEMA, "strict": True},
+                }
+            },
+            "json_schema",
+            AS_TEXT,
+        ),
+        ({"structured_outputs": {"json": SCHEMA}}, "json_schema", AS_TEXT),
+        ({"structured_outputs": {"json": AS_TEXT}}, "json_schema", AS_TEXT),
+        ({"structured_outputs": {"json_object": True}}, "json_object", ""),
+        ({"structured_outputs": {"regex": "a+"}}, "regex", "a+"),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, "choice", '["a", "b"]'),
+        ({"structured_outputs": {"grammar": 'start: "a"'}}, "lark", 'start: "a"'),
+        ({"guided_json": SCHEMA}, "json_schema", AS_TEXT),
+        ({"guided_regex": "a+"}, "regex", "a+"),
+        ({"guided_choice": ["a", "b"]}, "choice", '["a", "b"]'),
+        ({"guided_grammar": 'start: "a"'}, "lark", 'start: "a"'),
+    ],
+)
+def test_what_an_answer_must_look_like_reaches_the_engine(
+    subject: Subject, fields: dict[str, Any], kind: str | None, source: str
+) -> None:
+    subject.answers("Fine.").message(**fields)
+    grammar = subject.engine.requests[0].sampling.grammar
+    assert (grammar and grammar.kind, grammar.source if grammar else "") == (kind, source)
+
+
+@pytest.mark.parametrize(
+    ("fields", "rules"),
+    [
+        ({}, None),
+        ({"tool_choice": "auto"}, None),
+        ({"tool_choice": "none", "guided_regex": "a"}, "a"),
+        ({"tool_choice": "required"}, 'start: call ("\\n" call)*'),
+        ({"tool_choice": "required", "parallel_tool_calls": False}, "start: call"),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "time"}}},
+            "start: call",
+        ),
+        (
+            {"response_format": {"type": "json_object"}},
+            'start: call ("\\n" call)* | answer',
+        ),
+    ],
+)
+def test_calls_that_are_wanted_are_made_sure_of(
+    subject: Subject, fields: dict[str, Any], rules: str | None
+) -> None:
+    subject.answers(OTHER_CALL).message(tools=TOOLS, **fields)
+    grammar = subject.engine.requests[0].sampling.grammar
+    assert (grammar.source.split("\n")[0] if grammar else None) == rules
+    if isinstance(fields.get("tool_choice"), dict):
+        assert grammar is not None
+        assert "weather" not in grammar.source
 
 
 def test_fields_that_change_nothing_are_listed(subject: Subject) -> None:

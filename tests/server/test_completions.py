@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from danlu.engine.request import Request, SamplingSettings
 from danlu.server.state import Serving
 from tests.helpers import tiny_engine
-from tests.helpers.served import ScriptedEngine, application, served
+from tests.helpers.served import ScriptedEngine, client_for, served
 from tests.helpers.sse import DONE, events_of
 from tests.helpers.tiny_engine import tokenizer
 
@@ -25,7 +25,7 @@ def serving() -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def client(serving: Serving) -> TestClient:
-    return TestClient(application(serving))
+    return client_for(serving)
 
 
 def post(client: TestClient, status: int = 200, **fields: Any) -> Any:
@@ -90,7 +90,7 @@ def test_log_probabilities_stand_beside_their_tokens() -> None:
     text = "The 好🦊 fox"
     scripted = ScriptedEngine(tokenizer(), lambda _request: text)
     with served(scripted) as serving:
-        client = TestClient(application(serving))
+        client = client_for(serving)
         bodies = [post(client, prompt="a", max_tokens=100, logprobs=n) for n in (0, 3)]
         streamed = client.post(
             "/v1/completions",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import socket
 import time
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,9 +12,10 @@ import pytest
 from danlu.engine.engine import Engine
 from danlu.server.state import Serving
 from tests.helpers.figures import figure, slowest
-from tests.helpers.served import application, running, served, tiny_loaded
+from tests.helpers.served import application, raw_post, running, served, tiny_loaded
 from tests.helpers.tiny_engine import tokenizer
 
+CHAT = "/v1/chat/completions"
 BODY = (
     b'{"messages": [{"role": "user", "content": "Tell me a long story."}], "ignore_eos": true, '
     b'"max_tokens": 3000, "n": 2, "stream": %s}'
@@ -51,17 +50,10 @@ def test_clients_that_go_at_random_moments(
     place: tuple[Serving, Engine, str], stream: bytes, count: int
 ) -> None:
     serving, _engine, address = place
-    where = urlsplit(address)
-    body = BODY % stream
-    head = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n" % len(body)
-    )
     moments = random.Random(7)
     longest = 0.0
     for _client in range(count):
-        with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
-            connection.sendall(head + body)
+        with raw_post(address, CHAT, BODY % stream):
             time.sleep(moments.uniform(0.0, 0.08))
         longest = max(longest, wait_until_free(serving))
     good = httpx.post(
@@ -78,27 +70,16 @@ def test_clients_that_go_at_random_moments(
     slowest("until their seats were free", longest)
 
 
-def test_a_client_that_goes_while_its_prompt_waits(place: tuple[Serving, Engine, str]) -> None:
-    """Before anything was sent, and while nothing is being sent."""
+def test_a_client_that_goes_at_once(place: tuple[Serving, Engine, str]) -> None:
     serving, _engine, address = place
-    where = urlsplit(address)
-    body = BODY % b"true"
-    with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
-        connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\n\r\n" % len(body) + body
-        )
+    for _client in range(5):
+        raw_post(address, CHAT, BODY % b"true").close()
     wait_until_free(serving)
 
 
 def test_half_a_body_takes_no_seat(place: tuple[Serving, Engine, str]) -> None:
     serving, _engine, address = place
-    where = urlsplit(address)
-    with socket.create_connection((where.hostname or "", where.port or 0)) as connection:
-        connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            b"content-length: 1000\r\n\r\n{"
-        )
+    with raw_post(address, CHAT, b"{", length=1000):
         time.sleep(0.02)
         assert serving.service.num_seats_taken == 0
     wait_until_free(serving)

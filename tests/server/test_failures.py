@@ -18,7 +18,7 @@ from danlu.engine.service import EngineService
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.server import chat
 from danlu.server.state import Serving
-from tests.helpers.served import ScriptedEngine, application, running, served
+from tests.helpers.served import ScriptedEngine, application, client_for, running, served
 from tests.helpers.sse import events_of
 from tests.helpers.tiny_engine import tokenizer
 
@@ -39,7 +39,7 @@ def scripted(script: Any) -> ScriptedEngine:
 @contextmanager
 def client_of(script: Any, **settings: Any) -> Iterator[tuple[TestClient, Serving]]:
     with served(scripted(script), **settings) as serving:
-        yield TestClient(application(serving)), serving
+        yield client_for(serving), serving
 
 
 def wait_until(is_so: Any) -> None:
@@ -87,7 +87,7 @@ def test_a_failure_after_the_stream_has_begun_is_its_last_event() -> None:
     engine = Failing(tokenizer(), lambda _request: "Hello there, how are you today?")
     with served(engine, enable_thinking=False) as serving:
         logging.disable(logging.ERROR)
-        response = TestClient(application(serving)).post(CHAT, json={**HELLO, "stream": True})
+        response = client_for(serving).post(CHAT, json={**HELLO, "stream": True})
         logging.disable(logging.NOTSET)
     assert response.status_code == 200
     assert "secret" not in response.text

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from danlu.engine.engine import Engine
 from tests.helpers.figures import figure
-from tests.helpers.served import application, served, tiny_loaded
+from tests.helpers.served import client_for, served, tiny_loaded
 
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": False}
 GOOD: dict[str, dict[str, Any]] = {
@@ -150,7 +150,7 @@ def change(draw: st.DrawFn, body: dict[str, Any]) -> None:
         del parent[path[-1]]
     elif kind == "add" and isinstance(parent, dict):
         parent[draw(st.text(max_size=8))] = draw(junk)
-    elif kind == "multiply" and isinstance(parent, list):
+    elif kind == "multiply" and isinstance(parent, list) and len(parent) < 10:
         parent *= draw(st.integers(min_value=2, max_value=1100))
     else:
         parent[path[-1]] = draw(junk)
@@ -160,8 +160,8 @@ def change(draw: st.DrawFn, body: dict[str, Any]) -> None:
 def client() -> Iterator[TestClient]:
     loaded = tiny_loaded()
     engine = Engine(loaded.model, loaded.tokenizer, cache_tokens=8192)
-    with served(engine, loaded=loaded, context_tokens=256) as serving:
-        yield TestClient(application(serving))
+    with served(engine, loaded=loaded, context_tokens=600) as serving:
+        yield client_for(serving)
 
 
 @pytest.mark.parametrize(
@@ -189,5 +189,5 @@ def test_malformed_bodies(client: TestClient, count: int) -> None:
             assert client.post("/v1/completions", json=question).json()["choices"] == expected
 
     check()
-    assert seen.count(200) < len(seen) * 0.7  # they are malformed
+    assert 0 < seen.count(200) < len(seen) * 0.7  # they are malformed, but not beyond recognition
     figure("malformed bodies refused or served", len(seen))

@@ -19,7 +19,7 @@ from danlu.models.load import load_model
 from danlu.server.state import ServedAdapter, Serving
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import render
-from tests.helpers.served import ScriptedEngine, application, served
+from tests.helpers.served import ScriptedEngine, client_for, served
 from tests.helpers.sse import events_of, whole_chat
 from tests.helpers.tiny_engine import alone, random_adapter, text_of, tokenizer
 
@@ -50,7 +50,7 @@ def serving() -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def client(serving: Serving) -> TestClient:
-    return TestClient(application(serving))
+    return client_for(serving)
 
 
 @pytest.mark.parametrize("name", ["tiny", "plain", "quick", "old"])
@@ -102,7 +102,7 @@ def test_the_models_own_sampling_is_the_default(monkeypatch: pytest.MonkeyPatch)
     own = SamplingSettings(temperature=0.6, top_p=0.95, top_k=20)
     with served(engine, defaults=own) as serving:
         serving.defaults = {True: own, False: replace(own, temperature=0.7, top_p=0.8)}
-        client = TestClient(application(serving))
+        client = client_for(serving)
         client.post(CHAT, json=HELLO)
         client.post(CHAT, json={**HELLO, "chat_template_kwargs": {"enable_thinking": False}})
         client.post("/v1/completions", json={"prompt": "a", "top_k": -1, "max_tokens": 12})
@@ -139,7 +139,7 @@ def starter() -> Iterator[TestClient]:
     loaded = load_model("starter", device=select("cpu"))
     engine = Engine(loaded.model, loaded.tokenizer, cache_tokens=4096)
     with served(engine, loaded=loaded) as serving:
-        yield TestClient(application(serving))
+        yield client_for(serving)
 
 
 @pytest.mark.parametrize("content", ["你是谁？", "Write 🦊 and 你好.", "What is 2 + 3?"])
@@ -167,7 +167,7 @@ def test_characters_are_never_cut_in_a_stream(cut: int) -> None:
     text = ODD[: max(1, cut // 2)]
     engine = ScriptedEngine(tokenizer(), lambda _request: f"<think>\n{text}\n</think>\n\n{text}")
     with served(engine) as serving:
-        client = TestClient(application(serving))
+        client = client_for(serving)
         body = {**HELLO, "max_tokens": 1000}
         response = client.post(CHAT, json={**body, "stream": True})
         message = client.post(CHAT, json=body).json()["choices"][0]["message"]

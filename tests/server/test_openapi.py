@@ -17,11 +17,7 @@ from danlu.engine.engine import Engine
 from tests.helpers.figures import figure
 from tests.helpers.served import application, served, tiny_loaded
 
-# Those that read a body; there is no way to ask the others badly.
-READING = {
-    *("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"),
-    *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
-}
+ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"}
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +25,17 @@ def description() -> Iterator[Any]:
     loaded = tiny_loaded()
     engine = Engine(loaded.model, loaded.tokenizer, cache_tokens=8192)
     with served(engine, loaded=loaded, context_tokens=128) as serving:
-        yield schemathesis.openapi.from_asgi("/openapi.json", application(serving))
+        app = application(serving, allowed_host=["testserver"])  # its name for where it asks
+        yield schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_breaks_the_server(description: Any, mode: GenerationMode) -> None:
     operations = [found.ok() for found in description.get_all_operations()]
-    assert {operation.path for operation in operations} > READING
+    assert {operation.path for operation in operations} > ROUTES
     for operation in operations:
-        if mode is GenerationMode.NEGATIVE and operation.path not in READING:
-            continue
+        if mode is GenerationMode.NEGATIVE and operation.method != "post":
+            continue  # they take nothing that could be wrong
         statuses = statuses_of(operation, mode)
         assert max(statuses) < 500
         # The strategies rest on the description: bad requests are known to be bad by it.

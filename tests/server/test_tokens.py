@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import render
-from tests.helpers.served import application, served
+from tests.helpers.served import client_for, served
 from tests.helpers.tiny_engine import tokenizer
 
 TEXT = "Hello <|im_end|> 你好 🦊"
@@ -20,7 +20,7 @@ TEXT = "Hello <|im_end|> 你好 🦊"
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
     with served() as serving:
-        yield TestClient(application(serving))
+        yield client_for(serving)
 
 
 def test_text_there_and_back(client: TestClient) -> None:

@@ -13,8 +13,8 @@ from danlu.text.parse import Call, Parser, Text, Thought
 from danlu.text.render import render
 
 
-def parsed(pieces: list[str], *, starts_in_thought: bool = False) -> Message:
-    parser = Parser(starts_in_thought=starts_in_thought)
+def parsed(pieces: list[str], *, starts_in_thought: bool = False, may_call: bool = True) -> Message:
+    parser = Parser(starts_in_thought=starts_in_thought, may_call=may_call)
     found = [piece for text in pieces for piece in parser.feed(text)] + parser.finish()
     thought = "".join(p.text for p in found if isinstance(p, Thought))
     return Message(
@@ -52,6 +52,15 @@ def test_a_tag_inside_a_thought_does_not_trigger() -> None:
     got = parsed(["<think>\nI could <tool_call> now\n</think>\n\nNo."])
     assert got.reasoning == "I could <tool_call> now"
     assert got.tool_calls == ()
+
+
+def test_without_tools_calls_are_text() -> None:
+    text = 'Look:\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n\nSo.'
+    for size in range(1, 20):
+        pieces = [text[i : i + size] for i in range(0, len(text), size)]
+        assert parsed(["<think>\na\n</think>\n\n", *pieces], may_call=False) == Message(
+            role="assistant", content=text, reasoning="a"
+        )
 
 
 def test_broken_calls_are_text() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,27 @@ def test_a_missing_control_token_is_named(tokenizer: Tokenizer) -> None:
 def test_half_a_character_is_named(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"Character 3 is U\+D83D"):
         tokenizer.encode_text("ab\ud83d")
+
+
+def test_long_texts_are_encoded_as_short_ones(tokenizer: Tokenizer) -> None:
+    piece = "The fox 你好 🤖 <|im_end|> <think>\n"
+    count = 1000  # longer than where another way is taken
+    assert tokenizer.encode_text(piece * count) == tokenizer.encode_text(piece) * count
+    with pytest.raises(DataError, match=r"U\+D83D"):
+        tokenizer.encode_text(piece * count + "\ud83d")
+
+
+def test_a_long_text_does_not_stop_other_threads(tokenizer: Tokenizer) -> None:
+    """A server's event loop is one: it stood still for two seconds a million characters."""
+    encoding = threading.Thread(target=tokenizer.encode_text, args=("long text " * 100_000,))
+    moments = [time.monotonic()]
+    encoding.start()
+    while encoding.is_alive():
+        moments.append(time.monotonic())
+        time.sleep(0.001)
+    moments.append(time.monotonic())
+    longest = max(after - before for before, after in pairwise(moments))
+    assert longest < (moments[-1] - moments[0]) / 2
 
 
 def test_ids_without_a_token_have_no_bytes(tokenizer: Tokenizer) -> None:

@@ -21,6 +21,7 @@ from danlu.errors import CapacityError, DataError, UsageError
 from danlu.language import _
 from danlu.server.errors import ApiError
 from danlu.server.metrics import Metrics
+from danlu.server.problems import SERVER_ERROR, internal_error
 
 RETRY_SECONDS = 1
 
@@ -177,14 +178,9 @@ def failure(problem: Exception | None, request_id: str) -> ApiError:
     if isinstance(problem, CapacityError):
         return _unavailable(problem.what)
     if isinstance(problem, DataError):
-        return ApiError(500, problem.what, kind="server_error", code="bad_model")
-    return ApiError(
-        500,
-        _("The server failed to answer. Its log says why, under {id}.").format(id=request_id),
-        kind="server_error",
-        code="internal_error",
-    )
+        return ApiError(500, problem.what, kind=SERVER_ERROR, code="bad_model")
+    return internal_error(request_id)
 
 
 def _unavailable(message: str) -> ApiError:
-    return ApiError(503, message, kind="server_error", code="unavailable")
+    return ApiError(503, message, kind=SERVER_ERROR, code="unavailable")

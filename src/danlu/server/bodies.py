@@ -47,6 +47,11 @@ def _checked_object(value: dict[str, Any]) -> dict[str, Any]:
 JsonObject = Annotated[dict[str, Any], AfterValidator(_checked_object)]
 
 
+def are_token_ids(value: object) -> bool:
+    """Tell whether a value is a list of numbers; a million takes milliseconds."""
+    return isinstance(value, list) and set(map(type, value)) <= {int}
+
+
 def refused(why: str) -> PlainValidator:
     """Refuse every value but null, saying why."""
 

@@ -137,6 +137,7 @@ class ChatReply:
         self._choices = [_Choice(question) for _place in range(body.choices)]
         self._head: Json = {
             "id": f"chatcmpl-{secrets.token_hex(16)}",
+            "object": "chat.completion.chunk" if body.stream else "chat.completion",
             "created": int(time.time()),
             "model": target.name,
             "system_fingerprint": None,
@@ -179,7 +180,7 @@ class ChatReply:
         """Return the chunk with the usage, where it was asked for."""
         if not self._body.include_usage:
             return []
-        return [self._chunk_head() | {"choices": [], "usage": self._usage()}]
+        return [self._head | {"choices": [], "usage": self._usage()}]
 
     def whole(self) -> Json:
         """Return the body of an answer in one piece."""
@@ -192,17 +193,13 @@ class ChatReply:
             }
             for index, choice in enumerate(self._choices)
         ]
-        head = {"object": "chat.completion", **self._head}
-        return head | {"choices": choices, "usage": self._usage()}
+        return self._head | {"choices": choices, "usage": self._usage()}
 
     def _usage(self) -> Json:
         return usage_fields([[choice.usage for choice in self._choices if choice.usage]])
 
     def _logprobs(self, entries: list[Json]) -> Json | None:
         return {"content": entries, "refusal": None} if self._body.logprobs else None
-
-    def _chunk_head(self) -> Json:
-        return {"object": "chat.completion.chunk", **self._head}
 
     def _chunk(
         self,
@@ -217,5 +214,5 @@ class ChatReply:
             "logprobs": self._logprobs(list(logprobs)) if logprobs else None,
             "finish_reason": finish_reason,
         }
-        chunk = self._chunk_head() | {"choices": [choice]}
+        chunk = self._head | {"choices": [choice]}
         return chunk | ({"usage": None} if self._body.include_usage else {})

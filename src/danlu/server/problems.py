@@ -91,7 +91,10 @@ def from_validation(problem: RequestValidationError) -> ApiError:
             code="invalid_json",
         )
     field = field_path(place[1:] if place[:1] == ("body",) else place)
-    reason = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        reason = _("there is no such field.")
+    else:
+        reason = str(first["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{field}: {reason}" if field else reason, param=field or None)
 
 

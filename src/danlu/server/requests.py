@@ -12,7 +12,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
-from danlu.server.bodies import AcceptedOnly, Body, JsonObject, Text, encodable, refused
+from danlu.server.bodies import (
+    AcceptedOnly,
+    Body,
+    JsonObject,
+    Text,
+    are_token_ids,
+    encodable,
+    refused,
+)
 from danlu.server.messages import ChatMessage
 from danlu.server.tool_calls import ToolBody, ToolChoice, tool_choice_field
 
@@ -38,23 +46,18 @@ def _biases(value: dict[str, float]) -> dict[str, float]:
 
 def _prompts(value: object) -> list[str | list[int]]:
     """Read a prompt, or several: each a text or a list of token ids."""
-    single = isinstance(value, str) or (isinstance(value, list) and _all(value, int))
+    single = isinstance(value, str) or (value != [] and are_token_ids(value))
     prompts = [value] if single else value
     if not isinstance(prompts, list) or not 1 <= len(prompts) <= MAX_PROMPTS:
         raise ValueError(f"It must be a text, token ids, or a list of 1 to {MAX_PROMPTS} of them.")
     for prompt in prompts:
         if isinstance(prompt, str):
             encodable(prompt)
-        elif not (isinstance(prompt, list) and _all(prompt, int)):
+        elif not are_token_ids(prompt):
             raise ValueError("Every prompt must be a text or a list of token ids.")
     if not all(prompts):
         raise ValueError("A prompt is empty: the model needs at least one token to continue.")
     return prompts
-
-
-def _all(values: list[Any], kind: type) -> bool:
-    """Whether a list holds something, and only values of exactly this type."""
-    return bool(values) and all(type(value) is kind for value in values)
 
 
 def _text_only(value: list[str]) -> list[str]:
@@ -204,7 +207,11 @@ class ChatRequest(SamplingBody):
     tool_choice: Annotated[ToolChoice | None, tool_choice_field()] = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateSettings | None = None
-    reasoning_effort: ReasoningEffort | None = None
+    reasoning_effort: ReasoningEffort | None = Field(
+        None,
+        description="none: no thought. Else the longest thought in tokens: minimal 512, low 1024, "
+        "medium 4096; above, any",
+    )
     thinking_token_budget: int | None = Field(
         None, ge=0, le=MAX_TOKEN, description="tokens after which a thought is ended"
     )

@@ -7,7 +7,7 @@ or HTTP.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,7 +77,7 @@ def sampling_of(
         given["stop"] = tuple(body.stop)
     if body.logit_bias is not None:
         biases = tuple((int(token), bias) for token, bias in body.logit_bias.items())
-        check_ids((token for token, _bias in biases), vocab_size, "logit_bias")
+        check_ids([token for token, _bias in biases], vocab_size, "logit_bias")
         given["logit_bias"] = biases
     if body.stop_token_ids is not None:
         check_ids(body.stop_token_ids, vocab_size, "stop_token_ids")
@@ -88,9 +88,9 @@ def sampling_of(
     return replace(defaults, **given)
 
 
-def check_ids(ids: Iterable[int], vocab_size: int, param: str) -> None:
+def check_ids(ids: Collection[int], vocab_size: int, param: str) -> None:
     """Raise ApiError for token ids that the model does not have."""
-    if not all(0 <= token < vocab_size for token in ids):
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
         raise ApiError(
             400,
             _("{param}: token ids go from 0 to {highest}.").format(

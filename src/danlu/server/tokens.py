@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, PlainValidator, model_validator
 from starlette.requests import Request as HttpRequest
 
-from danlu.server.bodies import Body, Text
+from danlu.server.bodies import Body, Text, are_token_ids
 from danlu.server.messages import ChatMessage, conversation_of
 from danlu.server.requests import TemplateSettings, TokenId
 from danlu.server.sampling import check_ids
@@ -49,11 +49,17 @@ class TokenizeResponse(BaseModel):
     token_strs: list[str] | None = None
 
 
+def _token_ids(value: object) -> object:
+    if not are_token_ids(value):
+        raise ValueError("It must be a list of token ids.")
+    return value
+
+
 class DetokenizeRequest(Body):
     """Token ids, control tokens among them or not."""
 
     model: Text | None = None
-    tokens: list[TokenId]
+    tokens: Annotated[list[int], PlainValidator(_token_ids, json_schema_input_type=list[TokenId])]
 
 
 class DetokenizeResponse(BaseModel):
@@ -97,6 +103,9 @@ async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> Detokeniz
     """Say what text token ids stand for; bytes that are no characters become U+FFFD."""
     serving = cast(Serving, request.app.state.serving)
     target_of(serving, body.model)
-    check_ids(body.tokens, serving.loaded.config.vocab_size, "tokens")
-    text = await asyncio.to_thread(serving.loaded.tokenizer.decode, body.tokens, skip_control=False)
-    return DetokenizeResponse(prompt=text)
+    return await asyncio.to_thread(_detokenize, body.tokens, serving)
+
+
+def _detokenize(ids: list[int], serving: Serving) -> DetokenizeResponse:
+    check_ids(ids, serving.loaded.config.vocab_size, "tokens")
+    return DetokenizeResponse(prompt=serving.loaded.tokenizer.decode(ids, skip_control=False))

@@ -18,6 +18,7 @@ from danlu.language import _
 from danlu.text.render import Span
 
 TOKENIZER_FILE = "tokenizer.json"
+_LONG_TEXT = 10_000
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -84,7 +85,12 @@ class Tokenizer:
         Raises DataError for half a surrogate pair, which no encoding can hold.
         """
         try:
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
+            if len(text) < _LONG_TEXT:
+                return list(self._backend.encode(text, add_special_tokens=False).ids)
+            # Encodes the same, and lets other threads run meanwhile, which `encode` does not: a
+            # server would stand still for seconds.
+            [found] = self._backend.encode_batch_fast([text], add_special_tokens=False)
+            return list(found.ids)
         except TypeError as error:
             raise _surrogate(text) from error
 
