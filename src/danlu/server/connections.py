@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -23,7 +24,9 @@ WRITE_SECONDS = 30.0
 LINGER_SECONDS = 1.0
 KEEP_ALIVE_SECONDS = 30
 _MOST_CONNECTIONS = 4096
-_OTHER_FILES = 128  # what the process has open besides
+# How many are taken in one go; the process has further files open besides.
+ACCEPTED_AT_ONCE = 100
+_OTHER_FILES = 256
 
 
 @lru_cache(maxsize=1)
@@ -36,31 +39,31 @@ def most_connections() -> int:
 
 
 class Connection(H11Protocol):
-    """One client's connection."""
+    """One client's connection.
 
-    _head_timer: asyncio.TimerHandle | None = None
-    _write_timer: asyncio.TimerHandle | None = None
-    _idle_since = 0.0
-    _is_refused = False
+    idle: the server's connections on which nothing is being answered, the one idle longest first.
+    """
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
+    def __init__(self, *words: Any, idle: dict[Connection, None], **named: Any) -> None:
+        super().__init__(*words, **named)
+        self._idle = idle
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection in, and let another one go if there are too many."""
         super().connection_made(transport)
-        self._idle_since = self.loop.time()
+        self._idle[self] = None
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
         if len(self.connections) > most_connections():
-            idle = [one for one in self.connections if isinstance(one, Connection) and one.is_idle]
-            # This one is idle too, and the youngest: it stays unless all others are at work.
-            min(idle, key=lambda one: one._idle_since)._give_up()
+            # It is this one itself only if all others are at work.
+            next(iter(self._idle))._give_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadlines."""
         super().connection_lost(exc)
+        self._idle.pop(self, None)
         self._stop_head_timer()
         self._stop_write_timer()
 
@@ -69,15 +72,18 @@ class Connection(H11Protocol):
         if self._is_refused:
             return
         super().data_received(data)
-        if not self.is_idle:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._idle.pop(self, None)
             self._stop_head_timer()
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def on_response_complete(self) -> None:
-        """Note since when nothing is asked for."""
-        self._idle_since = self.loop.time()
+        """Be idle, unless the next request is here already."""
+        self._idle[self] = None
         super().on_response_complete()
+        if not self.cycle.response_complete:
+            self._idle.pop(self, None)
 
     def pause_writing(self) -> None:
         """Wait for a client that reads too slowly, but not for ever."""
@@ -116,6 +122,7 @@ class Connection(H11Protocol):
             self.transport.write_eof()
 
     def _give_up(self) -> None:
+        self._idle.pop(self, None)
         # Not close(): that would wait until the client has read what is still to be sent.
         self.transport.abort()
 
@@ -128,3 +135,8 @@ class Connection(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def connection_class() -> type[asyncio.Protocol]:
+    """Return what a server makes its connections with; they know of each other."""
+    return cast("type[asyncio.Protocol]", partial(Connection, idle={}))

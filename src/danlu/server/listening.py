@@ -9,6 +9,9 @@ import socket
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 
+# How many connections the system keeps until they are taken.
+BACKLOG = 2048
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Take an address. Raises UsageError for a host that is not ours, EnvironmentFault for a port
@@ -27,7 +30,7 @@ def listen(host: str, port: int) -> socket.socket:
         # Connections of a server that has just ended do not keep the port from its successor.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
-        taken.listen(2048)
+        taken.listen(BACKLOG)
     except OSError as problem:
         taken.close()
         raise _explained(host, port, problem) from problem

@@ -25,10 +25,10 @@ from fastapi import FastAPI
 from danlu.language import _
 from danlu.server.adapters import AdapterFolders
 from danlu.server.app import create_app
-from danlu.server.connections import KEEP_ALIVE_SECONDS, Connection
+from danlu.server.connections import ACCEPTED_AT_ONCE, KEEP_ALIVE_SECONDS, connection_class
 from danlu.server.keys import Keys
 from danlu.server.limits import MAX_HEADER_BYTES
-from danlu.server.listening import url_of
+from danlu.server.listening import BACKLOG, url_of
 from danlu.server.logs import log_to_stderr
 from danlu.server.opening import describe, name_of, open_serving
 from danlu.server.settings import ServeSettings
@@ -67,7 +67,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Connection,
+                http=connection_class(),
+                backlog=ACCEPTED_AT_ONCE,
                 ws="none",
                 loop="asyncio",
                 lifespan="off",
@@ -95,6 +96,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer on the port, then begin to load."""
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # more may wait than are taken in one go
         loop = asyncio.get_running_loop()
         # A daemon: a model that is still loading does not keep the process from ending.
         threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True).start()
