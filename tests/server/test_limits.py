@@ -92,6 +92,8 @@ def test_only_plain_json_is_read(headers: list[tuple[str, str]], status: int) ->
         (b'{"text": NaN}', "NaN"),
         (b'{"count": -Infinity}', "Infinity"),
         ('{"text": "x"}'.encode("utf-16"), "UTF-8"),
+        ('{"text": "x"}'.encode("utf-16-le"), "UTF-8"),
+        ('{"text": "x"}'.encode("utf-32-be"), "UTF-8"),
         (b'{"text": "\xff"}', "UTF-8"),
         (b'{"text": "' + b"\\" * 100_001, "JSON"),
         (b'{"count": ' + b"9" * 100_000 + b"}", ""),

@@ -176,14 +176,18 @@ def check_json(body: bytes) -> None:
     That is text which is not UTF-8, NaN and Infinity, which JSON does not have, and nesting deeper
     than 32. Whether the rest is JSON the parser will say.
     """
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as problem:
+    position = body.find(b"\0")  # in no JSON, but in UTF-16, which parsers would accept
+    if position < 0:
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as problem:
+            position = problem.start
+    if position >= 0:
         raise ApiError(
             400,
-            _("The body is not UTF-8, at byte {position}.").format(position=problem.start),
+            _("The body is not UTF-8, at byte {position}.").format(position=position),
             code="invalid_json",
-        ) from None
+        )
     # Without escaped backslashes and quotes, every second piece between quotes is outside strings.
     pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
     outside = b"".join(pieces)

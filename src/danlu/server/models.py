@@ -96,7 +96,10 @@ async def load_adapter(body: LoadAdapter, request: Request) -> str:
         if body.lora_name in serving.adapters or body.lora_name == serving.name:
             raise _refused("lora_name", _("There is a model of this name already."))
         if len(serving.adapters) >= MAX_ADAPTERS:
-            raise _refused("lora_name", _("No more than 256 adapters can be loaded."))
+            raise _refused(
+                "lora_name",
+                _("No more than {most} adapters can be loaded.").format(most=MAX_ADAPTERS),
+            )
         serving.adapters[body.lora_name] = await asyncio.to_thread(_load, body, request.app.state)
     return _("Success: the adapter {name} is loaded.").format(name=body.lora_name)
 
