@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from danlu.cli.main import main
+from tests.helpers.figures import figure
 from tests.helpers.program import start
 
 
@@ -81,6 +83,34 @@ def test_from_start_to_signal(tmp_path: Path) -> None:
         port = int(url.rpartition(":")[2])
         with socket.create_server(("127.0.0.1", port)):
             pass  # the port is free
+
+
+@pytest.mark.parametrize("drain_s", ["0", "20"])
+def test_a_signal_under_a_hundred_streams(drain_s: str) -> None:
+    """R34: every stream comes to a proper end, and the port is free."""
+    with served("starter", "--drain_s", drain_s) as (process, url):
+
+        def stream(number: int) -> bytes:
+            messages = [{"role": "user", "content": f"Count from {number} on."}]
+            body = {"model": "starter", "messages": messages, "stream": True, "max_tokens": 100}
+            # urllib raises where a chunked answer is not complete.
+            return bytes(fetch(f"{url}/v1/chat/completions", body)[1])
+
+        with ThreadPoolExecutor(100) as pool:
+            answers = [pool.submit(stream, number) for number in range(100)]
+            while b'started_total{model_name="starter"} 100\n' not in fetch(f"{url}/metrics")[1]:
+                time.sleep(0.01)
+            asked = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            ends = [answer.result() for answer in answers]
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert time.monotonic() - asked < float(drain_s) + 5
+    whole = sum(b"[DONE]" in end for end in ends)
+    assert whole + sum(b'"error"' in end for end in ends) == 100
+    assert whole == 100 or drain_s == "0"
+    socket.create_server(("127.0.0.1", int(url.rpartition(":")[2]))).close()
+    figure("streams that a signal brought to a proper end", 100)
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
