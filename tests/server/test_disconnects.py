@@ -1,7 +1,8 @@
-"""A client that goes away at any moment: its requests end at once, and everything is free again."""
+"""Clients that go away at any moment free everything; those that do not read stop nobody."""
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -82,4 +83,17 @@ def test_half_a_body_takes_no_seat(place: tuple[Serving, Engine, str]) -> None:
     with raw_post(address, CHAT, b"{", length=1000):
         time.sleep(0.02)
         assert serving.service.num_seats_taken == 0
+    wait_until_free(serving)
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(place: tuple[Serving, Engine, str]) -> None:
+    serving, _engine, address = place
+    body = {"prompt": "a", "max_tokens": 1500, "ignore_eos": True, "stream": True, "n": 4}
+    with raw_post(address, "/v1/completions", json.dumps(body).encode()):
+        time.sleep(0.2)
+        answer = httpx.post(
+            address + "/v1/completions", json={"prompt": "a", "max_tokens": 4}, timeout=20
+        )
+        assert answer.status_code == 200
+        assert serving.service.num_seats_taken > 0
     wait_until_free(serving)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from danlu.engine.request import Grammar
 from danlu.server.tool_calls import CallBody, ToolBody, arguments_text, call_fields, call_grammar
@@ -46,15 +48,32 @@ class Bytes:
         return list(text)
 
 
+def matcher_of(grammar: Grammar) -> LLMatcher:
+    """The grammar at its beginning, over single bytes."""
+    assert grammar.kind == "lark"
+    source = LLMatcher.grammar_from_lark(grammar.source)
+    matcher = LLMatcher(LLTokenizer(TokenizerWrapper(Bytes())), source, log_level=0)
+    assert not matcher.get_error()
+    return matcher
+
+
 def accepts(grammar: Grammar, text: str) -> bool:
     """Whether the grammar allows a text as a whole."""
-    from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
-
-    assert grammar.kind == "lark"
-    tokenizer = LLTokenizer(TokenizerWrapper(Bytes()))
-    matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar.source), log_level=0)
-    assert not matcher.get_error()
+    matcher = matcher_of(grammar)
     return bool(matcher.consume_tokens(list(text.encode()))) and matcher.is_accepting()
+
+
+def random_text(grammar: Grammar, seed: int) -> str:
+    """What a model without any sense might write under the grammar; it likes to end things."""
+    chance, matcher, written = random.Random(seed), matcher_of(grammar), bytearray()
+    while not matcher.is_stopped():
+        allowed = [token for token, bias in enumerate(matcher.compute_logit_bias()) if bias]
+        ends = [token for token in (*b'"}', Bytes.eos_token_id) if token in allowed]
+        token = chance.choice(ends if ends and chance.random() < 0.4 else allowed)
+        assert matcher.consume_token(token)
+        if token != Bytes.eos_token_id:
+            written.append(token)
+    return written.decode()
 
 
 def call(name: str, **arguments: Any) -> str:
@@ -99,10 +118,22 @@ def test_the_grammar_can_leave_the_choice_between_calls_and_an_answer() -> None:
     assert not accepts(either, f'{WEATHER}{{"a": 1}}')
 
 
-def test_what_the_grammar_allows_is_parsed_as_calls() -> None:
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_written_under_the_grammar_is_calls_that_fit(seed: int) -> None:
+    text = random_text(call_grammar(TOOLS, several=True), seed)
     parser = Parser()
-    pieces = [*parser.feed(f"{WEATHER}\n{NOW}"), *parser.finish()]
-    assert [piece.call.name for piece in pieces if isinstance(piece, Call)] == ["weather", "now"]
+    pieces = [*parser.feed(text), *parser.finish()]
+    assert pieces
+    for piece in pieces:
+        assert isinstance(piece, Call), text
+        arguments = json.loads(call_fields(piece.call)["function"]["arguments"])
+        if piece.call.name == "now":
+            assert arguments == {}
+        else:
+            assert piece.call.name == "weather"
+            assert isinstance(arguments.pop("city"), str)
+            assert arguments.pop("days", 1) >= 1
+            assert not arguments
 
 
 def test_the_model_is_shown_the_tool_as_it_was_trained_to_read_it() -> None:

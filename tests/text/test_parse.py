@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.parse import Call, Parser, Text, Thought
-from danlu.text.render import render
+from danlu.text.render import call_text, render
 
 
 def parsed(pieces: list[str], *, starts_in_thought: bool = False, may_call: bool = True) -> Message:
@@ -61,6 +61,27 @@ def test_without_tools_calls_are_text() -> None:
         assert parsed(["<think>\na\n</think>\n\n", *pieces], may_call=False) == Message(
             role="assistant", content=text, reasoning="a"
         )
+
+
+def test_tags_inside_a_calls_text_are_text() -> None:
+    call = ToolCall(
+        name="write", arguments={"a": 'x </tool_call> \\" <tool_call>', "b": "</think>"}
+    )
+    text = f"{call_text(call)}\n{call_text(call)}"
+    for size in range(1, 40):
+        got = parsed([text[i : i + size] for i in range(0, len(text), size)])
+        assert got.tool_calls == (call, call)
+        assert got.content == ""
+
+
+def test_a_broken_call_does_not_take_the_next_one_with_it() -> None:
+    good = ToolCall(name="f", arguments={})
+    for broken in ('\n{"name": "f}\n', '{"name": "f}', "\n{oops}\n"):
+        text = f"<tool_call>{broken}</tool_call>\n{call_text(good)}"
+        for size in range(1, 40):
+            got = parsed([text[i : i + size] for i in range(0, len(text), size)])
+            assert got.tool_calls == (good,), (broken, size)
+            assert got.content == f"<tool_call>{broken}</tool_call>"
 
 
 def test_broken_calls_are_text() -> None:

@@ -21,11 +21,12 @@ from danlu.dialog.events import Call, End, Event, Text, Thought, Tokens, Usage
 from danlu.engine.request import Output, Request
 from danlu.server.answering import respond
 from danlu.server.bodies import IGNORED_HEADER
+from danlu.server.grammars import chat_grammar
 from danlu.server.logprobs import chat_logprobs
 from danlu.server.messages import conversation_of
 from danlu.server.reply import Json
 from danlu.server.requests import ChatRequest
-from danlu.server.sampling import chat_grammar, choice_of, fitting, sampling_of, thinking_mode
+from danlu.server.sampling import choice_of, fitting, sampling_of, thinking_mode
 from danlu.server.state import Serving
 from danlu.server.target import Target, target_of
 from danlu.server.tool_calls import call_fields

@@ -18,10 +18,11 @@ from danlu.dialog.events import Usage
 from danlu.engine.request import Output, Request
 from danlu.server.answering import respond
 from danlu.server.bodies import IGNORED_HEADER
+from danlu.server.grammars import grammar_of
 from danlu.server.logprobs import CompletionLogprobs
 from danlu.server.reply import Json
 from danlu.server.requests import CompletionRequest, Prompt
-from danlu.server.sampling import check_ids, choice_of, fitting, grammar_of, sampling_of
+from danlu.server.sampling import check_ids, choice_of, fitting, sampling_of
 from danlu.server.state import Serving
 from danlu.server.target import Target, target_of
 from danlu.server.usage import usage_fields

@@ -82,7 +82,7 @@ class Parser:
                 pieces += self._emit(self._buffer)
                 self._buffer = ""
             else:
-                pieces += self._read_call()
+                pieces += self._read_call(final)
             if (self._state, self._buffer) == before:
                 return pieces
 
@@ -110,8 +110,8 @@ class Parser:
         self._buffer = self._buffer[len(self._buffer) - keep :]
         return self._emit(ready)
 
-    def _read_call(self) -> list[Piece]:
-        place = self._buffer.find(CALL_END)
+    def _read_call(self, final: bool) -> list[Piece]:
+        place = _call_end(self._buffer, final)
         if place < 0:
             return []
         body, rest = self._buffer[:place], self._buffer[place + len(CALL_END) :]
@@ -160,6 +160,30 @@ def _overlap(text: str, tag: str) -> int:
         if tag.startswith(text[-length:]):
             return length
     return 0
+
+
+def _call_end(text: str, final: bool) -> int:
+    """Find the end of a call's body; -1 where it has not come yet.
+
+    A tag inside a string of the call's JSON is part of the string. Where the JSON is not completed
+    at any later tag, the call was broken and the first tag ended it.
+    """
+    first = place = text.find(CALL_END)
+    while place >= 0 and _ends_in_string(text[:place]):
+        place = text.find(CALL_END, place + 1)
+    if place < 0:
+        return first if final else -1
+    return place if _parse_call(text[:place]) is not None else first
+
+
+def _ends_in_string(body: str) -> bool:
+    try:
+        json.loads(body)
+    except json.JSONDecodeError as problem:
+        return problem.msg.startswith("Unterminated string")
+    except (ValueError, RecursionError):
+        return False
+    return False
 
 
 def _parse_call(body: str) -> ToolCall | None:
