@@ -362,7 +362,7 @@ def test_a_fault_in_choosing_a_token_stays_with_its_request(
         raise RuntimeError("a bug")
 
     if part == "sampler":
-        monkeypatch.setattr(victim.sampler, "penalised", fail)
+        monkeypatch.setattr(victim.sampler, "record", fail)
     else:
         monkeypatch.setattr(victim.detokenizer, "feed", fail)
     outputs: dict[RequestId, list[Output]] = {request_id: [] for request_id in ids}

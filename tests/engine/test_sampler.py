@@ -1,47 +1,269 @@
-"""Sampling: frequencies follow the model's probabilities; settings are checked."""
+"""Sampling: each setting against its plain meaning; a row alone equals the row in a batch."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
-from danlu.engine.request import SamplingSettings
-from danlu.engine.sampler import Sampler, candidates, sample
+from danlu.engine.grammar import GrammarCompiler
+from danlu.engine.logits import Penalties, candidates
+from danlu.engine.request import Grammar, Request, SamplingSettings, Thinking, TokenLogprobs
+from danlu.engine.sampler import Choice, Sampler, sample
 from danlu.errors import UsageError
+from tests.helpers.tiny_engine import tokenizer
+
+# More than the tokenizer's, as in Qwen3.
+SIZE = tokenizer().vocab_size + 6
+COMPILER = GrammarCompiler(tokenizer())
+ENDS = frozenset({tokenizer().control_id("<|im_end|>")})
+GREEDY = SamplingSettings(temperature=0.0)
+
+
+def sampler(
+    sampling: SamplingSettings = GREEDY, prompt: tuple[int, ...] = (0,), **request: Any
+) -> Sampler:
+    """A sampler over the tiny vocabulary."""
+    guide = COMPILER.guide(sampling.grammar) if sampling.grammar else None
+    asked = Request(prompt=prompt, sampling=sampling, **request)
+    return Sampler(asked, tokenizer(), vocab_size=SIZE, guide=guide)
+
+
+def rows(seed: int, number: int) -> Tensor:
+    """The logits of a model: [number, SIZE] in bf16 steps, so that there are ties."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(number, SIZE, generator=generator) * 4).bfloat16().float()
+
+
+def chosen(logits: Tensor, samplers: list[Sampler]) -> list[Choice]:
+    """One step in which no row fails."""
+    choices = sample(logits, samplers)
+    assert all(isinstance(choice, Choice) for choice in choices), choices
+    return choices  # type: ignore[return-value]
+
+
+def answer(subject: Sampler, logits: Tensor) -> list[int]:
+    """The tokens of one request, a step for each row."""
+    return [chosen(row[None], [subject])[0].token for row in logits]
+
+
+ANY_SETTINGS = st.builds(
+    SamplingSettings,
+    temperature=st.sampled_from([0.0, 0.6, 1.0, 5.0]),
+    top_k=st.sampled_from([0, 1, 20]),
+    top_p=st.sampled_from([0.5, 0.95, 1.0]),
+    min_p=st.sampled_from([0.0, 0.1]),
+    repetition_penalty=st.sampled_from([0.8, 1.0, 1.3]),
+    presence_penalty=st.sampled_from([-2.0, 0.0, 1.0]),
+    frequency_penalty=st.sampled_from([-1.0, 0.0, 2.0]),
+    logit_bias=st.sampled_from([(), ((7, 5.0), (8, -100.0))]),
+    seed=st.integers(0, 3),
+    min_tokens=st.sampled_from([0, 3]),
+    logprobs=st.sampled_from([None, 0, 4]),
+    grammar=st.sampled_from([None, Grammar(kind="regex", source="[a-z ]{20}")]),
+)
+ANY_THINKING = st.sampled_from(
+    [None, Thinking(start_id=1, end_id=2, closing=(3, 2, 3), is_open=True, budget=2)]
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(asked=st.lists(st.tuples(ANY_SETTINGS, ANY_THINKING), min_size=2, max_size=4))
+def test_a_row_alone_equals_the_row_in_a_batch(
+    asked: list[tuple[SamplingSettings, Thinking | None]],
+) -> None:
+    def made() -> list[Sampler]:
+        return [
+            sampler(sampling, thinking=thinking, end_token_ids=ENDS) for sampling, thinking in asked
+        ]
+
+    steps = [rows(step, len(asked)) for step in range(5)]
+    together = made()
+    batched = [chosen(logits, together) for logits in steps]
+    for place, alone in enumerate(made()):
+        single = [chosen(logits[place : place + 1], [alone])[0] for logits in steps]
+        assert single == [choices[place] for choices in batched]
 
 
 def test_frequencies_follow_the_probabilities() -> None:
     logits = torch.tensor([2.0, -1.0, 0.0, 1.0, -30.0])
-    sampler = Sampler(SamplingSettings(temperature=0.8, seed=0), [0])
+    subject = sampler(SamplingSettings(temperature=0.8, seed=0))
     counts = torch.zeros(5)
     for _draw in range(4000):
-        counts[sampler.draw(logits)] += 1
+        counts[subject.draw(logits)] += 1
     expected = (logits / 0.8).softmax(dim=0)
     assert torch.allclose(counts / 4000, expected, atol=0.025)
 
 
-def test_greedy_and_drawn_rows_share_a_batch() -> None:
-    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
-    greedy = SamplingSettings(temperature=0.0)
-    drawn = SamplingSettings(temperature=2.0, seed=3)
-    tokens = sample(logits, [Sampler(s, [1]) for s in (greedy, drawn, greedy)])
-    assert [tokens[0], tokens[2]] == logits[[0, 2]].argmax(dim=-1).tolist()
-    assert tokens[1] == Sampler(drawn, [1]).draw(logits[1])
+@settings(deadline=None)
+@given(
+    sampling=st.builds(
+        SamplingSettings,
+        temperature=st.just(0.0),
+        top_k=st.integers(0, 400),
+        top_p=st.floats(0.01, 1.0),
+        min_p=st.floats(0.0, 1.0),
+        seed=st.none() | st.integers(0, 9),
+    ),
+    seed=st.integers(0, 99),
+)
+def test_greedy_is_the_likeliest_token_whatever_else_is_set(
+    sampling: SamplingSettings, seed: int
+) -> None:
+    logits = rows(seed, 3)
+    likeliest = logits.argmax(dim=-1).tolist()
+    assert answer(sampler(sampling), logits) == likeliest
+    assert answer(sampler(sampling), logits.bfloat16()) == likeliest
+
+
+@settings(deadline=None)
+@given(
+    prompt=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    answered=st.lists(st.integers(0, 9), max_size=12),
+    late=st.integers(0, 12),
+    repetition=st.sampled_from([0.5, 1.0, 1.7]),
+    presence=st.floats(-2, 2),
+    frequency=st.floats(-2, 2),
+)
+def test_penalties_mean_what_their_formulas_say(
+    prompt: list[int],
+    answered: list[int],
+    late: int,
+    repetition: float,
+    presence: float,
+    frequency: float,
+) -> None:
+    sampling = SamplingSettings(
+        repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency
+    )
+    subject = Penalties(sampling, prompt)
+    row = torch.linspace(-3, 3, 10)
+    for place, token in enumerate(answered):
+        if place == late:
+            subject.apply(row)  # whether it is asked early or late does not matter
+        subject.record(token)
+    got = subject.apply(row).tolist()
+    counts = Counter(answered)
+    for token, value in enumerate(row.tolist()):
+        if token in prompt or counts[token]:
+            value = value * repetition if value < 0 else value / repetition
+        value -= frequency * counts[token] + presence * (counts[token] > 0)
+        assert got[token] == pytest.approx(value, abs=1e-5)
 
 
 def test_the_repetition_penalty_counts_prompt_and_answer() -> None:
-    sampler = Sampler(SamplingSettings(temperature=0.0, repetition_penalty=100.0), [0])
-    logits = torch.tensor([[3.0, 2.0, 1.0, -1.0]])
-    assert [sample(logits, [sampler])[0] for _step in range(3)] == [1, 2, 0]
+    logits = torch.full((1, SIZE), -300.0)
+    logits[0, :4] = torch.tensor([3.0, 2.0, 1.0, -1.0])
+    subject = sampler(replace(GREEDY, repetition_penalty=100.0), prompt=(0,))
+    assert answer(subject, logits.repeat(3, 1)) == [1, 2, 0]
+
+
+def test_the_other_penalties_count_the_answer_only() -> None:
+    logits = torch.zeros(4, SIZE)
+    logits[:, :3] = torch.tensor([3.0, 2.5, 2.0])
+    assert answer(sampler(replace(GREEDY, presence_penalty=2.0)), logits) == [0, 1, 2, 0]
+    # 3, then 1 and -1 for the first; 2.5, then 0.5 for the second: 2 takes the third step.
+    assert answer(sampler(replace(GREEDY, frequency_penalty=2.0)), logits) == [0, 1, 2, 0]
+    assert answer(sampler(replace(GREEDY, frequency_penalty=0.4)), logits) == [0, 0, 1, 0]
+
+
+def test_logit_bias_moves_a_token() -> None:
+    logits = rows(0, 1)
+    best, second = logits[0].topk(2).indices.tolist()
+    ban = replace(GREEDY, logit_bias=((best, -100.0),))
+    assert answer(sampler(ban), logits) == [second]
+    force = SamplingSettings(logit_bias=((5, 100.0),), seed=0)
+    assert answer(sampler(force), logits) == [5]
+
+
+@pytest.mark.parametrize("name, value", [("logit_bias", ((SIZE, 1.0),)), ("stop_token_ids", {-1})])
+def test_ids_that_the_model_lacks_are_refused(name: str, value: Any) -> None:
+    value = frozenset(value) if isinstance(value, set) else value
+    with pytest.raises(UsageError) as problem:
+        sampler(SamplingSettings(**{name: value}))
+    assert name in problem.value.what
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("ignore_eos", [False, True])
+def test_no_end_before_min_tokens(temperature: float, ignore_eos: bool) -> None:
+    logits = rows(0, 5)
+    logits[:, [10, 11]] = 50.0  # the model wants to end
+    subject = sampler(
+        SamplingSettings(
+            temperature=temperature,
+            seed=0,
+            min_tokens=3,
+            stop_token_ids=frozenset({11}),
+            ignore_eos=ignore_eos,
+        ),
+        end_token_ids=frozenset({10}),
+    )
+    tokens = answer(subject, logits)
+    barred = {11} if ignore_eos else {10, 11}
+    assert not barred & set(tokens[:3])
+    assert set(tokens[3:]) <= {10, 11}
+    assert not ignore_eos or set(tokens[:3]) == {10}  # it ends nothing, so it is free
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logprobs_are_the_models_own(dtype: torch.dtype) -> None:
+    logits = rows(1, 2).to(dtype)
+    sampling = SamplingSettings(
+        seed=0, temperature=0.3, logprobs=3, repetition_penalty=2.0, logit_bias=((5, 100.0),)
+    )
+    choice, other = chosen(logits, [sampler(sampling), sampler()])
+    expected = logits[0].float().log_softmax(dim=0)
+    top = expected.topk(3)
+    assert choice.logprobs == TokenLogprobs(
+        token=5,
+        logprob=expected[5].item(),
+        top=tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)),
+    )
+    assert other.logprobs is None
+
+
+def test_a_due_token_is_written_and_its_logprob_given() -> None:
+    thinking = Thinking(start_id=1, end_id=2, closing=(3, 2), is_open=True, budget=1)
+    subject = sampler(replace(GREEDY, logprobs=0), thinking=thinking)
+    logits = rows(2, 4)
+    choices = [chosen(row[None], [subject])[0] for row in logits]
+    free = logits.argmax(dim=-1).tolist()
+    assert [choice.token for choice in choices] == [free[0], 3, 2, free[3]]
+    expected = logits[1].log_softmax(dim=0)[3].item()
+    assert choices[1].logprobs == TokenLogprobs(token=3, logprob=expected)
+
+
+def test_a_row_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, whole = sampler(replace(GREEDY, seed=1, presence_penalty=1.0)), sampler()
+    monkeypatch.setattr(broken, "choose", lambda _row: 1 / 0)
+    logits = rows(3, 2)
+    problem, choice = sample(logits, [broken, whole])
+    assert isinstance(problem, ZeroDivisionError)
+    assert choice == Choice(token=int(logits[1].argmax()))
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-3, 1e30])
 def test_extreme_temperatures_stay_finite(temperature: float) -> None:
-    settings = SamplingSettings(temperature=temperature, top_k=3, top_p=0.9, min_p=0.1, seed=0)
+    asked = SamplingSettings(temperature=temperature, top_k=3, top_p=0.9, min_p=0.1, seed=0)
     logits = torch.tensor([-1e4, 1e4, 5.0, 0.0])
-    tokens, scores = candidates(logits, settings)
+    tokens, scores = candidates(logits, asked)
     assert scores.softmax(dim=0).isfinite().all()
-    assert Sampler(settings, [0]).draw(logits) in tokens
+    assert sampler(asked).draw(logits) in tokens
+
+
+def test_an_impossible_token_is_never_drawn() -> None:
+    row = torch.full((6,), -torch.inf)
+    row[2:4] = torch.tensor([0.0, -3.0])
+    for seed in range(50):
+        asked = SamplingSettings(seed=seed, top_k=5, temperature=100.0)
+        assert sampler(asked).draw(row) in (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +276,13 @@ def test_extreme_temperatures_stay_finite(temperature: float) -> None:
         ("top_p", 1.1),
         ("min_p", 2.0),
         ("repetition_penalty", 0.0),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("logit_bias", ((1, 101.0),)),
         ("seed", -1),
         ("max_tokens", 0),
+        ("min_tokens", -1),
+        ("logprobs", 21),
         ("stop", ("",)),
     ],
 )

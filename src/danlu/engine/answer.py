@@ -63,7 +63,7 @@ class Answer:
         return Output(request_id=self.id, text=text, finish_reason="abort")
 
     def _end_by(self, token: int) -> FinishReason | None:
-        if token in self.sampler.end_ids or self.sampler.is_complete:
+        if token in self.sampler.end_ids or self.sampler.is_done:
             return "stop"
         return "length" if self.num_written == self.max_tokens else None
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from danlu.engine.answer import Answer
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import BlockCache, CachedAttention, Segment, default_tokens
+from danlu.engine.grammar import GrammarCompiler
 from danlu.engine.request import Output, Request, RequestId
 from danlu.engine.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler, Share, Track
@@ -81,6 +82,7 @@ class Engine:
         )
         # What an adapter computes continues only what it has computed itself.
         self._roots: dict[Adapter | None, Contents] = {None: self._pool.new_root()}
+        self.grammars = GrammarCompiler(tokenizer)
         self._answers: dict[RequestId, Answer] = {}
         self._next_id = 0
         self._streams: dict[RequestId, deque[Output]] = {}
@@ -124,7 +126,7 @@ class Engine:
             request=request,
             track=track,
             max_tokens=max_tokens,
-            sampler=Sampler(request),
+            sampler=self._sampler(request),
             detokenizer=Detokenizer(self._tokenizer),
             stops=StopFinder(request.sampling.stop),
         )
@@ -132,6 +134,15 @@ class Engine:
         self._answers[request_id] = answer
         self._scheduler.add(track)
         return request_id
+
+    def _sampler(self, request: Request) -> Sampler:
+        grammar = request.sampling.grammar
+        return Sampler(
+            request,
+            self._tokenizer,
+            vocab_size=self._model.config.vocab_size,
+            guide=None if grammar is None else self.grammars.guide(grammar),
+        )
 
     def step(self) -> list[Output]:
         """Compute one step and return its outputs, those of `stream` excepted.
@@ -264,6 +275,9 @@ class Engine:
             return
         choices = sample(logits, [answer.sampler for answer in due])
         for answer, choice in zip(due, choices, strict=True):
+            if isinstance(choice, Exception):
+                self._fail(answer, choice)
+                continue
             try:
                 output = answer.accept(choice)
             except Exception as problem:

@@ -1,10 +1,19 @@
 """Chooses the next token of each request from its logits.
 
-The order and the meaning of the settings are those of transformers' `generate`: repetition
-penalty, temperature, top-k, top-p, min-p. Each request draws from its own generator, one number a
-token, so its answer depends on its seed and not on who shares the batch.
+What happens to a row, in this order (vLLM's, whose last steps stand as in transformers'
+`generate`):
 
-Shapes: V vocab_size, N requests.
+1. a token that is due (the end of a thought that used up its budget) is taken as it is;
+2. tokens that the grammar excludes become impossible; then end tokens, before `min_tokens`;
+3. logit_bias is added;
+4. penalties: repetition, frequency, presence;
+5. greedy takes the likeliest; otherwise temperature, top-k, top-p, min-p, and a draw.
+
+Log probabilities are those of the model itself, before all of this. Each request draws from its own
+generator, one number a token, so its answer depends on its seed and not on who shares the batch.
+Where a row needs none of it, the whole batch costs one argmax.
+
+Shapes: V vocab_size of the model, which may exceed the tokenizer's; N requests.
 """
 
 from __future__ import annotations
@@ -15,94 +24,193 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from danlu.engine.request import Request, SamplingSettings, TokenLogprobs
+from danlu.engine.grammar import Guide
+from danlu.engine.logits import Penalties, candidates
+from danlu.engine.request import Request, TokenLogprobs
+from danlu.engine.thought import ThoughtTracker
+from danlu.errors import UsageError
+from danlu.language import _
+from danlu.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A chosen token, and its log probability where that was asked for."""
+    """A chosen token; logprobs only where they were asked for."""
 
     token: int
     logprobs: TokenLogprobs | None = None
 
 
 class Sampler:
-    """The choices of one request: its settings, its random numbers, the tokens it has seen."""
+    """The choices of one request: its settings, its random numbers, the tokens so far.
 
-    def __init__(self, request: Request) -> None:
-        settings, prompt = request.sampling, request.prompt
+    vocab_size: the model's. guide: a fresh one for `request.sampling.grammar`.
+    Raises UsageError for ids in logit_bias or stop_token_ids that the model does not have.
+    """
+
+    def __init__(
+        self, request: Request, tokenizer: Tokenizer, *, vocab_size: int, guide: Guide | None = None
+    ) -> None:
+        settings = request.sampling
+        if (guide is None) != (settings.grammar is None):
+            raise ValueError("a request with a grammar needs its guide")
         self.settings = settings
-        self.end_ids = request.end_token_ids
-        self.is_complete = False
+        self._guide = guide
+        self._bias = dict(settings.logit_bias)
+        _check_ids("logit_bias", self._bias, vocab_size)
+        _check_ids("stop_token_ids", settings.stop_token_ids, vocab_size)
+        ends = settings.stop_token_ids
+        if not settings.ignore_eos:
+            ends |= request.end_token_ids
+        self._ends = sorted(end for end in ends if end < vocab_size)
+        self.end_ids = frozenset(self._ends)
+        self._penalties = Penalties(settings, request.prompt)
+        self._thought = ThoughtTracker(
+            request.thinking,
+            is_blank=lambda token: tokenizer.decode([token]).isspace(),
+            answer_is_bound=guide is not None,
+        )
+        self._num_chosen = 0
         # On the CPU whatever the device: the same seed gives the same numbers everywhere.
         self._generator = torch.Generator()
         if settings.seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(settings.seed)
-        self._prompt = tuple(prompt)
-        self._seen: Tensor | None = None  # [V] bool, only where a repetition penalty needs it
 
-    def penalised(self, logits: Tensor) -> Tensor:
-        """Make tokens seen before less likely (Keskar et al. 2019, CTRL). logits: [V] fp32."""
-        penalty = self.settings.repetition_penalty
-        if penalty == 1.0:
-            return logits
-        if self._seen is None:
-            self._seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-            self._seen[list(self._prompt)] = True
-        changed = torch.where(logits < 0, logits * penalty, logits / penalty)
-        return torch.where(self._seen, changed, logits)
+    @property
+    def is_done(self) -> bool:
+        """Whether the grammar is complete: nothing may follow, so the answer ends here."""
+        return self._guide is not None and self._thought.in_answer and self._guide.is_complete
 
-    def draw(self, logits: Tensor) -> int:
-        """Draw a token from penalised logits [V] fp32."""
-        tokens, scores = candidates(logits, self.settings)
+    @property
+    def takes_the_likeliest(self) -> bool:
+        """Whether the next token is the likeliest one by the model's own logits."""
+        return (
+            self.settings.greedy
+            and self._guide is None
+            and not self._bias
+            and self._penalties.change_nothing
+            and self._num_chosen >= self.settings.min_tokens
+            and self._thought.forced is None
+        )
+
+    def choose(self, row: Tensor) -> int:
+        """Choose the next token. row: [V] in the model's dtype.
+
+        Raises UsageError where the grammar leaves none.
+        """
+        if self._thought.forced is not None:
+            return self._thought.forced
+        changed = self.changed(row.float())
+        return int(changed.argmax()) if self.settings.greedy else self.draw(changed)
+
+    def changed(self, row: Tensor) -> Tensor:
+        """Return the row with masks, bias and penalties. row: [V] fp32."""
+        too_early = self._num_chosen < self.settings.min_tokens
+        if self._guide is None:
+            if too_early:
+                row = row.index_fill(0, _long(self._ends, row), -torch.inf)
+        elif self._thought.in_answer:
+            allowed = self._allowed(self._guide, row.shape[0], too_early)
+            row = row.masked_fill(~allowed.to(row.device), -torch.inf)
+        else:  # an answer that ended inside its thought would have escaped the grammar
+            row = row.index_fill(0, _long(self._ends, row), -torch.inf)
+        if self._bias:
+            bias = torch.tensor(list(self._bias.values()), dtype=row.dtype, device=row.device)
+            row = row.index_add(0, _long(list(self._bias), row), bias)
+        return self._penalties.apply(row)
+
+    def draw(self, row: Tensor) -> int:
+        """Draw a token from a changed row [V] fp32."""
+        tokens, scores = candidates(row, self.settings)
         # Candidates stand in the order of their ids: two of nearly equal probability cannot
         # change places through rounding, as they would in order of probability. In float64, so on
         # the CPU: NPUs have next to none.
         cumulated = scores.cpu().double().softmax(dim=0).cumsum(dim=0)
         chance = torch.rand((), dtype=torch.float64, generator=self._generator)
         place = torch.searchsorted(cumulated, chance * cumulated[-1], right=True)
-        return int(tokens[min(int(place), tokens.shape[0] - 1)])
+        # Where rounding leads past the end: the last one that is possible at all.
+        last = torch.searchsorted(cumulated, cumulated[-1])
+        return int(tokens[min(int(place), int(last))])
 
     def record(self, token: int) -> None:
-        """Note a chosen token for the repetition penalty."""
-        if self._seen is not None:
-            self._seen[token] = True
+        """Note the chosen token."""
+        if self._guide is not None and self._thought.in_answer and token not in self._ends:
+            self._guide.accept(token)
+        self._thought.record(token)
+        self._penalties.record(token)
+        self._num_chosen += 1
+
+    def logprobs(self, row: Tensor, token: int) -> TokenLogprobs | None:
+        """Give the token's log probability and the likeliest alternatives, if asked for.
+
+        row: [V], the model's own logits.
+        """
+        count = self.settings.logprobs
+        if count is None:
+            return None
+        values = row.float().log_softmax(dim=0)
+        top = values.topk(min(count, values.shape[0]))
+        return TokenLogprobs(
+            token=token,
+            logprob=float(values[token]),
+            top=tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)),
+        )
+
+    def _allowed(self, guide: Guide, vocab_size: int, too_early: bool) -> Tensor:
+        """Return which tokens the grammar allows: [V] bool on the CPU."""
+        allowed = torch.zeros(vocab_size, dtype=torch.bool)
+        by_grammar, may_end = guide.allowed()
+        allowed[: by_grammar.shape[0]] = by_grammar[:vocab_size]
+        if may_end:
+            allowed[self._ends] = True
+        if too_early:
+            going_on = allowed.clone()
+            going_on[self._ends] = False
+            # A text that the grammar lets grow no longer may end before min_tokens.
+            allowed = going_on if going_on.any() else allowed
+        if not allowed.any():
+            raise UsageError(
+                _("The answer is complete, and nothing may end it."),
+                why=_("The grammar allows no further text, and the request has no end token."),
+                fix=_("Use a grammar that allows some text."),
+            )
+        return allowed
 
 
-def candidates(logits: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
-    """Return the ids that may be drawn, ascending, and their scores (logits / temperature).
+def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | Exception]:
+    """Choose and record one token a row. logits: [N, V] in the model's dtype, finite.
 
-    logits: [V] fp32. At least one id remains; ids that tie with the last of top-k stay.
+    A row that fails, as a grammar can, gives its error and leaves the others alone.
     """
-    # The largest becomes 0, so that no temperature can lead to infinity.
-    scores = (logits - logits.max()) / settings.temperature
-    tokens = torch.arange(scores.shape[0], device=scores.device)
-    if 0 < settings.top_k < scores.shape[0]:
-        tokens = torch.nonzero(scores >= scores.topk(settings.top_k).values[-1]).squeeze(1)
-        scores = scores[tokens]
-    if settings.top_p < 1.0:
-        ascending, order = scores.sort()
-        keep = ascending.softmax(dim=0).cumsum(dim=0) > 1 - settings.top_p
-        keep[-1] = True
-        chosen = order[keep].sort().values
-        tokens, scores = tokens[chosen], scores[chosen]
-    if settings.min_p > 0.0:
-        probabilities = scores.softmax(dim=0)
-        kept = probabilities >= settings.min_p * probabilities.max()
-        tokens, scores = tokens[kept], scores[kept]
-    return tokens, scores
+    likeliest: list[int] = []
+    if any(sampler.takes_the_likeliest for sampler in samplers):
+        likeliest = logits.argmax(dim=-1).tolist()
+    choices: list[Choice | Exception] = []
+    for place, (row, sampler) in enumerate(zip(logits, samplers, strict=True)):
+        try:
+            token = likeliest[place] if sampler.takes_the_likeliest else sampler.choose(row)
+            logprobs = sampler.logprobs(row, token)
+            sampler.record(token)
+        except Exception as problem:
+            choices.append(problem)
+        else:
+            choices.append(Choice(token=token, logprobs=logprobs))
+    return choices
 
 
-def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
-    """Choose one token a row. logits: [N, V] in the model's dtype."""
-    rows = [sampler.penalised(row) for row, sampler in zip(logits.float(), samplers, strict=True)]
-    greedy = torch.stack(rows).argmax(dim=-1).tolist()
-    tokens = [
-        best if sampler.settings.greedy else sampler.draw(row)
-        for row, sampler, best in zip(rows, samplers, greedy, strict=True)
-    ]
-    for sampler, token in zip(samplers, tokens, strict=True):
-        sampler.record(token)
-    return [Choice(token=token) for token in tokens]
+def _long(ids: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(ids, dtype=torch.long, device=like.device)
+
+
+def _check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
+    for id_ in ids:
+        if not 0 <= id_ < vocab_size:
+            raise UsageError(
+                _(
+                    "The sampling setting {name} holds an id that the model does not have: {id}."
+                ).format(name=name, id=id_),
+                why=_("Ids go from 0 to {highest}.").format(highest=vocab_size - 1),
+                fix=_("Use the ids of this model's tokenizer."),
+            )

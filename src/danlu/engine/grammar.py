@@ -1,0 +1,211 @@
+"""Structured answers: which tokens keep to a JSON schema, an expression, choices or a Lark grammar.
+
+llguidance compiles a grammar and computes, step by step, the tokens that may come next. It gets
+the vocabulary of our tokenizer, with an end token of its own behind it: which of a request's ids
+end an answer is the sampler's affair. Control tokens are never part of a text; `<think>` and its
+like are text.
+
+A grammar comes from anyone, and a bad one may fail only its own request: its length is bounded, it
+is tried out in a process of its own before it is compiled here, and llguidance bounds the work of
+every step. Nothing is ever fetched: references to other documents are refused. Must not know
+sampling.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from danlu.engine.request import Grammar, GrammarKind
+from danlu.errors import UsageError
+from danlu.language import _
+from danlu.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+MAX_SOURCE_CHARACTERS = 128 * 1024
+NUM_CACHED = 32
+_TRIAL = Path(__file__).with_name("grammar_trial.py")
+_TRIAL_SECONDS = 20.0  # of waiting; the trial itself ends after one second of work
+# White space between the parts of a JSON text, but not without end: models get lost in it.
+_JSON_STYLE = {
+    "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,40}",
+    "item_separator": ",",
+    "key_separator": ":",
+}
+
+
+class Guide:
+    """Walks through a grammar with one answer."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text is whole and nothing may follow it."""
+        return self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def allowed(self) -> tuple[Tensor, bool]:
+        """Return which ids may come next, and whether the text may end instead.
+
+        The ids are [V] bool on the CPU, V the tokenizer's vocab_size. Raises UsageError where
+        nothing may come, or finding out takes too much work.
+        """
+        marks = bytearray(self._matcher.compute_logit_bias())  # a byte for each id and for the end
+        if self._matcher.is_error():
+            raise _stuck()
+        allowed = torch.frombuffer(marks, dtype=torch.uint8).bool()
+        return allowed[:-1], bool(allowed[-1])
+
+    def accept(self, token: int) -> None:
+        """Go on by a token that was allowed."""
+        if not self._matcher.consume_token(token):
+            raise _stuck()
+
+
+class GrammarCompiler:
+    """Makes guides. Any thread may ask; the latest grammars are kept compiled."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._compiled = lru_cache(maxsize=NUM_CACHED)(self._compile)
+
+    def guide(self, grammar: Grammar) -> Guide:
+        """Return a new guide.
+
+        A grammar's first one starts a process, which takes about a tenth of a second, and the very
+        first one prepares the vocabulary, which takes about one. Raises UsageError for a grammar
+        that is wrong, too long or too complex.
+        """
+        return Guide(self._compiled(grammar).deep_copy())
+
+    def _compile(self, grammar: Grammar) -> LLMatcher:
+        from llguidance import LLMatcher
+
+        if len(grammar.source) > MAX_SOURCE_CHARACTERS:
+            raise _refused(
+                _("It has {length} characters, {most} at most are read.").format(
+                    length=len(grammar.source), most=MAX_SOURCE_CHARACTERS
+                )
+            )
+        try:
+            source = _READERS[grammar.kind](grammar.source)
+        except (ValueError, RecursionError) as problem:
+            raise _refused(str(problem)) from problem
+        if grammar.kind not in ("choice", "json_object"):
+            _try_out(source)
+        matcher = LLMatcher(self._library, source, log_level=0, limits=_limits())
+        if matcher.is_error():
+            raise _refused(matcher.get_error())
+        return matcher
+
+    @cached_property
+    def _library(self) -> LLTokenizer:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        return LLTokenizer(TokenizerWrapper(_Vocabulary(self._tokenizer)))
+
+
+class _Vocabulary:
+    """Our tokenizer, as llguidance asks for one."""
+
+    eos_token_id = None  # it adds an id for the end
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.tokens = [tokenizer.token_bytes(id_) for id_ in range(tokenizer.vocab_size)]
+        self.special_token_ids = sorted(tokenizer.control_ids)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._tokenizer.encode_text(text if isinstance(text, str) else text.decode())
+
+
+def _limits() -> LLParserLimits:
+    from llguidance import LLParserLimits
+
+    # Its other bounds, of the work of a step, suit us: some 20 ms.
+    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
+def _json_schema(source: str) -> str:
+    from llguidance import LLMatcher
+
+    if not isinstance(json.loads(source), dict):
+        raise ValueError("a JSON schema is an object")
+    return LLMatcher.grammar_from_json_schema(source, overrides=_JSON_STYLE)
+
+
+def _json_object(_source: str) -> str:
+    return _json_schema('{"type": "object"}')
+
+
+def _regex(source: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_regex(source)
+
+
+def _choice(source: str) -> str:
+    choices = json.loads(source)
+    if not isinstance(choices, list) or not choices:
+        raise ValueError("choices are a list that is not empty")
+    if not all(isinstance(choice, str) for choice in choices):
+        raise ValueError("every choice is a text")
+    # In capitals: one expression, where a rule would cost an item for each choice and step.
+    return _lark("start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, choices)))
+
+
+def _lark(source: str) -> str:
+    return json.dumps({"grammars": [{"lark_grammar": source}]})
+
+
+_READERS: dict[GrammarKind, Callable[[str], str]] = {
+    "json_schema": _json_schema,
+    "json_object": _json_object,
+    "regex": _regex,
+    "choice": _choice,
+    "lark": _lark,
+}
+
+
+def _try_out(source: str) -> None:
+    """Compile a grammar where it can do no harm. Raises UsageError where it is wrong, or would."""
+    command = [sys.executable, "-I", str(_TRIAL)]
+    try:
+        done = subprocess.run(
+            command, input=source.encode(), capture_output=True, timeout=_TRIAL_SECONDS
+        )
+    except subprocess.TimeoutExpired as problem:
+        raise _refused(_("It is too complex.")) from problem
+    if done.returncode != 0:
+        raise _refused(_("It is too complex."))
+    if done.stdout:
+        raise _refused(done.stdout.decode())
+
+
+def _refused(reason: str) -> UsageError:
+    one_line = " ".join(reason.split())
+    return UsageError(
+        _("The grammar for the answer cannot be used."),
+        why=one_line if len(one_line) <= 300 else f"{one_line[:300]} ...",
+        fix=_("Correct or simplify the schema, the expression or the grammar."),
+    )
+
+
+def _stuck() -> UsageError:
+    return UsageError(
+        _("The grammar for the answer leads nowhere from here."),
+        why=_("No token of the model continues the text, or finding one takes too much work."),
+        fix=_("Correct or simplify the schema, the expression or the grammar."),
+    )

@@ -1,0 +1,85 @@
+"""Follows one answer through its thought, and says which tokens have to be written now.
+
+A state machine over the chosen ids: nothing yet, inside the thought, behind it. It agrees with
+`text/parse.py`, which reads the same tags in the text. No torch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+from danlu.engine.request import Thinking
+
+
+class ThoughtTracker:
+    """Where an answer stands.
+
+    thinking None: it has no thought. is_blank: whether a token is white space, which may stand
+    before a thought. answer_is_bound: what follows the thought obeys a grammar; so the thought must
+    be opened at once, and after its end stands what `closing` has there, before the grammar begins.
+    """
+
+    def __init__(
+        self,
+        thinking: Thinking | None,
+        *,
+        is_blank: Callable[[int], bool],
+        answer_is_bound: bool,
+    ) -> None:
+        self._thinking = thinking
+        self._is_blank = is_blank
+        self._answer_is_bound = answer_is_bound
+        self._place: Literal["start", "thought", "answer"] = "start"
+        self._due: deque[int] = deque()
+        self._left = thinking.budget if thinking else None
+        if thinking is None:
+            self._place = "answer"
+        elif thinking.is_open:
+            self._enter_thought(thinking)
+        elif answer_is_bound:
+            self._due.append(thinking.start_id)
+
+    @property
+    def forced(self) -> int | None:
+        """The token to be written now, whatever the model prefers."""
+        return self._due[0] if self._due else None
+
+    @property
+    def in_answer(self) -> bool:
+        """Whether the next token belongs to the visible answer."""
+        return self._place == "answer" and not self._due
+
+    def record(self, token: int) -> None:
+        """Note the next token of the answer; where one is forced, it is that one."""
+        thinking = self._thinking
+        was_forced = bool(self._due)
+        if was_forced:
+            self._due.popleft()
+        if thinking is None or self._place == "answer":
+            return
+        if self._place == "start":
+            if token == thinking.start_id:
+                self._enter_thought(thinking)
+            elif not self._is_blank(token):
+                self._place = "answer"
+        elif token == thinking.end_id:
+            self._place = "answer"
+            if self._answer_is_bound and not was_forced:
+                after = thinking.closing.index(thinking.end_id) + 1
+                self._due.extend(thinking.closing[after:])
+        elif not was_forced:
+            self._spend(thinking)
+
+    def _enter_thought(self, thinking: Thinking) -> None:
+        self._place = "thought"
+        if self._left == 0:
+            self._due.extend(thinking.closing)
+
+    def _spend(self, thinking: Thinking) -> None:
+        """Take one token off the budget; with the last one the closing becomes due."""
+        if self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                self._due.extend(thinking.closing)
