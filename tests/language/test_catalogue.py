@@ -15,6 +15,7 @@ from danlu.cli.info import InfoSettings
 from danlu.cli.main import COMMANDS, main
 from danlu.cli.merge import MergeSettings
 from danlu.language import _
+from danlu.server.settings import ServeSettings
 from danlu.settings.schema import Settings, options_of
 from danlu.train.settings import TrainSettings
 from tools import translations
@@ -95,7 +96,8 @@ def test_help_is_chinese(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("in_chinese")
 @pytest.mark.parametrize(
-    "cls", [TrainSettings, GenerateSettings, MergeSettings, InfoSettings, DemoSettings]
+    "cls",
+    [TrainSettings, GenerateSettings, MergeSettings, InfoSettings, DemoSettings, ServeSettings],
 )
 def test_every_setting_is_explained_in_chinese(cls: type[Settings]) -> None:
     texts = [cls.__doc__ or "", *(option.help for option in options_of(cls).values())]

@@ -30,14 +30,14 @@ from danlu.language import _
 from danlu.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+    from llguidance import JsonCompileOptions, LLMatcher, LLParserLimits, LLTokenizer
 
 MAX_SOURCE_CHARACTERS = 128 * 1024
 NUM_CACHED = 32
 _TRIAL = Path(__file__).with_name("grammar_trial.py")
 _TRIAL_SECONDS = 20.0  # of waiting; the trial itself ends after one second of work
 # White space between the parts of a JSON text, but not without end: models get lost in it.
-_JSON_STYLE = {
+_JSON_STYLE: JsonCompileOptions = {
     "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,40}",
     "item_separator": ",",
     "key_separator": ":",

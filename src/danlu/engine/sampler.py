@@ -18,7 +18,7 @@ Shapes: V vocab_size of the model, which may exceed the tokenizer's; N requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -204,7 +204,7 @@ def _long(ids: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor(ids, dtype=torch.long, device=like.device)
 
 
-def _check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
+def _check_ids(name: str, ids: Iterable[int], vocab_size: int) -> None:
     for id_ in ids:
         if not 0 <= id_ < vocab_size:
             raise UsageError(
