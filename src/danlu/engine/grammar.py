@@ -30,7 +30,8 @@ from danlu.language import _
 from danlu.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from llguidance import JsonCompileOptions, LLMatcher, LLParserLimits, LLTokenizer
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
 
 MAX_SOURCE_CHARACTERS = 128 * 1024
 NUM_CACHED = 32
