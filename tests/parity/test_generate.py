@@ -17,8 +17,8 @@ from transformers.generation.logits_process import (
 )
 
 from danlu.engine.engine import Engine
+from danlu.engine.logits import Penalties, candidates
 from danlu.engine.request import Request, SamplingSettings
-from danlu.engine.sampler import Sampler, candidates
 from danlu.model.qwen3 import Qwen3
 from tests.helpers.tiny_engine import random_prompt, run_all, tokenizer, tokens_of, varied_model
 
@@ -106,8 +106,8 @@ def test_each_setting_leaves_the_tokens_that_transformers_leaves(
         logits = torch.randn(300, generator=generator) * 4
         seen = torch.randint(0, 300, (30,), generator=generator)
         theirs = warpers(seen[None], logits[None].clone())[0].softmax(dim=0)
-        sampler = Sampler(settings, seen.tolist())
-        tokens, scores = candidates(sampler.penalised(logits), settings)
+        penalties = Penalties(settings, seen.tolist())
+        tokens, scores = candidates(penalties.apply(logits), settings)
         ours = torch.zeros(300).scatter(0, tokens, scores.softmax(dim=0))
         assert torch.equal(ours > 0, theirs > 0)
         assert torch.allclose(ours, theirs, atol=1e-6)
