@@ -11,7 +11,7 @@ CODE := src tests tools benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak check bench-train bench-places starter starter-eval clean
+.PHONY: help setup demo test soak check bench-train bench-serve bench-places starter starter-eval clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,13 @@ check: .venv/installed-dev ## format, lint, types and the rules of the house
 # OUTPUT, if given: where the figures go as JSON. BENCH_ARGS="--sides danlu,loop --steps 1" is quicker.
 bench-train: bench-places .venv/installed-dev ## training speed next to LLaMA-Factory and a plain loop
 	$(BIN)/python -m benchmarks.train --config "$(CONFIG)" --tokenizer "$(TOKENIZER)" --data "$(DATA)" \
+		$(if $(OUTPUT),--output "$(OUTPUT)") $(BENCH_ARGS)
+
+# It builds llama.cpp once, some ten minutes. BENCH_ARGS="--sides danlu,transformers" does without.
+bench-serve: .venv/installed-dev ## speed of inference next to transformers and llama.cpp
+	@test -n "$(CONFIG)" -a -n "$(TOKENIZER)" || { \
+		echo "usage: make bench-serve CONFIG=FOLDER TOKENIZER=FOLDER [OUTPUT=FIGURES.json]"; exit 2; }
+	$(BIN)/python -m benchmarks.serve --config "$(CONFIG)" --tokenizer "$(TOKENIZER)" \
 		$(if $(OUTPUT),--output "$(OUTPUT)") $(BENCH_ARGS)
 
 bench-places:

@@ -34,7 +34,12 @@ class Bench:
     """An engine, and requests that never find what an earlier one computed."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self.engine = Engine(loaded.model, loaded.tokenizer, cache_tokens=16_384)
+        self.engine = Engine(
+            loaded.model,
+            loaded.tokenizer,
+            prompt_tokens_per_step=loaded.device.prompt_chunk,
+            cache_tokens=16_384,
+        )
         self._seed = 0
 
     def request(
@@ -170,7 +175,7 @@ def step_parts(bench: Bench) -> dict[str, float]:
 
 def random_adapter(seed: int, loaded: LoadedModel) -> Adapter:
     """Make an adapter of rank 8 on all projections."""
-    adapter = Adapter(LoraConfig(), loaded.config, device=torch.device("cpu"), dtype=torch.float32)
+    adapter = Adapter(LoraConfig(), loaded.config, device=torch.device("cpu"), dtype=loaded.dtype)
     generator = torch.Generator().manual_seed(seed)
     for _layer, _name, a, b in adapter.tensors():
         a.copy_(torch.randn(a.shape, generator=generator) * 0.02)

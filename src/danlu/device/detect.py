@@ -33,6 +33,7 @@ class Device:
 
     token_multiple: in 16 bits, matrix products like a multiple of so many rows. Few sizes mean few
     kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes work on tiles.
+    prompt_chunk: how many tokens of prompts are read in one step; running answers wait that long.
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Device:
     has_fused_adamw: bool
     threads: int
     token_multiple: int = 16
+    prompt_chunk: int = 2048
 
     @property
     def torch_device(self) -> torch.device:
@@ -106,6 +108,7 @@ def _cpu() -> Device:
     has_bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     return Device(
         kind="cpu",
+        prompt_chunk=256,
         description=model,
         memory_bytes=host_memory_bytes(),
         has_fast_bf16=has_bf16,

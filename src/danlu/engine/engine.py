@@ -82,7 +82,7 @@ class Engine:
         )
         # What an adapter computes continues only what it has computed itself.
         self._roots: dict[Adapter | None, Contents] = {None: self._pool.new_root()}
-        self.grammars = GrammarCompiler(tokenizer)
+        self._grammars = GrammarCompiler(tokenizer)
         self._answers: dict[RequestId, Answer] = {}
         self._next_id = 0
         self._streams: dict[RequestId, deque[Output]] = {}
@@ -111,6 +111,14 @@ class Engine:
             cache_usage=self._pool.num_used / self._pool.num_blocks,
             num_preemptions=self._scheduler.num_preemptions,
         )
+
+    def prepare(self, request: Request) -> None:
+        """Compile a request's grammar, which may take long; any thread may do so before `add`.
+
+        Raises UsageError for a grammar that cannot be used.
+        """
+        if request.sampling.grammar is not None:
+            self._grammars.guide(request.sampling.grammar)
 
     def add(self, request: Request) -> RequestId:
         """Queue a request; its outputs come from `step`.
@@ -141,7 +149,7 @@ class Engine:
             request,
             self._tokenizer,
             vocab_size=self._model.config.vocab_size,
-            guide=None if grammar is None else self.grammars.guide(grammar),
+            guide=None if grammar is None else self._grammars.guide(grammar),
         )
 
     def step(self) -> list[Output]:

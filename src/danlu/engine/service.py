@@ -28,6 +28,10 @@ _Action = Callable[[Engine | None], None]
 _log = logging.getLogger(__name__)
 
 
+class EngineStopped(RuntimeError):
+    """Nothing is computed any more."""
+
+
 class EngineService:
     """Starts and ends the thread, and hands requests and outputs over.
 
@@ -76,6 +80,13 @@ class EngineService:
         """Return seats of requests that were not submitted after all."""
         with self._lock:
             self._taken -= seats
+
+    def prepare(self, request: Request) -> None:
+        """Do on the caller's thread what would hold up the engine's; optional, before `submit`.
+
+        Raises UsageError for a grammar that cannot be used.
+        """
+        self._engine.prepare(request)
 
     def submit(self, request: Request, deliver: Deliver) -> Ticket:
         """Hand in a request that has a seat; the seat is free again with its last output.
@@ -196,5 +207,5 @@ def _error(request_id: RequestId, problem: Exception) -> Output:
     return Output(request_id=request_id, finish_reason="error", error=problem)
 
 
-def _ended() -> RuntimeError:
-    return RuntimeError("the engine's thread has ended")
+def _ended() -> EngineStopped:
+    return EngineStopped("the engine's thread has ended")

@@ -52,10 +52,16 @@ async def respond(
         raise
 
 
+def _prepared(answers: Answers, prepare: Callable[[], Reply]) -> Reply:
+    reply = prepare()
+    answers.prepare(reply.requests)
+    return reply
+
+
 async def _answer(
     answers: Answers, prepare: Callable[[], Reply], stream: bool, headers: Mapping[str, str]
 ) -> Response:
-    reply = await asyncio.to_thread(prepare)
+    reply = await asyncio.to_thread(_prepared, answers, prepare)
     answers.submit(reply.requests)
     if stream:
         # What refuses a request comes before the stream has begun, so with its own status.

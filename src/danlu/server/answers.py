@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from danlu.engine.request import Output, Request
-from danlu.engine.service import EngineService, Ticket
+from danlu.engine.service import EngineService, EngineStopped, Ticket
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.language import _
 from danlu.server.errors import ApiError
@@ -75,6 +75,11 @@ class Answers:
     def are_complete(self) -> bool:
         """Whether the last output of every request has been taken."""
         return not self._running and self._first is None
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Do what takes long and needs no engine; on a worker thread. Raises UsageError."""
+        for request in requests:
+            self._service.prepare(request)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand in the requests, one a seat; they are known by their places from then on."""
@@ -174,6 +179,8 @@ def failure(problem: Exception | None, request_id: str) -> ApiError:
     """Make an ApiError of what went wrong; texts of unexpected exceptions go to the log only."""
     if isinstance(problem, UsageError):
         return ApiError(400, f"{problem.what} {problem.why}")
+    if isinstance(problem, EngineStopped):
+        return _unavailable(_("The engine has stopped."))
     _log.error("request %s failed", request_id, exc_info=problem)
     if isinstance(problem, CapacityError):
         return _unavailable(problem.what)

@@ -85,7 +85,12 @@ def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
         name: load_served_adapter(name, folder, loaded, settings)
         for name, folder in folders.named.items()
     }
-    engine = Engine(loaded.model, loaded.tokenizer, num_requests=settings.max_num_seqs)
+    engine = Engine(
+        loaded.model,
+        loaded.tokenizer,
+        prompt_tokens_per_step=loaded.device.prompt_chunk,
+        num_requests=settings.max_num_seqs,
+    )
     service = EngineService(engine, num_seats=settings.max_num_seqs + settings.max_queue)
     serving = Serving(
         name=name_of(settings, folders),
