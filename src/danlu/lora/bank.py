@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.lora.adapter import Adapter
-from danlu.model.qwen3 import Block, Head, plain_linear, projection_input
+from danlu.model.qwen3 import Block, Head, plain_linear, product, projection_input
 
 
 class AdapterBank:
@@ -32,7 +32,7 @@ class AdapterBank:
         if not self._runs or not isinstance(layer, Block):
             return plain_linear(layer, name, x)
         n = projection_input(layer, name, x)
-        y = F.linear(n, getattr(layer, name))
+        y = product(layer, name, n)
         for adapter, tokens in self._runs:
             addition = adapter.additions.get((layer.index, name))
             if addition is None:

@@ -169,6 +169,12 @@ def projection_input(layer: Block | Head, name: str, x: Tensor) -> Tensor:
     return x if norm is None else rms_norm(x, norm, layer.config.rms_norm_eps)
 
 
+def product(layer: Block | Head, name: str, n: Tensor) -> Tensor:
+    """Multiply what `projection_input` gave with the weight: a matrix, or a quantised one."""
+    weight = getattr(layer, name)
+    return F.linear(n, weight) if isinstance(weight, Tensor) else weight(n)
+
+
 def plain_linear(layer: Block | Head, name: str, x: Tensor) -> Tensor:
     """The `linear` of a model without adapter, and of full-parameter training."""
-    return F.linear(projection_input(layer, name, x), getattr(layer, name))
+    return product(layer, name, projection_input(layer, name, x))

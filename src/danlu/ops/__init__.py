@@ -11,6 +11,7 @@ from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import cached_attention, segment_attention
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
+from danlu.ops.quantized import int4_linear, int8_linear, quantize_int4, quantize_int8
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import norm_rotate, rotary_table
 from danlu.ops.swiglu import swiglu, swiglu_backward
@@ -22,7 +23,11 @@ __all__ = [
     "cached_attention",
     "cross_entropy_rows",
     "cross_entropy_sum",
+    "int4_linear",
+    "int8_linear",
     "norm_rotate",
+    "quantize_int4",
+    "quantize_int8",
     "rms_norm",
     "rms_norm_backward",
     "rotary_table",

@@ -52,3 +52,19 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Te
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """Sum of the negative log likelihoods. logits: [rows, vocab]; targets: [rows]."""
     return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Product with w = values * scale of the output. x: [rows, in]; values: [out, in]."""
+    weight = values.float() * scales.float()[:, None]
+    return F.linear(x.float(), weight).to(x.dtype)
+
+
+def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """Product with w = (q - 8) * scale + zero, two q in a byte; shapes as in `ops.int4_linear`."""
+    inputs = packed.shape[1]
+    q = torch.cat((packed % 16, packed // 16), dim=2).transpose(1, 2).reshape(-1, inputs)
+    groups = scales_and_zeros.shape[0]
+    scales, zeros = scales_and_zeros.float().repeat_interleave(inputs // groups, dim=0).unbind(-1)
+    weight = (q.float() - 8) * scales.t() + zeros.t()
+    return F.linear(x.float(), weight).to(x.dtype)

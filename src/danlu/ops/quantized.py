@@ -1,0 +1,134 @@
+"""Products with int8 and int4 weights; activations keep their dtype. No gradients.
+
+- int8: each output has one scale, w = q * scale with q in [-127, 127].
+- int4: each `GROUP` inputs of an output have a scale and a zero, w = (q - 8) * scale + zero with q
+  in [0, 15]. A block of B outputs lies together: packed [out / B, in, B / 2], where the low half of
+  a byte belongs to the block's first B / 2 outputs and the high half to the others.
+
+These are the forms of aten's CPU kernels (ATen/native/LinearAlgebra.cpp: `_weight_int8pack_mm`,
+`_weight_int4pack_mm_for_cpu`). A kernel reads each weight as it is stored, which is what few rows
+wait for: decoding. For more rows its arithmetic is slower than making floats of the weights, a
+piece at a time, and multiplying those (docs/performance.md); so do devices without a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GROUP = 32
+# aten packs blocks of 64 outputs with AVX-512, of 32 with AVX2; others in an order we do not have.
+_BLOCKS = (64, 32)
+# The most rows for which the kernels are faster.
+INT8_KERNEL_ROWS = 4
+INT4_KERNEL_ROWS = 48
+# Numbers that are floats again at a time: 8 MB in bf16.
+_PIECE = 1 << 22
+
+
+def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantise [out, in] to int8 values of that shape and scales [out] in the weight's dtype."""
+    values = torch.empty_like(weight, dtype=torch.int8)
+    scales = weight.new_empty(len(weight))
+    for rows in _pieces(*weight.shape):
+        w = weight[rows].float()
+        # Rounded to its dtype first: the values then make up for it.
+        scales[rows] = w.abs().amax(dim=1).div_(127)
+        values[rows] = w.div_(_divisor(scales[rows, None])).round_().clamp_(-127, 127)
+    return values, scales
+
+
+def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantise [out, in] to packed [blocks, in, B / 2] and [in / GROUP, blocks * B, 2].
+
+    The last dimension of the second holds scale and zero, in the weight's dtype. `in` must be a
+    multiple of GROUP; outputs that fill the last block are zero.
+    """
+    outputs, inputs = weight.shape
+    block = int4_kernel_block() or _BLOCKS[0]
+    blocks = -(-outputs // block)
+    packed = torch.empty(blocks, inputs, block // 2, dtype=torch.uint8, device=weight.device)
+    scales_and_zeros = weight.new_zeros(inputs // GROUP, blocks * block, 2)
+    for rows in _pieces(outputs, inputs, block):
+        w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % block))
+        w = w.view(len(w), inputs // GROUP, GROUP)
+        low, high = w.aminmax(dim=-1)
+        scales = (high - low).div_(15).to(weight.dtype)
+        zeros = (low + 8 * scales).to(weight.dtype)
+        steps = (w - zeros[..., None]).div_(_divisor(scales[..., None])).round_()
+        nibbles = steps.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
+        place = slice(rows.start, rows.start + len(w))
+        scales_and_zeros[:, place] = torch.stack((scales.t(), zeros.t()), dim=-1)
+        packed[rows.start // block : place.stop // block] = _pack(nibbles, block)
+    return packed, scales_and_zeros
+
+
+def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Multiply x [rows, in] with an int8 weight -> [rows, out]; scales in the dtype of x."""
+    if x.device.type == "cpu" and len(x) <= INT8_KERNEL_ROWS:
+        return torch.ops.aten._weight_int8pack_mm(x.contiguous(), values, scales)  # type: ignore[no-any-return]
+    y = x.new_empty(len(x), len(values))
+    for rows in _pieces(*values.shape):
+        torch.mul(F.linear(x, values[rows].to(x.dtype)), scales[rows], out=y[:, rows])
+    return y
+
+
+def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """Multiply x [rows, in] with an int4 weight -> [rows, blocks * B]."""
+    blocks, inputs, half = packed.shape
+    has_kernel = x.device.type == "cpu" and int4_kernel_block() == 2 * half
+    if has_kernel and len(x) <= INT4_KERNEL_ROWS:
+        as_aten_has_it = packed.view(blocks * 2 * half, inputs // 2)
+        return torch.ops.aten._weight_int4pack_mm_for_cpu(  # type: ignore[no-any-return]
+            x.contiguous(), as_aten_has_it, GROUP, scales_and_zeros
+        )
+    y = x.new_empty(len(x), blocks * 2 * half)
+    for rows in _pieces(y.shape[1], inputs, 2 * half):
+        some = packed[rows.start // (2 * half) : rows.stop // (2 * half)]
+        torch.mm(x, _floats(some, scales_and_zeros[:, rows]), out=y[:, rows])
+    return y
+
+
+@cache
+def int4_kernel_block() -> int:
+    """Return how many outputs the CPU's int4 kernel packs together; 0: its form is not ours."""
+    values = torch.arange(64 * 32, dtype=torch.uint8).view(64, 32).mul(37) >> 4
+    theirs = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 1).flatten()
+    matching = [b for b in _BLOCKS if torch.equal(theirs, _pack(values, b).flatten())]
+    return matching[0] if matching else 0
+
+
+def _pack(nibbles: Tensor, block: int) -> Tensor:
+    """Pack [out, in] -> [out / block, in, block / 2]."""
+    halves = nibbles.view(-1, 2, block // 2, nibbles.shape[1])
+    return (halves[:, 0] | halves[:, 1] << 4).transpose(1, 2).contiguous()
+
+
+def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """Make floats of blocks, transposed: [blocks, in, B / 2] -> [in, blocks * B]."""
+    blocks, inputs, half = packed.shape
+    by_input = packed.transpose(0, 1)
+    scales, zeros = scales_and_zeros.unbind(-1)
+    steps = scales.new_empty(inputs, blocks, 2 * half)
+    # Bytes below 0 wrap around; read as signed ones, they are what was meant.
+    steps[..., :half] = (by_input & 15).sub_(8).view(torch.int8)
+    steps[..., half:] = (by_input >> 4).sub_(8).view(torch.int8)
+    steps = steps.view(inputs // GROUP, GROUP, -1)
+    zeros, scales = zeros.contiguous()[:, None], scales.contiguous()[:, None]
+    return torch.addcmul(zeros, steps, scales).view(inputs, -1)
+
+
+def _pieces(outputs: int, inputs: int, multiple: int = 1) -> Iterator[slice]:
+    """Cut the outputs into runs of about `_PIECE` numbers, each but the last a `multiple` long."""
+    step = max(1, _PIECE // (inputs * multiple)) * multiple
+    for start in range(0, outputs, step):
+        yield slice(start, min(start + step, outputs))
+
+
+def _divisor(scales: Tensor) -> Tensor:
+    """Return what to divide by: weights that are all alike have scale 0."""
+    return torch.where(scales == 0, 1, scales)
