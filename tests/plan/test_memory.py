@@ -103,3 +103,13 @@ def test_what_makes_a_run_need_more() -> None:
         total(job(config=large), "block", load_of([800]), CARD, rows) for rows in (64, 256)
     ]
     assert with_head[1] > with_head[0]
+
+
+def test_kernels_come_with_microsteps_until_their_number_is_bounded() -> None:
+    way = Arithmetic(micro_batch_tokens=400, chunk_rows=256, recompute="none")
+
+    def peak(microsteps: float) -> int:
+        return memory_of(job(), way, load_of([400]), CPU, microsteps=microsteps).total
+
+    assert peak(10) == peak(0) + 10 * CPU.kernel_bytes
+    assert peak(1000) == peak(10_000) == peak(0) + CPU.most_kernel_bytes

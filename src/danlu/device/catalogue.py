@@ -18,11 +18,13 @@ class DeviceFacts:
     """One device, as planning sees it.
 
     memory_bytes: what can be allocated in all; context_bytes: what driver and libraries take of it.
-    slack: share of the planned memory lost between allocations. flops: bf16 matrix products per
-    second; flops_fp32 likewise. bandwidth: bytes per second. launch_s: what starting one operation
-    costs the host. reread: share of reading weights again that is not hidden behind computing.
-    chunk_rows: sizes of a loss chunk worth trying. fp32_attention: whole segments attend in fp32.
-    copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
+    slack: share of what is kept for the backward pass that is lost between allocations.
+    kernel_bytes: what a microstep adds, since libraries keep kernels for the sizes they meet;
+    most_kernel_bytes: where that ends. flops: bf16 matrix products per second; flops_fp32 likewise.
+    bandwidth: bytes per second. launch_s: what starting one operation costs the host. reread: share
+    of reading weights again that is not hidden behind computing. chunk_rows: sizes of a loss chunk
+    worth trying. fp32_attention: whole segments attend in fp32. copies_matrix: a 16-bit product
+    copies its matrix into an order of its own while it runs.
     """
 
     name: str
@@ -31,6 +33,8 @@ class DeviceFacts:
     memory_bytes: int
     context_bytes: int
     slack: float = 0.03
+    kernel_bytes: int = 0
+    most_kernel_bytes: int = 0
     flops: float
     flops_fp32: float
     achieved: float = 0.55
@@ -88,6 +92,11 @@ def cpu_facts(
         description=description,
         memory_bytes=memory_bytes,
         context_bytes=0,
+        # Measured (docs/performance.md): microsteps of many sizes leave holes in the heap, and each
+        # brings kernels until their number is bounded.
+        slack=0.2,
+        kernel_bytes=2_500_000,
+        most_kernel_bytes=170_000_000,
         flops=per_core * threads,
         flops_fp32=min(per_core / 2, 70e9) * threads,
         achieved=1.0,

@@ -9,10 +9,9 @@ from danlu.device.detect import Device
 from danlu.device.memory import free_bytes, used_bytes
 
 # What training takes on the CPU besides its tensors: the program with its libraries, and the
-# kernels they make when a size is first met. Measured: 110 MB of kernels after three steps, and
-# 230 MB from some fifteen steps on, where their number is bounded.
+# kernels that they make in any case; each microstep adds to these (`DeviceFacts.kernel_bytes`).
 _PROGRAM_BYTES = 365 * 10**6
-_KERNELS_BYTES = 142 * 10**6
+_KERNELS_BYTES = 60 * 10**6
 
 
 def device_facts(device: Device) -> DeviceFacts:

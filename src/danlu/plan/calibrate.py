@@ -41,7 +41,9 @@ def calibrated(plan: Plan, figures: Sequence[ProbeFigure]) -> Plan:
         factor = min(max(slope, 0.5 * factor), factor)
         each = large.seconds - factor * nominal[1]
     speed = replace(plan.speed, factor=factor, microstep_s=each, is_measured=True)
-    expected = memory_of(plan.job, arithmetic, large.load, plan.device)
+    # Beside the kernels of the whole run: those that the probe has met are among them.
+    microsteps = plan.chosen.microsteps * plan.workload.total_steps
+    expected = memory_of(plan.job, arithmetic, large.load, plan.device, microsteps=microsteps)
     offset = max(figure.peak_bytes for figure in figures) - expected.total
     process = plan.device.context_bytes + max(0, offset)
     return with_speed(plan, speed, process_bytes=process)

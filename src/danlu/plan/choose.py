@@ -171,11 +171,18 @@ def _option(
     seconds = sum(
         seconds_of(job, arithmetic, load, device, speed) for step in packed for load in step
     )
+    microsteps = sum(len(step) for step in packed) / len(packed)
     return Option(
         arithmetic=arithmetic,
-        memory=memory_of(job, arithmetic, workload.heaviest(arithmetic.micro_batch_tokens), device),
+        memory=memory_of(
+            job,
+            arithmetic,
+            workload.heaviest(arithmetic.micro_batch_tokens),
+            device,
+            microsteps=microsteps * workload.total_steps,
+        ),
         step_s=seconds / len(packed),
-        microsteps=sum(len(step) for step in packed) / len(packed),
+        microsteps=microsteps,
     )
 
 

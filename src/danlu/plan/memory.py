@@ -24,7 +24,7 @@ class Memory:
 
     process: the program, and what driver and libraries take. trained: master weights, gradients and
     moments. activations: what the forward pass keeps. working: the larger of the loss's logits and
-    one layer's backward pass. slack: what is lost between allocations.
+    one layer's backward pass. slack: what is lost between allocations of different sizes.
     """
 
     process: int
@@ -40,8 +40,10 @@ class Memory:
         return sum(getattr(self, part.name) for part in fields(self))
 
 
-def memory_of(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> Memory:
-    """Predict the peak while the heaviest micro-batch `load` is computed."""
+def memory_of(
+    job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts, *, microsteps: float = 0
+) -> Memory:
+    """Predict the peak while the heaviest micro-batch `load` is computed, of so many microsteps."""
     layers = job.config.num_hidden_layers
     kept = layers * kept_per_token(job, arithmetic.recompute, device, load) * load.tokens
     on_host = arithmetic.recompute == "offload" and device.has_host
@@ -54,12 +56,13 @@ def memory_of(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts)
     trained = job.num_trained * _TRAINED_BYTES
     activations = 0 if on_host else kept
     return Memory(
-        process=device.context_bytes,
+        process=device.context_bytes
+        + int(min(device.kernel_bytes * microsteps, device.most_kernel_bytes)),
         weights=weights,
         trained=trained,
         activations=activations,
         working=passing + _around(job, load),
-        slack=int(device.slack * (activations + passing)),
+        slack=int(device.slack * activations),
     )
 
 
