@@ -22,7 +22,8 @@ demo: setup ## fine-tune, compare, merge and chat with the starter model (2 minu
 	$(DANLU) demo
 
 test: .venv/installed-dev ## run the whole test suite (no network)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --ignore tests/npu
+	$(BIN)/python -m pytest tests/npu
 
 soak: .venv/installed-dev ## run the long tests of reliability: kills, signals, damage, memory
 	$(BIN)/python -m pytest -m soak

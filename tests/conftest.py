@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+from typing import Any
 
 import pytest
 
-from tests.helpers.figures import figures_line
+from tests.helpers.figures import FIGURES, add_figures, figures_line
 
 # Sentences are compared in English, whatever the language of the machine.
 os.environ["DANLU_LANG"] = "en"
@@ -15,6 +16,18 @@ os.environ["DANLU_LANG"] = "en"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Runs register themselves; the list of whoever runs the tests stays as it is.
 os.environ["DANLU_HOME"] = tempfile.mkdtemp(prefix="danlu-tests-")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what was measured, where this process is one of several."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["figures"] = dict(FIGURES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what one of several processes measured; one that crashed has nothing."""
+    add_figures(getattr(node, "workeroutput", {}).get("figures", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

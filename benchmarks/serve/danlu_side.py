@@ -20,9 +20,11 @@ from benchmarks.serve.task import (
     seconds,
 )
 from danlu.device.detect import select
+from danlu.device.memory import peak_bytes
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, RequestId, SamplingSettings
 from danlu.lora.adapter import Adapter, LoraConfig
+from danlu.model.quantized import Quantization
 from danlu.models.load import LoadedModel, load_model
 
 STREAMS = 8
@@ -185,8 +187,17 @@ def random_adapter(seed: int, loaded: LoadedModel) -> Adapter:
 
 def main() -> None:
     """Measure and report."""
-    loaded = load_model(sys.argv[1], device=select("cpu"))
-    report(measure(loaded))
+    quantization: Quantization | None = None
+    if len(sys.argv) > 2:
+        quantization = "int8" if sys.argv[2] == "int8" else "int4"
+    before = peak_bytes(torch.device("cpu"))
+    loaded = load_model(sys.argv[1], device=select("cpu"), quantization=quantization)
+    tensors = [*loaded.model.parameters(), *loaded.model.buffers()]
+    memory = {
+        "weights_mb": sum(tensor.nbytes for tensor in tensors) / 1e6,
+        "most_while_loading_mb": (peak_bytes(torch.device("cpu")) - before) / 1e6,
+    }
+    report({**measure(loaded), **memory})
 
 
 if __name__ == "__main__":

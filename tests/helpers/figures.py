@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 FIGURES: Counter[str] = Counter()
+_AT_MOST = "ms at most "
 
 
 def figure(name: str, count: int) -> None:
@@ -14,8 +16,14 @@ def figure(name: str, count: int) -> None:
 
 def slowest(name: str, seconds: float) -> None:
     """Keep the longest time of its name, in milliseconds."""
-    name = f"ms at most {name}"
-    FIGURES[name] = max(FIGURES[name], round(1000 * seconds))
+    add_figures({_AT_MOST + name: round(1000 * seconds)})
+
+
+def add_figures(figures: Mapping[str, int]) -> None:
+    """Add what another process measured."""
+    for name, count in figures.items():
+        known = FIGURES[name]
+        FIGURES[name] = max(known, count) if name.startswith(_AT_MOST) else known + count
 
 
 def figures_line() -> str:

@@ -52,8 +52,11 @@ def test_peak_memory(tmp_path: Path, model: Path, rows: Path, given: dict[str, A
     }  # fmt: skip
     words = [word for key, value in settings.items() for word in (f"--{key}", f"{value}")]
     out = tmp_path / "run"
+    # The time is not looked at here: tiny steps need not be long, nor be repeated.
     both = f"""
 from danlu.cli.main import main
+from danlu.train import probe
+probe.TIMES, probe.LONGEST_S = 1, 0.5
 words = {words}
 code = main(["plan", *words, "--json"])
 raise SystemExit(code or main(["train", *words, "--output_dir", {str(out)!r}]))

@@ -45,8 +45,9 @@ def main() -> int:
     parser.add_argument("--model", default=STARTER, help="a model folder")
     parser.add_argument("--samples", type=int, default=100, help="prompts per skill")
     parser.add_argument("--show_wrong", type=int, default=0, help="wrong answers to show per skill")
+    parser.add_argument("--quantization", choices=("int8", "int4"))
     options = parser.parse_args()
-    loaded = load_model(options.model, device=select("cpu"))
+    loaded = load_model(options.model, device=select("cpu"), quantization=options.quantization)
     print(f"{'skill':<22}{'right':>7}{'goal':>7}")
     for skill in SKILLS:
         answers = ask(loaded, held_out(skill, options.samples))

@@ -90,10 +90,13 @@ class Assistant:
 
 def model_line(loaded: LoadedModel) -> str:
     """Say which model computes, where, and how precisely."""
+    precision = str(loaded.dtype).removeprefix("torch.")
+    if loaded.quantization is not None:
+        precision = _("{dtype}, weights in {quantization}").format(
+            dtype=precision, quantization=loaded.quantization
+        )
     return _("Model {name} on {device} ({dtype})").format(
-        name=loaded.name,
-        device=loaded.device.description,
-        dtype=str(loaded.dtype).removeprefix("torch."),
+        name=loaded.name, device=loaded.device.description, dtype=precision
     )
 
 
@@ -144,11 +147,18 @@ def open_assistant(
     if settings.adapter_name_or_path is not None:
         source = find_adapter(settings.adapter_name_or_path)
     name = settings.model_name_or_path or (base_of(source) if source else STARTER)
-    loaded = load_model(name, device=select(settings.device), dtype=DTYPES[settings.dtype])
+    loaded = load_model(
+        name,
+        device=select(settings.device),
+        dtype=DTYPES[settings.dtype],
+        quantization=settings.quantization,
+    )
     adapter, is_proven = attach_adapter(source, loaded) if source else (None, True)
     prompting = source.prompting if source else prompting_of_model(name)
     prompting = chosen_prompting(prompting, template=template, enable_thinking=enable_thinking)
-    engine = Engine(loaded.model, loaded.tokenizer)
+    engine = Engine(
+        loaded.model, loaded.tokenizer, prompt_tokens_per_step=loaded.device.prompt_chunk
+    )
     return Assistant(
         loaded=loaded,
         dialog=dialog_over(engine, loaded, prompting),

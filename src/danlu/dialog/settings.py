@@ -21,6 +21,9 @@ class ModelSettings(Settings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
         "auto", "precision of the weights"
     )
+    quantization: Literal["int8", "int4"] | None = option(
+        None, "keep the weights in fewer bits: less memory, faster answers, slightly other numbers"
+    )
     device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")
 
 

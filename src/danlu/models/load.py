@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from danlu.device.detect import Device
-from danlu.errors import CapacityError
+from danlu.errors import CapacityError, UsageError
 from danlu.language import _
 from danlu.model.config import ModelConfig, load_config
+from danlu.model.quantized import Quantization, fits_int4, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
 from danlu.models.fingerprint import fingerprint
 from danlu.models.names import model_folder
+from danlu.ops.quantized import GROUP
 from danlu.text.tokenizer import Tokenizer
 from danlu.weights.folder import WeightFolder
 
@@ -23,7 +26,10 @@ _TIED_ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model ready to compute, with everything that belongs to it."""
+    """A model ready to compute, with everything that belongs to it.
+
+    A model with a quantization can answer, but neither be trained nor saved.
+    """
 
     name: str
     folder: Path
@@ -32,10 +38,11 @@ class LoadedModel:
     tokenizer: Tokenizer
     fingerprint: str
     device: Device
+    quantization: Quantization | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights in memory."""
+        """The dtype that is computed in, and that weights have which are not quantised."""
         return self.model.embed_tokens.dtype
 
     @property
@@ -78,16 +85,35 @@ def check_model(name: str) -> CheckedModel:
     return checked
 
 
-def load_model(name: str, *, device: Device, dtype: torch.dtype | None = None) -> LoadedModel:
+def load_model(
+    name: str,
+    *,
+    device: Device,
+    dtype: torch.dtype | None = None,
+    quantization: Quantization | None = None,
+) -> LoadedModel:
     """Load a model onto a device; dtype None means the device's preferred one.
 
-    Raises what `check_model` raises, and CapacityError where the weights cannot fit.
+    Raises what `check_model` raises, UsageError for a model that has no int4 form, and
+    CapacityError where the weights cannot fit.
     """
     checked = check_model(name)
     dtype = dtype or device.preferred_dtype
-    _check_memory(checked.weights, device, dtype)
-    model = Qwen3(checked.config, device=device.torch_device, dtype=dtype)
-    checked.weights.load(dict(model.hf_tensors()), aliases=checked.aliases)
+    if quantization == "int4" and not fits_int4(checked.config):
+        raise UsageError(
+            _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
+            why=_("Its widths are not multiples of {group}.").format(group=GROUP),
+            fix="--quantization int8",
+        )
+    _check_memory(checked, device, dtype, quantization)
+    if quantization is None:
+        model = Qwen3(checked.config, device=device.torch_device, dtype=dtype)
+        checked.weights.load(dict(model.hf_tensors()), aliases=checked.aliases)
+    else:
+        read_into = partial(checked.weights.read_into, aliases=checked.aliases)
+        model = quantized_model(
+            checked.config, quantization, read_into, device=device.torch_device, dtype=dtype
+        )
     return LoadedModel(
         name=name,
         folder=checked.folder,
@@ -96,20 +122,18 @@ def load_model(name: str, *, device: Device, dtype: torch.dtype | None = None) -
         tokenizer=checked.tokenizer,
         fingerprint=fingerprint(checked.config, checked.weights),
         device=device,
+        quantization=quantization,
     )
 
 
-def _check_memory(weights: WeightFolder, device: Device, dtype: torch.dtype) -> None:
-    """Refuse what cannot fit before gigabytes are read. A stored number has 2 bytes or 4."""
-    needed = sum(
-        (file.tensors[name].stop - file.tensors[name].start)
-        * dtype.itemsize
-        // (4 if file.tensors[name].dtype == "F32" else 2)
-        for name, file in weights.files.items()
-    )
+def _check_memory(
+    checked: CheckedModel, device: Device, dtype: torch.dtype, quantization: Quantization | None
+) -> None:
+    """Refuse what cannot fit before gigabytes are read."""
+    needed = quantized_bytes(checked.config, dtype, quantization)
     if needed > device.memory_bytes:
         raise CapacityError(
-            _("The model in {folder} does not fit into memory.").format(folder=weights.folder),
+            _("The model in {folder} does not fit into memory.").format(folder=checked.folder),
             why=_("Its weights need {needed:.1f} GB, {device} has {total:.1f} GB.").format(
                 needed=needed / 1e9, device=device.description, total=device.memory_bytes / 1e9
             ),

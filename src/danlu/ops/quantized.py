@@ -26,16 +26,18 @@ _BLOCKS = (64, 32)
 # The most rows for which the kernels are faster.
 INT8_KERNEL_ROWS = 4
 INT4_KERNEL_ROWS = 48
-# Numbers that are floats again at a time: 8 MB in bf16.
+# Numbers that are floats again at a time in a product: 8 MB in bf16.
 _PIECE = 1 << 22
+# Numbers that are quantised at a time: what that takes is small, and one place in the heap does.
+_QUANTIZED_AT_ONCE = 1 << 17
 
 
 def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Quantise [out, in] to int8 values of that shape and scales [out] in the weight's dtype."""
     values = torch.empty_like(weight, dtype=torch.int8)
     scales = weight.new_empty(len(weight))
-    for rows in _pieces(*weight.shape):
-        w = weight[rows].float()
+    for rows in _pieces(_QUANTIZED_AT_ONCE, *weight.shape):
+        w = weight[rows].to(torch.float32, copy=True)
         # Rounded to its dtype first: the values then make up for it.
         scales[rows] = w.abs().amax(dim=1).div_(127)
         values[rows] = w.div_(_divisor(scales[rows, None])).round_().clamp_(-127, 127)
@@ -53,7 +55,7 @@ def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     blocks = -(-outputs // block)
     packed = torch.empty(blocks, inputs, block // 2, dtype=torch.uint8, device=weight.device)
     scales_and_zeros = weight.new_zeros(inputs // GROUP, blocks * block, 2)
-    for rows in _pieces(outputs, inputs, block):
+    for rows in _pieces(_QUANTIZED_AT_ONCE, outputs, inputs, block):
         w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % block))
         w = w.view(len(w), inputs // GROUP, GROUP)
         low, high = w.aminmax(dim=-1)
@@ -72,7 +74,7 @@ def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     if x.device.type == "cpu" and len(x) <= INT8_KERNEL_ROWS:
         return torch.ops.aten._weight_int8pack_mm(x.contiguous(), values, scales)  # type: ignore[no-any-return]
     y = x.new_empty(len(x), len(values))
-    for rows in _pieces(*values.shape):
+    for rows in _pieces(_PIECE, *values.shape):
         torch.mul(F.linear(x, values[rows].to(x.dtype)), scales[rows], out=y[:, rows])
     return y
 
@@ -87,7 +89,7 @@ def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
             x.contiguous(), as_aten_has_it, GROUP, scales_and_zeros
         )
     y = x.new_empty(len(x), blocks * 2 * half)
-    for rows in _pieces(y.shape[1], inputs, 2 * half):
+    for rows in _pieces(_PIECE, y.shape[1], inputs, 2 * half):
         some = packed[rows.start // (2 * half) : rows.stop // (2 * half)]
         torch.mm(x, _floats(some, scales_and_zeros[:, rows]), out=y[:, rows])
     return y
@@ -122,9 +124,9 @@ def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     return torch.addcmul(zeros, steps, scales).view(inputs, -1)
 
 
-def _pieces(outputs: int, inputs: int, multiple: int = 1) -> Iterator[slice]:
-    """Cut the outputs into runs of about `_PIECE` numbers, each but the last a `multiple` long."""
-    step = max(1, _PIECE // (inputs * multiple)) * multiple
+def _pieces(numbers: int, outputs: int, inputs: int, multiple: int = 1) -> Iterator[slice]:
+    """Cut outputs into runs of about so many numbers, each but the last a `multiple` long."""
+    step = max(1, numbers // (inputs * multiple)) * multiple
     for start in range(0, outputs, step):
         yield slice(start, min(start + step, outputs))
 

@@ -69,13 +69,12 @@ def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
     model's.
     """
     model = model_of(settings, folders)
-    if settings.quantization is not None:
-        raise UsageError(
-            _("--quantization is not supported yet."),
-            why=_("The weights are computed with as they are stored."),
-            fix=_("Leave it out."),
-        )
-    loaded = load_model(model, device=select(settings.device), dtype=DTYPES[settings.dtype])
+    loaded = load_model(
+        model,
+        device=select(settings.device),
+        dtype=DTYPES[settings.dtype],
+        quantization=settings.quantization,
+    )
     prompting = chosen_prompting(
         prompting_of_model(model),
         template=settings.template,

@@ -89,10 +89,14 @@ class WeightFolder:
         """
         self.check(wanted, aliases=aliases)
         for name, destination in wanted.items():
-            self.files[name].read_into(name, destination)
-        for name, original in aliases.items():
-            if name in self.files and name not in wanted:
-                self._check_equal(self.files[name], name, wanted[original])
+            self.read_into(name, destination, aliases=aliases)
+
+    def read_into(self, name: str, destination: Tensor, *, aliases: Mapping[str, str]) -> None:
+        """Fill one tensor of a folder that has passed `check`, and compare its aliases with it."""
+        self.files[name].read_into(name, destination)
+        for alias, original in aliases.items():
+            if original == name and alias in self.files:
+                self._check_equal(self.files[alias], alias, destination)
 
     def _check_equal(self, file: SafetensorsFile, name: str, original: Tensor) -> None:
         copy = torch.empty_like(original)
