@@ -6,12 +6,14 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from danlu.cli.main import main
+from tests.helpers.program import free_port, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "README.zh-CN.md")
@@ -23,6 +25,26 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
+def ask_the_server(page: str, words: list[str]) -> list[str]:
+    """Start the server, ask as the page does, return the answers."""
+    port = free_port()
+    with serving([word.replace("8000", port) for word in words]):
+        text = (ROOT / page).read_text(encoding="utf-8").replace("8000", port)
+        (command,) = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+        (program,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        answers = []
+        for call in (
+            [*shlex.split(command), "--silent", "--fail-with-body"],
+            [sys.executable, "-c", program],
+        ):
+            done = subprocess.run(call, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "Ember" in done.stdout or "小雪" in done.stdout
+            answers.append(done.stdout)
+    return answers
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page's commands need curl")
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_run_in_order(
     page: str,
@@ -35,8 +57,13 @@ def test_commands_run_in_order(
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     lines = [line for line in commands(page) if line.startswith("danlu ")]
     assert len(lines) >= 5
+    served = 0
     for line in lines:
-        assert main(shlex.split(line)[1:]) == 0, line
+        if line.startswith("danlu serve "):
+            served += len(ask_the_server(page, shlex.split(line)[1:]))
+        else:
+            assert main(shlex.split(line)[1:]) == 0, line
+    assert served == 2
     said = capsys.readouterr().out
     # The adapter and the merged model both give the identity of the example's rows.
     assert said.count("Ember") + said.count("小雪") >= 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from danlu.server import connections, limits
 from danlu.server.settings import ServeSettings
-from tests.helpers.program import start
+from tests.helpers.program import free_port, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -22,18 +21,12 @@ PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page's commands need curl")
 def test_commands_run() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-    page = PAGE.replace("8000", port)
+    page = PAGE.replace("8000", free_port())
     found = {
         kind: re.findall(rf"```{kind}\n(.*?)```", page, flags=re.DOTALL)[0]
         for kind in ("bash", "curl", "python")
     }
-    process = start(
-        shlex.split(found["bash"])[1:], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert any(": ready" in line for line in process.stdout)
+    with serving(shlex.split(found["bash"])[1:]):
         lines = found["curl"].splitlines()
         assert len(lines) == 3
         for line in lines:
@@ -43,10 +36,6 @@ def test_commands_run() -> None:
         client = [sys.executable, "-c", found["python"]]
         done = subprocess.run(client, capture_output=True, text=True, check=False)
         assert done.stdout.strip(), done.stderr
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
-    assert process.returncode == 0
 
 
 def test_settings_are_those_of_the_command() -> None:

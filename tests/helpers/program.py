@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,26 @@ def start(words: Sequence[str], *, program: str | None = None, **options: Any) -
     begin = ["-m", "danlu.cli.main"] if program is None else ["-c", program]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DANLU_LANG": "en"}
     return subprocess.Popen([sys.executable, *begin, *words], env=environment, **options)
+
+
+def free_port() -> str:
+    """Find a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return str(taken.getsockname()[1])
+
+
+@contextmanager
+def serving(words: Sequence[str]) -> Iterator[None]:
+    """Run `danlu serve`, from ready until it has ended as it should."""
+    pipe = subprocess.PIPE
+    with start(words, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert any(": ready" in line for line in process.stdout), process.stderr.read()
+            yield
+        finally:
+            process.terminate()
+            process.communicate(timeout=40)
+    assert process.returncode == 0
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -25,7 +25,7 @@ from danlu.models.adapters import (
     prompting_of_model,
 )
 from danlu.models.generation import generation_defaults
-from danlu.models.load import LoadedModel, load_model
+from danlu.models.load import LoadedModel, load_for_answers
 from danlu.models.names import STARTER
 from danlu.text.conversation import Conversation
 
@@ -91,6 +91,8 @@ class Assistant:
 def model_line(loaded: LoadedModel) -> str:
     """Say which model computes, where, and how precisely."""
     precision = str(loaded.dtype).removeprefix("torch.")
+    if loaded.is_packed:
+        precision = _("{dtype}, packed for this processor").format(dtype=precision)
     if loaded.quantization is not None:
         precision = _("{dtype}, weights in {quantization}").format(
             dtype=precision, quantization=loaded.quantization
@@ -147,7 +149,7 @@ def open_assistant(
     if settings.adapter_name_or_path is not None:
         source = find_adapter(settings.adapter_name_or_path)
     name = settings.model_name_or_path or (base_of(source) if source else STARTER)
-    loaded = load_model(
+    loaded = load_for_answers(
         name,
         device=select(settings.device),
         dtype=DTYPES[settings.dtype],

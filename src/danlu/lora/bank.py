@@ -38,6 +38,8 @@ class AdapterBank:
             if addition is None:
                 continue
             t = F.linear(n[tokens], addition.a.to(n.dtype)).mul_(adapter.config.scaling)
+            rows = y[tokens]
             for part in addition.parts:
-                y[tokens, part.out_rows] += F.linear(t[:, part.rank_rows], part.b.to(n.dtype))
+                # In place: decoding waits for the number of operations, not for these products.
+                rows[:, part.out_rows].addmm_(t[:, part.rank_rows], part.b.to(n.dtype).t())
         return y

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, Piece, layout
-from danlu.model.qwen3 import Qwen3
+from danlu.model.qwen3 import Qwen3, replace_weight
 from danlu.ops import int4_linear, int8_linear, quantize_int4, quantize_int8
 from danlu.ops.quantized import GROUP
 
@@ -107,22 +107,19 @@ def quantized_model(
         for piece in pieces:
             read_into(piece.hf_name, weight[piece.start : piece.start + piece.shape[0]])
         if leaf in _QUANTIZED:
-            _replace(model.get_submodule(owner), leaf, _quantized(weight, quantization))
+            replace_weight(model.get_submodule(owner), leaf, _quantized(weight, quantization))
         else:
-            _replace(model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
+            replace_weight(
+                model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False)
+            )
             if leaf == "embed_tokens" and config.tie_word_embeddings:
-                _replace(model.head, "lm_head", _quantized(weight, quantization))
+                replace_weight(model.head, "lm_head", _quantized(weight, quantization))
             weight = torch.empty(0)
     return model
 
 
 def _quantized(weight: Tensor, quantization: Quantization) -> Int8Weight | Int4Weight:
     return Int8Weight(weight) if quantization == "int8" else Int4Weight(weight)
-
-
-def _replace(owner: nn.Module, name: str, weight: nn.Module | nn.Parameter) -> None:
-    delattr(owner, name)  # a module cannot be put over a parameter
-    setattr(owner, name, weight)
 
 
 def _numbers(pieces: tuple[Piece, ...]) -> int:

@@ -170,9 +170,15 @@ def projection_input(layer: Block | Head, name: str, x: Tensor) -> Tensor:
 
 
 def product(layer: Block | Head, name: str, n: Tensor) -> Tensor:
-    """Multiply what `projection_input` gave with the weight: a matrix, or a quantised one."""
+    """Multiply what `projection_input` gave with the weight: a matrix, or a module in its place."""
     weight = getattr(layer, name)
     return F.linear(n, weight) if isinstance(weight, Tensor) else weight(n)
+
+
+def replace_weight(owner: nn.Module, name: str, weight: nn.Module | nn.Parameter) -> None:
+    """Put another weight, or a module that multiplies, in the place of a weight."""
+    delattr(owner, name)  # torch puts no module over a parameter
+    setattr(owner, name, weight)
 
 
 def plain_linear(layer: Block | Head, name: str, x: Tensor) -> Tensor:

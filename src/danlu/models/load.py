@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from danlu.device.detect import Device
 from danlu.errors import CapacityError, UsageError
 from danlu.language import _
 from danlu.model.config import ModelConfig, load_config
+from danlu.model.packed import pack_model
 from danlu.model.quantized import Quantization, fits_int4, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
 from danlu.models.fingerprint import fingerprint
@@ -28,7 +29,7 @@ _TIED_ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
 class LoadedModel:
     """A model ready to compute, with everything that belongs to it.
 
-    A model with a quantization can answer, but neither be trained nor saved.
+    A model whose weights are packed or quantised can answer, but neither be trained nor saved.
     """
 
     name: str
@@ -39,6 +40,7 @@ class LoadedModel:
     fingerprint: str
     device: Device
     quantization: Quantization | None = None
+    is_packed: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,6 +85,15 @@ def check_model(name: str) -> CheckedModel:
     outline = Qwen3(config, device=torch.device("meta"), dtype=torch.float32)
     checked.weights.check(dict(outline.hf_tensors()), aliases=checked.aliases)
     return checked
+
+
+def load_for_answers(
+    name: str, *, device: Device, dtype: torch.dtype | None, quantization: Quantization | None
+) -> LoadedModel:
+    """Load a model as `load_model` does, its weights packed where the device has a form for it."""
+    loaded = load_model(name, device=device, dtype=dtype, quantization=quantization)
+    is_packed = quantization is None and pack_model(loaded.model)
+    return replace(loaded, is_packed=is_packed)
 
 
 def load_model(

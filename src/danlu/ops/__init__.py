@@ -11,6 +11,7 @@ from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import cached_attention, segment_attention
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
+from danlu.ops.packed import can_pack, pack, packed_linear
 from danlu.ops.quantized import int4_linear, int8_linear, quantize_int4, quantize_int8
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import norm_rotate, rotary_table
@@ -21,11 +22,14 @@ __all__ = [
     "Moments",
     "accumulate",
     "cached_attention",
+    "can_pack",
     "cross_entropy_rows",
     "cross_entropy_sum",
     "int4_linear",
     "int8_linear",
     "norm_rotate",
+    "pack",
+    "packed_linear",
     "quantize_int4",
     "quantize_int8",
     "rms_norm",

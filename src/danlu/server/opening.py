@@ -19,7 +19,7 @@ from danlu.errors import UsageError
 from danlu.language import _
 from danlu.lora.peft_files import CONFIG_FILE
 from danlu.models.adapters import base_of, find_adapter, prompting_of_model
-from danlu.models.load import load_model
+from danlu.models.load import load_for_answers
 from danlu.models.names import STARTER, model_folder
 from danlu.server.adapters import AdapterFolders, load_served_adapter
 from danlu.server.settings import ServeSettings
@@ -69,7 +69,7 @@ def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
     model's.
     """
     model = model_of(settings, folders)
-    loaded = load_model(
+    loaded = load_for_answers(
         model,
         device=select(settings.device),
         dtype=DTYPES[settings.dtype],
