@@ -25,7 +25,7 @@ from danlu.device.memory import peak_bytes
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, RequestId, SamplingSettings
 from danlu.lora.adapter import Adapter, LoraConfig
-from danlu.model.quantized import Quantization
+from danlu.model.quantized import Quantization, quantized_bytes
 from danlu.models.load import LoadedModel, load_for_answers
 
 STREAMS = 8
@@ -194,9 +194,8 @@ def main() -> None:
     loaded = load_for_answers(
         sys.argv[1], device=select("cpu"), dtype=None, quantization=quantization
     )
-    tensors = [*loaded.model.parameters(), *loaded.model.buffers()]
     memory = {
-        "weights_mb": sum(tensor.nbytes for tensor in tensors) / 1e6,
+        "weights_mb": quantized_bytes(loaded.config, loaded.dtype, quantization) / 1e6,
         "most_while_loading_mb": (peak_bytes(torch.device("cpu")) - before) / 1e6,
     }
     report({**measure(loaded), **memory})

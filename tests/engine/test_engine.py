@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from functools import cache
 
@@ -372,3 +374,16 @@ def test_a_fault_in_choosing_a_token_stays_with_its_request(
         subject.check_invariants()
     assert [output.finish_reason for output in outputs[ids[1]]] == ["error"]
     assert [tokens_of(outputs[ids[index]]) for index in (0, 2)] == [ANSWERS[0], ANSWERS[2]]
+
+
+def test_an_adapter_that_is_gone_is_held_by_nobody() -> None:
+    subject = engine()
+    adapter = random_adapter(1)
+    held = weakref.ref(adapter)
+    subject.forget(adapter)
+    # A request that was on its way when the adapter was given up still has its answer.
+    outputs = run_all(subject, [Request(prompt=(5, 6, 7), sampling=GREEDY, adapter=adapter)])
+    assert len(tokens_of(outputs[0])) == GREEDY.max_tokens
+    del adapter, outputs
+    gc.collect()
+    assert held() is None

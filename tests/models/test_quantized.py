@@ -11,21 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from danlu.device.detect import select
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request
 from danlu.errors import CapacityError, DataError, UsageError
-from danlu.lora.adapter import Adapter
-from danlu.lora.bank import AdapterBank
-from danlu.model.attention import PackedAttention
 from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import Quantization, quantized_bytes
 from danlu.model.qwen3 import Qwen3
 from danlu.models.load import load_model
 from danlu.models.names import STARTER
 from danlu.ops import quantize_int4, quantize_int8
+from tests.helpers.logits import logits
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.tiny_engine import GREEDY, random_adapter
 
@@ -62,14 +59,6 @@ def test_every_matrix_is_quantised_and_nothing_else(
 
 def model_is_tied(model: Qwen3) -> bool:
     return model.head.lm_head is model.embed_tokens
-
-
-@torch.inference_mode()
-def logits(model: Qwen3, tokens: list[int], adapter: Adapter | None = None) -> Tensor:
-    """All logits of one segment."""
-    linear = AdapterBank([(adapter, len(tokens))])
-    attend = PackedAttention(model.config, torch.arange(len(tokens)), [len(tokens)])
-    return linear(model.head, "lm_head", model(torch.tensor(tokens), attend, linear)).float()
 
 
 @both

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -81,7 +82,8 @@ class Engine:
             self._pool, prompt_tokens=prompt_tokens_per_step, num_requests=num_requests
         )
         # What an adapter computes continues only what it has computed itself.
-        self._roots: dict[Adapter | None, Contents] = {None: self._pool.new_root()}
+        self._plain_root = self._pool.new_root()
+        self._roots: WeakKeyDictionary[Adapter, Contents] = WeakKeyDictionary()
         self._grammars = GrammarCompiler(tokenizer)
         self._answers: dict[RequestId, Answer] = {}
         self._next_id = 0
@@ -128,7 +130,9 @@ class Engine:
         """
         max_tokens = self._checked_max_tokens(request)
         request_id = RequestId(self._next_id)
-        root = self._roots.setdefault(request.adapter, self._pool.new_root())
+        root = self._plain_root
+        if request.adapter is not None:
+            root = self._roots.setdefault(request.adapter, self._pool.new_root())
         track = Track(id=request_id, tokens=list(request.prompt), root=root)
         answer = Answer(
             request=request,

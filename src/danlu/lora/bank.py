@@ -28,6 +28,14 @@ class AdapterBank:
                 self._runs.append((adapter, slice(start, start + tokens)))
             start += tokens
 
+    @classmethod
+    def of_one(cls, adapter: Adapter | None) -> AdapterBank:
+        """Make the `linear` of batches whose tokens all belong to one adapter, however many."""
+        bank = cls([])
+        if adapter is not None:
+            bank._runs.append((adapter, slice(None)))
+        return bank
+
     def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
         if not self._runs or not isinstance(layer, Block):
             return plain_linear(layer, name, x)

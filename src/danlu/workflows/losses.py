@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from danlu.data.examples import Example
 from danlu.dialog.assistant import Assistant
-from danlu.lora.linear import AdapterLinear
-from danlu.model.qwen3 import plain_linear
+from danlu.lora.bank import AdapterBank
 from danlu.train.evaluate import Evaluation, evaluate
 
 
@@ -23,7 +22,7 @@ def losses_in_parts(
     Nothing is computed before it is asked for. Every row must have supervised tokens.
     """
     adapter = assistant.adapter if with_adapter else None
-    linear = plain_linear if adapter is None else AdapterLinear(adapter)
+    linear = AdapterBank.of_one(adapter)
     for part in _parts(rows, part_tokens):
         yield evaluate(assistant.loaded, linear, part, micro_batch_tokens=part_tokens)
 

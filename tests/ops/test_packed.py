@@ -1,0 +1,46 @@
+"""Products with packed matrices against the plain ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu import ops
+
+
+def matrix(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(torch.bfloat16)
+
+
+needs_packing = pytest.mark.skipif(
+    not ops.can_pack(matrix(2, 2)), reason="this processor has no bf16 products of its own"
+)
+
+
+@needs_packing
+@pytest.mark.parametrize("rows", [0, 1, 2, 8, 63, 300])
+@pytest.mark.parametrize("shape", [(128, 64), (10, 32), (200, 96)])
+def test_product(shape: tuple[int, int], rows: int) -> None:
+    weight, x = matrix(*shape), matrix(rows, shape[1], seed=1)
+    got = ops.packed_linear(x, ops.pack(weight))
+    expected = torch.nn.functional.linear(x.float(), weight.float())
+    assert got.dtype == torch.bfloat16
+    assert got.shape == expected.shape
+    # One rounding of the sum to bf16: half a step is 2^-9.
+    assert torch.allclose(got.float(), expected, rtol=2**-8, atol=1e-3)
+
+
+@needs_packing
+def test_rows_that_are_not_contiguous() -> None:
+    weight, x = matrix(48, 32), matrix(20, 64, seed=1)
+    packed = ops.pack(weight)
+    assert torch.equal(
+        ops.packed_linear(x[::2, :32], packed), ops.packed_linear(x[::2, :32].contiguous(), packed)
+    )
+
+
+def test_there_is_no_packed_form_of_fp32() -> None:
+    assert not ops.can_pack(torch.zeros(4, 4))
+    assert not ops.can_pack(torch.zeros(4, 4, device="meta", dtype=torch.bfloat16))
