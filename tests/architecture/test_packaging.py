@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 from tests.helpers.source import ROOT
 
 TARGETS = {
-    "help", "setup", "demo", "test", "soak", "check", "bench-train", "starter", "starter-eval",
-    "clean",
+    "help", "setup", "demo", "test", "soak", "check", "bench-train", "bench-serve", "starter",
+    "starter-eval", "clean",
 }  # fmt: skip
 # Places that exist only where danlu is developed. `/root/autodl-tmp` is not one: users rent it.
 PRIVATE_PATH = re.compile(rb"(?<![\w.])/(?:work/\w|tmp/danlu/|opt/(?:wheels|pypi)|root/\.pyenv)")

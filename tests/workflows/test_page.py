@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from danlu.workflows.chart import svg
@@ -116,6 +116,7 @@ def test_any_text_is_safe_in_html(text: str) -> None:
 
 
 @given(st.text())
+@example("#")
 def test_a_fence_always_holds_its_text(text: str) -> None:
     markdown = to_markdown(page(text))
     # Lines between a fence and the next line that is at least as long a fence are text.

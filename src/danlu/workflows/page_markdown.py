@@ -15,7 +15,7 @@ _TICKS = re.compile(r"`+")
 
 def to_markdown(page: Page) -> str:
     """Write a page as GitHub's Markdown."""
-    parts = [f"# {_inline(page.title)}", _inline(page.subtitle), *map(_block, page.blocks)]
+    parts = [f"# {_inline(page.title)}", _line(page.subtitle), *map(_block, page.blocks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -23,8 +23,7 @@ def _block(block: Block) -> str:
     if isinstance(block, Heading):
         return f"## {_inline(block.text)}"
     if isinstance(block, Paragraph):
-        text = _inline(block.text)
-        return f"> **{text}**" if block.is_warning else text
+        return f"> **{_inline(block.text)}**" if block.is_warning else _line(block.text)
     if isinstance(block, Table):
         return _table(block)
     if isinstance(block, Chart):
@@ -45,6 +44,11 @@ def _side_by_side(block: SideBySide) -> str:
         thought = f"<think>\n{said.thought}\n</think>\n" if said.thought else ""
         parts += [f"**{_inline(head)}**{remark}", _fenced(thought + said.text)]
     return "\n\n".join(parts)
+
+
+def _line(text: str) -> str:
+    """Escape text that begins a line: it is neither a heading nor an item of a list."""
+    return re.sub(r"^([#+-])", r"\\\1", _inline(text))
 
 
 def _inline(text: str) -> str:
