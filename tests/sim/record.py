@@ -11,8 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+
+import danlu
+
+_PACKAGE = f"{Path(danlu.__file__).parent}/"
 
 
 class Float64OnDevice(RuntimeError):
@@ -91,7 +96,8 @@ def _place() -> str:
     """Name the innermost function of danlu; `backward` where autograd calls from its thread."""
     frame = sys._getframe()
     while frame := frame.f_back:
-        _before, found, path = frame.f_code.co_filename.rpartition("/danlu/")
-        if found:
+        # Not just any folder called danlu: a clone is one, with the tests in it.
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            path = frame.f_code.co_filename.removeprefix(_PACKAGE)
             return f"{path}:{frame.f_code.co_name}"
     return "backward"
