@@ -155,16 +155,13 @@ import json, sys
 from functools import partial
 from pathlib import Path
 import torch
+from danlu.device.memory import peak_bytes
 from danlu.model.quantized import quantized_model
 from danlu.model.qwen3 import Qwen3
 from danlu.weights.folder import WeightFolder
 from danlu.weights.safetensors import header_bytes
 from dataclasses import replace
 from tests.helpers.tiny_model import TINY
-
-def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 config = replace(
     TINY, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
@@ -180,13 +177,13 @@ with path.open("wb") as file:
 weights = WeightFolder(path.parent)
 x = torch.zeros(1, 1024, dtype=torch.bfloat16)
 torch.nn.functional.linear(x, x)  # the libraries' own memory
-before = peak()
+before = peak_bytes(torch.device("cpu"))
 model = quantized_model(
     config, sys.argv[2], partial(weights.read_into, aliases={}), device=torch.device("cpu"),
     dtype=torch.bfloat16,
 )
 taken = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
-print(json.dumps([taken, peak() - before]))
+print(json.dumps([taken, peak_bytes(torch.device("cpu")) - before]))
 """
 
 
