@@ -97,16 +97,20 @@ def test_resumed_before_or_behind_it_the_run_ends_with_the_same_bytes(
     assert {c["step"] for c in read_manifest(whole).arithmetic["changes"]} == {5}
 
 
-# danlu on a device without memory from step 5 on; the process is killed in the step it is told.
+# danlu on a device without memory from step 5 on; the process is killed in the step it is told, as
+# soon as the checkpoint it is told, which is written behind the training, is there.
 MORTAL = """
-import os, signal, sys
+import os, signal, sys, time
 from danlu.cli.main import main
 from tests.helpers.failing_allocator import failing_allocator
 
-longest, last, *words = sys.argv[1:]
+longest, last, checkpoint, *words = sys.argv[1:]
 
 def is_full(at):
     if at.step == int(last):
+        until = time.monotonic() + 60
+        while not os.path.exists(checkpoint) and time.monotonic() < until:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     return at.tokens > int(longest) and at.step >= 5
 
@@ -120,7 +124,9 @@ def test_killed_behind_it_the_run_ends_with_the_same_bytes(place: Path, last: in
     name = f"killed-{last}"
     given = settings(place, name).model_dump(exclude_unset=True)
     words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
-    with start([str(LONGEST), str(last), "train", *words], program=MORTAL) as process:
+    checkpoint = place / name / f"checkpoint-{last - 2}"
+    told = [str(LONGEST), str(last), str(checkpoint)]
+    with start([*told, "train", *words], program=MORTAL) as process:
         assert process.wait() == -signal.SIGKILL
     assert read_manifest(place / name).arithmetic["changes"]
     assert list_checkpoints(place / name)[-1].step == last - 2

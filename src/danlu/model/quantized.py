@@ -6,6 +6,7 @@ memory is taken on the way than in the end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,9 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from danlu.model.config import ModelConfig
-from danlu.model.layout import PROJECTIONS, Piece, layout
+from danlu.model.layout import PROJECTIONS, Piece, layout, merged_shape
 from danlu.model.qwen3 import Qwen3, replace_weight
-from danlu.ops import int4_linear, int8_linear, quantize_int4, quantize_int8
+from danlu.ops import (
+    empty_int4,
+    empty_int8,
+    int4_linear,
+    int8_linear,
+    quantize_int4,
+    quantize_int8,
+)
 from danlu.ops.quantized import GROUP
 
 Quantization = Literal["int8", "int4"]
@@ -24,33 +32,39 @@ _QUANTIZED = (*PROJECTIONS, "lm_head")
 
 
 class Int8Weight(nn.Module):
-    """A matrix [out, in] with one scale per output."""
+    """A matrix [out, in] with one scale per output, still empty; `like`: its shape and dtype."""
 
     values: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, like: Tensor, device: torch.device) -> None:
         super().__init__()
-        values, scales = quantize_int8(weight)
+        values, scales = empty_int8(like, device)
         self.register_buffer("values", values)
         self.register_buffer("scales", scales)
+
+    def fill(self, weight: Tensor) -> None:
+        quantize_int8(weight, out=(self.values, self.scales))
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
         return int8_linear(x, self.values, self.scales)
 
 
 class Int4Weight(nn.Module):
-    """A matrix [out, in] with scale and zero for each group of inputs."""
+    """A matrix [out, in] with scale and zero for each group of inputs, still empty."""
 
     packed: Tensor
     scales_and_zeros: Tensor
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, like: Tensor, device: torch.device) -> None:
         super().__init__()
-        self.num_outputs = len(weight)
-        packed, scales_and_zeros = quantize_int4(weight)
+        self.num_outputs = len(like)
+        packed, scales_and_zeros = empty_int4(like, device)
         self.register_buffer("packed", packed)
         self.register_buffer("scales_and_zeros", scales_and_zeros)
+
+    def fill(self, weight: Tensor) -> None:
+        quantize_int4(weight, out=(self.packed, self.scales_and_zeros))
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
         # The last block of outputs may be longer than the matrix.
@@ -93,33 +107,52 @@ def quantized_model(
     model that `fits_int4`.
     """
     model = Qwen3(config, device=torch.device("meta"), dtype=dtype)
-    # The largest first: a matrix and its quantised form are both there while little else is.
-    tensors = sorted(layout(config).items(), key=lambda item: _numbers(item[1]), reverse=True)
-    # Matrices of one shape follow each other and are read into the same memory: what is freed
-    # between others that stay is not all used again.
-    weight = torch.empty(0)
-    for name, pieces in tensors:
-        owner, _, leaf = name.rpartition(".")
-        shape = (sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:])
-        if leaf not in _QUANTIZED or weight.shape != shape:
-            weight = torch.empty(0)
-            weight = torch.empty(shape, device=device, dtype=dtype)
-        for piece in pieces:
-            read_into(piece.hf_name, weight[piece.start : piece.start + piece.shape[0]])
-        if leaf in _QUANTIZED:
-            replace_weight(model.get_submodule(owner), leaf, _quantized(weight, quantization))
-        else:
-            replace_weight(
-                model.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False)
-            )
-            if leaf == "embed_tokens" and config.tie_word_embeddings:
-                replace_weight(model.head, "lm_head", _quantized(weight, quantization))
-            weight = torch.empty(0)
+    # All room first, and one place to read the layers' matrices into: nothing that stays is then
+    # allocated between what is freed. The holes that this left in the heap took up to 15 %. Room
+    # takes memory only when it is written.
+    names = [*layout(config), *(["head.lm_head"] if config.tie_word_embeddings else [])]
+    weights = {name: _make_room(model, name, quantization, device) for name in names}
+    largest = max(math.prod(merged_shape(config, name)) for name in PROJECTIONS)
+    place = torch.empty(largest, device=device, dtype=dtype)
+    # The largest first: an output matrix of its own is read while little else has been written.
+    for name, pieces in sorted(layout(config).items(), key=lambda item: -_numbers(item[1])):
+        weight = weights[name]
+        if isinstance(weight, Tensor):
+            _read(pieces, weight, read_into)
+            continue
+        numbers = _numbers(pieces)
+        matrix = place[:numbers] if numbers <= largest else place.new_empty(numbers)
+        matrix = matrix.view(-1, *pieces[0].shape[1:])
+        _read(pieces, matrix, read_into)
+        weight.fill(matrix)
+    head = weights["head.lm_head"]
+    if config.tie_word_embeddings and not isinstance(head, Tensor):
+        head.fill(model.embed_tokens)
     return model
 
 
-def _quantized(weight: Tensor, quantization: Quantization) -> Int8Weight | Int4Weight:
-    return Int8Weight(weight) if quantization == "int8" else Int4Weight(weight)
+def _make_room(
+    model: Qwen3, name: str, quantization: Quantization, device: torch.device
+) -> Tensor | Int8Weight | Int4Weight:
+    """Put an unfilled weight on the device in the place of one that is nowhere."""
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    like: Tensor = getattr(owner, leaf)
+    room: nn.Parameter | Int8Weight | Int4Weight
+    if leaf not in _QUANTIZED:
+        empty = torch.empty(like.shape, dtype=like.dtype, device=device)
+        room = nn.Parameter(empty, requires_grad=False)
+    else:
+        room = (Int8Weight if quantization == "int8" else Int4Weight)(like, device)
+    replace_weight(owner, leaf, room)
+    return room
+
+
+def _read(
+    pieces: tuple[Piece, ...], destination: Tensor, read_into: Callable[[str, Tensor], None]
+) -> None:
+    for piece in pieces:
+        read_into(piece.hf_name, destination[piece.start : piece.start + piece.shape[0]])
 
 
 def _numbers(pieces: tuple[Piece, ...]) -> int:

@@ -12,7 +12,14 @@ from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import cached_attention, segment_attention
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.packed import can_pack, pack, packed_linear
-from danlu.ops.quantized import int4_linear, int8_linear, quantize_int4, quantize_int8
+from danlu.ops.quantized import (
+    empty_int4,
+    empty_int8,
+    int4_linear,
+    int8_linear,
+    quantize_int4,
+    quantize_int8,
+)
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import norm_rotate, rotary_table
 from danlu.ops.swiglu import swiglu, swiglu_backward
@@ -25,6 +32,8 @@ __all__ = [
     "can_pack",
     "cross_entropy_rows",
     "cross_entropy_sum",
+    "empty_int4",
+    "empty_int8",
     "int4_linear",
     "int8_linear",
     "norm_rotate",

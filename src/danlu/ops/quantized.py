@@ -32,10 +32,28 @@ _PIECE = 1 << 22
 _QUANTIZED_AT_ONCE = 1 << 17
 
 
-def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+def empty_int8(weight: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what `quantize_int8` fills for a weight of this shape (a meta tensor will do)."""
+    # Not empty_like: of a meta tensor it makes torch import sympy, 36 MB.
+    values = torch.empty(weight.shape, dtype=torch.int8, device=device)
+    return values, torch.empty(len(weight), dtype=weight.dtype, device=device)
+
+
+def empty_int4(weight: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what `quantize_int4` fills for a weight of this shape (a meta tensor will do)."""
+    outputs, inputs = weight.shape
+    block = int4_kernel_block() or _BLOCKS[0]
+    blocks = -(-outputs // block)
+    packed = torch.empty(blocks, inputs, block // 2, dtype=torch.uint8, device=device)
+    groups = (inputs // GROUP, blocks * block, 2)
+    return packed, torch.empty(groups, dtype=weight.dtype, device=device)
+
+
+def quantize_int8(
+    weight: Tensor, *, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Quantise [out, in] to int8 values of that shape and scales [out] in the weight's dtype."""
-    values = torch.empty_like(weight, dtype=torch.int8)
-    scales = weight.new_empty(len(weight))
+    values, scales = out or empty_int8(weight, weight.device)
     for rows in _pieces(_QUANTIZED_AT_ONCE, *weight.shape):
         w = weight[rows].to(torch.float32, copy=True)
         # Rounded to its dtype first: the values then make up for it.
@@ -44,17 +62,17 @@ def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return values, scales
 
 
-def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_int4(
+    weight: Tensor, *, out: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Quantise [out, in] to packed [blocks, in, B / 2] and [in / GROUP, blocks * B, 2].
 
     The last dimension of the second holds scale and zero, in the weight's dtype. `in` must be a
     multiple of GROUP; outputs that fill the last block are zero.
     """
+    packed, scales_and_zeros = out or empty_int4(weight, weight.device)
     outputs, inputs = weight.shape
-    block = int4_kernel_block() or _BLOCKS[0]
-    blocks = -(-outputs // block)
-    packed = torch.empty(blocks, inputs, block // 2, dtype=torch.uint8, device=weight.device)
-    scales_and_zeros = weight.new_zeros(inputs // GROUP, blocks * block, 2)
+    block = 2 * packed.shape[2]
     for rows in _pieces(_QUANTIZED_AT_ONCE, outputs, inputs, block):
         w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % block))
         w = w.view(len(w), inputs // GROUP, GROUP)
