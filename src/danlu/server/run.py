@@ -50,9 +50,9 @@ def serve(settings: ServeSettings, keys: Keys, listener: socket.socket) -> None:
     Raises UsageError for settings that do not fit together, what loading raises, and RuntimeError
     where the engine fails.
     """
-    log_to_stderr()
     app = create_app(None, settings, keys=keys)
     name_of(settings, app.state.adapter_folders)
+    log_to_stderr()
     server = Server(app, settings, needs_key=bool(keys), url=url_of(listener))
     print(_("{url}: loading the model").format(url=server.url), flush=True)
     server.run(sockets=[listener])
