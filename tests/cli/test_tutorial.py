@@ -87,7 +87,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     (folder / "said").write_text(done.stdout, encoding="utf-8")

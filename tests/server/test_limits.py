@@ -100,9 +100,9 @@ def test_only_plain_json_is_read(headers: list[tuple[str, str]], status: int) ->
     ],
 )
 def test_what_parsers_choke_on_is_refused(body: bytes, says: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     answer = post(server_app(), "/test/echo", body)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert answer.status == 400
     assert says in answer.error["message"]
 
@@ -147,10 +147,10 @@ def test_the_scan_passes_whatever_is_shallow_json(body: bytes) -> None:
 @pytest.mark.parametrize("unit", [b"[", b"[]", b"{}[]", b'"', b'\\"', b"\\", b'"[', b"NaN "])
 def test_a_scan_takes_linear_time(unit: bytes) -> None:
     body = unit * (4 * 1024 * 1024 // len(unit))
-    began = time.perf_counter()
+    began = time.process_time()
     with suppress(ApiError):
         check_json(body)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

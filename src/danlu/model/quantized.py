@@ -1,20 +1,20 @@
 """Weights in int8 or int4: a module in the place of a projection's matrix, which multiplies.
 
-Only for inference: there is no gradient. A model is built one matrix at a time, so that hardly more
-memory is taken on the way than in the end.
+Only for inference: there is no gradient. Matrices are read and quantised one at a time, so that
+hardly more memory is taken on the way than in the end.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from danlu.model.config import ModelConfig
-from danlu.model.layout import PROJECTIONS, Piece, layout, merged_shape
+from danlu.model.layout import PROJECTIONS, Piece, layout
 from danlu.model.qwen3 import Qwen3, replace_weight
 from danlu.ops import (
     empty_int4,
@@ -107,28 +107,45 @@ def quantized_model(
     model that `fits_int4`.
     """
     model = Qwen3(config, device=torch.device("meta"), dtype=dtype)
-    # All room first, and one place to read the layers' matrices into: nothing that stays is then
-    # allocated between what is freed. The holes that this left in the heap took up to 15 %. Room
-    # takes memory only when it is written.
-    names = [*layout(config), *(["head.lm_head"] if config.tie_word_embeddings else [])]
-    weights = {name: _make_room(model, name, quantization, device) for name in names}
-    largest = max(math.prod(merged_shape(config, name)) for name in PROJECTIONS)
-    place = torch.empty(largest, device=device, dtype=dtype)
-    # The largest first: an output matrix of its own is read while little else has been written.
-    for name, pieces in sorted(layout(config).items(), key=lambda item: -_numbers(item[1])):
+    fill = partial(_fill, model, quantization=quantization, read_into=read_into, device=device)
+    # The layers last: an output matrix of its own is read while little else is there.
+    fill({name: pieces for name, pieces in layout(config).items() if not _is_in_layer(name)})
+    if config.tie_word_embeddings:
+        head = _make_room(model, "head.lm_head", quantization, device)
+        if not isinstance(head, Tensor):
+            head.fill(model.embed_tokens)
+    fill({name: pieces for name, pieces in layout(config).items() if _is_in_layer(name)})
+    return model
+
+
+def _fill(
+    model: Qwen3,
+    tensors: dict[str, tuple[Piece, ...]],
+    *,
+    quantization: Quantization,
+    read_into: Callable[[str, Tensor], None],
+    device: torch.device,
+) -> None:
+    """Read some of a model's tensors, a matrix to quantise into the same place as the last one.
+
+    Nothing that stays is allocated while it goes on: between that and what is freed a heap gets
+    holes (up to 15 % of the result, from run to run).
+    """
+    weights = {name: _make_room(model, name, quantization, device) for name in tensors}
+    sizes = [_numbers(tensors[n]) for n, room in weights.items() if not isinstance(room, Tensor)]
+    place = torch.empty(max(sizes, default=0), dtype=model.embed_tokens.dtype, device=device)
+    for name, pieces in tensors.items():
         weight = weights[name]
         if isinstance(weight, Tensor):
             _read(pieces, weight, read_into)
-            continue
-        numbers = _numbers(pieces)
-        matrix = place[:numbers] if numbers <= largest else place.new_empty(numbers)
-        matrix = matrix.view(-1, *pieces[0].shape[1:])
-        _read(pieces, matrix, read_into)
-        weight.fill(matrix)
-    head = weights["head.lm_head"]
-    if config.tie_word_embeddings and not isinstance(head, Tensor):
-        head.fill(model.embed_tokens)
-    return model
+        else:
+            whole = place[: _numbers(pieces)].view(-1, *pieces[0].shape[1:])
+            _read(pieces, whole, read_into)
+            weight.fill(whole)
+
+
+def _is_in_layer(name: str) -> bool:
+    return name.startswith("layers.")
 
 
 def _make_room(
