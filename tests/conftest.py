@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from typing import Any
 
@@ -16,6 +17,9 @@ os.environ["DANLU_LANG"] = "en"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Runs register themselves; the list of whoever runs the tests stays as it is.
 os.environ["DANLU_HOME"] = tempfile.mkdtemp(prefix="danlu-tests-")
+# A script's background job ignores Ctrl-C, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
