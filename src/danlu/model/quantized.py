@@ -32,7 +32,10 @@ _QUANTIZED = (*PROJECTIONS, "lm_head")
 
 
 class Int8Weight(nn.Module):
-    """A matrix [out, in] with one scale per output, still empty; `like`: its shape and dtype."""
+    """A matrix [out, in] with one scale per output; nothing is in it until `fill`.
+
+    like: a tensor of the matrix's shape and dtype, on whatever device.
+    """
 
     values: Tensor
     scales: Tensor
@@ -44,6 +47,7 @@ class Int8Weight(nn.Module):
         self.register_buffer("scales", scales)
 
     def fill(self, weight: Tensor) -> None:
+        """Quantise a matrix into the room that is there."""
         quantize_int8(weight, out=(self.values, self.scales))
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
@@ -51,7 +55,7 @@ class Int8Weight(nn.Module):
 
 
 class Int4Weight(nn.Module):
-    """A matrix [out, in] with scale and zero for each group of inputs, still empty."""
+    """A matrix [out, in] with scale and zero for each group of inputs; see `Int8Weight`."""
 
     packed: Tensor
     scales_and_zeros: Tensor
@@ -64,6 +68,7 @@ class Int4Weight(nn.Module):
         self.register_buffer("scales_and_zeros", scales_and_zeros)
 
     def fill(self, weight: Tensor) -> None:
+        """Quantise a matrix into the room that is there."""
         quantize_int4(weight, out=(self.packed, self.scales_and_zeros))
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
