@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from danlu.device.detect import select
+from danlu.hub.load import LoadedModel, load_model
 from danlu.model.attention import PackedAttention
 from danlu.model.quantized import Quantization
 from danlu.model.qwen3 import plain_linear
-from danlu.models.load import LoadedModel, load_model
 
 
 @torch.inference_mode()

@@ -24,9 +24,9 @@ from danlu.device.detect import select
 from danlu.device.memory import peak_bytes
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, RequestId, SamplingSettings
+from danlu.hub.load import LoadedModel, load_for_answers
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.model.quantized import Quantization, quantized_bytes
-from danlu.models.load import LoadedModel, load_for_answers
 
 STREAMS = 8
 CHAT_TOKENS = 2000

@@ -10,7 +10,7 @@ from benchmarks.train.measured import Step
 from benchmarks.train.recipe import ROWS_PER_STEP, SEED, TRAIN_FLAGS
 from danlu.cli.main import main
 from danlu.data.order import epoch_order
-from danlu.models.load import check_model
+from danlu.hub.load import check_model
 from danlu.runs.metrics import read_metrics
 from danlu.settings.resolve import resolve
 from danlu.train.prepare import prepare_data

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from danlu.files.committed import committed_folder
+from danlu.hub.save import write_model
 from danlu.model.config import load_config
 from danlu.model.qwen3 import Qwen3
-from danlu.models.save import write_model
 
 
 def write_random_model(config: Path, tokenizer: Path, output: Path) -> None:

@@ -21,7 +21,7 @@ LINES = (
     ("workflows",),
     ("dialog",),
     ("train", "engine", "export"),
-    ("models",),
+    ("hub",),
     ("lora", "data", "plan", "runs"),
     ("model", "weights", "text"),
     ("ops", "device"),
@@ -39,8 +39,8 @@ ROOMS_WITHOUT_TORCH = {
     "", "errors", "language", "starter", "files", "settings", "text", "data", "plan", "runs",
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
-    "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.catalogue",
-    "danlu.device.catalogue",
+    "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",
+    "danlu.device.datasheets",
 }  # fmt: skip
 TORCH = {"torch", "torch_npu", "transformers", "peft", "accelerate"}
 

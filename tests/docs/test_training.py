@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from danlu.cli.main import main
-from danlu.device.catalogue import CATALOGUE
+from danlu.device.datasheets import CATALOGUE
 from danlu.lora.adapter import ALL_TARGETS
-from danlu.model.catalogue import published_config
 from danlu.model.recompute import POLICIES
+from danlu.model.sizes import published_config
 from danlu.plan.job import Job, Load
 from danlu.plan.memory import kept_per_token
 from danlu.train.settings import TrainSettings

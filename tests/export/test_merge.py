@@ -14,10 +14,10 @@ from danlu.export import merge as merge_module
 from danlu.export.merge import merge
 from danlu.files import faults
 from danlu.files.committed import committed_folder, verify
+from danlu.hub.adapters import find_adapter, prompting_of_model
+from danlu.hub.load import load_model
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.peft_files import write_adapter
-from danlu.models.adapters import find_adapter, prompting_of_model
-from danlu.models.load import load_model
 from tests.helpers.model_folder import write_model_folder
 
 CPU = select("cpu")
@@ -95,7 +95,7 @@ def test_a_merge_that_answers_differently_is_never_shown(
     real = merge_module.write_folder
 
     def forget_the_adapter(draft, plans, fetch, *, like, dtype):  # type: ignore[no-untyped-def]
-        from danlu.weights.folder import WeightFolder
+        from danlu.weights.sharded import WeightFolder
 
         files = WeightFolder(base).files
         real(draft, plans, lambda name: files[name].read(name), like=like, dtype=dtype)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from danlu.files.committed import committed_folder
-from danlu.models.save import write_model
+from danlu.hub.save import write_model
 from danlu.text.tokenizer import Tokenizer
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer

@@ -25,8 +25,8 @@ from danlu.engine.request import Output, RequestId, SamplingSettings, TokenLogpr
 from danlu.engine.request import Request as EngineRequest
 from danlu.engine.service import EngineService
 from danlu.engine.stop import StopFinder
-from danlu.models.adapters import Prompting
-from danlu.models.load import LoadedModel
+from danlu.hub.adapters import Prompting
+from danlu.hub.load import LoadedModel
 from danlu.server.app import create_app
 from danlu.server.metrics import Metrics
 from danlu.server.settings import ServeSettings

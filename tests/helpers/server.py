@@ -18,7 +18,7 @@ from danlu.engine.engine import Figures
 from danlu.engine.request import SamplingSettings
 from danlu.engine.service import EngineService
 from danlu.errors import CapacityError, DataError, EnvironmentFault, UsageError
-from danlu.models.adapters import Prompting
+from danlu.hub.adapters import Prompting
 from danlu.server.app import create_app
 from danlu.server.errors import ApiError
 from danlu.server.keys import Keys

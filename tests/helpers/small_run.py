@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
-from danlu.models.load import LoadedModel
 from danlu.runs.checkpoints import find_newest
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import is_run

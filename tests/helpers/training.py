@@ -10,8 +10,8 @@ import torch
 
 from danlu.data.examples import Example
 from danlu.device.detect import select
+from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
-from danlu.models.load import LoadedModel
 from danlu.plan.job import Arithmetic
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer

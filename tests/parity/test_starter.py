@@ -7,12 +7,12 @@ import random
 import torch
 
 from danlu.device.detect import select
+from danlu.hub.load import load_model
+from danlu.hub.names import STARTER, model_folder
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
-from danlu.models.load import load_model
-from danlu.models.names import STARTER, model_folder
 from danlu.text.render import render
-from danlu.weights.folder import WeightFolder
+from danlu.weights.sharded import WeightFolder
 from tools.starter.evaluate import ask, held_out
 from tools.starter.skills import draw
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.device.catalogue import CATALOGUE, cpu_facts
+from danlu.device.datasheets import CATALOGUE, cpu_facts
 from danlu.lora.adapter import ALL_TARGETS
-from danlu.model.catalogue import num_parameters, published_config, published_names
 from danlu.model.config import ModelConfig
+from danlu.model.sizes import num_parameters, published_config, published_names
 from danlu.plan.calibrate import ProbeFigure, calibrated
 from danlu.plan.choose import EQUALLY_FAST, USABLE, Plan, Wish, choose
 from danlu.plan.job import Job, Load

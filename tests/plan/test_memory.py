@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from danlu.device.catalogue import CATALOGUE, DeviceFacts, cpu_facts
+from danlu.device.datasheets import CATALOGUE, DeviceFacts, cpu_facts
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear
 from danlu.model.attention import PackedAttention

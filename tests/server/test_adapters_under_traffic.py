@@ -15,9 +15,9 @@ from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request
 from danlu.engine.service import EngineService
 from danlu.files.committed import committed_folder
+from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
-from danlu.models.load import LoadedModel
 from tests.helpers.figures import figure
 from tests.helpers.packed import random_adapter
 from tests.helpers.server import JSON, ask_async, scripted_serving, server_app

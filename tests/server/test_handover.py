@@ -47,8 +47,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with committed_folder(folder / name) as draft:
             adapter = random_adapter(LoraConfig(r=rank, target_modules=("q_proj",)), config)
             write_adapter(draft, adapter, base_model="tiny")
-    from danlu.models.fingerprint import fingerprint
-    from danlu.weights.folder import WeightFolder
+    from danlu.hub.fingerprint import fingerprint
+    from danlu.weights.sharded import WeightFolder
 
     own = fingerprint(config, WeightFolder(folder / "model"))
     for name, template, thinks, base in (

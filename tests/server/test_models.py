@@ -15,10 +15,10 @@ from fastapi import FastAPI
 
 from danlu.errors import UsageError
 from danlu.files.committed import committed_folder
+from danlu.hub.adapters import Prompting
+from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
-from danlu.models.adapters import Prompting
-from danlu.models.load import LoadedModel
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.server.adapters import AdapterFolders, is_adapter_name

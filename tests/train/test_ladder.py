@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from danlu.data.examples import Example
 from danlu.data.pack import Batch, pack
-from danlu.device.catalogue import CATALOGUE, cpu_facts
-from danlu.model.catalogue import published_config, published_names
+from danlu.device.datasheets import CATALOGUE, cpu_facts
 from danlu.model.recompute import POLICIES
+from danlu.model.sizes import published_config, published_names
 from danlu.plan.job import Arithmetic, Job, Load
 from danlu.plan.memory import memory_of
 from danlu.train.ladder import LEAST_CHUNK_ROWS, next_rung

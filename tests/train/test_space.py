@@ -10,9 +10,9 @@ import torch
 
 from danlu.cli.main import main
 from danlu.files import faults
+from danlu.hub.load import check_model
+from danlu.hub.names import STARTER
 from danlu.lora.adapter import LoraConfig
-from danlu.models.load import check_model
-from danlu.models.names import STARTER
 from danlu.train.events import Saved
 from danlu.train.finetune import Finetune
 from danlu.train.settings import TrainSettings

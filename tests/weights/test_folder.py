@@ -15,7 +15,7 @@ from transformers import Qwen3ForCausalLM
 
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import committed_folder
-from danlu.weights.folder import TensorPlan, WeightFolder, save_weights
+from danlu.weights.sharded import TensorPlan, WeightFolder, save_weights
 from tests.helpers.hugging_face import transformers_twin
 from tests.helpers.packed import packed_logits, random_tokens
 from tests.helpers.tiny_model import tiny_model
@@ -223,7 +223,7 @@ import json, sys
 from pathlib import Path
 import torch
 from danlu.model.qwen3 import Qwen3
-from danlu.weights.folder import WeightFolder
+from danlu.weights.sharded import WeightFolder
 from danlu.weights.safetensors import header_bytes
 from tests.helpers.tiny_model import tiny_model
 from dataclasses import replace

@@ -22,10 +22,10 @@ from danlu.data.examples import Example, Rendering, tokenize_row
 from danlu.device.detect import select
 from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.committed import committed_folder
+from danlu.hub.load import LoadedModel, load_model
+from danlu.hub.save import write_model
 from danlu.model.config import load_config
 from danlu.model.qwen3 import Qwen3
-from danlu.models.load import LoadedModel, load_model
-from danlu.models.save import write_model
 from danlu.plan.job import Arithmetic
 from danlu.runs.checkpoints import FINAL, commit_final
 from danlu.runs.folder import RunFolder

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from danlu.device.detect import select
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
-from danlu.models.generation import generation_defaults
-from danlu.models.load import LoadedModel, load_model
-from danlu.models.names import STARTER
+from danlu.hub.generation import generation_defaults
+from danlu.hub.load import LoadedModel, load_model
+from danlu.hub.names import STARTER
 from danlu.text.render import call_text, render, split_reasoning
 from tools.starter.skills import SKILLS, Sample, draw
 

@@ -69,7 +69,7 @@ def _check(argv: Sequence[str]) -> int:
     settings = resolved.values
     from danlu.cli.findings import report_lines, report_record
     from danlu.data.check import check_data
-    from danlu.models.names import model_folder
+    from danlu.hub.names import model_folder
     from danlu.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model_folder(settings.model_name_or_path))
@@ -97,7 +97,7 @@ def _preview(argv: Sequence[str]) -> int:
     from danlu.data.examples import Rendering
     from danlu.data.preview import preview
     from danlu.files.atomic import atomic_write
-    from danlu.models.names import model_folder
+    from danlu.hub.names import model_folder
     from danlu.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model_folder(settings.model_name_or_path))

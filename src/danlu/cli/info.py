@@ -93,11 +93,11 @@ def folder_facts(name: str) -> dict[str, Any]:
 
 
 def _model_facts(name: str) -> dict[str, Any]:
+    from danlu.hub.adapters import prompting_of_model
+    from danlu.hub.fingerprint import fingerprint
+    from danlu.hub.names import model_folder
     from danlu.model.config import load_config
-    from danlu.models.adapters import prompting_of_model
-    from danlu.models.fingerprint import fingerprint
-    from danlu.models.names import model_folder
-    from danlu.weights.folder import WeightFolder
+    from danlu.weights.sharded import WeightFolder
 
     folder = model_folder(name)
     config, weights = load_config(folder), WeightFolder(folder)

@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
 
     from danlu.device.detect import select
     from danlu.export.merge import merge
-    from danlu.models.adapters import base_of, find_adapter
+    from danlu.hub.adapters import base_of, find_adapter
 
     source = find_adapter(settings.adapter_name_or_path)
     export_dir = Path(settings.export_dir).expanduser().absolute()

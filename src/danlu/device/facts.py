@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from danlu.device.catalogue import DeviceFacts, cpu_facts, nearest
+from danlu.device.datasheets import DeviceFacts, cpu_facts, nearest
 from danlu.device.detect import Device
 from danlu.device.memory import free_bytes, used_bytes
 

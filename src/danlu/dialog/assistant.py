@@ -14,9 +14,7 @@ from danlu.dialog.events import Event
 from danlu.dialog.settings import AnswerSettings, ModelSettings
 from danlu.engine.engine import Engine
 from danlu.engine.request import SamplingSettings
-from danlu.language import _
-from danlu.lora.adapter import Adapter
-from danlu.models.adapters import (
+from danlu.hub.adapters import (
     AdapterSource,
     Prompting,
     attach_adapter,
@@ -24,9 +22,11 @@ from danlu.models.adapters import (
     find_adapter,
     prompting_of_model,
 )
-from danlu.models.generation import generation_defaults
-from danlu.models.load import LoadedModel, load_for_answers
-from danlu.models.names import STARTER
+from danlu.hub.generation import generation_defaults
+from danlu.hub.load import LoadedModel, load_for_answers
+from danlu.hub.names import STARTER
+from danlu.language import _
+from danlu.lora.adapter import Adapter
 from danlu.text.conversation import Conversation
 
 

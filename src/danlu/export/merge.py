@@ -20,6 +20,10 @@ from danlu.device.detect import Device
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import committed_folder
 from danlu.files.faults import require_free
+from danlu.hub.adapters import MERGE_REPORT, AdapterSource, attach_adapter
+from danlu.hub.load import LoadedModel, load_model
+from danlu.hub.names import model_folder
+from danlu.hub.save import write_folder
 from danlu.language import _
 from danlu.lora.bank import AdapterBank
 from danlu.lora.peft_files import load_adapter
@@ -27,14 +31,10 @@ from danlu.model.attention import PackedAttention
 from danlu.model.config import load_config
 from danlu.model.layout import projection_module
 from danlu.model.qwen3 import Linear, plain_linear
-from danlu.models.adapters import MERGE_REPORT, AdapterSource, attach_adapter
-from danlu.models.load import LoadedModel, load_model
-from danlu.models.names import model_folder
-from danlu.models.save import write_folder
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import render
-from danlu.weights.folder import TensorPlan, WeightFolder
 from danlu.weights.safetensors import TORCH_DTYPES
+from danlu.weights.sharded import TensorPlan, WeightFolder
 
 PROBES = (
     "Who are you?",

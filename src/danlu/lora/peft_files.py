@@ -21,8 +21,8 @@ from danlu.language import _
 from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig
 from danlu.model.config import ModelConfig
 from danlu.model.layout import projection_module
-from danlu.weights.folder import TensorPlan, write_tensors
 from danlu.weights.safetensors import SafetensorsFile
+from danlu.weights.sharded import TensorPlan, write_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from danlu.device.catalogue import DeviceFacts
+from danlu.device.datasheets import DeviceFacts
 from danlu.model.recompute import POLICIES, Recompute, helpful_policies
 from danlu.plan.job import Arithmetic, Job, Load
 from danlu.plan.memory import Memory, host_bytes, memory_of

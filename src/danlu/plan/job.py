@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from danlu.model.catalogue import num_parameters
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, projection_shape
 from danlu.model.recompute import Recompute
+from danlu.model.sizes import num_parameters
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from danlu.device.catalogue import DeviceFacts
+from danlu.device.datasheets import DeviceFacts
 from danlu.model.recompute import Recompute
 from danlu.plan.job import Arithmetic, Job, Load
 

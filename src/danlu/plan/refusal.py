@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from danlu.errors import CapacityError
 from danlu.language import _
-from danlu.model.catalogue import num_parameters, published_config, published_names
+from danlu.model.sizes import num_parameters, published_config, published_names
 from danlu.plan.choose import USABLE, Plan, Wish, choose
 from danlu.plan.job import Job
 from danlu.plan.workload import Segment, Workload

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from danlu.device.catalogue import DeviceFacts
+from danlu.device.datasheets import DeviceFacts
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.model.recompute import Recompute

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from danlu.dialog.assistant import chosen_prompting
 from danlu.errors import DataError, UsageError
+from danlu.hub.adapters import attach_adapter, find_adapter
+from danlu.hub.load import LoadedModel
 from danlu.language import _
 from danlu.lora.peft_files import CONFIG_FILE
-from danlu.models.adapters import attach_adapter, find_adapter
-from danlu.models.load import LoadedModel
 from danlu.runs.manifest import is_run
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServedAdapter

@@ -18,17 +18,17 @@ from typing import NoReturn
 
 from danlu.dialog.assistant import chosen_prompting
 from danlu.errors import DataError, EnvironmentFault, UsageError
-from danlu.language import _
-from danlu.lora.peft_files import read_config
-from danlu.models.adapters import (
+from danlu.hub.adapters import (
     AdapterSource,
     Prompting,
     check_base,
     find_adapter,
     prompting_of_model,
 )
-from danlu.models.fingerprint import fingerprint
-from danlu.models.load import check_model
+from danlu.hub.fingerprint import fingerprint
+from danlu.hub.load import check_model
+from danlu.language import _
+from danlu.lora.peft_files import read_config
 from danlu.server.adapters import AdapterFolders
 from danlu.server.keys import key_texts
 from danlu.server.opening import model_of, name_of

@@ -16,11 +16,11 @@ from danlu.dialog.assistant import (
 from danlu.engine.engine import Engine
 from danlu.engine.service import EngineService
 from danlu.errors import UsageError
+from danlu.hub.adapters import base_of, find_adapter, prompting_of_model
+from danlu.hub.load import load_for_answers
+from danlu.hub.names import STARTER, model_folder
 from danlu.language import _
 from danlu.lora.peft_files import CONFIG_FILE
-from danlu.models.adapters import base_of, find_adapter, prompting_of_model
-from danlu.models.load import load_for_answers
-from danlu.models.names import STARTER, model_folder
 from danlu.server.adapters import AdapterFolders, load_served_adapter
 from danlu.server.settings import ServeSettings
 from danlu.server.state import Serving

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from danlu.engine.request import Grammar, Request, SamplingSettings
+from danlu.hub.adapters import Prompting
 from danlu.language import _
-from danlu.models.adapters import Prompting
 from danlu.server.errors import ApiError
 from danlu.server.requests import ChatRequest, SamplingBody, TemplateSettings
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from danlu.dialog.dialog import Dialog
 from danlu.engine.request import SamplingSettings
 from danlu.engine.service import EngineService
+from danlu.hub.adapters import Prompting
+from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import Adapter
-from danlu.models.adapters import Prompting
-from danlu.models.load import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)

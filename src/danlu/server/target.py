@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from danlu.hub.adapters import Prompting
 from danlu.language import _
 from danlu.lora.adapter import Adapter
-from danlu.models.adapters import Prompting
 from danlu.server.errors import ApiError
 from danlu.server.state import Serving
 

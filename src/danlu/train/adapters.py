@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from danlu.hub.adapters import AdapterSource, find_adapter
 from danlu.lora.adapter import LoraConfig, target_list
 from danlu.lora.peft_files import read_config
-from danlu.models.adapters import AdapterSource, find_adapter
 from danlu.train.settings import TrainSettings
 
 

@@ -17,8 +17,8 @@ from danlu.files.faults import readable
 from danlu.language import _
 from danlu.train.optimizer import Optimizer
 from danlu.train.precision import LossScale
-from danlu.weights.folder import TensorPlan, write_tensors
 from danlu.weights.safetensors import SafetensorsFile
+from danlu.weights.sharded import TensorPlan, write_tensors
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 PROGRESS_FILE = "progress.json"

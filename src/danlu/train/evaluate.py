@@ -10,8 +10,8 @@ import torch
 
 from danlu.data.examples import Example
 from danlu.data.pack import Batch, pack
+from danlu.hub.load import LoadedModel
 from danlu.model.qwen3 import Linear
-from danlu.models.load import LoadedModel
 from danlu.train.batches import stage
 from danlu.train.loss import CHUNK_ROWS, supervised_hidden, token_losses
 

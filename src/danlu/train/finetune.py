@@ -18,8 +18,8 @@ from danlu.device.detect import Device, select
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.device.memory import is_out_of_memory, peak_bytes
 from danlu.errors import CapacityError, DanluError, DataError
-from danlu.models.adapters import attach_adapter
-from danlu.models.load import CheckedModel, LoadedModel, check_model, load_model
+from danlu.hub.adapters import attach_adapter
+from danlu.hub.load import CheckedModel, LoadedModel, check_model, load_model
 from danlu.plan.choose import Plan
 from danlu.plan.job import Arithmetic
 from danlu.runs.card import CARD_FILE, model_card

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 import torch
 
 from danlu.data.settings import DataSettings
-from danlu.device.catalogue import CATALOGUE, DeviceFacts
+from danlu.device.datasheets import CATALOGUE, DeviceFacts
 from danlu.device.detect import DTYPES, KINDS, select
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.errors import UsageError
+from danlu.hub.names import STARTER, model_folder
 from danlu.language import _
-from danlu.model.catalogue import published_config, published_names
 from danlu.model.config import ModelConfig, load_config
-from danlu.models.names import STARTER, model_folder
+from danlu.model.sizes import published_config, published_names
 from danlu.plan.choose import Plan
 from danlu.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from danlu.train.adapters import lora_config, named_adapter

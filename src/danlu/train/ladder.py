@@ -4,7 +4,7 @@ Each rung needs less and may be slower; what is learned stays the same. First th
 halved, down to the step's longest example. Then more is computed again instead of kept, one policy
 at a time; the last ones cost one more forward pass. The loss chunk is halved along the way: its
 logits are the other large part of the memory, and on the CPU chunks down to 64 rows are as fast as
-larger ones (measured, see device/catalogue.py).
+larger ones (measured, see device/datasheets.py).
 
 Knows sizes; must not know tensors, nor who computes.
 """

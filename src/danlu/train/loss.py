@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from danlu.hub.load import LoadedModel
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Linear, Qwen3
 from danlu.model.recompute import Recompute
-from danlu.models.load import LoadedModel
 from danlu.ops import cross_entropy_rows, cross_entropy_sum
 from danlu.train.batches import StagedBatch
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from danlu.data.pack import Batch
 from danlu.files.draft import Draft
+from danlu.hub.load import LoadedModel
+from danlu.hub.save import copy_tokenizer, write_model
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
 from danlu.lora.peft_files import write_adapter
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import Recompute
-from danlu.models.load import LoadedModel
-from danlu.models.save import copy_tokenizer, write_model
 
 
 class Method(Protocol):

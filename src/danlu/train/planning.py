@@ -11,7 +11,7 @@ import torch
 
 from danlu.data.examples import Example
 from danlu.data.order import epoch_order
-from danlu.device.catalogue import DeviceFacts
+from danlu.device.datasheets import DeviceFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
 from danlu.plan.calibrate import ProbeFigure, calibrated

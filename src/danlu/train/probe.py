@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from danlu.data.examples import Example
 from danlu.data.pack import pack
 from danlu.device.memory import peak_bytes
-from danlu.models.load import LoadedModel
+from danlu.hub.load import LoadedModel
 from danlu.plan.calibrate import ProbeFigure
 from danlu.plan.choose import Plan
 from danlu.plan.job import Arithmetic, Load

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import danlu
-from danlu.models.load import LoadedModel
-from danlu.models.names import STARTER
+from danlu.hub.load import LoadedModel
+from danlu.hub.names import STARTER
 from danlu.plan.choose import Plan
 from danlu.plan.job import Arithmetic
 from danlu.runs.manifest import BaseRecord, RunManifest

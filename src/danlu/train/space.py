@@ -12,10 +12,10 @@ import torch
 
 from danlu.errors import CapacityError
 from danlu.files.faults import free_bytes, readable_bytes
+from danlu.hub.load import CheckedModel
 from danlu.language import _
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.model.qwen3 import Qwen3
-from danlu.models.load import CheckedModel
 
 # Master values and the two moments of AdamW, in fp32.
 _STATE_BYTES = 3 * 4

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from danlu.models.load import LoadedModel
+from danlu.hub.load import LoadedModel
 from danlu.plan.job import Arithmetic
 from danlu.train.adapting import not_to_be_repeated
 from danlu.train.batches import StagedBatch

@@ -17,8 +17,8 @@ from danlu.data.examples import Example
 from danlu.device.memory import used_bytes
 from danlu.errors import DataError
 from danlu.files.committed import verify
+from danlu.hub.load import LoadedModel
 from danlu.language import _
-from danlu.models.load import LoadedModel
 from danlu.plan.calibrate import ProbeFigure
 from danlu.plan.choose import Plan, like
 from danlu.plan.job import Arithmetic

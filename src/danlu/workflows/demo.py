@@ -25,8 +25,8 @@ from danlu.files.atomic import make_folder
 from danlu.files.committed import discard
 from danlu.files.leftovers import clean_leftovers
 from danlu.files.lock import FolderLock
-from danlu.models.adapters import find_adapter
-from danlu.models.names import STARTER
+from danlu.hub.adapters import find_adapter
+from danlu.hub.names import STARTER
 from danlu.text.conversation import Conversation, Message
 from danlu.train.finetune import Finetune
 from danlu.train.settings import TrainSettings

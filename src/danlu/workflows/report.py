@@ -14,8 +14,8 @@ from pathlib import Path
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import DanluError
 from danlu.files.atomic import atomic_write
-from danlu.models.adapters import find_adapter
-from danlu.models.load import check_model
+from danlu.hub.adapters import find_adapter
+from danlu.hub.load import check_model
 from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.workflows.answers import Clock

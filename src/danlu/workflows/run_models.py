@@ -6,8 +6,8 @@ from pathlib import Path
 
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import UsageError
+from danlu.hub.names import STARTER
 from danlu.language import _
-from danlu.models.names import STARTER
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, read_manifest
 

@@ -11,7 +11,7 @@ import torch
 
 from danlu.device.detect import select
 from danlu.errors import CapacityError, DataError, UsageError
-from danlu.models.load import load_model
+from danlu.hub.load import load_model
 from tests.helpers.model_folder import write_model_folder
 
 CPU = select("cpu")

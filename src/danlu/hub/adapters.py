@@ -14,11 +14,11 @@ import torch
 
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import MANIFEST, verify
+from danlu.hub.load import LoadedModel
+from danlu.hub.names import STARTER, model_folder
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
-from danlu.models.load import LoadedModel
-from danlu.models.names import STARTER, model_folder
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 
 from danlu.model.config import ModelConfig
-from danlu.weights.folder import WeightFolder
+from danlu.weights.sharded import WeightFolder
 
 _SAMPLES = 4
 _SAMPLE_BYTES = 64

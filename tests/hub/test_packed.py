@@ -10,7 +10,7 @@ import torch
 
 from danlu.device.detect import select
 from danlu.dialog.assistant import model_line
-from danlu.models.load import load_for_answers, load_model
+from danlu.hub.load import load_for_answers, load_model
 from danlu.ops import can_pack
 from tests.helpers.logits import logits
 from tests.helpers.model_folder import write_model_folder

@@ -16,11 +16,11 @@ from danlu.device.detect import select
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request
 from danlu.errors import CapacityError, DataError, UsageError
+from danlu.hub.load import load_model
+from danlu.hub.names import STARTER
 from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import Quantization, quantized_bytes
 from danlu.model.qwen3 import Qwen3
-from danlu.models.load import load_model
-from danlu.models.names import STARTER
 from danlu.ops import quantize_int4, quantize_int8
 from tests.helpers.logits import logits
 from tests.helpers.model_folder import write_model_folder
@@ -158,7 +158,7 @@ import torch
 from danlu.device.memory import peak_bytes
 from danlu.model.quantized import quantized_model
 from danlu.model.qwen3 import Qwen3
-from danlu.weights.folder import WeightFolder
+from danlu.weights.sharded import WeightFolder
 from danlu.weights.safetensors import header_bytes
 from dataclasses import replace
 from tests.helpers.tiny_model import TINY

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from danlu.files.draft import Draft
 from danlu.model.qwen3 import Qwen3
-from danlu.weights.folder import TensorPlan, save_weights
+from danlu.weights.sharded import TensorPlan, save_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -10,16 +10,16 @@ import torch
 
 from danlu.device.detect import Device
 from danlu.errors import CapacityError, UsageError
+from danlu.hub.fingerprint import fingerprint
+from danlu.hub.names import model_folder
 from danlu.language import _
 from danlu.model.config import ModelConfig, load_config
 from danlu.model.packed import pack_model
 from danlu.model.quantized import Quantization, fits_int4, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
-from danlu.models.fingerprint import fingerprint
-from danlu.models.names import model_folder
 from danlu.ops.quantized import GROUP
 from danlu.text.tokenizer import Tokenizer
-from danlu.weights.folder import WeightFolder
+from danlu.weights.sharded import WeightFolder
 
 # With tied embeddings some tools store the output matrix too; it must equal the embedding.
 _TIED_ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
