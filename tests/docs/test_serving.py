@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.server import connections, limits
+from danlu.server.edge import connections, limits
 from danlu.server.settings import ServeSettings
 from tests.helpers.program import free_port, serving
 

@@ -27,8 +27,8 @@ from danlu.engine.service import EngineService
 from danlu.engine.stop import StopFinder
 from danlu.hub.adapters import Prompting
 from danlu.hub.load import LoadedModel
-from danlu.server.app import create_app
-from danlu.server.metrics import Metrics
+from danlu.server.life.app import create_app
+from danlu.server.life.prometheus import Metrics
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServedAdapter, Serving
 from danlu.text.detokenize import Detokenizer

@@ -19,9 +19,9 @@ from danlu.engine.request import SamplingSettings
 from danlu.engine.service import EngineService
 from danlu.errors import CapacityError, DataError, EnvironmentFault, UsageError
 from danlu.hub.adapters import Prompting
-from danlu.server.app import create_app
-from danlu.server.errors import ApiError
-from danlu.server.keys import Keys
+from danlu.server.edge.errors import ApiError
+from danlu.server.edge.keys import Keys
+from danlu.server.life.app import create_app
 from danlu.server.settings import ServeSettings
 from danlu.server.state import Serving
 

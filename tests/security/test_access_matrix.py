@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from danlu.server.app import create_app
-from danlu.server.keys import Keys
-from danlu.server.security import PUBLIC_PATHS
+from danlu.server.edge.keys import Keys
+from danlu.server.edge.security import PUBLIC_PATHS
+from danlu.server.life.app import create_app
 from danlu.server.settings import ServeSettings
 from tests.helpers.figures import figure
 from tests.helpers.server import JSON, KEY, ask_async, bearer, scripted_serving

@@ -9,7 +9,7 @@ import pytest
 
 from danlu.cli.main import main
 from danlu.errors import UsageError
-from danlu.server.keys import Keys, is_loopback, read_keys
+from danlu.server.edge.keys import Keys, is_loopback, read_keys
 from danlu.server.settings import ServeSettings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from danlu.errors import UsageError
-from danlu.server.security import host_name
+from danlu.server.edge.security import host_name
 from danlu.server.settings import ServeSettings
 from danlu.settings.resolve import resolve
 from tests.helpers.server import JSON, KEY, ask, bearer, post, server_app

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.server.logs import SafeFormatter, escaped
+from danlu.server.edge.logs import SafeFormatter, escaped
 from tests.helpers.server import ask, post, server_app
 
 ATTACK = "x\r\n2026-01-01 INFO forged\x1b[2J\x9b31m\u2028\u202e"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from danlu.server.docs import _FOLDER
+from danlu.server.life.docs import _FOLDER
 from tests.helpers.server import KEY, ask, server_app
 
 

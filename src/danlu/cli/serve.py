@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def run(argv: Sequence[str]) -> int:
     """Take the port, then load what is heavy."""
-    from danlu.server.keys import read_keys
+    from danlu.server.edge.keys import read_keys
     from danlu.server.settings import ServeSettings
 
     resolved = read_settings(ServeSettings, "serve", argv)
@@ -37,10 +37,10 @@ def run(argv: Sequence[str]) -> int:
 
         hand_over(settings, given={name for name, origin in origins.items() if origin != DEFAULT})
     _check_devices(settings)
-    from danlu.server.listening import listen
+    from danlu.server.life.listening import listen
 
     with listen(settings.host, settings.port) as listener:
-        from danlu.server.run import serve
+        from danlu.server.life.run import serve
 
         serve(settings, keys, listener)
     return EXIT_OK

@@ -29,9 +29,9 @@ from danlu.hub.fingerprint import fingerprint
 from danlu.hub.load import check_model
 from danlu.language import _
 from danlu.lora.peft_files import read_config
-from danlu.server.adapters import AdapterFolders
-from danlu.server.keys import key_texts
-from danlu.server.opening import model_of, name_of
+from danlu.server.edge.keys import key_texts
+from danlu.server.life.opening import model_of, name_of
+from danlu.server.openai.served_adapters import AdapterFolders
 from danlu.server.settings import ServeSettings
 
 EXECUTABLE = "vllm"

@@ -1,0 +1,116 @@
+"""The application: routes in the middle, four layers around them.
+
+From the outside in: `access` (id, log line, an answer whatever happens), `security` (may you?),
+`gate` (is there a model?), `limits` (is it small enough?). Must not know sockets or signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from danlu import __version__
+from danlu.server.edge.access import Access
+from danlu.server.edge.gate import Gate
+from danlu.server.edge.keys import Keys
+from danlu.server.edge.limits import Limits
+from danlu.server.edge.problems import ErrorBody, handle_problems
+from danlu.server.edge.security import PUBLIC_PATHS, Policy, Security
+from danlu.server.life.docs import docs_router
+from danlu.server.life.prometheus import Metrics
+from danlu.server.life.status import router as status_router
+from danlu.server.openai import chat_completions as chat
+from danlu.server.openai import completions
+from danlu.server.openai import tokenize as tokens
+from danlu.server.openai.models import router as models_router
+from danlu.server.openai.served_adapters import AdapterFolders
+from danlu.server.settings import ServeSettings
+from danlu.server.state import Serving
+
+_SCHEMAS = "#/components/schemas/"
+_ERROR_CONTENT = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{ErrorBody.__name__}"}}}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"content": _ERROR_CONTENT, "description": "The request cannot be served."},
+    "5XX": {"content": _ERROR_CONTENT, "description": "The server cannot serve it now."},
+}
+
+
+def create_app(
+    serving: Serving | None,
+    settings: ServeSettings,
+    *,
+    keys: Keys | None = None,
+    routers: Iterable[APIRouter] = (),
+) -> FastAPI:
+    """Make the application. serving None: the model is still loading; set `app.state.serving` then.
+
+    routers: further routes, which come first.
+    """
+    keys = keys or Keys()
+    app = FastAPI(
+        title="danlu",
+        version=__version__,
+        description="Serves one Qwen3 model and its adapters as OpenAI and vLLM do.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # An absolute address of ours in the document would be wrong behind a proxy.
+        servers=[{"url": "."}],
+    )
+    app.state.settings = settings
+    app.state.serving = serving
+    app.state.stopping = False
+    app.state.metrics = Metrics()
+    app.state.adapter_folders = AdapterFolders.of(settings.adapter, settings.adapter_dir)
+    app.state.adapter_lock = asyncio.Lock()
+    own = (chat.router, completions.router, tokens.router, models_router, status_router)
+    for router in (*routers, *own):
+        app.include_router(router, responses=_ERRORS)
+    app.include_router(docs_router())
+    handle_problems(app)
+    _complete_document(app, keys)
+    # The last one added is the outermost.
+    app.add_middleware(
+        Limits,
+        max_body_bytes=settings.max_body_bytes,
+        requests_per_key=settings.max_requests_per_key,
+        log_prompts=settings.log_prompts,
+    )
+    app.add_middleware(Gate)
+    policy = Policy.of(
+        host=settings.host,
+        keys=keys,
+        allowed_hosts=settings.allowed_host,
+        allowed_origins=settings.allowed_origin,
+    )
+    app.add_middleware(Security, policy=policy)
+    app.add_middleware(Access)
+    return app
+
+
+def _complete_document(app: FastAPI, keys: Keys) -> None:
+    """Let /openapi.json say what errors look like, and which operations need a key."""
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            components = describe().setdefault("components", {})
+            error = ErrorBody.model_json_schema(ref_template=_SCHEMAS + "{model}")
+            inner = error.pop("$defs")
+            components.setdefault("schemas", {}).update({**inner, ErrorBody.__name__: error})
+            if keys:
+                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                _require_keys(describe()["paths"])
+        return describe()
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+def _require_keys(paths: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+    for path, operations in paths.items():
+        if path not in PUBLIC_PATHS:
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]

@@ -1,0 +1,127 @@
+"""From settings to a model that is served: base, adapters, engine, dialog.
+
+Knows what belongs together; loading itself is models/' and the engine's.
+"""
+
+from __future__ import annotations
+
+from danlu.device.detect import DTYPES, select
+from danlu.dialog.assistant import (
+    chosen_prompting,
+    dialog_over,
+    model_line,
+    own_sampling,
+    prompting_line,
+)
+from danlu.engine.engine import Engine
+from danlu.engine.service import EngineService
+from danlu.errors import UsageError
+from danlu.hub.adapters import base_of, find_adapter, prompting_of_model
+from danlu.hub.load import load_for_answers
+from danlu.hub.names import STARTER, model_folder
+from danlu.language import _
+from danlu.lora.peft_files import CONFIG_FILE
+from danlu.server.openai.served_adapters import AdapterFolders, load_served_adapter
+from danlu.server.settings import ServeSettings
+from danlu.server.state import Serving
+
+
+def model_of(settings: ServeSettings, folders: AdapterFolders) -> str:
+    """Name the model to load: the one asked for, the first adapter's base, or the starter."""
+    name = settings.model_name_or_path
+    if name is not None:
+        _check_is_no_adapter(name)
+        return name
+    for folder in folders.named.values():
+        return base_of(find_adapter(str(folder)))
+    return STARTER
+
+
+def _check_is_no_adapter(name: str) -> None:
+    folder = model_folder(name)
+    if (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
+        raise UsageError(
+            _("{folder} is an adapter, not a model.").format(folder=folder),
+            why=_("Its base model is loaded first, and found by itself."),
+            fix=f"danlu serve --adapter {folder.name}={name}",
+        )
+
+
+def name_of(settings: ServeSettings, folders: AdapterFolders) -> str:
+    """Say what requests call the model. Raises UsageError where an adapter has that name."""
+    model = model_of(settings, folders)
+    name = settings.served_model_name or (
+        model if model == STARTER else model_folder(model).name or model
+    )
+    if name in folders.named:
+        raise UsageError(
+            _("The model and an adapter are both called {name}.").format(name=name),
+            why=_("Requests could not say which one they mean."),
+            fix=_("Name the adapter differently, or add --served_model_name NAME"),
+        )
+    return name
+
+
+def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
+    """Load everything and start the engine's thread; takes seconds to minutes.
+
+    Raises what loading a model or an adapter raises, and UsageError for a context longer than the
+    model's.
+    """
+    model = model_of(settings, folders)
+    loaded = load_for_answers(
+        model,
+        device=select(settings.device),
+        dtype=DTYPES[settings.dtype],
+        quantization=settings.quantization,
+    )
+    prompting = chosen_prompting(
+        prompting_of_model(model),
+        template=settings.template,
+        enable_thinking=settings.enable_thinking,
+    )
+    adapters = {
+        name: load_served_adapter(name, folder, loaded, settings)
+        for name, folder in folders.named.items()
+    }
+    engine = Engine(
+        loaded.model,
+        loaded.tokenizer,
+        prompt_tokens_per_step=loaded.device.prompt_chunk,
+        num_requests=settings.max_num_seqs,
+    )
+    service = EngineService(engine, num_seats=settings.max_num_seqs + settings.max_queue)
+    serving = Serving(
+        name=name_of(settings, folders),
+        loaded=loaded,
+        dialog=dialog_over(engine, loaded, prompting),
+        service=service,
+        prompting=prompting,
+        defaults={thinks: own_sampling(loaded, enable_thinking=thinks) for thinks in (True, False)},
+        context_tokens=_context(settings, engine.context_tokens),
+        adapters=adapters,
+    )
+    service.start()
+    return serving
+
+
+def _context(settings: ServeSettings, longest: int) -> int:
+    if settings.max_model_len is None:
+        return longest
+    if settings.max_model_len > longest:
+        raise UsageError(
+            _("The context cannot be {wanted} tokens long.").format(wanted=settings.max_model_len),
+            why=_("Model and memory allow {longest}.").format(longest=longest),
+            fix=f"--max_model_len {longest}",
+        )
+    return settings.max_model_len
+
+
+def describe(serving: Serving) -> list[str]:
+    """Say what is served, and how it is prompted."""
+    lines = [model_line(serving.loaded), prompting_line(serving.prompting)]
+    for adapter in serving.adapters.values():
+        lines.append(_("Adapter {name}: {folder}").format(name=adapter.name, folder=adapter.folder))
+        if adapter.prompting != serving.prompting:
+            lines.append("  " + prompting_line(adapter.prompting))
+    return lines

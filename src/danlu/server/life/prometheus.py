@@ -1,0 +1,144 @@
+"""Figures for Prometheus, under vLLM's names, so that existing dashboards work.
+
+Knows the text format and what the routes report. The engine's own figures are asked for when
+somebody looks. Sources: vLLM's metrics documentation (names, labels, bounds of the histograms;
+`time_per_output_token_seconds` is its older name for `inter_token_latency_seconds`); Prometheus's
+text format 0.0.4.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from danlu.engine.engine import Figures
+from danlu.server.edge.access import current_request
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_FIRST_TOKEN_SECONDS = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+_TOKEN_SECONDS = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(20.0, 40.0, 80.0),
+)
+_REQUEST_SECONDS = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0),
+    *(240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+FINISH_REASONS = ("stop", "length", "abort", "error")
+
+
+class Histogram:
+    """Counts values by upper bounds."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def lines(self, name: str, label: str) -> Iterator[str]:
+        """Write the cumulative counts, the sum and the count."""
+        total = 0
+        for bound, count in zip((*self._bounds, "+Inf"), self._counts, strict=True):
+            total += count
+            yield f'{name}_bucket{{{label},le="{bound}"}} {total}'
+        yield f"{name}_sum{{{label}}} {self._sum}"
+        yield f"{name}_count{{{label}}} {total}"
+
+
+class Metrics:
+    """What the routes report; used on the event loop only."""
+
+    def __init__(self) -> None:
+        self._started = 0
+        self._finished = Counter(dict.fromkeys(FINISH_REASONS, 0))
+        self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
+        self._first_token = Histogram(_FIRST_TOKEN_SECONDS)
+        self._token = Histogram(_TOKEN_SECONDS)
+        self._request = Histogram(_REQUEST_SECONDS)
+
+    def request_started(self) -> None:
+        """Count a request that was let in."""
+        self._started += 1
+
+    def first_token(self, seconds: float) -> None:
+        """Take the time from a request's arrival to its first token."""
+        self._first_token.observe(seconds)
+
+    def token(self, seconds: float) -> None:
+        """Take the time from one token of an answer to the next."""
+        self._token.observe(seconds)
+
+    def request_finished(
+        self, reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int
+    ) -> None:
+        """Count a request that ended, and what it cost; the log's line of it gets the tokens."""
+        self._finished[reason] += 1
+        self._prompt_tokens += prompt_tokens
+        self._completion_tokens += completion_tokens
+        self._cached_tokens += cached_tokens
+        record = current_request.get()
+        if record is not None:
+            record.prompt_tokens += prompt_tokens
+            record.completion_tokens += completion_tokens
+            self._request.observe(time.monotonic() - record.started)
+
+    def text(self, model: str, figures: Figures) -> str:
+        """Write all figures in Prometheus's format. model: the name they are labelled with."""
+        label = f'model_name="{_quoted(model)}"'
+        lines: list[str] = []
+        for name, value in _gauges(figures).items():
+            lines += [f"# TYPE {name} gauge", f"{name}{{{label}}} {value}"]
+        for name, count in self._counters(figures).items():
+            lines += [f"# TYPE {name} counter", f"{name}{{{label}}} {count}"]
+        lines += self._finished_lines(label)
+        for name, histogram in self._histograms().items():
+            lines += [f"# TYPE {name} histogram", *histogram.lines(name, label)]
+        return "\n".join(lines) + "\n"
+
+    def _counters(self, figures: Figures) -> Mapping[str, int]:
+        return {
+            "vllm:num_preemptions_total": figures.num_preemptions,
+            "vllm:prompt_tokens_total": self._prompt_tokens,
+            "vllm:generation_tokens_total": self._completion_tokens,
+            # Both in tokens: those that were looked for in the cache, and those found there.
+            "vllm:prefix_cache_queries_total": self._prompt_tokens,
+            "vllm:prefix_cache_hits_total": self._cached_tokens,
+            "danlu:requests_started_total": self._started,
+        }
+
+    def _finished_lines(self, label: str) -> Iterable[str]:
+        name = "vllm:request_success_total"
+        yield f"# TYPE {name} counter"
+        for reason, count in self._finished.items():
+            yield f'{name}{{{label},finished_reason="{_quoted(reason)}"}} {count}'
+
+    def _histograms(self) -> Mapping[str, Histogram]:
+        return {
+            "vllm:time_to_first_token_seconds": self._first_token,
+            "vllm:inter_token_latency_seconds": self._token,
+            "vllm:time_per_output_token_seconds": self._token,
+            "vllm:e2e_request_latency_seconds": self._request,
+        }
+
+
+def _gauges(figures: Figures) -> Mapping[str, float]:
+    return {
+        "vllm:num_requests_running": figures.num_running,
+        "vllm:num_requests_waiting": figures.num_waiting,
+        "vllm:kv_cache_usage_perc": figures.cache_usage,
+    }
+
+
+def _quoted(text: str) -> str:
+    """Write a label's value as the format wants it."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

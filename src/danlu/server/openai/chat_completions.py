@@ -1,0 +1,219 @@
+"""/v1/chat/completions: conversations in, answers with reasoning and tool calls out.
+
+Source of the shapes: OpenAI's API reference. Reasoning goes out under both names that clients look
+for, `reasoning` and `reasoning_content`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from danlu.dialog.dialog import Question, Reading
+from danlu.dialog.events import Call, End, Event, Text, Thought, Tokens, Usage
+from danlu.engine.request import Output, Request
+from danlu.server.openai.answering import respond
+from danlu.server.openai.bodies import IGNORED_HEADER
+from danlu.server.openai.chat_messages import conversation_of
+from danlu.server.openai.grammars import chat_grammar
+from danlu.server.openai.logprobs import chat_logprobs
+from danlu.server.openai.reply import Json
+from danlu.server.openai.requests import ChatRequest
+from danlu.server.openai.sampling import choice_of, fitting, sampling_of, thinking_mode
+from danlu.server.openai.target import Target, target_of
+from danlu.server.openai.tool_calls import call_fields
+from danlu.server.openai.usage import usage_fields
+from danlu.server.state import Serving
+from danlu.text.tokenizer import Tokenizer
+
+router = APIRouter(tags=["answers"])
+
+
+@router.post("/v1/chat/completions", response_model=None)
+async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
+    """Answer a conversation, in one piece or as a stream of server-sent events."""
+    serving = cast(Serving, request.app.state.serving)
+    target = target_of(serving, body.model)
+    ignored = body.ignored()
+    return await respond(
+        request,
+        lambda: ChatReply(body, target, serving.loaded.tokenizer, ask(body, serving, target)),
+        seats=body.choices,
+        stream=bool(body.stream),
+        headers={IGNORED_HEADER: ", ".join(ignored)} if ignored else {},
+    )
+
+
+def ask(body: ChatRequest, serving: Serving, target: Target) -> Question:
+    """Render and tokenize a request; takes milliseconds a thousand tokens. Raises ApiError."""
+    thinking = thinking_mode(body, target.prompting)
+    tools = body.usable_tools
+    sampling = sampling_of(
+        body,
+        serving.defaults[thinking.enabled],
+        vocab_size=serving.loaded.config.vocab_size,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        grammar=chat_grammar(body, tools),
+    )
+    question = serving.dialog.prepare(
+        conversation_of(body.messages, tools),
+        sampling=sampling,
+        adapter=target.adapter,
+        enable_thinking=thinking.enabled,
+        template=target.prompting.template,
+        thinking_budget=thinking.budget,
+    )
+    request = fitting(question.request, serving.context_tokens, param="messages")
+    return replace(question, request=request, may_call=bool(tools))
+
+
+class _Choice:
+    """One answer as far as it has come."""
+
+    def __init__(self, question: Question) -> None:
+        self._reading = Reading(question)
+        self.thoughts: list[str] = []
+        self.texts: list[str] = []
+        self.calls: list[Json] = []
+        self.logprobs: list[Json] = []
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+
+    def read(self, output: Output, *, one_call: bool) -> Iterator[Event]:
+        """Yield the events of an output; with `one_call` nothing that follows the first call."""
+        for event in self._reading.feed(output):
+            if not (one_call and self.calls) or isinstance(event, Usage | End):
+                yield event
+
+    def add(self, event: Event) -> Json | None:
+        """Take an event; return the delta that it makes."""
+        if isinstance(event, Thought):
+            self.thoughts.append(event.text)
+            return {"reasoning": event.text, "reasoning_content": event.text}
+        if isinstance(event, Text):
+            self.texts.append(event.text)
+            return {"content": event.text}
+        if isinstance(event, Call):
+            self.calls.append(call_fields(event.call))
+            return {"tool_calls": [{"index": len(self.calls) - 1, **self.calls[-1]}]}
+        if isinstance(event, Usage):
+            self.usage = event
+        elif isinstance(event, End):
+            # An answer that was cut after its call ends with "abort".
+            has_called = self.calls and event.reason != "length"
+            self.finish_reason = "tool_calls" if has_called else event.reason
+        return None
+
+    def message(self) -> Json:
+        """Return the whole message."""
+        text = "".join(self.texts)
+        reasoning = "".join(self.thoughts) or None
+        fields: Json = {
+            "role": "assistant",
+            "content": None if self.calls and not text else text,
+            "refusal": None,
+            "reasoning": reasoning,
+            "reasoning_content": reasoning,
+        }
+        return fields | ({"tool_calls": self.calls} if self.calls else {})
+
+
+class ChatReply:
+    """The answers to one chat request."""
+
+    def __init__(
+        self, body: ChatRequest, target: Target, tokenizer: Tokenizer, question: Question
+    ) -> None:
+        self._body = body
+        self._tokenizer = tokenizer
+        self._one_call = body.parallel_tool_calls is False
+        self._choices = [_Choice(question) for _place in range(body.choices)]
+        self._head: Json = {
+            "id": f"chatcmpl-{secrets.token_hex(16)}",
+            "object": "chat.completion.chunk" if body.stream else "chat.completion",
+            "created": int(time.time()),
+            "model": target.name,
+            "system_fingerprint": None,
+        }
+        self.requests: Sequence[Request] = [
+            choice_of(question.request, place) for place in range(body.choices)
+        ]
+
+    def opening(self) -> list[Json]:
+        """Return a chunk for each choice, with its role."""
+        start = {"role": "assistant", "content": ""}
+        return [self._chunk(index, dict(start)) for index in range(len(self._choices))]
+
+    def feed(self, index: int, output: Output) -> list[Json]:
+        """Return a chunk for each piece of an output, and one for its end."""
+        choice = self._choices[index]
+        chunks: list[Json] = []
+        waiting: list[Json] = []
+        for event in choice.read(output, one_call=self._one_call):
+            if isinstance(event, Tokens):
+                waiting += chat_logprobs(event.logprobs, self._tokenizer)
+                continue
+            delta = choice.add(event)
+            if delta is not None:
+                chunks.append(self._chunk(index, delta, waiting))
+                choice.logprobs += waiting
+                waiting = []
+        if waiting:  # the text of these tokens has not become certain yet
+            chunks.append(self._chunk(index, {"content": ""}, waiting))
+            choice.logprobs += waiting
+        if choice.finish_reason is not None:
+            chunks.append(self._chunk(index, {}, finish_reason=choice.finish_reason))
+        return chunks
+
+    def has_enough(self, index: int) -> bool:
+        """Whether the one call that was wanted is there."""
+        return self._one_call and bool(self._choices[index].calls)
+
+    def closing(self) -> list[Json]:
+        """Return the chunk with the usage, where it was asked for."""
+        if not self._body.include_usage:
+            return []
+        return [self._head | {"choices": [], "usage": self._usage()}]
+
+    def whole(self) -> Json:
+        """Return the body of an answer in one piece."""
+        choices = [
+            {
+                "index": index,
+                "message": choice.message(),
+                "logprobs": self._logprobs(choice.logprobs),
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(self._choices)
+        ]
+        return self._head | {"choices": choices, "usage": self._usage()}
+
+    def _usage(self) -> Json:
+        return usage_fields([[choice.usage for choice in self._choices if choice.usage]])
+
+    def _logprobs(self, entries: list[Json]) -> Json | None:
+        return {"content": entries, "refusal": None} if self._body.logprobs else None
+
+    def _chunk(
+        self,
+        index: int,
+        delta: Json,
+        logprobs: Sequence[Json] = (),
+        finish_reason: str | None = None,
+    ) -> Json:
+        choice: dict[str, Any] = {
+            "index": index,
+            "delta": delta,
+            "logprobs": self._logprobs(list(logprobs)) if logprobs else None,
+            "finish_reason": finish_reason,
+        }
+        chunk = self._head | {"choices": [choice]}
+        return chunk | ({"usage": None} if self._body.include_usage else {})

@@ -1,0 +1,177 @@
+"""/v1/models, and loading and unloading adapters while the server runs; bodies as vLLM's.
+
+Unloading takes an adapter out of the list only: requests that run with it hold it themselves, so
+nothing disappears under them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import State
+from starlette.responses import PlainTextResponse
+
+from danlu.errors import DanluError, EnvironmentFault
+from danlu.language import _
+from danlu.server.edge.errors import ApiError
+from danlu.server.edge.problems import from_danlu_error
+from danlu.server.openai.served_adapters import (
+    MAX_ADAPTERS,
+    AdapterFolders,
+    is_adapter_name,
+    load_served_adapter,
+)
+from danlu.server.state import ServedAdapter, Serving
+
+router = APIRouter(tags=["models"])
+
+
+class ModelCard(BaseModel):
+    """A model, or an adapter that requests name like one. root: where it comes from."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "danlu"
+    root: str
+    parent: str | None = None
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """All of them, the base model first."""
+
+    object: str = "list"
+    data: list[ModelCard]
+
+
+class LoadAdapter(BaseModel):
+    """Which folder to load, and what requests will call it."""
+
+    model_config = ConfigDict(extra="forbid")
+    lora_name: str = Field(description="letters, digits, dots, dashes and underscores, at most 64")
+    lora_path: str = Field(description="a folder that was registered when the server was started")
+
+
+class UnloadAdapter(BaseModel):
+    """Which adapter to forget."""
+
+    model_config = ConfigDict(extra="forbid")
+    lora_name: str
+    lora_int_id: int | None = Field(None, description="vLLM's; it is not looked at")
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> ModelList:
+    """List the model and its adapters."""
+    serving = _serving(request)
+    return ModelList(data=[_base_card(serving), *(_card(a, serving) for a in _adapters(serving))])
+
+
+@router.get("/v1/models/{model_id:path}")
+async def show_model(model_id: str, request: Request) -> ModelCard:
+    """Show the model or one of its adapters."""
+    serving = _serving(request)
+    if model_id == serving.name:
+        return _base_card(serving)
+    if model_id in serving.adapters:
+        return _card(serving.adapters[model_id], serving)
+    raise _unknown(model_id)
+
+
+@router.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
+async def load_adapter(body: LoadAdapter, request: Request) -> str:
+    """Load an adapter from a registered folder; its files are checked before it appears."""
+    serving = _serving(request)
+    if not is_adapter_name(body.lora_name):
+        raise _refused(
+            "lora_name",
+            _("A name is up to 64 letters, digits, dots, dashes and underscores."),
+        )
+    # One at a time: several at once could take the same name, or all of the memory.
+    async with cast(asyncio.Lock, request.app.state.adapter_lock):
+        if body.lora_name in serving.adapters or body.lora_name == serving.name:
+            raise _refused("lora_name", _("There is a model of this name already."))
+        if len(serving.adapters) >= MAX_ADAPTERS:
+            raise _refused(
+                "lora_name",
+                _("No more than {most} adapters can be loaded.").format(most=MAX_ADAPTERS),
+            )
+        serving.adapters[body.lora_name] = await asyncio.to_thread(_load, body, request.app.state)
+    return _("Success: the adapter {name} is loaded.").format(name=body.lora_name)
+
+
+@router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
+async def unload_adapter(body: UnloadAdapter, request: Request) -> str:
+    """Forget an adapter; requests that run with it are not disturbed."""
+    serving = _serving(request)
+    gone = serving.adapters.pop(body.lora_name, None)
+    if gone is None:
+        raise _unknown(body.lora_name, param="lora_name")
+    # What the engine keeps of it, to begin later prompts with.
+    await asyncio.wrap_future(serving.service.call(lambda engine: engine.forget(gone.adapter)))
+    return _("Success: the adapter {name} is unloaded.").format(name=body.lora_name)
+
+
+def _load(wanted: LoadAdapter, state: State) -> ServedAdapter:
+    folder = cast(AdapterFolders, state.adapter_folders).find(wanted.lora_path)
+    if folder is None:
+        # The same words whether there is such a folder or not.
+        raise _refused(
+            "lora_path",
+            _(
+                "This folder is not registered: start the server with --adapter NAME=PATH, or with "
+                "--adapter_dir FOLDER to load what lies in it."
+            ),
+        )
+    try:
+        return load_served_adapter(wanted.lora_name, folder, state.serving.loaded, state.settings)
+    except EnvironmentFault:
+        raise
+    except DanluError as problem:
+        fault = from_danlu_error(problem)
+        fault.param = "lora_path"
+        raise fault from problem
+
+
+def _serving(request: Request) -> Serving:
+    return cast(Serving, request.app.state.serving)
+
+
+def _adapters(serving: Serving) -> list[ServedAdapter]:
+    return sorted(serving.adapters.values(), key=lambda adapter: adapter.name)
+
+
+def _base_card(serving: Serving) -> ModelCard:
+    return ModelCard(
+        id=serving.name,
+        created=int(serving.started_at),
+        root=serving.loaded.name,
+        max_model_len=serving.context_tokens,
+    )
+
+
+def _card(adapter: ServedAdapter, serving: Serving) -> ModelCard:
+    return ModelCard(
+        id=adapter.name,
+        created=int(adapter.loaded_at),
+        root=str(adapter.folder),
+        parent=serving.name,
+        max_model_len=serving.context_tokens,
+    )
+
+
+def _refused(param: str, message: str) -> ApiError:
+    return ApiError(400, message, param=param)
+
+
+def _unknown(name: str, **fields: Any) -> ApiError:
+    return ApiError(
+        404,
+        _("There is no model {name}. GET /v1/models lists all of them.").format(name=repr(name)),
+        code="model_not_found",
+        **{"param": "model", **fields},
+    )

@@ -1,0 +1,128 @@
+"""From a request's fields to the engine's sampling settings.
+
+What a request does not give comes from the model's own defaults. Must not know messages, templates
+or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+from danlu.engine.request import Grammar, Request, SamplingSettings
+from danlu.hub.adapters import Prompting
+from danlu.language import _
+from danlu.server.edge.errors import ApiError
+from danlu.server.openai.requests import ChatRequest, SamplingBody, TemplateSettings
+
+_SAME_NAMES = (
+    *("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "min_tokens", "ignore_eos"),
+)
+# How long a thought may be, in tokens; None: as long as it likes.
+EFFORTS = {
+    "minimal": 512, "low": 1024, "medium": 4096, "high": None, "xhigh": None, "max": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinkingMode:
+    """Whether to think, and how many tokens at most."""
+
+    enabled: bool
+    budget: int | None = None
+
+
+def thinking_mode(body: ChatRequest, prompting: Prompting) -> ThinkingMode:
+    """Decide whether to think: as the request says, else as the model was trained."""
+    effort = body.reasoning_effort
+    wanted = (body.chat_template_kwargs or TemplateSettings()).enable_thinking
+    if effort is not None:
+        if wanted is not None and wanted != (effort != "none"):
+            raise ApiError(
+                400,
+                _("reasoning_effort contradicts enable_thinking in chat_template_kwargs."),
+                param="reasoning_effort",
+            )
+        wanted = effort != "none"
+    enabled = bool(prompting.enable_thinking if wanted is None else wanted)
+    budget = EFFORTS[effort] if effort is not None and effort != "none" else None
+    if body.thinking_token_budget is not None:
+        budget = body.thinking_token_budget
+    return ThinkingMode(enabled=enabled, budget=budget if enabled else None)
+
+
+def sampling_of(
+    body: SamplingBody,
+    defaults: SamplingSettings,
+    *,
+    vocab_size: int,
+    max_tokens: int | None,
+    logprobs: int | None,
+    grammar: Grammar | None,
+) -> SamplingSettings:
+    """Override the model's defaults with what was given. Raises ApiError for ids that are none."""
+    given: dict[str, Any] = {
+        name: getattr(body, name) for name in _SAME_NAMES if getattr(body, name) is not None
+    }
+    if body.top_k is not None:
+        given["top_k"] = min(max(body.top_k, 0), vocab_size)
+    if body.seed is not None:
+        given["seed"] = body.seed % 2**63
+    if body.stop is not None:
+        given["stop"] = tuple(body.stop)
+    if body.logit_bias is not None:
+        biases = tuple((int(token), bias) for token, bias in body.logit_bias.items())
+        check_ids([token for token, _bias in biases], vocab_size, "logit_bias")
+        given["logit_bias"] = biases
+    if body.stop_token_ids is not None:
+        check_ids(body.stop_token_ids, vocab_size, "stop_token_ids")
+        given["stop_token_ids"] = frozenset(body.stop_token_ids)
+    if max_tokens is not None and max_tokens < (body.min_tokens or 0):
+        raise ApiError(400, _("min_tokens is greater than max_tokens."), param="min_tokens")
+    given |= {"max_tokens": max_tokens, "logprobs": logprobs, "grammar": grammar}
+    return replace(defaults, **given)
+
+
+def check_ids(ids: Collection[int], vocab_size: int, param: str) -> None:
+    """Raise ApiError for token ids that the model does not have."""
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        raise ApiError(
+            400,
+            _("{param}: token ids go from 0 to {highest}.").format(
+                param=param, highest=vocab_size - 1
+            ),
+            param=param,
+        )
+
+
+def choice_of(request: Request, index: int) -> Request:
+    """Return a request for one more answer: with a seed, every answer gets one of its own."""
+    seed = request.sampling.seed
+    if not index or seed is None:
+        return request
+    return replace(request, sampling=replace(request.sampling, seed=(seed + index) % 2**63))
+
+
+def fitting(request: Request, context_tokens: int, *, param: str) -> Request:
+    """Return the request with room for its answer: what was asked for, or what is left.
+
+    Raises ApiError where prompt and answer exceed the context; nothing is ever cut off.
+    """
+    prompt, wanted = len(request.prompt), request.sampling.max_tokens
+    if prompt + (wanted or 1) > context_tokens:
+        raise ApiError(
+            400,
+            _(
+                "This model's context has room for {context} tokens: the prompt has {prompt}, and "
+                "the answer may have {answer}. Shorten the prompt or lower max_tokens."
+            ).format(context=context_tokens, prompt=prompt, answer=wanted or 1),
+            code="context_length_exceeded",
+            param=param,
+            extra={"n_prompt_tokens": prompt, "n_ctx": context_tokens},
+        )
+    if wanted is not None:
+        return request
+    sampling = replace(request.sampling, max_tokens=context_tokens - prompt)
+    return replace(request, sampling=sampling)

@@ -1,0 +1,111 @@
+"""/tokenize and /detokenize, with the bodies of vLLM's routes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, cast
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field, PlainValidator, model_validator
+from starlette.requests import Request as HttpRequest
+
+from danlu.server.openai.bodies import Body, Text, are_token_ids
+from danlu.server.openai.chat_messages import ChatMessage, conversation_of
+from danlu.server.openai.requests import TemplateSettings, TokenId
+from danlu.server.openai.sampling import check_ids
+from danlu.server.openai.target import Target, target_of
+from danlu.server.openai.tool_calls import ToolBody
+from danlu.server.state import Serving
+from danlu.text.render import render
+
+router = APIRouter(tags=["tokens"])
+
+
+class TokenizeRequest(Body):
+    """A prompt, or the messages of a chat. Qwen3 has no special tokens to add to a prompt."""
+
+    model: Text | None = None
+    prompt: Text | None = None
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024)
+    tools: list[ToolBody] | None = Field(None, max_length=128)
+    add_generation_prompt: bool = True
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+    chat_template_kwargs: TemplateSettings | None = None
+
+    @model_validator(mode="after")
+    def _prompt_or_messages(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("Give either prompt or messages.")
+        return self
+
+
+class TokenizeResponse(BaseModel):
+    """Token ids, and their texts where they were asked for."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+def _token_ids(value: object) -> object:
+    if not are_token_ids(value):
+        raise ValueError("It must be a list of token ids.")
+    return value
+
+
+class DetokenizeRequest(Body):
+    """Token ids, control tokens among them or not."""
+
+    model: Text | None = None
+    tokens: Annotated[list[int], PlainValidator(_token_ids, json_schema_input_type=list[TokenId])]
+
+
+class DetokenizeResponse(BaseModel):
+    """The text of the ids."""
+
+    prompt: str
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeRequest, request: HttpRequest) -> TokenizeResponse:
+    """Say what tokens the model would be given."""
+    serving = cast(Serving, request.app.state.serving)
+    target = target_of(serving, body.model)
+    return await asyncio.to_thread(_tokenize, body, serving, target)
+
+
+def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> TokenizeResponse:
+    tokenizer = serving.loaded.tokenizer
+    if body.messages is None:
+        ids = tokenizer.encode_text(body.prompt or "")
+    else:
+        wanted = (body.chat_template_kwargs or TemplateSettings()).enable_thinking
+        spans = render(
+            conversation_of(body.messages, body.tools or []),
+            template=target.prompting.template,
+            enable_thinking=target.prompting.enable_thinking if wanted is None else wanted,
+            add_generation_prompt=body.add_generation_prompt,
+        )
+        ids = tokenizer.encode_spans(spans)
+    texts = [tokenizer.decode([token], skip_control=False) for token in ids]
+    return TokenizeResponse(
+        count=len(ids),
+        max_model_len=serving.context_tokens,
+        tokens=ids,
+        token_strs=texts if body.return_token_strs else None,
+    )
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> DetokenizeResponse:
+    """Say what text token ids stand for; bytes that are no characters become U+FFFD."""
+    serving = cast(Serving, request.app.state.serving)
+    target_of(serving, body.model)
+    return await asyncio.to_thread(_detokenize, body.tokens, serving)
+
+
+def _detokenize(ids: list[int], serving: Serving) -> DetokenizeResponse:
+    check_ids(ids, serving.loaded.config.vocab_size, "tokens")
+    return DetokenizeResponse(prompt=serving.loaded.tokenizer.decode(ids, skip_control=False))

@@ -1,0 +1,198 @@
+"""Tool calls as OpenAI's clients write and read them, and the grammar that makes a model call.
+
+Knows OpenAI's shapes and, for the grammar, the form of a call that the renderer writes. Must not
+know the engine. Source of the grammar's notation: llguidance's documentation of its Lark syntax.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+
+from danlu.engine.request import Grammar
+from danlu.server.openai.bodies import Body, JsonObject, Text, encodable
+from danlu.text.conversation import ToolCall
+from danlu.text.render import CALL_END, CALL_START, call_text
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+# A call is written as it was learned: one space after colons and commas, no other white space.
+_WRITING = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    "lenient": True,
+}
+
+
+def _function_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("It must be 1 to 64 letters, digits, dots, dashes and underscores.")
+    return name
+
+
+def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    if schema.get("type", "object") != "object":
+        raise ValueError("The parameters of a function are a JSON object.")
+    return schema
+
+
+FunctionName = Annotated[str, AfterValidator(_function_name)]
+
+
+class FunctionBody(Body):
+    """What a function is called, what it does, and the JSON schema of its parameters."""
+
+    name: FunctionName
+    description: Text | None = None
+    parameters: Annotated[JsonObject, AfterValidator(_object_schema)] | None = None
+    strict: bool | None = None
+
+
+class ToolBody(Body):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionBody
+
+    def shown(self) -> dict[str, Any]:
+        """Return what the model is shown; `strict` is meant for the server."""
+        given = {name: getattr(self.function, name) for name in ("description", "parameters")}
+        fields = {name: value for name, value in given.items() if value is not None}
+        return {"type": "function", "function": {"name": self.function.name, **fields}}
+
+
+class CalledFunction(Body):
+    """The function of a call; arguments are JSON as text."""
+
+    name: FunctionName
+    arguments: Text
+
+
+class CallBody(Body):
+    """A call in an assistant's message, as the client got it."""
+
+    id: Text | None = None
+    type: Literal["function"] = "function"
+    index: int | None = None
+    function: CalledFunction
+
+    def call(self) -> ToolCall:
+        """Return the call in the form that is rendered.
+
+        Arguments that are a JSON object are written anew, as the model writes them.
+        """
+        text = self.function.arguments
+        try:
+            fields = json.loads(text or "{}")
+            encodable(json.dumps(fields, ensure_ascii=False, allow_nan=False))
+        except (ValueError, RecursionError):
+            fields = None
+        return ToolCall(
+            name=self.function.name, arguments=fields if isinstance(fields, dict) else text
+        )
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Whether to call: as the model likes, never, at least once, or the function `name`."""
+
+    mode: Literal["auto", "none", "required", "named"]
+    name: str | None = None
+
+    @property
+    def needs_a_call(self) -> bool:
+        """Whether the answer must be a call."""
+        return self.mode in ("required", "named")
+
+
+class ChosenFunction(Body):
+    """The name of the function to call."""
+
+    name: FunctionName
+
+
+class NamedChoice(Body):
+    """One function that must be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+def tool_choice_field() -> BeforeValidator:
+    """Read auto, none, required or a named function into a ToolChoice."""
+
+    def read(value: object) -> object:
+        if value is None or isinstance(value, ToolChoice):
+            return value
+        if isinstance(value, str) and value in ("auto", "none", "required"):
+            return ToolChoice(value)  # type: ignore[arg-type]
+        if isinstance(value, dict):
+            return ToolChoice("named", NamedChoice.model_validate(value).function.name)
+        raise ValueError("It must be auto, none, required or a function's name as an object.")
+
+    return BeforeValidator(
+        read, json_schema_input_type=Literal["auto", "none", "required"] | NamedChoice | None
+    )
+
+
+def call_grammar(
+    tools: Sequence[ToolBody], *, several: bool, answer_schema: Mapping[str, Any] | None = None
+) -> Grammar:
+    """Describe an answer that is one call of these tools, or several.
+
+    answer_schema: the answer may also be JSON of this schema, and no call.
+    """
+    calls = 'call ("\\n" call)*' if several else "call"
+    rules = [f"start: {calls}" if answer_schema is None else f"start: {calls} | answer"]
+    rules.append("call: " + " | ".join(f"call_{place}" for place in range(len(tools))))
+    for place, tool in enumerate(tools):
+        head, tail = _around_arguments(tool.function.name)
+        rules.append(f"call_{place}: {head} arguments_{place} {tail}")
+        rules.append(f"arguments_{place}: %json {_schema(tool.function.parameters)}")
+    if answer_schema is not None:
+        rules.append(f"answer: %json {json.dumps(dict(answer_schema))}")
+    return Grammar(kind="lark", source="\n".join(rules))
+
+
+def _around_arguments(name: str) -> tuple[str, str]:
+    """Return what stands before and after a call's arguments, as Lark's texts."""
+    head, tail = call_text(ToolCall(name=name, arguments="\0")).split("\0")
+    assert head.startswith(CALL_START)
+    assert tail.endswith(CALL_END)
+    return json.dumps(head), json.dumps(tail)
+
+
+def _schema(parameters: Mapping[str, Any] | None) -> str:
+    if parameters is None:  # OpenAI: a function without parameters
+        parameters = {"properties": {}, "additionalProperties": False}
+    return json.dumps({**parameters, "type": "object", "x-guidance": _WRITING})
+
+
+def call_fields(call: ToolCall) -> dict[str, Any]:
+    """Write a finished call as OpenAI's clients read it, with a new id."""
+    return {
+        "id": f"call_{secrets.token_hex(12)}",
+        "type": "function",
+        "function": {"name": _shown(call.name), "arguments": arguments_text(call.arguments)},
+    }
+
+
+def arguments_text(arguments: Mapping[str, Any] | str) -> str:
+    """Write a call's arguments as JSON; what the model wrote may hold half characters."""
+    if isinstance(arguments, str):
+        return _shown(arguments)
+    text = json.dumps(dict(arguments), ensure_ascii=False)
+    try:
+        return encodable(text)
+    except ValueError:
+        return json.dumps(dict(arguments))  # as escapes, which every JSON parser takes
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

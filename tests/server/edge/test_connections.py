@@ -1,0 +1,197 @@
+"""Connections: who is slow, silent or malformed is let go, and keeps nobody out (R25, R26)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import uvicorn
+
+from danlu.server.edge import connections
+from danlu.server.edge.connections import connection_class
+from danlu.server.edge.limits import MAX_HEADER_BYTES
+
+GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers /big with 32 MB, anything else with two letters."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    if scope["path"] == "/big":
+        for _ in range(512):
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+        ended.append("big")
+    if scope["path"] == "/wait":
+        await release.wait()
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+ended: list[str] = []
+release = asyncio.Event()
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Callable[[], Coroutine[Any, Any, Streams]]]:
+    """Serve on a free port; gives a function that connects."""
+    config = uvicorn.Config(
+        app,
+        http=connection_class(),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        port=0,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    clients: list[Streams] = []
+
+    async def connect() -> Streams:
+        clients.append(await asyncio.open_connection("127.0.0.1", port))
+        return clients[-1]
+
+    try:
+        yield connect
+    finally:
+        for _reader, writer in clients:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        await server.shutdown()
+
+
+async def answer_of(streams: Streams) -> bytes:
+    """Read what there is to read within five seconds."""
+    with suppress(ConnectionError):
+        return await asyncio.wait_for(streams[0].read(), 5)
+    return b""
+
+
+async def asks(streams: Streams) -> bytes:
+    """Send a request; the beginning of the answer."""
+    streams[1].write(GET)
+    return await asyncio.wait_for(streams[0].readuntil(b"\r\n"), 5)
+
+
+def run(scenario: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    async def inside() -> None:
+        async with serving() as connect:
+            await scenario(connect)
+
+    asyncio.run(inside())
+
+
+def test_a_client_that_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+
+    async def scenario(connect: Any) -> None:
+        assert await answer_of(await connect()) == b""
+
+    run(scenario)
+
+
+def test_a_head_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+
+    async def drip(streams: Streams) -> int:
+        sent = 0
+        with suppress(ConnectionError):
+            for _ in range(100):
+                streams[1].write(b"x-slow: 1\r\n")
+                await streams[1].drain()
+                sent += 1
+                await asyncio.sleep(0.02)
+        return sent
+
+    async def scenario(connect: Any) -> None:
+        first = await connect()
+        first[1].write(GET.removesuffix(b"\r\n"))
+        assert await drip(first) < 40
+        # The same on a connection that has asked before.
+        second = await connect()
+        assert await asks(second) == b"HTTP/1.1 200 OK\r\n"
+        second[1].write(GET.removesuffix(b"\r\n"))
+        assert await drip(second) < 40
+
+    run(scenario)
+
+
+def test_a_client_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 0.3)
+    ended.clear()
+
+    async def scenario(connect: Any) -> None:
+        slow, other = await connect(), await connect()
+        slow[1].write(GET.replace(b"/ ", b"/big "))
+        await asyncio.sleep(0.1)
+        assert not ended  # it waits for the client, instead of keeping 32 MB for it
+        assert await asks(other) == b"HTTP/1.1 200 OK\r\n"
+        await asyncio.sleep(0.5)
+        assert ended == ["big"]
+
+    run(scenario)
+
+
+def test_idle_connections_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "most_connections", lambda: 20)
+    release.clear()
+
+    async def scenario(connect: Any) -> None:
+        working = await connect()
+        head = b"GET /wait HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        working[1].write(head)
+        assert await asks(await connect()) == b"HTTP/1.1 200 OK\r\n"
+        idle = await asyncio.gather(*(connect() for _ in range(60)))
+        assert await asks(await connect()) == b"HTTP/1.1 200 OK\r\n"
+        release.set()
+        assert (await answer_of(working)).endswith(b"ok\r\n0\r\n\r\n")  # nobody at work is let go
+        gone = sum(streams[0].at_eof() or streams[0].exception() is not None for streams in idle)
+        assert gone >= 40
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\nx-junk: " + b"a" * 1_000_000,
+        b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_what_is_no_http_is_answered_in_the_same_shape(sent: bytes) -> None:
+    async def scenario(connect: Any) -> None:
+        streams = await connect()
+        streams[1].write(sent)
+        if not sent.endswith(b"\r\n\r\n"):
+            streams[1].write(b"\r\n\r\n")
+        head, _blank, body = (await answer_of(streams)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert json.loads(body)["error"]["code"] == "invalid_http"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("files", "most"), [(1024, 768), (65536, 4096), (resource.RLIM_INFINITY, 4096), (64, 16)]
+)
+def test_the_bound_follows_the_system(
+    monkeypatch: pytest.MonkeyPatch, files: int, most: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+    connections.most_connections.cache_clear()
+    assert connections.most_connections() == most
+    connections.most_connections.cache_clear()
