@@ -19,7 +19,7 @@ from typing import Any
 
 from danlu.runs.manifest import read_manifest
 from danlu.settings.resolve import resolve
-from danlu.train.finetune import Finetune
+from danlu.train.job.finetune import Finetune
 from danlu.train.settings import TrainSettings
 
 SEEDS = (1, 2, 3)

@@ -23,7 +23,7 @@ import resource, sys
 import torch
 from danlu.cli.main import main
 from danlu.device.memory import free_cache
-from danlu.train.trainer import Trainer
+from danlu.train.loop.trainer import Trainer
 
 extra, *words = sys.argv[1:]
 steps = Trainer._steps

@@ -14,7 +14,7 @@ from danlu.data.findings import Finding, listed
 from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.prepare import prepare_data
+from danlu.train.job.prepare import prepare_data
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
 
 

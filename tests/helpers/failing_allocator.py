@@ -13,7 +13,7 @@ from torch import Tensor
 
 from danlu.model.qwen3 import Block
 from danlu.model.recompute import Recompute
-from danlu.train import trainer
+from danlu.train.loop import trainer
 
 
 def full_card() -> None:

@@ -15,8 +15,8 @@ from danlu.runs.checkpoints import find_newest
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import is_run
 from danlu.train.events import Event
-from danlu.train.method import LoraMethod
-from danlu.train.trainer import Recipe, Trainer
+from danlu.train.loop.method import LoraMethod
+from danlu.train.loop.trainer import Recipe, Trainer
 from tests.helpers.run_scenarios import MANIFEST
 from tests.helpers.training import ARITHMETIC, RECIPE, loaded_tiny, random_rows
 

@@ -15,9 +15,9 @@ from danlu.lora.adapter import LoraConfig
 from danlu.plan.job import Arithmetic
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.method import FullMethod, LoraMethod, Method
+from danlu.train.loop.method import FullMethod, LoraMethod, Method
+from danlu.train.loop.trainer import Recipe, Trainer
 from danlu.train.schedule import Schedule
-from danlu.train.trainer import Recipe, Trainer
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
 

@@ -11,9 +11,9 @@ import torch
 
 from danlu.model.recompute import POLICIES
 from danlu.plan.job import Arithmetic
-from danlu.train.adapting import OutOfMemory
 from danlu.train.events import Adapted, Evaluated, Event, StepDone
-from danlu.train.trainer import Trainer
+from danlu.train.fit.adapting import OutOfMemory
+from danlu.train.loop.trainer import Trainer
 from tests.helpers.training import ARITHMETIC, RECIPE, trainer
 from tests.sim.memory import MEMORY
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from danlu.data.pack import Batch, pack
 from danlu.runs.checkpoints import find_newest
 from danlu.runs.folder import RunFolder
-from danlu.train import batches
 from danlu.train.events import Evaluated, StepDone
-from danlu.train.trainer import Trainer
+from danlu.train.loop import batches
+from danlu.train.loop.trainer import Trainer
 from tests.helpers.training import RECIPE, trainer
 from tests.sim.record import recording
 
@@ -88,7 +88,7 @@ def test_a_step_waits_once_with_everything_queued(tmp_path: Path, full: bool) ->
         for event in run.run():
             if isinstance(event, StepDone):
                 # The loss and the gradient's norm together, once the update is on its way.
-                assert record.waits == {"train/step.py:optimizer_step": 1}
+                assert record.waits == {"train/loop/step.py:optimizer_step": 1}
                 assert not record.since_wait
             record.clear()
 
@@ -102,7 +102,7 @@ def test_a_micro_batch_is_one_upload_that_nobody_waits_for(tmp_path: Path, full:
         for event in run.run():
             if isinstance(event, StepDone | Evaluated):
                 count = record.operations["aten::cos"]  # of a micro-batch's positions
-                assert record.uploads == {"train/batches.py:upload": count}
+                assert record.uploads == {"train/loop/batches.py:upload": count}
                 assert not record.pageable
                 most = max(most, count)
             record.clear()

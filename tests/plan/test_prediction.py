@@ -55,7 +55,7 @@ def test_peak_memory(tmp_path: Path, model: Path, rows: Path, given: dict[str, A
     # The time is not looked at here: tiny steps need not be long, nor be repeated.
     both = f"""
 from danlu.cli.main import main
-from danlu.train import probe
+from danlu.train.loop import probe
 probe.TIMES, probe.LONGEST_S = 1, 0.5
 words = {words}
 code = main(["plan", *words, "--json"])

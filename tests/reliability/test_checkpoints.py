@@ -16,7 +16,7 @@ from danlu.errors import DanluError
 from danlu.files.committed import MANIFEST, verify
 from danlu.runs.checkpoints import commit_checkpoint, find_newest
 from danlu.runs.folder import RunFolder
-from danlu.train.checkpoint import read_state, write_state
+from danlu.train.loop.checkpoint import read_state, write_state
 from tests.helpers.crash_states import read_tree
 from tests.helpers.faulty_disk import FailingReads, HastyDisk, failing_reads, installed
 from tests.helpers.figures import figure

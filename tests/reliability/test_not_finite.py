@@ -11,10 +11,10 @@ import torch
 from danlu.errors import DataError
 from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.metrics import read_metrics
-from danlu.train import step as step_module
 from danlu.train.events import StepDone, StepSkipped
-from danlu.train.optimizer import Optimizer
-from danlu.train.trainer import Trainer
+from danlu.train.loop import step as step_module
+from danlu.train.loop.optimizer import Optimizer
+from danlu.train.loop.trainer import Trainer
 from danlu.weights.safetensors import SafetensorsFile
 from tests.helpers.figures import figure
 from tests.helpers.small_run import SmallRun, master

@@ -24,7 +24,7 @@ from tests.helpers.whole_run import RESUME, STEPS, Place
 TRUSTFUL = """
 import sys
 from danlu.cli.main import main
-from danlu.train import finetune
+from danlu.train.job import finetune
 
 finetune.check_space = lambda *_values, **_named: None
 sys.exit(main(sys.argv[1:]))

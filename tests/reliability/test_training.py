@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from danlu.runs.checkpoints import find_newest, list_checkpoints
-from danlu.train import saving
 from danlu.train.events import Saved
+from danlu.train.loop import saving
 from tests.helpers.crash_states import RecordingDisk, crash_states, write_tree
 from tests.helpers.faulty_disk import Fault, HastyDisk, every_fault, installed
 from tests.helpers.figures import figure

@@ -14,7 +14,7 @@ from danlu.files.committed import committed_folder, verify
 from danlu.files.lock import FolderLock
 from danlu.files.process import this_process
 from danlu.runs.manifest import read_manifest
-from danlu.train.finetune import Finetune
+from danlu.train.job.finetune import Finetune
 from danlu.train.settings import TrainSettings
 from danlu.workflows import demo as demo_module
 from danlu.workflows.demo import Demo

@@ -10,7 +10,7 @@ from danlu.data.examples import Example
 from danlu.dialog.assistant import Assistant, open_assistant
 from danlu.dialog.settings import ModelSettings
 from danlu.model.qwen3 import plain_linear
-from danlu.train.evaluate import evaluate
+from danlu.train.loop.evaluate import evaluate
 from danlu.workflows.losses import joined, losses_in_parts
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.training import random_rows

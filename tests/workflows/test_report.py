@@ -16,9 +16,9 @@ from danlu.dialog.settings import ModelSettings
 from danlu.errors import UsageError
 from danlu.runs.manifest import read_manifest, write_manifest
 from danlu.runs.metrics import read_metrics
-from danlu.train.finetune import Finetune
+from danlu.train.job.finetune import Finetune
+from danlu.train.loop.trainer import Interrupted
 from danlu.train.settings import TrainSettings
-from danlu.train.trainer import Interrupted
 from danlu.workflows import measure
 from danlu.workflows.before_after import BeforeAfter
 from danlu.workflows.measure import Stage

@@ -32,9 +32,9 @@ from danlu.runs.folder import RunFolder
 from danlu.text.render import render
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.events import Evaluated, StepDone
-from danlu.train.method import FullMethod
+from danlu.train.loop.method import FullMethod
+from danlu.train.loop.trainer import Recipe, Trainer
 from danlu.train.schedule import Schedule
-from danlu.train.trainer import Recipe, Trainer
 from tools.starter.skills import draw
 from tools.starter.tokenizer import tokenizer_config, train_tokenizer
 

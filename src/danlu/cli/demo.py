@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     if read_settings(DemoSettings, "demo", argv) is None:
         return EXIT_OK
     from danlu.files.home import danlu_home
-    from danlu.train.trainer import Interrupted
+    from danlu.train.loop.trainer import Interrupted
     from danlu.workflows.demo import Demo
 
     started = time.monotonic()

@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(PlanSettings, "plan", argv)
     if resolved is None:
         return EXIT_OK
-    from danlu.train.forecast import forecast
+    from danlu.train.job.forecast import forecast
 
     settings = resolved.values
     plan = forecast(settings, settings.device)
@@ -161,7 +161,7 @@ def _options_table(plan: Plan, chosen: Option) -> list[str]:
 
 def plan_record(plan: Plan) -> dict[str, Any]:
     """Write a plan for --json."""
-    from danlu.train.record import plan_record as chosen_record
+    from danlu.train.job.record import plan_record as chosen_record
 
     return {
         "device": plan.device.name,

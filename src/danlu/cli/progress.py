@@ -37,8 +37,8 @@ from danlu.train.events import (
     StepSkipped,
     StoppedEarly,
 )
-from danlu.train.finetune import Finetune
-from danlu.train.trainer import Interrupted
+from danlu.train.job.finetune import Finetune
+from danlu.train.loop.trainer import Interrupted
 
 
 def describe(job: Finetune) -> list[str]:

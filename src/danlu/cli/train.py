@@ -12,7 +12,7 @@ from danlu.runs.checkpoints import FINAL
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
-    from danlu.train.finetune import Finetune
+    from danlu.train.job.finetune import Finetune
 
 
 def run(argv: Sequence[str]) -> int:
@@ -25,8 +25,8 @@ def run(argv: Sequence[str]) -> int:
     for note in resolved.notes:
         print(note)
     from danlu.cli.progress import describe, show_training
-    from danlu.train.finetune import Finetune
-    from danlu.train.trainer import Interrupted
+    from danlu.train.job.finetune import Finetune
+    from danlu.train.loop.trainer import Interrupted
 
     job = Finetune(resolved.values, resolved.origins)
     print("\n".join(describe(job)), flush=True)

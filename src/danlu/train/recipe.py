@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.train.batches import steps_per_epoch
+from danlu.train.loop.batches import steps_per_epoch
+from danlu.train.loop.trainer import Recipe
 from danlu.train.schedule import Schedule, read_numbers
 from danlu.train.settings import TrainSettings
-from danlu.train.trainer import Recipe
 
 
 def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: int) -> Recipe:

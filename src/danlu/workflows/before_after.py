@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.runs.manifest import RunManifest
-from danlu.train.evaluate import Evaluation
+from danlu.train.loop.evaluate import Evaluation
 from danlu.workflows.answers import Answer
 from danlu.workflows.form import FormCounts, count_forms, visible_text
 from danlu.workflows.held_out import JudgedRows

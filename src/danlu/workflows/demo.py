@@ -28,7 +28,7 @@ from danlu.files.lock import FolderLock
 from danlu.hub.adapters import find_adapter
 from danlu.hub.names import STARTER
 from danlu.text.conversation import Conversation, Message
-from danlu.train.finetune import Finetune
+from danlu.train.job.finetune import Finetune
 from danlu.train.settings import TrainSettings
 
 DATA = Path(danlu.__file__).parent / "starter" / "demo"

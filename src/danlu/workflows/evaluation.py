@@ -25,7 +25,7 @@ from danlu.files.atomic import append_line, atomic_write, make_folder
 from danlu.language import _
 from danlu.text.conversation import Message
 from danlu.text.render import THOUGHT_END, THOUGHT_START, render
-from danlu.train.evaluate import Evaluation
+from danlu.train.loop.evaluate import Evaluation
 from danlu.workflows.answers import Answer, Asked, Clock, answers
 from danlu.workflows.form import count_forms, visible_text
 from danlu.workflows.held_out import Question, question_of

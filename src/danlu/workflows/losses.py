@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from danlu.data.examples import Example
 from danlu.dialog.assistant import Assistant
 from danlu.lora.bank import AdapterBank
-from danlu.train.evaluate import Evaluation, evaluate
+from danlu.train.loop.evaluate import Evaluation, evaluate
 
 
 def losses_in_parts(

@@ -18,7 +18,7 @@ from danlu.dialog.assistant import Assistant, open_assistant
 from danlu.dialog.settings import ModelSettings
 from danlu.engine.request import SamplingSettings
 from danlu.text.conversation import Conversation
-from danlu.train.evaluate import Evaluation
+from danlu.train.loop.evaluate import Evaluation
 from danlu.workflows.answers import Answer, Asked, Clock, answers
 from danlu.workflows.losses import losses_in_parts
 

@@ -1,0 +1,65 @@
+"""What to say when training ends for lack of memory: what did not fit, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from danlu.errors import CapacityError
+from danlu.language import _
+from danlu.train.fit.adapting import OutOfMemory
+from danlu.train.settings import TrainSettings
+
+
+def end_of_ladder(
+    problem: OutOfMemory, settings: TrainSettings, run: Path, *, saved: int
+) -> CapacityError:
+    """Say that the leanest way to compute did not fit. saved: the checkpoint's step, 0 for none.
+
+    The advice is a guess: nobody has tried whether examples of that length fit.
+    """
+    cutoff = shorter(problem.longest)
+    way = problem.arithmetic
+    if problem.moment == "evaluation":
+        what = _("The memory does not suffice for the evaluation at step {step}.")
+        what = what.format(step=problem.step)
+    else:
+        # A tiny step before the first one stands for the first.
+        step = max(1, problem.step)
+        what = _("The memory does not suffice for step {step}.").format(step=step)
+    if not saved:
+        fix = _("Free memory or try shorter examples: --cutoff_len {cutoff} --overwrite_output_dir")
+    elif settings.finetuning_type == "full":
+        fix = _(
+            "Free memory and go on with --resume_from_checkpoint true; or begin a new run with "
+            "what it learned and shorter examples: --model {path}/checkpoint-{step} "
+            "--cutoff_len {cutoff} --output_dir NEW"
+        )
+    else:
+        fix = _(
+            "Free memory and go on with --resume_from_checkpoint true; or begin a new run with "
+            "what it learned and shorter examples: --adapter {path} --cutoff_len {cutoff} "
+            "--output_dir NEW"
+        )
+    return CapacityError(
+        what,
+        why=_(
+            "It was computed in parts no longer than the longest example, {tokens} tokens, {rows} "
+            "rows of logits at a time, with recompute {policy}: nothing leaner is left."
+        ).format(tokens=problem.longest, rows=way.chunk_rows, policy=way.recompute),
+        fix=fix.format(path=run, step=saved, cutoff=cutoff),
+    )
+
+
+def shorter(longest: int) -> int:
+    """Return a cutoff well below the longest example: three quarters, a multiple of 64 if large."""
+    cutoff = longest * 3 // 4
+    return max(1, cutoff - cutoff % 64 if cutoff > 128 else cutoff)
+
+
+def memory_is_full(fault: Exception) -> CapacityError:
+    """Say that memory ran out where nothing leaner can be tried, such as while saving."""
+    return CapacityError(
+        _("The memory ran out."),
+        why=str(fault).partition("\n")[0] or type(fault).__name__,
+        fix=_("Free memory and go on: the same command with --resume_from_checkpoint true"),
+    )

@@ -1,0 +1,56 @@
+"""What a run leaves beside its weights: logs, curves, TensorBoard events.
+
+All of it is made from metrics.jsonl and run.json. A full disk must not end a run for the sake of a
+picture, so such a failure is reported and the next occasion tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from danlu.errors import CapacityError
+from danlu.runs.curve import draw_loss_curves
+from danlu.runs.trainer_files import RunFacts, write_trainer_files
+from danlu.train.events import Evaluated, Event, NotSaved
+from danlu.train.job.tensorboard import TensorBoard
+
+
+class Outputs:
+    """The files beside the weights of one run; `facts` gives what they say besides the metrics."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        facts: Callable[[], RunFacts],
+        draws: bool,
+        tensorboard: TensorBoard,
+    ) -> None:
+        self._folder = folder
+        self._facts = facts
+        self._draws = draws
+        self._tensorboard = tensorboard
+
+    def after(self, event: Event) -> Iterator[Event]:
+        """Write what an event changes; yield NotSaved where the disk is full."""
+        self._tensorboard.show(event)
+        if isinstance(event, Evaluated):
+            try:
+                self._write(is_finished=False)
+            except CapacityError as fault:
+                yield NotSaved(step=event.step, what=fault.what, why=fault.why)
+
+    def finish(self) -> None:
+        """Write everything for the finished run."""
+        self._write(is_finished=True)
+        self._tensorboard.close()
+
+    def close(self) -> None:
+        """Let go of what is open; for a run that ends without being finished."""
+        self._tensorboard.close()
+
+    def _write(self, *, is_finished: bool) -> None:
+        write_trainer_files(self._folder, self._facts(), is_finished=is_finished)
+        if self._draws:
+            draw_loss_curves(self._folder, title=self._folder.name)

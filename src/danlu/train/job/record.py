@@ -1,0 +1,156 @@
+"""What run.json says of a run: how it was set up before the first step, how it came out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+
+import danlu
+from danlu.hub.load import LoadedModel
+from danlu.hub.names import STARTER
+from danlu.plan.choose import Plan
+from danlu.plan.job import Arithmetic
+from danlu.runs.manifest import BaseRecord, RunManifest
+from danlu.runs.trainer_files import RunFacts
+from danlu.train.events import Adapted
+from danlu.train.job.prepare import PreparedData
+from danlu.train.loop.checkpoint import Progress
+from danlu.train.loop.loss import CHUNK_ROWS
+from danlu.train.loop.trainer import Recipe
+from danlu.train.settings import TrainSettings
+
+
+def manifest_of(
+    settings: TrainSettings,
+    origins: Mapping[str, str],
+    *,
+    base: LoadedModel,
+    data: PreparedData,
+    arithmetic: Arithmetic,
+) -> RunManifest:
+    """Describe a run that is about to start."""
+    device = base.device
+    return RunManifest(
+        state="running",
+        kind=settings.finetuning_type,
+        base=BaseRecord(
+            name=STARTER if base.name == STARTER else base.folder.name,
+            path=str(base.folder),
+            fingerprint=base.fingerprint,
+        ),
+        template=settings.template,
+        enable_thinking=settings.enable_thinking,
+        settings=settings.model_dump(),
+        origins=dict(origins),
+        versions=versions(),
+        arithmetic={
+            "device": device.kind,
+            "device_description": device.description,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "threads": device.threads,
+            **asdict(arithmetic),
+        },
+        data=data.record(),
+        started=now(),
+    )
+
+
+def plan_record(plan: Plan) -> dict[str, Any]:
+    """Say for run.json what was predicted, and from what."""
+    chosen = plan.chosen
+    assert chosen is not None
+    return {
+        **asdict(chosen.arithmetic),
+        "memory_bytes": {**asdict(chosen.memory), "total": chosen.memory.total},
+        "budget_bytes": plan.budget_bytes,
+        "microsteps_per_step": round(chosen.microsteps, 2),
+        "step_s": round(chosen.step_s, 4),
+        "total_s": round(plan.total_s, 2),
+        "measured": plan.speed.is_measured,
+    }
+
+
+def arithmetic_of(manifest: RunManifest, step: int | None = None) -> Arithmetic:
+    """Return how a recorded run computed after `step` steps, or at its start.
+
+    Runs of older versions knew one way only.
+    """
+    found = {"chunk_rows": CHUNK_ROWS, "recompute": "none", **manifest.arithmetic}
+    for change in [] if step is None else _changes_until(manifest, step):
+        found.update(change)
+    return Arithmetic(**{field.name: found[field.name] for field in fields(Arithmetic)})
+
+
+def with_change(manifest: RunManifest, change: Adapted) -> RunManifest:
+    """Add that memory ran out, and how the run computes since."""
+    changes = [
+        *manifest.arithmetic.get("changes", []),
+        {"step": change.step, **asdict(change.arithmetic)},
+    ]
+    return manifest.changed(arithmetic={**manifest.arithmetic, "changes": changes})
+
+
+def going_on(manifest: RunManifest, before: RunManifest, step: int) -> RunManifest:
+    """Describe a run that goes on after `step` steps; what it did after these is forgotten.
+
+    manifest: of this command; before: what run.json says.
+    """
+    arithmetic = dict(manifest.arithmetic)
+    if changes := _changes_until(before, step):
+        arithmetic["changes"] = changes
+    return manifest.changed(started=before.started, plan=before.plan, arithmetic=arithmetic)
+
+
+def _changes_until(manifest: RunManifest, step: int) -> list[dict[str, Any]]:
+    # In the order in which they came; a change names the first step that was computed like it.
+    changes = manifest.arithmetic.get("changes", [])
+    return [change for change in changes if change["step"] <= step]
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that shape a run's numbers."""
+    return {
+        "danlu": danlu.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def facts_of(
+    settings: TrainSettings,
+    recipe: Recipe,
+    data: PreparedData,
+    progress: Progress,
+    *,
+    base: LoadedModel,
+    logging_steps: int,
+) -> RunFacts:
+    """Collect what the Trainer's files need besides the metrics."""
+    embedding = base.model.embed_tokens.numel()
+    parameters = sum(parameter.numel() for parameter in base.model.parameters()) - embedding
+    result = progress.best_step if settings.load_best_model_at_end else progress.step
+    return RunFacts(
+        total_steps=recipe.total_steps,
+        logging_steps=logging_steps,
+        eval_steps=recipe.eval_steps,
+        save_steps=recipe.save_steps,
+        rows_per_step=recipe.rows_per_step,
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        num_train_epochs=settings.num_train_epochs,
+        num_train_rows=len(data.train_rows),
+        num_eval_rows=len(data.eval_rows),
+        flops_per_token=6.0 * parameters,
+        best_step=progress.best_step,
+        best_loss=progress.best_loss,
+        result_step=result,
+    )
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,122 @@
+"""What a checkpoint holds beside the trained weights: optimizer state and progress.
+
+`optimizer.safetensors`: flat fp32 master weights and both moments. `progress.json`: steps done,
+updates applied, best evaluation, loss scale. No random state: there is none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from danlu.errors import DataError
+from danlu.files.draft import Draft
+from danlu.files.faults import readable
+from danlu.language import _
+from danlu.train.loop.optimizer import Optimizer
+from danlu.train.loop.precision import LossScale
+from danlu.weights.safetensors import SafetensorsFile
+from danlu.weights.sharded import TensorPlan, write_tensors
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+PROGRESS_FILE = "progress.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands. A skipped step counts as done: its rows were tried.
+
+    best_loss, best_step: the best evaluation so far; evaluated_step: the last step that was
+    evaluated; worse_in_a_row: evaluations since the best. provisional: steps saved off schedule,
+    for being the best or for an interruption. scale: the loss scale of the next step.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    best_loss: float | None = None
+    best_step: int | None = None
+    evaluated_step: int | None = None
+    worse_in_a_row: int = 0
+    provisional: tuple[int, ...] = ()
+    scale: LossScale = field(default_factory=LossScale)
+
+    def after_step(self, *, applied: bool, scale: LossScale) -> Progress:
+        """Return the progress after one more step."""
+        return replace(
+            self,
+            step=self.step + 1,
+            skipped=self.skipped + (not applied),
+            skipped_in_a_row=0 if applied else self.skipped_in_a_row + 1,
+            scale=scale,
+        )
+
+    def after_evaluation(self, loss: float) -> Progress:
+        """Return the progress with the present step evaluated; step 0 is never the best."""
+        is_best = self.step > 0 and (self.best_loss is None or loss < self.best_loss)
+        if is_best:
+            return replace(
+                self,
+                best_loss=loss,
+                best_step=self.step,
+                evaluated_step=self.step,
+                worse_in_a_row=0,
+            )
+        worse = self.worse_in_a_row + (self.step > 0)
+        return replace(self, evaluated_step=self.step, worse_in_a_row=worse)
+
+    def with_provisional(self, step: int) -> Progress:
+        """Return the progress with one more step that is saved off schedule."""
+        return replace(self, provisional=(*self.provisional, step))
+
+    def keeping(self, steps: Collection[int | None]) -> Progress:
+        """Return the progress with only these steps still saved off schedule."""
+        return replace(self, provisional=tuple(s for s in self.provisional if s in steps))
+
+
+def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
+    """Write optimizer and progress into a checkpoint's draft.
+
+    Raises DataError where a weight is not finite: such a checkpoint would replace a good one.
+    """
+    tensors, updates = optimizer.state()
+    # A sum needs no copy of the weights, and any NaN or infinity in them stays in it.
+    if not all(tensors[name].sum().isfinite() for name in tensors if name.endswith(".master")):
+        raise DataError(
+            _("Training stopped: the weights are not finite any more."),
+            why=_("A number among them is NaN or infinity, so they were not saved."),
+            fix=_("Try a lower --learning_rate; the newest checkpoint has the last good weights."),
+        )
+    plans = [
+        TensorPlan(name=name, dtype=tensor.dtype, shape=tuple(tensor.shape))
+        for name, tensor in tensors.items()
+    ]
+    write_tensors(draft, OPTIMIZER_FILE, plans, tensors.__getitem__)
+    text = json.dumps({**asdict(progress), "updates": updates}, indent=1)
+    draft.write(PROGRESS_FILE, text + "\n")
+
+
+def read_state(folder: Path, optimizer: Optimizer) -> Progress:
+    """Restore the optimizer from a verified checkpoint; return its progress.
+
+    Raises DataError where it was written with other trainable tensors, or cannot be read.
+    """
+    file = SafetensorsFile(folder / OPTIMIZER_FILE)
+    present, _updates = optimizer.state()
+    wanted = {name: tuple(tensor.shape) for name, tensor in present.items()}
+    if {name: stored.shape for name, stored in file.tensors.items()} != wanted:
+        raise DataError(
+            _("The checkpoint {folder} belongs to other settings.").format(folder=folder),
+            why=_("Its optimizer state has other sizes than this run's trainable weights."),
+            fix=_("Resume with the settings in run.json, or start anew in another folder."),
+        )
+    with readable(folder / PROGRESS_FILE):
+        text = (folder / PROGRESS_FILE).read_bytes()
+    fields = json.loads(text)
+    updates = fields.pop("updates")
+    optimizer.restore({name: file.read(name) for name in wanted}, updates)
+    scale = LossScale(**fields.pop("scale", {}))
+    provisional = tuple(fields.pop("provisional", ()))
+    return Progress(**fields, scale=scale, provisional=provisional)

@@ -1,0 +1,79 @@
+"""The loss on rows that are not trained on: packed like training, without gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from danlu.data.examples import Example
+from danlu.data.pack import Batch, pack
+from danlu.hub.load import LoadedModel
+from danlu.model.qwen3 import Linear
+from danlu.train.loop.batches import stage
+from danlu.train.loop.loss import CHUNK_ROWS, supervised_hidden, token_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Losses in nats per token.
+
+    loss: the mean over all supervised tokens. loss_per_sample: the mean over rows of each row's own
+    mean, which is what LLaMA-Factory prints at an evaluation batch size of 1.
+    """
+
+    loss: float
+    loss_per_sample: float
+    num_rows: int
+    num_tokens: int
+
+
+@torch.no_grad()
+def evaluate(
+    base: LoadedModel,
+    linear: Linear,
+    rows: Sequence[Sequence[Example]],
+    *,
+    micro_batch_tokens: int,
+    chunk_rows: int = CHUNK_ROWS,
+    between: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Compute the losses of rows; `between` is called before each microstep and may raise.
+
+    Raises ValueError where nothing is supervised.
+    """
+    owner = np.asarray([index for index, row in enumerate(rows) for _example in row])
+    examples = [example for row in rows for example in row]
+    place = {_key(example): index for example, index in zip(examples, owner, strict=True)}
+    sums, counts = np.zeros(len(rows)), np.zeros(len(rows))
+    computed: list[tuple[Batch, torch.Tensor]] = []
+    for packed in pack(examples, micro_batch_tokens):
+        between()
+        staged = stage(packed, base.device.torch_device, multiple=base.token_multiple)
+        hidden, targets = supervised_hidden(base, linear, staged)
+        each = token_losses(base.model, linear, hidden, targets, chunk_rows=chunk_rows)
+        computed.append((packed, each))
+    # The host's one wait, once everything has been queued.
+    losses = torch.cat([losses for _batch, losses in computed]).cpu().double().numpy()
+    ends = np.cumsum([len(losses) for _batch, losses in computed])
+    for (batch, _), part in zip(computed, np.split(losses, ends[:-1]), strict=True):
+        stops = np.cumsum(batch.segment_lengths)
+        segments = np.searchsorted(stops, batch.supervised_indices, side="right")
+        row_of = np.asarray([place[key] for key in batch.segment_keys])[segments]
+        sums += np.bincount(row_of, part, len(rows))
+        counts += np.bincount(row_of, minlength=len(rows))
+    if not counts.sum():
+        raise ValueError("nothing is supervised in these rows")
+    learned = counts > 0
+    return Evaluation(
+        loss=float(sums.sum() / counts.sum()),
+        loss_per_sample=float((sums[learned] / counts[learned]).mean()),
+        num_rows=int(learned.sum()),
+        num_tokens=int(counts.sum()),
+    )
+
+
+def _key(example: Example) -> str:
+    return f"{example.row}.{example.part}"

@@ -1,0 +1,119 @@
+"""Tiny steps before the first one, for their figures: how fast the device is, what memory it takes.
+
+They run on the run's own rows, and nothing is learned from them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from danlu.data.examples import Example
+from danlu.data.pack import pack
+from danlu.device.memory import peak_bytes
+from danlu.hub.load import LoadedModel
+from danlu.plan.calibrate import ProbeFigure
+from danlu.plan.choose import Plan
+from danlu.plan.job import Arithmetic, Load
+from danlu.plan.speed import seconds_of
+from danlu.train.loop.batches import stage
+from danlu.train.loop.loss import loss_backward, supervised_hidden
+from danlu.train.loop.method import Method
+
+# The larger probe takes about so long at most, as far as the device's facts tell.
+LONGEST_S = 2.0
+
+# How often each is measured.
+TIMES = 3
+
+
+def probe(
+    base: LoadedModel,
+    method: Method,
+    rows: Sequence[Sequence[Example]],
+    plan: Plan,
+    *,
+    clear: Callable[[], None],
+    between: Callable[[], None],
+) -> list[ProbeFigure]:
+    """Run a small and a larger microstep as planned, several times; return a figure of each.
+
+    clear: clears the gradients. They are kept until the end, as in a step, whose microsteps add to
+    one another's. between: called before each microstep; may raise.
+    """
+    assert plan.chosen is not None
+    arithmetic = plan.chosen.arithmetic
+
+    def typical(examples: list[Example]) -> ProbeFigure:
+        figures = []
+        for _ in range(1 + TIMES):
+            between()
+            figures.append(_measure(base, method, examples, arithmetic, plan))
+        # The first time, libraries make their kernels for its sizes. The median of the others is
+        # not moved by the one that something else on the machine held up.
+        return sorted(figures[1:], key=lambda figure: figure.seconds)[TIMES // 2]
+
+    try:
+        return [typical(examples) for examples in probe_examples(rows, plan)]
+    finally:
+        clear()
+
+
+def probe_examples(
+    rows: Sequence[Sequence[Example]], plan: Plan
+) -> tuple[list[Example], list[Example]]:
+    """Choose examples for a microstep that fills the micro-batch, and for one of about a third."""
+    assert plan.chosen is not None
+    arithmetic = plan.chosen.arithmetic
+    heaviest = plan.heaviest
+    seconds = seconds_of(plan.job, arithmetic, heaviest, plan.device, plan.speed)
+    share = min(1.0, LONGEST_S / seconds)
+    # A single example may be heavier; what is measured is a microstep like most of them.
+    most = max(1, int(min(heaviest.tokens, arithmetic.micro_batch_tokens) * share))
+    return _take(rows, most // 3), _take(rows, most)
+
+
+def _take(rows: Sequence[Sequence[Example]], most_tokens: int) -> list[Example]:
+    """Take examples in order while they fit; at least one."""
+    taken: list[Example] = []
+    tokens = 0
+    for index in range(len(rows)):
+        for example in rows[index]:
+            if taken and tokens + len(example.tokens) > most_tokens:
+                return taken
+            taken.append(example)
+            tokens += len(example.tokens)
+    return taken
+
+
+def _measure(
+    base: LoadedModel,
+    method: Method,
+    examples: list[Example],
+    arithmetic: Arithmetic,
+    plan: Plan,
+) -> ProbeFigure:
+    device = base.device.torch_device
+    (batch,) = pack(examples, sum(len(example.tokens) for example in examples))
+    started = time.perf_counter()
+    staged = stage(batch, device, multiple=base.token_multiple)
+    linear = method.linear(staged.batch, 0, arithmetic.recompute)
+    hidden, targets = supervised_hidden(base, linear, staged, arithmetic.recompute)
+    loss = loss_backward(
+        base.model,
+        linear,
+        hidden,
+        targets,
+        divisor=max(1, batch.num_targets),
+        chunk_rows=arithmetic.chunk_rows,
+    )
+    float(loss)  # waits for the device
+    seconds = time.perf_counter() - started
+    load = Load(
+        tokens=batch.num_tokens,
+        targets=batch.num_targets,
+        squares=sum(length**2 for length in batch.segment_lengths),
+        segments=len(batch.segment_lengths),
+    )
+    outside = plan.device.context_bytes if plan.device.has_host else 0
+    return ProbeFigure(load=load, seconds=seconds, peak_bytes=peak_bytes(device) + outside)

@@ -1,0 +1,95 @@
+"""One optimizer step: gradients over the step's packed batches, then one update, or none at all.
+
+The summed loss is divided by the supervised tokens of the whole step, so the update does not
+depend on the packing. A step whose numbers are not finite leaves the weights as they were: the
+device sees to that, so the host queues the whole step and only then asks what became of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from danlu.hub.load import LoadedModel
+from danlu.plan.job import Arithmetic
+from danlu.train.fit.adapting import not_to_be_repeated
+from danlu.train.loop.batches import StagedBatch
+from danlu.train.loop.loss import loss_backward, supervised_hidden
+from danlu.train.loop.method import Method
+from danlu.train.loop.optimizer import Optimizer
+from danlu.train.loop.precision import LossScale
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """loss: mean over supervised tokens; applied: false where a number was not finite."""
+
+    loss: float
+    grad_norm: float
+    num_tokens: int
+    applied: bool
+    scale: LossScale
+
+
+def optimizer_step(
+    base: LoadedModel,
+    method: Method,
+    optimizer: Optimizer,
+    batches: Sequence[StagedBatch],
+    *,
+    arithmetic: Arithmetic,
+    step: int,
+    learning_rate: float,
+    max_grad_norm: float,
+    scale: LossScale,
+    between: Callable[[], None],
+    meanwhile: Callable[[], None],
+) -> StepResult:
+    """Compute and apply one step.
+
+    between: called before each microstep; may raise, and then nothing has been applied. meanwhile:
+    called when all is queued, for what the host can do while the device works; must not raise.
+    Where only the gradient overflows, the step is computed again at half the loss scale: no row is
+    lost to float16's range. Memory that runs out before the update leaves everything as it was; in
+    the update it is a CapacityError.
+    """
+    num_targets = sum(staged.batch.num_targets for staged in batches)
+    while True:
+        optimizer.zero_grad()
+        loss = torch.zeros((), device=base.device.torch_device)
+        for staged in batches:
+            between()
+            linear = method.linear(staged.batch, step, arithmetic.recompute)
+            hidden, targets = supervised_hidden(base, linear, staged, arithmetic.recompute)
+            loss += loss_backward(
+                base.model,
+                linear,
+                hidden,
+                targets,
+                divisor=num_targets / scale.value,
+                chunk_rows=arithmetic.chunk_rows,
+            )
+        norm = optimizer.clip(max_grad_norm, scale=scale.value)
+        figures = torch.stack([loss, norm])
+        is_finite = figures.isfinite().all()
+        with not_to_be_repeated():
+            optimizer.step(learning_rate, applied=is_finite)
+            meanwhile()
+            total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
+        loss_is_finite, applied = math.isfinite(total), math.isfinite(total + grad_norm)
+        halved = scale.halved()
+        if applied or not loss_is_finite or halved is None:
+            break
+        scale = halved
+    if applied:
+        scale = scale.after_good_step()
+    return StepResult(
+        loss=total / num_targets,
+        grad_norm=grad_norm,
+        num_tokens=sum(staged.batch.num_tokens for staged in batches),
+        applied=applied,
+        scale=scale,
+    )

@@ -1,0 +1,179 @@
+"""Memory runs out at chosen places: the run goes on, and learns what it would have learned."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu.errors import CapacityError
+from danlu.runs.checkpoints import find_newest
+from danlu.runs.metrics import read_metrics
+from danlu.train.events import Adapted, Evaluated, Event, StepDone
+from danlu.train.fit.adapting import OutOfMemory
+from danlu.train.loop.optimizer import Optimizer
+from danlu.train.loop.trainer import Interrupted, Trainer
+from tests.helpers.failing_allocator import Moment, failing_allocator, full_card, full_host
+from tests.helpers.training import ARITHMETIC, RECIPE, trainer
+
+# Steps of about 90 tokens, the longest example 29: three rungs down to single examples.
+WHOLE = replace(ARITHMETIC, micro_batch_tokens=4096)
+SHORT = replace(
+    RECIPE, total_steps=4, eval_steps=2, schedule=replace(RECIPE.schedule, warmup_steps=0)
+)
+both_errors = pytest.mark.parametrize("fail", [full_card, full_host], ids=["card", "host"])
+
+
+def master(run: Trainer) -> torch.Tensor:
+    return run._optimizer.state()[0]["matrices.master"].clone()
+
+
+def losses(events: list[Event]) -> list[float]:
+    return [event.loss for event in events if isinstance(event, StepDone | Evaluated)]
+
+
+def changes(events: list[Event]) -> list[Adapted]:
+    return [event for event in events if isinstance(event, Adapted)]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["lora", "full"])
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bool, list[float], torch.Tensor]:
+    """Whether everything is trained; the losses and the weights of a run with enough memory."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = trainer(folder, SHORT, full=request.param, arithmetic=WHOLE)
+    return request.param, losses(list(run.run())), master(run)
+
+
+@both_errors
+@pytest.mark.parametrize("in_backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(
+    "is_full",
+    [
+        lambda at: at.tokens > 50,
+        lambda at: at.learns and at.recompute in ("none", "selective"),
+        lambda at: not at.learns and at.tokens > 30,
+        lambda at: at.number in (0, 1, 2),  # the first try, the second, the third
+        lambda at: at.number == 3,
+    ],
+    ids=["many tokens", "weak policy", "evaluation", "again and again", "in the middle"],
+)
+def test_the_losses_are_those_of_a_run_with_enough_memory(
+    tmp_path: Path,
+    undisturbed: tuple[bool, list[float], torch.Tensor],
+    is_full: Callable[[Moment], bool],
+    fail: Callable[[], None],
+    in_backward: bool,
+) -> None:
+    full, expected, weights = undisturbed
+    run = trainer(tmp_path, SHORT, full=full, arithmetic=WHOLE)
+    with failing_allocator(is_full, fail=fail, in_backward=in_backward) as failed:
+        events = list(run.run())
+    assert failed
+    assert len(changes(events)) == len(failed)
+    assert run.arithmetic == changes(events)[-1].arithmetic
+    assert losses(events) == pytest.approx(expected, rel=1e-6)
+    # Adam divides by the gradient's size, so rounding grows; an update's size is 5e-3.
+    torch.testing.assert_close(master(run), weights, atol=5e-5, rtol=0)
+    recorded = [r for r in read_metrics(tmp_path / "run") if r.get("event") == "out_of_memory"]
+    assert [r["step"] for r in recorded] == [change.step for change in changes(events)]
+
+
+def test_any_one_microstep_may_fail(tmp_path: Path) -> None:
+    """The first microstep, one in the middle of a step, of an evaluation, the last one."""
+    small = replace(SHORT, total_steps=2)
+    few = replace(ARITHMETIC, micro_batch_tokens=40)
+    seen: list[Moment] = []
+    with failing_allocator(lambda at: seen.append(at) is not None):
+        expected = losses(list(trainer(tmp_path / "whole", small, arithmetic=few).run()))
+    for number in range(len(seen)):
+        run = trainer(tmp_path / str(number), small, arithmetic=few)
+        with failing_allocator(lambda at, n=number: at.number == n, in_backward=True):
+            events = list(run.run())
+        assert len(changes(events)) == 1
+        assert changes(events)[0].moment == ("step" if seen[number].learns else "evaluation")
+        assert losses(events) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_was_found_stays(tmp_path: Path) -> None:
+    run = trainer(tmp_path, arithmetic=WHOLE)
+    with failing_allocator(lambda at: at.tokens > 60) as failed:
+        events = list(run.run())
+    assert len(failed) <= 2
+    assert {change.step for change in changes(events)} == {1}
+    assert len(losses(events)) == RECIPE.total_steps + 3
+
+
+def test_at_the_end_of_the_ladder_the_last_step_is_saved(tmp_path: Path) -> None:
+    run = trainer(tmp_path, arithmetic=WHOLE)
+    with failing_allocator(lambda at: at.step >= 6), pytest.raises(OutOfMemory) as caught:
+        list(run.run())
+    assert caught.value.step == 6
+    assert caught.value.arithmetic.recompute == "block"
+    newest = find_newest(tmp_path / "run").newest
+    assert newest is not None
+    assert newest.step == 5
+
+
+def test_a_stop_between_two_tries_saves_the_last_step(tmp_path: Path) -> None:
+    run = trainer(tmp_path, arithmetic=WHOLE)
+    events = run.run()
+    with failing_allocator(lambda at: at.step == 6 and at.tokens > 40):
+        while not isinstance(next(events), Adapted):
+            pass
+        run.request_stop()
+        with pytest.raises(Interrupted):
+            list(events)
+    newest = find_newest(tmp_path / "run").newest
+    assert newest is not None
+    assert newest.step == run.progress.step == 5
+
+
+def test_an_update_under_way_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, real = trainer(tmp_path), Optimizer.step
+
+    def step(self: Optimizer, rate: float, *, applied: torch.Tensor) -> None:
+        real(self, rate, applied=applied)
+        if run.progress.step == 7:
+            full_card()
+
+    monkeypatch.setattr(Optimizer, "step", step)
+    with pytest.raises(CapacityError, match="being updated") as caught:
+        list(run.run())
+    assert "--resume_from_checkpoint true" in caught.value.fix
+    newest = find_newest(tmp_path / "run").newest
+    assert newest is not None
+    assert newest.step == 6  # what is in memory is half of a step further
+
+
+def test_other_trouble_ends_the_run_at_once(tmp_path: Path) -> None:
+    def broken() -> None:
+        raise RuntimeError("the device has fallen off the bus")
+
+    run = trainer(tmp_path)
+    breaking = failing_allocator(lambda at: at.number == 3, fail=broken)
+    with breaking as failed, pytest.raises(RuntimeError, match="bus"):
+        list(run.run())
+    assert len(failed) == 1
+
+
+def test_a_run_that_adapted_gives_its_memory_back_at_once(tmp_path: Path) -> None:
+    """Whoever comes next, such as the report, must not have to wait for the garbage collector."""
+    run = trainer(tmp_path, SHORT, arithmetic=WHOLE)
+    with failing_allocator(lambda at: at.tokens > 50):
+        list(run.run())
+    gone = weakref.ref(run)
+    gc.disable()
+    try:
+        del run
+        assert gone() is None
+    finally:
+        gc.enable()

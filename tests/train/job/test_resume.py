@@ -1,0 +1,42 @@
+"""A resumed run computes as the run before it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu.runs.manifest import read_manifest, write_manifest
+from danlu.train.job.finetune import Finetune
+from danlu.train.settings import TrainSettings
+from tests.helpers.model_folder import write_model_folder
+from tests.helpers.program import write_rows
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_recorded_number_of_threads_is_used_again(tmp_path: Path) -> None:
+    settings = TrainSettings(
+        model_name_or_path=str(write_model_folder(tmp_path / "model")),
+        dataset=str(write_rows(tmp_path / "rows.jsonl", 8)),
+        output_dir=str(tmp_path / "run"),
+        max_steps=2,
+        dtype="float32",
+        device="cpu",
+    )
+    list(Finetune(settings).run())
+    manifest = read_manifest(tmp_path / "run")
+    recorded = {**manifest.arithmetic, "threads": 2}
+    write_manifest(tmp_path / "run", manifest.changed(arithmetic=recorded))
+    torch.set_num_threads(1)
+    job = Finetune(settings.model_copy(update={"resume_from_checkpoint": True}))
+    list(job.run())
+    assert torch.get_num_threads() == job.device.threads == 2
+    assert read_manifest(tmp_path / "run").arithmetic["threads"] == 2

@@ -1,0 +1,59 @@
+"""The batches of a step are the same whether they were prepared or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from danlu.data.order import epoch_order
+from danlu.data.pack import pack
+from danlu.train.loop.batches import StagedBatch, StepBatches
+from tests.helpers.training import random_rows
+
+ROWS = random_rows(11)
+STEPS = st.integers(0, 9)
+SIZES = st.sampled_from([16, 64])
+
+
+def step_batches() -> StepBatches:
+    return StepBatches(ROWS, rows_per_step=4, seed=3, device=torch.device("cpu"))
+
+
+@given(st.lists(st.tuples(STEPS, SIZES, st.booleans()), max_size=12))
+def test_what_was_prepared_before_changes_nothing(calls: list[tuple[int, int, bool]]) -> None:
+    """Also across epochs (three steps each), and after a change of the micro-batch's size."""
+    batches = step_batches()
+    for step, size, takes in calls:
+        if not takes:
+            batches.prepare(step, size)
+            continue
+        taken = batches.take(step, size)
+        order = epoch_order(len(ROWS), 3, step // 3)
+        rows = order[step % 3 * 4 : step % 3 * 4 + 4]
+        assert batches.rows_of(step) == rows.tolist()
+        expected = pack([example for row in rows for example in ROWS[row]], size)
+        assert [staged.batch.segment_keys for staged in taken] == [b.segment_keys for b in expected]
+        for staged, batch in zip(taken, expected, strict=True):
+            assert_uploads(staged, batch.tokens, batch.positions)
+
+
+def assert_uploads(staged: StagedBatch, *arrays: np.ndarray) -> None:
+    """The parts on the device are the batch's."""
+    batch = staged.batch
+    parts = staged.upload(torch.device("cpu"))
+    wanted = (*arrays, batch.supervised_indices, batch.targets)
+    assert [part.tolist() for part in parts] == [array.tolist() for array in wanted]
+    assert batch.num_tokens == len(batch.tokens)
+    assert batch.num_targets == len(batch.targets)
+
+
+def test_prepared_batches_are_given_out_once() -> None:
+    batches = step_batches()
+    batches.prepare(1, 64)
+    assert batches._prepared is not None
+    prepared = batches._prepared[1]
+    batches.prepare(1, 64)  # as when a step is computed again
+    assert batches.take(1, 64) is prepared
+    assert batches._prepared is None
