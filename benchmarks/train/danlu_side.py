@@ -9,7 +9,7 @@ from benchmarks.train.inputs import Inputs
 from benchmarks.train.measured import Step
 from benchmarks.train.recipe import ROWS_PER_STEP, SEED, TRAIN_FLAGS
 from danlu.cli.main import main
-from danlu.data.order import epoch_order
+from danlu.data.tokens.order import epoch_order
 from danlu.hub.load import check_model
 from danlu.runs.metrics import read_metrics
 from danlu.settings.resolve import resolve

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.train.recipe import ROWS_PER_STEP, SEED
-from danlu.data.order import epoch_order
+from danlu.data.tokens.order import epoch_order
 
 Row = dict[str, Any]
 

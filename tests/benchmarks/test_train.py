@@ -19,7 +19,7 @@ from benchmarks.train.measured import Measured, Step
 from benchmarks.train.process import Finished, run
 from benchmarks.train.recipe import ROWS_PER_STEP, SEED
 from benchmarks.train.report import figures, ratios, table
-from danlu.data.order import epoch_order
+from danlu.data.tokens.order import epoch_order
 
 # Two layers. A layer's projections: q 4x6, k and v 4x2, o 6x4, gate and up 4x8, down 8x4.
 TINY = Shape(num_layers=2, hidden=4, query=6, key_value=2, intermediate=8, vocab=10)

@@ -10,7 +10,7 @@ import pytest
 
 from danlu.data.datasets import DataSet, Row, find_datasets
 from danlu.data.findings import Finding
-from danlu.data.rows import FATAL_KINDS
+from danlu.data.reading.rows import FATAL_KINDS
 from danlu.errors import DataError, UsageError
 from tests.helpers.data_files import json_lines, parquet_table
 

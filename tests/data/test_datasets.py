@@ -9,7 +9,7 @@ import pytest
 
 from danlu.data.datasets import Row, find_datasets
 from danlu.data.findings import Finding
-from danlu.data.rows import read_rows
+from danlu.data.reading.rows import read_rows
 from danlu.errors import DataError, UsageError
 
 GOOD = {"instruction": "Who?", "input": "you", "output": "<think>\nhm\n</think>\n\nMe."}

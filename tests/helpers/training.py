@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from danlu.data.examples import Example
+from danlu.data.tokens.examples import Example
 from danlu.device.detect import select
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig

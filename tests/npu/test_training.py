@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu.data.pack import Batch, pack
+from danlu.data.tokens.pack import Batch, pack
 from danlu.runs.checkpoints import find_newest
 from danlu.runs.folder import RunFolder
 from danlu.train.events import Evaluated, StepDone

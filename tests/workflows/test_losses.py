@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from danlu.data.examples import Example
+from danlu.data.tokens.examples import Example
 from danlu.dialog.assistant import Assistant, open_assistant
 from danlu.dialog.settings import ModelSettings
 from danlu.model.qwen3 import plain_linear

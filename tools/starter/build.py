@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import danlu
-from danlu.data.examples import Example, Rendering, tokenize_row
+from danlu.data.tokens.examples import Example, Rendering, tokenize_row
 from danlu.device.detect import select
 from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.committed import committed_folder

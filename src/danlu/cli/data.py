@@ -68,7 +68,7 @@ def _check(argv: Sequence[str]) -> int:
         return EXIT_OK
     settings = resolved.values
     from danlu.cli.findings import report_lines, report_record
-    from danlu.data.check import check_data
+    from danlu.data.doctor.check import check_data
     from danlu.hub.names import model_folder
     from danlu.text.tokenizer import Tokenizer
 
@@ -94,8 +94,8 @@ def _preview(argv: Sequence[str]) -> int:
         )
     from danlu.cli.preview import page, terminal_lines
     from danlu.data.datasets import find_datasets
-    from danlu.data.examples import Rendering
-    from danlu.data.preview import preview
+    from danlu.data.doctor.preview import preview
+    from danlu.data.tokens.examples import Rendering
     from danlu.files.atomic import atomic_write
     from danlu.hub.names import model_folder
     from danlu.text.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from danlu.data.check import DataReport, refusal
+from danlu.data.doctor.check import DataReport, refusal
 from danlu.data.findings import listed
 from danlu.language import _
 

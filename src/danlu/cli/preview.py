@@ -11,7 +11,7 @@ from html import escape
 from itertools import groupby
 
 from danlu.cli.screen import printable
-from danlu.data.preview import ShownRow, ShownToken
+from danlu.data.doctor.preview import ShownRow, ShownToken
 from danlu.language import _
 
 _GREEN, _DIM, _PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"

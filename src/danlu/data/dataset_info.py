@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from danlu.data.formats import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
-from danlu.data.rows import reading
+from danlu.data.formats.formats import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
+from danlu.data.reading.rows import reading
 from danlu.errors import DataError, UsageError
 from danlu.language import _
 

@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
-from danlu.data.detect import detect
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats import Format, format_of
-from danlu.data.hub import hub_files
-from danlu.data.rows import FATAL_KINDS, READERS, RawRow, data_files, is_data_file, read_rows
+from danlu.data.formats.formats import Format, format_of
+from danlu.data.formats.recognise import detect
+from danlu.data.reading.download import hub_files
+from danlu.data.reading.rows import (
+    FATAL_KINDS,
+    READERS,
+    RawRow,
+    data_files,
+    is_data_file,
+    read_rows,
+)
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation

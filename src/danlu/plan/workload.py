@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from danlu.data.pack import bins
+from danlu.data.tokens.pack import bins
 from danlu.plan.job import Load
 
 # Steps that are packed to predict the time; more would only take longer.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from danlu.data.datasets import Row
-from danlu.data.examples import Rendering, tokenize_row
+from danlu.data.tokens.examples import Rendering, tokenize_row
 from danlu.dialog.assistant import Assistant
 from danlu.engine.request import SamplingSettings
 from danlu.errors import UsageError

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.datasets import DataSet, Row, find_datasets
-from danlu.data.examples import Example
 from danlu.data.findings import Finding, listed
+from danlu.data.tokens.examples import Example
 from danlu.errors import DataError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message

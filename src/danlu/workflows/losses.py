@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from danlu.data.examples import Example
+from danlu.data.tokens.examples import Example
 from danlu.dialog.assistant import Assistant
 from danlu.lora.bank import AdapterBank
 from danlu.train.loop.evaluate import Evaluation, evaluate

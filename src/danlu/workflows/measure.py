@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from danlu.data.examples import Example
+from danlu.data.tokens.examples import Example
 from danlu.dialog.assistant import Assistant, open_assistant
 from danlu.dialog.settings import ModelSettings
 from danlu.engine.request import SamplingSettings

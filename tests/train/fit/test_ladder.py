@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.data.examples import Example
-from danlu.data.pack import Batch, pack
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.pack import Batch, pack
 from danlu.device.datasheets import CATALOGUE, cpu_facts
 from danlu.model.recompute import POLICIES
 from danlu.model.sizes import published_config, published_names

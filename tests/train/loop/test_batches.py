@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.data.order import epoch_order
-from danlu.data.pack import pack
+from danlu.data.tokens.order import epoch_order
+from danlu.data.tokens.pack import pack
 from danlu.train.loop.batches import StagedBatch, StepBatches
 from tests.helpers.training import random_rows
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from danlu.data.examples import Example
-from danlu.data.pack import pack
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.pack import pack
 from danlu.model.qwen3 import plain_linear
 from danlu.train.loop.batches import stage
 from danlu.train.loop.evaluate import evaluate

@@ -12,8 +12,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from danlu.data.examples import Example
-from danlu.data.pack import pack
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.pack import pack
 from danlu.device.detect import Device
 from danlu.device.memory import free_cache, is_out_of_memory
 from danlu.errors import CapacityError

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from danlu.data.pack import Batch
+from danlu.data.tokens.pack import Batch
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.plan.job import Arithmetic
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import torch
 
-from danlu.data.examples import Example
-from danlu.data.order import epoch_order
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.order import epoch_order
 from danlu.device.datasheets import DeviceFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig

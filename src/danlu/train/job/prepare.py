@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from danlu.data.check import DataReport, check_data, refusal
-from danlu.data.examples import Example, TokenCost
+from danlu.data.doctor.check import DataReport, check_data, refusal
 from danlu.data.settings import DataSettings
+from danlu.data.tokens.examples import Example, TokenCost
 from danlu.text.tokenizer import Tokenizer
 
 # run.json names so many of the rows that were left out; it counts all of them.

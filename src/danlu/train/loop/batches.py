@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from danlu.data.examples import Example
-from danlu.data.order import epoch_order
-from danlu.data.pack import Batch, filled, pack
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.order import epoch_order
+from danlu.data.tokens.pack import Batch, filled, pack
 from danlu.device.memory import reachable
 
 

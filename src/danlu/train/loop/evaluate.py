@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from danlu.data.examples import Example
-from danlu.data.pack import Batch, pack
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.pack import Batch, pack
 from danlu.hub.load import LoadedModel
 from danlu.model.qwen3 import Linear
 from danlu.train.loop.batches import stage

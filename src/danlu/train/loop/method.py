@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from danlu.data.pack import Batch
+from danlu.data.tokens.pack import Batch
 from danlu.files.draft import Draft
 from danlu.hub.load import LoadedModel
 from danlu.hub.save import copy_tokenizer, write_model

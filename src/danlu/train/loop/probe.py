@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from danlu.data.examples import Example
-from danlu.data.pack import pack
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.pack import pack
 from danlu.device.memory import peak_bytes
 from danlu.hub.load import LoadedModel
 from danlu.plan.calibrate import ProbeFigure

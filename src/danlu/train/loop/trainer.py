@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-from danlu.data.examples import Example
+from danlu.data.tokens.examples import Example
 from danlu.device.memory import used_bytes
 from danlu.errors import DataError
 from danlu.files.committed import verify

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.data.encoding import BrokenFile
+from danlu.data.reading.encoding import BrokenFile
 from danlu.language import _
 
 _BATCH_ROWS = 256

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from danlu.data.datasets import DataSet
-from danlu.data.examples import Pieces, Rendering
 from danlu.data.findings import Finding
-from danlu.data.tokenized import fit_rows
+from danlu.data.tokens.examples import Pieces, Rendering
+from danlu.data.tokens.tokenized import fit_rows
 from danlu.text.detokenize import Detokenizer
 from danlu.text.tokenizer import Tokenizer
 

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.data.examples import Example
-from danlu.data.order import epoch_order, split
-from danlu.data.pack import pack
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.order import epoch_order, split
+from danlu.data.tokens.pack import pack
 
 
 def example(row: int, length: int) -> Example:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from danlu.data import hub
 from danlu.data.dataset_info import Entry
 from danlu.data.datasets import Row, find_datasets
-from danlu.data.hub import hub_files
+from danlu.data.reading import download
+from danlu.data.reading.download import hub_files
 from danlu.errors import EnvironmentFault, UsageError
 from tests.helpers.data_files import json_lines, parquet_table
 
@@ -68,7 +68,7 @@ def asked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
         setattr(module, function, download)
         monkeypatch.setitem(sys.modules, library, module)
     monkeypatch.delenv("USE_MODELSCOPE_HUB", raising=False)
-    monkeypatch.setattr(hub, "_why_unreachable", lambda _address: None)
+    monkeypatch.setattr(download, "_why_unreachable", lambda _address: None)
     return calls
 
 
@@ -144,7 +144,7 @@ def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_network_an_earlier_download_is_used(
     asked: list[tuple[str, str, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "_why_unreachable", lambda _address: "no network")
+    monkeypatch.setattr(download, "_why_unreachable", lambda _address: "no network")
     hub_files("mine", Entry(hf_hub_url="o/n", folder="plain"))
     assert asked == [("hf", "o/n", True)]
     with pytest.raises(
@@ -203,7 +203,7 @@ def test_a_hub_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     import socket
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(hub, "_REACH_SECONDS", 0.3)
+    monkeypatch.setattr(download, "_REACH_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
         assert hub._why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}") is not None

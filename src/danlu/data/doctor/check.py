@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danlu.data.datasets import find_datasets
-from danlu.data.examples import Rendering, TokenCost
 from danlu.data.findings import Finding, listed
-from danlu.data.order import split
-from danlu.data.rows import FATAL_KINDS
+from danlu.data.reading.rows import FATAL_KINDS
 from danlu.data.settings import DataSettings
-from danlu.data.token_table import TokenizedData, TokenizedRows
-from danlu.data.tokenized import tokenize_datasets
+from danlu.data.tokens.examples import Rendering, TokenCost
+from danlu.data.tokens.order import split
+from danlu.data.tokens.token_table import TokenizedData, TokenizedRows
+from danlu.data.tokens.tokenized import tokenize_datasets
 from danlu.errors import DataError, UsageError
 from danlu.files.home import danlu_home
 from danlu.language import _

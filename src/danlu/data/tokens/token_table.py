@@ -12,8 +12,8 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.data.examples import Example, TokenCost
 from danlu.data.findings import Finding
+from danlu.data.tokens.examples import Example, TokenCost
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from danlu.data.datasets import DataSet
-from danlu.data.examples import Rendering
 from danlu.data.findings import Finding
-from danlu.data.token_table import TokenizedData
+from danlu.data.tokens.examples import Rendering
+from danlu.data.tokens.token_table import TokenizedData
 from danlu.errors import DanluError, DataError
 from danlu.files.atomic import read_in_pieces
 from danlu.files.committed import committed_folder, discard, verify

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.data.encoding import BrokenFile
 from danlu.data.findings import BadRow, Finding
-from danlu.data.json_rows import json_rows
-from danlu.data.table_rows import arrow_rows, parquet_rows
-from danlu.data.text_rows import csv_rows, txt_rows
+from danlu.data.reading.encoding import BrokenFile
+from danlu.data.reading.json_rows import json_rows
+from danlu.data.reading.table_rows import arrow_rows, parquet_rows
+from danlu.data.reading.text_rows import csv_rows, txt_rows
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from danlu.data.fields import row_object, structure
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats import Format, format_of
-from danlu.data.rows import RawRow
+from danlu.data.formats.fields import row_object, structure
+from danlu.data.formats.formats import Format, format_of
+from danlu.data.reading.rows import RawRow
 from danlu.errors import DataError
 from danlu.language import _
 

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from danlu.data import token_cache, tokenized
 from danlu.data.datasets import Row, find_datasets
-from danlu.data.examples import Rendering, tokenize_row
 from danlu.data.findings import Finding
-from danlu.data.pack import pack
-from danlu.data.token_table import TokenizedData
-from danlu.data.tokenized import tokenize_datasets, tokenize_rows
+from danlu.data.tokens import token_cache, tokenized
+from danlu.data.tokens.examples import Rendering, tokenize_row
+from danlu.data.tokens.pack import pack
+from danlu.data.tokens.token_table import TokenizedData
+from danlu.data.tokens.tokenized import tokenize_datasets, tokenize_rows
 from danlu.errors import UsageError
 from danlu.text.conversation import Conversation, Message
 from danlu.text.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from danlu.data.check import CheckedData, DataReport, check_data, refusal
+from danlu.data.doctor.check import CheckedData, DataReport, check_data, refusal
 from danlu.data.findings import Finding, listed
 from danlu.data.settings import DataSettings
 from danlu.errors import UsageError

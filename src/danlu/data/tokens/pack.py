@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.data.examples import Example
+from danlu.data.tokens.examples import Example
 
 
 @dataclass(frozen=True, kw_only=True)

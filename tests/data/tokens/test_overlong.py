@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from danlu.data.examples import Pieces, Rendering, encode_conversations, num_tokens
-from danlu.data.overlong import (
+from danlu.data.tokens.examples import Pieces, Rendering, encode_conversations, num_tokens
+from danlu.data.tokens.overlong import (
     KEPT_TOKENS,
     MARK,
     fit_row,

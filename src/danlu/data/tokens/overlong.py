@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from danlu.data.examples import Pieces, Rendering, num_supervised, num_tokens
 from danlu.data.findings import Finding
+from danlu.data.tokens.examples import Pieces, Rendering, num_supervised, num_tokens
 from danlu.language import _
 from danlu.text.render import SoftPart, Span
 from danlu.text.tokenizer import Tokenizer

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.data import encoding
 from danlu.data.findings import Finding
-from danlu.data.rows import FATAL_KINDS, RawRow, data_files, read_rows
+from danlu.data.reading import encoding
+from danlu.data.reading.rows import FATAL_KINDS, RawRow, data_files, read_rows
 from danlu.errors import EnvironmentFault, UsageError
 from tests.helpers.data_files import FILE_TYPES, json_array, json_lines, table_of_text
 
@@ -227,7 +227,11 @@ def test_100_gb_of_nothing_is_refused_at_once(tmp_path: Path, beginning: str, su
 
 
 def test_a_row_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("danlu.data.encoding", "danlu.data.json_rows", "danlu.data.text_rows"):
+    for name in (
+        "danlu.data.reading.encoding",
+        "danlu.data.reading.json_rows",
+        "danlu.data.reading.text_rows",
+    ):
         monkeypatch.setattr(f"{name}.MAX_ROW_BYTES", 1 << 20)
     monkeypatch.setattr(encoding, "PIECE_BYTES", 1 << 16)
     for name, text in (

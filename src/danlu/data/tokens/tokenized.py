@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from danlu.data.datasets import DataSet, Row
-from danlu.data.examples import Pieces, Rendering, encode_conversations, num_tokens
 from danlu.data.findings import Finding
-from danlu.data.overlong import fit_row
-from danlu.data.suspicions import suspicions
-from danlu.data.token_cache import CacheEntry
-from danlu.data.token_table import TokenizedData
+from danlu.data.formats.suspicions import suspicions
+from danlu.data.tokens.examples import Pieces, Rendering, encode_conversations, num_tokens
+from danlu.data.tokens.overlong import fit_row
+from danlu.data.tokens.token_cache import CacheEntry
+from danlu.data.tokens.token_table import TokenizedData
 from danlu.errors import DataError
 from danlu.text.conversation import Conversation
 from danlu.text.render import TURN_END, TURN_START, check_template

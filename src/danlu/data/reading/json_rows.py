@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.data.encoding import (
+from danlu.data.findings import BadRow
+from danlu.data.reading.encoding import (
     MAX_ROW_BYTES,
     BrokenFile,
     read_lines,
     read_pieces,
     row_too_large,
 )
-from danlu.data.findings import BadRow
 from danlu.language import _
 
 _SPACE = re.compile(r"[ \t\r\n]*")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.dataset_info import Entry
-from danlu.data.rows import READERS, is_data_file, of_one_type
+from danlu.data.reading.rows import READERS, is_data_file, of_one_type
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.data.encoding import MAX_ROW_BYTES, BrokenFile, read_lines, row_too_large
 from danlu.data.findings import BadRow
+from danlu.data.reading.encoding import MAX_ROW_BYTES, BrokenFile, read_lines, row_too_large
 from danlu.language import _
 
 

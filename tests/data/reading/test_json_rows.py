@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.data.encoding import BrokenFile
 from danlu.data.findings import BadRow
-from danlu.data.json_rows import array_rows
+from danlu.data.reading.encoding import BrokenFile
+from danlu.data.reading.json_rows import array_rows
 
 values = st.recursive(
     st.none()

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from danlu.data.fields import (
+from danlu.data.findings import BadRow
+from danlu.data.formats.fields import (
     answer,
     missing_columns,
     row_object,
@@ -25,7 +26,6 @@ from danlu.data.fields import (
     tools,
     wrong_call,
 )
-from danlu.data.findings import BadRow
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, Role
 from danlu.text.render import split_reasoning

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from danlu.data import alpaca, messages
+from danlu.data.formats import alpaca, messages
 from danlu.text.conversation import Conversation
 
 Formatting = Literal["alpaca", "sharegpt", "openai"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from danlu.data.fields import answer, missing_columns, row_object, structure, text, tools
 from danlu.data.findings import BadRow
+from danlu.data.formats.fields import answer, missing_columns, row_object, structure, text, tools
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 
