@@ -14,9 +14,9 @@ from danlu.data.datasets import Row
 from danlu.dialog.assistant import open_assistant
 from danlu.dialog.settings import ModelSettings
 from danlu.engine.request import SamplingSettings
-from danlu.workflows import measure
 from danlu.workflows.evaluation import PREDICTIONS_FILE, RESULTS_FILE, Progress, evaluate
 from danlu.workflows.held_out import read_dataset
+from danlu.workflows.report import measure
 from danlu.workflows.scores import score
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.program import train_words, write_rows

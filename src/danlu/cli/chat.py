@@ -18,7 +18,7 @@ def run(argv: Sequence[str]) -> int:
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
-    from danlu.cli.screen import show_answer
+    from danlu.cli.terminal.screen import show_answer
     from danlu.dialog.assistant import open_assistant
     from danlu.dialog.events import assistant_message
     from danlu.text.conversation import Conversation, Message

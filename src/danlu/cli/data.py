@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from danlu.cli.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
@@ -67,7 +67,7 @@ def _check(argv: Sequence[str]) -> int:
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
-    from danlu.cli.findings import report_lines, report_record
+    from danlu.cli.terminal.findings import report_lines, report_record
     from danlu.data.doctor.check import check_data
     from danlu.hub.names import model_folder
     from danlu.text.tokenizer import Tokenizer
@@ -92,7 +92,7 @@ def _preview(argv: Sequence[str]) -> int:
             why=_("It is {value}.").format(value=settings.rows),
             fix="--rows 1",
         )
-    from danlu.cli.preview import page, terminal_lines
+    from danlu.cli.terminal.preview import page, terminal_lines
     from danlu.data.datasets import find_datasets
     from danlu.data.doctor.preview import preview
     from danlu.data.tokens.examples import Rendering

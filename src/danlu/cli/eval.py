@@ -16,8 +16,8 @@ from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
     from danlu.workflows.evaluation import Progress, Scored
-    from danlu.workflows.measure import Stage
-    from danlu.workflows.report import Written
+    from danlu.workflows.report.measure import Stage
+    from danlu.workflows.report.report import Written
 
 
 class EvalSettings(ModelSettings):
@@ -86,8 +86,8 @@ def _check(settings: EvalSettings) -> None:
 
 
 def _report(settings: EvalSettings) -> None:
-    from danlu.cli.screen import json_line
-    from danlu.workflows.report import Written, write_report
+    from danlu.cli.terminal.screen import json_line
+    from danlu.workflows.report.report import Written, write_report
 
     folder = Path(settings.run or "").expanduser().absolute()
     for event in write_report(folder, settings, limit_s=settings.report_seconds):
@@ -101,8 +101,8 @@ def _report(settings: EvalSettings) -> None:
 
 def report_lines(event: Stage | Written) -> list[str]:
     """Say what is measured now; at the end what was found and where the report is."""
-    from danlu.workflows.measure import Stage
-    from danlu.workflows.report_page import short_rows
+    from danlu.workflows.report.measure import Stage
+    from danlu.workflows.report.words import short_rows
 
     if isinstance(event, Stage):
         what = {
@@ -117,11 +117,11 @@ def report_lines(event: Stage | Written) -> list[str]:
 
 
 def _score(settings: EvalSettings) -> None:
-    from danlu.cli.screen import json_line
+    from danlu.cli.terminal.screen import json_line
     from danlu.dialog.assistant import open_assistant
     from danlu.workflows.evaluation import Scored, check_ready, evaluate
     from danlu.workflows.held_out import read_dataset
-    from danlu.workflows.run_models import tuned_settings
+    from danlu.workflows.report.run_models import tuned_settings
 
     rows = read_dataset(
         settings.dataset, Path(settings.dataset_dir), max_samples=settings.max_samples

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from danlu.cli.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, printable
 from danlu.errors import EXIT_OK
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings

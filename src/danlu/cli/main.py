@@ -126,7 +126,7 @@ def _bug_text(fault: Exception) -> str:
 
 
 def _say(text: str) -> None:
-    from danlu.cli.screen import printable
+    from danlu.cli.terminal.screen import printable
 
     # An error quotes files that may come from anywhere.
     print(printable(text), file=sys.stderr)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
-from danlu.cli.screen import json_line
+from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.settings.schema import Settings, option

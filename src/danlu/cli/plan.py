@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from danlu.cli.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, printable
 from danlu.errors import EXIT_OK
 from danlu.language import _
 from danlu.settings.show import read_settings

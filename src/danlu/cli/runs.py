@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from danlu.cli.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, printable
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.faults import readable_bytes
 from danlu.language import _

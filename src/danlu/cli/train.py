@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_OK
     for note in resolved.notes:
         print(note)
-    from danlu.cli.progress import describe, show_training
+    from danlu.cli.terminal.progress import describe, show_training
     from danlu.train.job.finetune import Finetune
     from danlu.train.loop.trainer import Interrupted
 
@@ -49,7 +49,7 @@ def _report(job: Finetune) -> None:
     """Write the before/after report; the run is finished and stays so whatever happens here."""
     from danlu.cli.eval import report_lines
     from danlu.dialog.settings import ModelSettings
-    from danlu.workflows.report import write_report
+    from danlu.workflows.report.report import write_report
 
     dtype = str(job.precision.dtype).removeprefix("torch.")
     settings = ModelSettings.model_validate({"device": job.settings.device, "dtype": dtype})

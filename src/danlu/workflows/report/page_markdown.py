@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import re
 
-from danlu.workflows.page import Block, Chart, Heading, Page, Paragraph, SideBySide, Table, shown
+from danlu.workflows.report.page import (
+    Block,
+    Chart,
+    Heading,
+    Page,
+    Paragraph,
+    SideBySide,
+    Table,
+    shown,
+)
 
 _MARKUP = re.compile(r"([\\`*\[\]<|])")
 _TICKS = re.compile(r"`+")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from danlu.workflows.chart import svg
-from danlu.workflows.page import (
+from danlu.workflows.report.chart import svg
+from danlu.workflows.report.page import (
     Chart,
     Curve,
     Heading,
@@ -21,8 +21,8 @@ from danlu.workflows.page import (
     SideBySide,
     Table,
 )
-from danlu.workflows.page_html import to_html
-from danlu.workflows.page_markdown import to_markdown
+from danlu.workflows.report.page_html import to_html
+from danlu.workflows.report.page_markdown import to_markdown
 
 HOSTILE = (
     "<script>alert(1)</script>",

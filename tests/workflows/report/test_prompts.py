@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from danlu.workflows.probe import PROBES
+from danlu.workflows.report.prompts import PROBES
 
 RIGHT = (
     ("42", "17 + 25 = 42.", "The answer is **42**"),

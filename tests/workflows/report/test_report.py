@@ -19,11 +19,11 @@ from danlu.runs.metrics import read_metrics
 from danlu.train.job.finetune import Finetune
 from danlu.train.loop.trainer import Interrupted
 from danlu.train.settings import TrainSettings
-from danlu.workflows import measure
-from danlu.workflows.before_after import BeforeAfter
-from danlu.workflows.measure import Stage
-from danlu.workflows.probe import PROBES
-from danlu.workflows.report import Written, write_report
+from danlu.workflows.report import measure
+from danlu.workflows.report.before_after import BeforeAfter
+from danlu.workflows.report.measure import Stage
+from danlu.workflows.report.prompts import PROBES
+from danlu.workflows.report.report import Written, write_report
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.program import SHORT, write_rows
 

@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from danlu.cli.findings import data_lines
 from danlu.cli.plan import summary, way
+from danlu.cli.terminal.findings import data_lines
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.faults import readable_bytes
 from danlu.language import _

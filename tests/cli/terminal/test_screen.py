@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.cli.main import main
-from danlu.cli.screen import json_line, printable, show_answer
+from danlu.cli.terminal.screen import json_line, printable, show_answer
 from danlu.dialog.events import Call, End, Event, Text, Thought, Usage
 from danlu.text.conversation import ToolCall
 

@@ -10,9 +10,9 @@ from danlu.language import _, chosen_language
 from danlu.runs.curve import CURVE_FILE, smoothed
 from danlu.text.conversation import Conversation, Message
 from danlu.workflows.answers import Answer
-from danlu.workflows.before_after import BeforeAfter
 from danlu.workflows.form import is_empty, repeats_itself, visible_text
-from danlu.workflows.page import (
+from danlu.workflows.report.before_after import BeforeAfter
+from danlu.workflows.report.page import (
     Block,
     Chart,
     Curve,
@@ -23,7 +23,7 @@ from danlu.workflows.page import (
     SideBySide,
     Table,
 )
-from danlu.workflows.probe import PROBES
+from danlu.workflows.report.prompts import PROBES
 from danlu.workflows.scores import is_exact
 
 # So many of the rows that were left out are shown.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from html import escape
 
-from danlu.workflows.chart import svg
-from danlu.workflows.page import (
+from danlu.workflows.report.chart import svg
+from danlu.workflows.report.page import (
     Block,
     Chart,
     Heading,

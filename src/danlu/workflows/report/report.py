@@ -19,14 +19,14 @@ from danlu.hub.load import check_model
 from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.workflows.answers import Clock
-from danlu.workflows.before_after import BeforeAfter
 from danlu.workflows.held_out import JudgedRows, judged_rows
-from danlu.workflows.measure import Stage, Subject, Task, measure
-from danlu.workflows.page_html import to_html
-from danlu.workflows.page_markdown import to_markdown
-from danlu.workflows.probe import PROBES
-from danlu.workflows.report_page import page_of
-from danlu.workflows.run_models import base_name, tuned_settings
+from danlu.workflows.report.before_after import BeforeAfter
+from danlu.workflows.report.measure import Stage, Subject, Task, measure
+from danlu.workflows.report.page_html import to_html
+from danlu.workflows.report.page_markdown import to_markdown
+from danlu.workflows.report.prompts import PROBES
+from danlu.workflows.report.run_models import base_name, tuned_settings
+from danlu.workflows.report.words import page_of
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
 NUM_QUESTIONS = 20

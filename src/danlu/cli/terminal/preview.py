@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import groupby
 
-from danlu.cli.screen import printable
+from danlu.cli.terminal.screen import printable
 from danlu.data.doctor.preview import ShownRow, ShownToken
 from danlu.language import _
 

@@ -16,8 +16,8 @@ from danlu.workflows.answers import Answer
 from danlu.workflows.form import FormCounts, count_forms, visible_text
 from danlu.workflows.held_out import JudgedRows
 from danlu.workflows.losses import joined
-from danlu.workflows.measure import Measured
-from danlu.workflows.probe import PROBES
+from danlu.workflows.report.measure import Measured
+from danlu.workflows.report.prompts import PROBES
 from danlu.workflows.scores import is_exact, rouge_l
 
 Pair = tuple[float, float]

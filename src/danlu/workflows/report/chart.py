@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from danlu.workflows.page import Chart, Curve, shown
+from danlu.workflows.report.page import Chart, Curve, shown
 
 _WIDTH, _HEIGHT = 900, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 40, 48
