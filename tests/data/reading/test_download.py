@@ -60,12 +60,12 @@ def asked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
         calls.append(("ms", name, False))
         return str(repository)
 
-    for library, function, download in (
+    for library, function, snapshot in (
         ("huggingface_hub", "snapshot_download", from_hugging_face),
         ("modelscope", "dataset_snapshot_download", from_modelscope),
     ):
         module = ModuleType(library)
-        setattr(module, function, download)
+        setattr(module, function, snapshot)
         monkeypatch.setitem(sys.modules, library, module)
     monkeypatch.delenv("USE_MODELSCOPE_HUB", raising=False)
     monkeypatch.setattr(download, "_why_unreachable", lambda _address: None)
@@ -192,9 +192,9 @@ def server() -> Iterator[str]:
 
 def test_whether_a_hub_answers(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert hub._why_unreachable(server) is None
+    assert download._why_unreachable(server) is None
     for address in ("http://127.0.0.1:9", "no address"):
-        said = hub._why_unreachable(address)
+        said = download._why_unreachable(address)
         assert said is not None
         assert address in said
 
@@ -206,5 +206,5 @@ def test_a_hub_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(download, "_REACH_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        assert hub._why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}") is not None
+        assert download._why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}") is not None
         assert time.monotonic() - started < 5
