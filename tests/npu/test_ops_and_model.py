@@ -1,4 +1,8 @@
-"""Operations, logits and gradients on the NPU are those of the CPU, to the last bit."""
+"""Operations, logits and gradients on the simulated NPU are those of the CPU, to the last bit.
+
+The simulation computes with the CPU's kernels on the same bytes, so this proves that everything is
+placed on the device and that its branches are taken, not how Ascend's kernels round.
+"""
 
 from __future__ import annotations
 
