@@ -6,6 +6,7 @@ Knows token ids and sampling settings. Must not know messages, templates or HTTP
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NewType
 
@@ -177,3 +178,7 @@ class Output:
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: Exception | None = None
+
+
+# Gets every output of a request, on the engine's thread; must return at once and raise nothing.
+Deliver = Callable[[Output], None]
