@@ -17,7 +17,7 @@ from danlu.device.memory import free_bytes
 from danlu.engine.blocks import Block
 from danlu.model.attention import rotated_qkv
 from danlu.model.config import ModelConfig
-from danlu.model.qwen3 import Block as Layer
+from danlu.model.qwen3 import Layer
 from danlu.ops import cached_attention, rotary_table
 
 # The share of free memory that a cache may take, and how many full contexts are enough.

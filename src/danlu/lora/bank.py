@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.lora.adapter import Adapter
-from danlu.model.qwen3 import Block, Head, plain_linear, product, projection_input
+from danlu.model.qwen3 import Head, Layer, Linear, plain_linear, product, projection_input
 
 
-class AdapterBank:
+class AdapterBank(Linear):
     """The `linear` of the engine.
 
     segments: (adapter, number of tokens) in the order of the batch; None means the plain model.
@@ -39,8 +39,8 @@ class AdapterBank:
             bank._runs.append((adapter, slice(None)))
         return bank
 
-    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
-        if not self._runs or not isinstance(layer, Block):
+    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+        if not self._runs or not isinstance(layer, Layer):
             return plain_linear(layer, name, x)
         n = projection_input(layer, name, x)
         y = product(layer, name, n)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.lora.adapter import Adapter, LowRank, stable_seed
-from danlu.model.qwen3 import Block, Head, norm_before, plain_linear, projection_input
+from danlu.model.qwen3 import Head, Layer, Linear, norm_before, plain_linear, projection_input
 from danlu.ops import rms_norm_backward, swiglu_backward
 
 
@@ -50,7 +50,7 @@ class Dropout:
 
 
 @dataclass(frozen=True)
-class AdapterLinear:
+class AdapterLinear(Linear):
     """The `linear` of LoRA training: the frozen projection plus one adapter's addition.
 
     keeps_normed: keep each projection's input behind its norm or swiglu, too; costs memory, saves
@@ -63,12 +63,11 @@ class AdapterLinear:
     is_second: bool = False
 
     def second_pass(self) -> AdapterLinear:
-        """Return the same for a block that is computed a second time; see `TwoPasses`."""
         return replace(self, is_second=True)
 
-    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
+    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
         addition = None
-        if isinstance(layer, Block):
+        if isinstance(layer, Layer):
             addition = self.adapter.additions.get((layer.index, name))
         if addition is None:
             return plain_linear(layer, name, x)
@@ -89,7 +88,7 @@ class AdapterLinear:
 class _Call:
     """What one call needs besides its tensors; the frozen weights are read when used."""
 
-    layer: Block | Head
+    layer: Layer | Head
     name: str
     addition: LowRank
     scaling: float
@@ -103,7 +102,7 @@ class _Call:
 
     def mask(self, index: int, like: Tensor) -> Tensor:
         assert self.dropout is not None
-        assert isinstance(self.layer, Block)
+        assert isinstance(self.layer, Layer)
         return self.dropout.mask(self.layer.index, self.addition.parts[index].name, like)
 
     def input_gradient(self, x: Tensor, grad: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def again(run: Callable[[Tensor, bool], Tensor], x: Tensor, *, on_host: bool = F
     if not torch.is_grad_enabled():
         return run(x, False)
     # What is trained inside is no input of the function, and the embeddings that enter the first
-    # block need no gradient: without an anchor there would be no graph.
+    # layer need no gradient: without an anchor there would be no graph.
     anchor = x.new_empty(0).requires_grad_()
     return _Again.apply(anchor, x, run, on_host)  # type: ignore[no-any-return, no-untyped-call]
 
