@@ -17,7 +17,7 @@ from danlu.model.config import ModelConfig, load_config
 from danlu.model.packed import pack_model
 from danlu.model.quantized import Quantization, fits_int4, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
-from danlu.ops.quantized import GROUP
+from danlu.ops import INT4_GROUP
 from danlu.text.tokenizer import Tokenizer
 from danlu.weights.sharded import WeightFolder
 
@@ -113,7 +113,7 @@ def load_model(
     if quantization == "int4" and not fits_int4(checked.config):
         raise UsageError(
             _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
-            why=_("Its widths are not multiples of {group}.").format(group=GROUP),
+            why=_("Its widths are not multiples of {group}.").format(group=INT4_GROUP),
             fix="--quantization int8",
         )
     _check_memory(checked, device, dtype, quantization)

@@ -17,6 +17,7 @@ from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, Piece, layout
 from danlu.model.qwen3 import Qwen3, replace_weight
 from danlu.ops import (
+    INT4_GROUP,
     empty_int4,
     empty_int8,
     int4_linear,
@@ -24,7 +25,6 @@ from danlu.ops import (
     quantize_int4,
     quantize_int8,
 )
-from danlu.ops.quantized import GROUP
 
 Quantization = Literal["int8", "int4"]
 # The embedding is looked up, not multiplied: it stays as it is.
@@ -72,14 +72,14 @@ class Int4Weight(nn.Module):
         quantize_int4(weight, out=(self.packed, self.scales_and_zeros))
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
-        # The last block of outputs may be longer than the matrix.
+        # The last tile of outputs may be longer than the matrix.
         return int4_linear(x, self.packed, self.scales_and_zeros)[:, : self.num_outputs]
 
 
 def fits_int4(config: ModelConfig) -> bool:
-    """Return whether every product has a multiple of `ops.quantized.GROUP` inputs."""
+    """Return whether every product has a multiple of `INT4_GROUP` inputs."""
     widths = (config.hidden_size, config.q_size, config.intermediate_size)
-    return all(width % GROUP == 0 for width in widths)
+    return all(width % INT4_GROUP == 0 for width in widths)
 
 
 def quantized_bytes(
@@ -88,7 +88,7 @@ def quantized_bytes(
     """Return what the weights take in memory; None: all are kept in the dtype."""
     width = float(dtype.itemsize)
     if quantization is not None:
-        width = 1.0 if quantization == "int8" else 0.5 + 2 * dtype.itemsize / GROUP
+        width = 1.0 if quantization == "int8" else 0.5 + 2 * dtype.itemsize / INT4_GROUP
     total = 0.0
     for name, pieces in layout(config).items():
         is_quantized = name.rpartition(".")[2] in _QUANTIZED
