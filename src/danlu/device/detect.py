@@ -56,8 +56,8 @@ class Device:
         """Whether there is another memory, the host's, to put something aside."""
         return self.kind != "cpu"
 
-    def with_threads(self, count: int) -> Device:
-        """Compute with another number of threads from now on."""
+    def use_threads(self, count: int) -> Device:
+        """Set how many threads this process computes with; return the device with that number."""
         torch.set_num_threads(count)
         return replace(self, threads=count)
 
@@ -68,9 +68,10 @@ class Device:
 
 
 def select(kind: str = "auto") -> Device:
-    """Return the named device; `auto` takes an NPU, then a CUDA card, then the CPU.
+    """Choose this process's device; `auto` takes an NPU, then a CUDA card, then the CPU.
 
-    Raises UsageError for an unknown kind and EnvironmentFault for one that is not usable here.
+    The CPU's choice limits, in the environment, how many kernels oneDNN keeps. Raises UsageError
+    for an unknown kind and EnvironmentFault for one that is not usable here.
     """
     if kind == "auto":
         kind = next(name for name in KINDS if _available(name))
