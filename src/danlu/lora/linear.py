@@ -66,9 +66,9 @@ class AdapterLinear(Linear):
         return replace(self, is_second=True)
 
     def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
-        addition = None
-        if isinstance(layer, Layer):
-            addition = self.adapter.additions.get((layer.index, name))
+        if not isinstance(layer, Layer):
+            return plain_linear(layer, name, x)
+        addition = self.adapter.additions.get((layer.index, name))
         if addition is None:
             return plain_linear(layer, name, x)
         bs = [part.b for part in addition.parts]
@@ -88,7 +88,7 @@ class AdapterLinear(Linear):
 class _Call:
     """What one call needs besides its tensors; the frozen weights are read when used."""
 
-    layer: Layer | Head
+    layer: Layer
     name: str
     addition: LowRank
     scaling: float
@@ -99,11 +99,6 @@ class _Call:
     def weight(self) -> Tensor:
         weight: Tensor = getattr(self.layer, self.name)
         return weight
-
-    def mask(self, index: int, like: Tensor) -> Tensor:
-        assert self.dropout is not None
-        assert isinstance(self.layer, Layer)
-        return self.dropout.mask(self.layer.index, self.addition.parts[index].name, like)
 
     def input_gradient(self, x: Tensor, grad: Tensor) -> Tensor:
         """Carry the gradient through what precedes the projection."""
@@ -121,12 +116,13 @@ class _LoraProjection(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, a: Tensor, call: _Call, *bs: Tensor) -> Tensor:
         n = projection_input(call.layer, call.name, x)
         a_work = a.to(x.dtype)
-        if call.dropout is None:
+        dropout, index = call.dropout, call.layer.index
+        if dropout is None:
             t = F.linear(n, a_work)
         else:
             masked = [
-                F.linear(n * call.mask(index, n), a_work[part.rank_rows])
-                for index, part in enumerate(call.addition.parts)
+                F.linear(n * dropout.mask(index, part.name, n), a_work[part.rank_rows])
+                for part in call.addition.parts
             ]
             t = torch.cat(masked, dim=1)
         ctx.save_for_backward(x, n if call.keeps_normed else None, t, a, *bs)
@@ -155,14 +151,15 @@ class _LoraProjection(torch.autograd.Function):
         a_work = a.to(dy.dtype)
         needs_dx = ctx.needs_input_grad[0]
         dn = dy @ call.weight() if needs_dx else None
-        if call.dropout is None:
+        dropout, index = call.dropout, call.layer.index
+        if dropout is None:
             da = dt.t() @ n
             if dn is not None:
                 dn.addmm_(dt, a_work)
         else:
             pieces = []
-            for index, part in enumerate(call.addition.parts):
-                mask = call.mask(index, n)
+            for part in call.addition.parts:
+                mask = dropout.mask(index, part.name, n)
                 dt_part = dt[:, part.rank_rows]
                 pieces.append(dt_part.t() @ (n * mask))
                 if dn is not None:

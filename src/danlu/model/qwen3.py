@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from danlu.model.again import again
 from danlu.model.config import ModelConfig
-from danlu.model.layout import layout, merged_shape
+from danlu.model.layout import PROJECTIONS, layout, merged_shape
 from danlu.model.recompute import Recompute
 from danlu.ops import rms_norm, swiglu
 
@@ -73,7 +73,7 @@ class Layer(nn.Module):
         self.q_norm = _weight(head_dim, device=device, dtype=dtype)
         self.k_norm = _weight(head_dim, device=device, dtype=dtype)
         self.post_attention_layernorm = _weight(hidden, device=device, dtype=dtype)
-        for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"):
+        for name in PROJECTIONS:
             weight = _weight(*merged_shape(config, name), device=device, dtype=dtype)
             self.register_parameter(name, weight)
 
