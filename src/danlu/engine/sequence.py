@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from danlu.engine.request import Deliver, FinishReason, Output, Request
-from danlu.engine.sampler import Choice, Sampler
+from danlu.engine.sampler import ChosenToken, Sampler
 from danlu.engine.scheduler import TokenSequence
 from danlu.engine.stop import StopFinder
 from danlu.text.detokenize import Detokenizer
@@ -27,7 +27,7 @@ class RequestSequence(TokenSequence):
         """Count the tokens of the answer."""
         return len(self.tokens) - len(self.request.prompt)
 
-    def accept(self, choice: Choice) -> Output:
+    def accept(self, choice: ChosenToken) -> Output:
         """Append the next token; return the output that it makes."""
         token = choice.token
         self.tokens.append(token)
