@@ -27,7 +27,7 @@ from danlu.text.render import (
 )
 from danlu.text.tokenizer import Tokenizer
 
-Piece = TypeVar("Piece")
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Dialog:
         template: str | None = None,
         thinking_budget: int | None = None,
     ) -> PreparedRequest:
-        """Render and tokenize a conversation; takes milliseconds a thousand tokens.
+        """Render and tokenize a conversation; takes milliseconds per thousand tokens.
 
         template, enable_thinking: None means the dialog's own. thinking_budget: tokens after which
         a thought is ended. Raises UsageError for an unknown template, DataError for text that
@@ -129,15 +129,12 @@ class Dialog:
         *,
         sampling: SamplingSettings,
         adapter: Adapter | None = None,
-        enable_thinking: bool | None = None,
     ) -> Generator[str | Usage | End, None, None]:
         """Yield the next answer as the model writes it, tags included; Usage and End come last.
 
-        For judging the form of an answer. In all else it is like `answer`.
+        For judging the form of an answer; in all else like `answer`.
         """
-        prepared = self.prepare(
-            conversation, sampling=sampling, adapter=adapter, enable_thinking=enable_thinking
-        )
+        prepared = self.prepare(conversation, sampling=sampling, adapter=adapter)
         counting = _Counting(prepared)
 
         def read(output: Output) -> Iterator[str | Usage | End]:
@@ -148,8 +145,8 @@ class Dialog:
         yield from self._run(prepared.request, read)
 
     def _run(
-        self, request: Request, read: Callable[[Output], Iterable[Piece]]
-    ) -> Generator[Piece, None, None]:
+        self, request: Request, read: Callable[[Output], Iterable[ItemT]]
+    ) -> Generator[ItemT, None, None]:
         """Yield what `read` makes of a request's outputs; the others advance with it.
 
         Closing the iterator aborts the request. Raises the error of a request that fails.

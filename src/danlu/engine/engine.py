@@ -100,7 +100,7 @@ class Engine:
         return min(self._model.config.max_position_embeddings, self._pool.num_blocks * BLOCK_TOKENS)
 
     def figures(self) -> Figures:
-        """Say what is going on."""
+        """Return what the engine is doing."""
         return Figures(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting,
@@ -161,15 +161,7 @@ class Engine:
 
         A request that fails ends with finish_reason "error"; the others go on.
         """
-        batch = _by_adapter(self._scheduler.plan())
-        if not batch:
-            return
-        try:
-            logits = self._forward(batch)
-        except Exception as problem:
-            self._step_alone(batch, problem)
-        else:
-            self._complete(batch, logits)
+        self._compute(_by_adapter(self._scheduler.plan()))
 
     def abort(self, request_id: RequestId) -> None:
         """End a request now and free its memory; a finished or unknown one is left alone."""
@@ -197,19 +189,20 @@ class Engine:
             self._scheduler.remove(sequence, trusted=output.error is None)
         sequence.deliver(output)
 
-    def _step_alone(self, batch: _Batch, problem: Exception) -> None:
-        """Repeat a failed step one request at a time: only the one at fault fails again."""
-        for sequence, num_tokens in batch.items():
-            if len(batch) == 1:
-                self._fail(sequence, problem)
-                return
-            alone = {sequence: num_tokens}
-            try:
-                logits = self._forward(alone)
-            except Exception as own_problem:
-                self._fail(sequence, own_problem)
-            else:
-                self._complete(alone, logits)
+    def _compute(self, batch: _Batch) -> None:
+        """Compute a batch; if it fails, one request at a time, so only the one at fault fails."""
+        if not batch:
+            return
+        try:
+            logits = self._forward(batch)
+        except Exception as problem:
+            for sequence, num_tokens in batch.items():
+                if len(batch) == 1:
+                    self._fail(sequence, problem)
+                else:
+                    self._compute({sequence: num_tokens})
+        else:
+            self._complete(batch, logits)
 
     @torch.inference_mode()
     def _forward(self, batch: _Batch) -> Tensor:

@@ -1,10 +1,10 @@
 """Decides what each step computes, and keeps the block tables. Plain Python, no tensors.
 
-Every request that is writing gets its next token first, so a long prompt delays nobody; what is
-left to read of the prompts is cut into chunks that share a budget, first come first served. Where
-blocks run out, the youngest running request gives its own back and is computed again later; so the
-oldest always gets on. A prompt's beginning that is known is not computed again, and one that an
-older request is computing right now is waited for.
+Every request that is writing gets its next token first, so no long prompt delays it. Prompts are
+read in chunks that share a budget, first come first served. Where blocks run out, the youngest
+running request is preempted: it releases its blocks and is computed again later, so the oldest
+always makes progress. A prefix that is in the cache is not computed again, and one that an older
+request is computing right now is waited for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""An engine on a thread of its own, for many callers at once: the server's.
+"""An engine on a thread of its own, for many callers at once, as the server needs it.
 
-Only that thread touches the engine and the model. Callers put requests in and get outputs by a
-callback; how many are in is bounded, and decided before a caller spends time on tokenizing. Must
-not know messages or HTTP.
+Only that thread computes. Callers submit requests and get the outputs by a callback. The number of
+requests is bounded: a caller reserves its seats before it spends time on tokenizing. Must not know
+messages or HTTP.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class EngineStopped(RuntimeError):
 
 
 class EngineService:
-    """Starts and ends the thread, and hands requests and outputs over.
+    """Starts and ends the thread; passes requests to it and outputs back.
 
     num_seats: how many requests may be in at once, running and waiting.
     """
@@ -113,7 +113,7 @@ class EngineService:
         return future
 
     def stop(self, *, drain_s: float = 0.0) -> None:
-        """Let what is running finish within a limit, abort the rest, and end the thread."""
+        """Let requests finish for `drain_s` seconds, abort the rest, and end the thread."""
         deadline = time.monotonic() + drain_s
         while self._taken and self.is_alive and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -27,9 +27,9 @@ _TIED_ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model ready to compute, with everything that belongs to it.
+    """A model ready to compute, with its config, tokenizer and device.
 
-    A model whose weights are packed or quantised can answer, but neither be trained nor saved.
+    With packed or quantised weights it can answer, but neither be trained nor saved.
     """
 
     name: str
@@ -49,7 +49,7 @@ class LoadedModel:
 
     @property
     def token_multiple(self) -> int:
-        """Batches have a multiple of so many tokens; see `Device.token_multiple`."""
+        """What the number of tokens in a batch is a multiple of; see `Device.token_multiple`."""
         return self.device.token_multiple if self.dtype.itemsize == 2 else 1
 
 

@@ -39,7 +39,7 @@ class AdapterBank(Linear):
             bank._runs.append((adapter, slice(None)))
         return bank
 
-    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
         if not self._runs or not isinstance(layer, Layer):
             return plain_linear(layer, name, x)
         n = projection_input(layer, name, x)

@@ -38,7 +38,7 @@ class Dropout:
     segments: Sequence[tuple[str, int]]
 
     def mask(self, layer: int, target: str, like: Tensor) -> Tensor:
-        """Return the mask [T, in], already divided by the probability to keep."""
+        """Return the mask for `like` [T, in], divided by the probability to keep."""
         keep = 1.0 - self.probability
         rows = []
         for key, tokens in self.segments:
@@ -65,7 +65,7 @@ class AdapterLinear(Linear):
     def second_pass(self) -> AdapterLinear:
         return replace(self, is_second=True)
 
-    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
         if not isinstance(layer, Layer):
             return plain_linear(layer, name, x)
         addition = self.adapter.additions.get((layer.index, name))
@@ -86,7 +86,7 @@ class AdapterLinear(Linear):
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """What one call needs besides its tensors; the frozen weights are read when used."""
+    """The arguments of one call besides its tensors; frozen weights are read when used."""
 
     layer: Layer
     name: str

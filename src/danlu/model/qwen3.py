@@ -1,6 +1,6 @@
 """Qwen3 (dense): one forward pass, shared by the trainer and the engine.
 
-The model knows its weights and how they follow each other, nothing else. Two arguments decide
+The model knows its weights and the order of its operations, nothing else. Two arguments decide
 all that varies:
 
 - `attend(layer, qkv)`: QK-norm, RoPE, cache and attention of one layer; the object passed knows
@@ -161,13 +161,13 @@ _NORM_BEFORE = {
 
 
 def norm_before(layer: Layer | Head, name: str) -> Tensor | None:
-    """Return the weight of the norm that precedes a projection, where one does."""
+    """Return the weight [in] of the norm that precedes a projection, None where none does."""
     norm = _NORM_BEFORE.get(name)
     return getattr(layer, norm) if norm else None
 
 
 def projection_input(layer: Layer | Head, name: str, x: Tensor) -> Tensor:
-    """Apply what precedes a projection: its norm, swiglu before `down_proj`, nothing else."""
+    """Apply what precedes a projection: its norm, or swiglu before `down_proj`. x: [T, ...]."""
     if name == "down_proj":
         return swiglu(x)
     norm = norm_before(layer, name)
@@ -175,12 +175,12 @@ def projection_input(layer: Layer | Head, name: str, x: Tensor) -> Tensor:
 
 
 def product(layer: Layer | Head, name: str, n: Tensor) -> Tensor:
-    """Multiply what `projection_input` gave with the weight: a matrix, or a module in its place."""
+    """Multiply n [T, in] with the weight -> [T, out]: a matrix, or a module in its place."""
     weight = getattr(layer, name)
     return F.linear(n, weight) if isinstance(weight, Tensor) else weight(n)
 
 
 def replace_weight(owner: nn.Module, name: str, weight: nn.Module | nn.Parameter) -> None:
-    """Put another weight, or a module that multiplies, in the place of a weight."""
+    """Replace a weight by another one, or by a module that multiplies."""
     delattr(owner, name)  # torch puts no module over a parameter
     setattr(owner, name, weight)

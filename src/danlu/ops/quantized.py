@@ -79,8 +79,8 @@ def quantize_int4(
         low, high = w.aminmax(dim=-1)
         scales = (high - low).div_(15).to(weight.dtype)
         zeros = (low + 8 * scales).to(weight.dtype)
-        steps = (w - zeros[..., None]).div_(_divisor(scales[..., None])).round_()
-        nibbles = steps.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
+        levels = (w - zeros[..., None]).div_(_divisor(scales[..., None])).round_()
+        nibbles = levels.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
         place = slice(rows.start, rows.start + len(w))
         scales_and_zeros[:, place] = torch.stack((scales.t(), zeros.t()), dim=-1)
         packed[rows.start // tile : place.stop // tile] = _pack(nibbles, tile)
@@ -133,20 +133,20 @@ def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     tiles, inputs, half = packed.shape
     by_input = packed.transpose(0, 1)
     scales, zeros = scales_and_zeros.unbind(-1)
-    steps = scales.new_empty(inputs, tiles, 2 * half)
+    levels = scales.new_empty(inputs, tiles, 2 * half)
     # Bytes below 0 wrap around; read as signed ones, they are what was meant.
-    steps[..., :half] = (by_input & 15).sub_(8).view(torch.int8)
-    steps[..., half:] = (by_input >> 4).sub_(8).view(torch.int8)
-    steps = steps.view(inputs // INT4_GROUP, INT4_GROUP, -1)
+    levels[..., :half] = (by_input & 15).sub_(8).view(torch.int8)
+    levels[..., half:] = (by_input >> 4).sub_(8).view(torch.int8)
+    levels = levels.view(inputs // INT4_GROUP, INT4_GROUP, -1)
     zeros, scales = zeros.contiguous()[:, None], scales.contiguous()[:, None]
-    return torch.addcmul(zeros, steps, scales).view(inputs, -1)
+    return torch.addcmul(zeros, levels, scales).view(inputs, -1)
 
 
 def _pieces(numbers: int, outputs: int, inputs: int, multiple: int = 1) -> Iterator[slice]:
-    """Cut outputs into runs of about so many numbers, each but the last a `multiple` long."""
-    step = max(1, numbers // (inputs * multiple)) * multiple
-    for start in range(0, outputs, step):
-        yield slice(start, min(start + step, outputs))
+    """Cut outputs into slices of about `numbers` weights, each but the last a `multiple` long."""
+    size = max(1, numbers // (inputs * multiple)) * multiple
+    for start in range(0, outputs, size):
+        yield slice(start, min(start + size, outputs))
 
 
 def _divisor(scales: Tensor) -> Tensor:
