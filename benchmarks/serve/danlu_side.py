@@ -23,7 +23,7 @@ from benchmarks.serve.task import (
 from danlu.device.detect import select
 from danlu.device.memory import peak_bytes
 from danlu.engine.engine import Engine
-from danlu.engine.request import Request, RequestId, SamplingSettings
+from danlu.engine.request import Output, Request, RequestId, SamplingSettings
 from danlu.hub.load import LoadedModel, load_for_answers
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.model.quantized import Quantization, quantized_bytes
@@ -58,15 +58,17 @@ class Bench:
     def finish(self, *requests: Request) -> None:
         """Run requests to their end."""
         for request in requests:
-            self.engine.add(request)
+            self.engine.add(request, lambda output: None)
         while self.engine.num_unfinished:
             self.engine.step()
 
     def decode_seconds(self, requests: Sequence[Request]) -> float:
         """Time what follows once every request has its first token."""
-        ids = {self.engine.add(request) for request in requests}
-        while ids:
-            ids -= {output.request_id for output in self.engine.step() if output.tokens}
+        written: set[RequestId] = set()
+        for request in requests:
+            self.engine.add(request, lambda output: written.add(output.request_id))
+        while len(written) < len(requests):
+            self.engine.step()
         return seconds(lambda: self.finish())
 
 
@@ -117,25 +119,27 @@ def turn_two_share(bench: Bench) -> float:
 def stall(bench: Bench) -> dict[str, float]:
     """The longest wait of running streams while a long prompt is read, and a chunk's time."""
     engine = bench.engine
-    streams = [engine.add(bench.request(answer=40)) for _ in range(2)]
+    written: list[Output] = []
+    for _ in range(2):
+        engine.add(bench.request(answer=40), written.append)
     for _ in range(5):
         engine.step()
-    long = engine.add(bench.request(CHAT_TOKENS, 1))
+    read: list[Output] = []
+    engine.add(bench.request(CHAT_TOKENS, 1), read.append)
     waits: list[float] = []
-    alive = True
-    while alive:
-        waits.append(seconds(lambda: written(engine, streams)))
-        alive = long in engine._answers
+    while not read:
+        written.clear()
+        waits.append(seconds(lambda: step_until(engine, written)))
     bench.finish()
     chunk = engine._scheduler._prompt_tokens
     alone = seconds(lambda: bench.finish(bench.request(chunk, 1)))
     return {"longest_wait_s": max(waits), "prompt_chunk_s": alone}
 
 
-def written(engine: Engine, streams: Sequence[RequestId]) -> None:
-    """Step until a stream has written."""
-    while not {output.request_id for output in engine.step()} & set(streams):
-        pass
+def step_until(engine: Engine, written: list[Output]) -> None:
+    """Step until there is an output."""
+    while not written:
+        engine.step()
 
 
 def step_parts(bench: Bench) -> dict[str, float]:
@@ -158,7 +162,7 @@ def step_parts(bench: Bench) -> dict[str, float]:
     engine._forward = timed("forward", engine._forward)  # type: ignore[method-assign]
     engine._choose = timed("choose", engine._choose)  # type: ignore[method-assign]
     model.forward = timed("layers", model.forward)  # type: ignore[method-assign]
-    engine.add(bench.request())
+    engine.add(bench.request(), lambda output: None)
     engine.step()
     spent.clear()
     whole = seconds(lambda: bench.finish())

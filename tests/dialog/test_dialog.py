@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from danlu.dialog.dialog import Dialog
 from danlu.dialog.events import Call, End, Event, Text, Thought, Usage, assistant_message
-from danlu.engine.request import Output, Request, RequestId, SamplingSettings
-from danlu.errors import UsageError
+from danlu.engine.request import Deliver, Output, Request, RequestId, SamplingSettings
+from danlu.errors import DataError, UsageError
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import render
-from tests.helpers.tiny_engine import GREEDY, engine, tokenizer
+from tests.helpers.tiny_engine import GREEDY, alone, engine, random_adapter, text_of, tokenizer
 
 HELLO = Conversation(messages=(Message(role="user", content="你好"),))
 END = tokenizer().control_id("<|im_end|>")
@@ -27,14 +27,21 @@ class ScriptedEngine:
         self.requests: list[Request] = []
         self.closed = False
 
-    def stream(self, request: Request) -> Generator[Output, None, None]:
+    def add(self, request: Request, deliver: Deliver) -> RequestId:
         self.requests.append(request)
-        try:
-            for character in self.answer:
-                yield Output(request_id=RequestId(0), tokens=(1,), text=character)
-            yield Output(request_id=RequestId(0), tokens=(END,), finish_reason=self.reason)
-        finally:
-            self.closed = True
+        self.deliver, self.outputs = deliver, self._outputs()
+        return RequestId(0)
+
+    def step(self) -> None:
+        self.deliver(next(self.outputs))
+
+    def abort(self, request_id: RequestId) -> None:
+        self.closed = True
+
+    def _outputs(self) -> Iterator[Output]:
+        for character in self.answer:
+            yield Output(request_id=RequestId(0), tokens=(1,), text=character)
+        yield Output(request_id=RequestId(0), tokens=(END,), finish_reason=self.reason)
 
 
 def dialog(over: object, *, template: str = "qwen3", thinking: bool | None = True) -> Dialog:
@@ -143,6 +150,41 @@ def test_over_the_real_engine() -> None:
     assert subject.num_unfinished == 1
     events.close()
     assert subject.num_unfinished == 0
+
+
+def test_answers_of_one_engine_do_not_lose_each_others_outputs() -> None:
+    questions = [
+        Conversation(messages=(Message(role="user", content=text),)) for text in ("一", "二二", "3")
+    ]
+    expected = [list(dialog(engine()).write(asked, sampling=GREEDY)) for asked in questions]
+    subject = dialog(own := engine())
+    other = Request(prompt=(5, 6, 7), sampling=GREEDY)
+    stepped: list[Output] = []
+    own.add(other, stepped.append)
+    first, second, third = (subject.write(asked, sampling=GREEDY) for asked in questions)
+    start = [next(second), next(first)]
+    assert [start[1], *first] == expected[0]
+    assert [start[0], *second] == expected[1]
+    assert list(third) == expected[2]
+    assert text_of(stepped) == text_of(alone(other))
+    assert own.num_unfinished == 0
+
+
+def test_closing_an_answer_aborts_its_request_and_nothing_comes_later() -> None:
+    subject = engine()
+    events = dialog(subject).write(HELLO, sampling=GREEDY)
+    next(events)
+    events.close()
+    assert subject.num_unfinished == 0
+    subject.step()
+    assert list(events) == []
+
+
+def test_a_request_that_fails_raises_its_error() -> None:
+    broken = random_adapter(1)
+    next(iter(broken.additions.values())).a.data.fill_(float("nan"))
+    with pytest.raises(DataError):
+        list(dialog(engine()).answer(HELLO, sampling=GREEDY, adapter=broken))
 
 
 def test_an_unknown_template_is_refused() -> None:

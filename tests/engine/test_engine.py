@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, RequestId, SamplingSettings
-from danlu.engine.scheduler import Share
+from danlu.engine.sequence import RequestSequence
 from danlu.errors import DataError, UsageError
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
@@ -60,6 +61,12 @@ REQUESTS = [
     for prompt, max_tokens in zip(SHARING, (12, 1, 7, 24, 12, 12, 5), strict=True)
     for adapter in ADAPTERS
 ]
+
+
+def add(subject: Engine, request: Request) -> tuple[RequestId, list[Output]]:
+    """Queue a request; its id, and the list of its outputs that grows with every step."""
+    outputs: list[Output] = []
+    return subject.add(request, outputs.append), outputs
 
 
 @cache
@@ -111,17 +118,19 @@ def run_program(actions: list[object], subject: Engine) -> None:
     tokens: dict[RequestId, list[int]] = {}
     reasons: dict[RequestId, str] = {}
 
+    def deliver(output: Output) -> None:
+        assert output.request_id not in reasons
+        tokens[output.request_id] += output.tokens
+        if output.finish_reason:
+            reasons[output.request_id] = output.finish_reason
+
     def step() -> None:
-        for output in subject.step():
-            assert output.request_id not in reasons
-            tokens[output.request_id] += output.tokens
-            if output.finish_reason:
-                reasons[output.request_id] = output.finish_reason
+        subject.step()
         subject.check_invariants()
 
     for action in actions:
         if isinstance(action, int):
-            request_id = subject.add(REQUESTS[action])
+            request_id = subject.add(REQUESTS[action], deliver)
             asked[request_id], tokens[request_id] = action, []
         elif action == "step":
             step()
@@ -258,57 +267,32 @@ def test_requests_that_cannot_fit_are_refused_with_numbers() -> None:
     context = model().config.max_position_embeddings
     prompt = random_prompt(0, context - 3)
     with pytest.raises(UsageError) as problem:
-        engine().add(Request(prompt=prompt, sampling=replace(GREEDY, max_tokens=4)))
+        add(engine(), Request(prompt=prompt, sampling=replace(GREEDY, max_tokens=4)))
     assert str(context) in problem.value.why
     assert str(context - 3) in problem.value.why
     assert "3" in problem.value.fix
     with pytest.raises(UsageError):
-        engine().add(Request(prompt=random_prompt(0, context)))
+        add(engine(), Request(prompt=random_prompt(0, context)))
     with pytest.raises(UsageError):
-        engine().add(Request(prompt=()))
+        add(engine(), Request(prompt=()))
     with pytest.raises(DataError):
-        engine().add(Request(prompt=(model().config.vocab_size,)))
+        add(engine(), Request(prompt=(model().config.vocab_size,)))
 
 
 def test_abort_frees_the_request_and_reports_it_once() -> None:
     subject = engine()
-    kept = subject.add(Request(prompt=PROMPTS[0], sampling=GREEDY))
-    dropped = subject.add(Request(prompt=PROMPTS[1], sampling=GREEDY))
+    _id, kept = add(subject, Request(prompt=PROMPTS[0], sampling=GREEDY))
+    dropped_id, dropped = add(subject, Request(prompt=PROMPTS[1], sampling=GREEDY))
     subject.step()
-    subject.abort(dropped)
-    subject.abort(dropped)
+    subject.abort(dropped_id)
+    subject.abort(dropped_id)
     subject.abort(RequestId(99))
     assert subject.num_unfinished == 1
-    outputs = subject.step()
-    reasons = [o.finish_reason for o in outputs if o.request_id == dropped]
-    assert reasons == ["abort"]
+    assert [output.finish_reason for output in dropped] == [None, "abort"]
     while subject.num_unfinished:
-        outputs += subject.step()
-    assert dropped not in [output.request_id for output in outputs[2:]]
-    assert tokens_of([o for o in outputs if o.request_id == kept]) == ANSWERS[0][1:]
-
-
-def test_streams_in_one_engine_do_not_lose_each_others_outputs() -> None:
-    subject = engine()
-    stepped = subject.add(Request(prompt=PROMPTS[2], sampling=GREEDY))
-    first = subject.stream(Request(prompt=PROMPTS[0], sampling=GREEDY))
-    second = subject.stream(Request(prompt=PROMPTS[1], sampling=GREEDY))
-    start = [next(second), next(first)]
-    assert tokens_of([start[1], *first]) == ANSWERS[0]
-    assert tokens_of([start[0], *second]) == ANSWERS[1]
-    rest = subject.step()
-    assert {output.request_id for output in rest} == {stepped}
-    assert tokens_of(rest) == ANSWERS[2]
-    assert subject.num_unfinished == 0
-
-
-def test_closing_a_stream_aborts_its_request() -> None:
-    subject = engine()
-    stream = subject.stream(Request(prompt=PROMPTS[0], sampling=GREEDY))
-    next(stream)
-    stream.close()
-    assert subject.num_unfinished == 0
-    assert subject.step() == []
+        subject.step()
+    assert len(dropped) == 2
+    assert tokens_of(kept) == ANSWERS[0]
 
 
 def test_a_failing_request_does_not_take_others_down() -> None:
@@ -324,8 +308,6 @@ def test_a_failing_request_does_not_take_others_down() -> None:
     for index, kind in ((1, DataError), (2, RuntimeError)):
         assert [output.finish_reason for output in results[index]] == ["error"]
         assert isinstance(results[index][0].error, kind)
-    with pytest.raises(DataError):
-        list(engine().stream(requests[1]))
 
 
 def test_bf16_runs() -> None:
@@ -341,8 +323,8 @@ def test_a_fault_in_any_step_costs_nobody_his_answer(
     subject = engine(prompt_tokens_per_step=30)
     forward, calls = subject._forward, iter(range(1000))
 
-    def failing(shares: list[Share]) -> torch.Tensor:
-        logits = forward(shares)  # what was written to the cache must not matter
+    def failing(batch: Mapping[RequestSequence, int]) -> torch.Tensor:
+        logits = forward(batch)  # what was written to the cache must not matter
         if next(calls) == broken:
             raise RuntimeError("a device that stumbles once")
         return logits
@@ -357,8 +339,9 @@ def test_a_fault_in_choosing_a_token_stays_with_its_request(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = engine()
-    ids = [subject.add(Request(prompt=prompt, sampling=GREEDY)) for prompt in PROMPTS[:3]]
-    victim = subject._answers[ids[1]]
+    added = [add(subject, Request(prompt=prompt, sampling=GREEDY)) for prompt in PROMPTS[:3]]
+    ids, outputs = zip(*added, strict=True)
+    victim = subject._sequences[ids[1]]
 
     def fail(*_words: object) -> None:
         raise RuntimeError("a bug")
@@ -367,13 +350,11 @@ def test_a_fault_in_choosing_a_token_stays_with_its_request(
         monkeypatch.setattr(victim.sampler, "record", fail)
     else:
         monkeypatch.setattr(victim.detokenizer, "feed", fail)
-    outputs: dict[RequestId, list[Output]] = {request_id: [] for request_id in ids}
     while subject.num_unfinished:
-        for output in subject.step():
-            outputs[output.request_id].append(output)
+        subject.step()
         subject.check_invariants()
-    assert [output.finish_reason for output in outputs[ids[1]]] == ["error"]
-    assert [tokens_of(outputs[ids[index]]) for index in (0, 2)] == [ANSWERS[0], ANSWERS[2]]
+    assert [output.finish_reason for output in outputs[1]] == ["error"]
+    assert [tokens_of(outputs[index]) for index in (0, 2)] == [ANSWERS[0], ANSWERS[2]]
 
 
 def test_an_adapter_that_is_gone_is_held_by_nobody() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from danlu.engine.grammar import MAX_SOURCE_CHARACTERS, GrammarCompiler, Guide
 from danlu.engine.request import Grammar, Request, SamplingSettings, Thinking
-from danlu.engine.sampler import Choice, Sampler, sample
+from danlu.engine.sampler import ChosenToken, Sampler, sample
 from danlu.errors import UsageError
 from danlu.text.parse import Parser, Text
 from tests.helpers.tiny_engine import tokenizer
@@ -44,7 +44,7 @@ def write(
     tokens: list[int] = []
     while len(tokens) < max_tokens:
         (choice,) = sample(torch.randn(1, SIZE, generator=generator) * 3, [subject])
-        assert isinstance(choice, Choice), choice
+        assert isinstance(choice, ChosenToken), choice
         if choice.token in ends:
             return tokens, True
         tokens.append(choice.token)
@@ -360,11 +360,11 @@ def test_a_grammar_without_a_way_on_fails_its_own_row_only() -> None:
         )
         for request in requests
     ]
-    outcomes: list[Choice | Exception] = []
+    outcomes: list[ChosenToken | Exception] = []
     for _step in range(3):
         outcomes = sample(torch.zeros(2, SIZE), samplers)
     assert isinstance(outcomes[0], Exception)
-    assert isinstance(outcomes[1], Choice)
+    assert isinstance(outcomes[1], ChosenToken)
 
 
 def test_any_thread_may_compile_and_guides_are_independent() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from danlu.engine.grammar import GrammarCompiler
 from danlu.engine.logits import Penalties, candidates
 from danlu.engine.request import Grammar, Request, SamplingSettings, Thinking, TokenLogprobs
-from danlu.engine.sampler import Choice, Sampler, sample
+from danlu.engine.sampler import ChosenToken, Sampler, sample
 from danlu.errors import UsageError
 from tests.helpers.tiny_engine import tokenizer
 
@@ -41,10 +41,10 @@ def rows(seed: int, number: int) -> Tensor:
     return (torch.randn(number, SIZE, generator=generator) * 4).bfloat16().float()
 
 
-def chosen(logits: Tensor, samplers: list[Sampler]) -> list[Choice]:
+def chosen(logits: Tensor, samplers: list[Sampler]) -> list[ChosenToken]:
     """One step in which no row fails."""
     choices = sample(logits, samplers)
-    assert all(isinstance(choice, Choice) for choice in choices), choices
+    assert all(isinstance(choice, ChosenToken) for choice in choices), choices
     return choices  # type: ignore[return-value]
 
 
@@ -246,7 +246,7 @@ def test_a_row_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatc
     logits = rows(3, 2)
     problem, choice = sample(logits, [broken, whole])
     assert isinstance(problem, ZeroDivisionError)
-    assert choice == Choice(token=int(logits[1].argmax()))
+    assert choice == ChosenToken(token=int(logits[1].argmax()))
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-3, 1e30])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from danlu.engine.blocks import BlockPool
 from danlu.engine.request import RequestId
-from danlu.engine.scheduler import Scheduler, Share, Track
+from danlu.engine.scheduler import Scheduler, TokenSequence
 
 SIZE = 4
 
@@ -22,45 +22,44 @@ class Bench:
         self, *, num_blocks: int = 100, prompt_tokens: int = 16, num_requests: int = 8
     ) -> None:
         self.pool = BlockPool(num_blocks, SIZE)
-        self.scheduler = Scheduler(
+        self.scheduler: Scheduler[TokenSequence] = Scheduler(
             self.pool, prompt_tokens=prompt_tokens, num_requests=num_requests
         )
         self.root = self.pool.new_root()
-        self.left: dict[Track, int] = {}
+        self.left: dict[TokenSequence, int] = {}
         self.finished: list[int] = []
 
-    def add(self, prompt: list[int], answer: int = 4) -> Track:
-        track = Track(
+    def add(self, prompt: list[int], answer: int = 4) -> TokenSequence:
+        sequence = TokenSequence(
             id=RequestId(len(self.left) + len(self.finished)), tokens=list(prompt), root=self.root
         )
-        self.left[track] = answer
-        self.scheduler.add(track)
-        return track
+        self.left[sequence] = answer
+        self.scheduler.add(sequence)
+        return sequence
 
     def step(self) -> dict[int, int]:
         """Run a step; return the tokens each request got."""
-        shares = self.scheduler.plan()
-        self._check(shares)
-        self.scheduler.commit(shares)
-        for share in shares:
-            track = share.track
-            if track.pending == 0:
-                track.tokens.append(1000 + len(track.tokens))
-                self.left[track] -= 1
-                if self.left[track] == 0:
-                    self.scheduler.remove(track)
-                    del self.left[track]
-                    self.finished.append(track.id)
+        scheduled = self.scheduler.plan()
+        self._check(scheduled)
+        self.scheduler.commit(scheduled)
+        for sequence in scheduled:
+            if sequence.pending == 0:
+                sequence.tokens.append(1000 + len(sequence.tokens))
+                self.left[sequence] -= 1
+                if self.left[sequence] == 0:
+                    self.scheduler.remove(sequence)
+                    del self.left[sequence]
+                    self.finished.append(sequence.id)
         self.scheduler.check_invariants()
-        return {share.track.id: share.tokens for share in shares}
+        return {sequence.id: num_tokens for sequence, num_tokens in scheduled.items()}
 
-    def _check(self, shares: list[Share]) -> None:
-        assert len({share.track.id for share in shares}) == len(shares)
+    def _check(self, scheduled: dict[TokenSequence, int]) -> None:
+        assert len({sequence.id for sequence in scheduled}) == len(scheduled)
         read = 0
-        for share in shares:
-            assert 0 < share.tokens <= share.track.pending
-            assert len(share.track.blocks) * SIZE >= share.track.computed + share.tokens
-            read += share.tokens if share.track.pending > 1 else 0
+        for sequence, num_tokens in scheduled.items():
+            assert 0 < num_tokens <= sequence.pending
+            assert len(sequence.blocks) * SIZE >= sequence.computed + num_tokens
+            read += num_tokens if sequence.pending > 1 else 0
         assert read <= self.scheduler._prompt_tokens
 
 
@@ -161,16 +160,16 @@ def test_everybody_is_served(
     cancelled: set[int],
 ) -> None:
     bench = Bench(num_blocks=num_blocks, prompt_tokens=prompt_tokens, num_requests=num_requests)
-    tracks = []
+    sequences = []
     for seed, length, answer in requests:  # the same seed: the same beginning
-        tracks.append(bench.add(prompt(seed, 30)[:length], answer=answer))
+        sequences.append(bench.add(prompt(seed, 30)[:length], answer=answer))
         for _ in range(every):
             bench.step()
     for index in cancelled:
-        if index < len(tracks) and tracks[index] in bench.left:
-            bench.scheduler.remove(tracks[index])
-            del bench.left[tracks[index]]
-            bench.finished.append(tracks[index].id)
+        if index < len(sequences) and sequences[index] in bench.left:
+            bench.scheduler.remove(sequences[index])
+            del bench.left[sequences[index]]
+            bench.finished.append(sequences[index].id)
             bench.scheduler.check_invariants()
     for _ in range(2000):
         if not bench.left:

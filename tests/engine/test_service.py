@@ -74,10 +74,10 @@ def test_seats_are_bounded_and_come_back(service: EngineService) -> None:
 def test_a_cancelled_request_ends_even_where_nothing_else_runs(service: EngineService) -> None:
     outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
     assert service.reserve()
-    ticket = service.submit(long_request(PROMPTS[0]), outputs.put)
+    request_id = service.submit(long_request(PROMPTS[0]), outputs.put)
     outputs.get(timeout=20)
-    service.cancel(ticket)
-    service.cancel(ticket)
+    service.cancel(request_id)
+    service.cancel(request_id)
     assert collect(outputs)[-1].finish_reason == "abort"
     assert service.num_seats_taken == 0
     assert service.figures().cache_usage == 0
@@ -135,11 +135,11 @@ def test_a_broken_thread_leaves_nobody_waiting(broken_step: int) -> None:
     class Broken(Engine):
         steps = 0
 
-        def step(self) -> list[Output]:
+        def step(self) -> None:
             self.steps += 1
             if self.steps > broken_step:
                 raise SystemError("a bug")
-            return super().step()
+            super().step()
 
     whole = engine()
     whole.__class__ = Broken

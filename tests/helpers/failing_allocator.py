@@ -11,7 +11,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from danlu.model.qwen3 import Block
+from danlu.model.qwen3 import Layer
 from danlu.model.recompute import Recompute
 from danlu.train.loop import trainer
 
@@ -51,7 +51,7 @@ def failing_allocator(
 
     Gives the list of the microsteps that failed, which grows.
     """
-    real, real_step, failed = Block.forward, trainer.optimizer_step, []
+    real, real_step, failed = Layer.forward, trainer.optimizer_step, []
     number = step = 0
 
     def optimizer_step(*values: Any, **named: Any) -> Any:
@@ -63,10 +63,10 @@ def failing_allocator(
             step = 0
 
     def forward(
-        block: Block, x: Tensor, attend: Any, linear: Any, recompute: Recompute = "none"
+        layer: Layer, x: Tensor, attend: Any, linear: Any, recompute: Recompute = "none"
     ) -> Tensor:
         nonlocal number
-        number += block.index == 0
+        number += layer.index == 0
         moment = Moment(
             number=number - 1,
             step=step,
@@ -74,8 +74,8 @@ def failing_allocator(
             recompute=recompute,
             learns=torch.is_grad_enabled(),
         )
-        y = real(block, x, attend, linear, recompute)
-        if block.index != 1 or not is_full(moment):
+        y = real(layer, x, attend, linear, recompute)
+        if layer.index != 1 or not is_full(moment):
             return y
         failed.append(moment)
         if in_backward and moment.learns:
@@ -86,7 +86,7 @@ def failing_allocator(
         return y
 
     with (
-        patch.object(Block, "forward", forward),
+        patch.object(Layer, "forward", forward),
         patch.object(trainer, "optimizer_step", optimizer_step),
     ):
         yield failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import socket
 import threading
@@ -21,7 +22,7 @@ from starlette.testclient import TestClient
 from danlu.device.detect import select
 from danlu.dialog.dialog import Dialog
 from danlu.engine.engine import Engine, Figures
-from danlu.engine.request import Output, RequestId, SamplingSettings, TokenLogprobs
+from danlu.engine.request import Deliver, Output, RequestId, SamplingSettings, TokenLogprobs
 from danlu.engine.request import Request as EngineRequest
 from danlu.engine.service import EngineService
 from danlu.engine.stop import StopFinder
@@ -79,16 +80,12 @@ class ScriptedEngine:
     ) -> None:
         self.requests: list[EngineRequest] = []
         self._tokenizer, self._script = tokenizer, script
-        self._answers: dict[RequestId, Iterator[Output]] = {}
-        self._ready: list[Output] = []
+        self._answers: dict[RequestId, tuple[Iterator[Output], Deliver]] = {}
+        self._ids = itertools.count()
 
     @property
     def num_unfinished(self) -> int:
         return len(self._answers)
-
-    @property
-    def is_idle(self) -> bool:
-        return not self._answers and not self._ready
 
     def figures(self) -> Figures:
         return Figures(
@@ -98,25 +95,30 @@ class ScriptedEngine:
     def prepare(self, request: EngineRequest) -> None:
         """Nothing takes long here."""
 
-    def add(self, request: EngineRequest) -> RequestId:
+    def new_id(self) -> RequestId:
+        return RequestId(next(self._ids))
+
+    def add(
+        self, request: EngineRequest, deliver: Deliver, *, request_id: RequestId | None = None
+    ) -> RequestId:
         answer = self._script(request)
-        request_id = RequestId(len(self.requests))
+        request_id = self.new_id() if request_id is None else request_id
         self.requests.append(request)
-        self._answers[request_id] = self._outputs(request_id, request, answer)
+        self._answers[request_id] = self._outputs(request_id, request, answer), deliver
         return request_id
 
     def abort(self, request_id: RequestId) -> None:
-        if self._answers.pop(request_id, None) is not None:
-            self._ready.append(Output(request_id=request_id, finish_reason="abort"))
+        if request_id in self._answers:
+            _outputs, deliver = self._answers.pop(request_id)
+            deliver(Output(request_id=request_id, finish_reason="abort"))
 
-    def step(self) -> list[Output]:
+    def step(self) -> None:
         time.sleep(self.step_seconds)
-        ready, self._ready = self._ready, []
-        for request_id, outputs in list(self._answers.items()):
-            ready.append(next(outputs))
-            if ready[-1].finish_reason is not None:
+        for request_id, (outputs, deliver) in list(self._answers.items()):
+            output = next(outputs)
+            if output.finish_reason is not None:
                 del self._answers[request_id]
-        return ready
+            deliver(output)
 
     def _outputs(
         self, request_id: RequestId, request: EngineRequest, answer: str | Exception

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from danlu.engine.engine import Engine
-from danlu.engine.request import Output, Request, RequestId, SamplingSettings
+from danlu.engine.request import Output, Request, SamplingSettings
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.model.qwen3 import Qwen3
 from danlu.text.tokenizer import Tokenizer
@@ -70,12 +70,12 @@ def random_prompt(seed: int, length: int | None = None) -> tuple[int, ...]:
 
 def run_all(engine: Engine, requests: Sequence[Request]) -> list[list[Output]]:
     """Run requests together to their end; the outputs of each."""
-    ids = [engine.add(request) for request in requests]
-    outputs: dict[RequestId, list[Output]] = {request_id: [] for request_id in ids}
+    outputs: list[list[Output]] = [[] for _request in requests]
+    for request, into in zip(requests, outputs, strict=True):
+        engine.add(request, into.append)
     while engine.num_unfinished:
-        for output in engine.step():
-            outputs[output.request_id].append(output)
-    return [outputs[request_id] for request_id in ids]
+        engine.step()
+    return outputs
 
 
 def tokens_of(outputs: Sequence[Output]) -> list[int]:

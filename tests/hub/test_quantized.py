@@ -14,7 +14,7 @@ import torch
 
 from danlu.device.detect import select
 from danlu.engine.engine import Engine
-from danlu.engine.request import Request
+from danlu.engine.request import Output, Request
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.hub.load import load_model
 from danlu.hub.names import STARTER
@@ -24,7 +24,7 @@ from danlu.model.qwen3 import Qwen3
 from danlu.ops import quantize_int4, quantize_int8
 from tests.helpers.logits import logits
 from tests.helpers.model_folder import write_model_folder
-from tests.helpers.tiny_engine import GREEDY, random_adapter
+from tests.helpers.tiny_engine import GREEDY, random_adapter, tokens_of
 
 CPU = select("cpu")
 both = pytest.mark.parametrize("quantization", ["int8", "int4"])
@@ -90,18 +90,16 @@ def test_requests_of_many_lengths_run_together(quantization: Quantization, tmp_p
     loaded = load_model(folder, device=CPU, quantization=quantization)
     engine = Engine(loaded.model, loaded.tokenizer, prompt_tokens_per_step=32)
     adapters = [None, random_adapter(1, like=loaded.model)]
+    outputs: list[Output] = []
     for length in (1, 3, 40, 90):
         for adapter in adapters:
-            engine.add(
-                Request(prompt=tuple(range(5, 5 + length)), sampling=GREEDY, adapter=adapter)
-            )
-    tokens = 0
+            request = Request(prompt=tuple(range(5, 5 + length)), sampling=GREEDY, adapter=adapter)
+            engine.add(request, outputs.append)
     while engine.num_unfinished:
-        for output in engine.step():
-            assert output.error is None
-            tokens += len(output.tokens)
+        engine.step()
     engine.check_invariants()
-    assert tokens == 8 * (GREEDY.max_tokens or 0)
+    assert all(output.error is None for output in outputs)
+    assert len(tokens_of(outputs)) == 8 * (GREEDY.max_tokens or 0)
 
 
 def test_int4_needs_widths_that_fit(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
-from danlu.model.qwen3 import Block, Head, plain_linear, projection_input
+from danlu.model.qwen3 import Head, Layer, Linear, plain_linear, projection_input
 from tests.helpers.packed import packed_logits, random_adapter, random_tokens
 from tests.helpers.tiny_model import tiny_model
 
@@ -22,15 +22,15 @@ def dropout(
     return Dropout(probability=p, seed=11, step=step, segments=segments)
 
 
-class AutogradLinear:
+class AutogradLinear(Linear):
     """The same formula written plainly: autograd finds the gradients."""
 
     def __init__(self, adapter: Adapter, noise: Dropout) -> None:
         self.adapter = adapter
         self.noise = noise
 
-    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
-        if not isinstance(layer, Block):
+    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+        if not isinstance(layer, Layer):
             return plain_linear(layer, name, x)
         n = projection_input(layer, name, x)
         y = F.linear(n, getattr(layer, name))

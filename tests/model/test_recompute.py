@@ -9,7 +9,7 @@ from torch import Tensor
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
 from danlu.model.attention import PackedAttention
-from danlu.model.qwen3 import Linear, Qwen3, plain_linear
+from danlu.model.qwen3 import Head, Layer, Linear, Qwen3, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
 from tests.helpers.packed import random_adapter, random_tokens
 from tests.helpers.saved_bytes import counting_saved
@@ -62,7 +62,7 @@ def test_gradients_are_the_same(name: str, policy: Recompute, dtype: torch.dtype
 def test_each_policy_keeps_less_than_the_one_before(name: str) -> None:
     kept = [gradients(name, policy, torch.float32)[1] for policy in POLICIES[:-1]]
     assert kept == sorted(set(kept), reverse=True)
-    # A block keeps what enters it, [T, hidden_size] of fp32 in each of 3 layers; and the embedding
+    # A layer keeps what enters it, [T, hidden_size] of fp32 in each of 3 layers; and the embedding
     # its token ids, where it is trained.
     ids = 8 * sum(LENGTHS) if name == "full" else 0
     assert kept[-1] == 3 * sum(LENGTHS) * 64 * 4 + ids
@@ -72,12 +72,13 @@ def test_nothing_runs_twice_without_gradients() -> None:
     config, model = tiny_model()
     calls = []
 
-    def linear(layer: object, name: str, x: Tensor) -> Tensor:
-        calls.append(name)
-        return plain_linear(layer, name, x)  # type: ignore[arg-type]
+    class Recorded(Linear):
+        def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+            calls.append(name)
+            return super().__call__(layer, name, x)
 
     attend = PackedAttention(config, torch.arange(5), [5])
     with torch.no_grad(), counting_saved(ignore=()) as saved:
-        model(random_tokens(config, 5), attend, linear, "block")
+        model(random_tokens(config, 5), attend, Recorded(), "block")
     assert len(calls) == 8
     assert saved.num_bytes == 0

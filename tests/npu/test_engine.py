@@ -75,7 +75,7 @@ def test_how_often_a_decoding_step_makes_the_host_wait() -> None:
     """An upper bound, to be lowered: one wait, for the tokens, would do."""
     engine = Engine(model("npu"), tokenizer())
     for n in range(4):
-        engine.add(Request(prompt=random_prompt(n), sampling=GREEDY))
+        engine.add(Request(prompt=random_prompt(n), sampling=GREEDY), [].append)
     engine.step()  # reads the prompts
     with recording() as record:
         engine.step()
@@ -90,7 +90,8 @@ def test_memory_is_given_back() -> None:
     engine = Engine(subject, tokenizer())
     gc.collect()
     before = torch.npu.memory_allocated()  # the cache is there already
-    ids = [engine.add(Request(prompt=random_prompt(n), sampling=GREEDY)) for n in range(4)]
+    requests = [Request(prompt=random_prompt(n), sampling=GREEDY) for n in range(4)]
+    ids = [engine.add(request, [].append) for request in requests]
     engine.step()
     assert engine.figures().cache_usage > 0
     engine.abort(ids[0])

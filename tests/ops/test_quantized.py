@@ -16,7 +16,7 @@ both_dtypes = pytest.mark.parametrize(
 )
 # Below and above what the kernels are used for, and none.
 ROWS = (0, 1, quantized.INT8_KERNEL_ROWS + 1, quantized.INT4_KERNEL_ROWS, 2 * 48 + 1)
-# A whole number of blocks of outputs, less than one, some more.
+# A whole number of tiles of outputs, less than one, some more.
 SHAPES = ((128, 64), (10, 32), (200, 96))
 
 
@@ -49,7 +49,7 @@ def test_int4_product(shape: tuple[int, int], rows: int, dtype: torch.dtype) -> 
     packed, scales_and_zeros = ops.quantize_int4(matrix(*shape, dtype=dtype))
     expected = reference.int4_linear(x, packed, scales_and_zeros)
     check(ops.int4_linear(x, packed, scales_and_zeros), expected, dtype)
-    assert not expected[:, shape[0] :].any(), "outputs that only fill a block are not zero"
+    assert not expected[:, shape[0] :].any(), "outputs that only fill a tile are not zero"
 
 
 @both_dtypes

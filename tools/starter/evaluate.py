@@ -11,10 +11,11 @@ import argparse
 import random
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 
 from danlu.device.detect import select
 from danlu.engine.engine import Engine
-from danlu.engine.request import Request, SamplingSettings
+from danlu.engine.request import Output, Request, SamplingSettings
 from danlu.hub.generation import generation_defaults
 from danlu.hub.load import LoadedModel, load_model
 from danlu.hub.names import STARTER
@@ -71,7 +72,7 @@ def ask(loaded: LoadedModel, samples: list[Sample]) -> list[Answer]:
     """Let the model answer the last question of every sample; all run in one batch."""
     engine = Engine(loaded.model, loaded.tokenizer)
     defaults = generation_defaults(loaded.folder, loaded.config, enable_thinking=True)
-    texts: dict[int, str] = {}
+    texts: list[list[str]] = []
     for sample in samples:
         before = replace(sample.conversation, messages=sample.conversation.messages[:-1])
         spans = render(before, template="qwen3", enable_thinking=sample.thinks)
@@ -80,16 +81,20 @@ def ask(loaded: LoadedModel, samples: list[Sample]) -> list[Answer]:
             sampling=SamplingSettings(temperature=0.0, max_tokens=MAX_TOKENS),
             end_token_ids=defaults.end_token_ids,
         )
-        texts[engine.add(request)] = ""
+        texts.append(pieces := [])
+        engine.add(request, partial(_collect, pieces))
     while engine.num_unfinished:
-        for output in engine.step():
-            texts[output.request_id] += output.text
-            if output.finish_reason == "length":
-                texts[output.request_id] += "…"  # an answer without end is never right
+        engine.step()
     return [
-        Answer(sample=sample, text=split_reasoning(text)[1], expected=_expected(sample))
-        for sample, text in zip(samples, texts.values(), strict=True)
+        Answer(sample=sample, text=split_reasoning("".join(pieces))[1], expected=_expected(sample))
+        for sample, pieces in zip(samples, texts, strict=True)
     ]
+
+
+def _collect(pieces: list[str], output: Output) -> None:
+    pieces.append(output.text)
+    if output.finish_reason == "length":
+        pieces.append("…")  # an answer without end is never right
 
 
 def _expected(sample: Sample) -> str:

@@ -1,4 +1,4 @@
-"""What is known of devices that are not here: memory and speed, as data. No torch here.
+"""Memory and speed of devices, as data, also of those that this machine lacks. No torch here.
 
 The figures are the makers' (dense bf16 matrix products, memory as sold, bandwidth), from their data
 sheets; `achieved` is the share of the first that training reaches, an assumption until a probe has
@@ -20,11 +20,11 @@ class DeviceFacts:
     memory_bytes: what can be allocated in all; context_bytes: what driver and libraries take of it.
     slack: share of what is kept for the backward pass that is lost between allocations.
     kernel_bytes: what a microstep adds, since libraries keep kernels for the sizes they meet;
-    most_kernel_bytes: where that ends. flops: bf16 matrix products per second; flops_fp32 likewise.
-    bandwidth: bytes per second. launch_s: what starting one operation costs the host. reread: share
-    of reading weights again that is not hidden behind computing. chunk_rows: sizes of a loss chunk
-    worth trying. fp32_attention: whole segments attend in fp32. copies_matrix: a 16-bit product
-    copies its matrix into an order of its own while it runs.
+    most_kernel_bytes: the limit of that. flops: operations of bf16 matrix products per second;
+    flops_fp32 likewise. bandwidth: bytes per second. launch_s: seconds of the host to start one
+    operation. reread: share of reading weights again that is not hidden behind computing.
+    chunk_rows: sizes of a loss chunk worth trying. fp32_attention: whole segments attend in fp32.
+    copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
     """
 
     name: str

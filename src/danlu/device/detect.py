@@ -31,9 +31,9 @@ DTYPES = {
 class Device:
     """One device: memory in bytes that this process may use, and its capabilities.
 
-    token_multiple: in 16 bits, matrix products like a multiple of so many rows. Few sizes mean few
-    kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes work on tiles.
-    prompt_chunk: how many tokens of prompts are read in one step; running answers wait that long.
+    token_multiple: number of rows, or a multiple of it, with which 16-bit products are fast. Few
+    sizes mean few kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes
+    work on tiles. prompt_chunk: tokens of prompts that the engine reads in one step.
     """
 
     kind: str
@@ -56,8 +56,8 @@ class Device:
         """Whether there is another memory, the host's, to put something aside."""
         return self.kind != "cpu"
 
-    def with_threads(self, count: int) -> Device:
-        """Compute with another number of threads from now on."""
+    def use_threads(self, count: int) -> Device:
+        """Set how many threads this process computes with; return the device with that number."""
         torch.set_num_threads(count)
         return replace(self, threads=count)
 
@@ -68,9 +68,10 @@ class Device:
 
 
 def select(kind: str = "auto") -> Device:
-    """Return the named device; `auto` takes an NPU, then a CUDA card, then the CPU.
+    """Choose this process's device; `auto` takes an NPU, then a CUDA card, then the CPU.
 
-    Raises UsageError for an unknown kind and EnvironmentFault for one that is not usable here.
+    The CPU's choice limits, in the environment, how many kernels oneDNN keeps. Raises UsageError
+    for an unknown kind and EnvironmentFault for one that is not usable here.
     """
     if kind == "auto":
         kind = next(name for name in KINDS if _available(name))
@@ -88,7 +89,13 @@ def select(kind: str = "auto") -> Device:
             ),
             fix=_("Install the driver and torch build for it, or use --device cpu"),
         )
-    return {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[kind]()
+    if kind == "cpu":
+        return _cpu()
+    if kind == "cuda":
+        has_fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return _accelerator(kind, has_fast_bf16=has_fast_bf16, has_fused_adamw=True)
+    has_fast_bf16 = bool(torch.npu.is_bf16_supported())  # type: ignore[attr-defined]
+    return _accelerator(kind, has_fast_bf16=has_fast_bf16, has_fused_adamw=False)
 
 
 def _available(kind: str) -> bool:
@@ -118,28 +125,15 @@ def _cpu() -> Device:
     )
 
 
-def _cuda() -> Device:
-    properties = torch.cuda.get_device_properties(0)
+def _accelerator(kind: str, *, has_fast_bf16: bool, has_fused_adamw: bool) -> Device:
+    properties = getattr(torch, kind).get_device_properties(0)
     return Device(
-        kind="cuda",
+        kind=kind,
         description=properties.name,
         memory_bytes=properties.total_memory,
-        has_fast_bf16=torch.cuda.is_bf16_supported(including_emulation=False),
+        has_fast_bf16=has_fast_bf16,
         has_fast_fp16=True,
-        has_fused_adamw=True,
-        threads=torch.get_num_threads(),
-    )
-
-
-def _npu() -> Device:
-    properties = torch.npu.get_device_properties(0)  # type: ignore[attr-defined]
-    return Device(
-        kind="npu",
-        description=properties.name,
-        memory_bytes=properties.total_memory,
-        has_fast_bf16=bool(torch.npu.is_bf16_supported()),  # type: ignore[attr-defined]
-        has_fast_fp16=True,
-        has_fused_adamw=False,
+        has_fused_adamw=has_fused_adamw,
         threads=torch.get_num_threads(),
     )
 

@@ -1,4 +1,4 @@
-"""Where a tensor's memory lies, how much this process uses, and how it shows that it is full."""
+"""Memory of host and device: moving tensors, counting bytes, recognising that it is full."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def is_out_of_memory(fault: BaseException) -> bool:
 
 
 def free_cache(device: torch.device) -> None:
-    """Give back what nothing refers to any more, cycles of references included.
+    """Return unreferenced memory to the system, cycles of references included.
 
     On the CPU glibc keeps much of what was freed (measured: 35 to 50 MB of 365) until it is asked.
     """
@@ -57,21 +57,21 @@ def is_readable_in_place(tensor: Tensor) -> bool:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """Copy a tensor to the host's memory, behind what the device has queued; the host goes on.
+    """Copy a tensor to the host's memory, queued on the device; the host does not wait.
 
-    What is on the host already stays where it is. Only `back_on_device` may read the copy.
+    A tensor on the host is returned as it is. Only `back_on_device` may read the copy.
     """
     # Into pinned memory: torch takes it for a copy that the host does not wait for.
     return tensor if tensor.device.type == "cpu" else tensor.to("cpu", non_blocking=True)
 
 
 def back_on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Bring back what `to_host` copied, behind what the device has queued."""
+    """Copy back what `to_host` copied, queued on the device."""
     return tensor.to(device, non_blocking=True)
 
 
 def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Return a host tensor that the device copies by itself while the host goes on.
+    """Return a host tensor that the device can copy without the host waiting.
 
     An accelerator needs the memory pinned for that; else the host would wait for all queued work.
     """

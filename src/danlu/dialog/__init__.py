@@ -1,0 +1,1 @@
+"""Conversations with a loaded model: messages in, typed events out."""

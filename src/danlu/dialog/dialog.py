@@ -7,9 +7,10 @@ asking `text/`. Must not know screens, HTTP or files.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Set
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Set
 from dataclasses import dataclass
+from typing import TypeVar
 
 from danlu.dialog.events import End, Event, Tokens, Usage
 from danlu.engine.engine import Engine
@@ -26,12 +27,15 @@ from danlu.text.render import (
 )
 from danlu.text.tokenizer import Tokenizer
 
+ItemT = TypeVar("ItemT")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A conversation made ready for the engine.
+class PreparedRequest:
+    """A conversation as a request, and how to read its outputs.
 
-    may_call: whether there are tools to be called; without, a call is text.
+    starts_in_thought: the prompt has opened the thought already. may_call: there are tools to be
+    called; without, a call is text.
     """
 
     request: Request
@@ -69,8 +73,8 @@ class Dialog:
         enable_thinking: bool | None = None,
         template: str | None = None,
         thinking_budget: int | None = None,
-    ) -> Question:
-        """Render and tokenize a conversation; takes milliseconds a thousand tokens.
+    ) -> PreparedRequest:
+        """Render and tokenize a conversation; takes milliseconds per thousand tokens.
 
         template, enable_thinking: None means the dialog's own. thinking_budget: tokens after which
         a thought is ended. Raises UsageError for an unknown template, DataError for text that
@@ -86,7 +90,7 @@ class Dialog:
             end_token_ids=self.end_token_ids,
             thinking=self._thinking(is_open, thinking_budget) if is_open or wanted else None,
         )
-        return Question(request=request, starts_in_thought=is_open)
+        return PreparedRequest(request=request, starts_in_thought=is_open)
 
     def _thinking(self, is_open: bool, budget: int | None) -> Thinking | None:
         start, end = (self._tokenizer.encode_text(tag) for tag in (THOUGHT_START, THOUGHT_END))
@@ -114,13 +118,10 @@ class Dialog:
         `assistant_message` makes the events a message for the history. Closing the iterator aborts
         the request. Raises what `prepare` raises, and UsageError for a prompt that is too long.
         """
-        question = self.prepare(
+        prepared = self.prepare(
             conversation, sampling=sampling, adapter=adapter, enable_thinking=enable_thinking
         )
-        reading = Reading(question)
-        with closing(self._engine.stream(question.request)) as outputs:
-            for output in outputs:
-                yield from reading.feed(output)
+        yield from self._run(prepared.request, Reading(prepared).feed)
 
     def write(
         self,
@@ -128,35 +129,55 @@ class Dialog:
         *,
         sampling: SamplingSettings,
         adapter: Adapter | None = None,
-        enable_thinking: bool | None = None,
     ) -> Generator[str | Usage | End, None, None]:
         """Yield the next answer as the model writes it, tags included; Usage and End come last.
 
-        For those who judge the form of an answer; everyone else wants `answer`, which it resembles
-        in all else.
+        For judging the form of an answer; in all else like `answer`.
         """
-        question = self.prepare(
-            conversation, sampling=sampling, adapter=adapter, enable_thinking=enable_thinking
-        )
-        counting = _Counting(question)
-        with closing(self._engine.stream(question.request)) as outputs:
-            for output in outputs:
-                if output.text:
-                    yield output.text
-                yield from counting.feed(output)
+        prepared = self.prepare(conversation, sampling=sampling, adapter=adapter)
+        counting = _Counting(prepared)
+
+        def read(output: Output) -> Iterator[str | Usage | End]:
+            if output.text:
+                yield output.text
+            yield from counting.feed(output)
+
+        yield from self._run(prepared.request, read)
+
+    def _run(
+        self, request: Request, read: Callable[[Output], Iterable[ItemT]]
+    ) -> Generator[ItemT, None, None]:
+        """Yield what `read` makes of a request's outputs; the others advance with it.
+
+        Closing the iterator aborts the request. Raises the error of a request that fails.
+        """
+        outputs: deque[Output] = deque()
+        request_id = self._engine.add(request, outputs.append)
+        reason = None
+        try:
+            while reason is None:
+                while not outputs:
+                    self._engine.step()
+                output = outputs.popleft()
+                if output.error is not None:
+                    raise output.error
+                yield from read(output)
+                reason = output.finish_reason
+        finally:
+            self._engine.abort(request_id)
 
 
 class Reading:
-    """Turns the outputs of one request into events, whoever hands them over."""
+    """Turns the outputs of one request into events."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, prepared: PreparedRequest) -> None:
         self._parser = Parser(
-            starts_in_thought=question.starts_in_thought, may_call=question.may_call
+            starts_in_thought=prepared.starts_in_thought, may_call=prepared.may_call
         )
-        self._counting = _Counting(question)
+        self._counting = _Counting(prepared)
 
     def feed(self, output: Output) -> list[Event]:
-        """Return the events of one output; after a last one that is no error, Usage and End."""
+        """Return the events of one output; Usage and End behind the last, unless it is an error."""
         events: list[Event] = []
         if output.logprobs:
             events.append(Tokens(logprobs=output.logprobs))
@@ -169,16 +190,16 @@ class Reading:
 
 
 class _Counting:
-    """What an answer costs."""
+    """Counts the tokens of an answer and of its thought."""
 
-    def __init__(self, question: Question) -> None:
-        self._prompt_tokens = len(question.request.prompt)
-        self._thinking = question.request.thinking
-        self._in_thought = question.starts_in_thought
+    def __init__(self, prepared: PreparedRequest) -> None:
+        self._prompt_tokens = len(prepared.request.prompt)
+        self._thinking = prepared.request.thinking
+        self._in_thought = prepared.starts_in_thought
         self._completion = self._reasoning = self._cached = 0
 
     def feed(self, output: Output) -> list[Usage | End]:
-        """Count; return Usage and End after the last output of an answer that did not fail."""
+        """Count an output's tokens; return Usage and End after the last one, unless it failed."""
         self._cached += output.cached_tokens
         for token in output.tokens:
             self._count(token)

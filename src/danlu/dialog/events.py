@@ -1,7 +1,7 @@
-"""What an answer consists of while it arrives: the same events whoever computes it. No torch here.
+"""What an answer consists of while it arrives: typed events. No torch here.
 
 `Thought`, `Text` and `Call` come from the parser of generated text; `Usage` and `End` close every
-answer that was not broken off.
+answer that did not fail.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """Why the answer ended: the model (or a stop text), the token limit, or somebody aborted it."""
+    """Why the answer ended: the model or a stop text, the token limit, or an abort."""
 
     reason: EndReason
 

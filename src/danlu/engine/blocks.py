@@ -1,8 +1,8 @@
-"""Who uses which block of the cache, and what is in it. Plain Python, no tensors.
+"""Which request uses which block of the cache, and what is in it. Plain Python, no tensors.
 
-A block holds the keys and values of `block_tokens` tokens. It is free (nothing in it counts), used
-by one or more requests, or kept: nobody uses it, but its contents are known and may be wanted
-again. Kept blocks are given up in order of their last use, oldest first.
+A block holds the keys and values of `block_tokens` tokens. It is free (its contents do not count),
+used by one or more requests, or kept: unused, but its contents are known and may be found again.
+Kept blocks are evicted in order of their last use, oldest first.
 
 Contents are found by exact token ids: a full block is known under the contents before it and its
 own ids, so what is found has been compared id by id and no hash can mislead. The first block of a
@@ -23,8 +23,8 @@ Block = NewType("Block", int)
 Contents = NewType("Contents", int)
 _Key = tuple[Contents, tuple[int, ...]]
 
-# How many kept blocks are given up at once: neighbours, mostly, so that they make room for a run.
-_GIVE_UP_AT_ONCE = 64
+# How many kept blocks are evicted at once: mostly neighbours, so that there is room for a run.
+_EVICTED_AT_ONCE = 64
 
 
 class BlockPool:
@@ -67,17 +67,17 @@ class BlockPool:
         return found
 
     def share(self, blocks: Iterable[Block]) -> None:
-        """Use blocks that are known, beside whoever uses them."""
+        """Use known blocks, beside the requests that use them already."""
         for block in blocks:
             self._kept.pop(block, None)
             self._users[block] += 1
 
     def take(self, after: Block | None) -> Block | None:
-        """Take a block, the one behind `after` if that is free; None where all are used."""
+        """Take a block, the one behind `after` if it is free; return None where all are used."""
         if after is not None and after + 1 in self._free:
             return self._use(Block(after + 1))
         if not self._free:
-            self._give_up()
+            self._evict()
         if not self._free:
             return None
         if after is not None and after + 1 in self._free:
@@ -85,7 +85,7 @@ class BlockPool:
         return self._use(self._roomy())
 
     def learn(self, block: Block, before: Contents, tokens: Sequence[int]) -> Contents:
-        """Note what a used block holds, now that it is full; return the name of its contents.
+        """Record what a used block holds, now that it is full; return the name of its contents.
 
         Where another block is known for the same, this one stays unknown.
         """
@@ -99,15 +99,15 @@ class BlockPool:
         return contents
 
     def release(self, blocks: Sequence[Block], *, trusted: bool = True) -> None:
-        """Stop using a request's blocks; those nobody uses any more are kept if they are known.
+        """Stop using a request's blocks; those without users are kept if their contents are known.
 
-        trusted: whether their contents are right; what is not is never found again.
+        trusted: the contents are right; else they are never found again.
         """
         if not trusted:
             for block in blocks:
                 if block in self._key_of:
                     self._unlearn(block)
-        # From the end: what follows is worth less than what it follows, so it is given up first.
+        # From the end: what follows is worth less than what it follows, so it is evicted first.
         for block in reversed(blocks):
             self._users[block] -= 1
             if self._users[block] == 0:
@@ -117,7 +117,7 @@ class BlockPool:
                     self._free.add(block)
 
     def forget(self, root: Contents) -> None:
-        """Give up all that is kept behind a root; what is used goes when it is released."""
+        """Free all that is kept behind a root; used blocks are freed when they are released."""
         behind = {root}
         for (before, _tokens), (_block, contents) in list(self._known.items()):
             if before in behind:  # contents are named after what they follow, so in this order
@@ -153,8 +153,8 @@ class BlockPool:
         self._users[block] = 1
         return block
 
-    def _give_up(self) -> None:
-        for _ in range(min(_GIVE_UP_AT_ONCE, len(self._kept))):
+    def _evict(self) -> None:
+        for _ in range(min(_EVICTED_AT_ONCE, len(self._kept))):
             block, _none = self._kept.popitem(last=False)
             self._unlearn(block)
             self._free.add(block)
@@ -165,8 +165,8 @@ class BlockPool:
     def _roomy(self) -> Block:
         """Choose where a new run begins: in the middle of the largest gap.
 
-        So it can grow, and so can whoever ends where the gap begins. At the very beginning of the
-        cache there is nobody.
+        So it can grow, and so can the run that ends where the gap begins. A gap at the beginning of
+        the cache is taken from its start: no run ends there.
         """
         best, best_size = 0, 0
         start = previous = -2

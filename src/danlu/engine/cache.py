@@ -1,8 +1,8 @@
 """Keys and values of computed tokens, in blocks, and attention over them.
 
-Which block belongs to whom is decided elsewhere (`blocks`, `scheduler`). A step writes behind the
-tokens that are counted as computed, so a step that failed can be repeated. Shapes: T tokens of the
-batch, S slots (blocks times tokens a block).
+`blocks` and `scheduler` decide which request uses which block. A step writes behind the tokens that
+are counted as computed, so a failed step can be repeated. Shapes: T tokens of the batch, S slots
+(blocks times tokens a block).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from danlu.device.memory import free_bytes
 from danlu.engine.blocks import Block
 from danlu.model.attention import rotated_qkv
 from danlu.model.config import ModelConfig
-from danlu.model.qwen3 import Block as Layer
+from danlu.model.qwen3 import Layer
 from danlu.ops import cached_attention, rotary_table
 
 # The share of free memory that a cache may take, and how many full contexts are enough.
@@ -27,7 +27,7 @@ _CONTEXTS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One request in a batch: its blocks, the tokens in the cache already, and the new ones."""
+    """One request in a batch. computed: its tokens in the cache already; new: those to compute."""
 
     blocks: Sequence[Block]
     computed: int
@@ -59,7 +59,7 @@ class BlockCache:
 
 
 def default_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
-    """Return how many tokens a cache should hold: a part of free memory, and no more than needed.
+    """Return how many tokens a cache should hold: a share of free memory, no more than needed.
 
     On the CPU, memory counts only once it is used.
     """

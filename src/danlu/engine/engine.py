@@ -7,22 +7,21 @@ text pieces. Must not know messages, templates, files or HTTP.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from danlu.engine.answer import Answer
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import BlockCache, CachedAttention, Segment, default_tokens
 from danlu.engine.grammar import GrammarCompiler
-from danlu.engine.request import Output, Request, RequestId
+from danlu.engine.request import Deliver, Output, Request, RequestId
 from danlu.engine.sampler import Sampler, sample
-from danlu.engine.scheduler import Scheduler, Share, Track
+from danlu.engine.scheduler import Scheduler
+from danlu.engine.sequence import RequestSequence
 from danlu.engine.stop import StopFinder
 from danlu.errors import DataError, UsageError
 from danlu.language import _
@@ -35,6 +34,8 @@ from danlu.text.tokenizer import Tokenizer
 # An answer without `max_tokens` ends here: Qwen3's recommended output length.
 DEFAULT_MAX_TOKENS = 32_768
 BLOCK_TOKENS = 16
+# How many tokens each sequence has in a step.
+_Batch = Mapping[RequestSequence, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,27 +79,20 @@ class Engine:
             dtype=weight.dtype,
         )
         self._pool = BlockPool(num_blocks, BLOCK_TOKENS)
-        self._scheduler = Scheduler(
+        self._scheduler: Scheduler[RequestSequence] = Scheduler(
             self._pool, prompt_tokens=prompt_tokens_per_step, num_requests=num_requests
         )
         # What an adapter computes continues only what it has computed itself.
         self._plain_root = self._pool.new_root()
         self._roots: WeakKeyDictionary[Adapter, Contents] = WeakKeyDictionary()
         self._grammars = GrammarCompiler(tokenizer)
-        self._answers: dict[RequestId, Answer] = {}
-        self._next_id = 0
-        self._streams: dict[RequestId, deque[Output]] = {}
-        self._ready: list[Output] = []
+        self._sequences: dict[RequestId, RequestSequence] = {}
+        self._ids = itertools.count()
 
     @property
     def num_unfinished(self) -> int:
         """Count the requests that are running or waiting."""
-        return len(self._answers)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether a step would do nothing."""
-        return not self._answers and not self._ready
+        return len(self._sequences)
 
     @property
     def context_tokens(self) -> int:
@@ -106,7 +100,7 @@ class Engine:
         return min(self._model.config.max_position_embeddings, self._pool.num_blocks * BLOCK_TOKENS)
 
     def figures(self) -> Figures:
-        """Say what is going on."""
+        """Return what the engine is doing."""
         return Figures(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting,
@@ -122,30 +116,36 @@ class Engine:
         if request.sampling.grammar is not None:
             self._grammars.guide(request.sampling.grammar)
 
-    def add(self, request: Request) -> RequestId:
-        """Queue a request; its outputs come from `step`.
+    def new_id(self) -> RequestId:
+        """Return the id of a request that is to be added; any thread may ask."""
+        return RequestId(next(self._ids))
 
-        Raises UsageError where prompt and answer exceed the context, DataError for an empty prompt
-        or ids outside the vocabulary.
+    def add(
+        self, request: Request, deliver: Deliver, *, request_id: RequestId | None = None
+    ) -> RequestId:
+        """Queue a request; `deliver` gets its outputs while `step` or `abort` runs.
+
+        request_id: from `new_id`; None takes a new one. Raises UsageError for an empty prompt, or
+        where prompt and answer exceed the context, and DataError for ids outside the vocabulary.
         """
         max_tokens = self._checked_max_tokens(request)
-        request_id = RequestId(self._next_id)
         root = self._plain_root
         if request.adapter is not None:
             root = self._roots.setdefault(request.adapter, self._pool.new_root())
-        track = Track(id=request_id, tokens=list(request.prompt), root=root)
-        answer = Answer(
+        sequence = RequestSequence(
+            id=self.new_id() if request_id is None else request_id,
+            tokens=list(request.prompt),
+            root=root,
             request=request,
-            track=track,
+            deliver=deliver,
             max_tokens=max_tokens,
             sampler=self._sampler(request),
             detokenizer=Detokenizer(self._tokenizer),
             stops=StopFinder(request.sampling.stop),
         )
-        self._next_id += 1
-        self._answers[request_id] = answer
-        self._scheduler.add(track)
-        return request_id
+        self._sequences[sequence.id] = sequence
+        self._scheduler.add(sequence)
+        return sequence.id
 
     def _sampler(self, request: Request) -> Sampler:
         grammar = request.sampling.grammar
@@ -156,149 +156,110 @@ class Engine:
             guide=None if grammar is None else self._grammars.guide(grammar),
         )
 
-    def step(self) -> list[Output]:
-        """Compute one step and return its outputs, those of `stream` excepted.
+    def step(self) -> None:
+        """Compute one step and deliver its outputs.
 
         A request that fails ends with finish_reason "error"; the others go on.
         """
-        self._advance()
-        ready, self._ready = self._ready, []
-        return ready
+        self._compute(_by_adapter(self._scheduler.plan()))
 
     def abort(self, request_id: RequestId) -> None:
         """End a request now and free its memory; a finished or unknown one is left alone."""
-        answer = self._answers.get(request_id)
-        if answer is not None:
-            self._deliver(answer.abort())
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self._deliver(sequence, sequence.abort())
 
     def forget(self, adapter: Adapter) -> None:
-        """Give up what is kept of an adapter that no new request will use."""
+        """Drop the cached blocks of an adapter that no new request will use."""
         root = self._roots.pop(adapter, None)
         if root is not None:
             self._pool.forget(root)
-
-    def stream(self, request: Request) -> Generator[Output, None, None]:
-        """Yield the outputs of one request; it is added when the iteration starts.
-
-        Other requests advance with it, and their outputs are kept for them. Closing the iterator
-        aborts the request. Raises what `add` raises, and the error of a request that fails.
-        """
-        request_id = self.add(request)
-        outputs = self._streams[request_id] = deque()
-        try:
-            while True:
-                while not outputs:
-                    self._advance()
-                output = outputs.popleft()
-                if output.error is not None:
-                    raise output.error
-                yield output
-                if output.finish_reason is not None:
-                    return
-        finally:
-            self.abort(request_id)
-            del self._streams[request_id]
 
     def check_invariants(self) -> None:
         """Assert what must hold between two steps; for tests."""
         self._scheduler.check_invariants()
         in_schedule = self._scheduler.num_running + self._scheduler.num_waiting
-        assert in_schedule == len(self._answers)
-        assert self._answers or self._pool.num_used == 0
+        assert in_schedule == len(self._sequences)
+        assert self._sequences or self._pool.num_used == 0
 
-    def _deliver(self, output: Output) -> None:
+    def _deliver(self, sequence: RequestSequence, output: Output) -> None:
         if output.finish_reason is not None:
-            track = self._answers.pop(output.request_id).track
-            # What a failing request has computed may be wrong: nobody shall find it.
-            self._scheduler.remove(track, trusted=output.error is None)
-        self._streams.get(output.request_id, self._ready).append(output)
+            del self._sequences[sequence.id]
+            # What a failing request has computed may be wrong: it must not be found again.
+            self._scheduler.remove(sequence, trusted=output.error is None)
+        sequence.deliver(output)
 
-    def _advance(self) -> None:
-        shares = self._scheduler.plan()
-        if not shares:
+    def _compute(self, batch: _Batch) -> None:
+        """Compute a batch; if it fails, one request at a time, so only the one at fault fails."""
+        if not batch:
             return
-        # Requests of one adapter stand together, so that the bank computes each adapter once.
-        shares.sort(key=lambda share: id(self._answers[share.track.id].request.adapter))
         try:
-            logits = self._forward(shares)
+            logits = self._forward(batch)
         except Exception as problem:
-            self._advance_alone(shares, problem)
+            for sequence, num_tokens in batch.items():
+                if len(batch) == 1:
+                    self._fail(sequence, problem)
+                else:
+                    self._compute({sequence: num_tokens})
         else:
-            self._complete(shares, logits)
-
-    def _advance_alone(self, shares: Sequence[Share], problem: Exception) -> None:
-        """Repeat a failed step one request at a time: only the one at fault fails again."""
-        for share in shares:
-            if len(shares) == 1:
-                self._fail(self._answers[share.track.id], problem)
-                return
-            try:
-                logits = self._forward([share])
-            except Exception as own_problem:
-                self._fail(self._answers[share.track.id], own_problem)
-            else:
-                self._complete([share], logits)
+            self._complete(batch, logits)
 
     @torch.inference_mode()
-    def _forward(self, shares: Sequence[Share]) -> Tensor:
-        """Compute the batch; return logits [N, V] for the requests that are due a token."""
+    def _forward(self, batch: _Batch) -> Tensor:
+        """Compute the batch; return logits [N, V] for the N requests that get a token."""
         model = self._model
         segments: list[Segment] = []
         ids: list[int] = []
         last: list[int] = []
-        for share in shares:
-            track, start = share.track, share.track.computed
-            segments.append(Segment(blocks=track.blocks, computed=start, new=share.tokens))
-            ids += track.tokens[start : start + share.tokens]
-            if share.tokens == track.pending:
+        for sequence, num_tokens in batch.items():
+            start = sequence.computed
+            segments.append(Segment(blocks=sequence.blocks, computed=start, new=num_tokens))
+            ids += sequence.tokens[start : start + num_tokens]
+            if num_tokens == sequence.pending:
                 last.append(len(ids) - 1)
         attend = CachedAttention(model.config, self._cache, segments)
-        by_adapter = groupby(
-            shares, key=lambda share: self._answers[share.track.id].request.adapter
-        )
-        linear = AdapterBank(
-            [(adapter, sum(share.tokens for share in group)) for adapter, group in by_adapter]
-        )
+        linear = AdapterBank([(sequence.request.adapter, n) for sequence, n in batch.items()])
         device = self._cache.device
         hidden = model(torch.tensor(ids, device=device), attend, linear)  # [T, H]
         if len(last) < len(ids):
             hidden = hidden[torch.tensor(last, dtype=torch.long, device=device)]
         return linear(model.head, "lm_head", hidden)
 
-    def _complete(self, shares: list[Share], logits: Tensor) -> None:
-        """Count what was computed, and choose the tokens that are due."""
-        self._scheduler.commit(shares)
-        due = [self._answers[share.track.id] for share in shares if share.track.pending == 0]
-        if due:
-            self._choose(due, logits)
+    def _complete(self, batch: _Batch, logits: Tensor) -> None:
+        """Count what was computed, and choose the next tokens."""
+        self._scheduler.commit(batch)
+        writing = [sequence for sequence in batch if sequence.pending == 0]
+        if writing:
+            self._choose(writing, logits)
 
     @torch.inference_mode()
-    def _choose(self, due: Sequence[Answer], logits: Tensor) -> None:
-        """Choose a token for each row of logits and deliver what comes of it."""
+    def _choose(self, writing: Sequence[RequestSequence], logits: Tensor) -> None:
+        """Choose a token for each row of logits [N, V] and deliver what it makes."""
         # NaN and +infinity both show in the maximum, one pass over the vocabulary.
         valid = torch.isfinite(logits.amax(dim=-1)).tolist()
-        for answer, is_valid in zip(due, valid, strict=True):
+        for sequence, is_valid in zip(writing, valid, strict=True):
             if not is_valid:
-                self._fail(answer, _not_finite())
+                self._fail(sequence, _not_finite())
         if not all(valid):
             rows = [row for row, is_valid in enumerate(valid) if is_valid]
-            due, logits = [due[row] for row in rows], logits[rows]
-        if not due:
+            writing, logits = [writing[row] for row in rows], logits[rows]
+        if not writing:
             return
-        choices = sample(logits, [answer.sampler for answer in due])
-        for answer, choice in zip(due, choices, strict=True):
+        choices = sample(logits, [sequence.sampler for sequence in writing])
+        for sequence, choice in zip(writing, choices, strict=True):
             if isinstance(choice, Exception):
-                self._fail(answer, choice)
+                self._fail(sequence, choice)
                 continue
             try:
-                output = answer.accept(choice)
+                output = sequence.accept(choice)
             except Exception as problem:
-                self._fail(answer, problem)
+                self._fail(sequence, problem)
             else:
-                self._deliver(output)
+                self._deliver(sequence, output)
 
-    def _fail(self, answer: Answer, problem: Exception) -> None:
-        self._deliver(Output(request_id=answer.id, finish_reason="error", error=problem))
+    def _fail(self, sequence: RequestSequence, problem: Exception) -> None:
+        output = Output(request_id=sequence.id, finish_reason="error", error=problem)
+        self._deliver(sequence, output)
 
     def _checked_max_tokens(self, request: Request) -> int:
         prompt, config = request.prompt, self._model.config
@@ -332,6 +293,14 @@ class Engine:
                 else _("Shorten the prompt, or start a new conversation."),
             )
         return wanted or min(left, DEFAULT_MAX_TOKENS)
+
+
+def _by_adapter(batch: _Batch) -> _Batch:
+    """Put the requests of one adapter side by side, so that it is computed once for all of them."""
+    groups: dict[Adapter | None, dict[RequestSequence, int]] = {}
+    for sequence, num_tokens in batch.items():
+        groups.setdefault(sequence.request.adapter, {})[sequence] = num_tokens
+    return {sequence: n for group in groups.values() for sequence, n in group.items()}
 
 
 def _not_finite() -> DataError:

@@ -5,7 +5,7 @@ the vocabulary of our tokenizer, with an end token of its own behind it: which o
 end an answer is the sampler's affair. Control tokens are never part of a text; `<think>` and its
 like are text.
 
-A grammar comes from anyone, and a bad one may fail only its own request: its length is bounded, it
+A grammar is untrusted input, and a bad one may fail only its own request: its length is bounded, it
 is tried out in a process of its own before it is compiled here, and llguidance bounds the work of
 every step. Nothing is ever fetched: references to other documents are refused. Must not know
 sampling.
@@ -46,7 +46,7 @@ _JSON_STYLE: JsonCompileOptions = {
 
 
 class Guide:
-    """Walks through a grammar with one answer."""
+    """Follows one answer through a grammar."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
@@ -69,7 +69,7 @@ class Guide:
         return allowed[:-1], bool(allowed[-1])
 
     def accept(self, token: int) -> None:
-        """Go on by a token that was allowed."""
+        """Advance by a token that was allowed. Raises UsageError where the grammar refuses it."""
         if not self._matcher.consume_token(token):
             raise _stuck()
 

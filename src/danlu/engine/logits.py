@@ -1,4 +1,4 @@
-"""What the settings of a request make of one row of logits: penalties, and which ids may be drawn.
+"""Applies a request's settings to one row of logits: penalties, and which ids may be drawn.
 
 Shapes: V vocab_size; every row is [V] fp32, and a changed row is a new tensor.
 """
@@ -50,7 +50,7 @@ class Penalties:
         return row
 
     def record(self, token: int) -> None:
-        """Note the next token of the answer."""
+        """Record the next token of the answer."""
         self._answer.append(token)
         if self._seen is not None:
             self._seen[token] = True

@@ -1,4 +1,4 @@
-"""What can be asked of the engine, and what it answers: plain data. No torch at run time.
+"""What is asked of the engine, and what it returns: plain data. No torch at run time.
 
 Knows token ids and sampling settings. Must not know messages, templates or HTTP.
 """
@@ -6,6 +6,7 @@ Knows token ids and sampling settings. Must not know messages, templates or HTTP
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NewType
 
@@ -43,7 +44,7 @@ class SamplingSettings:
     logit_bias as (id, bias)). temperature 0 (or next to it) is greedy. top_k 0, top_p 1, min_p 0,
     repetition_penalty 1 and the other penalties 0 change nothing. seed None: another answer each
     time. max_tokens None: as many as the model's context leaves, within the engine's own bound.
-    min_tokens: no end before so many. stop: texts that end the answer and are not part of it;
+    min_tokens: no end before that many. stop: texts that end the answer and are not part of it;
     stop_token_ids: further ids that end it; ignore_eos: the request's end tokens do not. logprobs:
     None, or how many alternatives to give with each token's log probability. grammar: what the
     answer must look like, its thought excepted.
@@ -125,8 +126,8 @@ def _check(name: str, value: object, valid: bool, example: str) -> None:
 class Thinking:
     """The tags of a thought that the answer may begin with, as ids.
 
-    is_open: the prompt has opened the thought already. closing: what is written when `budget`
-    tokens of thought have not ended it; end_id is among it. budget None: no limit.
+    is_open: the prompt has opened the thought already. closing: the ids, end_id among them, that
+    end a thought of more than `budget` tokens. budget None: no limit.
     """
 
     start_id: int
@@ -138,9 +139,10 @@ class Thinking:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """A prompt to continue. adapter None is the plain model; end tokens finish the answer.
+    """A prompt to continue, as token ids.
 
-    thinking None: the answer begins at once.
+    adapter None: the plain model. end_token_ids: ids that end the answer. thinking None: the answer
+    has no thought.
     """
 
     prompt: tuple[int, ...]
@@ -161,7 +163,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What one step brought for one request.
+    """What one step computed for one request.
 
     tokens: the new ids, an end token included. text: what became readable, which may lag behind
     the tokens (half a character, the beginning of a stop text). logprobs: one entry a token where
@@ -177,3 +179,7 @@ class Output:
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: Exception | None = None
+
+
+# Gets every output of a request, on the engine's thread; must return at once and raise nothing.
+Deliver = Callable[[Output], None]

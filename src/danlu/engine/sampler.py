@@ -3,7 +3,7 @@
 What happens to a row, in this order (vLLM's, whose last steps stand as in transformers'
 `generate`):
 
-1. a token that is due (the end of a thought that used up its budget) is taken as it is;
+1. a forced token (the end of a thought that used up its budget) is taken as it is;
 2. tokens that the grammar excludes become impossible; then end tokens, before `min_tokens`;
 3. logit_bias is added;
 4. penalties: repetition, frequency, presence;
@@ -34,7 +34,7 @@ from danlu.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class ChosenToken:
     """A chosen token; logprobs only where they were asked for."""
 
     token: int
@@ -42,9 +42,9 @@ class Choice:
 
 
 class Sampler:
-    """The choices of one request: its settings, its random numbers, the tokens so far.
+    """Chooses the tokens of one request: its settings, random numbers and tokens so far.
 
-    vocab_size: the model's. guide: a fresh one for `request.sampling.grammar`.
+    vocab_size: the model's. guide: a new one for `request.sampling.grammar`.
     Raises UsageError for ids in logit_bias or stop_token_ids that the model does not have.
     """
 
@@ -135,7 +135,7 @@ class Sampler:
         return int(tokens[min(int(place), int(last))])
 
     def record(self, token: int) -> None:
-        """Note the chosen token."""
+        """Record the chosen token: grammar, thought and penalties move on."""
         if self._guide is not None and self._thought.in_answer and token not in self._ends:
             self._guide.accept(token)
         self._thought.record(token)
@@ -143,7 +143,7 @@ class Sampler:
         self._num_chosen += 1
 
     def logprobs(self, row: Tensor, token: int) -> TokenLogprobs | None:
-        """Give the token's log probability and the likeliest alternatives, if asked for.
+        """Return the log probabilities of the token and the likeliest ones; None if not wanted.
 
         row: [V], the model's own logits.
         """
@@ -179,15 +179,15 @@ class Sampler:
         return allowed
 
 
-def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | Exception]:
+def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Exception]:
     """Choose and record one token a row. logits: [N, V] in the model's dtype, finite.
 
-    A row that fails, as a grammar can, gives its error and leaves the others alone.
+    A row that fails, as a grammar can, returns its error and does not affect the others.
     """
     likeliest: list[int] = []
     if any(sampler.takes_the_likeliest for sampler in samplers):
         likeliest = logits.argmax(dim=-1).tolist()
-    choices: list[Choice | Exception] = []
+    choices: list[ChosenToken | Exception] = []
     for place, (row, sampler) in enumerate(zip(logits, samplers, strict=True)):
         try:
             token = likeliest[place] if sampler.takes_the_likeliest else sampler.choose(row)
@@ -196,7 +196,7 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | Excepti
         except Exception as problem:
             choices.append(problem)
         else:
-            choices.append(Choice(token=token, logprobs=logprobs))
+            choices.append(ChosenToken(token=token, logprobs=logprobs))
     return choices
 
 

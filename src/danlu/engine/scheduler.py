@@ -1,23 +1,26 @@
 """Decides what each step computes, and keeps the block tables. Plain Python, no tensors.
 
-Every request that is writing gets its next token first, so a long prompt delays nobody; what is
-left to read of the prompts is cut into chunks that share a budget, first come first served. Where
-blocks run out, the youngest running request gives its own back and is computed again later; so the
-oldest always gets on. A prompt's beginning that is known is not computed again, and one that an
-older request is computing right now is waited for.
+Every request that is writing gets its next token first, so no long prompt delays it. Prompts are
+read in chunks that share a budget, first come first served. Where blocks run out, the youngest
+running request is preempted: it releases its blocks and is computed again later, so the oldest
+always makes progress. A prefix that is in the cache is not computed again, and one that an older
+request is computing right now is waited for.
 """
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from danlu.engine.blocks import Block, BlockPool, Contents
 from danlu.engine.request import RequestId
 
 
 @dataclass(kw_only=True, eq=False)
-class Track:
-    """A request as scheduling sees it.
+class TokenSequence:
+    """The tokens of one request, and the blocks that hold the computed ones.
 
     tokens: prompt and answer so far. computed: how many of them are in the cache; contents: the
     names of its full blocks. num_found: prompt tokens that were found computed, at the last start.
@@ -36,17 +39,17 @@ class Track:
         """Tokens that are not computed yet; a single one is the next of an answer."""
         return len(self.tokens) - self.computed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """A request's tokens in one step: how many of those not yet computed."""
-
-    track: Track
-    tokens: int
+    @property
+    def end(self) -> Contents:
+        """The name of the last full block's contents, the root where there is none."""
+        return self.contents[-1] if self.contents else self.root
 
 
-class Scheduler:
-    """Queues requests and shares out the steps.
+SequenceT = TypeVar("SequenceT", bound=TokenSequence)
+
+
+class Scheduler(Generic[SequenceT]):
+    """Queues sequences and decides what each step computes.
 
     prompt_tokens: the budget of prompt chunks in a step, at least 1. num_requests: how many run at
     once; the others wait.
@@ -56,10 +59,10 @@ class Scheduler:
         self._pool = pool
         self._prompt_tokens = prompt_tokens
         self._num_requests = num_requests
-        # Both in order of arrival; every one that waits, preempted ones excepted, is younger than
-        # all that run.
-        self._running: list[Track] = []
-        self._waiting: list[Track] = []
+        # Both in order of arrival, so of their ids. Those that wait, preempted ones excepted, are
+        # younger than all that run.
+        self._running: list[SequenceT] = []
+        self._waiting: list[SequenceT] = []
         self.num_preemptions = 0
 
     @property
@@ -72,137 +75,130 @@ class Scheduler:
         """Count the requests that hold none."""
         return len(self._waiting)
 
-    def add(self, track: Track) -> None:
+    def add(self, sequence: SequenceT) -> None:
         """Queue a request. Prompt and answer must fit into the whole pool."""
-        self._waiting.append(track)
+        _insert(self._waiting, sequence)
 
-    def remove(self, track: Track, *, trusted: bool = True) -> None:
+    def remove(self, sequence: SequenceT, *, trusted: bool = True) -> None:
         """End a request and give its blocks back; see `BlockPool.release`."""
-        if track in self._running:
-            self._running.remove(track)
-            self._stop(track, trusted=trusted)
+        if sequence in self._running:
+            self._running.remove(sequence)
+            self._stop(sequence, trusted=trusted)
         else:
-            self._waiting.remove(track)
+            self._waiting.remove(sequence)
 
-    def plan(self) -> list[Share]:
-        """Share out the next step, and provide the blocks it writes to."""
-        shares: dict[RequestId, Share] = {}
-        for track in list(self._running):
-            if track in self._running and track.pending == 1 and self._provide(track, 1, shares):
-                shares[track.id] = Share(track=track, tokens=1)
+    def plan(self) -> dict[SequenceT, int]:
+        """Return how many tokens of which sequences the next step computes; take their blocks."""
+        scheduled: dict[SequenceT, int] = {}
+        for sequence in list(self._running):
+            is_writing = sequence in self._running and sequence.pending == 1
+            if is_writing and self._provide(sequence, 1, scheduled):
+                scheduled[sequence] = 1
         left = self._prompt_tokens
-        for track in list(self._running):
-            if left and track in self._running and track.pending > 1:
-                left -= self._read(track, left, shares)
-        left = self._admit(left, shares)
-        return list(shares.values())
+        for sequence in list(self._running):
+            if left and sequence in self._running and sequence.pending > 1:
+                left -= self._read(sequence, left, scheduled)
+        self._admit(left, scheduled)
+        return scheduled
 
-    def commit(self, shares: list[Share]) -> None:
+    def commit(self, scheduled: Mapping[SequenceT, int]) -> None:
         """Count the tokens of a step as computed."""
         size = self._pool.block_tokens
-        for share in shares:
-            track = share.track
-            track.computed += share.tokens
-            for index in range(len(track.contents), track.computed // size):
-                before = track.contents[-1] if track.contents else track.root
-                tokens = track.tokens[index * size : (index + 1) * size]
-                track.contents.append(self._pool.learn(track.blocks[index], before, tokens))
+        for sequence, num_tokens in scheduled.items():
+            sequence.computed += num_tokens
+            for index in range(len(sequence.contents), sequence.computed // size):
+                tokens = sequence.tokens[index * size : (index + 1) * size]
+                block = sequence.blocks[index]
+                sequence.contents.append(self._pool.learn(block, sequence.end, tokens))
 
     def check_invariants(self) -> None:
         """Assert what must hold between two steps."""
-        self._pool.check_invariants(track.blocks for track in self._running)
+        self._pool.check_invariants(sequence.blocks for sequence in self._running)
         size = self._pool.block_tokens
-        for track in self._running:
-            assert 0 <= track.computed < len(track.tokens)
-            assert len(track.blocks) * size >= track.computed
-            assert len(track.contents) == track.computed // size
-        assert all(not track.blocks and not track.computed for track in self._waiting)
+        for sequence in self._running:
+            assert 0 <= sequence.computed < len(sequence.tokens)
+            assert len(sequence.blocks) * size >= sequence.computed
+            assert len(sequence.contents) == sequence.computed // size
+        assert all(not sequence.blocks and not sequence.computed for sequence in self._waiting)
         assert len(self._running) <= self._num_requests
 
-    def _read(self, track: Track, budget: int, shares: dict[RequestId, Share]) -> int:
+    def _read(self, sequence: SequenceT, budget: int, scheduled: dict[SequenceT, int]) -> int:
         """Give a prompt its chunk, as far as the blocks suffice; return its tokens."""
-        wanted = min(track.pending, budget)
-        if not self._provide(track, wanted, shares):
-            room = len(track.blocks) * self._pool.block_tokens - track.computed
+        wanted = min(sequence.pending, budget)
+        if not self._provide(sequence, wanted, scheduled):
+            room = len(sequence.blocks) * self._pool.block_tokens - sequence.computed
             wanted = min(wanted, room)
         if wanted > 0:
-            shares[track.id] = Share(track=track, tokens=wanted)
+            scheduled[sequence] = wanted
         return max(wanted, 0)
 
-    def _admit(self, budget: int, shares: dict[RequestId, Share]) -> int:
+    def _admit(self, budget: int, scheduled: dict[SequenceT, int]) -> None:
         """Start waiting requests while budget, places and blocks last, in order of arrival."""
-        under_way = {self._next_block(track) for track in self._running}
-        for track in list(self._waiting):
+        under_way = {self._next_block(sequence) for sequence in self._running}
+        for sequence in list(self._waiting):
             if budget == 0 or len(self._running) >= self._num_requests:
                 break
-            found = self._pool.find(track.root, track.tokens[:-1])
-            contents = found[-1][1] if found else track.root
+            found = self._pool.find(sequence.root, sequence.tokens[:-1])
+            contents = found[-1][1] if found else sequence.root
             start = len(found) * self._pool.block_tokens
-            key = self._key(track, start, contents)
+            key = self._key(sequence, start, contents)
             if key is not None and key in under_way:
                 continue
-            missing = self._blocks_for(len(track.tokens)) - len(found)
+            missing = self._blocks_for(len(sequence.tokens)) - len(found)
             self._pool.share([block for block, _contents in found])
             if missing > self._pool.num_available and self._running:
                 self._pool.release([block for block, _contents in found])
                 break
-            track.blocks = [block for block, _contents in found]
-            track.contents = [contents for _block, contents in found]
-            track.computed = track.num_found = start
-            self._waiting.remove(track)
-            self._start(track)
-            budget -= self._read(track, budget, shares)
-            under_way.add(self._next_block(track))
-        return budget
+            sequence.blocks = [block for block, _contents in found]
+            sequence.contents = [contents for _block, contents in found]
+            sequence.computed = sequence.num_found = start
+            self._waiting.remove(sequence)
+            _insert(self._running, sequence)
+            budget -= self._read(sequence, budget, scheduled)
+            under_way.add(self._next_block(sequence))
 
-    def _start(self, track: Track) -> None:
-        """Put a request among the running ones, where its arrival places it."""
-        place = len(self._running)
-        while place and self._running[place - 1].id > track.id:
-            place -= 1
-        self._running.insert(place, track)
-
-    def _provide(self, track: Track, tokens: int, shares: dict[RequestId, Share]) -> bool:
+    def _provide(self, sequence: SequenceT, tokens: int, scheduled: dict[SequenceT, int]) -> bool:
         """Get the blocks for a request's next tokens, from younger ones if need be."""
-        while len(track.blocks) < self._blocks_for(track.computed + tokens):
-            block = self._pool.take(track.blocks[-1] if track.blocks else None)
+        while len(sequence.blocks) < self._blocks_for(sequence.computed + tokens):
+            block = self._pool.take(sequence.blocks[-1] if sequence.blocks else None)
             if block is not None:
-                track.blocks.append(block)
-            elif self._running[-1] is track:
+                sequence.blocks.append(block)
+            elif self._running[-1] is sequence:
                 return False
             else:
-                self._preempt(self._running[-1], shares)
+                self._preempt(self._running[-1], scheduled)
         return True
 
-    def _preempt(self, track: Track, shares: dict[RequestId, Share]) -> None:
+    def _preempt(self, sequence: SequenceT, scheduled: dict[SequenceT, int]) -> None:
         self.num_preemptions += 1
-        shares.pop(track.id, None)
-        self._running.remove(track)
-        self._stop(track)
-        place = next(
-            (i for i, other in enumerate(self._waiting) if other.id > track.id), len(self._waiting)
-        )
-        self._waiting.insert(place, track)
+        scheduled.pop(sequence, None)
+        self._running.remove(sequence)
+        self._stop(sequence)
+        _insert(self._waiting, sequence)
 
-    def _stop(self, track: Track, *, trusted: bool = True) -> None:
-        self._pool.release(track.blocks, trusted=trusted)
-        track.blocks, track.contents, track.computed = [], [], 0
+    def _stop(self, sequence: SequenceT, *, trusted: bool = True) -> None:
+        self._pool.release(sequence.blocks, trusted=trusted)
+        sequence.blocks, sequence.contents, sequence.computed = [], [], 0
 
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self._pool.block_tokens)
 
-    def _next_block(self, track: Track) -> tuple[Contents, tuple[int, ...]] | None:
+    def _next_block(self, sequence: SequenceT) -> tuple[Contents, tuple[int, ...]] | None:
         """Name the block that a request is filling while it reads its prompt."""
-        if track.pending <= 1:
+        if sequence.pending <= 1:
             return None
-        contents = track.contents[-1] if track.contents else track.root
-        return self._key(track, len(track.contents) * self._pool.block_tokens, contents)
+        return self._key(sequence, len(sequence.contents) * self._pool.block_tokens, sequence.end)
 
     def _key(
-        self, track: Track, start: int, contents: Contents
+        self, sequence: SequenceT, start: int, contents: Contents
     ) -> tuple[Contents, tuple[int, ...]] | None:
         """Name a block by what stands before it and its tokens; None where it cannot be full."""
         end = start + self._pool.block_tokens
-        if end >= len(track.tokens):
+        if end >= len(sequence.tokens):
             return None
-        return contents, tuple(track.tokens[start:end])
+        return contents, tuple(sequence.tokens[start:end])
+
+
+def _insert(sequences: list[SequenceT], sequence: SequenceT) -> None:
+    """Insert a sequence where its arrival places it."""
+    bisect.insort(sequences, sequence, key=lambda other: other.id)

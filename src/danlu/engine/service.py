@@ -1,39 +1,37 @@
-"""An engine on a thread of its own, for many callers at once: the server's.
+"""An engine on a thread of its own, for many callers at once, as the server needs it.
 
-Only that thread touches the engine and the model. Callers put requests in and get outputs by a
-callback; how many are in is bounded, and decided before a caller spends time on tokenizing. Must
-not know messages or HTTP.
+Only that thread computes. Callers submit requests and get the outputs by a callback. The number of
+requests is bounded: a caller reserves its seats before it spends time on tokenizing. Must not know
+messages or HTTP.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import NewType, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from danlu.engine.engine import Engine, Figures
-from danlu.engine.request import Output, Request, RequestId
+from danlu.engine.request import Deliver, Output, Request, RequestId
 
 Result = TypeVar("Result")
-Ticket = NewType("Ticket", int)
-Deliver = Callable[[Output], None]
-# Gets the engine, or None once there is none any more.
+# Gets the engine, or None after the thread has ended.
 _Action = Callable[[Engine | None], None]
 
 _log = logging.getLogger(__name__)
 
 
 class EngineStopped(RuntimeError):
-    """Nothing is computed any more."""
+    """The engine's thread has ended; nothing is computed any more."""
 
 
 class EngineService:
-    """Starts and ends the thread, and hands requests and outputs over.
+    """Starts and ends the thread; passes requests to it and outputs back.
 
     num_seats: how many requests may be in at once, running and waiting.
     """
@@ -45,9 +43,7 @@ class EngineService:
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[_Action | None] = queue.SimpleQueue()
         self._is_open = True
-        self._tickets = itertools.count()
-        self._entries: dict[Ticket, tuple[RequestId, Deliver]] = {}
-        self._owners: dict[RequestId, Ticket] = {}
+        self._unfinished: dict[RequestId, Deliver] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -65,11 +61,11 @@ class EngineService:
         return self._taken
 
     def figures(self) -> Figures:
-        """Say what the engine is doing, about now."""
+        """Return what the engine is doing, about now."""
         return self._engine.figures()
 
     def reserve(self, seats: int = 1) -> bool:
-        """Take seats for requests to come; False where there are not so many left."""
+        """Take seats for requests to come; return False where fewer are free."""
         with self._lock:
             if self._taken + seats > self._num_seats:
                 return False
@@ -82,25 +78,24 @@ class EngineService:
             self._taken -= seats
 
     def prepare(self, request: Request) -> None:
-        """Do on the caller's thread what would hold up the engine's; optional, before `submit`.
+        """Compile a request's grammar on the caller's thread; optional, before `submit`.
 
         Raises UsageError for a grammar that cannot be used.
         """
         self._engine.prepare(request)
 
-    def submit(self, request: Request, deliver: Deliver) -> Ticket:
+    def submit(self, request: Request, deliver: Deliver) -> RequestId:
         """Hand in a request that has a seat; the seat is free again with its last output.
 
-        deliver: gets every output, on the engine's thread, and must return at once. The last one
-        has a finish_reason; a request that the engine refuses ends with its error.
+        The last output has a finish_reason; a request that the engine refuses ends with its error.
         """
-        ticket = Ticket(next(self._tickets))
-        self._post(lambda engine: self._add(engine, ticket, request, deliver))
-        return ticket
+        request_id = self._engine.new_id()
+        self._post(lambda engine: self._add(engine, request_id, request, deliver))
+        return request_id
 
-    def cancel(self, ticket: Ticket) -> None:
-        """End a request before its next step; one that is finished is left alone."""
-        self._post(lambda engine: self._abort(engine, ticket))
+    def cancel(self, request_id: RequestId) -> None:
+        """End a request before its next step; a finished one is left alone."""
+        self._post(lambda engine: None if engine is None else engine.abort(request_id))
 
     def call(self, function: Callable[[Engine], Result]) -> Future[Result]:
         """Run a function on the engine's thread between two steps."""
@@ -118,7 +113,7 @@ class EngineService:
         return future
 
     def stop(self, *, drain_s: float = 0.0) -> None:
-        """Let what is running finish within a limit, abort the rest, and end the thread."""
+        """Let requests finish for `drain_s` seconds, abort the rest, and end the thread."""
         deadline = time.monotonic() + drain_s
         while self._taken and self.is_alive and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -135,22 +130,19 @@ class EngineService:
     def _run(self) -> None:
         try:
             while self._take_inbox():
-                for output in self._engine.step():
-                    self._hand_over(output)
-            for ticket in list(self._entries):
-                self._abort(self._engine, ticket)
-            for output in self._engine.step():
-                self._hand_over(output)
+                self._engine.step()
+            for request_id in list(self._unfinished):
+                self._engine.abort(request_id)
         except Exception:
             _log.exception("the engine's thread has ended")
         finally:
             self._close()
 
     def _take_inbox(self) -> bool:
-        """Do what was asked for; wait where there is nothing else to do. False: the end."""
+        """Do what was asked for; wait if no request is unfinished. Return False to end."""
         while True:
             try:
-                action = self._inbox.get(block=self._engine.is_idle)
+                action = self._inbox.get(block=not self._engine.num_unfinished)
             except queue.Empty:
                 return True
             if action is None:
@@ -158,49 +150,37 @@ class EngineService:
             action(self._engine)
 
     def _close(self) -> None:
-        """Tell everybody who is still in that nothing more will come."""
+        """End every request that is still in with an error."""
         with self._lock:
             self._is_open = False
         while not self._inbox.empty():
             action = self._inbox.get()
             if action is not None:
                 action(None)
-        for request_id, _deliver in list(self._entries.values()):
-            self._hand_over(_error(request_id, _ended()))
+        for request_id, deliver in list(self._unfinished.items()):
+            self._hand_over(deliver, _error(request_id, _ended()))
 
     def _add(
-        self, engine: Engine | None, ticket: Ticket, request: Request, deliver: Deliver
+        self, engine: Engine | None, request_id: RequestId, request: Request, deliver: Deliver
     ) -> None:
         try:
             if engine is None:
                 raise _ended()
-            request_id = engine.add(request)
+            engine.add(request, partial(self._hand_over, deliver), request_id=request_id)
         except Exception as problem:
-            self.give_back()
-            _give(deliver, _error(RequestId(-1), problem))
-            return
-        self._entries[ticket] = (request_id, deliver)
-        self._owners[request_id] = ticket
+            self._hand_over(deliver, _error(request_id, problem))
+        else:
+            self._unfinished[request_id] = deliver
 
-    def _abort(self, engine: Engine | None, ticket: Ticket) -> None:
-        if engine is not None and ticket in self._entries:
-            engine.abort(self._entries[ticket][0])
-
-    def _hand_over(self, output: Output) -> None:
-        ticket = self._owners[output.request_id]
-        _request_id, deliver = self._entries[ticket]
+    def _hand_over(self, deliver: Deliver, output: Output) -> None:
+        """Call back; a caller that fails must not end the engine's thread."""
         if output.finish_reason is not None:
-            del self._owners[output.request_id], self._entries[ticket]
+            self._unfinished.pop(output.request_id, None)
             self.give_back()
-        _give(deliver, output)
-
-
-def _give(deliver: Deliver, output: Output) -> None:
-    """Call back; a caller that is gone must not take the engine with it."""
-    try:
-        deliver(output)
-    except Exception:
-        _log.exception("an output could not be handed over")
+        try:
+            deliver(output)
+        except Exception:
+            _log.exception("an output could not be handed over")
 
 
 def _error(request_id: RequestId, problem: Exception) -> Output:

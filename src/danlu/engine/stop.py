@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from danlu.text.parse import overlap
+
 
 class StopFinder:
     """Passes text on up to the first stop text; holds back what may still become one.
@@ -25,7 +27,7 @@ class StopFinder:
         if found:
             self._held = ""
             return text[: min(found)[1]], True
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
 
@@ -33,9 +35,3 @@ class StopFinder:
         """Return what was held back: the text has ended, so no stop text is in it."""
         held, self._held = self._held, ""
         return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop` without completing it."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,6 +1,6 @@
-"""Follows one answer through its thought, and says which tokens have to be written now.
+"""Follows one answer through its thought, and forces the tokens that must be written now.
 
-A state machine over the chosen ids: nothing yet, inside the thought, behind it. It agrees with
+A state machine over the chosen ids: before, inside and behind the thought. It agrees with
 `text/parse.py`, which reads the same tags in the text. No torch.
 """
 
@@ -32,31 +32,31 @@ class ThoughtTracker:
         self._is_blank = is_blank
         self._answer_is_bound = answer_is_bound
         self._place: Literal["start", "thought", "answer"] = "start"
-        self._due: deque[int] = deque()
+        self._forced: deque[int] = deque()
         self._left = thinking.budget if thinking else None
         if thinking is None:
             self._place = "answer"
         elif thinking.is_open:
             self._enter_thought(thinking)
         elif answer_is_bound:
-            self._due.append(thinking.start_id)
+            self._forced.append(thinking.start_id)
 
     @property
     def forced(self) -> int | None:
         """The token to be written now, whatever the model prefers."""
-        return self._due[0] if self._due else None
+        return self._forced[0] if self._forced else None
 
     @property
     def in_answer(self) -> bool:
         """Whether the next token belongs to the visible answer."""
-        return self._place == "answer" and not self._due
+        return self._place == "answer" and not self._forced
 
     def record(self, token: int) -> None:
-        """Note the next token of the answer; where one is forced, it is that one."""
+        """Record the next token of the answer; where one is forced, it is that one."""
         thinking = self._thinking
-        was_forced = bool(self._due)
+        was_forced = bool(self._forced)
         if was_forced:
-            self._due.popleft()
+            self._forced.popleft()
         if thinking is None or self._place == "answer":
             return
         if self._place == "start":
@@ -68,18 +68,18 @@ class ThoughtTracker:
             self._place = "answer"
             if self._answer_is_bound and not was_forced:
                 after = thinking.closing.index(thinking.end_id) + 1
-                self._due.extend(thinking.closing[after:])
+                self._forced.extend(thinking.closing[after:])
         elif not was_forced:
             self._spend(thinking)
 
     def _enter_thought(self, thinking: Thinking) -> None:
         self._place = "thought"
         if self._left == 0:
-            self._due.extend(thinking.closing)
+            self._forced.extend(thinking.closing)
 
     def _spend(self, thinking: Thinking) -> None:
-        """Take one token off the budget; with the last one the closing becomes due."""
+        """Take one token off the budget; after the last one the closing is forced."""
         if self._left is not None:
             self._left -= 1
             if self._left == 0:
-                self._due.extend(thinking.closing)
+                self._forced.extend(thinking.closing)

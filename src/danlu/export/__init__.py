@@ -1,0 +1,1 @@
+"""Finished models for other programs: an adapter merged into its base."""

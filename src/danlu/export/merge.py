@@ -1,7 +1,7 @@
 """Merging an adapter into its base: W + scaling * B A, written shard by shard and verified.
 
 One tensor is in memory at a time. Before the folder gets its name, the merged model is loaded
-back from disk and its logits on probe prompts are compared with those of base and adapter; a merge
+back from disk and its logits on a few prompts are compared with those of base and adapter; a merge
 that answers differently is never shown.
 """
 
@@ -36,7 +36,7 @@ from danlu.text.render import render
 from danlu.weights.safetensors import TORCH_DTYPES
 from danlu.weights.sharded import TensorPlan, WeightFolder
 
-PROBES = (
+VERIFICATION_PROMPTS = (
     "Who are you?",
     "你是谁？",
     "What is 17 + 25?",
@@ -106,7 +106,7 @@ def merge(
     with committed_folder(export_dir) as draft:
         write_folder(draft, plans, fetch, like=folder, dtype=plans[0].dtype)
         merged = load_model(str(draft.path), device=device, dtype=precision)
-        agreement = _compare(expected, _probe_logits(merged, plain_linear, expected.probes))
+        agreement = _compare(expected, _prompt_logits(merged, plain_linear, expected.prompts))
         report = MergeReport(
             base=base_name,
             base_fingerprint=expected.fingerprint,
@@ -131,9 +131,9 @@ def merge(
 
 @dataclass(frozen=True, kw_only=True)
 class _Expected:
-    """What the merged model must answer. logits: [all probe tokens, vocab] in fp32."""
+    """What the merged model must answer. logits: [all prompt tokens, vocab] in fp32."""
 
-    probes: list[list[int]]
+    prompts: list[list[int]]
     logits: Tensor
     fingerprint: str
     is_proven: bool
@@ -149,11 +149,11 @@ class _Agreement:
 def _base_and_adapter(
     base_name: str, source: AdapterSource, device: Device, dtype: torch.dtype
 ) -> _Expected:
-    """Run base and adapter on the probes; the model is let go before the merged one is loaded."""
+    """Run base and adapter on the prompts; the model is freed before the merged one is loaded."""
     base = load_model(base_name, device=device, dtype=dtype)
     adapter, is_proven = attach_adapter(source, base)
     prompting = source.prompting
-    probes = [
+    prompts = [
         base.tokenizer.encode_spans(
             render(
                 Conversation(messages=(Message(role="user", content=text),)),
@@ -161,24 +161,23 @@ def _base_and_adapter(
                 enable_thinking=prompting.enable_thinking,
             )
         )
-        for text in PROBES
+        for text in VERIFICATION_PROMPTS
     ]
-    tokens = sum(len(ids) for ids in probes)
     return _Expected(
-        probes=probes,
-        logits=_probe_logits(base, AdapterBank([(adapter, tokens)]), probes),
+        prompts=prompts,
+        logits=_prompt_logits(base, AdapterBank.of_one(adapter), prompts),
         fingerprint=base.fingerprint,
         is_proven=is_proven,
     )
 
 
 @torch.inference_mode()
-def _probe_logits(loaded: LoadedModel, linear: Linear, probes: Sequence[Sequence[int]]) -> Tensor:
-    """Return the logits of every probe token, fp32 [tokens, vocab] on the CPU."""
+def _prompt_logits(loaded: LoadedModel, linear: Linear, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Return the logits of every prompt token, fp32 [tokens, vocab] on the CPU."""
     device = loaded.device.torch_device
-    tokens = torch.tensor([token for ids in probes for token in ids], device=device)
-    positions = torch.tensor([p for ids in probes for p in range(len(ids))], device=device)
-    attend = PackedAttention(loaded.config, positions, [len(ids) for ids in probes])
+    tokens = torch.tensor([token for ids in prompts for token in ids], device=device)
+    positions = torch.tensor([p for ids in prompts for p in range(len(ids))], device=device)
+    attend = PackedAttention(loaded.config, positions, [len(ids) for ids in prompts])
     hidden = loaded.model(tokens, attend, linear)
     logits: Tensor = linear(loaded.model.head, "lm_head", hidden).float().cpu()
     return logits

@@ -1,7 +1,7 @@
 """What an adapter's name means: a PEFT folder, or the output folder of a training run.
 
-Also answers how a fine-tuned model wants to be prompted: the template and thinking mode it was
-trained with stand in run.json, or in the report of the merge that made it.
+Also finds how a fine-tuned model is to be prompted: the template and thinking mode it was trained
+with are in run.json, or in the report of the merge that made it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class AdapterSource:
 
     @property
     def prompting(self) -> Prompting:
-        """How the adapter wants to be prompted."""
+        """The template and thinking mode that the adapter was trained with."""
         if self.run is None:
             return Prompting()
         return Prompting(template=self.run.template, enable_thinking=self.run.enable_thinking)
@@ -119,7 +119,7 @@ def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:
 
 
 def prompting_of_model(name: str) -> Prompting:
-    """Tell how a model wants to be prompted: a merged or fully trained one remembers its training.
+    """Return how a model is to be prompted: as its merge report or its run says, else as Qwen3.
 
     Raises DataError where the record cannot be read.
     """

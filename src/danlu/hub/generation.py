@@ -14,7 +14,7 @@ from danlu.model.config import ModelConfig, token_ids
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:
-    """How a model wants to be sampled. `end_token_ids`: the union of what both files name."""
+    """A model's own sampling settings. end_token_ids: the union of what both files name."""
 
     temperature: float
     top_p: float
@@ -32,23 +32,21 @@ def generation_defaults(
     """Read a model's defaults. Raises DataError where generation_config.json cannot be read."""
     path = folder / "generation_config.json"
     fields: dict[str, Any] = {}
-    if path.is_file():
-        try:
+    try:
+        if path.is_file():
             fields = json.loads(path.read_text(encoding="utf-8"))
-            ends = token_ids(fields.get("eos_token_id"))
-            thinking = (
-                float(fields.get("temperature", 0.6)),
-                float(fields.get("top_p", 0.95)),
-                int(fields.get("top_k", 20)),
-            )
-        except (ValueError, TypeError, AttributeError) as problem:
-            raise DataError(
-                _("{path} cannot be used.").format(path=path),
-                why=str(problem),
-                fix=_("Download the model's files again, or correct the file."),
-            ) from problem
-    else:
-        ends, thinking = (), (0.6, 0.95, 20)
+        ends = token_ids(fields.get("eos_token_id"))
+        thinking = (
+            float(fields.get("temperature", 0.6)),
+            float(fields.get("top_p", 0.95)),
+            int(fields.get("top_k", 20)),
+        )
+    except (ValueError, TypeError, AttributeError) as problem:
+        raise DataError(
+            _("{path} cannot be used.").format(path=path),
+            why=str(problem),
+            fix=_("Download the model's files again, or correct the file."),
+        ) from problem
     if fields.get("do_sample") is False:
         thinking = (0.0, 1.0, 0)
     chosen = thinking if enable_thinking or thinking[0] == 0.0 else _NO_THINKING

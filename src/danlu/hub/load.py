@@ -17,7 +17,7 @@ from danlu.model.config import ModelConfig, load_config
 from danlu.model.packed import pack_model
 from danlu.model.quantized import Quantization, fits_int4, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
-from danlu.ops.quantized import GROUP
+from danlu.ops import INT4_GROUP
 from danlu.text.tokenizer import Tokenizer
 from danlu.weights.sharded import WeightFolder
 
@@ -27,9 +27,9 @@ _TIED_ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model ready to compute, with everything that belongs to it.
+    """A model ready to compute, with its config, tokenizer and device.
 
-    A model whose weights are packed or quantised can answer, but neither be trained nor saved.
+    With packed or quantised weights it can answer, but neither be trained nor saved.
     """
 
     name: str
@@ -49,7 +49,7 @@ class LoadedModel:
 
     @property
     def token_multiple(self) -> int:
-        """Batches have a multiple of so many tokens; see `Device.token_multiple`."""
+        """What the number of tokens in a batch is a multiple of; see `Device.token_multiple`."""
         return self.device.token_multiple if self.dtype.itemsize == 2 else 1
 
 
@@ -113,7 +113,7 @@ def load_model(
     if quantization == "int4" and not fits_int4(checked.config):
         raise UsageError(
             _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
-            why=_("Its widths are not multiples of {group}.").format(group=GROUP),
+            why=_("Its widths are not multiples of {group}.").format(group=INT4_GROUP),
             fix="--quantization int8",
         )
     _check_memory(checked, device, dtype, quantization)

@@ -1,0 +1,1 @@
+"""LoRA adapters: their matrices, their products in training and inference, their files."""

@@ -78,7 +78,10 @@ class LowRank:
 
 
 class Adapter:
-    """All low-rank additions of one adapter, keyed by (layer index, merged projection)."""
+    """All low-rank additions of one adapter, keyed by (layer index, merged projection).
+
+    The matrices are uninitialised until `initialise` or a file has filled them.
+    """
 
     def __init__(
         self, config: LoraConfig, model: ModelConfig, *, device: torch.device, dtype: torch.dtype

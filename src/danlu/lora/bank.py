@@ -6,24 +6,27 @@ The base product is computed once for all tokens; every adapter adds its part to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.lora.adapter import Adapter
-from danlu.model.qwen3 import Block, Head, plain_linear, product, projection_input
+from danlu.model.qwen3 import Head, Layer, Linear, plain_linear, product, projection_input
 
 
-class AdapterBank:
+class AdapterBank(Linear):
     """The `linear` of the engine.
 
-    groups: (adapter, number of tokens) in the order of the batch; None means the plain model.
+    segments: (adapter, number of tokens) in the order of the batch; None means the plain model.
+    Neighbours with the same adapter are computed together.
     """
 
-    def __init__(self, groups: Sequence[tuple[Adapter | None, int]]) -> None:
+    def __init__(self, segments: Sequence[tuple[Adapter | None, int]]) -> None:
         self._runs: list[tuple[Adapter, slice]] = []
         start = 0
-        for adapter, tokens in groups:
+        for adapter, neighbours in groupby(segments, key=lambda segment: segment[0]):
+            tokens = sum(number for _adapter, number in neighbours)
             if adapter is not None:
                 self._runs.append((adapter, slice(start, start + tokens)))
             start += tokens
@@ -36,8 +39,8 @@ class AdapterBank:
             bank._runs.append((adapter, slice(None)))
         return bank
 
-    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
-        if not self._runs or not isinstance(layer, Block):
+    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+        if not self._runs or not isinstance(layer, Layer):
             return plain_linear(layer, name, x)
         n = projection_input(layer, name, x)
         y = product(layer, name, n)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.lora.adapter import Adapter, LowRank, stable_seed
-from danlu.model.qwen3 import Block, Head, norm_before, plain_linear, projection_input
+from danlu.model.qwen3 import Head, Layer, Linear, norm_before, plain_linear, projection_input
 from danlu.ops import rms_norm_backward, swiglu_backward
 
 
@@ -38,7 +38,7 @@ class Dropout:
     segments: Sequence[tuple[str, int]]
 
     def mask(self, layer: int, target: str, like: Tensor) -> Tensor:
-        """Return the mask [T, in], already divided by the probability to keep."""
+        """Return the mask for `like` [T, in], divided by the probability to keep."""
         keep = 1.0 - self.probability
         rows = []
         for key, tokens in self.segments:
@@ -50,7 +50,7 @@ class Dropout:
 
 
 @dataclass(frozen=True)
-class AdapterLinear:
+class AdapterLinear(Linear):
     """The `linear` of LoRA training: the frozen projection plus one adapter's addition.
 
     keeps_normed: keep each projection's input behind its norm or swiglu, too; costs memory, saves
@@ -63,13 +63,12 @@ class AdapterLinear:
     is_second: bool = False
 
     def second_pass(self) -> AdapterLinear:
-        """Return the same for a block that is computed a second time; see `TwoPasses`."""
         return replace(self, is_second=True)
 
-    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor:
-        addition = None
-        if isinstance(layer, Block):
-            addition = self.adapter.additions.get((layer.index, name))
+    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+        if not isinstance(layer, Layer):
+            return plain_linear(layer, name, x)
+        addition = self.adapter.additions.get((layer.index, name))
         if addition is None:
             return plain_linear(layer, name, x)
         bs = [part.b for part in addition.parts]
@@ -87,9 +86,9 @@ class AdapterLinear:
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """What one call needs besides its tensors; the frozen weights are read when used."""
+    """The arguments of one call besides its tensors; frozen weights are read when used."""
 
-    layer: Block | Head
+    layer: Layer
     name: str
     addition: LowRank
     scaling: float
@@ -100,11 +99,6 @@ class _Call:
     def weight(self) -> Tensor:
         weight: Tensor = getattr(self.layer, self.name)
         return weight
-
-    def mask(self, index: int, like: Tensor) -> Tensor:
-        assert self.dropout is not None
-        assert isinstance(self.layer, Block)
-        return self.dropout.mask(self.layer.index, self.addition.parts[index].name, like)
 
     def input_gradient(self, x: Tensor, grad: Tensor) -> Tensor:
         """Carry the gradient through what precedes the projection."""
@@ -122,12 +116,13 @@ class _LoraProjection(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, a: Tensor, call: _Call, *bs: Tensor) -> Tensor:
         n = projection_input(call.layer, call.name, x)
         a_work = a.to(x.dtype)
-        if call.dropout is None:
+        dropout, index = call.dropout, call.layer.index
+        if dropout is None:
             t = F.linear(n, a_work)
         else:
             masked = [
-                F.linear(n * call.mask(index, n), a_work[part.rank_rows])
-                for index, part in enumerate(call.addition.parts)
+                F.linear(n * dropout.mask(index, part.name, n), a_work[part.rank_rows])
+                for part in call.addition.parts
             ]
             t = torch.cat(masked, dim=1)
         ctx.save_for_backward(x, n if call.keeps_normed else None, t, a, *bs)
@@ -156,14 +151,15 @@ class _LoraProjection(torch.autograd.Function):
         a_work = a.to(dy.dtype)
         needs_dx = ctx.needs_input_grad[0]
         dn = dy @ call.weight() if needs_dx else None
-        if call.dropout is None:
+        dropout, index = call.dropout, call.layer.index
+        if dropout is None:
             da = dt.t() @ n
             if dn is not None:
                 dn.addmm_(dt, a_work)
         else:
             pieces = []
-            for index, part in enumerate(call.addition.parts):
-                mask = call.mask(index, n)
+            for part in call.addition.parts:
+                mask = dropout.mask(index, part.name, n)
                 dt_part = dt[:, part.rank_rows]
                 pieces.append(dt_part.t() @ (n * mask))
                 if dn is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from danlu.errors import DataError, UsageError
 from danlu.files.draft import Draft
@@ -26,7 +27,6 @@ from danlu.weights.sharded import TensorPlan, write_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
 _TENSOR = re.compile(
     r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
 )
@@ -57,11 +57,7 @@ def write_adapter(draft: Draft, adapter: Adapter, *, base_model: str) -> None:
         "init_lora_weights": True,
         "modules_to_save": None,
     }
-    tensors = {
-        _tensor_name(layer, target, letter): matrix
-        for layer, target, a, b in adapter.tensors()
-        for letter, matrix in (("A", a), ("B", b))
-    }
+    tensors = _named_tensors(adapter)
     plans = [
         TensorPlan(name=name, dtype=torch.float32, shape=tuple(tensor.shape))
         for name, tensor in sorted(tensors.items())
@@ -105,11 +101,7 @@ def load_adapter(
     config, base = read_config(folder)
     adapter = Adapter(config, model, device=device, dtype=dtype)
     file = SafetensorsFile(folder / WEIGHTS_FILE)
-    wanted = {
-        _tensor_name(layer, target, letter): matrix
-        for layer, target, a, b in adapter.tensors()
-        for letter, matrix in (("A", a), ("B", b))
-    }
+    wanted = _named_tensors(adapter)
     odd = sorted(set(wanted) ^ set(file.tensors))
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     odd += [n for n, t in file.tensors.items() if n in shapes and t.shape != shapes[n]]
@@ -126,8 +118,13 @@ def load_adapter(
     return adapter
 
 
-def _tensor_name(layer: int, target: str, letter: str) -> str:
-    return f"{_PREFIX}{projection_module(layer, target)}.lora_{letter}.weight"
+def _named_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """Map PEFT's names to views of the adapter's storage."""
+    return {
+        f"base_model.model.{projection_module(layer, target)}.lora_{letter}.weight": matrix
+        for layer, target, a, b in adapter.tensors()
+        for letter, matrix in (("A", a), ("B", b))
+    }
 
 
 def _targets_in(folder: Path, rank: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Running a part of the model without keeping what it computes, and again for its gradients."""
+"""Recomputation: run a part of the model, keep only its input, run it again for its gradients."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from danlu.device.memory import back_on_device, to_host
 
 
 def again(run: Callable[[Tensor, bool], Tensor], x: Tensor, *, on_host: bool = False) -> Tensor:
-    """Return run(x, False) and keep only x, on the host if asked; run(x, True) gives the gradients.
+    """Return run(x, False) and keep only x; the backward pass calls run(x, True).
 
-    The value of the second run may be left out where nothing in its graph needs it.
-    `torch.utils.checkpoint` does much the same, but knows neither that nor the host.
+    run: its second argument tells whether it is the second run, which may leave out the value if
+    nothing in its graph needs it. on_host: keep x in the host's memory.
+    `torch.utils.checkpoint` does much the same, but knows neither of the two.
     """
     if not torch.is_grad_enabled():
         return run(x, False)
     # What is trained inside is no input of the function, and the embeddings that enter the first
-    # block need no gradient: without an anchor there would be no graph.
+    # layer need no gradient: without an anchor there would be no graph.
     anchor = x.new_empty(0).requires_grad_()
     return _Again.apply(anchor, x, run, on_host)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -11,12 +11,15 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from danlu.model.config import ModelConfig
-from danlu.model.qwen3 import Block
+from danlu.model.qwen3 import Layer
 from danlu.ops import norm_rotate, rotary_table, segment_attention
 
 
-def rotated_qkv(layer: Block, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-    """Split a merged projection into q, k and v [T, heads, head_dim]; norm and rotate q and k."""
+def rotated_qkv(layer: Layer, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    """Split qkv [T, q + 2 kv] into q, k and v [T, heads, head_dim]; norm and rotate q and k.
+
+    cos, sin: [T, head_dim / 2], as `rotary_table` returns them.
+    """
     config = layer.config
     tokens = qkv.shape[0]
     q, k, v = (
@@ -43,6 +46,6 @@ class PackedAttention:
         self._cos, self._sin = rotary_table(positions, config.head_dim, config.rope_theta)
         self._lengths = tuple(segment_lengths)
 
-    def __call__(self, layer: Block, qkv: Tensor) -> Tensor:
+    def __call__(self, layer: Layer, qkv: Tensor) -> Tensor:  # [T, q + 2 kv] -> [T, q]
         q, k, v = rotated_qkv(layer, qkv, self._cos, self._sin)
         return segment_attention(q, k, v, self._lengths)

@@ -1,7 +1,7 @@
-"""Weights in int8 or int4: a module in the place of a projection's matrix, which multiplies.
+"""Weights in int8 or int4: a module that multiplies replaces a projection's matrix.
 
-Only for inference: there is no gradient. Matrices are read and quantised one at a time, so that
-hardly more memory is taken on the way than in the end.
+Only for inference: there is no gradient. Matrices are read and quantised one at a time, so the peak
+of memory is hardly above what the result takes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, Piece, layout
 from danlu.model.qwen3 import Qwen3, replace_weight
 from danlu.ops import (
+    INT4_GROUP,
     empty_int4,
     empty_int8,
     int4_linear,
@@ -24,7 +25,6 @@ from danlu.ops import (
     quantize_int4,
     quantize_int8,
 )
-from danlu.ops.quantized import GROUP
 
 Quantization = Literal["int8", "int4"]
 # The embedding is looked up, not multiplied: it stays as it is.
@@ -32,9 +32,9 @@ _QUANTIZED = (*PROJECTIONS, "lm_head")
 
 
 class Int8Weight(nn.Module):
-    """A matrix [out, in] with one scale per output; nothing is in it until `fill`.
+    """A matrix [out, in] with one scale per output, uninitialised until `fill`.
 
-    like: a tensor of the matrix's shape and dtype, on whatever device.
+    like: a tensor of the matrix's shape and dtype, on any device.
     """
 
     values: Tensor
@@ -47,7 +47,7 @@ class Int8Weight(nn.Module):
         self.register_buffer("scales", scales)
 
     def fill(self, weight: Tensor) -> None:
-        """Quantise a matrix into the room that is there."""
+        """Quantise a matrix into the allocated buffers."""
         quantize_int8(weight, out=(self.values, self.scales))
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
@@ -68,27 +68,27 @@ class Int4Weight(nn.Module):
         self.register_buffer("scales_and_zeros", scales_and_zeros)
 
     def fill(self, weight: Tensor) -> None:
-        """Quantise a matrix into the room that is there."""
+        """Quantise a matrix into the allocated buffers."""
         quantize_int4(weight, out=(self.packed, self.scales_and_zeros))
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
-        # The last block of outputs may be longer than the matrix.
+        # The last tile of outputs may be longer than the matrix.
         return int4_linear(x, self.packed, self.scales_and_zeros)[:, : self.num_outputs]
 
 
 def fits_int4(config: ModelConfig) -> bool:
-    """Return whether every product has a multiple of `ops.quantized.GROUP` inputs."""
+    """Return whether every product has a multiple of `INT4_GROUP` inputs."""
     widths = (config.hidden_size, config.q_size, config.intermediate_size)
-    return all(width % GROUP == 0 for width in widths)
+    return all(width % INT4_GROUP == 0 for width in widths)
 
 
 def quantized_bytes(
     config: ModelConfig, dtype: torch.dtype, quantization: Quantization | None
 ) -> int:
-    """Return what the weights take in memory; None: all are kept in the dtype."""
+    """Count the bytes that the weights take in memory; None: all are kept in the dtype."""
     width = float(dtype.itemsize)
     if quantization is not None:
-        width = 1.0 if quantization == "int8" else 0.5 + 2 * dtype.itemsize / GROUP
+        width = 1.0 if quantization == "int8" else 0.5 + 2 * dtype.itemsize / INT4_GROUP
     total = 0.0
     for name, pieces in layout(config).items():
         is_quantized = name.rpartition(".")[2] in _QUANTIZED
@@ -131,10 +131,10 @@ def _fill(
     read_into: Callable[[str, Tensor], None],
     device: torch.device,
 ) -> None:
-    """Read some of a model's tensors, a matrix to quantise into the same place as the last one.
+    """Read some of a model's tensors; all matrices to quantise pass through one buffer.
 
-    Nothing that stays is allocated while it goes on: between that and what is freed a heap gets
-    holes (up to 15 % of the result, from run to run).
+    Whatever stays is allocated before: allocations between others that are freed leave holes in
+    the heap (up to 15 % of the result, from run to run).
     """
     weights = {name: _make_room(model, name, quantization, device) for name in tensors}
     sizes = [_numbers(tensors[n]) for n, room in weights.items() if not isinstance(room, Tensor)]
@@ -156,7 +156,7 @@ def _is_in_layer(name: str) -> bool:
 def _make_room(
     model: Qwen3, name: str, quantization: Quantization, device: torch.device
 ) -> Tensor | Int8Weight | Int4Weight:
-    """Put an unfilled weight on the device in the place of one that is nowhere."""
+    """Replace a weight on the meta device by an uninitialised one on the device."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     like: Tensor = getattr(owner, leaf)

@@ -1,6 +1,6 @@
 """Qwen3 (dense): one forward pass, shared by the trainer and the engine.
 
-The model knows its weights and how they follow each other, nothing else. Two arguments decide
+The model knows its weights and the order of its operations, nothing else. Two arguments decide
 all that varies:
 
 - `attend(layer, qkv)`: QK-norm, RoPE, cache and attention of one layer; the object passed knows
@@ -15,7 +15,7 @@ Shapes: T tokens, H hidden_size, V vocab_size.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from danlu.model.again import again
 from danlu.model.config import ModelConfig
-from danlu.model.layout import layout, merged_shape
+from danlu.model.layout import PROJECTIONS, layout, merged_shape
 from danlu.model.recompute import Recompute
 from danlu.ops import rms_norm, swiglu
 
@@ -31,22 +31,27 @@ from danlu.ops import rms_norm, swiglu
 class Attend(Protocol):
     """QK-norm, RoPE and attention of one layer: qkv [T, q + 2 kv] -> [T, q]."""
 
-    def __call__(self, layer: Block, qkv: Tensor) -> Tensor: ...
+    def __call__(self, layer: Layer, qkv: Tensor) -> Tensor: ...
 
 
-class Linear(Protocol):
-    """One merged projection with what precedes it: x [T, in] -> [T, out]."""
+class Linear:
+    """One merged projection with what precedes it: x [T, in] -> [T, out].
 
-    def __call__(self, layer: Block | Head, name: str, x: Tensor) -> Tensor: ...
+    This one is for a model without adapter, and for full-parameter training.
+    """
 
-
-@runtime_checkable
-class TwoPasses(Protocol):
-    """A `linear` that can do less when the MLP is computed a second time."""
+    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+        return product(layer, name, projection_input(layer, name, x))
 
     def second_pass(self) -> Linear:
-        """Return the `linear` whose `down_proj` records its graph, but computes no value."""
-        ...
+        """Return the `linear` for computing an MLP again, for its gradients.
+
+        The value of its `down_proj` is not read.
+        """
+        return self
+
+
+plain_linear = Linear()
 
 
 def _weight(*shape: int, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
@@ -54,8 +59,8 @@ def _weight(*shape: int, device: torch.device, dtype: torch.dtype) -> nn.Paramet
     return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype), requires_grad=False)
 
 
-class Block(nn.Module):
-    """One decoder layer: attention and MLP, each added to the residual stream."""
+class Layer(nn.Module):
+    """One decoder layer: attention and MLP, each added to the residual stream x [T, H]."""
 
     def __init__(
         self, config: ModelConfig, index: int, device: torch.device, dtype: torch.dtype
@@ -68,7 +73,7 @@ class Block(nn.Module):
         self.q_norm = _weight(head_dim, device=device, dtype=dtype)
         self.k_norm = _weight(head_dim, device=device, dtype=dtype)
         self.post_attention_layernorm = _weight(hidden, device=device, dtype=dtype)
-        for name in ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"):
+        for name in PROJECTIONS:
             weight = _weight(*merged_shape(config, name), device=device, dtype=dtype)
             self.register_parameter(name, weight)
 
@@ -85,7 +90,7 @@ class Block(nn.Module):
     ) -> Tensor:  # x: [T, H]
         if recompute == "none":
             return self.mlp(self.attention(x, attend, linear), linear)
-        second = linear.second_pass() if isinstance(linear, TwoPasses) else linear
+        second = linear.second_pass()
         if recompute in ("block", "offload"):
             return again(
                 lambda x, is_second: self.mlp(
@@ -121,7 +126,7 @@ class Qwen3(nn.Module):
         vocab, hidden = config.vocab_size, config.hidden_size
         self.embed_tokens = _weight(vocab, hidden, device=device, dtype=dtype)
         self.layers = nn.ModuleList(
-            Block(config, index, device, dtype) for index in range(config.num_hidden_layers)
+            Layer(config, index, device, dtype) for index in range(config.num_hidden_layers)
         )
         lm_head = self.embed_tokens
         if not config.tie_word_embeddings:
@@ -136,8 +141,8 @@ class Qwen3(nn.Module):
         recompute: what the backward pass computes again instead of finding it kept.
         """
         x = F.embedding(tokens, self.embed_tokens)
-        for block in self.layers:
-            x = block(x, attend, linear, recompute)
+        for layer in self.layers:
+            x = layer(x, attend, linear, recompute)
         return x
 
     def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -155,32 +160,27 @@ _NORM_BEFORE = {
 }
 
 
-def norm_before(layer: Block | Head, name: str) -> Tensor | None:
-    """Return the weight of the norm that precedes a projection, where one does."""
+def norm_before(layer: Layer | Head, name: str) -> Tensor | None:
+    """Return the weight [in] of the norm that precedes a projection, None where none does."""
     norm = _NORM_BEFORE.get(name)
     return getattr(layer, norm) if norm else None
 
 
-def projection_input(layer: Block | Head, name: str, x: Tensor) -> Tensor:
-    """Apply what precedes a projection: its norm, swiglu before `down_proj`, nothing else."""
+def projection_input(layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+    """Apply what precedes a projection: its norm, or swiglu before `down_proj`. x: [T, ...]."""
     if name == "down_proj":
         return swiglu(x)
     norm = norm_before(layer, name)
     return x if norm is None else rms_norm(x, norm, layer.config.rms_norm_eps)
 
 
-def product(layer: Block | Head, name: str, n: Tensor) -> Tensor:
-    """Multiply what `projection_input` gave with the weight: a matrix, or a module in its place."""
+def product(layer: Layer | Head, name: str, n: Tensor) -> Tensor:
+    """Multiply n [T, in] with the weight -> [T, out]: a matrix, or a module in its place."""
     weight = getattr(layer, name)
     return F.linear(n, weight) if isinstance(weight, Tensor) else weight(n)
 
 
 def replace_weight(owner: nn.Module, name: str, weight: nn.Module | nn.Parameter) -> None:
-    """Put another weight, or a module that multiplies, in the place of a weight."""
+    """Replace a weight by another one, or by a module that multiplies."""
     delattr(owner, name)  # torch puts no module over a parameter
     setattr(owner, name, weight)
-
-
-def plain_linear(layer: Block | Head, name: str, x: Tensor) -> Tensor:
-    """The `linear` of a model without adapter, and of full-parameter training."""
-    return product(layer, name, projection_input(layer, name, x))

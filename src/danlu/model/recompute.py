@@ -7,10 +7,10 @@ what is not kept is computed a second time, as the first time.
     selective  what enters each projection, before its norm or swiglu; these, QK-norm, RoPE and
                attention run again
     gate_up    the same without the output of gate_up_proj, by far the widest tensor of a layer
-    block      only what enters each block
+    block      only what enters each layer
     offload    the same, kept in the host's memory
 
-`Block.forward` says which part of a layer each policy repeats, `again` how a part is repeated.
+`Layer.forward` says which part of a layer each policy repeats, `again` how a part is repeated.
 """
 
 from __future__ import annotations

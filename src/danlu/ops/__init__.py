@@ -1,8 +1,8 @@
 """The few hot operations of Qwen3, in plain PyTorch with hand-written backward passes.
 
-`reference.py` holds the readable twin of each; tests compare value and gradient. Variants for
-single devices will be chosen here, once, and named in the run. Nothing above this room knows
-which variant runs.
+`reference.py` holds the readable twin of each; tests compare value and gradient. An operation that
+is computed differently on some devices decides so itself, by the device of its tensors; AdamW is
+told by its `fused`. All other rooms import from here only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from danlu.ops.attention import cached_attention, segment_attention
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.packed import can_pack, pack, packed_linear
 from danlu.ops.quantized import (
+    INT4_GROUP,
     empty_int4,
     empty_int8,
     int4_linear,
@@ -25,6 +26,7 @@ from danlu.ops.rope import norm_rotate, rotary_table
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
 __all__ = [
+    "INT4_GROUP",
     "AdamW",
     "Moments",
     "accumulate",

@@ -1,7 +1,7 @@
-"""AdamW (Loshchilov and Hutter 2019) on one flat fp32 vector, with the device as the judge.
+"""AdamW (Loshchilov and Hutter 2019) on one flat fp32 vector; the device decides if it applies.
 
-Whether a step's numbers are finite is known on the device only. To ask it before the update would
-leave it idle meanwhile, so the update is queued with the answer as a tensor: where it is no,
+Whether a step's numbers are finite is known on the device only. Waiting for that before the update
+would leave the device idle, so the update is queued together with a bool tensor: where it is False,
 nothing changes. Two variants: torch's fused kernel, and plain operations for devices without it.
 """
 
@@ -17,7 +17,7 @@ from torch.optim.adamw import adamw
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """What AdamW remembers of a vector: both moments, and the updates applied so far, 0-dim."""
+    """AdamW's state for a vector: two moments of its size, and the number of updates, 0-dim."""
 
     exp_avg: Tensor
     exp_avg_sq: Tensor
@@ -25,7 +25,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, vector: Tensor) -> Moments:
-        """Start anew, where the vector lies."""
+        """Return the state before the first update, on the vector's device."""
         return cls(
             exp_avg=torch.zeros_like(vector, requires_grad=False),
             exp_avg_sq=torch.zeros_like(vector, requires_grad=False),
@@ -35,7 +35,7 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """The settings of a run, and which variant its device takes."""
+    """The settings of a run. fused: whether its device has torch's fused kernel."""
 
     betas: tuple[float, float]
     eps: float
@@ -90,7 +90,7 @@ class AdamW:
         rate: float,
         decay: float,
     ) -> None:
-        """Update without memory of the vector's size: the gradient's serves for what is between.
+        """Update without allocating the vector's size: intermediates are written to the gradient.
 
         Every change is multiplied by 0 or 1, so each number that meets it must be finite: where the
         update is not applied, the gradient becomes 0.

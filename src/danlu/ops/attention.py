@@ -12,8 +12,8 @@ from torch import Tensor
 def prefers_fp32(device: torch.device) -> bool:
     """Tell whether whole segments are faster in fp32, whatever the model's precision.
 
-    So it is on the CPU: aten's bf16 backward is slow for short segments, and makes kernels of its
-    own for every length that it meets, which it never lets go (docs/performance.md).
+    True on the CPU: aten's bf16 backward is slow for short segments, and makes kernels for every
+    length that it meets and never frees them (docs/performance.md).
     """
     return device.type == "cpu"
 

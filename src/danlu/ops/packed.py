@@ -1,9 +1,8 @@
 """Products with matrices that lie in memory as the CPU's library reads them. No gradients.
 
-Before each 16-bit product oneDNN brings the matrix into an order of its own. For a whole step of
-training that is little; for one new token it takes longer than the product (docs/performance.md).
-A packed matrix is brought into that order once (aten's `mkldnn` operations, as its compiler uses
-them).
+Before each 16-bit product oneDNN reorders the matrix. For a whole step of training that is little;
+for one new token it takes longer than the product (docs/performance.md). A packed matrix has been
+reordered once (by aten's `mkldnn` operations, as its compiler uses them).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Products with int8 and int4 weights; activations keep their dtype. No gradients.
 
 - int8: each output has one scale, w = q * scale with q in [-127, 127].
-- int4: each `GROUP` inputs of an output have a scale and a zero, w = (q - 8) * scale + zero with q
-  in [0, 15]. A block of B outputs lies together: packed [out / B, in, B / 2], where the low half of
-  a byte belongs to the block's first B / 2 outputs and the high half to the others.
+- int4: each `INT4_GROUP` inputs of an output have a scale and a zero, w = (q - 8) * scale + zero
+  with q in [0, 15]. B outputs form a tile: packed [out / B, in, B / 2], where the low half of a
+  byte belongs to the tile's first B / 2 outputs and the high half to the others.
 
 These are the forms of aten's CPU kernels (ATen/native/LinearAlgebra.cpp: `_weight_int8pack_mm`,
 `_weight_int4pack_mm_for_cpu`). A kernel reads each weight as it is stored, which is what few rows
@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-GROUP = 32
-# aten packs blocks of 64 outputs with AVX-512, of 32 with AVX2; others in an order we do not have.
-_BLOCKS = (64, 32)
+INT4_GROUP = 32
+# aten packs tiles of 64 outputs with AVX-512, of 32 with AVX2; others in an order we do not have.
+_TILES = (64, 32)
 # The most rows for which the kernels are faster.
 INT8_KERNEL_ROWS = 4
 INT4_KERNEL_ROWS = 48
@@ -42,10 +42,10 @@ def empty_int8(weight: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 def empty_int4(weight: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return what `quantize_int4` fills for a weight of this shape (a meta tensor will do)."""
     outputs, inputs = weight.shape
-    block = int4_kernel_block() or _BLOCKS[0]
-    blocks = -(-outputs // block)
-    packed = torch.empty(blocks, inputs, block // 2, dtype=torch.uint8, device=device)
-    groups = (inputs // GROUP, blocks * block, 2)
+    tile = int4_kernel_tile() or _TILES[0]
+    tiles = -(-outputs // tile)
+    packed = torch.empty(tiles, inputs, tile // 2, dtype=torch.uint8, device=device)
+    groups = (inputs // INT4_GROUP, tiles * tile, 2)
     return packed, torch.empty(groups, dtype=weight.dtype, device=device)
 
 
@@ -65,25 +65,25 @@ def quantize_int8(
 def quantize_int4(
     weight: Tensor, *, out: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Quantise [out, in] to packed [blocks, in, B / 2] and [in / GROUP, blocks * B, 2].
+    """Quantise [out, in] to packed [tiles, in, B / 2] and [in / INT4_GROUP, tiles * B, 2].
 
     The last dimension of the second holds scale and zero, in the weight's dtype. `in` must be a
-    multiple of GROUP; outputs that fill the last block are zero.
+    multiple of INT4_GROUP; outputs that fill the last tile are zero.
     """
     packed, scales_and_zeros = out or empty_int4(weight, weight.device)
     outputs, inputs = weight.shape
-    block = 2 * packed.shape[2]
-    for rows in _pieces(_QUANTIZED_AT_ONCE, outputs, inputs, block):
-        w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % block))
-        w = w.view(len(w), inputs // GROUP, GROUP)
+    tile = 2 * packed.shape[2]
+    for rows in _pieces(_QUANTIZED_AT_ONCE, outputs, inputs, tile):
+        w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % tile))
+        w = w.view(len(w), inputs // INT4_GROUP, INT4_GROUP)
         low, high = w.aminmax(dim=-1)
         scales = (high - low).div_(15).to(weight.dtype)
         zeros = (low + 8 * scales).to(weight.dtype)
-        steps = (w - zeros[..., None]).div_(_divisor(scales[..., None])).round_()
-        nibbles = steps.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
+        levels = (w - zeros[..., None]).div_(_divisor(scales[..., None])).round_()
+        nibbles = levels.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
         place = slice(rows.start, rows.start + len(w))
         scales_and_zeros[:, place] = torch.stack((scales.t(), zeros.t()), dim=-1)
-        packed[rows.start // block : place.stop // block] = _pack(nibbles, block)
+        packed[rows.start // tile : place.stop // tile] = _pack(nibbles, tile)
     return packed, scales_and_zeros
 
 
@@ -98,15 +98,15 @@ def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
 
 
 def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    """Multiply x [rows, in] with an int4 weight -> [rows, blocks * B]."""
-    blocks, inputs, half = packed.shape
-    has_kernel = x.device.type == "cpu" and int4_kernel_block() == 2 * half
+    """Multiply x [rows, in] with an int4 weight -> [rows, tiles * B]."""
+    tiles, inputs, half = packed.shape
+    has_kernel = x.device.type == "cpu" and int4_kernel_tile() == 2 * half
     if has_kernel and len(x) <= INT4_KERNEL_ROWS:
-        as_aten_has_it = packed.view(blocks * 2 * half, inputs // 2)
+        as_aten_has_it = packed.view(tiles * 2 * half, inputs // 2)
         return torch.ops.aten._weight_int4pack_mm_for_cpu(  # type: ignore[no-any-return]
-            x.contiguous(), as_aten_has_it, GROUP, scales_and_zeros
+            x.contiguous(), as_aten_has_it, INT4_GROUP, scales_and_zeros
         )
-    y = x.new_empty(len(x), blocks * 2 * half)
+    y = x.new_empty(len(x), tiles * 2 * half)
     for rows in _pieces(_PIECE, y.shape[1], inputs, 2 * half):
         some = packed[rows.start // (2 * half) : rows.stop // (2 * half)]
         torch.mm(x, _floats(some, scales_and_zeros[:, rows]), out=y[:, rows])
@@ -114,39 +114,39 @@ def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
 
 
 @cache
-def int4_kernel_block() -> int:
+def int4_kernel_tile() -> int:
     """Return how many outputs the CPU's int4 kernel packs together; 0: its form is not ours."""
     values = torch.arange(64 * 32, dtype=torch.uint8).view(64, 32).mul(37) >> 4
     theirs = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 1).flatten()
-    matching = [b for b in _BLOCKS if torch.equal(theirs, _pack(values, b).flatten())]
+    matching = [b for b in _TILES if torch.equal(theirs, _pack(values, b).flatten())]
     return matching[0] if matching else 0
 
 
-def _pack(nibbles: Tensor, block: int) -> Tensor:
-    """Pack [out, in] -> [out / block, in, block / 2]."""
-    halves = nibbles.view(-1, 2, block // 2, nibbles.shape[1])
+def _pack(nibbles: Tensor, tile: int) -> Tensor:
+    """Pack [out, in] -> [out / tile, in, tile / 2]."""
+    halves = nibbles.view(-1, 2, tile // 2, nibbles.shape[1])
     return (halves[:, 0] | halves[:, 1] << 4).transpose(1, 2).contiguous()
 
 
 def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    """Make floats of blocks, transposed: [blocks, in, B / 2] -> [in, blocks * B]."""
-    blocks, inputs, half = packed.shape
+    """Make floats of tiles, transposed: [tiles, in, B / 2] -> [in, tiles * B]."""
+    tiles, inputs, half = packed.shape
     by_input = packed.transpose(0, 1)
     scales, zeros = scales_and_zeros.unbind(-1)
-    steps = scales.new_empty(inputs, blocks, 2 * half)
+    levels = scales.new_empty(inputs, tiles, 2 * half)
     # Bytes below 0 wrap around; read as signed ones, they are what was meant.
-    steps[..., :half] = (by_input & 15).sub_(8).view(torch.int8)
-    steps[..., half:] = (by_input >> 4).sub_(8).view(torch.int8)
-    steps = steps.view(inputs // GROUP, GROUP, -1)
+    levels[..., :half] = (by_input & 15).sub_(8).view(torch.int8)
+    levels[..., half:] = (by_input >> 4).sub_(8).view(torch.int8)
+    levels = levels.view(inputs // INT4_GROUP, INT4_GROUP, -1)
     zeros, scales = zeros.contiguous()[:, None], scales.contiguous()[:, None]
-    return torch.addcmul(zeros, steps, scales).view(inputs, -1)
+    return torch.addcmul(zeros, levels, scales).view(inputs, -1)
 
 
 def _pieces(numbers: int, outputs: int, inputs: int, multiple: int = 1) -> Iterator[slice]:
-    """Cut outputs into runs of about so many numbers, each but the last a `multiple` long."""
-    step = max(1, numbers // (inputs * multiple)) * multiple
-    for start in range(0, outputs, step):
-        yield slice(start, min(start + step, outputs))
+    """Cut outputs into slices of about `numbers` weights, each but the last a `multiple` long."""
+    size = max(1, numbers // (inputs * multiple)) * multiple
+    for start in range(0, outputs, size):
+        yield slice(start, min(start + size, outputs))
 
 
 def _divisor(scales: Tensor) -> Tensor:

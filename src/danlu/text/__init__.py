@@ -1,0 +1,1 @@
+"""Text and tokens: the chat format, the tokenizer, and the parser of generated text."""

@@ -105,7 +105,7 @@ class Parser:
             else:
                 self._state, self._buffer = following, rest
             return pieces
-        keep = 0 if final else _overlap(self._buffer, tag)
+        keep = 0 if final else overlap(self._buffer, tag)
         ready = self._buffer[: len(self._buffer) - keep]
         self._buffer = self._buffer[len(self._buffer) - keep :]
         return self._emit(ready)
@@ -154,12 +154,10 @@ class Parser:
         return Thought(text=text) if self._state == "thought" else Text(text=text)
 
 
-def _overlap(text: str, tag: str) -> int:
-    """Return how many characters at the end of `text` could begin `tag`."""
-    for length in range(min(len(tag) - 1, len(text)), 0, -1):
-        if tag.startswith(text[-length:]):
-            return length
-    return 0
+def overlap(text: str, tag: str) -> int:
+    """Return how many characters at the end of `text` begin `tag` without completing it."""
+    longest = min(len(text), len(tag) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)
 
 
 def _call_end(text: str, final: bool) -> int:

@@ -178,7 +178,7 @@ class TensorPlan:
 def write_tensors(
     draft: Draft, file_name: str, plans: Sequence[TensorPlan], fetch: Callable[[str], Tensor]
 ) -> None:
-    """Stream one safetensors file: one tensor at a time is fetched, written and let go."""
+    """Stream one safetensors file: one tensor at a time is fetched, written and freed."""
     # Readers of Hugging Face refuse files without this mark.
     metadata = {"format": "pt"}
     with draft.stream(file_name) as stream:

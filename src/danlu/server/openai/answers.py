@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from danlu.engine.request import Output, Request
-from danlu.engine.service import EngineService, EngineStopped, Ticket
+from danlu.engine.request import Output, Request, RequestId
+from danlu.engine.service import EngineService, EngineStopped
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.language import _
 from danlu.server.edge.errors import ApiError
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 class _Progress:
     """One request in the engine, and what it has cost so far."""
 
-    ticket: Ticket
+    id: RequestId
     prompt_tokens: int
     last: float
     completion_tokens: int = 0
@@ -84,10 +84,10 @@ class Answers:
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand in the requests, one a seat; they are known by their places from then on."""
         for index, request in enumerate(requests):
-            ticket = self._service.submit(request, partial(self._deliver, index))
+            id_ = self._service.submit(request, partial(self._deliver, index))
             self._seats -= 1
             self._running[index] = _Progress(
-                ticket=ticket, prompt_tokens=len(request.prompt), last=self._started
+                id=id_, prompt_tokens=len(request.prompt), last=self._started
             )
             self._metrics.request_started()
 
@@ -120,12 +120,12 @@ class Answers:
         progress = self._running.get(index)
         if progress is not None and not progress.is_cancelled:
             progress.is_cancelled = True
-            self._service.cancel(progress.ticket)
+            self._service.cancel(progress.id)
 
     def close(self) -> None:
         """Cancel what is unfinished and return the seats that were not used; at any time."""
         for progress in self._running.values():
-            self._service.cancel(progress.ticket)
+            self._service.cancel(progress.id)
             self._finish("abort", progress)
         self._running.clear()
         if self._seats:

@@ -16,7 +16,7 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from danlu.dialog.dialog import Question, Reading
+from danlu.dialog.dialog import PreparedRequest, Reading
 from danlu.dialog.events import Call, End, Event, Text, Thought, Tokens, Usage
 from danlu.engine.request import Output, Request
 from danlu.server.openai.answering import respond
@@ -51,7 +51,7 @@ async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
     )
 
 
-def ask(body: ChatRequest, serving: Serving, target: Target) -> Question:
+def ask(body: ChatRequest, serving: Serving, target: Target) -> PreparedRequest:
     """Render and tokenize a request; takes milliseconds a thousand tokens. Raises ApiError."""
     thinking = thinking_mode(body, target.prompting)
     tools = body.usable_tools
@@ -63,7 +63,7 @@ def ask(body: ChatRequest, serving: Serving, target: Target) -> Question:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=chat_grammar(body, tools),
     )
-    question = serving.dialog.prepare(
+    prepared = serving.dialog.prepare(
         conversation_of(body.messages, tools),
         sampling=sampling,
         adapter=target.adapter,
@@ -71,15 +71,15 @@ def ask(body: ChatRequest, serving: Serving, target: Target) -> Question:
         template=target.prompting.template,
         thinking_budget=thinking.budget,
     )
-    request = fitting(question.request, serving.context_tokens, param="messages")
-    return replace(question, request=request, may_call=bool(tools))
+    request = fitting(prepared.request, serving.context_tokens, param="messages")
+    return replace(prepared, request=request, may_call=bool(tools))
 
 
 class _Choice:
     """One answer as far as it has come."""
 
-    def __init__(self, question: Question) -> None:
-        self._reading = Reading(question)
+    def __init__(self, prepared: PreparedRequest) -> None:
+        self._reading = Reading(prepared)
         self.thoughts: list[str] = []
         self.texts: list[str] = []
         self.calls: list[Json] = []
@@ -130,12 +130,12 @@ class ChatReply:
     """The answers to one chat request."""
 
     def __init__(
-        self, body: ChatRequest, target: Target, tokenizer: Tokenizer, question: Question
+        self, body: ChatRequest, target: Target, tokenizer: Tokenizer, prepared: PreparedRequest
     ) -> None:
         self._body = body
         self._tokenizer = tokenizer
         self._one_call = body.parallel_tool_calls is False
-        self._choices = [_Choice(question) for _place in range(body.choices)]
+        self._choices = [_Choice(prepared) for _place in range(body.choices)]
         self._head: Json = {
             "id": f"chatcmpl-{secrets.token_hex(16)}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -144,7 +144,7 @@ class ChatReply:
             "system_fingerprint": None,
         }
         self.requests: Sequence[Request] = [
-            choice_of(question.request, place) for place in range(body.choices)
+            choice_of(prepared.request, place) for place in range(body.choices)
         ]
 
     def opening(self) -> list[Json]:

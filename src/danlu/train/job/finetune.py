@@ -244,7 +244,7 @@ class Finetune:
     def _load(self, folder: RunFolder) -> LoadedModel:
         if self._resumes:
             # Another number of threads adds in another order and gives other last bits.
-            self.device = self.device.with_threads(folder.read().arithmetic["threads"])
+            self.device = self.device.use_threads(folder.read().arithmetic["threads"])
         name = self.settings.model_name_or_path
         return load_model(name, device=self.device, dtype=self.precision.dtype)
 

@@ -1,43 +1,38 @@
-"""One request on its way to an answer: what it has written, and when that ends."""
+"""The sequence of one request: what its new tokens become as text, and when it ends."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from danlu.engine.request import FinishReason, Output, Request, RequestId
-from danlu.engine.sampler import Choice, Sampler
-from danlu.engine.scheduler import Track
+from danlu.engine.request import Deliver, FinishReason, Output, Request
+from danlu.engine.sampler import ChosenToken, Sampler
+from danlu.engine.scheduler import TokenSequence
 from danlu.engine.stop import StopFinder
 from danlu.text.detokenize import Detokenizer
 
 
 @dataclass(kw_only=True, eq=False)
-class Answer:
-    """A request, its place in the schedule, and its text so far."""
+class RequestSequence(TokenSequence):
+    """A request that runs or waits. deliver: gets its outputs."""
 
     request: Request
-    track: Track
+    deliver: Deliver
     max_tokens: int
     sampler: Sampler
     detokenizer: Detokenizer
     stops: StopFinder
 
     @property
-    def id(self) -> RequestId:
-        """The request's id."""
-        return self.track.id
-
-    @property
     def num_written(self) -> int:
         """Count the tokens of the answer."""
-        return len(self.track.tokens) - len(self.request.prompt)
+        return len(self.tokens) - len(self.request.prompt)
 
-    def accept(self, choice: Choice) -> Output:
-        """Take the next token and say what becomes of it."""
+    def accept(self, choice: ChosenToken) -> Output:
+        """Append the next token; return the output that it makes."""
         token = choice.token
-        self.track.tokens.append(token)
+        self.tokens.append(token)
         logprobs = () if choice.logprobs is None else (choice.logprobs,)
-        found = self.track.num_found if self.num_written == 1 else 0
+        found = self.num_found if self.num_written == 1 else 0
         text, reason = "", self._end_by(token)
         if reason is None or token not in self.sampler.end_ids:
             text, stopped = self.stops.feed(self.detokenizer.feed(token))
@@ -58,7 +53,7 @@ class Answer:
         )
 
     def abort(self) -> Output:
-        """End the answer as it is, with the text that was held back."""
+        """Return a last output with the text that was held back."""
         text, _reason = self._last("abort")
         return Output(request_id=self.id, text=text, finish_reason="abort")
 
