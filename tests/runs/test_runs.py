@@ -19,7 +19,14 @@ from danlu.runs.checkpoints import (
     publish_final,
 )
 from danlu.runs.folder import RunFolder
-from danlu.runs.manifest import RUN_FILE, BaseRecord, RunManifest, is_run, read_manifest
+from danlu.runs.manifest import (
+    RUN_FILE,
+    ArithmeticRecord,
+    BaseRecord,
+    RunManifest,
+    is_run,
+    read_manifest,
+)
 from danlu.runs.metrics import METRICS_FILE, Metrics, read_metrics, truncate_after
 
 MANIFEST = RunManifest(
@@ -28,7 +35,7 @@ MANIFEST = RunManifest(
     template="qwen3",
     enable_thinking=None,
     settings={"lora_rank": 8, "dataset": ["a.json"]},
-    arithmetic={"threads": 2},
+    arithmetic=ArithmeticRecord(threads=2),
 )
 
 

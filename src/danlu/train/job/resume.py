@@ -89,10 +89,9 @@ def _differences(before: RunManifest, now: RunManifest) -> list[str]:
             for name, value in now.settings.items()
             if name not in _FREE_TO_CHANGE
         ),
-        *(
-            (name, before.arithmetic.get(name), now.arithmetic[name])
-            for name in ("device", "dtype", "threads")
-        ),
-        ("data", before.data.get("fingerprint"), now.data["fingerprint"]),
+        ("device", before.arithmetic.device, now.arithmetic.device),
+        ("dtype", before.arithmetic.dtype, now.arithmetic.dtype),
+        ("threads", before.arithmetic.threads, now.arithmetic.threads),
+        ("data", before.data.fingerprint, now.data.fingerprint),
     ]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]
