@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from danlu.data.formats.formats import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
+from danlu.data.formats.format import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
 from danlu.data.reading.rows import reading
 from danlu.errors import DataError, UsageError
 from danlu.language import _
