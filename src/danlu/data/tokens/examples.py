@@ -66,6 +66,11 @@ class Example:
     row: int
     part: int
 
+    @property
+    def key(self) -> str:
+        """The name of the example in its data set; dropout masks depend on it."""
+        return f"{self.row}.{self.part}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCost:
