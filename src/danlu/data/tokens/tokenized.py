@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from danlu.data.datasets import DataSet, Row
+from danlu.data.datasets import DataSet, Row, rows_of
 from danlu.data.findings import Finding
 from danlu.data.formats.suspicions import suspicions
 from danlu.data.tokens.examples import Pieces, Rendering, encode_conversations, num_tokens
@@ -47,18 +47,13 @@ def tokenize_datasets(
     for name in (TURN_START, TURN_END):
         tokenizer.control_id(name)
     if cache is None:
-        return tokenize_rows(_items(datasets), tokenizer, rendering)
+        return tokenize_rows(rows_of(datasets), tokenizer, rendering)
     entry = CacheEntry(cache, datasets, tokenizer, rendering)
     data = None if overwrite else entry.load()
     if data is None:
-        data = tokenize_rows(_items(datasets), tokenizer, rendering)
+        data = tokenize_rows(rows_of(datasets), tokenizer, rendering)
         entry.store(data)
     return replace(data, findings=(*data.findings, *entry.notes))
-
-
-def _items(datasets: Sequence[DataSet]) -> Iterator[Row | Finding]:
-    for dataset in datasets:
-        yield from dataset.rows()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +120,18 @@ def _encode(
 ) -> Sequence[list[Pieces] | Finding]:
     try:
         return encode_conversations([row.conversation for row in rows], tokenizer, rendering)
-    except DataError:
-        # One of them cannot be encoded: find out which.
-        return [_encode_one(row, tokenizer, rendering) for row in rows]
-
-
-def _encode_one(row: Row, tokenizer: Tokenizer, rendering: Rendering) -> list[Pieces] | Finding:
-    try:
-        return encode_conversations([row.conversation], tokenizer, rendering)[0]
     except DataError as problem:
-        return Finding(
-            place=row.place,
-            kind="lone_surrogate",
-            what=f"{problem.what} {problem.why}",
-            fix=problem.fix,
-        )
+        if len(rows) > 1:
+            # One of them cannot be encoded: find out which.
+            return [found for row in rows for found in _encode([row], tokenizer, rendering)]
+        return [
+            Finding(
+                place=rows[0].place,
+                kind="lone_surrogate",
+                what=f"{problem.what} {problem.why}",
+                fix=problem.fix,
+            )
+        ]
 
 
 class _Table:
