@@ -1,7 +1,7 @@
 """What `--dataset` means: data files, folders and names in dataset_info.json; rows as they come.
 
 Rows are read when they are asked for, in the order of the files. Every row gives one item, usable
-or not, so that everybody who counts rows gets the same numbers.
+or not, so that all counts of rows agree.
 """
 
 from __future__ import annotations

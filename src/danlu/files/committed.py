@@ -49,7 +49,7 @@ class StreamedFile:
         self.size += memoryview(data).nbytes
 
     def entry(self) -> dict[str, Any]:
-        """Give the manifest's entry for what was written so far."""
+        """Return the manifest's entry for what was written so far."""
         return {"size": self.size, "sha256": self._hash.hexdigest()}
 
 

@@ -31,7 +31,7 @@ class FolderLock:
         self._handle = self._acquire(folder)
 
     def release(self) -> None:
-        """Let others in. The empty file stays: removing it would race with the next holder."""
+        """Unlock the folder. The empty file stays: removing it would race with the next holder."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
             # A full or broken disk must not hide the error that ended the run.

@@ -80,7 +80,7 @@ class RunFolder:
         write_manifest(self.path, manifest)
 
     def close(self) -> None:
-        """Let others write to the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
     def __enter__(self) -> RunFolder:

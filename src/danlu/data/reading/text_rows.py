@@ -71,7 +71,7 @@ def txt_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 class _CountedLines:
-    """Passes lines on, but no more of one row than a row may have."""
+    """The lines of a table; raises BrokenFile where one row exceeds MAX_ROW_BYTES."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
@@ -79,7 +79,7 @@ class _CountedLines:
         self._size = 0
 
     def row_begins(self, first_line: int) -> None:
-        """Count from here on for the next row."""
+        """Count the characters of the next row from 0."""
         self._first_line, self._size = first_line, 0
 
     def __iter__(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Examples: tokens and which of them are learned. How a conversation becomes some.
+"""Examples: tokens, which of them are learned, and how a conversation is made into them.
 
 A conversation is rendered to spans; each span is encoded alone. Knows the renderer and the
 tokenizer. Must not know files, nor what happens to an example that is too long.

@@ -1,4 +1,4 @@
-"""Data sets to tokens: read, rendered and encoded a batch of rows at a time, then kept.
+"""Data sets to tokens: read, rendered and encoded a batch of rows at a time, then cached.
 
 Neither the files nor their conversations are ever held in memory whole. Results are the same with
 any size of the batches, with and without the cache.
@@ -91,7 +91,7 @@ def fit_rows(
     *,
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[FittedRow]:
-    """Yield one row an item: encoded, looked through and made to fit."""
+    """Yield one row per item: encoded, checked for suspicious texts and made to fit."""
     items = iter(items)
     while batch := list(islice(items, batch_rows)):
         rows = [item for item in batch if isinstance(item, Row)]
@@ -165,7 +165,7 @@ class _Table:
         self._digests.extend((0, 0) if row.conversation is None else _digests(row.conversation))
 
     def finished(self) -> TokenizedData:
-        """Give out what has been added."""
+        """Return all rows that were added."""
         digests = np.array(self._digests, dtype=np.uint64).reshape(-1, 2)
         return TokenizedData(
             tokens=np.frombuffer(self._tokens, dtype=np.int32),

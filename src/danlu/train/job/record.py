@@ -1,4 +1,4 @@
-"""What run.json says of a run: how it was set up before the first step, how it came out."""
+"""What run.json says of a run: how it was set up, what was planned, what changed on the way."""
 
 from __future__ import annotations
 
@@ -109,15 +109,15 @@ def with_plan(manifest: RunManifest, plan: Plan, arithmetic: Arithmetic) -> RunM
 
 
 def with_change(manifest: RunManifest, change: Adapted) -> RunManifest:
-    """Add that memory ran out, and how the run computes since."""
+    """Add that memory ran out, and how the run computes from then on."""
     added = ChangeRecord(step=change.step, **asdict(change.arithmetic))
     return _with_changes(manifest, (*manifest.arithmetic.changes, added))
 
 
 def going_on(manifest: RunManifest, before: RunManifest, step: int) -> RunManifest:
-    """Describe a run that goes on after `step` steps; what it did after these is forgotten.
+    """Describe a run that is resumed after `step` steps; later changes are dropped.
 
-    manifest: of this command; before: what run.json says.
+    manifest: of this command. before: what run.json says.
     """
     going = manifest.changed(started=before.started, plan=before.plan)
     changes = _changes_until(before, step)
