@@ -1,6 +1,7 @@
 """The fields of a row: text, lists, tools and tool calls, checked one by one.
 
-Every fault is a BadRow that names the field and the fix. Knows no formats and no files.
+Every fault is a BadRow that names the field and the fix. name: the field, as messages show it.
+Knows no formats and no files.
 """
 
 from __future__ import annotations
