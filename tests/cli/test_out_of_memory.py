@@ -77,4 +77,4 @@ def test_with_little_memory_the_run_ends_with_the_same_losses(place: Path) -> No
     assert losses(place / "little") == pytest.approx(losses(place / "much"), rel=1e-6)
     recorded = read_manifest(place / "little")
     assert recorded.state == "finished"
-    assert recorded.arithmetic["changes"][0]["micro_batch_tokens"] < 2900
+    assert recorded.arithmetic.changes[0].micro_batch_tokens < 2900

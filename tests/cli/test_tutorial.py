@@ -165,7 +165,7 @@ def test_what_is_chosen_or_ignored_is_said_and_recorded(run: Path) -> None:
     assert manifest.origins["learning_rate"] == "command line"
     assert manifest.origins["lora_rank"] == "default"
     assert (manifest.template, manifest.enable_thinking) == ("qwen3", True)
-    assert manifest.data["num_train_rows"] == 900
+    assert manifest.data.num_train_rows == 900
     assert manifest.results["eval_loss"] > 0
     assert manifest.timings["total_s"] > manifest.timings["load_s"] > 0
 

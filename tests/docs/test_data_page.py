@@ -10,7 +10,7 @@ import pytest
 from danlu.data.dataset_info import INFO_FILE, read_info
 from danlu.data.datasets import Row, find_datasets
 from danlu.data.findings import Finding
-from danlu.data.formats.formats import DEFAULT_COLUMNS, DEFAULT_TAGS
+from danlu.data.formats.format import DEFAULT_COLUMNS, DEFAULT_TAGS
 from danlu.data.reading.rows import READERS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -48,8 +48,8 @@ def test_the_run_is_that_of_the_cpu_and_says_where_it_was(place: Path) -> None:
     file = "final/adapter_model.safetensors"
     assert (place / "npu" / file).read_bytes() == (place / "cpu" / file).read_bytes()
     arithmetic = read_manifest(place / "npu").arithmetic
-    assert (arithmetic["device"], arithmetic["dtype"]) == ("npu", "float32")
-    assert arithmetic["device_description"] == DESCRIPTION
+    assert (arithmetic.device, arithmetic.dtype) == ("npu", "float32")
+    assert arithmetic.device_description == DESCRIPTION
 
 
 def test_the_adapter_answers_alike_on_either_device(place: Path, capsys: Screen) -> None:
@@ -95,7 +95,7 @@ def test_full_training_in_the_devices_own_precision(place: Path, capsys: Screen)
     )
     assert main(words) == 0
     arithmetic = read_manifest(place / "full").arithmetic
-    assert (arithmetic["device"], arithmetic["dtype"]) == ("npu", "bfloat16")
+    assert (arithmetic.device, arithmetic.dtype) == ("npu", "bfloat16")
     capsys.readouterr()
     assert main(["generate", "hello", "--model", str(place / "full" / "final"), *GREEDY]) == 0
     assert read_json(capsys)["completion_tokens"]

@@ -19,7 +19,14 @@ from danlu.runs.checkpoints import (
     publish_final,
 )
 from danlu.runs.folder import RunFolder
-from danlu.runs.manifest import RUN_FILE, BaseRecord, RunManifest, is_run, read_manifest
+from danlu.runs.manifest import (
+    RUN_FILE,
+    ArithmeticRecord,
+    BaseRecord,
+    RunManifest,
+    is_run,
+    read_manifest,
+)
 from danlu.runs.metrics import METRICS_FILE, Metrics, read_metrics, truncate_after
 
 MANIFEST = RunManifest(
@@ -28,7 +35,7 @@ MANIFEST = RunManifest(
     template="qwen3",
     enable_thinking=None,
     settings={"lora_rank": 8, "dataset": ["a.json"]},
-    arithmetic={"threads": 2},
+    arithmetic=ArithmeticRecord(threads=2),
 )
 
 
@@ -78,10 +85,9 @@ def test_overwriting_moves_the_old_run_away_whole(tmp_path: Path) -> None:
         run.write(MANIFEST)
         add_checkpoint(run.path, 1)
     with RunFolder.create(tmp_path / "run", overwrite=True) as run:
-        assert run.replaced is not None
-        assert run.replaced.parent == tmp_path / ".trash"
-        assert read_manifest(run.replaced) == MANIFEST
-        assert find_newest(run.replaced).newest is not None
+        (moved,) = (tmp_path / ".trash").iterdir()
+        assert read_manifest(moved) == MANIFEST
+        assert find_newest(moved).newest is not None
         assert not is_run(run.path)
         assert list_checkpoints(run.path) == []
 

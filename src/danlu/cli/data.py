@@ -93,7 +93,7 @@ def _preview(argv: Sequence[str]) -> int:
             fix="--rows 1",
         )
     from danlu.cli.terminal.preview import page, terminal_lines
-    from danlu.data.datasets import find_datasets
+    from danlu.data.datasets import named_datasets
     from danlu.data.doctor.preview import preview
     from danlu.data.tokens.examples import Rendering
     from danlu.files.atomic import atomic_write
@@ -101,12 +101,7 @@ def _preview(argv: Sequence[str]) -> int:
     from danlu.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model_folder(settings.model_name_or_path))
-    datasets = find_datasets(
-        settings.dataset,
-        Path(settings.dataset_dir).expanduser(),
-        max_samples=settings.max_samples,
-        seed=settings.seed,
-    )
+    datasets = named_datasets(settings.dataset, settings)
     rows = preview(datasets, tokenizer, Rendering.from_settings(settings), num_rows=settings.rows)
     if settings.html:
         file = Path(settings.html).expanduser()

@@ -118,10 +118,10 @@ def _show(folder: Path, as_json: bool) -> None:
         **{name: value for name, value in record.items() if name != "size_bytes"},
         "size": readable_bytes(status.size_bytes),
         "template": f"{manifest.template}, thinking {manifest.enable_thinking}",
-        "device": manifest.arithmetic.get("device_description"),
-        "dtype": manifest.arithmetic.get("dtype"),
+        "device": manifest.arithmetic.device_description,
+        "dtype": manifest.arithmetic.dtype,
         "checkpoints": [checkpoint.step for checkpoint in list_checkpoints(folder)],
-        **{f"data: {key}": value for key, value in manifest.data.items()},
+        **{f"data: {key}": value for key, value in manifest.data.model_dump(mode="json").items()},
         **{f"result: {key}": value for key, value in manifest.results.items()},
         "not default": ", ".join(
             f"{name}={manifest.settings[name]}"

@@ -1,0 +1,1 @@
+"""Data sets: files to rows, rows to conversations, conversations to checked tokens."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from danlu.data.formats.formats import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
-from danlu.data.reading.rows import reading
+from danlu.data.formats.format import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
+from danlu.data.reading.rows import readable_data
 from danlu.errors import DataError, UsageError
 from danlu.language import _
 
@@ -45,7 +45,7 @@ def read_info(info: Path) -> dict[str, Any]:
     """Return the entries by name, unchecked; none without the file. Raises DataError."""
     if not info.is_file():
         return {}
-    with reading(info):
+    with readable_data(info):
         content = info.read_bytes()
     try:
         entries = json.loads(content.decode("utf-8-sig"))

@@ -1,7 +1,7 @@
 """What `--dataset` means: data files, folders and names in dataset_info.json; rows as they come.
 
 Rows are read when they are asked for, in the order of the files. Every row gives one item, usable
-or not, so that everybody who counts rows gets the same numbers.
+or not, so that all counts of rows agree.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,8 +17,8 @@ from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.formats import Format, format_of
-from danlu.data.formats.recognise import detect
+from danlu.data.formats.format import Format, format_of
+from danlu.data.formats.recognise import recognise
 from danlu.data.reading.download import hub_files
 from danlu.data.reading.rows import (
     FATAL_KINDS,
@@ -28,6 +28,7 @@ from danlu.data.reading.rows import (
     is_data_file,
     read_rows,
 )
+from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation
@@ -45,8 +46,9 @@ class Row:
 class DataSet:
     """Rows that are learned together.
 
-    origin: the sentence that says why the rows are read in this format. num_samples: so many rows
-    drawn by `seed`, all of them at least once where there are fewer. max_samples: the first rows.
+    origin: the sentence that says why the rows are read in this format. num_samples: draw this many
+    rows by `seed`; where there are fewer, some are drawn more than once. max_samples: of these, the
+    first ones only.
     """
 
     name: str
@@ -111,6 +113,22 @@ class DataSet:
         return Counter(drawn[: self.max_samples])
 
 
+def rows_of(datasets: Iterable[DataSet]) -> Iterator[Row | Finding]:
+    """Yield the rows of several data sets, one item a row, as `DataSet.rows` does."""
+    for dataset in datasets:
+        yield from dataset.rows()
+
+
+def named_datasets(names: str, settings: DataSettings) -> list[DataSet]:
+    """Find data sets as `find_datasets` does, with a command's settings."""
+    return find_datasets(
+        names,
+        Path(settings.dataset_dir).expanduser(),
+        max_samples=settings.max_samples,
+        seed=settings.seed,
+    )
+
+
 def find_datasets(
     names: str, dataset_dir: Path, *, max_samples: int | None, seed: int
 ) -> list[DataSet]:
@@ -149,14 +167,14 @@ def find_datasets(
 
 def _find(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> DataSet:
     info = dataset_dir / INFO_FILE
-    if name not in entries:
+    if name in entries:
+        entry = entry_of(name, entries[name], info)
+        files = _files_of(name, entry, info)
+    else:
+        entry = Entry()
         files = data_files(_path_of(name, dataset_dir, entries))
-        form, origin = _detected(name, files)
-        return DataSet(name=name, files=files, format=form, origin=origin)
-    entry = entry_of(name, entries[name], info)
-    files = _files_of(name, entry, info)
     if entry.formatting is None:
-        form, origin = _detected(name, files)
+        form, origin = _recognised(name, files)
     else:
         form = format_of(entry.formatting, columns=entry.columns, tags=entry.tags)
         origin = _("as {info} says").format(info=info)
@@ -205,8 +223,8 @@ def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
     )
 
 
-def _detected(name: str, files: tuple[Path, ...]) -> tuple[Format, str]:
-    found = detect(name, (row for file in files for row in read_rows(file)))
+def _recognised(name: str, files: tuple[Path, ...]) -> tuple[Format, str]:
+    found = recognise(name, (row for file in files for row in read_rows(file)))
     if found is None:
         return format_of("alpaca"), _("supposed because none of the first rows can be read")
     return found.format, _("told from the fields {names}").format(names=", ".join(found.names))

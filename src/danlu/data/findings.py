@@ -47,7 +47,7 @@ class BadRow(Exception):
 
 
 def listed(findings: Sequence[Finding]) -> list[str]:
-    """Write some findings as lines, every kind among them, and a count per kind where it helps."""
+    """Write up to SHOWN_FINDINGS findings as lines, some of every kind, then a count per kind."""
     seen: Counter[str] = Counter()
     turns: list[int] = []
     for finding in findings:

@@ -1,0 +1,1 @@
+"""What must survive a crash or a full disk: atomic files, committed folders, locks."""

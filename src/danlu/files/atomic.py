@@ -83,7 +83,7 @@ def make_folder(path: Path) -> None:
     with explained(path):
         missing = [place for place in (path, *path.parents) if not place.exists()]
         disk.DISK.make_folder(path)
-        # Also where it was there: whoever made it may have died before it was durable.
+        # An existing folder too: the process that made it may have died before it was durable.
         for place in missing or [path]:
             disk.DISK.sync_folder(place.parent)
 

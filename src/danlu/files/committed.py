@@ -49,7 +49,7 @@ class StreamedFile:
         self.size += memoryview(data).nbytes
 
     def entry(self) -> dict[str, Any]:
-        """Give the manifest's entry for what was written so far."""
+        """Return the manifest's entry for what was written so far."""
         return {"size": self.size, "sha256": self._hash.hexdigest()}
 
 
@@ -204,7 +204,7 @@ def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, RecursionError) as fault:
         raise _damaged(file, str(fault)) from fault
     if data != _manifest_bytes(manifest):
-        # Nothing vouches for the manifest itself, so it must be exactly what `seal` writes.
+        # No digest covers the manifest itself, so it must be exactly what `seal` writes.
         raise _damaged(file, _("its content has changed since it was written"))
     entries = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(entries, dict) or manifest.get("version") != MANIFEST_VERSION:

@@ -25,7 +25,7 @@ class Disk:
         return open(path, "xb", buffering=0)
 
     def write(self, file: FileIO, data: Bytes) -> None:
-        """Write all of `data`; the system may take a large piece in several bites."""
+        """Write all of `data`; the system may take a large piece in several writes."""
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[file.write(rest) :]
@@ -58,7 +58,7 @@ class Disk:
                 raise
 
     def cut(self, file: FileIO, size: int) -> None:
-        """Shorten a file to so many bytes."""
+        """Shorten a file to `size` bytes."""
         os.ftruncate(file.fileno(), size)
 
     def sync_file(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the files of an unfinished folder go: `Draft` for whoever writes them, and one in memory.
+"""Where the files of an unfinished folder are written: the interface, and a draft in memory.
 
 The draft of a committed folder is in `committed`. Knows names and bytes, not what they mean.
 """

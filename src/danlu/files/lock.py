@@ -13,7 +13,6 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from danlu.errors import UsageError
 from danlu.files.faults import explained
@@ -32,7 +31,7 @@ class FolderLock:
         self._handle = self._acquire(folder)
 
     def release(self) -> None:
-        """Let others in. The empty file stays: removing it would race with the next holder."""
+        """Unlock the folder. The empty file stays: removing it would race with the next holder."""
         if self._handle is not None:
             handle, self._handle = self._handle, None
             # A full or broken disk must not hide the error that ended the run.
@@ -43,12 +42,7 @@ class FolderLock:
     def __enter__(self) -> FolderLock:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.release()
 
     def _acquire(self, folder: Path) -> int | None:

@@ -35,6 +35,11 @@ class Search:
     damaged: tuple[DataError, ...]
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` optimizer steps; it may not exist."""
+    return folder / f"checkpoint-{step}"
+
+
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """List the checkpoint folders by rising step, unverified."""
     if not folder.is_dir():
@@ -59,7 +64,7 @@ def find_newest(folder: Path) -> Search:
 
 def commit_checkpoint(folder: Path, step: int) -> AbstractContextManager[FolderDraft]:
     """Write checkpoint-`step` as a committed folder: `with commit_checkpoint(...) as draft`."""
-    return committed_folder(folder / f"checkpoint-{step}")
+    return committed_folder(checkpoint_path(folder, step))
 
 
 def prune(folder: Path, *, keep: int, protect: Collection[int] = ()) -> None:
@@ -73,7 +78,7 @@ def prune(folder: Path, *, keep: int, protect: Collection[int] = ()) -> None:
 
 def remove_checkpoint(folder: Path, step: int) -> None:
     """Remove checkpoint-`step`; a missing one is fine."""
-    path = folder / f"checkpoint-{step}"
+    path = checkpoint_path(folder, step)
     if path.is_dir():
         discard(path)
 

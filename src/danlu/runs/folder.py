@@ -7,7 +7,6 @@ away whole. Readers need no lock: they use manifest.py, metrics.py and checkpoin
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 from danlu.errors import UsageError
 from danlu.files.atomic import make_folder
@@ -20,30 +19,28 @@ from danlu.runs.manifest import RunManifest, read_manifest, write_manifest
 
 
 class RunFolder:
-    """A locked run. Use `create` or `reopen`, and `with` or `close` to let go of it."""
+    """A locked run. Use `create` or `reopen` to take it, and `with` or `close` to unlock it."""
 
-    def __init__(self, path: Path, lock: FolderLock, replaced: Path | None = None) -> None:
+    def __init__(self, path: Path, lock: FolderLock) -> None:
         self.path = path
-        self.replaced = replaced
         self._lock = lock
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
         """Take a new or empty folder for a run.
 
-        With `overwrite` a folder that holds something is moved to `.trash` beside it; `replaced`
-        is its new place. Without it, and when another process uses it: UsageError.
+        overwrite: a folder that holds something is moved to `.trash` beside it. Raises UsageError
+        without it, and when another process uses the folder.
         """
         make_folder(path)
         if not overwrite and not _is_empty(path) and not (path / LOCK_FILE).exists():
             raise _not_empty(path)  # before a lock file is left in a stranger's folder
         lock = FolderLock(path)
-        replaced = None
         try:
             if not _is_empty(path):
                 if not overwrite:
                     raise _not_empty(path)
-                replaced = retire(_movable(path))
+                retire(_movable(path))
                 lock.release()
                 make_folder(path)
                 lock = FolderLock(path)
@@ -51,7 +48,7 @@ class RunFolder:
         except BaseException:
             lock.release()
             raise
-        return cls(path, lock, replaced)
+        return cls(path, lock)
 
     @classmethod
     def reopen(cls, path: Path) -> RunFolder:
@@ -83,18 +80,13 @@ class RunFolder:
         write_manifest(self.path, manifest)
 
     def close(self) -> None:
-        """Let others write to the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

@@ -9,12 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from danlu.errors import DataError, UsageError
 from danlu.files.atomic import atomic_write
 from danlu.files.faults import readable
 from danlu.language import _
+from danlu.model.recompute import Recompute
 
 RUN_FILE = "run.json"
 # running: being written, or killed while it was. stopped: it ended itself early
@@ -35,18 +43,76 @@ class BaseRecord(_Record):
     fingerprint: str
 
 
+class _OpenRecord(_Record):
+    """A record in which keys of other versions stay, and absent keys stay absent."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in fields(self).items() if key in self.model_fields_set}
+
+
+class ChangeRecord(_OpenRecord):
+    """From which step on a run computed in another way, because memory ran out, and how."""
+
+    step: int
+    micro_batch_tokens: int
+    chunk_rows: int
+    recompute: Recompute
+
+
+class ArithmeticRecord(_OpenRecord):
+    """What shapes a run's numbers; a resumed run uses it again, so that it is bit-identical.
+
+    All as at the start, then the changes. The defaults of chunk_rows and recompute are how older
+    versions computed, which did not record them; None: not recorded.
+    """
+
+    device: str | None = None
+    device_description: str | None = None
+    dtype: str | None = None
+    threads: int | None = None
+    micro_batch_tokens: int | None = None
+    chunk_rows: int = 256
+    recompute: Recompute = "none"
+    changes: tuple[ChangeRecord, ...] = ()
+
+
+class DataRecord(_OpenRecord):
+    """The rows of a run and what became of them; None and empty: not recorded.
+
+    num_train_tokens and num_supervised_tokens: of one pass. datasets: a sentence each. train,
+    held_out: rows, examples and tokens of each side. lengths: quantiles of tokens a row. findings:
+    how many of each kind. left_out_rows: `file:line: what; fix` of the first ones.
+    """
+
+    fingerprint: str | None = None
+    num_train_rows: int | None = None
+    num_eval_rows: int | None = None
+    num_train_tokens: int | None = None
+    num_supervised_tokens: int | None = None
+    datasets: tuple[str, ...] = ()
+    num_rows: int | None = None
+    train: dict[str, int] = Field(default_factory=dict)
+    held_out: dict[str, int] = Field(default_factory=dict)
+    lengths: dict[str, int] = Field(default_factory=dict)
+    cutoff_len: int | None = None
+    num_over_cutoff: int | None = None
+    num_shortened: int | None = None
+    num_cut_tokens: int | None = None
+    num_left_out: int | None = None
+    findings: dict[str, int] = Field(default_factory=dict)
+    left_out_rows: tuple[str, ...] = ()
+
+
 class RunManifest(_Record):
     """The content of run.json.
 
-    `settings` are the resolved settings of the command and `origins` where each came from;
-    `versions` those of python, torch, danlu; `data` the data sets, their rows, what was left out or
-    shortened and why; `plan` what memory and time were predicted; `timings` in seconds; `results`
-    what the run ended with.
-    `arithmetic` is what shapes the numbers (micro-batch tokens, threads, op paths, dtype), reused
-    by a resumed run so that it is bit-identical; as at the start, with `changes` where memory ran
-    out on the way: the step that was first computed in another way, and how. `template` and
-    `enable_thinking` are what chat and merge must use. `detail` explains the state. Times are ISO
-    8601 in UTC.
+    settings: the resolved settings of the command; origins: where each came from. template,
+    enable_thinking: what chat and merge must use. versions: of python, torch, danlu. plan: what
+    memory and time were predicted. timings: in seconds. results: what the run ended with. detail:
+    explains the state. started, ended: ISO 8601 in UTC.
     """
 
     version: Literal[1] = 1
@@ -59,8 +125,8 @@ class RunManifest(_Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     origins: dict[str, str] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
-    arithmetic: dict[str, Any] = Field(default_factory=dict)
-    data: dict[str, Any] = Field(default_factory=dict)
+    arithmetic: ArithmeticRecord = Field(default_factory=ArithmeticRecord)
+    data: DataRecord = Field(default_factory=DataRecord)
     plan: dict[str, Any] = Field(default_factory=dict)
     timings: dict[str, float] = Field(default_factory=dict)
     results: dict[str, float] = Field(default_factory=dict)

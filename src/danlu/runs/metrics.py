@@ -37,7 +37,7 @@ class Metrics:
         self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting, as far as the disk takes it."""
+        """Write the waiting records; where the disk is full, they go on waiting."""
         with suppress(CapacityError):
             self._write()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.files.atomic import atomic_write
+from danlu.runs.checkpoints import checkpoint_path
 from danlu.runs.metrics import read_metrics
 
 LOG_FILE = "trainer_log.jsonl"
@@ -50,15 +51,16 @@ def write_trainer_files(folder: Path, facts: RunFacts, *, is_finished: bool) -> 
 
     Raises what writing a file raises.
     """
-    history = list(_history(read_metrics(folder), facts))
+    records = read_metrics(folder)
+    history = list(_history(records, facts))
     if is_finished:
-        history.append(_summary(read_metrics(folder), facts))
+        history.append(_summary(records, facts))
     log = [json.dumps(line) for line in _log_lines(history, facts)]
     atomic_write(folder / LOG_FILE, "".join(line + "\n" for line in log))
     _write_json(folder / STATE_FILE, _state(folder, history, facts))
     if not is_finished:
         return
-    train = {key: value for key, value in history[-1].items() if key not in _HIDDEN}
+    train = _without(history[-1], *_OURS, "step")
     evaluation = _result_evaluation(history, facts)
     _write_json(folder / "train_results.json", train)
     if evaluation:
@@ -79,8 +81,8 @@ def results_of(records: Sequence[Record], facts: RunFacts) -> dict[str, float]:
     return {name: float(value) for name, value in results.items() if value is not None}
 
 
-# Fields of our own on the way from the metrics to the files.
-_HIDDEN = ("elapsed", "tokens", "step")
+# Fields of our own on the way from the metrics to the files: seconds and tokens so far.
+_OURS = ("elapsed", "tokens")
 
 
 def _history(records: Sequence[Record], facts: RunFacts) -> Iterator[dict[str, Any]]:
@@ -90,8 +92,12 @@ def _history(records: Sequence[Record], facts: RunFacts) -> Iterator[dict[str, A
     for record in records:
         elapsed += record.get("seconds") or record.get("eval_seconds") or 0.0
         tokens += record.get("num_tokens") or 0
-        common = {"epoch": record["epoch"], "step": record["step"]}
-        common |= {"elapsed": elapsed, "tokens": tokens}
+        common = {
+            "epoch": record["epoch"],
+            "step": record["step"],
+            "elapsed": elapsed,
+            "tokens": tokens,
+        }
         if record.get("loss") is not None:
             losses.append(record["loss"])
         if "eval_loss" in record:
@@ -163,20 +169,18 @@ def _log_lines(history: Sequence[Record], facts: RunFacts) -> Iterator[dict[str,
 
 def _state(folder: Path, history: Sequence[Record], facts: RunFacts) -> dict[str, Any]:
     last = history[-1] if history else {"epoch": 0.0, "step": 0, "tokens": 0}
-    best = None if facts.best_step is None else folder / f"checkpoint-{facts.best_step}"
+    best = None if facts.best_step is None else str(checkpoint_path(folder, facts.best_step))
     return {
         "best_global_step": facts.best_step,
         "best_metric": facts.best_loss,
-        "best_model_checkpoint": None if best is None else str(best),
+        "best_model_checkpoint": best,
         "epoch": last["epoch"],
         "eval_steps": facts.eval_steps,
         "global_step": last["step"],
         "is_hyper_param_search": False,
         "is_local_process_zero": True,
         "is_world_process_zero": True,
-        "log_history": [
-            {k: v for k, v in entry.items() if k not in ("elapsed", "tokens")} for entry in history
-        ],
+        "log_history": [_without(entry, *_OURS) for entry in history],
         "logging_steps": facts.logging_steps,
         "max_steps": facts.total_steps,
         "num_input_tokens_seen": last["tokens"],
@@ -194,7 +198,11 @@ def _result_evaluation(history: Sequence[Record], facts: RunFacts) -> dict[str, 
     """Return the evaluation of the weights that are the result; empty where there is none."""
     evaluations = [entry for entry in history if "eval_loss" in entry]
     wanted = [e for e in evaluations if facts.result_step in (None, e["step"])] or evaluations
-    return {k: v for k, v in wanted[-1].items() if k not in _HIDDEN} if wanted else {}
+    return _without(wanted[-1], *_OURS, "step") if wanted else {}
+
+
+def _without(entry: Record, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in entry.items() if name not in names}
 
 
 def _clock(seconds: float) -> str:

@@ -13,6 +13,7 @@ from danlu.data.doctor.check import CheckedData, DataReport, check_data, refusal
 from danlu.data.findings import Finding, listed
 from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
+from danlu.runs.manifest import DataRecord
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.job.prepare import prepare_data
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
@@ -175,7 +176,8 @@ def test_what_training_gets(here: Path, tokenizer: Tokenizer) -> None:
     data = prepare_data(settings, tokenizer)
     assert list(data.train_places) == ["a.jsonl:1", "a.jsonl:3"]
     assert data.cost.num_rows == 2
-    assert data.record()["left_out_rows"] == ["a.jsonl:2: The answer is empty. Fill in output."]
+    assert data.record().model_fields_set == set(DataRecord.model_fields)
+    assert data.record().left_out_rows == ("a.jsonl:2: The answer is empty. Fill in output.",)
     write("a.jsonl", ("Q", "A"), ("P", ""), ("R", "C"))
     assert prepare_data(settings, tokenizer).fingerprint != data.fingerprint
 

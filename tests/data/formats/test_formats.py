@@ -10,7 +10,7 @@ import pytest
 
 from danlu.data.datasets import DataSet, Row, find_datasets
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.formats import Formatting, format_of
+from danlu.data.formats.format import Formatting, format_of
 from danlu.text.conversation import Conversation, Message, ToolCall
 from tests.helpers.data_files import FILE_TYPES
 

@@ -20,7 +20,7 @@ from danlu.data.findings import Finding
 from danlu.data.tokens import token_cache, tokenized
 from danlu.data.tokens.examples import Rendering, tokenize_row
 from danlu.data.tokens.pack import pack
-from danlu.data.tokens.token_table import TokenizedData
+from danlu.data.tokens.token_table import TokenizedData, TokenizedRows
 from danlu.data.tokens.tokenized import tokenize_datasets, tokenize_rows
 from danlu.errors import UsageError
 from danlu.text.conversation import Conversation, Message
@@ -56,6 +56,10 @@ def read(file: Path, tokenizer: Tokenizer, cache: Path | None, **changes: object
     return tokenize_datasets(datasets, tokenizer, rendering, cache=cache, overwrite=overwrite)
 
 
+def every_row(data: TokenizedData) -> TokenizedRows:
+    return TokenizedRows(data, np.arange(data.num_rows))
+
+
 def same(left: TokenizedData, right: TokenizedData) -> bool:
     return all(
         np.array_equal(getattr(left, field.name), getattr(right, field.name))
@@ -82,7 +86,7 @@ def test_batches_change_nothing(
     data = tokenize_rows(rows, tokenizer, rendering, batch_rows=batch_rows)
     assert same(data, tokenize_rows(rows, tokenizer, rendering, batch_rows=1000))
     assert [row.place for row in rows] == list(data.places)
-    for item, examples, length in zip(items, data.rows, data.lengths, strict=True):
+    for item, examples, length in zip(items, every_row(data), data.lengths, strict=True):
         alone = [] if item is None else tokenize_row(item, tokenizer, rendering)
         assert max((len(example.tokens) for example in alone), default=0) == length
         if length <= limit:
@@ -90,7 +94,7 @@ def test_batches_change_nothing(
             assert [e.supervised.tolist() for e in examples] == [
                 e.supervised.tolist() for e in alone
             ]
-    batches = pack([example for row in data.rows for example in row], limit)
+    batches = pack([example for row in every_row(data) for example in row], limit)
     assert sum(len(batch.tokens) for batch in batches) == len(data.tokens)
 
 
@@ -100,8 +104,8 @@ def test_every_row_keeps_its_number(tokenizer: Tokenizer) -> None:
     )
     items = [Row(place="a:1", conversation=row), BAD, Row(place="a:3", conversation=row)]
     data = tokenize_rows(items, tokenizer, RENDERING)
-    assert [len(examples) for examples in data.rows] == [1, 0, 1]
-    assert data.rows[2][0].row == 2
+    assert [len(examples) for examples in every_row(data)] == [1, 0, 1]
+    assert every_row(data)[2][0].row == 2
     assert data.usable(np.array([2, 1, 0])).tolist() == [2, 0]
     assert data.row_digests[0] == data.row_digests[2] != data.row_digests[1] == 0
     assert data.findings == (BAD,)
@@ -121,7 +125,7 @@ def test_half_a_character_costs_only_its_row(tokenizer: Tokenizer) -> None:
         for n, text in enumerate(("good", "\ud83d", "good"))
     ]
     data = tokenize_rows(items, tokenizer, RENDERING)
-    assert [len(examples) for examples in data.rows] == [1, 0, 1]
+    assert [len(examples) for examples in every_row(data)] == [1, 0, 1]
     assert [(finding.place, finding.kind) for finding in data.findings] == [
         ("a:1", "lone_surrogate")
     ]

@@ -70,12 +70,12 @@ def result(run: Path) -> bytes:
 
 def test_the_run_tells_how_it_computed_from_which_step_on(place: Path) -> None:
     recorded = read_manifest(place / "whole")
-    changes = recorded.arithmetic["changes"]
+    changes = recorded.arithmetic.changes
     assert recorded.state == "finished"
-    assert {change["step"] for change in changes} == {5}
-    tokens = [change["micro_batch_tokens"] for change in changes]
+    assert {change.step for change in changes} == {5}
+    tokens = [change.micro_batch_tokens for change in changes]
     assert tokens == sorted(tokens, reverse=True)
-    assert recorded.arithmetic["micro_batch_tokens"] > tokens[0]  # as at the start
+    assert recorded.arithmetic.micro_batch_tokens > tokens[0]  # as at the start
     records = read_metrics(place / "whole")
     found = [r["micro_batch_tokens"] for r in records if r.get("event") == "out_of_memory"]
     assert found == tokens
@@ -94,7 +94,7 @@ def test_resumed_before_or_behind_it_the_run_ends_with_the_same_bytes(
     assert any(isinstance(event, Adapted) for event in events) == (step < 5)
     assert result(whole) == before
     assert timeless(whole) == metrics
-    assert {c["step"] for c in read_manifest(whole).arithmetic["changes"]} == {5}
+    assert {change.step for change in read_manifest(whole).arithmetic.changes} == {5}
 
 
 # danlu on a device without memory from step 5 on; the process is killed in the step it is told, as
@@ -128,7 +128,7 @@ def test_killed_behind_it_the_run_ends_with_the_same_bytes(place: Path, last: in
     told = [str(LONGEST), str(last), str(checkpoint)]
     with start([*told, "train", *words], program=MORTAL) as process:
         assert process.wait() == -signal.SIGKILL
-    assert read_manifest(place / name).arithmetic["changes"]
+    assert read_manifest(place / name).arithmetic.changes
     assert list_checkpoints(place / name)[-1].step == last - 2
     with full_from(5):
         train(place, name, resume_from_checkpoint=True)
@@ -150,9 +150,7 @@ def test_interrupted_between_two_tries_it_ends_with_the_same_bytes(place: Path) 
         train(place, "interrupted", resume_from_checkpoint=True)
     assert result(place / "interrupted") == result(place / "whole")
     assert timeless(place / "interrupted") == timeless(place / "whole")
-    changes = [
-        read_manifest(place / name).arithmetic["changes"] for name in ("interrupted", "whole")
-    ]
+    changes = [read_manifest(place / name).arithmetic.changes for name in ("interrupted", "whole")]
     assert changes[0] == changes[1]
 
 
@@ -172,8 +170,8 @@ def test_a_tiny_step_that_does_not_fit_makes_another_plan(place: Path) -> None:
     assert measured.plan.chosen is not None
     assert measured.plan.chosen.arithmetic == adapted.arithmetic
     recorded = read_manifest(place / "probe")
-    assert recorded.arithmetic["micro_batch_tokens"] < planned.micro_batch_tokens
-    assert "changes" not in recorded.arithmetic  # it computed like this from the start
+    assert recorded.arithmetic.micro_batch_tokens < planned.micro_batch_tokens
+    assert "changes" not in recorded.arithmetic.model_dump()  # it computed like this from the start
     assert recorded.plan["measured"]
 
 
@@ -194,7 +192,7 @@ def test_at_the_end_of_the_ladder_it_says_how_to_go_on(place: Path) -> None:
     train(place, "enough")
     assert result(run) == result(place / "enough")
     assert timeless(run) == timeless(place / "enough")
-    assert "changes" not in read_manifest(run).arithmetic
+    assert "changes" not in read_manifest(run).arithmetic.model_dump()
     # And the advice works: a new run with shorter examples that goes on with what was learned.
     cutoff = int(problem.fix.split("--cutoff_len ")[1].split()[0])
     shorter = {"cutoff_len": cutoff, "adapter_name_or_path": str(run)}

@@ -33,10 +33,10 @@ def test_the_recorded_number_of_threads_is_used_again(tmp_path: Path) -> None:
     )
     list(Finetune(settings).run())
     manifest = read_manifest(tmp_path / "run")
-    recorded = {**manifest.arithmetic, "threads": 2}
+    recorded = {**manifest.arithmetic.model_dump(), "threads": 2}
     write_manifest(tmp_path / "run", manifest.changed(arithmetic=recorded))
     torch.set_num_threads(1)
     job = Finetune(settings.model_copy(update={"resume_from_checkpoint": True}))
     list(job.run())
     assert torch.get_num_threads() == job.device.threads == 2
-    assert read_manifest(tmp_path / "run").arithmetic["threads"] == 2
+    assert read_manifest(tmp_path / "run").arithmetic.threads == 2

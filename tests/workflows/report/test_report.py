@@ -250,8 +250,12 @@ def test_a_base_that_has_moved_can_be_named(place: Path) -> None:
 def test_data_and_cost_come_from_the_run(place: Path) -> None:
     folder = train(place, "counted", place / "rows.jsonl", max_steps=2)
     run = read_manifest(folder)
-    left_out = {"num_left_out": 2, "left_out_rows": ["a.jsonl:3: no | answer", "a.jsonl:9: empty"]}
-    data = {**run.data, **left_out, "num_shortened": 5, "findings": {"empty_answer": 2}}
+    data = run.data.model_dump() | {
+        "num_left_out": 2,
+        "left_out_rows": ["a.jsonl:3: no | answer", "a.jsonl:9: empty"],
+        "num_shortened": 5,
+        "findings": {"empty_answer": 2},
+    }
     results = {**run.results, "peak_memory_bytes": 1.5e9}
     write_manifest(folder, run.changed(data=data, results=results))
     report(folder)

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from danlu.data.datasets import find_datasets
+from danlu.data.datasets import named_datasets
 from danlu.data.findings import Finding, listed
 from danlu.data.reading.rows import FATAL_KINDS
 from danlu.data.settings import DataSettings
@@ -217,12 +216,7 @@ def refusal(report: DataReport) -> DataError:
 def _read(
     names: str, settings: DataSettings, tokenizer: Tokenizer
 ) -> tuple[tuple[str, ...], TokenizedData]:
-    datasets = find_datasets(
-        names,
-        Path(settings.dataset_dir).expanduser(),
-        max_samples=settings.max_samples,
-        seed=settings.seed,
-    )
+    datasets = named_datasets(names, settings)
     data = tokenize_datasets(
         datasets,
         tokenizer,
@@ -265,17 +259,17 @@ def _leaks(learned: TokenizedRows, held_out: TokenizedRows) -> Iterator[Finding]
     rows = {row: place for row, _question, place in learned.digests()}
     questions = {question: place for _row, question, place in learned.digests()}
     for row, question, place in held_out.digests():
-        if row in rows or question in questions:
-            is_same = row in rows
-            what = (
-                _("The held-out row is learned too, at {place}.")
-                if is_same
-                else _("The question of the held-out row is learned too, at {place}.")
-            )
-            yield Finding(
-                place=place,
-                kind="leak" if is_same else "question_leak",
-                what=what.format(place=rows[row] if is_same else questions[question]),
-                fix=_("Remove one of them: the held-out loss looks better than it is."),
-                severity="warning",
-            )
+        if row in rows:
+            kind, what, twin = "leak", _("The held-out row is learned too, at {place}."), rows[row]
+        elif question in questions:
+            kind, twin = "question_leak", questions[question]
+            what = _("The question of the held-out row is learned too, at {place}.")
+        else:
+            continue
+        yield Finding(
+            place=place,
+            kind=kind,
+            what=what.format(place=twin),
+            fix=_("Remove one of them: the held-out loss looks better than it is."),
+            severity="warning",
+        )

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
-from danlu.data.datasets import DataSet
+from danlu.data.datasets import DataSet, rows_of
 from danlu.data.findings import Finding
 from danlu.data.tokens.examples import Pieces, Rendering
 from danlu.data.tokens.tokenized import fit_rows
@@ -40,8 +40,8 @@ def preview(
     datasets: Sequence[DataSet], tokenizer: Tokenizer, rendering: Rendering, *, num_rows: int
 ) -> Iterator[ShownRow]:
     """Yield the first rows of some data sets, as many as are asked for."""
-    items = chain.from_iterable(dataset.rows() for dataset in datasets)
-    for row in fit_rows(islice(items, num_rows), tokenizer, rendering, batch_rows=1):
+    items = islice(rows_of(datasets), num_rows)
+    for row in fit_rows(items, tokenizer, rendering, batch_rows=1):
         yield ShownRow(
             place=row.place,
             findings=row.findings,

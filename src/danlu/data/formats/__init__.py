@@ -1,0 +1,1 @@
+"""What a row means: alpaca, sharegpt and OpenAI rows as conversations."""

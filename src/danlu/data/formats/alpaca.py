@@ -58,9 +58,9 @@ def _check_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
 
 
 def _history(value: Any, name: str) -> list[Message]:
-    pairs = structure(value, name)
+    pairs = structure(value, name) or []
     messages: list[Message] = []
-    for pair in pairs if isinstance(pairs, list) else [pairs] if pairs else []:
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(
                 "wrong_history",

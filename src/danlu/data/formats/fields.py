@@ -1,6 +1,7 @@
 """The fields of a row: text, lists, tools and tool calls, checked one by one.
 
-Every fault is a BadRow that names the field and the fix. Knows no formats and no files.
+Every fault is a BadRow that names the field and the fix. name: the field, as messages show it.
+Knows no formats and no files.
 """
 
 from __future__ import annotations
@@ -78,17 +79,14 @@ def structure(value: Any, name: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as problem:
-        raise BadRow(
-            "broken_field",
-            _("{name} is not JSON: {reason}.").format(name=name, reason=problem),
-            _("Write it as a list, or as the JSON text of one."),
-        ) from None
+        raise _not_json(name, problem) from None
 
 
 def answer(value: Any, name: str, calls: tuple[ToolCall, ...] = ()) -> Message:
     """Return an answer, its reasoning apart. Raises BadRow where there is nothing to learn."""
-    reasoning, content = split_reasoning(text(value, name))
-    _check_nothing_lost(text(value, name), f"{reasoning or ''}{content}", name)
+    whole = text(value, name)
+    reasoning, content = split_reasoning(whole)
+    _check_nothing_lost(whole, f"{reasoning or ''}{content}", name)
     if not content.strip() and not calls:
         raise BadRow(
             "empty_answer",
@@ -182,12 +180,16 @@ def _check_json(value: Any, name: str) -> None:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as problem:
-        raise BadRow(
-            "broken_field",
-            _("{name} is not JSON: {reason}.").format(name=name, reason=problem),
-            _("Write it as a list, or as the JSON text of one."),
-        ) from None
+        raise _not_json(name, problem) from None
     _check_characters(text, name)
+
+
+def _not_json(name: str, problem: Exception) -> BadRow:
+    return BadRow(
+        "broken_field",
+        _("{name} is not JSON: {reason}.").format(name=name, reason=problem),
+        _("Write it as a list, or as the JSON text of one."),
+    )
 
 
 def _is_name(value: Any) -> bool:

@@ -48,6 +48,13 @@ OPENAI_TAGS = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
+_ROLES: dict[str, Role | Literal["function"]] = {
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "observation_tag": "tool",
+    "function_tag": "function",
+    "system_tag": "system",
+}
 # OpenAI's newer name of the system role.
 DEVELOPER = "developer"
 # What other data sets call the roles, to name the right one.
@@ -170,17 +177,12 @@ def _content(value: Any, name: str) -> str:
 
 
 def _role(value: str, number: int, tags: Tags) -> Role | Literal["function"]:
-    if value == tags["user_tag"]:
-        return "user"
-    if value == tags["assistant_tag"]:
-        return "assistant"
-    if value == tags["observation_tag"]:
-        return "tool"
-    if value == tags["function_tag"]:
-        return "function"
-    if value == tags["system_tag"] or (value == DEVELOPER and tags["role_tag"] == "role"):
+    for tag, role in _ROLES.items():
+        if value == tags[tag]:
+            return role
+    if value == DEVELOPER and tags["role_tag"] == "role":
         return "system"
-    roles = [tag for name, tag in tags.items() if name not in ("role_tag", "content_tag")]
+    roles = [tags[tag] for tag in _ROLES]
     meant = _OTHER_NAMES.get(value.lower())
     nearest = tags[meant] if meant else difflib.get_close_matches(value, roles, 1, 0.0)[0]
     raise BadRow(

@@ -12,7 +12,7 @@ from typing import Any
 
 from danlu.data.findings import BadRow, Finding
 from danlu.data.formats.fields import row_object, structure
-from danlu.data.formats.formats import Format, format_of
+from danlu.data.formats.format import Format, format_of
 from danlu.data.reading.rows import RawRow
 from danlu.errors import DataError
 from danlu.language import _
@@ -31,14 +31,14 @@ _OTHER_ROLES = {"user_tag": "user", "assistant_tag": "assistant", "observation_t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detected:
+class Recognised:
     """A format, and the names it was told from."""
 
     format: Format
     names: tuple[str, ...]
 
 
-def detect(name: str, rows: Iterable[RawRow | Finding]) -> Detected | None:
+def recognise(name: str, rows: Iterable[RawRow | Finding]) -> Recognised | None:
     """Return the format of the first rows; None where not one of them can be read.
 
     Raises DataError for rows in no known format.
@@ -57,7 +57,7 @@ def detect(name: str, rows: Iterable[RawRow | Finding]) -> Detected | None:
     partly = [name for name in ("instruction", "output") if any(name in row for row in objects)]
     if partly:
         # Each row will say what it lacks.
-        return Detected(format=format_of("alpaca"), names=tuple(partly))
+        return Recognised(format=format_of("alpaca"), names=tuple(partly))
     raise _unknown(name, objects[0])
 
 
@@ -77,7 +77,7 @@ def _unknown(name: str, row: Mapping[str, Any]) -> DataError:
     )
 
 
-def _of_messages(row: Mapping[str, Any]) -> Detected | None:
+def _of_messages(row: Mapping[str, Any]) -> Recognised | None:
     for column in ("messages", "conversations"):
         try:
             listed = structure(row.get(column), column)
@@ -86,25 +86,25 @@ def _of_messages(row: Mapping[str, Any]) -> Detected | None:
         if not isinstance(listed, list) or not listed or not isinstance(listed[0], Mapping):
             continue
         if "role" in listed[0]:
-            return Detected(
+            return Recognised(
                 format=format_of("openai", columns={"messages": column}), names=(column, "role")
             )
         if "from" in listed[0]:
             said = {str(entry.get("from")) for entry in listed if isinstance(entry, Mapping)}
             tags = _OTHER_ROLES if said & {"user", "assistant"} else {}
-            return Detected(
+            return Recognised(
                 format=format_of("sharegpt", columns={"messages": column}, tags=tags),
                 names=(column, "from"),
             )
     return None
 
 
-def _of_pairs(row: Mapping[str, Any]) -> Detected | None:
+def _of_pairs(row: Mapping[str, Any]) -> Recognised | None:
     if "output" in row and ("instruction" in row or "input" in row):
         names = tuple(name for name in ("instruction", "input", "output") if name in row)
-        return Detected(format=format_of("alpaca"), names=names)
+        return Recognised(format=format_of("alpaca"), names=names)
     for prompt, response in _PAIRS:
         if prompt in row and response in row:
             columns = {"prompt": prompt, "response": response}
-            return Detected(format=format_of("alpaca", columns=columns), names=(prompt, response))
+            return Recognised(format=format_of("alpaca", columns=columns), names=(prompt, response))
     return None

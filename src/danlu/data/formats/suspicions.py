@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 from danlu.data.findings import Finding
 from danlu.language import _
@@ -40,51 +41,42 @@ def suspicions(conversation: Conversation, place: str) -> Iterator[Finding]:
 
 
 def _in_text(text: str, message: Message, place: str) -> Iterator[Finding]:
+    warning = partial(Finding, place=place, severity="warning")
     if control := _CONTROL.search(text):
-        yield Finding(
-            place=place,
+        yield warning(
             kind="control_token_text",
             what=_("The text {text} stands in the data, where it stays ordinary text.").format(
                 text=control[0]
             ),
             fix=_("Remove it: the template adds the real ones."),
-            severity="warning",
         )
     if placeholder := _PLACEHOLDER.search(text):
-        yield Finding(
-            place=place,
+        yield warning(
             kind="placeholder",
             what=_("The placeholder {text} was not filled in.").format(text=placeholder[0]),
             fix=_("Write the real name in its place."),
-            severity="warning",
         )
-    if message.role != "assistant":
-        if THOUGHT_START in text or THOUGHT_END in text:
-            yield Finding(
-                place=place,
-                kind="thought_in_question",
-                what=_("A think tag stands in a message of the role {role}.").format(
-                    role=message.role
-                ),
-                fix=_("Remove it, unless it is meant to be there."),
-                severity="note",
-            )
-    elif THOUGHT_START in text or THOUGHT_END in text:
-        # Whole thoughts have been taken out of the answer: this is half of one.
+    has_thought = THOUGHT_START in text or THOUGHT_END in text
+    if message.role != "assistant" and has_thought:
         yield Finding(
             place=place,
+            kind="thought_in_question",
+            what=_("A think tag stands in a message of the role {role}.").format(role=message.role),
+            fix=_("Remove it, unless it is meant to be there."),
+            severity="note",
+        )
+    elif has_thought:
+        # Whole thoughts have been taken out of the answer: this is half of one.
+        yield warning(
             kind="open_thought",
             what=_("A thought is opened and not closed, or closed and not opened."),
             fix=_("Write <think>, the reasoning, </think>, and then the answer."),
-            severity="warning",
         )
-    elif other := _OTHER_THOUGHT.search(text):
-        yield Finding(
-            place=place,
+    elif message.role == "assistant" and (other := _OTHER_THOUGHT.search(text)):
+        yield warning(
             kind="foreign_thought",
             what=_("The tag {tag} is not Qwen3's: it is learned as visible text.").format(
                 tag=other[0]
             ),
             fix=_("Write reasoning between <think> and </think>."),
-            severity="warning",
         )

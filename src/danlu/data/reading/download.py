@@ -162,7 +162,7 @@ def _meant(name: str, root: Path, entry: Entry) -> tuple[Path, ...]:
 
 
 def _split_words(inside: Path) -> set[str]:
-    """Return what may name a split in a path: its words, and all that stands before a shard."""
+    """Return what may name a split in a path: its words, or all that precedes a shard's number."""
     shard = re.match(r"(.+)-\d{5}-of-\d{5}", inside.name)
     words = re.split(r"[^A-Za-z0-9]+", inside.stem)
     return {*inside.parent.parts, *([shard[1]] if shard else words)}

@@ -31,7 +31,7 @@ _MARKS = {
 
 
 class BrokenFile(BadRow):
-    """A file that cannot be read on from a line: what follows is unknown."""
+    """A file that cannot be read from `line` on; its rest is unknown."""
 
     def __init__(self, kind: str, line: int, what: str, fix: str) -> None:
         super().__init__(kind, what, fix)
@@ -79,7 +79,7 @@ def read_pieces(file: Path) -> Iterator[str]:
 
 
 def row_too_large(line: int) -> BrokenFile:
-    """Say that a row is longer than any row of text."""
+    """Return the error that a row exceeds MAX_ROW_BYTES. line: where it begins."""
     return BrokenFile(
         "row_too_large",
         line,

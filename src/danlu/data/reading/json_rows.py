@@ -132,17 +132,15 @@ class _Window:
         self._pieces = pieces
         self._decoder = _Decoder()
         self._text = ""
+        self._line_start = 0  # where the line begins in the text; below 0 where it began before it
         self.position = 0
         self.line = 1
-        self._counted = 0  # newlines before this place are in self.line
-        self._column = 0  # characters of the line before the text
 
     def next_character(self) -> str:
         """Step over white space and return the character that follows, "" at the end."""
         while True:
             space = _SPACE.match(self._text, self.position)
-            self.position = space.end() if space else self.position
-            self._count_lines()
+            self._move(space.end() if space else self.position)
             if self.position < len(self._text) or not self._grow():
                 return self._text[self.position : self.position + 1]
 
@@ -162,16 +160,14 @@ class _Window:
             if end > len(self._text) - _LONGEST_TOKEN and self._grow():
                 continue
             if isinstance(problem, json.JSONDecodeError):
-                self.position = problem.pos
-                self._count_lines()
+                self._move(problem.pos)
                 raise self.broken(problem.msg)
-            self.position = end
+            self._move(end)
             return content
 
     def broken(self, reason: str) -> BrokenFile:
-        """Say that the text cannot be read from the position on."""
-        newline = self._text.rfind("\n", 0, self.position)
-        column = self.position - newline + (self._column if newline < 0 else 0)
+        """Return the error that the text cannot be read from the position on."""
+        column = self.position - self._line_start + 1
         return BrokenFile(
             "broken_json",
             self.line,
@@ -179,29 +175,26 @@ class _Window:
             _("Correct the line; the file must be valid JSON."),
         )
 
-    def _count_lines(self) -> None:
-        self.line += self._text.count("\n", self._counted, self.position)
-        self._counted = self.position
+    def _move(self, position: int) -> None:
+        newlines = self._text.count("\n", self.position, position)
+        if newlines:
+            self.line += newlines
+            self._line_start = self._text.rindex("\n", 0, position) + 1
+        self.position = position
 
     def _grow(self) -> bool:
         """Read at least as much again as is waiting, so that a long row costs linear time."""
         waiting = self._text[self.position :]
         if len(waiting) > MAX_ROW_BYTES:
             raise row_too_large(self.line)
-        parts = [waiting]
-        size = 0
-        while size <= len(waiting):
-            piece = next(self._pieces, "")
-            if not piece:
-                break
+        parts, size = [waiting], 0
+        while size <= len(waiting) and (piece := next(self._pieces, "")):
             parts.append(piece)
             size += len(piece)
         if not size:
             return False
-        newline = self._text.rfind("\n", 0, self.position)
-        self._column = self.position - newline - 1 + (self._column if newline < 0 else 0)
-        self._text = "".join(parts)
-        self.position = self._counted = 0
+        self._line_start -= self.position
+        self._text, self.position = "".join(parts), 0
         return True
 
 

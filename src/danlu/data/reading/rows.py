@@ -51,7 +51,7 @@ def read_rows(file: Path) -> Iterator[RawRow | Finding]:
     A Finding of FATAL_KINDS is the last item. Raises EnvironmentFault where the file is refused.
     """
     try:
-        with reading(file):
+        with readable_data(file):
             for number, content in READERS[file.suffix.lower()](file):
                 place = f"{file}:{number}"
                 if isinstance(content, BadRow):
@@ -63,7 +63,7 @@ def read_rows(file: Path) -> Iterator[RawRow | Finding]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def readable_data(path: Path) -> Iterator[None]:
     """Turn an OSError raised inside into an EnvironmentFault."""
     try:
         yield
@@ -94,7 +94,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
                 fix=_("Convert it to .jsonl: one JSON object a line."),
             )
         return (path,)
-    with reading(path):
+    with readable_data(path):
         files = [file for file in sorted(path.iterdir()) if is_data_file(file)]
     if not files:
         raise UsageError(

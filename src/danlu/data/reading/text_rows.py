@@ -22,14 +22,22 @@ def csv_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
     Raises BrokenFile where quotation marks do not close, OSError.
     """
-    lines = _CountedLines(read_lines(file))
+    first_line = size = 0
+
+    def limited_lines() -> Iterator[str]:
+        nonlocal size
+        for line in read_lines(file):
+            size += len(line)
+            if size > MAX_ROW_BYTES:
+                raise row_too_large(first_line)
+            yield line
+
     # The module's own limit, 128 KiB a field, is too low for long reasoning; ours counts the row.
     csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(limited_lines(), strict=True)
     header: list[str] | None = None
     while True:
-        first_line = reader.line_num + 1
-        lines.row_begins(first_line)
+        first_line, size = reader.line_num + 1, 0
         try:
             record = next(reader, None)
         except csv.Error as problem:
@@ -68,29 +76,6 @@ def txt_rows(file: Path) -> Iterator[tuple[int, Any]]:
                     _("Write question, tab, answer; or use .jsonl."),
                 ),
             )
-
-
-class _CountedLines:
-    """Passes lines on, but no more of one row than a row may have."""
-
-    def __init__(self, lines: Iterator[str]) -> None:
-        self._lines = lines
-        self._first_line = 1
-        self._size = 0
-
-    def row_begins(self, first_line: int) -> None:
-        """Count from here on for the next row."""
-        self._first_line, self._size = first_line, 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self._size += len(line)
-        if self._size > MAX_ROW_BYTES:
-            raise row_too_large(self._first_line)
-        return line
 
 
 def _header(record: list[str], line: int) -> list[str]:

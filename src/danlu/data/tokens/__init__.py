@@ -1,0 +1,1 @@
+"""Conversations as tokenized examples: made to fit, kept, ordered, packed."""

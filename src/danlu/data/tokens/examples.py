@@ -1,4 +1,4 @@
-"""Examples: tokens and which of them are learned. How a conversation becomes some.
+"""Examples: tokens, which of them are learned, and how a conversation is made into them.
 
 A conversation is rendered to spans; each span is encoded alone. Knows the renderer and the
 tokenizer. Must not know files, nor what happens to an example that is too long.
@@ -65,6 +65,11 @@ class Example:
     supervised: NDArray[np.bool_]
     row: int
     part: int
+
+    @property
+    def key(self) -> str:
+        """The name of the example in its data set; dropout masks depend on it."""
+        return f"{self.row}.{self.part}"
 
 
 @dataclass(frozen=True, kw_only=True)

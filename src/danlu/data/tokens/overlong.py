@@ -33,7 +33,7 @@ def fit_row(
 ) -> tuple[list[Pieces], Finding | None]:
     """Make a row's examples fit as `rendering` says, and say what was done to them.
 
-    A row that is left out has no examples any more.
+    Returns no examples for a row that is left out.
     """
     limit = rendering.cutoff_len
     longest = max(map(num_tokens, examples), default=0)

@@ -82,7 +82,7 @@ def pack(examples: Sequence[Example], max_tokens: int) -> list[Batch]:
 
 
 def filled(batch: Batch, multiple: int) -> Batch:
-    """Append a segment that teaches nothing, so that T is a multiple of so many tokens."""
+    """Append a segment that teaches nothing, so that T is a multiple of `multiple` tokens."""
     missing = -batch.size % multiple
     if not missing:
         return batch
@@ -131,5 +131,5 @@ def _join(examples: Sequence[Example]) -> Batch:
     return Batch(
         numbers=np.concatenate([tokens, positions, targets_at - 1, tokens[targets_at]]),
         segment_lengths=lengths,
-        segment_keys=tuple(f"{example.row}.{example.part}" for example in examples),
+        segment_keys=tuple(example.key for example in examples),
     )

@@ -29,7 +29,7 @@ from danlu.text.tokenizer import Tokenizer
 
 # Raise it when the renderer, a policy or a check gives other results for the same files.
 FORMAT = 1
-# Older entries go when all together are larger.
+# The oldest entries are removed while all together are larger.
 MOST_BYTES = 2 << 30
 
 _ARRAYS: tuple[tuple[str, type[np.generic]], ...] = (
@@ -46,9 +46,9 @@ _TEXTS = "rows.json"
 
 
 class CacheEntry:
-    """The place of the tokens of some data sets. notes: what went wrong with it, as findings.
+    """The cached tokens of some data sets. notes: what went wrong with them, as findings.
 
-    Trouble with the cache never stops anything: tokens can be made again.
+    A failing cache never stops a command: the tokens can be made again.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CacheEntry:
         self._folder = cache / _key(datasets, self._files, tokenizer, rendering)
 
     def load(self) -> TokenizedData | None:
-        """Read the tokens; None where there are none, or none that are whole."""
+        """Return the tokens; None where they are missing or damaged."""
         if not self._folder.is_dir():
             return None
         try:
@@ -81,7 +81,7 @@ class CacheEntry:
         )
 
     def store(self, data: TokenizedData) -> None:
-        """Keep the tokens, unless the files have changed while they were read."""
+        """Store the tokens, unless the files have changed while they were read."""
         if _states(self._files) != self._before:
             return
         texts = {"places": data.places, "findings": [asdict(item) for item in data.findings]}
@@ -127,7 +127,7 @@ def _key(
 
 
 def _prune(newest: Path) -> None:
-    """Remove the oldest entries beside `newest` that are too much."""
+    """Remove the oldest entries until all fit into MOST_BYTES; `newest` stays."""
     clean_leftovers(newest.parent)
     entries = [path for path in newest.parent.iterdir() if not is_leftover(path.name)]
     room = MOST_BYTES - _num_bytes(newest)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import overload
 
 import numpy as np
@@ -43,21 +44,22 @@ class TokenizedData:
         """How many rows the files have."""
         return len(self.row_ends)
 
-    @property
-    def rows(self) -> TokenizedRows:
-        """The examples of each row."""
-        return TokenizedRows(self, np.arange(self.num_rows))
-
-    def example_range(self, row: int) -> tuple[int, int]:
-        """Return the numbers [first, last) of a row's examples."""
-        return int(self.row_ends[row - 1]) if row else 0, int(self.row_ends[row])
-
-    def token_range(self, first: int, last: int) -> tuple[int, int]:
-        """Return where the tokens [start, end) of the examples [first, last) stand."""
-        return (
-            int(self.example_ends[first - 1]) if first else 0,
-            int(self.example_ends[last - 1]) if last else 0,
-        )
+    def examples(self, row: int) -> list[Example]:
+        """Return the examples of a row, as views into the arrays."""
+        first = int(self.row_ends[row - 1]) if row else 0
+        found = []
+        for number in range(first, int(self.row_ends[row])):
+            start = int(self.example_ends[number - 1]) if number else 0
+            tokens = slice(start, int(self.example_ends[number]))
+            found.append(
+                Example(
+                    tokens=self.tokens[tokens],
+                    supervised=self.supervised[tokens],
+                    row=row,
+                    part=number - first,
+                )
+            )
+        return found
 
     def usable(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Leave out the rows that have no examples."""
@@ -82,7 +84,7 @@ class TokenizedRows(Sequence[Sequence[Example]]):
     def __getitem__(self, at: int | slice) -> Sequence[Example] | Sequence[Sequence[Example]]:
         if isinstance(at, slice):
             return TokenizedRows(self._data, self.indices[at])
-        return list(self._examples(int(self.indices[at])))
+        return self._data.examples(int(self.indices[at]))
 
     @property
     def places(self) -> list[str]:
@@ -98,28 +100,14 @@ class TokenizedRows(Sequence[Sequence[Example]]):
 
     def cost(self) -> TokenCost:
         """Count rows, examples and tokens."""
-        data = self._data
         num_examples = num_tokens = num_supervised = 0
-        for row in self.indices:
-            first, last = data.example_range(int(row))
-            start, end = data.token_range(first, last)
-            num_examples += last - first
-            num_tokens += end - start
-            num_supervised += int(np.count_nonzero(data.supervised[start:end]))
+        for example in chain.from_iterable(self):
+            num_examples += 1
+            num_tokens += len(example.tokens)
+            num_supervised += int(np.count_nonzero(example.supervised))
         return TokenCost(
             num_rows=len(self),
             num_examples=num_examples,
             num_tokens=num_tokens,
             num_supervised=num_supervised,
         )
-
-    def _examples(self, row: int) -> Iterator[Example]:
-        first, last = self._data.example_range(row)
-        for number in range(first, last):
-            start, end = self._data.token_range(number, number + 1)
-            yield Example(
-                tokens=self._data.tokens[start:end],
-                supervised=self._data.supervised[start:end],
-                row=row,
-                part=number - first,
-            )

@@ -1,4 +1,4 @@
-"""Data sets to tokens: read, rendered and encoded a batch of rows at a time, then kept.
+"""Data sets to tokens: read, rendered and encoded a batch of rows at a time, then cached.
 
 Neither the files nor their conversations are ever held in memory whole. Results are the same with
 any size of the batches, with and without the cache.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from danlu.data.datasets import DataSet, Row
+from danlu.data.datasets import DataSet, Row, rows_of
 from danlu.data.findings import Finding
 from danlu.data.formats.suspicions import suspicions
 from danlu.data.tokens.examples import Pieces, Rendering, encode_conversations, num_tokens
@@ -47,18 +47,13 @@ def tokenize_datasets(
     for name in (TURN_START, TURN_END):
         tokenizer.control_id(name)
     if cache is None:
-        return tokenize_rows(_items(datasets), tokenizer, rendering)
+        return tokenize_rows(rows_of(datasets), tokenizer, rendering)
     entry = CacheEntry(cache, datasets, tokenizer, rendering)
     data = None if overwrite else entry.load()
     if data is None:
-        data = tokenize_rows(_items(datasets), tokenizer, rendering)
+        data = tokenize_rows(rows_of(datasets), tokenizer, rendering)
         entry.store(data)
     return replace(data, findings=(*data.findings, *entry.notes))
-
-
-def _items(datasets: Sequence[DataSet]) -> Iterator[Row | Finding]:
-    for dataset in datasets:
-        yield from dataset.rows()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +91,7 @@ def fit_rows(
     *,
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[FittedRow]:
-    """Yield one row an item: encoded, looked through and made to fit."""
+    """Yield one row per item: encoded, checked for suspicious texts and made to fit."""
     items = iter(items)
     while batch := list(islice(items, batch_rows)):
         rows = [item for item in batch if isinstance(item, Row)]
@@ -125,21 +120,18 @@ def _encode(
 ) -> Sequence[list[Pieces] | Finding]:
     try:
         return encode_conversations([row.conversation for row in rows], tokenizer, rendering)
-    except DataError:
-        # One of them cannot be encoded: find out which.
-        return [_encode_one(row, tokenizer, rendering) for row in rows]
-
-
-def _encode_one(row: Row, tokenizer: Tokenizer, rendering: Rendering) -> list[Pieces] | Finding:
-    try:
-        return encode_conversations([row.conversation], tokenizer, rendering)[0]
     except DataError as problem:
-        return Finding(
-            place=row.place,
-            kind="lone_surrogate",
-            what=f"{problem.what} {problem.why}",
-            fix=problem.fix,
-        )
+        if len(rows) > 1:
+            # One of them cannot be encoded: find out which.
+            return [found for row in rows for found in _encode([row], tokenizer, rendering)]
+        return [
+            Finding(
+                place=rows[0].place,
+                kind="lone_surrogate",
+                what=f"{problem.what} {problem.why}",
+                fix=problem.fix,
+            )
+        ]
 
 
 class _Table:
@@ -173,7 +165,7 @@ class _Table:
         self._digests.extend((0, 0) if row.conversation is None else _digests(row.conversation))
 
     def finished(self) -> TokenizedData:
-        """Give out what has been added."""
+        """Return all rows that were added."""
         digests = np.array(self._digests, dtype=np.uint64).reshape(-1, 2)
         return TokenizedData(
             tokens=np.frombuffer(self._tokens, dtype=np.int32),

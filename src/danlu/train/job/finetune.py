@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -49,8 +48,8 @@ from danlu.train.job.record import (
     going_on,
     manifest_of,
     now,
-    plan_record,
     with_change,
+    with_plan,
 )
 from danlu.train.job.resume import checkpoint_to_resume
 from danlu.train.job.tensorboard import TensorBoard, log_folder
@@ -218,12 +217,7 @@ class Finetune:
         assert self.plan.chosen is not None
         arithmetic = self.plan.chosen.arithmetic
         trainer.use(arithmetic)
-        run = folder.read()
-        folder.write(
-            run.changed(
-                arithmetic={**run.arithmetic, **asdict(arithmetic)}, plan=plan_record(self.plan)
-            )
-        )
+        folder.write(with_plan(folder.read(), self.plan, arithmetic))
         yield Planned(plan=self.plan)
 
     def _arithmetic(self, folder: RunFolder) -> Arithmetic:
@@ -244,7 +238,9 @@ class Finetune:
     def _load(self, folder: RunFolder) -> LoadedModel:
         if self._resumes:
             # Another number of threads adds in another order and gives other last bits.
-            self.device = self.device.use_threads(folder.read().arithmetic["threads"])
+            threads = folder.read().arithmetic.threads
+            if threads is not None:
+                self.device = self.device.use_threads(threads)
         name = self.settings.model_name_or_path
         return load_model(name, device=self.device, dtype=self.precision.dtype)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from danlu.data.doctor.check import DataReport, check_data, refusal
 from danlu.data.settings import DataSettings
 from danlu.data.tokens.examples import Example, TokenCost
+from danlu.runs.manifest import DataRecord
 from danlu.text.tokenizer import Tokenizer
 
-# run.json names so many of the rows that were left out; it counts all of them.
+# How many of the rows that were left out run.json names; it counts all of them.
 MOST_RECORDED = 1000
 
 
@@ -31,17 +31,17 @@ class PreparedData:
         """What one pass over the rows to learn costs."""
         return self.report.train
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> DataRecord:
         """Say for run.json what the rows were and what became of them."""
-        return {
-            "fingerprint": self.fingerprint,
-            "num_train_rows": len(self.train_rows),
-            "num_eval_rows": len(self.eval_rows),
-            "num_train_tokens": self.cost.num_tokens,
-            "num_supervised_tokens": self.cost.num_supervised,
+        return DataRecord(
+            fingerprint=self.fingerprint,
+            num_train_rows=len(self.train_rows),
+            num_eval_rows=len(self.eval_rows),
+            num_train_tokens=self.cost.num_tokens,
+            num_supervised_tokens=self.cost.num_supervised,
+            left_out_rows=tuple(map(str, self.report.left_out[:MOST_RECORDED])),
             **self.report.as_record(),
-            "left_out_rows": [str(finding) for finding in self.report.left_out[:MOST_RECORDED]],
-        }
+        )
 
     @property
     def fingerprint(self) -> str:

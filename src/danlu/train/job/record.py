@@ -1,26 +1,33 @@
-"""What run.json says of a run: how it was set up before the first step, how it came out."""
+"""What run.json says of a run: how it was set up, what was planned, what changed on the way."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 import torch
 
 import danlu
+from danlu.errors import DataError
 from danlu.hub.load import LoadedModel
 from danlu.hub.names import STARTER
+from danlu.language import _
 from danlu.plan.choose import Plan
 from danlu.plan.job import Arithmetic
-from danlu.runs.manifest import BaseRecord, RunManifest
+from danlu.runs.manifest import (
+    RUN_FILE,
+    ArithmeticRecord,
+    BaseRecord,
+    ChangeRecord,
+    RunManifest,
+)
 from danlu.runs.trainer_files import RunFacts
 from danlu.train.events import Adapted
 from danlu.train.job.prepare import PreparedData
 from danlu.train.loop.checkpoint import Progress
-from danlu.train.loop.loss import CHUNK_ROWS
 from danlu.train.loop.trainer import Recipe
 from danlu.train.settings import TrainSettings
 
@@ -48,13 +55,13 @@ def manifest_of(
         settings=settings.model_dump(),
         origins=dict(origins),
         versions=versions(),
-        arithmetic={
-            "device": device.kind,
-            "device_description": device.description,
-            "dtype": str(base.dtype).removeprefix("torch."),
-            "threads": device.threads,
+        arithmetic=ArithmeticRecord(
+            device=device.kind,
+            device_description=device.description,
+            dtype=str(base.dtype).removeprefix("torch."),
+            threads=device.threads,
             **asdict(arithmetic),
-        },
+        ),
         data=data.record(),
         started=now(),
     )
@@ -78,38 +85,53 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 def arithmetic_of(manifest: RunManifest, step: int | None = None) -> Arithmetic:
     """Return how a recorded run computed after `step` steps, or at its start.
 
-    Runs of older versions knew one way only.
+    Raises DataError where run.json does not say it.
     """
-    found = {"chunk_rows": CHUNK_ROWS, "recompute": "none", **manifest.arithmetic}
-    for change in [] if step is None else _changes_until(manifest, step):
-        found.update(change)
-    return Arithmetic(**{field.name: found[field.name] for field in fields(Arithmetic)})
+    changes = () if step is None else _changes_until(manifest, step)
+    way = changes[-1] if changes else manifest.arithmetic
+    if way.micro_batch_tokens is None:
+        raise DataError(
+            _("{path} cannot be read").format(path=RUN_FILE),
+            why="arithmetic.micro_batch_tokens: Field required",
+            fix=_("if a newer danlu wrote it, update danlu; otherwise start the run again"),
+        )
+    return Arithmetic(
+        micro_batch_tokens=way.micro_batch_tokens,
+        chunk_rows=way.chunk_rows,
+        recompute=way.recompute,
+    )
+
+
+def with_plan(manifest: RunManifest, plan: Plan, arithmetic: Arithmetic) -> RunManifest:
+    """Add what was predicted, and that the run computes like this from its start."""
+    recorded = manifest.arithmetic.model_copy(update=asdict(arithmetic))
+    return manifest.changed(arithmetic=recorded, plan=plan_record(plan))
 
 
 def with_change(manifest: RunManifest, change: Adapted) -> RunManifest:
-    """Add that memory ran out, and how the run computes since."""
-    changes = [
-        *manifest.arithmetic.get("changes", []),
-        {"step": change.step, **asdict(change.arithmetic)},
-    ]
-    return manifest.changed(arithmetic={**manifest.arithmetic, "changes": changes})
+    """Add that memory ran out, and how the run computes from then on."""
+    added = ChangeRecord(step=change.step, **asdict(change.arithmetic))
+    return _with_changes(manifest, (*manifest.arithmetic.changes, added))
 
 
 def going_on(manifest: RunManifest, before: RunManifest, step: int) -> RunManifest:
-    """Describe a run that goes on after `step` steps; what it did after these is forgotten.
+    """Describe a run that is resumed after `step` steps; later changes are dropped.
 
-    manifest: of this command; before: what run.json says.
+    manifest: of this command. before: what run.json says.
     """
-    arithmetic = dict(manifest.arithmetic)
-    if changes := _changes_until(before, step):
-        arithmetic["changes"] = changes
-    return manifest.changed(started=before.started, plan=before.plan, arithmetic=arithmetic)
+    going = manifest.changed(started=before.started, plan=before.plan)
+    changes = _changes_until(before, step)
+    return _with_changes(going, changes) if changes else going
 
 
-def _changes_until(manifest: RunManifest, step: int) -> list[dict[str, Any]]:
+def _with_changes(manifest: RunManifest, changes: tuple[ChangeRecord, ...]) -> RunManifest:
+    arithmetic = manifest.arithmetic.model_copy(update={"changes": changes})
+    return manifest.changed(arithmetic=arithmetic)
+
+
+def _changes_until(manifest: RunManifest, step: int) -> tuple[ChangeRecord, ...]:
     # In the order in which they came; a change names the first step that was computed like it.
-    changes = manifest.arithmetic.get("changes", [])
-    return [change for change in changes if change["step"] <= step]
+    return tuple(change for change in manifest.arithmetic.changes if change.step <= step)
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Going on with a run: from which checkpoint, and whether it would still be the same run."""
+"""Resuming a run: from which checkpoint, and whether it would still be the same run."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ _FREE_TO_CHANGE = {
 
 
 def checkpoint_to_resume(folder: RunFolder, manifest: RunManifest, wanted: bool | str) -> Resumed:
-    """Find the checkpoint to go on from; refuse where the run would become another one.
+    """Choose the checkpoint to resume from.
 
-    wanted: true for the newest good one, or the name or path of one of this run; later ones are
-    then moved to the trash. Raises UsageError, and DataError where the wanted one is damaged.
+    manifest: of this command. wanted: true for the newest good one, or the name or path of one of
+    this run; later ones are then moved to the trash. Raises UsageError where settings or data have
+    changed or no such checkpoint exists, DataError where the wanted one is damaged.
     """
     before = folder.read()
     changes = _differences(before, manifest)
@@ -89,10 +90,9 @@ def _differences(before: RunManifest, now: RunManifest) -> list[str]:
             for name, value in now.settings.items()
             if name not in _FREE_TO_CHANGE
         ),
-        *(
-            (name, before.arithmetic.get(name), now.arithmetic[name])
-            for name in ("device", "dtype", "threads")
-        ),
-        ("data", before.data.get("fingerprint"), now.data["fingerprint"]),
+        ("device", before.arithmetic.device, now.arithmetic.device),
+        ("dtype", before.arithmetic.dtype, now.arithmetic.dtype),
+        ("threads", before.arithmetic.threads, now.arithmetic.threads),
+        ("data", before.data.fingerprint, now.data.fingerprint),
     ]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]

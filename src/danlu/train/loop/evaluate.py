@@ -46,7 +46,7 @@ def evaluate(
     """
     owner = np.asarray([index for index, row in enumerate(rows) for _example in row])
     examples = [example for row in rows for example in row]
-    place = {_key(example): index for example, index in zip(examples, owner, strict=True)}
+    place = {example.key: index for example, index in zip(examples, owner, strict=True)}
     sums, counts = np.zeros(len(rows)), np.zeros(len(rows))
     computed: list[tuple[Batch, torch.Tensor]] = []
     for packed in pack(examples, micro_batch_tokens):
@@ -73,7 +73,3 @@ def evaluate(
         num_rows=int(learned.sum()),
         num_tokens=int(counts.sum()),
     )
-
-
-def _key(example: Example) -> str:
-    return f"{example.row}.{example.part}"

@@ -104,7 +104,7 @@ def _warnings(found: BeforeAfter) -> list[Block]:
                     "whether the model learned them, not what it makes of new ones."
                 )
             )
-        trained_on = found.run.data.get("fingerprint")
+        trained_on = found.run.data.fingerprint
         if trained_on not in (None, judged.fingerprint):
             lines.append(_("The data has changed since the run: these are other rows."))
         count = found.losses[0].num_rows if found.losses else 0
@@ -274,28 +274,26 @@ def _forms(found: BeforeAfter) -> list[Block]:
 
 def _data(found: BeforeAfter) -> list[Block]:
     data = found.run.data
-    names = (
-        ("num_rows", _("rows read")),
-        ("num_train_rows", _("rows learned")),
-        ("num_eval_rows", _("rows held out")),
-        ("num_left_out", _("rows left out")),
-        ("cutoff_len", _("longest example allowed (tokens)")),
-        ("num_over_cutoff", _("rows longer than that")),
-        ("num_shortened", _("rows shortened")),
-        ("num_cut_tokens", _("tokens cut out")),
-        ("num_train_tokens", _("tokens of one pass")),
-        ("num_supervised_tokens", _("of them learned")),
+    counts = (
+        (data.num_rows, _("rows read")),
+        (data.num_train_rows, _("rows learned")),
+        (data.num_eval_rows, _("rows held out")),
+        (data.num_left_out, _("rows left out")),
+        (data.cutoff_len, _("longest example allowed (tokens)")),
+        (data.num_over_cutoff, _("rows longer than that")),
+        (data.num_shortened, _("rows shortened")),
+        (data.num_cut_tokens, _("tokens cut out")),
+        (data.num_train_tokens, _("tokens of one pass")),
+        (data.num_supervised_tokens, _("of them learned")),
     )
-    rows = [(text, str(data[name])) for name, text in names if name in data]
-    found_kinds = data.get("findings") or {}
+    rows = [(text, str(count)) for count, text in counts if count is not None]
     rows += [
-        (_("found: {kind}").format(kind=kind), str(count)) for kind, count in found_kinds.items()
+        (_("found: {kind}").format(kind=kind), str(count)) for kind, count in data.findings.items()
     ]
-    places = data.get("left_out_rows") or []
-    rows += [(_("left out"), str(place)) for place in places[:_SHOWN_ROWS]]
-    if len(places) > _SHOWN_ROWS:
+    rows += [(_("left out"), place) for place in data.left_out_rows[:_SHOWN_ROWS]]
+    if len(data.left_out_rows) > _SHOWN_ROWS:
         rows.append(("", _("the others stand in run.json")))
-    sentences = [Paragraph(text=str(sentence)) for sentence in data.get("datasets") or ()]
+    sentences = [Paragraph(text=sentence) for sentence in data.datasets]
     heading = Heading(text=_("Data: read, left out, shortened"))
     if not rows:
         return [heading, Paragraph(text=_("The run recorded nothing about its data."))]
@@ -319,8 +317,8 @@ def _cost(found: BeforeAfter) -> list[tuple[str, str]]:
         (_("seconds in evaluations"), f"{evaluating:.1f}"),
         (_("peak memory"), _("not recorded") if memory is None else f"{memory / 1e9:.2f} GB"),
         (_("energy"), _("not measured")),
-        (_("device"), str(run.arithmetic.get("device_description", "-"))),
-        (_("precision"), str(run.arithmetic.get("dtype", "-"))),
+        (_("device"), run.arithmetic.device_description or "-"),
+        (_("precision"), run.arithmetic.dtype or "-"),
         (_("started"), run.started or "-"),
         (_("ended"), run.ended or "-"),
         (
