@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
+from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
@@ -29,9 +30,7 @@ class EvalSettings(ModelSettings):
     )
     dataset_dir: str = option("data", "folder that holds dataset_info.json")
     max_samples: int | None = option(None, "use only the first rows of each data set")
-    template: Literal["qwen3", "qwen3_nothink"] | None = option(
-        None, "chat format; as trained if not given"
-    )
+    template: TrainedTemplate = None
     enable_thinking: bool | None = option(None, "let the model reason; as trained if not given")
     max_new_tokens: int = option(512, "longest answer in tokens", aliases=("max_tokens",))
     output_dir: str | None = option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from danlu.settings.schema import Settings, option
+from danlu.text.render import Template
 
 
 class DataSettings(Settings):
@@ -17,7 +18,7 @@ class DataSettings(Settings):
     eval_dataset: str = option("", "data sets to evaluate on, instead of rows held out by val_size")
     max_samples: int | None = option(None, "use only the first rows of each data set")
     val_size: float = option(0.0, "rows held out for evaluation: a fraction or a number")
-    template: Literal["qwen3", "qwen3_nothink"] = option("qwen3", "chat format")
+    template: Template = option("qwen3", "chat format")
     enable_thinking: bool | None = option(
         True,
         "true: answers without reasoning learn an empty thought; "

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import SecretStr, field_validator
 
+from danlu.hub.settings import DeviceName, DtypeName, QuantizationChoice, TrainedTemplate
 from danlu.language import _
 from danlu.settings.schema import Settings, option
 
@@ -47,16 +48,10 @@ class ServeSettings(Settings):
     max_requests_per_key: int | None = option(None, "requests of one key that may be in at once")
     max_model_len: int | None = option(None, "longest prompt and answer together, in tokens")
     max_body_bytes: int = option(4 * 1024 * 1024, "largest request body")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
-        "auto", "precision of the weights"
-    )
-    quantization: Literal["int8", "int4"] | None = option(
-        None, "keep the weights in fewer bits: less memory, faster answers, slightly other numbers"
-    )
-    device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")
-    template: Literal["qwen3", "qwen3_nothink"] | None = option(
-        None, "chat format; as trained if not given"
-    )
+    dtype: DtypeName = "auto"
+    quantization: QuantizationChoice = None
+    device: DeviceName = "auto"
+    template: TrainedTemplate = None
     enable_thinking: bool | None = option(
         None, "whether requests that do not say reason before they answer; as trained if not given"
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from danlu.data.settings import DataSettings
+from danlu.hub.settings import DeviceName, DtypeName
 from danlu.model.recompute import Recompute
 from danlu.settings.schema import Foreign, option
 from danlu.train.foreign import FOREIGN
@@ -147,7 +148,5 @@ class TrainSettings(DataSettings):
     )
     fp16: bool = option(False, "16-bit precision: bfloat16 where the device has it, else float16")
     bf16: bool = option(False, "the same as --dtype bfloat16")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
-        "auto", "precision of the weights"
-    )
-    device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")
+    dtype: DtypeName = "auto"
+    device: DeviceName = "auto"
