@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -133,10 +133,11 @@ def foreign_options_of(cls: type[Settings]) -> dict[str, Option]:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """Take a union apart; anything else is its own only member."""
+    """Take a union apart, without annotations; anything else is its own only member."""
+    kinds = (annotation,)
     if get_origin(annotation) in (Union, types.UnionType):
-        return get_args(annotation)
-    return (annotation,)
+        kinds = get_args(annotation)
+    return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
 
 
 def describe_type(option: Option) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from danlu.errors import UsageError
 from danlu.language import _
+from danlu.settings.ranges import check_ranges
 from danlu.train.loop.batches import steps_per_epoch
 from danlu.train.loop.trainer import Recipe
 from danlu.train.schedule import Schedule, read_numbers
@@ -122,30 +123,4 @@ def check_required(
                 adapter=settings.adapter_name_or_path
             ),
         )
-    _check_ranges(settings)
-
-
-def _check_ranges(settings: TrainSettings) -> None:
-    smallest = {
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "cutoff_len": 1,
-        "logging_steps": 0,
-        "eval_steps": 0,
-        "save_steps": 0,
-        "warmup_steps": 0,
-        "warmup_ratio": 0,
-        "val_size": 0,
-        "early_stopping_patience": 0,
-        "learning_rate": 0,
-    }
-    for name in ("save_total_limit", "micro_batch_tokens"):
-        if getattr(settings, name) is not None:
-            smallest[name] = 1
-    for name, least in smallest.items():
-        if getattr(settings, name) < least:
-            raise UsageError(
-                _("--{name} must be {least} or more.").format(name=name, least=least),
-                why=_("It is {value}.").format(value=getattr(settings, name)),
-                fix=f"--{name} {least}",
-            )
+    check_ranges(settings)
