@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from danlu.data.settings import DataSettings
+from danlu.errors import UsageError
 from danlu.hub.settings import DeviceName, DtypeName
+from danlu.language import _
 from danlu.model.recompute import Recompute
-from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
+from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges
 from danlu.settings.schema import Foreign, option
 from danlu.train.foreign import FOREIGN
 
@@ -161,3 +163,35 @@ class TrainSettings(DataSettings):
     bf16: bool = option(False, "the same as --dtype bfloat16")
     dtype: DtypeName = "auto"
     device: DeviceName = "auto"
+
+
+def check_settings(settings: TrainSettings, *, command: Literal["train", "plan"] = "train") -> None:
+    """Raise UsageError for a setting that the command lacks, or that cannot work."""
+    if command == "train":
+        required = {"dataset": "rows.jsonl", "output_dir": "my-run"}
+        why = _("danlu train needs data to learn and a folder for the result.")
+    else:
+        required = {"dataset": "rows.jsonl"}
+        why = _("danlu plan needs the data that would be learned.")
+    for name, example in required.items():
+        if not getattr(settings, name):
+            raise UsageError(
+                _("--{name} is missing.").format(name=name),
+                why=why,
+                fix=f"danlu {command} --{name} {example} ...",
+            )
+    if not settings.do_train:
+        raise UsageError(
+            _("--do_train false leaves nothing to do."),
+            why=_("danlu train trains; it does not only evaluate."),
+            fix="--do_train true",
+        )
+    if settings.finetuning_type == "full" and settings.adapter_name_or_path:
+        raise UsageError(
+            _("--adapter_name_or_path cannot be trained with --finetuning_type full."),
+            why=_("Full fine-tuning changes the weights of the model; an adapter stands beside."),
+            fix=_("Merge it first: danlu merge --adapter {adapter} --export_dir my-model").format(
+                adapter=settings.adapter_name_or_path
+            ),
+        )
+    check_ranges(settings)
