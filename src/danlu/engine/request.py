@@ -74,9 +74,10 @@ class SamplingSettings:
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
-    logprobs: Annotated[int | None, Range(least=0, greatest=20, text="0 ... 20", example="5")] = (
-        None
-    )
+    logprobs: Annotated[
+        int | None,
+        Range(least=0, greatest=20, text="0 ... 20", example="5"),
+    ] = None
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
