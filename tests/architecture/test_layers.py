@@ -40,7 +40,7 @@ ROOMS_WITHOUT_TORCH = {
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
     "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",
-    "danlu.device.datasheets",
+    "danlu.device.datasheets", "danlu.hub.settings",
 }  # fmt: skip
 TORCH = {"torch", "torch_npu", "transformers", "peft", "accelerate"}
 

@@ -183,6 +183,23 @@ CASES = [
     ("a full folder", something_in_out, MERGE, 2, "is not empty|overwrites|--export_dir"),
     ("nothing to resume", nothing, f"{TRAIN} --resume_from_checkpoint true", 2, "run|run.json|"),
     ("unknown key", nothing, f"{TRAIN} --lora_rnak 8", 2, "lora_rnak||lora_rank"),
+    (
+        "range",
+        nothing,
+        f"{TRAIN} --cutoff_len 0",
+        2,
+        "cutoff_len must be 1|It is 0.|--cutoff_len 1",
+    ),
+    (
+        "range",
+        nothing,
+        "eval run --report_seconds 0",
+        2,
+        "must be more than 0|It is 0.0.|_seconds 100",
+    ),
+    ("range", nothing, f"{GENERATE} --model model --top_p 2", 2, "top_p cannot be 2.0|<= 1|0.95"),
+    ("range", nothing, "serve --port 70000", 2, "'70000'|command line; a port|give port as INT: "),
+    ("range", nothing, "serve --max_queue -1", 2, "'-1'|; it must be 0 or more|give max_queue as"),
 ]
 
 

@@ -10,6 +10,7 @@ from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
+from danlu.settings.ranges import PositiveInt, check_ranges
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 
@@ -31,7 +32,7 @@ class PreviewSettings(DataSettings):
     model_name_or_path: str = option(
         "starter", "model whose tokenizer makes the tokens", aliases=("model",)
     )
-    rows: int = option(3, "how many rows")
+    rows: PositiveInt = option(3, "how many rows")
     ids: bool = option(False, "show each token with its id")
     html: str = option("", "write a page to this file instead")
 
@@ -86,12 +87,7 @@ def _preview(argv: Sequence[str]) -> int:
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
-    if settings.rows < 1:
-        raise UsageError(
-            _("--{name} must be {least} or more.").format(name="rows", least=1),
-            why=_("It is {value}.").format(value=settings.rows),
-            fix="--rows 1",
-        )
+    check_ranges(settings, ["rows"])
     from danlu.cli.terminal.preview import page, terminal_lines
     from danlu.data.datasets import named_datasets
     from danlu.data.doctor.preview import preview

@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
+from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
+from danlu.settings.ranges import Range, check_ranges
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from danlu.workflows.evaluation import Progress, Scored
     from danlu.workflows.report.measure import Stage
     from danlu.workflows.report.report import Written
+
+
+ABOVE_ZERO = Range(least=0, above=True, example="100")
 
 
 class EvalSettings(ModelSettings):
@@ -28,16 +33,20 @@ class EvalSettings(ModelSettings):
         "", "score on these: data files, folders or names in dataset_info.json, by commas"
     )
     dataset_dir: str = option("data", "folder that holds dataset_info.json")
-    max_samples: int | None = option(None, "use only the first rows of each data set")
-    template: Literal["qwen3", "qwen3_nothink"] | None = option(
-        None, "chat format; as trained if not given"
+    max_samples: Annotated[int | None, ABOVE_ZERO] = option(
+        None, "use only the first rows of each data set"
     )
+    template: TrainedTemplate = None
     enable_thinking: bool | None = option(None, "let the model reason; as trained if not given")
-    max_new_tokens: int = option(512, "longest answer in tokens", aliases=("max_tokens",))
+    max_new_tokens: Annotated[int, ABOVE_ZERO] = option(
+        512, "longest answer in tokens", aliases=("max_tokens",)
+    )
     output_dir: str | None = option(
         None, "folder for predictions and scores; a new one, eval-TIME, if not given"
     )
-    report_seconds: float = option(60.0, "time for the report's measurements, loading excepted")
+    report_seconds: Annotated[float, ABOVE_ZERO] = option(
+        60.0, "time for the report's measurements, loading excepted"
+    )
     json_output: bool = option(False, "print JSON and nothing else", aliases=("json",))
 
 
@@ -75,14 +84,7 @@ def _check(settings: EvalSettings) -> None:
                 why=_("A report lies in the folder of its run and uses what the run was made of."),
                 fix=_("Leave it out, or name a --dataset to score on."),
             )
-    for name in ("max_new_tokens", "report_seconds", "max_samples"):
-        value = getattr(settings, name)
-        if value is not None and value <= 0:
-            raise UsageError(
-                _("--{name} must be more than 0.").format(name=name),
-                why=_("It is {value}.").format(value=value),
-                fix=f"--{name} 100",
-            )
+    check_ranges(settings)
 
 
 def _report(settings: EvalSettings) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
+from danlu.hub.settings import DeviceName
 from danlu.language import _
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
@@ -25,7 +26,7 @@ class MergeSettings(Settings):
     model_name_or_path: str | None = option(
         None, "the base model; found from the adapter if not given", aliases=("model",)
     )
-    device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to verify")
+    device: DeviceName = option("auto", "where to verify")
     json_output: bool = option(False, "print the report as JSON", aliases=("json",))
 
 

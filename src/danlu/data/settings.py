@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from danlu.settings.ranges import NonNegativeFloat, PositiveInt
 from danlu.settings.schema import Settings, option
+from danlu.text.render import Template
 
 
 class DataSettings(Settings):
@@ -16,8 +18,8 @@ class DataSettings(Settings):
     dataset_dir: str = option("data", "folder that holds dataset_info.json")
     eval_dataset: str = option("", "data sets to evaluate on, instead of rows held out by val_size")
     max_samples: int | None = option(None, "use only the first rows of each data set")
-    val_size: float = option(0.0, "rows held out for evaluation: a fraction or a number")
-    template: Literal["qwen3", "qwen3_nothink"] = option("qwen3", "chat format")
+    val_size: NonNegativeFloat = option(0.0, "rows held out for evaluation: a fraction or a number")
+    template: Template = option("qwen3", "chat format")
     enable_thinking: bool | None = option(
         True,
         "true: answers without reasoning learn an empty thought; "
@@ -25,7 +27,7 @@ class DataSettings(Settings):
     )
     mask_history: bool = option(False, "learn only the last answer of each row")
     train_on_prompt: bool = option(False, "learn the questions too")
-    cutoff_len: int = option(2048, "longest example in tokens")
+    cutoff_len: PositiveInt = option(2048, "longest example in tokens")
     overlong: Literal["cut", "drop", "error", "llamafactory"] = option(
         "cut",
         "rows over cutoff_len: shorten the reasoning or the middle of the question, leave the row "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from danlu.hub.settings import DeviceName, DtypeName, QuantizationChoice
 from danlu.settings.schema import Settings, option
+from danlu.text.render import Template
 
 
 class ModelSettings(Settings):
@@ -18,20 +18,16 @@ class ModelSettings(Settings):
     adapter_name_or_path: str | None = option(
         None, "output folder of a training run, or a PEFT adapter", aliases=("adapter",)
     )
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
-        "auto", "precision of the weights"
-    )
-    quantization: Literal["int8", "int4"] | None = option(
-        None, "keep the weights in fewer bits: less memory, faster answers, slightly other numbers"
-    )
-    device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")
+    dtype: DtypeName = "auto"
+    quantization: QuantizationChoice = None
+    device: DeviceName = "auto"
 
 
 class AnswerSettings(ModelSettings):
     """How a model answers. What is not given comes from the model's own files and its training."""
 
     system: str | None = option(None, "system prompt")
-    template: Literal["qwen3", "qwen3_nothink"] | None = option(None, "chat format")
+    template: Template | None = option(None, "chat format")
     enable_thinking: bool | None = option(None, "let the model reason before it answers")
     do_sample: bool = option(True, "false: always take the likeliest token")
     temperature: float | None = option(None, "higher is more varied; 0 is greedy")

@@ -5,13 +5,13 @@ Knows token ids and sampling settings. Must not know messages, templates or HTTP
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NewType
+from typing import TYPE_CHECKING, Annotated, Literal, NewType
 
 from danlu.errors import UsageError
 from danlu.language import _
+from danlu.settings.ranges import Range, out_of_range
 
 if TYPE_CHECKING:
     from danlu.lora.adapter import Adapter
@@ -35,6 +35,10 @@ class Grammar:
     source: str
 
 
+PENALTY = Range(least=-2, greatest=2, text="-2 ... 2", example="0")
+BIAS = Range(least=-100, greatest=100, text="-100 ... 100", example="0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
     """How tokens are chosen and when to stop.
@@ -51,41 +55,40 @@ class SamplingSettings:
     Raises UsageError for a value out of range.
     """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    temperature: Annotated[float, Range(least=0, text="0 ...", example="0")] = 1.0
+    top_k: Annotated[int, Range(least=0, text="0 (off), 1, 2 ...", example="20")] = 0
+    top_p: Annotated[
+        float, Range(least=0, above=True, greatest=1, text="0 < top_p <= 1", example="0.95")
+    ] = 1.0
+    min_p: Annotated[float, Range(least=0, greatest=1, text="0 ... 1", example="0")] = 0.0
+    repetition_penalty: Annotated[
+        float, Range(least=0.01, greatest=100, text="0.01 ... 100", example="1.0")
+    ] = 1.0
+    presence_penalty: Annotated[float, PENALTY] = 0.0
+    frequency_penalty: Annotated[float, PENALTY] = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: int | None = None
-    max_tokens: int | None = None
-    min_tokens: int = 0
+    seed: Annotated[
+        int | None, Range(least=0, greatest=2**63 - 1, text="0 ... 2^63 - 1", example="1")
+    ] = None
+    max_tokens: Annotated[int | None, Range(least=1, text="1, 2 ...", example="512")] = None
+    min_tokens: Annotated[int, Range(least=0, text="0, 1, 2 ...", example="0")] = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
-    logprobs: int | None = None
+    logprobs: Annotated[
+        int | None,
+        Range(least=0, greatest=20, text="0 ... 20", example="5"),
+    ] = None
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, 0 <= self.temperature < math.inf, "0")
-        _check("top_k", self.top_k, self.top_k >= 0, "20")
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "0.95")
-        _check("min_p", self.min_p, 0 <= self.min_p <= 1, "0")
-        penalty = self.repetition_penalty
-        _check("repetition_penalty", penalty, 0.01 <= penalty <= 100, "1.0")
-        for name in ("presence_penalty", "frequency_penalty"):
-            value = getattr(self, name)
-            _check(name, value, -2 <= value <= 2, "0")
+        for name, value, allowed in out_of_range(self):
+            raise _refusal(name, value, allowed.text, allowed.example)
         biases = [bias for _token, bias in self.logit_bias]
-        _check("logit_bias", biases, all(-100 <= bias <= 100 for bias in biases), "0")
-        _check("seed", self.seed, self.seed is None or 0 <= self.seed < 2**63, "1")
-        _check("max_tokens", self.max_tokens, self.max_tokens is None or self.max_tokens > 0, "512")
-        _check("min_tokens", self.min_tokens, self.min_tokens >= 0, "0")
-        _check("stop", self.stop, all(self.stop), "END")
-        logprobs = self.logprobs
-        _check("logprobs", logprobs, logprobs is None or 0 <= logprobs <= 20, "5")
+        if not all(BIAS.holds(bias) for bias in biases):
+            raise _refusal("logit_bias", biases, BIAS.text, BIAS.example)
+        if not all(self.stop):
+            raise _refusal("stop", self.stop, '!= ""', "END")
 
     @property
     def greedy(self) -> bool:
@@ -93,33 +96,14 @@ class SamplingSettings:
         return self.temperature < 1e-5  # where dividing by it would leave fp32's range
 
 
-# The range of each setting, as the error says it.
-_RANGES = {
-    "temperature": "0 ...",
-    "top_k": "0 (off), 1, 2 ...",
-    "top_p": "0 < top_p <= 1",
-    "min_p": "0 ... 1",
-    "repetition_penalty": "0.01 ... 100",
-    "presence_penalty": "-2 ... 2",
-    "frequency_penalty": "-2 ... 2",
-    "logit_bias": "-100 ... 100",
-    "seed": "0 ... 2^63 - 1",
-    "max_tokens": "1, 2 ...",
-    "min_tokens": "0, 1, 2 ...",
-    "logprobs": "0 ... 20",
-    "stop": '!= ""',
-}
-
-
-def _check(name: str, value: object, valid: bool, example: str) -> None:
-    if not valid:
-        raise UsageError(
-            _("The sampling setting {name} cannot be {value}.").format(name=name, value=value),
-            why=_("Its range is: {range}").format(range=_RANGES[name]),
-            fix=_("Use a value inside the range, for example --{name} {example}").format(
-                name=name, example=example
-            ),
-        )
+def _refusal(name: str, value: object, text: str, example: str) -> UsageError:
+    return UsageError(
+        _("The sampling setting {name} cannot be {value}.").format(name=name, value=value),
+        why=_("Its range is: {range}").format(range=text),
+        fix=_("Use a value inside the range, for example --{name} {example}").format(
+            name=name, example=example
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from danlu.errors import CapacityError, UsageError
 from danlu.hub.fingerprint import fingerprint
 from danlu.hub.names import model_folder
 from danlu.language import _
-from danlu.model.config import ModelConfig, load_config
+from danlu.model.config import ModelConfig, Quantization, load_config
 from danlu.model.packed import pack_model
-from danlu.model.quantized import Quantization, fits_int4, quantized_bytes, quantized_model
+from danlu.model.quantized import fits_int4, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
 from danlu.ops import INT4_GROUP
 from danlu.text.tokenizer import Tokenizer

@@ -11,10 +11,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from danlu.errors import DataError, UsageError
 from danlu.language import _
+
+# In how many bits the projections' matrices may be kept for answering.
+Quantization = Literal["int8", "int4"]
 
 _LARGEST = sys.float_info.max  # JSON allows whole numbers that no float can hold
 

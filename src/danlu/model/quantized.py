@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from danlu.model.config import ModelConfig
+from danlu.model.config import ModelConfig, Quantization
 from danlu.model.layout import PROJECTIONS, Piece, layout
 from danlu.model.qwen3 import Qwen3, replace_weight
 from danlu.ops import (
@@ -26,7 +25,6 @@ from danlu.ops import (
     quantize_int8,
 )
 
-Quantization = Literal["int8", "int4"]
 # The embedding is looked up, not multiplied: it stays as it is.
 _QUANTIZED = (*PROJECTIONS, "lm_head")
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import SecretStr, field_validator
+from pydantic import SecretStr, ValidationInfo, field_validator
 
+from danlu.hub.settings import DeviceName, DtypeName, QuantizationChoice, TrainedTemplate
 from danlu.language import _
+from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, ranges_of
 from danlu.settings.schema import Settings, option
+
+PORT = Range(least=0, greatest=65535)
 
 
 class ServeSettings(Settings):
@@ -29,7 +33,7 @@ class ServeSettings(Settings):
     )
     served_model_name: str | None = option(None, "what requests call the model")
     host: str = option("127.0.0.1", "address to listen on; any other needs a key")
-    port: int = option(8000, "port to listen on; 0: any free one")
+    port: Annotated[int, PORT] = option(8000, "port to listen on; 0: any free one")
     api_key_file: str | None = option(
         None, "file with the keys that programs must show, one a line"
     )
@@ -42,51 +46,38 @@ class ServeSettings(Settings):
     allowed_origin: tuple[str, ...] = option(
         (), "web pages of other origins that may ask, such as https://chat.example.org"
     )
-    max_num_seqs: int = option(64, "requests that are computed at once")
-    max_queue: int = option(256, "requests that may wait; more are refused with 429")
-    max_requests_per_key: int | None = option(None, "requests of one key that may be in at once")
-    max_model_len: int | None = option(None, "longest prompt and answer together, in tokens")
-    max_body_bytes: int = option(4 * 1024 * 1024, "largest request body")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
-        "auto", "precision of the weights"
+    max_num_seqs: PositiveInt = option(64, "requests that are computed at once")
+    max_queue: NonNegativeInt = option(256, "requests that may wait; more are refused with 429")
+    max_requests_per_key: PositiveInt | None = option(
+        None, "requests of one key that may be in at once"
     )
-    quantization: Literal["int8", "int4"] | None = option(
-        None, "keep the weights in fewer bits: less memory, faster answers, slightly other numbers"
+    max_model_len: PositiveInt | None = option(
+        None, "longest prompt and answer together, in tokens"
     )
-    device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")
-    template: Literal["qwen3", "qwen3_nothink"] | None = option(
-        None, "chat format; as trained if not given"
-    )
+    max_body_bytes: PositiveInt = option(4 * 1024 * 1024, "largest request body")
+    dtype: DtypeName = "auto"
+    quantization: QuantizationChoice = None
+    device: DeviceName = "auto"
+    template: TrainedTemplate = None
     enable_thinking: bool | None = option(
         None, "whether requests that do not say reason before they answer; as trained if not given"
     )
-    drain_s: float = option(30.0, "seconds that running answers have left when the server stops")
+    drain_s: NonNegativeFloat = option(
+        30.0, "seconds that running answers have left when the server stops"
+    )
     log_prompts: bool = option(False, "write what is asked into the log")
     engine: Literal["danlu", "vllm"] = option(
         "danlu", "vllm: check everything, then start vLLM (vllm-ascend on an NPU) in its place"
     )
-    tensor_parallel_size: int = option(1, "devices that share each layer; vllm only")
-    pipeline_parallel_size: int = option(1, "devices that share the layers; vllm only")
+    tensor_parallel_size: PositiveInt = option(1, "devices that share each layer; vllm only")
+    pipeline_parallel_size: PositiveInt = option(1, "devices that share the layers; vllm only")
 
-    @field_validator(
-        "max_num_seqs",
-        "max_requests_per_key",
-        "max_model_len",
-        "max_body_bytes",
-        "tensor_parallel_size",
-        "pipeline_parallel_size",
-    )
+    @field_validator("*")
     @classmethod
-    def _at_least_one(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError(_("it must be 1 or more"))
-        return value
-
-    @field_validator("max_queue", "drain_s")
-    @classmethod
-    def _not_negative(cls, value: float) -> float:
-        if value < 0:
-            raise ValueError(_("it must be 0 or more"))
+    def _is_in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        allowed = ranges_of(cls).get(info.field_name or "")
+        if allowed is not None and not allowed.holds(value):
+            raise ValueError(_rule(allowed))
         return value
 
     @field_validator("served_model_name")
@@ -94,13 +85,6 @@ class ServeSettings(Settings):
     def _is_a_name(cls, value: str | None) -> str | None:
         if value is not None and not (value.strip() and value.isprintable()):
             raise ValueError(_("a name is one line that is not empty"))
-        return value
-
-    @field_validator("port")
-    @classmethod
-    def _is_port(cls, value: int) -> int:
-        if not 0 <= value <= 65535:
-            raise ValueError(_("a port is a number from 0 to 65535"))
         return value
 
     @field_validator("allowed_origin")
@@ -115,3 +99,9 @@ class ServeSettings(Settings):
                     )
                 )
         return values
+
+
+def _rule(allowed: Range) -> str:
+    if allowed == PORT:
+        return _("a port is a number from 0 to 65535")
+    return _("it must be 1 or more") if allowed.least else _("it must be 0 or more")

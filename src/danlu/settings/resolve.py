@@ -1,4 +1,4 @@
-"""Brings a command's values together: command line, then YAML, then environment, then default.
+"""Resolves a command's values: command line before YAML before environment before default.
 
 Knows the order of precedence and how text becomes typed values; every value keeps its origin.
 """
@@ -17,7 +17,6 @@ from danlu.settings.schema import Option, Settings, describe_type
 from danlu.settings.sources import (
     BOOLEANS,
     NULLS,
-    CommandLine,
     Given,
     Names,
     read_environment,
@@ -32,10 +31,10 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Generic[S]):
-    """The values and, by name, their origin.
+    """A command's settings.
 
-    An origin is `command line`, FILE:LINE, VARIABLE, `preset NAME` or `default`. notes: what to
-    tell about options of other programs that change nothing here.
+    origins: by name, `command line`, FILE:LINE, VARIABLE, `preset NAME` or `default`.
+    notes: a line for each reason why options of other programs have no effect.
     """
 
     values: S
@@ -45,12 +44,8 @@ class Resolved(Generic[S]):
 
 def resolve(cls: type[S], argv: Sequence[str], environ: Mapping[str, str]) -> Resolved[S]:
     """Read a command's settings. Raises UsageError naming the key, the value and its origin."""
-    return combine(cls, read_words(Names(cls), argv), environ)
-
-
-def combine(cls: type[S], words: CommandLine, environ: Mapping[str, str]) -> Resolved[S]:
-    """Resolve settings from words that were already read; see `resolve`."""
     names = Names(cls)
+    words = read_words(names, argv)
     in_file = read_file(names, words.file) if words.file else {}
     said = {**read_environment(names, environ), **_said(names, in_file), **words.values}
     given = {name: item for name, item in said.items() if name in names.options}
@@ -66,14 +61,14 @@ def combine(cls: type[S], words: CommandLine, environ: Mapping[str, str]) -> Res
 
 
 def _preset(cls: type[S], given: Mapping[str, Given]) -> dict[str, Given]:
-    """Return the defaults of the chosen preset; a wrong name is found when values are checked."""
+    """Return the defaults of the chosen preset; an unknown name fails when values are checked."""
     chosen = given["preset"].value if "preset" in given else None
     values = cls.PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
     return {name: Given(value=text, origin=f"preset {chosen}") for name, text in values.items()}
 
 
 def _foreign_notes(cls: type[Settings], given: Mapping[str, Given]) -> tuple[str, ...]:
-    """Say why options of other programs change nothing here; refuse what would be missed."""
+    """Say why options of other programs have no effect; refuse those that would be missed."""
     names: dict[str, list[str]] = {}
     for name, item in given.items():
         foreign, shown = cls.FOREIGN[name], _shown(item.value)
@@ -89,13 +84,13 @@ def _foreign_notes(cls: type[Settings], given: Mapping[str, Given]) -> tuple[str
             )
         names.setdefault(foreign.note, []).append(name)
     return tuple(
-        _("{names}: no effect here; {why}").format(names=", ".join(who), why=_(note))
-        for note, who in names.items()
+        _("{names}: no effect here; {why}").format(names=", ".join(options), why=_(note))
+        for note, options in names.items()
     )
 
 
 def _said(names: Names, in_file: Mapping[str, Given]) -> dict[str, Given]:
-    """Leave out `key: null` where null is no value of the key: files write it for "not given"."""
+    """Drop `key: null` where the key has no null: files write it for "not given"."""
     return {
         name: given
         for name, given in in_file.items()
@@ -104,7 +99,7 @@ def _said(names: Names, in_file: Mapping[str, Given]) -> dict[str, Given]:
 
 
 def _interpret(option: Option, given: Given) -> Any:
-    """Turn text into what pydantic then checks: null, booleans and lists; numbers are its part."""
+    """Turn text into null, booleans and lists; pydantic converts numbers and checks the rest."""
     value = given.value
     if option.takes_many and value is not None:
         texts = value.split(",") if isinstance(value, str) else value

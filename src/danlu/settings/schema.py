@@ -1,8 +1,8 @@
 """A command's settings as one typed class, and what can be read off it.
 
-From the class come the flags, the keys of settings files, the environment variables, the help and
-the JSON schema (pydantic's `model_json_schema`). Knows types and names; must not know where a
-value comes from.
+The class gives the flags, the keys of settings files, the environment variables, the help and the
+JSON schema (pydantic's `model_json_schema`). Knows types and names; must not know where a value
+comes from.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 class Foreign:
     """An option of other programs, known so that existing commands and files keep working.
 
-    note: why it changes nothing here; the option is accepted and the note shown. instead: what to
-    do here; the option is refused. A value among `off` asks for nothing and is accepted silently.
+    note: why it has no effect here; the option is accepted and the note is shown.
+    instead: what to use here; the option is refused.
+    off: values that switch the option off; they are accepted silently.
     """
 
     note: str = ""
@@ -29,15 +30,15 @@ class Foreign:
 
 
 def foreign(*, note: str = "", instead: str = "", off: Sequence[str] = ()) -> Foreign:
-    """Declare an option of other programs; `off` are further values that ask for nothing."""
+    """Declare an option of other programs; off: further values that switch it off."""
     return Foreign(note=note, instead=instead, off=(*Foreign.off, *off))
 
 
 class Settings(BaseModel):
     """Base of every command's settings. The subclass's docstring is the command's help.
 
-    PRESETS: sets of defaults, by the values of an option named `preset`. FOREIGN: options of other
-    programs by name.
+    PRESETS: defaults by the value of an option named `preset`.
+    FOREIGN: options of other programs by name.
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, str]]] = {}
@@ -51,13 +52,12 @@ class Settings(BaseModel):
 def option(
     default: Any, help: str, *, aliases: Sequence[str] = (), position: int | None = None
 ) -> Any:
-    """Declare one setting: its default (`...` when it must be given) and one line of help.
+    """Declare one setting.
 
+    default: `...` when it must be given. help: one line.
     aliases: other names with the same meaning. position: its place among the words without a flag.
     """
-    extra: dict[str, Any] = {}
-    if aliases:
-        extra["aliases"] = list(aliases)
+    extra: dict[str, Any] = {"aliases": list(aliases)} if aliases else {}
     if position is not None:
         extra["position"] = position
     return Field(default, description=help, json_schema_extra=extra)
@@ -65,16 +65,15 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One setting as the readers and the help see it."""
+    """One setting as the readers and the help see it. types: the members of its union."""
 
     name: str
     help: str
-    default: Any
-    required: bool
-    aliases: tuple[str, ...]
-    position: int | None
     types: tuple[Any, ...]
-    foreign: Foreign | None = None
+    default: Any = None
+    required: bool = False
+    aliases: tuple[str, ...] = ()
+    position: int | None = None
 
     @property
     def takes_null(self) -> bool:
@@ -88,7 +87,7 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """Whether true and false (and null) are all it can be."""
+        """Whether it takes nothing but true, false and null."""
         return set(self.types) <= {bool, type(None)}
 
     @property
@@ -101,16 +100,16 @@ def options_of(cls: type[Settings]) -> dict[str, Option]:
     """List a class's options by name, in the order of declaration."""
     options = {}
     for name, field in cls.model_fields.items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        extra_values: dict[str, Any] = dict(extra)
+        declared = field.json_schema_extra
+        extra: dict[str, Any] = {**declared} if isinstance(declared, dict) else {}
         options[name] = Option(
             name=name,
             help=field.description or "",
+            types=_members(field.annotation),
             default=field.default,
             required=field.is_required(),
-            aliases=tuple(extra_values.get("aliases", ())),
-            position=extra_values.get("position"),
-            types=_members(field.annotation),
+            aliases=tuple(extra.get("aliases", ())),
+            position=extra.get("position"),
         )
     return options
 
@@ -118,25 +117,17 @@ def options_of(cls: type[Settings]) -> dict[str, Option]:
 def foreign_options_of(cls: type[Settings]) -> dict[str, Option]:
     """List the options of other programs by name; each takes one value, or stands alone."""
     return {
-        name: Option(
-            name=name,
-            help=foreign.note or foreign.instead,
-            default=None,
-            required=False,
-            aliases=(),
-            position=None,
-            types=(str, bool, type(None)),
-            foreign=foreign,
-        )
-        for name, foreign in cls.FOREIGN.items()
+        name: Option(name=name, help=known.note or known.instead, types=(str, bool, type(None)))
+        for name, known in cls.FOREIGN.items()
     }
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """Take a union apart; anything else is its own only member."""
+    """Take a union apart, without annotations; anything else is its own only member."""
+    kinds = (annotation,)
     if get_origin(annotation) in (Union, types.UnionType):
-        return get_args(annotation)
-    return (annotation,)
+        kinds = get_args(annotation)
+    return tuple(get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds)
 
 
 def describe_type(option: Option) -> str:

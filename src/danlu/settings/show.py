@@ -1,4 +1,4 @@
-"""Prints a command's settings: the help, and with --print_settings each value with its origin."""
+"""Prints a command's settings: its help, and with --print_settings each value with its origin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from pydantic import SecretStr
 
 from danlu.language import _
-from danlu.settings.resolve import Resolved, S, combine
+from danlu.settings.resolve import Resolved, S, resolve
 from danlu.settings.schema import Option, Settings, describe_type, options_of
 from danlu.settings.sources import Names, read_words
 
@@ -23,14 +23,14 @@ _HELP_COLUMN = 34
 def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S] | None:
     """Resolve a command's settings from its words and the environment.
 
-    None when --help or --print_settings was asked for and has been printed. Raises UsageError.
+    Returns None after printing what --help or --print_settings asked for. Raises UsageError.
     """
-    words = read_words(Names(cls), argv)
-    if "help" in words.asks:
+    asks = read_words(Names(cls), argv).asks
+    if "help" in asks:
         print(help_text(cls, command))
         return None
-    resolved = combine(cls, words, os.environ)
-    if "print_settings" in words.asks:
+    resolved = resolve(cls, argv, os.environ)
+    if "print_settings" in asks:
         print(settings_text(resolved))
         return None
     return resolved
@@ -38,12 +38,8 @@ def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S
 
 def help_text(cls: type[Settings], command: str) -> str:
     """Write the help of a command: usage, what it does, every setting."""
-    options = options_of(cls)
-    placed = sorted(
-        (option for option in options.values() if option.position is not None),
-        key=lambda option: option.position or 0,
-    )
-    words = [f"[{option.name.upper()}]" for option in placed]
+    names = Names(cls)
+    words = [f"[{option.name.upper()}]" for option in names.placed]
     lines = [
         " ".join([_("usage: danlu {command}").format(command=command), *words])
         + _(" [FILE.yaml] [--key value ...]"),
@@ -51,7 +47,7 @@ def help_text(cls: type[Settings], command: str) -> str:
         _((cls.__doc__ or "").strip()),
         "",
     ]
-    for option in options.values():
+    for option in names.options.values():
         lines += _entry(f"--{option.name} {describe_type(option)}", _help_of(option))
     lines += _entry("--print_settings", _("print every value and where it comes from, then stop"))
     lines += _entry("--help", _("print this text, then stop"))

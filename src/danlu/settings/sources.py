@@ -1,9 +1,9 @@
 """Where values come from: words of the command line, a YAML file, the environment.
 
-Each source gives text (or several texts for a list) with the place it stands at; turning text into
-typed values is resolve.py's part. Words follow Hugging Face's style: `--key value`, `--key=value`,
-`--do_train` alone is true, dashes and underscores are alike. `key=value` is read only after a
-first word that ends in .yaml or .yml, which is the settings file.
+Each source gives text (or several texts for a list) with its place; resolve.py turns text into
+typed values. Words follow Hugging Face's style: `--key value`, `--key=value`, `--do_train` alone is
+true, dashes and underscores are the same. `key=value` is read only after a first word that ends in
+.yaml or .yml, which is the settings file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Given:
 
 @dataclass(kw_only=True)
 class CommandLine:
-    """What the words of a command say."""
+    """A command's words, read. asks: which of COMMON were given."""
 
     file: Path | None = None
     values: dict[str, Given] = field(default_factory=dict)
@@ -51,13 +51,17 @@ def shown_origin(origin: str) -> str:
 
 
 class Names:
-    """All names of a command's options: true names, aliases, dashes for underscores."""
+    """A command's options by any of their names: own name, alias, dashes for underscores.
+
+    placed: the options that words without a flag fill, in order.
+    """
 
     def __init__(self, cls: type[Settings]) -> None:
         self.options = options_of(cls)
-        foreign = foreign_options_of(cls)
+        placed = [option for option in self.options.values() if option.position is not None]
+        self.placed = sorted(placed, key=lambda option: option.position or 0)
         self._own = {n: o for o in self.options.values() for n in (o.name, *o.aliases)}
-        self._known = {**foreign, **self._own}
+        self._known = {**foreign_options_of(cls), **self._own}
 
     def find(self, key: str) -> Option | None:
         """Look a name up."""
@@ -93,8 +97,7 @@ class _WordReader:
         self._words = list(words)
         self._at = 0
         self._found = CommandLine()
-        placed = [o for o in names.options.values() if o.position is not None]
-        self._places = sorted(placed, key=lambda o: o.position or 0)
+        self._places = list(names.placed)
         self._seen_a_word = False
 
     def read(self) -> CommandLine:
@@ -133,11 +136,8 @@ class _WordReader:
     def _value_of(self, option: Option) -> str | tuple[str, ...]:
         word = self._words[self._at] if self._at < len(self._words) else None
         if option.is_switch:
-            wanted = word is not None and word.lower() in (
-                *BOOLEANS,
-                *NULLS[: 2 * option.takes_null],
-            )
-            return self._next() if wanted else "true"
+            values = (*BOOLEANS, *NULLS) if option.takes_null else tuple(BOOLEANS)
+            return self._next() if word is not None and word.lower() in values else "true"
         if word is None or not _is_value(word):
             if option.takes_bool:
                 return "true"
@@ -150,10 +150,10 @@ class _WordReader:
             )
         if not option.takes_many:
             return self._next()
-        values = [self._next()]
+        texts = [self._next()]
         while self._at < len(self._words) and self._continues_list(self._words[self._at]):
-            values.append(self._next())
-        return values[0] if len(values) == 1 else tuple(values)
+            texts.append(self._next())
+        return texts[0] if len(texts) == 1 else tuple(texts)
 
     def _continues_list(self, word: str) -> bool:
         return _is_value(word) and self._key_value(word) is None

@@ -13,13 +13,14 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, ToolCall
 
-TEMPLATES = ("qwen3", "qwen3_nothink")
+Template = Literal["qwen3", "qwen3_nothink"]
+TEMPLATES: tuple[Template, ...] = get_args(Template)
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 THOUGHT_START = "<think>"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from danlu.errors import UsageError
 from danlu.language import _
@@ -92,60 +91,4 @@ def _check_needs_no_evaluation(settings: TrainSettings) -> None:
                 _("--{name} needs rows to evaluate on.").format(name=name),
                 why=_("No rows are held out, and eval_dataset names none."),
                 fix=_("Add --val_size 0.1, or --eval_dataset NAME"),
-            )
-
-
-def check_required(
-    settings: TrainSettings, names: Sequence[str] = ("dataset", "output_dir")
-) -> None:
-    """Raise UsageError for a setting that is missing (of `names`) or cannot work."""
-    for name, example in (("dataset", "rows.jsonl"), ("output_dir", "my-run")):
-        if name in names and not getattr(settings, name):
-            raise UsageError(
-                _("--{name} is missing.").format(name=name),
-                why=_("danlu train needs data to learn and a folder for the result.")
-                if "output_dir" in names
-                else _("danlu plan needs the data that would be learned."),
-                fix=f"danlu {'train' if 'output_dir' in names else 'plan'} --{name} {example} ...",
-            )
-    if not settings.do_train:
-        raise UsageError(
-            _("--do_train false leaves nothing to do."),
-            why=_("danlu train trains; it does not only evaluate."),
-            fix="--do_train true",
-        )
-    if settings.finetuning_type == "full" and settings.adapter_name_or_path:
-        raise UsageError(
-            _("--adapter_name_or_path cannot be trained with --finetuning_type full."),
-            why=_("Full fine-tuning changes the weights of the model; an adapter stands beside."),
-            fix=_("Merge it first: danlu merge --adapter {adapter} --export_dir my-model").format(
-                adapter=settings.adapter_name_or_path
-            ),
-        )
-    _check_ranges(settings)
-
-
-def _check_ranges(settings: TrainSettings) -> None:
-    smallest = {
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 1,
-        "cutoff_len": 1,
-        "logging_steps": 0,
-        "eval_steps": 0,
-        "save_steps": 0,
-        "warmup_steps": 0,
-        "warmup_ratio": 0,
-        "val_size": 0,
-        "early_stopping_patience": 0,
-        "learning_rate": 0,
-    }
-    for name in ("save_total_limit", "micro_batch_tokens"):
-        if getattr(settings, name) is not None:
-            smallest[name] = 1
-    for name, least in smallest.items():
-        if getattr(settings, name) < least:
-            raise UsageError(
-                _("--{name} must be {least} or more.").format(name=name, least=least),
-                why=_("It is {value}.").format(value=getattr(settings, name)),
-                fix=f"--{name} {least}",
             )

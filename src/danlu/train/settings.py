@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from danlu.data.settings import DataSettings
+from danlu.errors import UsageError
+from danlu.hub.settings import DeviceName, DtypeName
+from danlu.language import _
 from danlu.model.recompute import Recompute
+from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges
 from danlu.settings.schema import Foreign, option
 from danlu.train.foreign import FOREIGN
 
@@ -93,15 +97,19 @@ class TrainSettings(DataSettings):
     lora_dropout: float = option(0.0, "share of the adapter's inputs set to zero")
     lora_target: str = option("all", "projections: all, or some such as q_proj,v_proj,up_proj")
     use_rslora: bool = option(False, "scale by alpha / sqrt(rank) instead")
-    per_device_train_batch_size: int = option(2, "rows of a step = this x accumulation steps")
-    gradient_accumulation_steps: int = option(8, "rows of a step = batch size x this")
-    learning_rate: float = option(1e-4, "peak learning rate")
+    per_device_train_batch_size: PositiveInt = option(
+        2, "rows of a step = this x accumulation steps"
+    )
+    gradient_accumulation_steps: PositiveInt = option(8, "rows of a step = batch size x this")
+    learning_rate: NonNegativeFloat = option(1e-4, "peak learning rate")
     lr_scheduler_type: ScheduleName = option("cosine", "shape of the learning rate")
     lr_scheduler_kwargs: str = option(
         "", 'its numbers as JSON: {"num_cycles": 2}, {"power": 2}, {"min_lr": 1e-6}'
     )
-    warmup_steps: float = option(0, "steps until the peak; below 1 a share of all steps")
-    warmup_ratio: float = option(0.0, "share of all steps until the peak, if warmup_steps is 0")
+    warmup_steps: NonNegativeFloat = option(0, "steps until the peak; below 1 a share of all steps")
+    warmup_ratio: NonNegativeFloat = option(
+        0.0, "share of all steps until the peak, if warmup_steps is 0"
+    )
     num_train_epochs: float = option(3.0, "passes over the data")
     max_steps: int = option(-1, "stop after this many steps; replaces num_train_epochs")
     weight_decay: float = option(0.0, "AdamW's decay; never applied to norm weights")
@@ -115,29 +123,35 @@ class TrainSettings(DataSettings):
         "when to evaluate besides the end; auto: every eval_steps where given",
         aliases=("evaluation_strategy",),
     )
-    eval_steps: float = option(0, "evaluate every so many steps; below 1 a share of all steps")
+    eval_steps: NonNegativeFloat = option(
+        0, "evaluate every so many steps; below 1 a share of all steps"
+    )
     save_strategy: Literal["no", "steps", "epoch", "best"] = option(
         "steps", "when to save besides the end and each new best evaluation"
     )
-    save_steps: float = option(500, "save every so many steps; below 1 a share of all steps")
-    save_total_limit: int | None = option(None, "keep only the newest checkpoints and the best")
+    save_steps: NonNegativeFloat = option(
+        500, "save every so many steps; below 1 a share of all steps"
+    )
+    save_total_limit: PositiveInt | None = option(
+        None, "keep only the newest checkpoints and the best"
+    )
     load_best_model_at_end: bool = option(False, "the result is the best evaluated step")
     metric_for_best_model: Metric | Literal["loss"] = option(
         "eval_loss", "what the best step is chosen by; lower is better"
     )
-    early_stopping_patience: int = option(
+    early_stopping_patience: NonNegativeInt = option(
         0,
         "stop after so many evaluations without a better one; 0 is off",
         aliases=("early_stopping_steps",),
     )
-    logging_steps: float = option(10, "a line and a log entry every so many steps")
+    logging_steps: NonNegativeFloat = option(10, "a line and a log entry every so many steps")
     plot_loss: bool = option(True, "draw the loss curves")
     report_to: Literal["auto", "none", "tensorboard", "all"] = option(
         "auto", "auto: TensorBoard where logging_dir or AutoDL's log folder exists"
     )
     logging_dir: str = option("", "folder for TensorBoard")
     report: bool = option(True, "write report.html and report.md at the end")
-    micro_batch_tokens: int | None = option(
+    micro_batch_tokens: PositiveInt | None = option(
         None, "tokens computed at once; bounds memory, not the result; planned if not given"
     )
     recompute: Recompute | Literal["auto"] = option(
@@ -147,7 +161,37 @@ class TrainSettings(DataSettings):
     )
     fp16: bool = option(False, "16-bit precision: bfloat16 where the device has it, else float16")
     bf16: bool = option(False, "the same as --dtype bfloat16")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
-        "auto", "precision of the weights"
-    )
-    device: Literal["auto", "npu", "cuda", "cpu"] = option("auto", "where to compute")
+    dtype: DtypeName = "auto"
+    device: DeviceName = "auto"
+
+
+def check_settings(settings: TrainSettings, *, command: Literal["train", "plan"] = "train") -> None:
+    """Raise UsageError for a setting that the command lacks, or that cannot work."""
+    if command == "train":
+        required = {"dataset": "rows.jsonl", "output_dir": "my-run"}
+        why = _("danlu train needs data to learn and a folder for the result.")
+    else:
+        required = {"dataset": "rows.jsonl"}
+        why = _("danlu plan needs the data that would be learned.")
+    for name, example in required.items():
+        if not getattr(settings, name):
+            raise UsageError(
+                _("--{name} is missing.").format(name=name),
+                why=why,
+                fix=f"danlu {command} --{name} {example} ...",
+            )
+    if not settings.do_train:
+        raise UsageError(
+            _("--do_train false leaves nothing to do."),
+            why=_("danlu train trains; it does not only evaluate."),
+            fix="--do_train true",
+        )
+    if settings.finetuning_type == "full" and settings.adapter_name_or_path:
+        raise UsageError(
+            _("--adapter_name_or_path cannot be trained with --finetuning_type full."),
+            why=_("Full fine-tuning changes the weights of the model; an adapter stands beside."),
+            fix=_("Merge it first: danlu merge --adapter {adapter} --export_dir my-model").format(
+                adapter=settings.adapter_name_or_path
+            ),
+        )
+    check_ranges(settings)

@@ -56,8 +56,8 @@ from danlu.train.job.tensorboard import TensorBoard, log_folder
 from danlu.train.loop.method import FullMethod, LoraMethod, Method
 from danlu.train.loop.precision import choose_precision
 from danlu.train.loop.trainer import Interrupted, Trainer
-from danlu.train.recipe import check_required, logging_steps_of, recipe_of
-from danlu.train.settings import TrainSettings
+from danlu.train.recipe import logging_steps_of, recipe_of
+from danlu.train.settings import TrainSettings, check_settings
 
 
 class Finetune:
@@ -67,7 +67,7 @@ class Finetune:
     """
 
     def __init__(self, settings: TrainSettings, origins: Mapping[str, str] | None = None) -> None:
-        check_required(settings)
+        check_settings(settings)
         self.settings = settings
         self.path = Path(settings.output_dir).expanduser().absolute()
         if not (self._resumes or settings.overwrite_output_dir):

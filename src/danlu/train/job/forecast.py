@@ -22,8 +22,8 @@ from danlu.train.fit.planning import job_of, plan_run, wish_of, workload_of
 from danlu.train.job.adapter import lora_config, named_adapter
 from danlu.train.job.prepare import prepare_data
 from danlu.train.loop.precision import choose_precision
-from danlu.train.recipe import check_required, recipe_of
-from danlu.train.settings import TrainSettings
+from danlu.train.recipe import recipe_of
+from danlu.train.settings import TrainSettings, check_settings
 
 # Tokens of Qwen3's tokenizer for one of the starter's, over all rows: 0.41 on 1,000 Chinese and
 # 0.45 on 1,000 English rows (measured); short rows have up to 0.57.
@@ -36,7 +36,7 @@ def forecast(settings: TrainSettings, device: str) -> Plan:
     A published model that is not on this machine is planned by its shape; its tokens are estimated.
     Raises UsageError for unknown names and CapacityError where nothing fits.
     """
-    check_required(settings, ("dataset",))
+    check_settings(settings, command="plan")
     facts, budget, dtype = _device(settings, device)
     config, tokenizer = _model(settings.model_name_or_path)
     ratio = None
