@@ -119,7 +119,8 @@ def test_it_shows_every_held_out_row_with_both_answers(place: Path) -> None:
         assert before != after
     html = (place / "run" / "report.html").read_text(encoding="utf-8")
     assert html.count("<article>") == 8
-    assert html.count("<polyline") == 3
+    for colour in ("faint", "train", "accent"):
+        assert len(re.findall(f"<path [^>]*stroke: var\\(--{colour}\\)", html)) == 1
     assert len(found.probe()) == len(PROBES)
 
 

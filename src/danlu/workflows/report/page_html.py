@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from html import escape
 
-from danlu.workflows.report.chart import svg
+from danlu.runs.curve import GRID, HELD_OUT, SMOOTHED, TRAIN
 from danlu.workflows.report.page import (
-    Block,
-    Chart,
     Heading,
     Page,
     Paragraph,
+    Part,
+    Picture,
     Said,
     SideBySide,
     Table,
@@ -23,9 +23,10 @@ from danlu.workflows.report.page import (
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fbfaf8; --card: #fff; --ink: #22262b; --dim: #667079;
-  --line: #dfdcd5; --accent: #b8430c; --train: #35566b; --warn: #fff2dc; }
+  --line: #dfdcd5; --accent: #b8430c; --train: #35566b; --faint: #9db4c0; --warn: #fff2dc; }
 @media (prefers-color-scheme: dark) { :root { --page: #15181b; --card: #1d2125; --ink: #e4e2dd;
-  --dim: #98a1a9; --line: #343a40; --accent: #f08a4b; --train: #8fb8d0; --warn: #3a2d16; } }
+  --dim: #98a1a9; --line: #343a40; --accent: #f08a4b; --train: #8fb8d0; --faint: #45596a;
+  --warn: #3a2d16; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 62rem; background: var(--page);
   color: var(--ink); font: 16px/1.55 system-ui, "Noto Sans", "Noto Sans CJK SC",
@@ -45,7 +46,13 @@ thead th { color: var(--dim); font-weight: 600; font-size: .82rem; border-top: 0
 tbody th { font-weight: 500; min-width: 9rem; }
 tr, article, figure { break-inside: avoid; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); padding: .8rem; }
-svg { display: block; width: 100%; height: auto; }
+figcaption { display: flex; gap: 1.4rem; color: var(--dim); font-size: .8rem;
+  margin-bottom: .3rem; }
+figcaption span:first-child { flex: 1; }
+figcaption i { display: inline-block; width: 1.4rem; height: 3px; margin-right: .5rem;
+  vertical-align: middle; }
+.below { justify-content: end; margin: 0; }
+svg { display: block; width: 100%; height: auto; font-size: 13px; fill: var(--dim); }
 article { background: var(--card); border: 1px solid var(--line); margin: 0 0 1rem; }
 article header { padding: .7rem .9rem; border-bottom: 1px solid var(--line); }
 .place { color: var(--dim); font-size: .8rem; overflow-wrap: anywhere; }
@@ -59,10 +66,17 @@ h3 em.praise { color: var(--train); }
 .thought { color: var(--dim); font-size: .88rem; border-left: 2px solid var(--line);
   padding-left: .6rem; margin-bottom: .5rem; }
 @media print { :root { --page: #fff; --card: #fff; --ink: #000; --dim: #444; --line: #bbb;
-  --train: #35566b; --accent: #b8430c; --warn: #fff; } body { padding: 0 2px; font-size: 11pt; }
+  --train: #35566b; --faint: #9db4c0; --accent: #b8430c; --warn: #fff; }
+  body { padding: 0 2px; font-size: 11pt; }
   article { break-inside: auto; } article header { break-after: avoid; }
   .text, .thought { max-height: none; } }
 """
+_COLOURS = {
+    TRAIN: "var(--faint)",
+    SMOOTHED: "var(--train)",
+    HELD_OUT: "var(--accent)",
+    GRID: "var(--line)",
+}
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -80,24 +94,24 @@ def to_html(page: Page) -> str:
             "<body>",
             f"<h1>{_text(page.title)}</h1>",
             f'<p class="subtitle">{_text(page.subtitle)}</p>',
-            *map(_block, page.blocks),
+            *map(_part, page.parts),
             "</body></html>",
             "",
         )
     )
 
 
-def _block(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"<h2>{_text(block.text)}</h2>"
-    if isinstance(block, Paragraph):
-        kind = ' class="warning"' if block.is_warning else ""
-        return f"<p{kind}>{_text(block.text)}</p>"
-    if isinstance(block, Table):
-        return _table(block)
-    if isinstance(block, Chart):
-        return f"<figure>{svg(block)}</figure>"
-    return _side_by_side(block)
+def _part(part: Part) -> str:
+    if isinstance(part, Heading):
+        return f"<h2>{_text(part.text)}</h2>"
+    if isinstance(part, Paragraph):
+        kind = ' class="warning"' if part.is_warning else ""
+        return f"<p{kind}>{_text(part.text)}</p>"
+    if isinstance(part, Table):
+        return _table(part)
+    if isinstance(part, Picture):
+        return _picture(part)
+    return _side_by_side(part)
 
 
 def _table(table: Table) -> str:
@@ -112,12 +126,29 @@ def _table(table: Table) -> str:
     return f'<div class="wide"><table>{head}<tbody>{rows}</tbody></table></div>'
 
 
-def _side_by_side(block: SideBySide) -> str:
-    answers = "".join(f"<section>{_said(head, said)}</section>" for head, said in block.answers)
+def _side_by_side(part: SideBySide) -> str:
+    answers = "".join(f"<section>{_said(head, said)}</section>" for head, said in part.answers)
     return (
-        f'<article><header><div class="place">{_text(block.place)}</div>'
-        f'<div class="text" dir="auto">{_text(block.prompt)}</div></header>'
+        f'<article><header><div class="place">{_text(part.place)}</div>'
+        f'<div class="text" dir="auto">{_text(part.prompt)}</div></header>'
         f'<div class="answers">{answers}</div></article>'
+    )
+
+
+def _picture(picture: Picture) -> str:
+    """Draw in the page's own colours, so that the picture follows light, dark and paper."""
+    svg = picture.svg
+    for colour, variable in _COLOURS.items():
+        svg = svg.replace(colour, variable)
+    legend = "".join(
+        f'<span><i style="background: {_COLOURS[colour]}"></i>{_text(name)}</span>'
+        for name, colour in picture.legend
+    )
+    label = f"{picture.y_label}: {', '.join(name for name, _colour in picture.legend)}"
+    return (
+        f"<figure><figcaption><span>{_text(picture.y_label)}</span>{legend}</figcaption>"
+        f'<div role="img" aria-label="{_text(label)}">{svg}</div>'
+        f'<figcaption class="below">{_text(picture.x_label)}</figcaption></figure>'
     )
 
 

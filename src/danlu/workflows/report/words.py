@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from danlu.language import _, chosen_language
-from danlu.runs.curve import CURVE_FILE, smoothed
+from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
 from danlu.text.conversation import Conversation, Message
 from danlu.workflows.answers import Answer
 from danlu.workflows.form import is_empty, repeats_itself, visible_text
 from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.page import (
-    Block,
-    Chart,
-    Curve,
     Heading,
     Page,
     Paragraph,
+    Part,
+    Picture,
     Said,
     SideBySide,
     Table,
@@ -42,7 +41,7 @@ def page_of(found: BeforeAfter) -> Page:
         .format(base=run.base.name, what=what, tuned=found.tuned, state=f"{run.state} {run.detail}")
         .rstrip(),
         language="zh-CN" if chosen_language() == "zh_CN" else "en",
-        blocks=[
+        parts=[
             *_warnings(found),
             Heading(text=_("In short")),
             Table(heads=("", _("base"), _("tuned")), rows=short_rows(found)),
@@ -87,7 +86,7 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
     return rows
 
 
-def _warnings(found: BeforeAfter) -> list[Block]:
+def _warnings(found: BeforeAfter) -> list[Part]:
     judged = found.judged
     lines = []
     if judged is None:
@@ -129,43 +128,44 @@ def _warnings(found: BeforeAfter) -> list[Block]:
     return [Paragraph(text=line, is_warning=True) for line in lines]
 
 
-def _curve(records: Sequence[Mapping[str, Any]]) -> list[Block]:
-    train = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
-    held_out = [(r["step"], r["eval_loss"]) for r in records if r.get("eval_loss") is not None]
-    if not train and not held_out:
+def _curve(records: Sequence[Mapping[str, Any]]) -> list[Part]:
+    curves = LossCurves.of(records)
+    legend = []
+    if curves.train:
+        legend += [(_("training"), TRAIN), (_("training, smoothed"), SMOOTHED)]
+    if curves.held_out:
+        legend.append((_("held out"), HELD_OUT))
+    if not legend:
         return []
-    blocks: list[Block] = [
+    parts: list[Part] = [
         Heading(text=_("Loss while training")),
-        Chart(
-            curves=[
-                Curve(name=_("training"), points=train, style="faint"),
-                Curve(name=_("training, smoothed"), points=smoothed(train), style="train"),
-                Curve(name=_("held out"), points=held_out, style="eval", marks=True),
-            ],
+        Picture(
+            svg=loss_svg(curves),
+            file=CURVE_FILE,
             x_label=_("step"),
             y_label=_("loss (nats per token)"),
-            picture=CURVE_FILE,
+            legend=legend,
         ),
     ]
-    if held_out:
-        step, best = min(held_out, key=lambda point: point[1])
+    if curves.held_out:
+        step, best = min(curves.held_out, key=lambda point: point[1])
         text = _("Lowest held-out loss: {loss:.4f} at step {step}.").format(loss=best, step=step)
-        blocks.append(Paragraph(text=text))
-    return blocks
+        parts.append(Paragraph(text=text))
+    return parts
 
 
-def _questions(found: BeforeAfter) -> list[Block]:
+def _questions(found: BeforeAfter) -> list[Part]:
     if found.judged is None or not found.judged.questions:
         return []
     title = (
         _("Held-out prompts") if found.judged.held_out else _("Training prompts (none held out)")
     )
-    blocks: list[Block] = [Heading(text=title)]
+    parts: list[Part] = [Heading(text=title)]
     for question, before, after in zip(
         found.judged.questions, found.before.held_out, found.after.held_out, strict=True
     ):
         reference = visible_text(question.reference)
-        blocks.append(
+        parts.append(
             SideBySide(
                 place=question.place,
                 prompt=_prompt(question.conversation),
@@ -176,7 +176,7 @@ def _questions(found: BeforeAfter) -> list[Block]:
                 ),
             )
         )
-    return blocks
+    return parts
 
 
 def _prompt(conversation: Conversation) -> str:
@@ -213,7 +213,7 @@ def _said(answer: Answer, reference: str) -> Said:
     )
 
 
-def _probe(found: BeforeAfter) -> list[Block]:
+def _probe(found: BeforeAfter) -> list[Part]:
     rows = [
         (
             probe.prompt,
@@ -242,7 +242,7 @@ def _mark(is_right: bool | None) -> str:
     return {True: "✓ ", False: "✗ ", None: "… "}[is_right]
 
 
-def _forms(found: BeforeAfter) -> list[Block]:
+def _forms(found: BeforeAfter) -> list[Part]:
     before, after = found.forms()
     rule = {
         True: _("An answer must open with a thought and close it."),
@@ -272,7 +272,7 @@ def _forms(found: BeforeAfter) -> list[Block]:
     ]
 
 
-def _data(found: BeforeAfter) -> list[Block]:
+def _data(found: BeforeAfter) -> list[Part]:
     data = found.run.data
     names = (
         ("num_rows", _("rows read")),
