@@ -49,7 +49,6 @@ def page(text: str) -> Page:
     return Page(
         title=text,
         subtitle=text,
-        language="en",
         parts=[
             Heading(text=text),
             Paragraph(text=text, is_warning=True),
@@ -146,5 +145,5 @@ def test_markdown_has_no_control_characters_and_no_markup_of_a_texts_own(text: s
 def test_a_cell_stays_in_its_cell() -> None:
     rows = [("a|b", "c\nd")]
     part = Table(heads=("x", "y"), rows=rows)
-    text = to_markdown(Page(title="t", subtitle="s", language="en", parts=[part]))
+    text = to_markdown(Page(title="t", subtitle="s", parts=[part]))
     assert text.splitlines()[-1] == "| a\\|b | c d |"

@@ -73,11 +73,10 @@ Part = Heading | Paragraph | Table | SideBySide | Picture
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A title, a line under it, and parts. language: a BCP 47 tag."""
+    """A title, a line under it, and parts."""
 
     title: str
     subtitle: str
-    language: str
     parts: Sequence[Part]
 
 

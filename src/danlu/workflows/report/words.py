@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from danlu.language import _, chosen_language
+from danlu.language import _
 from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
 from danlu.text.conversation import Conversation, Message
 from danlu.workflows.answers import Answer
@@ -40,7 +40,6 @@ def page_of(found: BeforeAfter) -> Page:
         subtitle=_("{base}, fine-tuned ({what}); compared with {tuned}; run {state}")
         .format(base=run.base.name, what=what, tuned=found.tuned, state=f"{run.state} {run.detail}")
         .rstrip(),
-        language="zh-CN" if chosen_language() == "zh_CN" else "en",
         parts=[
             *_warnings(found),
             Heading(text=_("In short")),
