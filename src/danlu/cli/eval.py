@@ -108,7 +108,7 @@ def report_lines(event: Stage | Written) -> list[str]:
         what = {
             "loss": _("the loss"),
             "held_out": _("answers to rows of the data"),
-            "probe": _("answers to general prompts"),
+            "general": _("answers to general prompts"),
         }[event.name]
         return [_("Report: measuring {what}").format(what=what)]
     rows = short_rows(event.found)

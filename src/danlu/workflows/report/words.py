@@ -1,4 +1,4 @@
-"""The words and tables of the before/after report, from what measuring has found."""
+"""The sentences and tables of the before/after report, from its measurements."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from danlu.workflows.report.page import (
     SideBySide,
     Table,
 )
-from danlu.workflows.report.prompts import PROBES
+from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.scores import is_exact
 
-# So many of the rows that were left out are shown.
+# How many of the rows that were left out are listed.
 _SHOWN_ROWS = 10
-# So many characters of an answer stand in a cell.
+# The longest beginning of an answer in a cell, in characters.
 _CELL_LENGTH = 300
 
 
 def page_of(found: BeforeAfter) -> Page:
-    """Write the report as a page, in the language of the user."""
+    """Write the report in the language of the user."""
     run = found.run
     what = {"lora": _("adapter"), "full": _("all weights")}.get(run.kind, run.kind)
     return Page(
@@ -46,7 +46,7 @@ def page_of(found: BeforeAfter) -> Page:
             Table(heads=("", _("base"), _("tuned")), rows=short_rows(found)),
             *_curve(found.records),
             *_questions(found),
-            *_probe(found),
+            *_general_prompts(found),
             *_forms(found),
             *_data(found),
             Heading(text=_("What it cost")),
@@ -56,7 +56,7 @@ def page_of(found: BeforeAfter) -> Page:
 
 
 def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
-    """List the figures that matter most, before and after: what the terminal shows, too."""
+    """List the main figures, before and after; the terminal shows them, too."""
     rows: list[tuple[str, ...]] = []
     held_out = found.judged is not None and found.judged.held_out
     if found.losses is not None:
@@ -74,7 +74,7 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
             (_("answers exactly as in the data"), f"{exact[0]}/{total}", f"{exact[1]}/{total}"),
             (_("likeness to the data's answers (ROUGE-L)"), *(f"{x:.1f}" for x in likeness)),
         ]
-    finished = [pair for pair in found.probe() if None not in pair]
+    finished = [pair for pair in found.passed() if None not in pair]
     passed = (f"{sum(map(bool, side))}/{len(finished)}" for side in zip(*finished, strict=True))
     if finished:
         rows.append((_("general prompts answered rightly"), *passed))
@@ -212,15 +212,15 @@ def _said(answer: Answer, reference: str) -> Said:
     )
 
 
-def _probe(found: BeforeAfter) -> list[Part]:
+def _general_prompts(found: BeforeAfter) -> list[Part]:
     rows = [
         (
-            probe.prompt,
+            prompt.text,
             _mark(was_right) + _beginning(base),
             _mark(is_right) + _beginning(tuned),
         )
-        for probe, (was_right, is_right), base, tuned in zip(
-            PROBES, found.probe(), found.before.probes, found.after.probes, strict=True
+        for prompt, (was_right, is_right), base, tuned in zip(
+            GENERAL_PROMPTS, found.passed(), found.before.general, found.after.general, strict=True
         )
     ]
     note = _("Eight general prompts with a known answer: what the tuned model should not forget.")
@@ -249,7 +249,7 @@ def _forms(found: BeforeAfter) -> list[Part]:
             "An answer must hold no thinking tags: the prompt already holds an empty thought."
         ),
         None: _("An answer holds one closed thought, or none."),
-    }[found.run.enable_thinking if found.run.template == "qwen3" else None]
+    }[found.prescribed_thinking]
     names = (
         ("answers", _("answers")),
         ("thought_kept", _("thinking format kept")),
