@@ -14,7 +14,7 @@ from danlu.data.datasets import Row
 from danlu.dialog.assistant import open_assistant
 from danlu.dialog.settings import ModelSettings
 from danlu.engine.request import SamplingSettings
-from danlu.workflows.evaluation import PREDICTIONS_FILE, RESULTS_FILE, Progress, evaluate
+from danlu.workflows.evaluation import PREDICTIONS_FILE, RESULTS_FILE, EvaluationProgress, evaluate
 from danlu.workflows.held_out import read_dataset
 from danlu.workflows.report import measure
 from danlu.workflows.scores import score
@@ -119,7 +119,7 @@ def test_predictions_are_written_as_they_come(place: Path) -> None:
     file = place / "growing" / PREDICTIONS_FILE
     seen = []
     for event in evaluate(assistant, rows, file.parent, max_new_tokens=8):
-        if isinstance(event, Progress) and event.stage == "answers":
+        if isinstance(event, EvaluationProgress) and event.stage == "answers":
             seen.append((event.done, len(lines_of(file))))
             assert not (file.parent / RESULTS_FILE).exists()
     assert seen == [(n, n) for n in range(1, 6)]

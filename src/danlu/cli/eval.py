@@ -17,7 +17,7 @@ from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
-    from danlu.workflows.evaluation import Progress, Scored
+    from danlu.workflows.evaluation import EvaluationProgress, Scored
     from danlu.workflows.report.measure import Stage
     from danlu.workflows.report.report import Written
 
@@ -102,7 +102,7 @@ def _report(settings: EvalSettings) -> None:
 
 
 def report_lines(event: Stage | Written) -> list[str]:
-    """Say what is measured now; at the end what was found and where the report is."""
+    """Describe the stage that begins, or at the end the results and where the report is."""
     from danlu.workflows.report.measure import Stage
     from danlu.workflows.report.words import short_rows
 
@@ -110,7 +110,7 @@ def report_lines(event: Stage | Written) -> list[str]:
         what = {
             "loss": _("the loss"),
             "held_out": _("answers to rows of the data"),
-            "probe": _("answers to general prompts"),
+            "general": _("answers to general prompts"),
         }[event.name]
         return [_("Report: measuring {what}").format(what=what)]
     rows = short_rows(event.found)
@@ -148,8 +148,8 @@ def _score(settings: EvalSettings) -> None:
             _show_progress(event)
 
 
-def _show_progress(event: Progress) -> None:
-    """Rewrite one line in a terminal; elsewhere print about ten lines a stage."""
+def _show_progress(event: EvaluationProgress) -> None:
+    """Rewrite one line in a terminal; elsewhere print about ten lines per stage."""
     text = {"loss": _("loss"), "answers": _("answers")}[event.stage]
     line = f"{text} {event.done}/{event.total}"
     if sys.stdout.isatty():

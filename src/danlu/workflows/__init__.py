@@ -1,0 +1,1 @@
+"""Workflows that need both training and answers: demo, before/after report, scores."""

@@ -1,7 +1,7 @@
-"""Many answers at once, given out in the order of their questions, until a deadline.
+"""Many answers at once, yielded in the order of their questions, until a deadline.
 
 The engine computes all running requests in one batch; this keeps a bounded number of them running.
-Knows dialogs and time. Must not know what answers are judged by.
+Knows dialogs and time. Must not know how answers are judged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WIDTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question: the messages up to the answer, and whether the adapter answers or the base."""
+    """The messages before an answer, and whether the adapter answers or the plain base."""
 
     conversation: Conversation
     with_adapter: bool = True
@@ -35,9 +35,9 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came back. raw: the text as the model wrote it, tags included.
+    """What a model answered. raw: the text as the model wrote it, tags included.
 
-    ended: stop (the model ended it), length (the token limit), time (the deadline; perhaps before
+    ended: stop (the model ended it), length (the token limit), time (the deadline, possibly before
     the first token) or refused (`problem` says why).
     """
 
@@ -47,26 +47,26 @@ class Answer:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the model, or the token limit, ended it."""
+        """Whether the model or the token limit ended it."""
         return self.ended in ("stop", "length")
 
     @property
     def message(self) -> Message:
-        """The answer as a message: reasoning, visible text and tool calls apart."""
+        """The answer as a message, with reasoning, visible text and tool calls separated."""
         parser = Parser()
         return assistant_message([*parser.feed(self.raw), *parser.finish()])
 
 
 @dataclass(kw_only=True, eq=False)
 class _Live:
-    """An answer that is being written."""
+    """An answer in progress."""
 
     stream: Generator[str | Usage | End, None, None]
     pieces: list[str] = field(default_factory=list)
     answer: Answer | None = None
 
     def advance(self) -> None:
-        """Take the next event; the engine moves all others on with it."""
+        """Take the next event; the engine step for it also advances all other answers."""
         try:
             event = next(self.stream)
         except DanluError as problem:
@@ -78,7 +78,7 @@ class _Live:
             self.end("stop" if event.reason == "stop" else "length")
 
     def end(self, reason: Literal["stop", "length", "time"]) -> None:
-        """Take what has come so far as the answer."""
+        """Make what was generated so far the answer."""
         self.stream.close()
         self.answer = Answer(raw="".join(self.pieces), ended=reason)
 
@@ -91,10 +91,10 @@ def answers(
     deadline: float | None = None,
     clock: Clock = time.monotonic,
 ) -> Generator[Answer, None, None]:
-    """Yield one answer for each question, in order, as soon as those before it are there.
+    """Yield one answer for each question, in order, as soon as all before it are complete.
 
-    `deadline` is a time of `clock`; what is not finished then is given out as far as it came.
-    Closing the iterator aborts what runs.
+    deadline: a time of `clock`; answers that are not complete by then are yielded as they are.
+    Closing the iterator aborts the running requests.
     """
     waiting = (_start(assistant, asked, sampling) for asked in questions)
     queue: deque[_Live] = deque()
@@ -107,8 +107,8 @@ def answers(
             if not queue:
                 return
             for live in running:
-                # One event each in turn keeps the answers level: a deadline then treats all alike.
-                # Each may compute a step (where a prompt begins, a long one), hence the look here.
+                # One event each in turn keeps the answers level: a deadline treats all alike.
+                # Each event may cost an engine step (long for a new prompt): look every time.
                 if deadline is not None and clock() >= deadline:
                     live.end("time")
                 else:

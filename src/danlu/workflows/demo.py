@@ -1,8 +1,8 @@
 """The demo: the built-in model before and after learning a new identity and a new skill.
 
-Uses the same rooms as a user's own run, in the same order: ask, fine-tune, compare, merge, ask.
-Everything it writes lies in DANLU_HOME/demo and is made anew each time, so an interrupted demo can
-simply be started again.
+Calls the same code as a user's own run, in the same order: ask, fine-tune, compare, merge, ask.
+Everything it writes is in DANLU_HOME/demo and is made anew each time, so an interrupted demo can
+be started again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QUESTIONS = (
     "短文：张伟住在青溪镇。李娜是一名医生。\n问题：李娜的职业是什么？",
     "Write JSON with name, city, job: Nora lives in Lorvik, works as a baker.",
 )
-# Answers are short; a small model that loses its way must not talk on.
+# Answers are short; a small model that loses the thread must not go on for long.
 SAMPLING = SamplingSettings(temperature=0.0, max_tokens=120)
 
 
@@ -64,7 +64,7 @@ class Demo:
 
     @contextmanager
     def started_over(self) -> Iterator[None]:
-        """Take the folder for this process and remove what an earlier demo left there.
+        """Lock the folder for this process and remove what an earlier demo left there.
 
         Raises UsageError while another demo is running.
         """
@@ -134,7 +134,7 @@ def answer_text(assistant: Assistant, question: str, *, with_adapter: bool = Tru
 
 
 def held_out_scores(assistant: Assistant) -> list[Score]:
-    """Ask what training never saw, of the base and of the fine-tuned model."""
+    """Let the base and the fine-tuned model answer prompts that training never saw."""
     rows = json.loads((DATA / "held_out.json").read_text(encoding="utf-8"))
     asked = [(row, with_adapter) for row in rows for with_adapter in (False, True)]
     answers = _together(
@@ -154,7 +154,7 @@ def held_out_scores(assistant: Assistant) -> list[Score]:
 
 
 def _together(answers: Iterable[Iterator[Event]]) -> list[list[Event]]:
-    """Collect answers in one batch: each joins when its first event is asked for."""
+    """Collect answers in one batch: each joins it when its first event is taken."""
     started = [(next(answer), answer) for answer in answers]
     return [[first, *rest] for first, rest in started]
 

@@ -1,8 +1,8 @@
 """Scores a model on a data set: loss, ROUGE, BLEU and exact match, with every answer kept.
 
-Files and names are LLaMA-Factory's: generated_predictions.jsonl gets a line as soon as an answer
-is there, predict_results.json the figures at the end. Scores look at what an answer shows, not at
-its reasoning. Must not know terminals.
+Files and names are LLaMA-Factory's: generated_predictions.jsonl gets a line after each answer,
+predict_results.json the figures at the end. Scores compare visible text, without reasoning. Must
+not know terminals.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ PART_TOKENS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How many rows have their loss, or their answer, of how many."""
+class EvaluationProgress:
+    """How many of the rows have been evaluated at a stage."""
 
     stage: Literal["loss", "answers"]
     done: int
@@ -47,7 +47,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """The end: the figures, and the two files that hold everything."""
+    """The result: the figures, and the two files with all answers and all figures."""
 
     results: dict[str, Any]
     predictions: Path
@@ -55,7 +55,7 @@ class Scored:
 
 
 def check_ready(folder: Path) -> None:
-    """Find out before anything is loaded whether an evaluation could end well.
+    """Check, before a model is loaded, that an evaluation can be written and scored.
 
     Raises UsageError where `folder` already holds predictions, EnvironmentFault where a library
     is missing.
@@ -76,10 +76,10 @@ def evaluate(
     *,
     max_new_tokens: int,
     clock: Clock = time.monotonic,
-) -> Iterator[Progress | Scored]:
-    """Measure the loss of the rows' answers, let the model answer too, and score that (greedy).
+) -> Iterator[EvaluationProgress | Scored]:
+    """Measure the loss of the rows' answers, generate answers (greedy) and score them.
 
-    Raises what `check_ready` raises.
+    folder: where the files go. max_new_tokens: longest answer. Raises what `check_ready` raises.
     """
     check_ready(folder)
     predictions = folder / PREDICTIONS_FILE
@@ -89,7 +89,7 @@ def evaluate(
     for part in _losses(assistant, rows):
         losses.append(part)
         done = sum(part.num_rows for part in losses)
-        yield Progress(stage="loss", done=done, total=len(rows))
+        yield EvaluationProgress(stage="loss", done=done, total=len(rows))
     came: list[Answer] = []
     questions = [question_of(row) for row in rows]
     sampling = SamplingSettings(temperature=0.0, max_tokens=max_new_tokens)
@@ -98,7 +98,7 @@ def evaluate(
         for question, answer in zip(questions, stream, strict=True):
             came.append(answer)
             append_line(predictions, _line(assistant, question, answer))
-            yield Progress(stage="answers", done=len(came), total=len(rows))
+            yield EvaluationProgress(stage="answers", done=len(came), total=len(rows))
     results = {
         **_loss_figures(joined(losses)),
         **_answer_figures(questions, came),
@@ -169,7 +169,7 @@ def _line(assistant: Assistant, question: Question, answer: Answer) -> str:
 
 
 def _text(message: Message) -> str:
-    """Write an answer with its reasoning, where it has some."""
+    """Write an answer with its reasoning, if it has any."""
     thought = (
         f"{THOUGHT_START}\n{message.reasoning}\n{THOUGHT_END}\n\n" if message.reasoning else ""
     )

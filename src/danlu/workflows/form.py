@@ -1,7 +1,7 @@
 """The form of an answer: thinking tags in order, ended, not repeating itself, not empty.
 
-What a fine-tune breaks without the loss showing it. Knows the tags of `text/`; must not know
-models or pages.
+Fine-tuning can break these without a visible effect on the loss. Knows the tags of `text/`; must
+not know models or pages.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _REPEATED = re.compile(r"(.{4,80}?)\1{4,}", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class FormCounts:
-    """How many of the answers that came had which form.
+    """How many answers have which form. answers: those with text, or finished.
 
-    thought_unfinished: cut off inside a thought, so nothing can be said about its form.
-    endless: the token limit ended it. missing: nothing came in time. refused: the prompt did not
-    fit, or the model computed no numbers.
+    thought_unfinished: cut off inside a thought, so its form is unknown. endless: ended by the
+    token limit. missing: no text before the deadline. refused: the prompt did not fit, or the model
+    computed non-finite numbers.
     """
 
     answers: int
@@ -59,7 +59,7 @@ def thought_form(answer: Answer, *, enable_thinking: bool | None) -> ThoughtForm
 
 
 def repeats_itself(text: str) -> bool:
-    """Tell whether the same piece of text stands in a row five times or more."""
+    """Tell whether a piece of text occurs five times or more in succession."""
     return any(
         any(character.isalnum() for character in found[1]) for found in _REPEATED.finditer(text)
     )
@@ -85,7 +85,7 @@ def count_forms(answers: Iterable[Answer], *, enable_thinking: bool | None) -> F
 
 
 def visible_text(message: Message) -> str:
-    """Write what an answer shows: its text and its tool calls, without its reasoning."""
+    """Return the text and the tool calls of an answer, without its reasoning."""
     calls = [call_text(call) for call in message.tool_calls]
     return "\n".join(part for part in (message.content, *calls) if part).strip()
 

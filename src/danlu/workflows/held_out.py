@@ -1,6 +1,6 @@
 """Rows to judge a model by: those a run held out, or the rows of any data set.
 
-The one place where reports and scores read data. Knows settings and data; must not know models.
+Reports and scores read data only here. Knows settings and data; must not know models.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from danlu.train.settings import TrainSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A row's last question: the conversation up to it, and the answer that the row gives."""
+    """A row's last question: the conversation before its last answer, and that answer.
+
+    place: file and line of the row.
+    """
 
     place: str
     conversation: Conversation
@@ -34,7 +37,7 @@ class Question:
 class JudgedRows:
     """Rows as questions and as tokens. held_out: whether training never saw them.
 
-    fingerprint: that of all the run's rows, to tell whether the data has changed since.
+    fingerprint: that of all rows of the run; it differs once the data has changed.
     """
 
     held_out: bool
@@ -44,10 +47,10 @@ class JudgedRows:
 
 
 def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int) -> JudgedRows:
-    """Read what a run's recorded settings name: all held-out rows as tokens, `limit` as questions.
+    """Read the held-out rows of a run: all of them as tokens, the first `limit` as questions.
 
-    Where none were held out, the first training rows. Raises UsageError or DataError where the
-    data cannot be read (any more).
+    settings: those recorded in run.json. If no rows were held out: the first `limit` training rows.
+    Raises UsageError or DataError where the data cannot be read.
     """
     known = {name: settings[name] for name in TrainSettings.model_fields if name in settings}
     wanted = TrainSettings.model_validate(known)
@@ -88,7 +91,7 @@ def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> l
 
 
 def question_of(row: Row) -> Question:
-    """Take a row apart at its last answer."""
+    """Split a row at its last answer."""
     messages = row.conversation.messages
     last = max(i for i, message in enumerate(messages) if message.role == "assistant")
     return Question(
@@ -99,7 +102,7 @@ def question_of(row: Row) -> Question:
 
 
 def _rows_at(places: Sequence[str], names: str, settings: TrainSettings) -> list[Row]:
-    """Read the rows at some places, in the order of the places; one that is gone is left out."""
+    """Read the rows at some places, in the order of the places; missing rows are left out."""
     datasets = find_datasets(
         names,
         Path(settings.dataset_dir),

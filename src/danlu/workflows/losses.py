@@ -1,4 +1,4 @@
-"""The loss of many rows in parts, so that a deadline or a progress line fits between two parts."""
+"""The loss of many rows in parts: between two, a deadline can be checked or progress shown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def losses_in_parts(
 ) -> Iterator[Evaluation]:
     """Yield the losses of consecutive rows, about `part_tokens` tokens at a time.
 
-    Nothing is computed before it is asked for. Every row must have supervised tokens.
+    A part is computed when it is taken. Every row must have supervised tokens.
     """
     adapter = assistant.adapter if with_adapter else None
     linear = AdapterBank.of_one(adapter)
@@ -28,7 +28,7 @@ def losses_in_parts(
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
-    """Join the losses of parts, at least one, to that of all their rows."""
+    """Combine the losses of at least one part to that of all their rows."""
     num_rows = sum(part.num_rows for part in parts)
     num_tokens = sum(part.num_tokens for part in parts)
     return Evaluation(
@@ -40,7 +40,7 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
 
 
 def _parts(rows: Iterable[Sequence[Example]], max_tokens: int) -> Iterator[list[Sequence[Example]]]:
-    """Take consecutive rows together while they fit; a longer row stands alone."""
+    """Group consecutive rows of at most `max_tokens` in all; a longer row is a part of its own."""
     part: list[Sequence[Example]] = []
     tokens = 0
     for row in rows:

@@ -23,7 +23,7 @@ _CJK_CHARACTER = re.compile(f"[{_CJK}]")
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How close answers come to their references, from 0 to 100.
+    """How close answers are to their references, from 0 to 100.
 
     bleu_signature: sacrebleu's own description, which makes the figure comparable.
     """
@@ -42,7 +42,7 @@ def words(text: str) -> list[str]:
 
 
 def is_exact(answer: str, reference: str) -> bool:
-    """Tell whether an answer is its reference, white space around it aside."""
+    """Tell whether an answer equals its reference, ignoring white space around both."""
     return answer.strip() == reference.strip()
 
 
@@ -70,7 +70,7 @@ def score(answers: Sequence[str], references: Sequence[str]) -> Scores:
 
 
 class _Words:
-    """The form in which rouge_score takes a tokenizer."""
+    """A tokenizer as rouge_score takes it."""
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
@@ -82,7 +82,7 @@ def check_libraries() -> None:
 
 
 def _libraries() -> tuple[Any, Any]:
-    """Import what counts: rouge_score's scorer and sacrebleu's BLEU."""
+    """Import rouge_score's scorer and sacrebleu's BLEU."""
     package = "rouge-score"
     try:
         from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from danlu.workflows.report.chart import svg
+from danlu.runs.curve import HELD_OUT, LossCurves, loss_svg
 from danlu.workflows.report.page import (
-    Chart,
-    Curve,
     Heading,
     Page,
     Paragraph,
+    Picture,
     Said,
     SideBySide,
     Table,
@@ -34,27 +32,28 @@ HOSTILE = (
     "\x1b]0;title\x07\x1b[31mred\x9b2J",
     "half \ud800 a character",
 )
+SVG = loss_svg(LossCurves(train=[(1, 2.0), (2, 1.0)], held_out=[(1, 2.0), (2, 1.0)]))
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "div", "table"),
-    *("thead", "tbody", "tr", "th", "td", "figure", "svg", "text", "line", "polyline", "circle"),
-    *("article", "header", "section", "em"),
+    *("thead", "tbody", "tr", "th", "td", "figure", "figcaption", "span", "i"),
+    *("svg", "text", "path", "circle", "article", "header", "section", "em"),
 }
 
 
 def page(text: str) -> Page:
     """A page that shows one text in every place."""
     said = Said(thought=text, text=text, remark=text)
-    curve = Curve(name=text, points=[(1, 2.0), (2, 1.0)], style="eval", marks=True)
-    chart = Chart(curves=[curve], x_label=text, y_label=text, picture="loss.png")
+    picture = Picture(
+        svg=SVG, file="loss.png", x_label=text, y_label=text, legend=[(text, HELD_OUT)]
+    )
     return Page(
         title=text,
         subtitle=text,
-        language="en",
-        blocks=[
+        parts=[
             Heading(text=text),
             Paragraph(text=text, is_warning=True),
             Table(heads=("", text), rows=[(text, text)]),
-            chart,
+            picture,
             SideBySide(place=text, prompt=text, answers=((text, said), (text, said))),
         ],
     )
@@ -145,41 +144,6 @@ def test_markdown_has_no_control_characters_and_no_markup_of_a_texts_own(text: s
 
 def test_a_cell_stays_in_its_cell() -> None:
     rows = [("a|b", "c\nd")]
-    block = Table(heads=("x", "y"), rows=rows)
-    text = to_markdown(Page(title="t", subtitle="s", language="en", blocks=[block]))
+    part = Table(heads=("x", "y"), rows=rows)
+    text = to_markdown(Page(title="t", subtitle="s", parts=[part]))
     assert text.splitlines()[-1] == "| a\\|b | c d |"
-
-
-def drawn(points: list[tuple[float, float]], style: str = "train") -> ElementTree.Element:
-    curve = Curve(name="loss & <more>", points=points, style=style)
-    return ElementTree.fromstring(
-        svg(Chart(curves=[curve], x_label="step", y_label="loss", picture=""))
-    )
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 1e4, allow_nan=False)), max_size=30).map(
-        sorted
-    )
-)
-def test_a_chart_stays_inside_its_frame(points: list[tuple[float, float]]) -> None:
-    root = drawn(points)
-    width, height = (float(part) for part in root.attrib["viewBox"].split()[2:])
-    for line in root.iter("polyline"):
-        for place in line.attrib["points"].split():
-            x, y = map(float, place.split(","))
-            assert 0 <= x <= width
-            assert 0 <= y <= height
-
-
-def test_a_chart_with_one_point_or_a_flat_line_is_drawn() -> None:
-    for points in ([(5, 1.0)], [(1, 0.0), (9, 0.0)], [(1, 2.5), (2, 2.5)]):
-        assert len(list(drawn(points).iter("polyline"))) == 1
-
-
-def test_a_long_run_is_thinned_out_and_keeps_its_end() -> None:
-    points = [(step, 1 / (step + 1)) for step in range(50_000)]
-    (line,) = drawn(points).iter("polyline")
-    places = line.attrib["points"].split()
-    assert len(places) < 1000
-    assert places[-1].startswith("880.0,")

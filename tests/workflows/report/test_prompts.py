@@ -1,10 +1,10 @@
-"""The probe accepts right answers in the forms that models give them, and no others."""
+"""The general prompts accept right answers in the forms that models give them, and no others."""
 
 from __future__ import annotations
 
 import pytest
 
-from danlu.workflows.report.prompts import PROBES
+from danlu.workflows.report.prompts import GENERAL_PROMPTS
 
 RIGHT = (
     ("42", "17 + 25 = 42.", "The answer is **42**"),
@@ -28,9 +28,9 @@ WRONG = (
 )
 
 
-@pytest.mark.parametrize("index", range(len(PROBES)))
-def test_each_probe_knows_its_answer(index: int) -> None:
+@pytest.mark.parametrize("index", range(len(GENERAL_PROMPTS)))
+def test_each_prompt_knows_its_answer(index: int) -> None:
     for text in RIGHT[index]:
-        assert PROBES[index].passes(text), text
+        assert GENERAL_PROMPTS[index].passes(text), text
     for text in WRONG[index]:
-        assert not PROBES[index].passes(text), text
+        assert not GENERAL_PROMPTS[index].passes(text), text

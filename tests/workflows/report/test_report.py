@@ -22,7 +22,7 @@ from danlu.train.settings import TrainSettings
 from danlu.workflows.report import measure
 from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.measure import Stage
-from danlu.workflows.report.prompts import PROBES
+from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.report.report import Written, write_report
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.program import SHORT, write_rows
@@ -69,7 +69,7 @@ def report(folder: Path, settings: ModelSettings = FLOAT32, **changes: Any) -> B
     """Write a report and return what it found."""
     *stages, last = write_report(folder, settings, **changes)
     assert {stage.name for stage in stages if isinstance(stage, Stage)} == {
-        *("loss", "held_out", "probe")
+        *("loss", "held_out", "general")
     }
     assert isinstance(last, Written)
     return last.found
@@ -119,8 +119,9 @@ def test_it_shows_every_held_out_row_with_both_answers(place: Path) -> None:
         assert before != after
     html = (place / "run" / "report.html").read_text(encoding="utf-8")
     assert html.count("<article>") == 8
-    assert html.count("<polyline") == 3
-    assert len(found.probe()) == len(PROBES)
+    for colour in ("faint", "train", "accent"):
+        assert len(re.findall(f"<path [^>]*stroke: var\\(--{colour}\\)", html)) == 1
+    assert len(found.passed()) == len(GENERAL_PROMPTS)
 
 
 def test_the_same_run_gives_the_same_report(place: Path) -> None:
@@ -211,9 +212,9 @@ def test_time_is_bounded_and_what_is_missing_is_said(
     found = report(place / "run", limit_s=8.0, clock=clock)
     # A second passes at each look at the clock: eight or so are for work, and each prompt that is
     # then given up costs one more.
-    assert next(ticks) < 8 + 2 * (8 + len(PROBES)) + 8
+    assert next(ticks) < 8 + 2 * (8 + len(GENERAL_PROMPTS)) + 8
     assert 0 < count(found) < 8
-    assert found.num_unfinished > len(PROBES)
+    assert found.num_unfinished > len(GENERAL_PROMPTS)
     text = page(place / "run")
     assert "The time sufficed for the loss of" in text
     assert "danlu eval" in text
@@ -232,7 +233,7 @@ def test_changed_or_lost_data_is_said(place: Path) -> None:
     found = report(folder)
     assert found.judged is None
     assert "could not be read again" in page(folder)
-    assert len(found.probe()) == len(PROBES)
+    assert len(found.passed()) == len(GENERAL_PROMPTS)
 
 
 def test_a_base_that_has_moved_can_be_named(place: Path) -> None:

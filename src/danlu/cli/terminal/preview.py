@@ -7,29 +7,24 @@ HTML. Must not know how rows become tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from itertools import groupby
 
 from danlu.cli.terminal.screen import printable
 from danlu.data.doctor.preview import ShownRow, ShownToken
 from danlu.language import _
+from danlu.workflows.report.page_html import CLOSING, escaped, opening
 
 _GREEN, _DIM, _PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 
 _STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --back: #fff; --faint: #6a737d; --line: #d8dee4;
-  --learned: #dafbe1; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --back: #0d1117; --faint: #8b949e;
-  --line: #30363d; --learned: #12361f; } }
-body { font: 16px/1.6 system-ui, sans-serif; color: var(--text); background: var(--back);
-  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 2rem 0 .5rem; }
-p, label { color: var(--faint); }
+:root { --learned: #dafbe1; }
+@media (prefers-color-scheme: dark) { :root { --learned: #12361f; } }
+p, label { color: var(--dim); }
 pre { font: 14px/1.7 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
-  border: 1px solid var(--line); border-radius: 6px; padding: .8rem; }
-.l { background: var(--learned); } .c { color: var(--faint); }
-#ids:checked ~ main .t { border-right: 1px solid var(--faint); }
-#ids:checked ~ main .t::after { content: attr(data-id); font-size: .65em; color: var(--faint);
+  background: var(--card); border: 1px solid var(--line); padding: .8rem; }
+.l { background: var(--learned); } .c { color: var(--dim); }
+#ids:checked ~ main .t { border-right: 1px solid var(--dim); }
+#ids:checked ~ main .t::after { content: attr(data-id); font-size: .65em; color: var(--dim);
   padding: 0 .2em; user-select: none; }
 """
 
@@ -71,29 +66,22 @@ def _text(example: Sequence[ShownToken], *, colours: bool, ids: bool) -> str:
 def page(rows: Iterable[ShownRow], *, title: str) -> Iterator[str]:
     """Yield a page that needs nothing but itself, and no script."""
     yield (
-        '<!doctype html>\n<html><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_safe(title)}</title><style>{_STYLE}</style></head><body>\n"
-        f"<h1>{_safe(title)}</h1>\n"
-        f'<p>{_safe(_("What is learned is marked:"))} <span class="l">{_safe(_("like this"))}'
+        f"{opening(title, style=_STYLE)}\n"
+        f'<p>{escaped(_("What is learned is marked:"))} <span class="l">{escaped(_("like this"))}'
         "</span></p>\n"
-        f'<input type="checkbox" id="ids"> <label for="ids">{_safe(_("tokens and their ids"))}'
-        "</label>\n<main>\n"
+        '<input type="checkbox" id="ids"> <label for="ids">'
+        f"{escaped(_('tokens and their ids'))}</label>\n<main>\n"
     )
     for row in rows:
-        yield f"<h2>{_safe(row.place)}</h2>\n"
-        yield from (f"<p>{_safe(str(finding))}</p>\n" for finding in row.findings)
+        yield f"<h2>{escaped(row.place)}</h2>\n"
+        yield from (f"<p>{escaped(str(finding))}</p>\n" for finding in row.findings)
         for number, example in enumerate(row.examples, start=1):
-            yield f"<p>{_safe(_heading(example, number, len(row.examples)))}</p>\n<pre>"
+            yield f"<p>{escaped(_heading(example, number, len(row.examples)))}</p>\n<pre>"
             yield from map(_marked, example)
             yield "</pre>\n"
-    yield "</main></body></html>\n"
+    yield f"</main>{CLOSING}"
 
 
 def _marked(token: ShownToken) -> str:
     kinds = "t" + (" l" if token.is_learned else "") + (" c" if token.is_control else "")
-    return f'<span class="{kinds}" data-id="{token.id}">{_safe(token.text)}</span>'
-
-
-def _safe(text: str) -> str:
-    return escape(printable(text))
+    return f'<span class="{kinds}" data-id="{token.id}">{escaped(token.text)}</span>'

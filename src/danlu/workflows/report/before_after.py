@@ -1,6 +1,6 @@
-"""What measuring a run has found, and the figures that follow from it.
+"""The measurements of a run before and after, and the figures that follow from them.
 
-Arithmetic only: nothing is computed with a model here, and nothing is worded.
+Arithmetic only: no model computes here, and nothing is put into words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from danlu.workflows.form import FormCounts, count_forms, visible_text
 from danlu.workflows.held_out import JudgedRows
 from danlu.workflows.losses import joined
 from danlu.workflows.report.measure import Measured
-from danlu.workflows.report.prompts import PROBES
+from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.scores import is_exact, rouge_l
 
 Pair = tuple[float, float]
@@ -25,10 +25,11 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class BeforeAfter:
-    """What was found. before and after: the base and the tuned model on the same things.
+    """What the base (before) and the tuned model (after) did with the same rows and prompts.
 
-    judged None: the data could not be read, `judged_problem` says why. seconds: what measuring
-    took, loading included; limit_s: what it was allowed without loading.
+    judged: None where the data could not be read; `judged_problem` says why. tuned: the name of the
+    folder with the tuned weights. seconds: what measuring took, loading included. limit_s: the time
+    allowed for it, loading excepted.
     """
 
     folder: Path
@@ -44,7 +45,7 @@ class BeforeAfter:
 
     @property
     def losses(self) -> tuple[Evaluation, Evaluation] | None:
-        """The losses before and after, of the rows that there was time to measure both on."""
+        """The losses before and after, of the rows that were measured with both models."""
         count = min(len(self.before.losses), len(self.after.losses))
         if not count:
             return None
@@ -52,13 +53,18 @@ class BeforeAfter:
 
     @property
     def num_unfinished(self) -> int:
-        """Count the prompts of which the time ran out for one of the two answers."""
-        before = (*self.before.held_out, *self.before.probes)
-        after = (*self.after.held_out, *self.after.probes)
-        return sum("time" in (b.ended, a.ended) for b, a in zip(before, after, strict=True))
+        """Count the prompts for which the time ran out for one of the two answers."""
+        pairs = zip(self.before.answers, self.after.answers, strict=True)
+        return sum("time" in (before.ended, after.ended) for before, after in pairs)
+
+    @property
+    def prescribed_thinking(self) -> bool | None:
+        """Whether an answer must open with a thought (True), must not, or may (None)."""
+        # Only Qwen3's own template prescribes it.
+        return self.run.enable_thinking if self.run.template == "qwen3" else None
 
     def answered(self) -> list[tuple[str, str, str]]:
-        """List what both models finished in time: reference and both answers, as they show."""
+        """List reference and both answers, as shown, where both models finished in time."""
         questions = self.judged.questions if self.judged else ()
         return [
             (
@@ -73,35 +79,30 @@ class BeforeAfter:
         ]
 
     def exact(self) -> tuple[int, int]:
-        """Count the finished answers that are exactly their reference, before and after."""
+        """Count the finished answers that equal their reference, before and after."""
         rows = self.answered()
-        return (
-            sum(is_exact(before, reference) for reference, before, _after in rows),
-            sum(is_exact(after, reference) for reference, _before, after in rows),
-        )
+        before, after = (sum(is_exact(row[side], row[0]) for row in rows) for side in (1, 2))
+        return before, after
 
     def likeness(self) -> Pair | None:
-        """Mean ROUGE-L of the finished answers, 0 to 100, before and after."""
+        """Return the mean ROUGE-L of the finished answers, 0 to 100, before and after."""
         rows = self.answered()
         if not rows:
             return None
-        before = sum(rouge_l(answer, reference) for reference, answer, _after in rows)
-        after = sum(rouge_l(answer, reference) for reference, _before, answer in rows)
+        before, after = (sum(rouge_l(row[side], row[0]) for row in rows) for side in (1, 2))
         return before / len(rows), after / len(rows)
 
-    def probe(self) -> list[tuple[bool | None, bool | None]]:
-        """Tell for each prompt of the probe whether it was answered rightly, before and after.
+    def passed(self) -> list[tuple[bool | None, bool | None]]:
+        """Tell for each general prompt whether it was answered rightly, before and after.
 
         None: the answer was not finished.
         """
-        return list(zip(_passes(self.before.probes), _passes(self.after.probes), strict=True))
+        return list(zip(_passes(self.before.general), _passes(self.after.general), strict=True))
 
     def forms(self) -> tuple[FormCounts, FormCounts]:
         """Count the forms of all answers, before and after."""
-        # Only Qwen3's own template prescribes whether an answer opens with a thought.
-        prescribed = self.run.enable_thinking if self.run.template == "qwen3" else None
         before, after = (
-            count_forms([*side.held_out, *side.probes], enable_thinking=prescribed)
+            count_forms(side.answers, enable_thinking=self.prescribed_thinking)
             for side in (self.before, self.after)
         )
         return before, after
@@ -118,7 +119,7 @@ class BeforeAfter:
             "unfinished": self.num_unfinished,
             "exact": self.exact(),
             "rouge_l": self.likeness(),
-            "probe": self.probe(),
+            "probe": self.passed(),
             "forms": [asdict(side) for side in self.forms()],
             "seconds": round(self.seconds, 2),
         }
@@ -126,6 +127,6 @@ class BeforeAfter:
 
 def _passes(answers: Sequence[Answer]) -> list[bool | None]:
     return [
-        probe.passes(visible_text(answer.message)) if answer.is_finished else None
-        for probe, answer in zip(PROBES, answers, strict=True)
+        prompt.passes(visible_text(answer.message)) if answer.is_finished else None
+        for prompt, answer in zip(GENERAL_PROMPTS, answers, strict=True)
     ]

@@ -1,9 +1,9 @@
 """Measures a run's base and tuned model on the same rows and prompts, in bounded time.
 
-Answers to rows that were held out first, then the probe, then losses; what one leaves unused of its
-share of the time is the next one's. Losses come last because a pass over known text is never broken
-off: on a slow machine it would take the time of all that follows. Knows models and time. Must not
-know pages.
+Answers to held-out rows come first, then answers to the general prompts, then losses; each may also
+use the time that the one before left over. Losses come last because a forward pass over known text
+cannot be interrupted: on a slow machine it would use up the time of what follows. Knows models and
+time. Must not know pages.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from danlu.workflows.losses import losses_in_parts
 SAMPLING = SamplingSettings(temperature=0.0, max_tokens=512)
 # Tokens of one forward pass over known text: small enough that a deadline is noticed.
 PART_TOKENS = 512
-# When the answers must be over, as a part of the time.
-_HELD_OUT_UNTIL, _PROBE_UNTIL = 0.5, 0.75
-# Losses get this part even where all the rest is left: so many rows tell enough.
+# The deadlines of both kinds of answers, as fractions of the time.
+_HELD_OUT_UNTIL, _GENERAL_UNTIL = 0.5, 0.75
+# Losses get this fraction even where more is left: the rows it suffices for tell enough.
 _LOSS_SHARE = 0.25
 
 
@@ -36,16 +36,22 @@ _LOSS_SHARE = 0.25
 class Stage:
     """What is being measured now."""
 
-    name: Literal["loss", "held_out", "probe"]
+    name: Literal["loss", "held_out", "general"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What both models are measured on, and how long that may take (seconds, loading excepted)."""
+    """What both models are measured on, and how.
+
+    rows: the tokenized rows whose loss counts. questions, prompts: what both answer.
+    template, enable_thinking: how they are prompted. limit_s: seconds for all, loading excepted.
+    """
 
     rows: Sequence[Sequence[Example]]
     questions: Sequence[Conversation]
-    probes: Sequence[Conversation]
+    prompts: Sequence[Conversation]
+    template: str
+    enable_thinking: bool
     limit_s: float
     clock: Clock = time.monotonic
 
@@ -56,24 +62,24 @@ class Measured:
 
     losses: Sequence[Evaluation] = ()
     held_out: Sequence[Answer] = ()
-    probes: Sequence[Answer] = ()
+    general: Sequence[Answer] = ()
+
+    @property
+    def answers(self) -> list[Answer]:
+        """All its answers."""
+        return [*self.held_out, *self.general]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model to open and who answers: with False the plain model, with True its adapter.
-
-    template and enable_thinking: how it is prompted.
-    """
+    """A model to open. with_adapter: measure the plain model (False), its adapter (True), both."""
 
     settings: ModelSettings
     with_adapter: tuple[bool, ...]
-    template: str
-    enable_thinking: bool | None
 
 
 def measure(subjects: Sequence[Subject], task: Task) -> Generator[Stage, None, list[Measured]]:
-    """Open one subject after the other and measure it; return one result per answering model.
+    """Open one subject after the other and measure it; return one result per measured model.
 
     Only one subject is in memory at a time, and each has the same share of the time. Raises what
     loading raises.
@@ -81,9 +87,7 @@ def measure(subjects: Sequence[Subject], task: Task) -> Generator[Stage, None, l
     found: list[Measured] = []
     for subject in subjects:
         assistant = open_assistant(
-            subject.settings,
-            template=subject.template,
-            enable_thinking=subject.enable_thinking,
+            subject.settings, template=task.template, enable_thinking=task.enable_thinking
         )
         share = task.limit_s / len(subjects)
         found += yield from _measure(assistant, subject.with_adapter, task, share)
@@ -94,28 +98,36 @@ def measure(subjects: Sequence[Subject], task: Task) -> Generator[Stage, None, l
 def _measure(
     assistant: Assistant, flags: Sequence[bool], task: Task, limit_s: float
 ) -> Generator[Stage, None, list[Measured]]:
-    start, clock = task.clock(), task.clock
-    parts: list[list[list[Answer]]] = []
-    for stage, conversations, until in (
-        (Stage(name="held_out"), task.questions, _HELD_OUT_UNTIL),
-        (Stage(name="probe"), task.probes, _PROBE_UNTIL),
-    ):
-        yield stage
-        asked = [
-            Asked(conversation=conversation, with_adapter=flag)
-            for conversation in conversations
-            for flag in flags
-        ]
-        deadline = start + until * limit_s
-        came = list(answers(assistant, asked, SAMPLING, deadline=deadline, clock=clock))
-        parts.append([came[index :: len(flags)] for index in range(len(flags))])
+    clock = task.clock
+    start = clock()
+    yield Stage(name="held_out")
+    held_out = _answers(assistant, flags, task.questions, start + _HELD_OUT_UNTIL * limit_s, clock)
+    yield Stage(name="general")
+    general = _answers(assistant, flags, task.prompts, start + _GENERAL_UNTIL * limit_s, clock)
     yield Stage(name="loss")
     deadline = min(start + limit_s, clock() + _LOSS_SHARE * limit_s)
     losses = _losses(assistant, flags, task.rows, deadline, clock)
     return [
-        Measured(losses=losses[index], held_out=parts[0][index], probes=parts[1][index])
+        Measured(losses=losses[index], held_out=held_out[index], general=general[index])
         for index in range(len(flags))
     ]
+
+
+def _answers(
+    assistant: Assistant,
+    flags: Sequence[bool],
+    conversations: Sequence[Conversation],
+    deadline: float,
+    clock: Clock,
+) -> list[list[Answer]]:
+    """Let each model answer all conversations, both in one batch; return one list per model."""
+    asked = [
+        Asked(conversation=conversation, with_adapter=flag)
+        for conversation in conversations
+        for flag in flags
+    ]
+    found = list(answers(assistant, asked, SAMPLING, deadline=deadline, clock=clock))
+    return [found[index :: len(flags)] for index in range(len(flags))]
 
 
 def _losses(
@@ -125,7 +137,7 @@ def _losses(
     deadline: float,
     clock: Clock,
 ) -> list[list[Evaluation]]:
-    """Measure part after part with each model in turn, so that all have the same rows."""
+    """Measure part after part with each model in turn, so that both have the same rows."""
     streams = [
         losses_in_parts(assistant, rows, part_tokens=PART_TOKENS, with_adapter=flag)
         for flag in flags

@@ -1,6 +1,6 @@
-"""A page of plain blocks, written as HTML and as Markdown: one content, two forms.
+"""A page of plain parts, written as HTML and as Markdown: one content, two forms.
 
-Every text in a block is untrusted. Must not know what the page is about.
+Every text in a part is untrusted. Must not know what the page is about.
 """
 
 from __future__ import annotations
@@ -54,36 +54,30 @@ class SideBySide:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One line of a chart: points of rising x. marks: draw a dot at each point."""
+class Picture:
+    """A drawing of curves, with the words around it.
 
-    name: str
-    points: Sequence[tuple[float, float]]
-    style: str
-    marks: bool = False
+    svg: our own markup, the one thing on a page that is not escaped. file: the same picture beside
+    the page. legend: the name of each curve with its colour in the drawing.
+    """
 
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """Curves over a common axis. picture: a file beside the page that shows the same."""
-
-    curves: Sequence[Curve]
+    svg: str
+    file: str
     x_label: str
     y_label: str
-    picture: str
+    legend: Sequence[tuple[str, str]]
 
 
-Block = Heading | Paragraph | Table | SideBySide | Chart
+Part = Heading | Paragraph | Table | SideBySide | Picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A title, a line under it, and blocks. language: a BCP 47 tag."""
+    """A title, a line under it, and parts."""
 
     title: str
     subtitle: str
-    language: str
-    blocks: Sequence[Block]
+    parts: Sequence[Part]
 
 
 def shown(text: str) -> str:

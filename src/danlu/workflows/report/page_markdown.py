@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 
 from danlu.workflows.report.page import (
-    Block,
-    Chart,
     Heading,
     Page,
     Paragraph,
+    Part,
+    Picture,
     SideBySide,
     Table,
     shown,
@@ -24,20 +24,20 @@ _TICKS = re.compile(r"`+")
 
 def to_markdown(page: Page) -> str:
     """Write a page as GitHub's Markdown."""
-    parts = [f"# {_inline(page.title)}", _line(page.subtitle), *map(_block, page.blocks)]
+    parts = [f"# {_inline(page.title)}", _line(page.subtitle), *map(_part, page.parts)]
     return "\n\n".join(parts) + "\n"
 
 
-def _block(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"## {_inline(block.text)}"
-    if isinstance(block, Paragraph):
-        return f"> **{_inline(block.text)}**" if block.is_warning else _line(block.text)
-    if isinstance(block, Table):
-        return _table(block)
-    if isinstance(block, Chart):
-        return f"![{_inline(block.y_label)}]({block.picture})"
-    return _side_by_side(block)
+def _part(part: Part) -> str:
+    if isinstance(part, Heading):
+        return f"## {_inline(part.text)}"
+    if isinstance(part, Paragraph):
+        return f"> **{_inline(part.text)}**" if part.is_warning else _line(part.text)
+    if isinstance(part, Table):
+        return _table(part)
+    if isinstance(part, Picture):
+        return f"![{_inline(part.y_label)}]({part.file})"
+    return _side_by_side(part)
 
 
 def _table(table: Table) -> str:
@@ -46,9 +46,9 @@ def _table(table: Table) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], ruler, *lines[1:]))
 
 
-def _side_by_side(block: SideBySide) -> str:
-    parts = [f"### {_inline(block.place)}", _fenced(block.prompt)]
-    for head, said in block.answers:
+def _side_by_side(part: SideBySide) -> str:
+    parts = [f"### {_inline(part.place)}", _fenced(part.prompt)]
+    for head, said in part.answers:
         remark = f" ({_inline(said.remark)})" if said.remark else ""
         thought = f"<think>\n{said.thought}\n</think>\n" if said.thought else ""
         parts += [f"**{_inline(head)}**{remark}", _fenced(thought + said.text)]

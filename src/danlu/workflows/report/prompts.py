@@ -1,4 +1,4 @@
-"""The regression probe: a few general prompts that every model of use should still answer.
+"""The regression prompts: a few general ones that every useful model should still answer.
 
 A fine-tune that forgets them has paid for its new skill with old ones. Eight short prompts give a
 hint, not a benchmark; which of them the base answers rightly is shown beside the tuned model's.
@@ -17,16 +17,16 @@ _FENCE = re.compile(r"^```\w*\n(.*)\n```$", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
-    """A prompt and the test that a right answer passes (on its visible text)."""
+class GeneralPrompt:
+    """A prompt, and the test of a right answer's visible text."""
 
-    prompt: str
+    text: str
     passes: Callable[[str], bool]
 
     @property
     def conversation(self) -> Conversation:
         """The prompt as a conversation."""
-        return Conversation(messages=(Message(role="user", content=self.prompt),))
+        return Conversation(messages=(Message(role="user", content=self.text),))
 
 
 def _has(*words: str) -> Callable[[str], bool]:
@@ -58,20 +58,24 @@ def _is_chinese(text: str) -> bool:
     return len(letters) > 1 and 2 * len(chinese) > len(letters)
 
 
-PROBES = (
-    Probe(prompt="What is 17 + 25? Answer with the number only.", passes=_is_number("42")),
-    Probe(prompt="小明有 12 个苹果，吃了 5 个，还剩几个？只回答数字。", passes=_is_number("7")),
-    Probe(prompt="What is the capital of France?", passes=_has("paris")),
-    Probe(prompt="水的化学式是什么？", passes=_has("h2o", "h₂o")),
-    Probe(prompt="请用一句话介绍北京。", passes=_is_chinese_about("北京", "首都", "故宫")),
-    Probe(prompt="Translate into Chinese: Good morning!", passes=_has("早上好", "早安", "早晨好")),
-    Probe(
-        prompt='Write a JSON object with the keys "name" and "age" for Anna, who is 30 years old. '
+GENERAL_PROMPTS = (
+    GeneralPrompt(text="What is 17 + 25? Answer with the number only.", passes=_is_number("42")),
+    GeneralPrompt(
+        text="小明有 12 个苹果，吃了 5 个，还剩几个？只回答数字。", passes=_is_number("7")
+    ),
+    GeneralPrompt(text="What is the capital of France?", passes=_has("paris")),
+    GeneralPrompt(text="水的化学式是什么？", passes=_has("h2o", "h₂o")),
+    GeneralPrompt(text="请用一句话介绍北京。", passes=_is_chinese_about("北京", "首都", "故宫")),
+    GeneralPrompt(
+        text="Translate into Chinese: Good morning!", passes=_has("早上好", "早安", "早晨好")
+    ),
+    GeneralPrompt(
+        text='Write a JSON object with the keys "name" and "age" for Anna, who is 30 years old. '
         "Output only the JSON.",
         passes=_is_json_with(name="Anna", age=30),
     ),
-    Probe(
-        prompt="Sort these words alphabetically, separated by commas: pear, apple, fig.",
+    GeneralPrompt(
+        text="Sort these words alphabetically, separated by commas: pear, apple, fig.",
         passes=lambda text: (
             re.findall(r"apple|fig|pear", text.lower())[-3:] == ["apple", "fig", "pear"]
         ),

@@ -24,7 +24,7 @@ from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.measure import Stage, Subject, Task, measure
 from danlu.workflows.report.page_html import to_html
 from danlu.workflows.report.page_markdown import to_markdown
-from danlu.workflows.report.prompts import PROBES
+from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.report.run_models import base_name, tuned_settings
 from danlu.workflows.report.words import page_of
 
@@ -49,10 +49,10 @@ def write_report(
     limit_s: float = DEFAULT_SECONDS,
     clock: Clock = time.monotonic,
 ) -> Iterator[Stage | Written]:
-    """Measure a run, write report.html and report.md into its folder, yield what happens.
+    """Measure a run and write report.html and report.md into its folder; yield the progress.
 
     settings: device and dtype, and where the base model is if it has moved. limit_s: seconds of
-    measuring; loading the models comes on top. Raises UsageError where the run has made no weights
+    measuring, in addition to loading the models. Raises UsageError where the run has no weights
     yet, and what loading a model raises.
     """
     start = clock()
@@ -63,7 +63,10 @@ def write_report(
     task = Task(
         rows=judged.rows if judged else (),
         questions=[question.conversation for question in judged.questions] if judged else (),
-        probes=[probe.conversation for probe in PROBES],
+        prompts=[prompt.conversation for prompt in GENERAL_PROMPTS],
+        template=run.template,
+        # Where every row decided for itself (null), a prompt ends as it does without thinking.
+        enable_thinking=bool(run.enable_thinking),
         limit_s=limit_s,
         clock=clock,
     )
@@ -88,30 +91,17 @@ def write_report(
 
 
 def _subjects(folder: Path, run: RunManifest, settings: ModelSettings) -> list[Subject]:
-    """Name what is opened: base and adapter together, or two whole models one after the other."""
-
-    def subject(opened: ModelSettings, *with_adapter: bool) -> Subject:
-        # Where every row decided for itself (null), a prompt ends as it does without thinking.
-        thinking = bool(run.enable_thinking)
-        return Subject(
-            settings=opened,
-            with_adapter=with_adapter,
-            template=run.template,
-            enable_thinking=thinking,
-        )
-
+    """Return what is opened: base with adapter, or two whole models one after the other."""
     tuned = tuned_settings(folder, settings)
     if tuned.adapter_name_or_path:
-        return [subject(tuned, False, True)]
-    base = settings.model_name_or_path or base_name(run)
-    return [
-        subject(tuned.model_copy(update={"model_name_or_path": base}), False),
-        subject(tuned, False),
-    ]
+        return [Subject(settings=tuned, with_adapter=(False, True))]
+    name = settings.model_name_or_path or base_name(run)
+    base = tuned.model_copy(update={"model_name_or_path": name})
+    return [Subject(settings=model, with_adapter=(False,)) for model in (base, tuned)]
 
 
 def _judged(run: RunManifest, subject: Subject) -> tuple[JudgedRows | None, str]:
-    """Read the rows to judge by; where the data is gone the report does without them."""
+    """Read the rows to judge by, or say why they cannot be read (the report does without)."""
     tokenizer = check_model(subject.settings.model_name_or_path or base_name(run)).tokenizer
     try:
         return judged_rows(run.settings, tokenizer, limit=NUM_QUESTIONS), ""
@@ -120,7 +110,7 @@ def _judged(run: RunManifest, subject: Subject) -> tuple[JudgedRows | None, str]
 
 
 def _tuned_name(folder: Path, subject: Subject) -> str:
-    """Name the folder inside the run that holds the tuned weights: final, or a checkpoint."""
+    """Return the name of the folder with the tuned weights: final, or a checkpoint."""
     if subject.settings.adapter_name_or_path:
         return find_adapter(str(folder)).folder.name
     return Path(subject.settings.model_name_or_path or "").name

@@ -1,4 +1,4 @@
-"""The words and tables of the before/after report, from what measuring has found."""
+"""The sentences and tables of the before/after report, from its measurements."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from danlu.language import _, chosen_language
-from danlu.runs.curve import CURVE_FILE, smoothed
+from danlu.language import _
+from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
 from danlu.text.conversation import Conversation, Message
 from danlu.workflows.answers import Answer
 from danlu.workflows.form import is_empty, repeats_itself, visible_text
 from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.page import (
-    Block,
-    Chart,
-    Curve,
     Heading,
     Page,
     Paragraph,
+    Part,
+    Picture,
     Said,
     SideBySide,
     Table,
 )
-from danlu.workflows.report.prompts import PROBES
+from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.scores import is_exact
 
-# So many of the rows that were left out are shown.
+# How many of the rows that were left out are listed.
 _SHOWN_ROWS = 10
-# So many characters of an answer stand in a cell.
+# The longest beginning of an answer in a cell, in characters.
 _CELL_LENGTH = 300
 
 
 def page_of(found: BeforeAfter) -> Page:
-    """Write the report as a page, in the language of the user."""
+    """Write the report in the language of the user."""
     run = found.run
     what = {"lora": _("adapter"), "full": _("all weights")}.get(run.kind, run.kind)
     return Page(
@@ -41,14 +40,13 @@ def page_of(found: BeforeAfter) -> Page:
         subtitle=_("{base}, fine-tuned ({what}); compared with {tuned}; run {state}")
         .format(base=run.base.name, what=what, tuned=found.tuned, state=f"{run.state} {run.detail}")
         .rstrip(),
-        language="zh-CN" if chosen_language() == "zh_CN" else "en",
-        blocks=[
+        parts=[
             *_warnings(found),
             Heading(text=_("In short")),
             Table(heads=("", _("base"), _("tuned")), rows=short_rows(found)),
             *_curve(found.records),
             *_questions(found),
-            *_probe(found),
+            *_general_prompts(found),
             *_forms(found),
             *_data(found),
             Heading(text=_("What it cost")),
@@ -58,7 +56,7 @@ def page_of(found: BeforeAfter) -> Page:
 
 
 def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
-    """List the figures that matter most, before and after: what the terminal shows, too."""
+    """List the main figures, before and after; the terminal shows them, too."""
     rows: list[tuple[str, ...]] = []
     held_out = found.judged is not None and found.judged.held_out
     if found.losses is not None:
@@ -76,7 +74,7 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
             (_("answers exactly as in the data"), f"{exact[0]}/{total}", f"{exact[1]}/{total}"),
             (_("likeness to the data's answers (ROUGE-L)"), *(f"{x:.1f}" for x in likeness)),
         ]
-    finished = [pair for pair in found.probe() if None not in pair]
+    finished = [pair for pair in found.passed() if None not in pair]
     passed = (f"{sum(map(bool, side))}/{len(finished)}" for side in zip(*finished, strict=True))
     if finished:
         rows.append((_("general prompts answered rightly"), *passed))
@@ -87,7 +85,7 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
     return rows
 
 
-def _warnings(found: BeforeAfter) -> list[Block]:
+def _warnings(found: BeforeAfter) -> list[Part]:
     judged = found.judged
     lines = []
     if judged is None:
@@ -129,43 +127,44 @@ def _warnings(found: BeforeAfter) -> list[Block]:
     return [Paragraph(text=line, is_warning=True) for line in lines]
 
 
-def _curve(records: Sequence[Mapping[str, Any]]) -> list[Block]:
-    train = [(r["step"], r["loss"]) for r in records if r.get("loss") is not None]
-    held_out = [(r["step"], r["eval_loss"]) for r in records if r.get("eval_loss") is not None]
-    if not train and not held_out:
+def _curve(records: Sequence[Mapping[str, Any]]) -> list[Part]:
+    curves = LossCurves.of(records)
+    legend = []
+    if curves.train:
+        legend += [(_("training"), TRAIN), (_("training, smoothed"), SMOOTHED)]
+    if curves.held_out:
+        legend.append((_("held out"), HELD_OUT))
+    if not legend:
         return []
-    blocks: list[Block] = [
+    parts: list[Part] = [
         Heading(text=_("Loss while training")),
-        Chart(
-            curves=[
-                Curve(name=_("training"), points=train, style="faint"),
-                Curve(name=_("training, smoothed"), points=smoothed(train), style="train"),
-                Curve(name=_("held out"), points=held_out, style="eval", marks=True),
-            ],
+        Picture(
+            svg=loss_svg(curves),
+            file=CURVE_FILE,
             x_label=_("step"),
             y_label=_("loss (nats per token)"),
-            picture=CURVE_FILE,
+            legend=legend,
         ),
     ]
-    if held_out:
-        step, best = min(held_out, key=lambda point: point[1])
+    if curves.held_out:
+        step, best = min(curves.held_out, key=lambda point: point[1])
         text = _("Lowest held-out loss: {loss:.4f} at step {step}.").format(loss=best, step=step)
-        blocks.append(Paragraph(text=text))
-    return blocks
+        parts.append(Paragraph(text=text))
+    return parts
 
 
-def _questions(found: BeforeAfter) -> list[Block]:
+def _questions(found: BeforeAfter) -> list[Part]:
     if found.judged is None or not found.judged.questions:
         return []
     title = (
         _("Held-out prompts") if found.judged.held_out else _("Training prompts (none held out)")
     )
-    blocks: list[Block] = [Heading(text=title)]
+    parts: list[Part] = [Heading(text=title)]
     for question, before, after in zip(
         found.judged.questions, found.before.held_out, found.after.held_out, strict=True
     ):
         reference = visible_text(question.reference)
-        blocks.append(
+        parts.append(
             SideBySide(
                 place=question.place,
                 prompt=_prompt(question.conversation),
@@ -176,7 +175,7 @@ def _questions(found: BeforeAfter) -> list[Block]:
                 ),
             )
         )
-    return blocks
+    return parts
 
 
 def _prompt(conversation: Conversation) -> str:
@@ -213,15 +212,15 @@ def _said(answer: Answer, reference: str) -> Said:
     )
 
 
-def _probe(found: BeforeAfter) -> list[Block]:
+def _general_prompts(found: BeforeAfter) -> list[Part]:
     rows = [
         (
-            probe.prompt,
+            prompt.text,
             _mark(was_right) + _beginning(base),
             _mark(is_right) + _beginning(tuned),
         )
-        for probe, (was_right, is_right), base, tuned in zip(
-            PROBES, found.probe(), found.before.probes, found.after.probes, strict=True
+        for prompt, (was_right, is_right), base, tuned in zip(
+            GENERAL_PROMPTS, found.passed(), found.before.general, found.after.general, strict=True
         )
     ]
     note = _("Eight general prompts with a known answer: what the tuned model should not forget.")
@@ -242,7 +241,7 @@ def _mark(is_right: bool | None) -> str:
     return {True: "✓ ", False: "✗ ", None: "… "}[is_right]
 
 
-def _forms(found: BeforeAfter) -> list[Block]:
+def _forms(found: BeforeAfter) -> list[Part]:
     before, after = found.forms()
     rule = {
         True: _("An answer must open with a thought and close it."),
@@ -250,7 +249,7 @@ def _forms(found: BeforeAfter) -> list[Block]:
             "An answer must hold no thinking tags: the prompt already holds an empty thought."
         ),
         None: _("An answer holds one closed thought, or none."),
-    }[found.run.enable_thinking if found.run.template == "qwen3" else None]
+    }[found.prescribed_thinking]
     names = (
         ("answers", _("answers")),
         ("thought_kept", _("thinking format kept")),
@@ -272,7 +271,7 @@ def _forms(found: BeforeAfter) -> list[Block]:
     ]
 
 
-def _data(found: BeforeAfter) -> list[Block]:
+def _data(found: BeforeAfter) -> list[Part]:
     data = found.run.data
     counts = (
         (data.num_rows, _("rows read")),
