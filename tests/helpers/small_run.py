@@ -18,7 +18,7 @@ from danlu.train.events import Event
 from danlu.train.loop.method import LoraMethod
 from danlu.train.loop.trainer import Recipe, Trainer
 from tests.helpers.run_scenarios import MANIFEST
-from tests.helpers.training import ARITHMETIC, RECIPE, loaded_tiny, random_rows
+from tests.helpers.training import RECIPE, STEP_PLAN, loaded_tiny, random_rows
 
 SMALL = replace(
     RECIPE, total_steps=4, rows_per_step=2, eval_steps=2, save_steps=2, save_total_limit=1
@@ -44,7 +44,7 @@ class SmallRun:
             base=self.base,
             method=LoraMethod.fresh(self.base, CONFIG, seed=self.recipe.seed),
             recipe=self.recipe,
-            arithmetic=ARITHMETIC,
+            step_plan=STEP_PLAN,
             train_rows=random_rows(7),
             eval_rows=random_rows(2, seed=1),
             run_folder=folder,

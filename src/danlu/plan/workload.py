@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from danlu.data.tokens.pack import bins
-from danlu.plan.job import Load
+from danlu.plan.job import BatchShape
 
 # Steps that are packed to predict the time; more would only take longer.
 MOST_PACKED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class ExampleShape:
     """An example in numbers: its tokens and how many of them are supervised."""
 
     tokens: int
@@ -31,8 +31,8 @@ class Workload:
     is_estimated: the lengths were guessed from characters, without the model's tokenizer.
     """
 
-    steps: Sequence[Sequence[Segment]]
-    evaluation: Sequence[Segment]
+    steps: Sequence[Sequence[ExampleShape]]
+    evaluation: Sequence[ExampleShape]
     total_steps: int
     num_evaluations: int
     longest_possible: int = 0
@@ -49,7 +49,7 @@ class Workload:
         """Tokens of the largest step."""
         return max(sum(segment.tokens for segment in step) for step in self.steps)
 
-    def heaviest(self, micro_batch_tokens: int) -> Load:
+    def heaviest(self, micro_batch_tokens: int) -> BatchShape:
         """Bound the heaviest micro-batch from above."""
         tokens = min(max(micro_batch_tokens, self.longest), self.largest_step)
         share = max(
@@ -57,19 +57,19 @@ class Workload:
         )
         segments = 1 if tokens <= self.longest and len(self.steps[0]) == 1 else 2
         targets = min(tokens, round(tokens * share))
-        return Load(tokens=tokens, targets=targets, squares=tokens**2, segments=segments)
+        return BatchShape(tokens=tokens, targets=targets, squares=tokens**2, segments=segments)
 
-    def packed_steps(self, micro_batch_tokens: int) -> list[list[Load]]:
+    def packed_steps(self, micro_batch_tokens: int) -> list[list[BatchShape]]:
         """Pack some steps, spread evenly."""
         stride = -(-len(self.steps) // MOST_PACKED)
-        return [pack_loads(step, micro_batch_tokens) for step in self.steps[::stride]]
+        return [pack_shapes(step, micro_batch_tokens) for step in self.steps[::stride]]
 
 
-def pack_loads(segments: Sequence[Segment], micro_batch_tokens: int) -> list[Load]:
+def pack_shapes(segments: Sequence[ExampleShape], micro_batch_tokens: int) -> list[BatchShape]:
     """Return the micro-batches that segments pack into, as training packs them."""
     packed = bins([segment.tokens for segment in segments], micro_batch_tokens)
     return [
-        Load(
+        BatchShape(
             tokens=sum(segments[at].tokens for at in members),
             targets=sum(segments[at].targets for at in members),
             squares=sum(segments[at].tokens ** 2 for at in members),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from danlu.plan.choose import Plan
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 
 # Where memory can run out: a tiny step before the first one, a step, an evaluation.
 Moment = Literal["probe", "step", "evaluation"]
@@ -108,7 +108,7 @@ class Adapted:
 
     step: int
     moment: Moment
-    arithmetic: Arithmetic
+    step_plan: StepPlan
 
 
 Event = (

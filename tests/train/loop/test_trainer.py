@@ -19,7 +19,7 @@ from danlu.train.events import Evaluated, NotSaved, StepDone, StepSkipped, Stopp
 from danlu.train.loop import step as step_module
 from danlu.train.loop.batches import steps_per_epoch
 from danlu.train.loop.trainer import Interrupted, Trainer
-from tests.helpers.training import ARITHMETIC, RECIPE, trainer
+from tests.helpers.training import RECIPE, STEP_PLAN, trainer
 
 AT_ONCE = replace(RECIPE.schedule, warmup_steps=0)
 
@@ -64,8 +64,8 @@ def test_update_does_not_depend_on_the_packing(tmp_path: Path) -> None:
     recipe = replace(RECIPE, total_steps=2, schedule=AT_ONCE, eval_steps=0)
     finals, losses = [], []
     for name, tokens in (("one", 10_000), ("few", 64), ("alone", 1)):
-        arithmetic = replace(ARITHMETIC, micro_batch_tokens=tokens)
-        run = trainer(tmp_path / name, recipe, arithmetic=arithmetic)
+        step_plan = replace(STEP_PLAN, micro_batch_tokens=tokens)
+        run = trainer(tmp_path / name, recipe, step_plan=step_plan)
         losses.append([event.loss for event in run.run() if isinstance(event, StepDone)])
         finals.append(master(run))
     for other, loss in zip(finals[1:], losses[1:], strict=True):

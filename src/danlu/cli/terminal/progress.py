@@ -23,7 +23,6 @@ from danlu.cli.terminal.findings import data_lines
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.faults import readable_bytes
 from danlu.language import _
-from danlu.plan.choose import Plan
 from danlu.train.events import (
     Adapted,
     Evaluated,
@@ -57,13 +56,8 @@ def describe(job: Finetune) -> list[str]:
         _("{steps} steps of {rows} rows").format(
             steps=recipe.total_steps, rows=recipe.rows_per_step
         ),
-        *([] if job.plan is None else _plan_lines(job.plan)),
+        *([] if job.plan is None else [way(job.plan.chosen), summary(job.plan)]),
     ]
-
-
-def _plan_lines(plan: Plan) -> list[str]:
-    assert plan.chosen is not None
-    return [way(plan.chosen), summary(plan)]
 
 
 # A pipe without a reader, a terminal whose window was closed.
@@ -298,7 +292,7 @@ def _moment(event: Adapted) -> str:
 
 
 def _from_now_on(event: Adapted) -> str:
-    way = event.arithmetic
+    way = event.step_plan
     return _(
         "from now on micro-batches of {tokens} tokens, {rows} rows of logits at a time, "
         "recompute {policy}"

@@ -19,7 +19,7 @@ from danlu.device.memory import free_cache, is_out_of_memory
 from danlu.errors import CapacityError
 from danlu.language import _
 from danlu.model.recompute import helpful_policies
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.train.events import Adapted, Moment
 from danlu.train.fit.ladder import longest_example, next_rung
 
@@ -29,24 +29,24 @@ Result = TypeVar("Result")
 class OutOfMemory(Exception):
     """The ladder has ended. longest: tokens of the longest example, which cannot be divided."""
 
-    def __init__(self, *, moment: Moment, step: int, longest: int, arithmetic: Arithmetic) -> None:
+    def __init__(self, *, moment: Moment, step: int, longest: int, step_plan: StepPlan) -> None:
         super().__init__(f"out of memory at step {step} ({moment})")
         self.moment = moment
         self.step = step
         self.longest = longest
-        self.arithmetic = arithmetic
+        self.step_plan = step_plan
 
 
 class Adapting:
-    """Holds the arithmetic of a run."""
+    """Holds the step_plan of a run."""
 
-    def __init__(self, arithmetic: Arithmetic, device: Device) -> None:
-        self.arithmetic = arithmetic
+    def __init__(self, step_plan: StepPlan, device: Device) -> None:
+        self.step_plan = step_plan
         self._device = device
 
     def until_it_fits(
         self,
-        compute: Callable[[Arithmetic], Result],
+        compute: Callable[[StepPlan], Result],
         examples: Callable[[], Sequence[Example]],
         *,
         moment: Moment,
@@ -60,7 +60,7 @@ class Adapting:
         """
         while True:
             try:
-                return compute(self.arithmetic)
+                return compute(self.step_plan)
             except Exception as fault:
                 if not is_out_of_memory(fault):
                     raise
@@ -72,16 +72,16 @@ class Adapting:
             yield change
 
     def _adapt(self, examples: Sequence[Example], moment: Moment, step: int) -> Adapted:
-        batches = pack(examples, self.arithmetic.micro_batch_tokens)
+        batches = pack(examples, self.step_plan.micro_batch_tokens)
         helpful = helpful_policies(has_host=self._device.has_host)
         # An evaluation keeps nothing for a backward pass.
         policies = () if moment == "evaluation" else helpful
-        rung = next_rung(self.arithmetic, batches, policies=policies)
+        rung = next_rung(self.step_plan, batches, policies=policies)
         if rung is None:
             longest = longest_example(batches)
-            raise OutOfMemory(moment=moment, step=step, longest=longest, arithmetic=self.arithmetic)
-        self.arithmetic = rung
-        return Adapted(step=step, moment=moment, arithmetic=rung)
+            raise OutOfMemory(moment=moment, step=step, longest=longest, step_plan=self.step_plan)
+        self.step_plan = rung
+        return Adapted(step=step, moment=moment, step_plan=rung)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ def end_of_ladder(
     The advice is a guess: nobody has tried whether examples of that length fit.
     """
     cutoff = shorter(problem.longest)
-    way = problem.arithmetic
+    way = problem.step_plan
     if problem.moment == "evaluation":
         what = _("The memory does not suffice for the evaluation at step {step}.")
         what = what.format(step=problem.step)

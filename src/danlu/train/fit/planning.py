@@ -15,10 +15,10 @@ from danlu.device.datasheets import DeviceFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
 from danlu.plan.calibrate import ProbeFigure, calibrated
-from danlu.plan.choose import Plan, Wish, choose, like, with_speed
-from danlu.plan.job import Arithmetic, Job
+from danlu.plan.choose import Constraints, NothingFits, Plan, choose
+from danlu.plan.job import Job, StepPlan
 from danlu.plan.refusal import refusal
-from danlu.plan.workload import Segment, Workload
+from danlu.plan.workload import ExampleShape, Workload
 from danlu.train.loop.batches import steps_per_epoch
 from danlu.train.loop.trainer import Recipe
 from danlu.train.settings import TrainSettings
@@ -47,7 +47,7 @@ def workload_of(
     """
     ratio = token_ratio or 1.0
     per_epoch = steps_per_epoch(len(train_rows), recipe.rows_per_step)
-    known: dict[int, list[Segment]] = {}
+    known: dict[int, list[ExampleShape]] = {}
     steps = []
     for step in range(min(recipe.total_steps, MOST_STEPS)):
         epoch, index = divmod(step, per_epoch)
@@ -69,47 +69,47 @@ def workload_of(
     )
 
 
-def _segment(example: Example, ratio: float) -> Segment:
+def _segment(example: Example, ratio: float) -> ExampleShape:
     # A segment's first token has none before it that could predict it.
     tokens, targets = len(example.tokens), int(example.supervised[1:].sum())
-    return Segment(tokens=round(tokens * ratio), targets=round(targets * ratio))
+    return ExampleShape(tokens=round(tokens * ratio), targets=round(targets * ratio))
 
 
-def wish_of(settings: TrainSettings) -> Wish:
+def constraints_of(settings: TrainSettings) -> Constraints:
     """Return what the user has fixed."""
-    return Wish(
+    return Constraints(
         micro_batch_tokens=settings.micro_batch_tokens,
         recompute=None if settings.recompute == "auto" else settings.recompute,
     )
 
 
 def recalibrated(
-    plan: Plan, figures: Sequence[ProbeFigure], *, arithmetic: Arithmetic, wish: Wish
+    plan: Plan, figures: Sequence[ProbeFigure], *, step_plan: StepPlan, constraints: Constraints
 ) -> Plan:
     """Correct a plan by what was measured; choose again where it turns out not to fit.
 
-    arithmetic: how it was measured. Where memory ran out before, that is not as planned and stays.
+    step_plan: how it was measured. Where memory ran out before, that is not as planned and stays.
     Raises CapacityError where nothing fits any more.
     """
-    assert plan.chosen is not None
-    measured = calibrated(like(plan, arithmetic), figures)
-    assert measured.chosen is not None
-    ran_out = arithmetic != plan.chosen.arithmetic
+    measured = calibrated(plan.with_step_plan(step_plan), figures)
+    ran_out = step_plan != plan.chosen.step_plan
     if ran_out or measured.fits(measured.chosen):
         return measured
     facts = measured.device
-    again = plan_run(plan.job, plan.workload, facts, budget_bytes=plan.budget_bytes, wish=wish)
-    return with_speed(again, measured.speed, process_bytes=facts.context_bytes)
+    again = plan_run(
+        plan.job, plan.workload, facts, budget_bytes=plan.budget_bytes, constraints=constraints
+    )
+    return again.with_speed(measured.speed, process_bytes=facts.context_bytes)
 
 
 def plan_run(
-    job: Job, workload: Workload, facts: DeviceFacts, *, budget_bytes: int, wish: Wish
+    job: Job, workload: Workload, facts: DeviceFacts, *, budget_bytes: int, constraints: Constraints
 ) -> Plan:
     """Choose how to compute a run's steps.
 
     Raises CapacityError, naming the smallest change that fits, where nothing does.
     """
-    plan = choose(job, workload, facts, budget_bytes=budget_bytes, wish=wish)
-    if plan.chosen is None:
-        raise refusal(plan, wish)
-    return plan
+    found = choose(job, workload, facts, budget_bytes=budget_bytes, constraints=constraints)
+    if isinstance(found, NothingFits):
+        raise refusal(found, constraints)
+    return found

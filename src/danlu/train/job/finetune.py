@@ -21,7 +21,7 @@ from danlu.errors import CapacityError, DanluError, DataError
 from danlu.hub.adapters import attach_adapter
 from danlu.hub.load import CheckedModel, LoadedModel, check_model, load_model
 from danlu.plan.choose import Plan
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
 from danlu.runs.folder import RunFolder
@@ -33,10 +33,10 @@ from danlu.train.events import Adapted, Event, Planned, Saved
 from danlu.train.fit.adapting import OutOfMemory
 from danlu.train.fit.advice import end_of_ladder, memory_is_full
 from danlu.train.fit.planning import (
+    constraints_of,
     job_of,
     plan_run,
     recalibrated,
-    wish_of,
     workload_of,
 )
 from danlu.train.fit.space import check_space, checkpoint_bytes
@@ -88,7 +88,7 @@ class Finetune:
         self._lora = lora_config(settings, self._adapter)
         size = checkpoint_bytes(model, self._lora, self.precision.dtype)
         check_space(self.path, size, kept=self.recipe.kept_checkpoints)
-        self._wish = wish_of(settings)
+        self._constraints = constraints_of(settings)
         # A resumed run goes on as it began: another way to compute gives other last bits.
         self.plan = None if self._resumes else self._first_plan(model)
         self._trainer: Trainer | None = None
@@ -129,7 +129,7 @@ class Finetune:
                 base=base,
                 method=method,
                 recipe=self.recipe,
-                arithmetic=arithmetic_of(manifest, resumed.step if resumed else None),
+                step_plan=arithmetic_of(manifest, resumed.step if resumed else None),
                 train_rows=self.data.train_rows,
                 eval_rows=self.data.eval_rows,
                 run_folder=folder,
@@ -203,7 +203,7 @@ class Finetune:
             ),
             device_facts(self.device),
             budget_bytes=budget_bytes(self.device),
-            wish=self._wish,
+            constraints=self._constraints,
         )
 
     def _calibrate(self, trainer: Trainer, folder: RunFolder) -> Iterator[Event]:
@@ -214,23 +214,23 @@ class Finetune:
             figures = yield from trainer.measure(self.plan)
         except Interrupted:
             return  # the first step will notice it too
-        self.plan = recalibrated(self.plan, figures, arithmetic=trainer.arithmetic, wish=self._wish)
-        assert self.plan.chosen is not None
-        arithmetic = self.plan.chosen.arithmetic
-        trainer.use(arithmetic)
+        self.plan = recalibrated(
+            self.plan, figures, step_plan=trainer.step_plan, constraints=self._constraints
+        )
+        step_plan = self.plan.chosen.step_plan
+        trainer.use(step_plan)
         run = folder.read()
         folder.write(
             run.changed(
-                arithmetic={**run.arithmetic, **asdict(arithmetic)}, plan=plan_record(self.plan)
+                arithmetic={**run.arithmetic, **asdict(step_plan)}, plan=plan_record(self.plan)
             )
         )
         yield Planned(plan=self.plan)
 
-    def _arithmetic(self, folder: RunFolder) -> Arithmetic:
+    def _arithmetic(self, folder: RunFolder) -> StepPlan:
         if self.plan is None:
             return arithmetic_of(folder.read())
-        assert self.plan.chosen is not None
-        return self.plan.chosen.arithmetic
+        return self.plan.chosen.step_plan
 
     @property
     def _resumes(self) -> bool:

@@ -18,7 +18,7 @@ from danlu.model.config import ModelConfig, load_config
 from danlu.model.sizes import published_config, published_names
 from danlu.plan.choose import Plan
 from danlu.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from danlu.train.fit.planning import job_of, plan_run, wish_of, workload_of
+from danlu.train.fit.planning import constraints_of, job_of, plan_run, workload_of
 from danlu.train.job.adapter import lora_config, named_adapter
 from danlu.train.job.prepare import prepare_data
 from danlu.train.loop.precision import choose_precision
@@ -56,7 +56,7 @@ def forecast(settings: TrainSettings, device: str) -> Plan:
         workload_of(recipe, data.train_rows, data.eval_rows, longest=longest, token_ratio=ratio),
         facts,
         budget_bytes=budget,
-        wish=wish_of(settings),
+        constraints=constraints_of(settings),
     )
 
 

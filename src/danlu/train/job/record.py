@@ -14,7 +14,7 @@ import danlu
 from danlu.hub.load import LoadedModel
 from danlu.hub.names import STARTER
 from danlu.plan.choose import Plan
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.runs.trainer_files import RunFacts
 from danlu.train.events import Adapted
@@ -31,7 +31,7 @@ def manifest_of(
     *,
     base: LoadedModel,
     data: PreparedData,
-    arithmetic: Arithmetic,
+    arithmetic: StepPlan,
 ) -> RunManifest:
     """Describe a run that is about to start."""
     device = base.device
@@ -63,9 +63,8 @@ def manifest_of(
 def plan_record(plan: Plan) -> dict[str, Any]:
     """Say for run.json what was predicted, and from what."""
     chosen = plan.chosen
-    assert chosen is not None
     return {
-        **asdict(chosen.arithmetic),
+        **asdict(chosen.step_plan),
         "memory_bytes": {**asdict(chosen.memory), "total": chosen.memory.total},
         "budget_bytes": plan.budget_bytes,
         "microsteps_per_step": round(chosen.microsteps, 2),
@@ -75,7 +74,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def arithmetic_of(manifest: RunManifest, step: int | None = None) -> Arithmetic:
+def arithmetic_of(manifest: RunManifest, step: int | None = None) -> StepPlan:
     """Return how a recorded run computed after `step` steps, or at its start.
 
     Runs of older versions knew one way only.
@@ -83,14 +82,14 @@ def arithmetic_of(manifest: RunManifest, step: int | None = None) -> Arithmetic:
     found = {"chunk_rows": CHUNK_ROWS, "recompute": "none", **manifest.arithmetic}
     for change in [] if step is None else _changes_until(manifest, step):
         found.update(change)
-    return Arithmetic(**{field.name: found[field.name] for field in fields(Arithmetic)})
+    return StepPlan(**{field.name: found[field.name] for field in fields(StepPlan)})
 
 
 def with_change(manifest: RunManifest, change: Adapted) -> RunManifest:
     """Add that memory ran out, and how the run computes since."""
     changes = [
         *manifest.arithmetic.get("changes", []),
-        {"step": change.step, **asdict(change.arithmetic)},
+        {"step": change.step, **asdict(change.step_plan)},
     ]
     return manifest.changed(arithmetic={**manifest.arithmetic, "changes": changes})
 

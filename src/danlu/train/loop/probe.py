@@ -14,7 +14,7 @@ from danlu.device.memory import peak_bytes
 from danlu.hub.load import LoadedModel
 from danlu.plan.calibrate import ProbeFigure
 from danlu.plan.choose import Plan
-from danlu.plan.job import Arithmetic, Load
+from danlu.plan.job import BatchShape, StepPlan
 from danlu.plan.speed import seconds_of
 from danlu.train.loop.batches import stage
 from danlu.train.loop.loss import loss_backward, supervised_hidden
@@ -41,14 +41,13 @@ def probe(
     clear: clears the gradients. They are kept until the end, as in a step, whose microsteps add to
     one another's. between: called before each microstep; may raise.
     """
-    assert plan.chosen is not None
-    arithmetic = plan.chosen.arithmetic
+    step_plan = plan.chosen.step_plan
 
     def typical(examples: list[Example]) -> ProbeFigure:
         figures = []
         for _ in range(1 + TIMES):
             between()
-            figures.append(_measure(base, method, examples, arithmetic, plan))
+            figures.append(_measure(base, method, examples, step_plan, plan))
         # The first time, libraries make their kernels for its sizes. The median of the others is
         # not moved by the one that something else on the machine held up.
         return sorted(figures[1:], key=lambda figure: figure.seconds)[TIMES // 2]
@@ -63,13 +62,12 @@ def probe_examples(
     rows: Sequence[Sequence[Example]], plan: Plan
 ) -> tuple[list[Example], list[Example]]:
     """Choose examples for a microstep that fills the micro-batch, and for one of about a third."""
-    assert plan.chosen is not None
-    arithmetic = plan.chosen.arithmetic
+    step_plan = plan.chosen.step_plan
     heaviest = plan.heaviest
-    seconds = seconds_of(plan.job, arithmetic, heaviest, plan.device, plan.speed)
+    seconds = seconds_of(plan.job, step_plan, heaviest, plan.device, plan.speed)
     share = min(1.0, LONGEST_S / seconds)
     # A single example may be heavier; what is measured is a microstep like most of them.
-    most = max(1, int(min(heaviest.tokens, arithmetic.micro_batch_tokens) * share))
+    most = max(1, int(min(heaviest.tokens, step_plan.micro_batch_tokens) * share))
     return _take(rows, most // 3), _take(rows, most)
 
 
@@ -90,30 +88,30 @@ def _measure(
     base: LoadedModel,
     method: Method,
     examples: list[Example],
-    arithmetic: Arithmetic,
+    step_plan: StepPlan,
     plan: Plan,
 ) -> ProbeFigure:
     device = base.device.torch_device
     (batch,) = pack(examples, sum(len(example.tokens) for example in examples))
     started = time.perf_counter()
     staged = stage(batch, device, multiple=base.token_multiple)
-    linear = method.linear(staged.batch, 0, arithmetic.recompute)
-    hidden, targets = supervised_hidden(base, linear, staged, arithmetic.recompute)
+    linear = method.linear(staged.batch, 0, step_plan.recompute)
+    hidden, targets = supervised_hidden(base, linear, staged, step_plan.recompute)
     loss = loss_backward(
         base.model,
         linear,
         hidden,
         targets,
         divisor=max(1, batch.num_targets),
-        chunk_rows=arithmetic.chunk_rows,
+        chunk_rows=step_plan.chunk_rows,
     )
     float(loss)  # waits for the device
     seconds = time.perf_counter() - started
-    load = Load(
+    shape = BatchShape(
         tokens=batch.num_tokens,
         targets=batch.num_targets,
         squares=sum(length**2 for length in batch.segment_lengths),
         segments=len(batch.segment_lengths),
     )
     outside = plan.device.context_bytes if plan.device.has_host else 0
-    return ProbeFigure(load=load, seconds=seconds, peak_bytes=peak_bytes(device) + outside)
+    return ProbeFigure(shape=shape, seconds=seconds, peak_bytes=peak_bytes(device) + outside)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from danlu.hub.load import LoadedModel
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.train.fit.adapting import not_to_be_repeated
 from danlu.train.loop.batches import StagedBatch
 from danlu.train.loop.loss import loss_backward, supervised_hidden
@@ -40,7 +40,7 @@ def optimizer_step(
     optimizer: Optimizer,
     batches: Sequence[StagedBatch],
     *,
-    arithmetic: Arithmetic,
+    step_plan: StepPlan,
     step: int,
     learning_rate: float,
     max_grad_norm: float,
@@ -62,15 +62,15 @@ def optimizer_step(
         loss = torch.zeros((), device=base.device.torch_device)
         for staged in batches:
             between()
-            linear = method.linear(staged.batch, step, arithmetic.recompute)
-            hidden, targets = supervised_hidden(base, linear, staged, arithmetic.recompute)
+            linear = method.linear(staged.batch, step, step_plan.recompute)
+            hidden, targets = supervised_hidden(base, linear, staged, step_plan.recompute)
             loss += loss_backward(
                 base.model,
                 linear,
                 hidden,
                 targets,
                 divisor=num_targets / scale.value,
-                chunk_rows=arithmetic.chunk_rows,
+                chunk_rows=step_plan.chunk_rows,
             )
         norm = optimizer.clip(max_grad_norm, scale=scale.value)
         figures = torch.stack([loss, norm])

@@ -20,8 +20,8 @@ from danlu.files.committed import verify
 from danlu.hub.load import LoadedModel
 from danlu.language import _
 from danlu.plan.calibrate import ProbeFigure
-from danlu.plan.choose import Plan, like
-from danlu.plan.job import Arithmetic
+from danlu.plan.choose import Plan
+from danlu.plan.job import StepPlan
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import Metrics, truncate_after
 from danlu.train.events import (
@@ -106,7 +106,7 @@ class Trainer:
         base: LoadedModel,
         method: Method,
         recipe: Recipe,
-        arithmetic: Arithmetic,
+        step_plan: StepPlan,
         train_rows: Sequence[Row],
         eval_rows: Sequence[Row],
         run_folder: RunFolder,
@@ -115,7 +115,7 @@ class Trainer:
         self._base = base
         self._method = method
         self._recipe = recipe
-        self._adapting = Adapting(arithmetic, base.device)
+        self._adapting = Adapting(step_plan, base.device)
         self._train_rows = train_rows
         self._eval_rows = eval_rows
         self._run_folder = run_folder
@@ -164,12 +164,12 @@ class Trainer:
         Raises OutOfMemory where not even they fit, and Interrupted after `request_stop`.
         """
 
-        def compute(arithmetic: Arithmetic) -> list[ProbeFigure]:
+        def compute(step_plan: StepPlan) -> list[ProbeFigure]:
             return probe(
                 self._base,
                 self._method,
                 self._train_rows,
-                like(plan, arithmetic),
+                plan.with_step_plan(step_plan),
                 clear=self._optimizer.zero_grad,
                 between=self._check_stop,
             )
@@ -184,14 +184,14 @@ class Trainer:
             )
         )
 
-    def use(self, arithmetic: Arithmetic) -> None:
+    def use(self, step_plan: StepPlan) -> None:
         """Compute further steps like this."""
-        self._adapting.arithmetic = arithmetic
+        self._adapting.step_plan = step_plan
 
     @property
-    def arithmetic(self) -> Arithmetic:
+    def step_plan(self) -> StepPlan:
         """How steps are computed now."""
-        return self._adapting.arithmetic
+        return self._adapting.step_plan
 
     @property
     def progress(self) -> Progress:
@@ -278,9 +278,9 @@ class Trainer:
         step = self._progress.step
         rate = self._recipe.schedule.rate(step, total_steps=self._recipe.total_steps)
 
-        def compute(arithmetic: Arithmetic) -> tuple[StepResult, float]:
+        def compute(step_plan: StepPlan) -> tuple[StepResult, float]:
             started = time.perf_counter()
-            result = self._compute_step(arithmetic, rate)
+            result = self._compute_step(step_plan, rate)
             return result, time.perf_counter() - started
 
         result, seconds = yield from self._adapting.until_it_fits(
@@ -318,14 +318,14 @@ class Trainer:
         )
         yield done
 
-    def _compute_step(self, arithmetic: Arithmetic, learning_rate: float) -> StepResult:
+    def _compute_step(self, step_plan: StepPlan, learning_rate: float) -> StepResult:
         step = self._progress.step
         return optimizer_step(
             self._base,
             self._method,
             self._optimizer,
-            self._batches.take(step, arithmetic.micro_batch_tokens),
-            arithmetic=arithmetic,
+            self._batches.take(step, step_plan.micro_batch_tokens),
+            step_plan=step_plan,
             step=step,
             learning_rate=learning_rate,
             max_grad_norm=self._recipe.max_grad_norm,
@@ -338,21 +338,21 @@ class Trainer:
         """Pack the step after the one in flight, if there is one."""
         following = self._progress.step + 1
         if following < self._recipe.total_steps:
-            self._batches.prepare(following, self.arithmetic.micro_batch_tokens)
+            self._batches.prepare(following, self.step_plan.micro_batch_tokens)
 
     def _evaluate(self) -> Iterator[Event]:
         if not self._eval_rows:
             return
         step = self._progress.step
 
-        def compute(arithmetic: Arithmetic) -> tuple[Evaluation, float]:
+        def compute(step_plan: StepPlan) -> tuple[Evaluation, float]:
             started = time.perf_counter()
             result = evaluate(
                 self._base,
                 self._method.eval_linear(),
                 self._eval_rows,
-                micro_batch_tokens=arithmetic.micro_batch_tokens,
-                chunk_rows=arithmetic.chunk_rows,
+                micro_batch_tokens=step_plan.micro_batch_tokens,
+                chunk_rows=step_plan.chunk_rows,
                 between=self._check_stop,
             )
             return result, time.perf_counter() - started
@@ -416,7 +416,7 @@ class Trainer:
 
     def _note_adapted(self, change: Adapted) -> None:
         """Record that memory ran out; and let a checkpoint being written give back its copy."""
-        way = asdict(change.arithmetic)
+        way = asdict(change.step_plan)
         self._record_at(change.step, event="out_of_memory", moment=change.moment, **way)
         self._saver.settle()
 
