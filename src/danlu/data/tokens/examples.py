@@ -66,6 +66,11 @@ class Example:
     row: int
     part: int
 
+    @property
+    def key(self) -> str:
+        """Its name in batches; dropout masks are drawn from it."""
+        return f"{self.row}.{self.part}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCost:

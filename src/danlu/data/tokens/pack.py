@@ -131,5 +131,5 @@ def _join(examples: Sequence[Example]) -> Batch:
     return Batch(
         numbers=np.concatenate([tokens, positions, targets_at - 1, tokens[targets_at]]),
         segment_lengths=lengths,
-        segment_keys=tuple(f"{example.row}.{example.part}" for example in examples),
+        segment_keys=tuple(example.key for example in examples),
     )
