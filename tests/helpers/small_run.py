@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.runs.checkpoints import find_newest
@@ -16,7 +14,8 @@ from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import is_run
 from danlu.train.events import Event
 from danlu.train.loop.method import LoraMethod
-from danlu.train.loop.trainer import Recipe, Trainer
+from danlu.train.loop.trainer import Trainer
+from danlu.train.recipe import Recipe
 from tests.helpers.run_scenarios import MANIFEST
 from tests.helpers.training import RECIPE, STEP_PLAN, loaded_tiny, random_rows
 
@@ -41,7 +40,6 @@ class SmallRun:
     def trainer(self, folder: RunFolder) -> Trainer:
         """Build a trainer with a fresh adapter."""
         return Trainer(
-            base=self.base,
             method=LoraMethod.fresh(self.base, CONFIG, seed=self.recipe.seed),
             recipe=self.recipe,
             step_plan=STEP_PLAN,
@@ -74,8 +72,3 @@ class SmallRun:
         """Run to the end and yield what happens."""
         with self.opened(path) as trainer:
             yield from trainer.run()
-
-
-def master(trainer: Trainer) -> torch.Tensor:
-    """The trained numbers in full precision."""
-    return trainer._optimizer.state()[0]["matrices.master"].clone()

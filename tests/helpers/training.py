@@ -16,7 +16,8 @@ from danlu.plan.job import StepPlan
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.loop.method import FullMethod, LoraMethod, Method
-from danlu.train.loop.trainer import Recipe, Trainer
+from danlu.train.loop.trainer import Trainer
+from danlu.train.recipe import Recipe
 from danlu.train.schedule import Schedule
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
@@ -84,7 +85,6 @@ def trainer(
     else:
         (base.folder / "config.json").write_text("{}", encoding="utf-8")
     return Trainer(
-        base=base,
         method=method,
         recipe=recipe,
         step_plan=step_plan,

@@ -12,7 +12,7 @@ import torch
 from danlu.model.recompute import POLICIES
 from danlu.plan.job import StepPlan
 from danlu.train.events import Adapted, Evaluated, Event, StepDone
-from danlu.train.fit.adapting import OutOfMemory
+from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.loop.trainer import Trainer
 from tests.helpers.training import RECIPE, STEP_PLAN, trainer
 from tests.sim.memory import MEMORY

@@ -33,7 +33,8 @@ from danlu.text.render import render
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.loop.method import FullMethod
-from danlu.train.loop.trainer import Recipe, Trainer
+from danlu.train.loop.trainer import Trainer
+from danlu.train.recipe import Recipe
 from danlu.train.schedule import Schedule
 from tools.starter.skills import draw
 from tools.starter.tokenizer import tokenizer_config, train_tokenizer
@@ -179,7 +180,6 @@ def train(
     method = FullMethod(base)
     with RunFolder.create(run, overwrite=True) as folder:
         trainer = Trainer(
-            base=base,
             method=method,
             recipe=recipe,
             step_plan=STEP_PLAN,

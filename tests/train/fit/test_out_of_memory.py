@@ -15,9 +15,9 @@ from danlu.errors import CapacityError
 from danlu.runs.checkpoints import find_newest
 from danlu.runs.metrics import read_metrics
 from danlu.train.events import Adapted, Evaluated, Event, StepDone
-from danlu.train.fit.adapting import OutOfMemory
+from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.loop.optimizer import Optimizer
-from danlu.train.loop.trainer import Interrupted, Trainer
+from danlu.train.loop.trainer import Interrupted
 from tests.helpers.failing_allocator import Moment, failing_allocator, full_card, full_host
 from tests.helpers.training import RECIPE, STEP_PLAN, trainer
 
@@ -27,10 +27,6 @@ SHORT = replace(
     RECIPE, total_steps=4, eval_steps=2, schedule=replace(RECIPE.schedule, warmup_steps=0)
 )
 both_errors = pytest.mark.parametrize("fail", [full_card, full_host], ids=["card", "host"])
-
-
-def master(run: Trainer) -> torch.Tensor:
-    return run._optimizer.state()[0]["matrices.master"].clone()
 
 
 def losses(events: list[Event]) -> list[float]:
@@ -48,7 +44,7 @@ def undisturbed(
     """Whether everything is trained; the losses and the weights of a run with enough memory."""
     folder = tmp_path_factory.mktemp("undisturbed")
     run = trainer(folder, SHORT, full=request.param, step_plan=WHOLE)
-    return request.param, losses(list(run.run())), master(run)
+    return request.param, losses(list(run.run())), run.weights()
 
 
 @both_errors
@@ -80,7 +76,7 @@ def test_the_losses_are_those_of_a_run_with_enough_memory(
     assert run.step_plan == changes(events)[-1].step_plan
     assert losses(events) == pytest.approx(expected, rel=1e-6)
     # Adam divides by the gradient's size, so rounding grows; an update's size is 5e-3.
-    torch.testing.assert_close(master(run), weights, atol=5e-5, rtol=0)
+    torch.testing.assert_close(run.weights(), weights, atol=5e-5, rtol=0)
     recorded = [r for r in read_metrics(tmp_path / "run") if r.get("event") == "out_of_memory"]
     assert [r["step"] for r in recorded] == [change.step for change in changes(events)]
 

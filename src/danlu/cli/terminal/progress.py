@@ -70,7 +70,7 @@ def show_training(job: Finetune) -> None:
     Ctrl-C, SIGTERM, SIGHUP and a reader that went away save the last completed step and raise
     Interrupted; a second signal leaves at once, and all files are valid then too.
     """
-    view = _Bar() if sys.stdout.isatty() else _Lines(job.logging_steps)
+    view = _Bar() if sys.stdout.isatty() else _Lines(job.recipe.logging_steps)
     with stopped_by_signals(job.request_stop), view:
         for event in job.run():
             try:

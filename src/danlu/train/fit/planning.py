@@ -19,8 +19,7 @@ from danlu.plan.choose import Constraints, NothingFits, Plan, choose
 from danlu.plan.job import Job, StepPlan
 from danlu.plan.refusal import refusal
 from danlu.plan.workload import ExampleShape, Workload
-from danlu.train.loop.batches import steps_per_epoch
-from danlu.train.loop.trainer import Recipe
+from danlu.train.recipe import Recipe, steps_per_epoch
 from danlu.train.settings import TrainSettings
 
 # Steps that are looked at; a longer run is judged by its first ones.

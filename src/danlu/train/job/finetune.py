@@ -30,8 +30,8 @@ from danlu.runs.metrics import read_metrics
 from danlu.runs.registry import register
 from danlu.runs.trainer_files import RunFacts, results_of
 from danlu.train.events import Adapted, Event, Planned, Saved
-from danlu.train.fit.adapting import OutOfMemory
 from danlu.train.fit.advice import end_of_ladder, memory_is_full
+from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.fit.planning import (
     constraints_of,
     job_of,
@@ -57,7 +57,7 @@ from danlu.train.job.tensorboard import TensorBoard, log_folder
 from danlu.train.loop.method import FullMethod, LoraMethod, Method
 from danlu.train.loop.precision import choose_precision
 from danlu.train.loop.trainer import Interrupted, Trainer
-from danlu.train.recipe import check_required, logging_steps_of, recipe_of
+from danlu.train.recipe import check_required, recipe_of
 from danlu.train.settings import TrainSettings
 
 
@@ -83,7 +83,6 @@ class Finetune:
             num_train_rows=len(self.data.train_rows),
             num_eval_rows=len(self.data.eval_rows),
         )
-        self.logging_steps = logging_steps_of(settings, self.recipe)
         self._adapter = named_adapter(settings)
         self._lora = lora_config(settings, self._adapter)
         size = checkpoint_bytes(model, self._lora, self.precision.dtype)
@@ -126,7 +125,6 @@ class Finetune:
             loaded_s = time.perf_counter() - started
             method = self._method(base)
             self._trainer = trainer = Trainer(
-                base=base,
                 method=method,
                 recipe=self.recipe,
                 step_plan=arithmetic_of(manifest, resumed.step if resumed else None),
@@ -149,10 +147,7 @@ class Finetune:
         self, trainer: Trainer, method: Method, base: LoadedModel, folder: RunFolder
     ) -> Iterator[Event]:
         def facts() -> RunFacts:
-            return facts_of(
-                self.settings, self.recipe, self.data, trainer.progress, base=base,
-                logging_steps=self.logging_steps,
-            )  # fmt: skip
+            return facts_of(self.settings, self.recipe, self.data, trainer.progress, base=base)
 
         outputs = self._outputs(facts, first_step=trainer.progress.step)
         try:
@@ -218,7 +213,7 @@ class Finetune:
             self.plan, figures, step_plan=trainer.step_plan, constraints=self._constraints
         )
         step_plan = self.plan.chosen.step_plan
-        trainer.use(step_plan)
+        trainer.step_plan = step_plan
         run = folder.read()
         folder.write(
             run.changed(
@@ -251,7 +246,7 @@ class Finetune:
     def _outputs(self, facts: Callable[[], RunFacts], *, first_step: int) -> Outputs:
         tensorboard = TensorBoard(
             log_folder(self.settings, self.path),
-            logging_steps=self.logging_steps,
+            logging_steps=self.recipe.logging_steps,
             first_step=first_step,
         )
         draws = self.settings.plot_loss

@@ -21,7 +21,7 @@ from danlu.train.events import Adapted
 from danlu.train.job.prepare import PreparedData
 from danlu.train.loop.checkpoint import Progress
 from danlu.train.loop.loss import CHUNK_ROWS
-from danlu.train.loop.trainer import Recipe
+from danlu.train.recipe import Recipe
 from danlu.train.settings import TrainSettings
 
 
@@ -127,7 +127,6 @@ def facts_of(
     progress: Progress,
     *,
     base: LoadedModel,
-    logging_steps: int,
 ) -> RunFacts:
     """Collect what the Trainer's files need besides the metrics."""
     embedding = base.model.embed_tokens.numel()
@@ -135,7 +134,7 @@ def facts_of(
     result = progress.best_step if settings.load_best_model_at_end else progress.step
     return RunFacts(
         total_steps=recipe.total_steps,
-        logging_steps=logging_steps,
+        logging_steps=recipe.logging_steps,
         eval_steps=recipe.eval_steps,
         save_steps=recipe.save_steps,
         rows_per_step=recipe.rows_per_step,

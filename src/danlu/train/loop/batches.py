@@ -19,6 +19,7 @@ from danlu.data.tokens.examples import Example
 from danlu.data.tokens.order import epoch_order
 from danlu.data.tokens.pack import Batch, filled, pack
 from danlu.device.memory import reachable
+from danlu.train.recipe import steps_per_epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,6 @@ def stage(batch: Batch, device: torch.device, *, multiple: int = 1) -> StagedBat
     """Lay a batch where the device reaches it, with a multiple of so many tokens."""
     batch = filled(batch, multiple)
     return StagedBatch(batch=batch, numbers=reachable(batch.numbers, device))
-
-
-def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
-    """Count the optimizer steps of an epoch; the last one may hold fewer rows."""
-    return -(-num_rows // rows_per_step)
 
 
 class StepBatches:

@@ -25,11 +25,16 @@ from danlu.model.recompute import Recompute
 class Method(Protocol):
     """The difference between LoRA and full-parameter training."""
 
+    @property
+    def base(self) -> LoadedModel:
+        """The model that is trained, or that the adapter is trained for."""
+        ...
+
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """List the trainable tensors under stable names."""
         ...
 
-    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
+    def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the `linear` that trains on a batch in optimizer step `step`."""
         ...
 
@@ -51,7 +56,7 @@ class LoraMethod:
 
     def __init__(self, adapter: Adapter, *, base: LoadedModel, seed: int) -> None:
         self.adapter = adapter
-        self._base = base
+        self.base = base
         self._seed = seed
 
     @classmethod
@@ -66,7 +71,7 @@ class LoraMethod:
         """List the matrices A and B."""
         return list(self.adapter.parameters())
 
-    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
+    def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the projection with the adapter, and its dropout where one is set."""
         keeps_normed = recompute not in ("selective", "gate_up")
         probability = self.adapter.config.lora_dropout
@@ -82,25 +87,25 @@ class LoraMethod:
 
     def save(self, draft: Draft) -> None:
         """Write the adapter as PEFT would."""
-        write_adapter(draft, self.adapter, base_model=str(self._base.folder))
+        write_adapter(draft, self.adapter, base_model=str(self.base.folder))
 
     def save_result(self, draft: Draft) -> None:
         """Write the adapter and how to tokenize and prompt: what other programs look for."""
         self.save(draft)
-        copy_tokenizer(draft, like=self._base.folder)
+        copy_tokenizer(draft, like=self.base.folder)
 
 
 class FullMethod:
     """Train every weight of the model."""
 
     def __init__(self, base: LoadedModel) -> None:
-        self._base = base
+        self.base = base
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """List all weights; a tied output matrix appears once."""
-        return list(self._base.model.named_parameters())
+        return list(self.base.model.named_parameters())
 
-    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
+    def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the plain projection; autograd does the rest."""
         return plain_linear
 
@@ -110,7 +115,7 @@ class FullMethod:
 
     def save(self, draft: Draft) -> None:
         """Write a complete model folder."""
-        write_model(draft, self._base.model, like=self._base.folder)
+        write_model(draft, self.base.model, like=self.base.folder)
 
     def save_result(self, draft: Draft) -> None:
         """Write the same."""

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from danlu.data.tokens.examples import Example
 from danlu.data.tokens.pack import pack
 from danlu.device.memory import peak_bytes
-from danlu.hub.load import LoadedModel
 from danlu.plan.calibrate import ProbeFigure
 from danlu.plan.choose import Plan
-from danlu.plan.job import BatchShape, StepPlan
+from danlu.plan.job import BatchShape
 from danlu.plan.speed import seconds_of
 from danlu.train.loop.batches import stage
-from danlu.train.loop.loss import loss_backward, supervised_hidden
 from danlu.train.loop.method import Method
+from danlu.train.loop.step import microstep
 
 # The larger probe takes about so long at most, as far as the device's facts tell.
 LONGEST_S = 2.0
@@ -28,7 +27,6 @@ TIMES = 3
 
 
 def probe(
-    base: LoadedModel,
     method: Method,
     rows: Sequence[Sequence[Example]],
     plan: Plan,
@@ -41,13 +39,12 @@ def probe(
     clear: clears the gradients. They are kept until the end, as in a step, whose microsteps add to
     one another's. between: called before each microstep; may raise.
     """
-    step_plan = plan.chosen.step_plan
 
     def typical(examples: list[Example]) -> ProbeFigure:
         figures = []
         for _ in range(1 + TIMES):
             between()
-            figures.append(_measure(base, method, examples, step_plan, plan))
+            figures.append(_measure(method, examples, plan))
         # The first time, libraries make their kernels for its sizes. The median of the others is
         # not moved by the one that something else on the machine held up.
         return sorted(figures[1:], key=lambda figure: figure.seconds)[TIMES // 2]
@@ -84,27 +81,13 @@ def _take(rows: Sequence[Sequence[Example]], most_tokens: int) -> list[Example]:
     return taken
 
 
-def _measure(
-    base: LoadedModel,
-    method: Method,
-    examples: list[Example],
-    step_plan: StepPlan,
-    plan: Plan,
-) -> ProbeFigure:
-    device = base.device.torch_device
+def _measure(method: Method, examples: list[Example], plan: Plan) -> ProbeFigure:
+    device = method.base.device.torch_device
     (batch,) = pack(examples, sum(len(example.tokens) for example in examples))
     started = time.perf_counter()
-    staged = stage(batch, device, multiple=base.token_multiple)
-    linear = method.linear(staged.batch, 0, step_plan.recompute)
-    hidden, targets = supervised_hidden(base, linear, staged, step_plan.recompute)
-    loss = loss_backward(
-        base.model,
-        linear,
-        hidden,
-        targets,
-        divisor=max(1, batch.num_targets),
-        chunk_rows=step_plan.chunk_rows,
-    )
+    staged = stage(batch, device, multiple=method.base.token_multiple)
+    divisor = max(1, batch.num_targets)
+    loss = microstep(method, staged, step_plan=plan.chosen.step_plan, step=0, divisor=divisor)
     float(loss)  # waits for the device
     seconds = time.perf_counter() - started
     shape = BatchShape(

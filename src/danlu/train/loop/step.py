@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from danlu.hub.load import LoadedModel
 from danlu.plan.job import StepPlan
-from danlu.train.fit.adapting import not_to_be_repeated
+from danlu.train.fit.advice import not_to_be_repeated
 from danlu.train.loop.batches import StagedBatch
 from danlu.train.loop.loss import loss_backward, supervised_hidden
 from danlu.train.loop.method import Method
@@ -34,8 +34,28 @@ class StepResult:
     scale: LossScale
 
 
+def microstep(
+    method: Method, staged: StagedBatch, *, step_plan: StepPlan, step: int, divisor: float
+) -> Tensor:
+    """Run one packed batch forward and backward; add to the gradients, return the summed loss.
+
+    step: the optimizer step, from 0, that dropout masks depend on. divisor: of the loss that is
+    differentiated; see `loss_backward`.
+    """
+    # One policy for both: a projection keeps what the model does not compute again.
+    linear = method.linear(staged.batch, step, step_plan.recompute)
+    hidden, targets = supervised_hidden(method.base, linear, staged, step_plan.recompute)
+    return loss_backward(
+        method.base.model,
+        linear,
+        hidden,
+        targets,
+        divisor=divisor,
+        chunk_rows=step_plan.chunk_rows,
+    )
+
+
 def optimizer_step(
-    base: LoadedModel,
     method: Method,
     optimizer: Optimizer,
     batches: Sequence[StagedBatch],
@@ -59,19 +79,11 @@ def optimizer_step(
     num_targets = sum(staged.batch.num_targets for staged in batches)
     while True:
         optimizer.zero_grad()
-        loss = torch.zeros((), device=base.device.torch_device)
+        loss = torch.zeros((), device=method.base.device.torch_device)
         for staged in batches:
             between()
-            linear = method.linear(staged.batch, step, step_plan.recompute)
-            hidden, targets = supervised_hidden(base, linear, staged, step_plan.recompute)
-            loss += loss_backward(
-                base.model,
-                linear,
-                hidden,
-                targets,
-                divisor=num_targets / scale.value,
-                chunk_rows=step_plan.chunk_rows,
-            )
+            divisor = num_targets / scale.value
+            loss += microstep(method, staged, step_plan=step_plan, step=step, divisor=divisor)
         norm = optimizer.clip(max_grad_norm, scale=scale.value)
         figures = torch.stack([loss, norm])
         is_finite = figures.isfinite().all()
