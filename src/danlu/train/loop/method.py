@@ -6,7 +6,7 @@ that other programs load.
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -22,41 +22,42 @@ from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import Recompute
 
 
-class Method(Protocol):
-    """The difference between LoRA and full-parameter training."""
+class Method(ABC):
+    """The difference between LoRA and full-parameter training.
 
-    @property
-    def base(self) -> LoadedModel:
-        """The model that is trained, or that the adapter is trained for."""
-        ...
+    base: the model that is trained, or that the adapter is trained for.
+    """
 
+    def __init__(self, base: LoadedModel) -> None:
+        self.base = base
+
+    @abstractmethod
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """List the trainable tensors under stable names."""
-        ...
+        """List the trainable tensors under stable names; a tied output matrix appears once."""
 
+    @abstractmethod
     def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the `linear` that trains on a batch in optimizer step `step`."""
-        ...
 
+    @abstractmethod
     def eval_linear(self) -> Linear:
         """Return the `linear` that evaluates: no dropout."""
-        ...
 
+    @abstractmethod
     def save(self, draft: Draft) -> None:
         """Write the trained weights in Hugging Face's or PEFT's format."""
-        ...
 
     def save_result(self, draft: Draft) -> None:
         """Write the trained weights with everything that belongs to a finished result."""
-        ...
+        self.save(draft)
 
 
-class LoraMethod:
+class LoraMethod(Method):
     """Train one adapter; the model's weights stay as they are."""
 
     def __init__(self, adapter: Adapter, *, base: LoadedModel, seed: int) -> None:
+        super().__init__(base)
         self.adapter = adapter
-        self.base = base
         self._seed = seed
 
     @classmethod
@@ -95,11 +96,8 @@ class LoraMethod:
         copy_tokenizer(draft, like=self.base.folder)
 
 
-class FullMethod:
+class FullMethod(Method):
     """Train every weight of the model."""
-
-    def __init__(self, base: LoadedModel) -> None:
-        self.base = base
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """List all weights; a tied output matrix appears once."""
@@ -116,7 +114,3 @@ class FullMethod:
     def save(self, draft: Draft) -> None:
         """Write a complete model folder."""
         write_model(draft, self.base.model, like=self.base.folder)
-
-    def save_result(self, draft: Draft) -> None:
-        """Write the same."""
-        self.save(draft)

@@ -71,10 +71,9 @@ def optimizer_step(
     """Compute and apply one step.
 
     between: called before each microstep; may raise, and then nothing has been applied. meanwhile:
-    called when all is queued, for what the host can do while the device works; must not raise.
-    Where only the gradient overflows, the step is computed again at half the loss scale: no row is
-    lost to float16's range. Memory that runs out before the update leaves everything as it was; in
-    the update it is a CapacityError.
+    called when all is queued, while the device works; must not raise. Where only the gradient
+    overflows, the step is computed again at half the loss scale: no row is lost to float16's range.
+    Memory that runs out before the update changes nothing; in the update it is a CapacityError.
     """
     num_targets = sum(staged.batch.num_targets for staged in batches)
     while True:
@@ -84,24 +83,21 @@ def optimizer_step(
             between()
             divisor = num_targets / scale.value
             loss += microstep(method, staged, step_plan=step_plan, step=step, divisor=divisor)
-        norm = optimizer.clip(max_grad_norm, scale=scale.value)
-        figures = torch.stack([loss, norm])
+        figures = torch.stack([loss, optimizer.clip(max_grad_norm, scale=scale.value)])
         is_finite = figures.isfinite().all()
         with not_to_be_repeated():
             optimizer.step(learning_rate, applied=is_finite)
             meanwhile()
             total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
-        loss_is_finite, applied = math.isfinite(total), math.isfinite(total + grad_norm)
-        halved = scale.halved()
-        if applied or not loss_is_finite or halved is None:
+        applied = math.isfinite(total + grad_norm)
+        halved = scale.halved() if math.isfinite(total) and not applied else None
+        if halved is None:
             break
         scale = halved
-    if applied:
-        scale = scale.after_good_step()
     return StepResult(
         loss=total / num_targets,
         grad_norm=grad_norm,
         num_tokens=sum(staged.batch.num_tokens for staged in batches),
         applied=applied,
-        scale=scale,
+        scale=scale.after_good_step() if applied else scale,
     )
