@@ -134,7 +134,7 @@ def test_a_refusal_names_the_smallest_change_that_fits(
 ) -> None:
     plan = found(device, job, work, **constraints)
     assert isinstance(plan, NothingFits)
-    fault = refusal(plan, Constraints(**constraints))  # type: ignore[arg-type]
+    fault = refusal(plan)
     assert fault.exit_code == 4
     assert advice in fault.fix
     assert CATALOGUE[device].description in str(fault)

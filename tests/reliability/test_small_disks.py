@@ -24,9 +24,9 @@ from tests.helpers.whole_run import RESUME, STEPS, Place
 TRUSTFUL = """
 import sys
 from danlu.cli.main import main
-from danlu.train.job import finetune
+from danlu.train.job import setup
 
-finetune.check_space = lambda *_values, **_named: None
+setup.check_space = lambda *_values, **_named: None
 sys.exit(main(sys.argv[1:]))
 """
 

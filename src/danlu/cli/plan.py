@@ -186,7 +186,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 
 
 def _padded(text: str, width: int) -> str:
-    """Pad to so many columns; Chinese characters take two."""
+    """Pad to `width` columns; Chinese characters take two."""
     from rich.cells import cell_len
 
     return text + " " * max(1, width - cell_len(text))

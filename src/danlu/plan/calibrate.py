@@ -1,4 +1,4 @@
-"""Correcting a plan by what tiny steps on the device took."""
+"""Correcting a plan by probes: tiny microsteps that were measured on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from danlu.plan.speed import seconds_of
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeFigure:
-    """One microstep that was run for its figures. peak_bytes: the most memory until its end."""
+    """One measured microstep. peak_bytes: the peak memory of the process until its end."""
 
     shape: BatchShape
     seconds: float

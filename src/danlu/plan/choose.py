@@ -56,6 +56,7 @@ class Basis:
     workload: Workload
     speed: Speed
     budget_bytes: int
+    constraints: Constraints
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether a candidate stays within the usable memory."""
@@ -147,6 +148,7 @@ def choose(
         workload=workload,
         speed=nominal_speed(device, job.number_bytes),
         budget_bytes=budget_bytes,
+        constraints=constraints,
     )
     packed = {
         tokens: workload.packed_steps(tokens)

@@ -1,7 +1,7 @@
 """How much memory a training run needs at its peak.
 
-Follows the forward pass of `model` and the backward pass of `lora` and `train.loss` tensor by
-tensor; whoever changes what these keep, changes this page (tests/plan compares both).
+Follows the forward pass of `model` and the backward pass of `lora` and `train.loop.loss` tensor by
+tensor: a change of what these keep is a change here too (tests/plan compares both).
 In the names below: H hidden_size, I intermediate_size, Q and KV the widths of queries and keys,
 V vocab_size. Sizes are bytes.
 """

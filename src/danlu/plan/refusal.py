@@ -18,10 +18,10 @@ _CUTOFFS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256)
 _GB = 1e9
 
 
-def refusal(found: NothingFits, constraints: Constraints) -> CapacityError:
+def refusal(found: NothingFits) -> CapacityError:
     """Say what is missing, and what to change first."""
     least = found.leanest
-    fix = next(_changes_that_fit(found, constraints), None)
+    fix = next(_changes_that_fit(found), None)
     needed = least.memory.total / USABLE
     if fix is None:
         fix = _("Use a device with {size:.0f} GB or more.").format(size=needed / _GB)
@@ -42,10 +42,10 @@ def refusal(found: NothingFits, constraints: Constraints) -> CapacityError:
     )
 
 
-def _changes_that_fit(basis: Basis, constraints: Constraints) -> Iterator[str]:
+def _changes_that_fit(basis: Basis) -> Iterator[str]:
     """Give changes that make it fit, the least painful first."""
     job, workload = basis.job, basis.workload
-    if constraints != Constraints() and _fits(basis, job, workload):
+    if basis.constraints != Constraints() and _fits(basis, job, workload):
         yield _("Leave out --micro_batch_tokens and --recompute; a plan is chosen then.")
     for cutoff in _CUTOFFS:
         if cutoff < workload.longest and _fits(basis, job, shortened(workload, cutoff)):
@@ -75,7 +75,7 @@ def _fits(basis: Basis, job: Job, workload: Workload) -> bool:
 
 
 def shortened(workload: Workload, cutoff_len: int) -> Workload:
-    """Return the same steps with no example over so many tokens."""
+    """Return the same steps with every example cut to `cutoff_len` tokens."""
 
     def cut(segment: ExampleShape) -> ExampleShape:
         tokens = min(segment.tokens, cutoff_len)

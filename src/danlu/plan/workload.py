@@ -1,4 +1,4 @@
-"""What the data ask for: the steps of a run as lengths, and how they pack.
+"""The workload of a run: the lengths of each step's examples, and how they pack.
 
 A run of many steps is judged by some of them, spread evenly, for time; for memory by its heaviest.
 """

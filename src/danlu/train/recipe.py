@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from danlu.data.tokens.order import epoch_order
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.train.schedule import Schedule, read_numbers
@@ -51,6 +52,13 @@ class Recipe:
 def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
     """Count the optimizer steps of an epoch; the last one may hold fewer rows."""
     return -(-num_rows // rows_per_step)
+
+
+def rows_of_step(step: int, num_rows: int, *, rows_per_step: int, seed: int) -> list[int]:
+    """Return which of `num_rows` rows optimizer step `step`, counted from 0, takes."""
+    epoch, index = divmod(step, steps_per_epoch(num_rows, rows_per_step))
+    order = epoch_order(num_rows, seed, epoch)
+    return [int(row) for row in order[index * rows_per_step : (index + 1) * rows_per_step]]
 
 
 def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: int) -> Recipe:

@@ -39,7 +39,7 @@ def end_of_ladder(
 ) -> CapacityError:
     """Say that the leanest way to compute did not fit. saved: the checkpoint's step, 0 for none.
 
-    The advice is a guess: nobody has tried whether examples of that length fit.
+    The cutoff is a guess: it has not been tried whether examples of that length fit.
     """
     way = problem.step_plan
     if problem.moment == "evaluation":

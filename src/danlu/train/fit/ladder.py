@@ -66,7 +66,7 @@ def next_rung(
     """
     largest = max(batch.num_tokens for batch in batches)
     longest = _longest_example(batches)
-    # A chunk larger than all there is to learn would be halved in vain.
+    # Halving a chunk larger than the supervised tokens would save nothing.
     rows = min(step_plan.chunk_rows, max(batch.num_targets for batch in batches))
     least = min(step_plan.chunk_rows, LEAST_CHUNK_ROWS)
     less = replace(step_plan, chunk_rows=max(rows // 2, least))
@@ -76,7 +76,7 @@ def next_rung(
     stronger = [policy for policy in policies if POLICIES.index(policy) > already]
     if stronger:
         return replace(less, recompute=stronger[0])
-    # Where a layer needs more than the logits this is in vain, but it is one try.
+    # Where a layer needs more than the logits this saves nothing, but it costs one attempt only.
     return replace(step_plan, chunk_rows=least) if least < rows else None
 
 

@@ -1,4 +1,4 @@
-"""The plan of a run from its settings: what the rooms above `plan` know, handed over as figures.
+"""The plan of a run from its settings: rows, recipe and adapter as the figures that `plan` takes.
 
 Used before every run and by `danlu plan`, which needs neither the device nor the weights.
 """
@@ -6,11 +6,11 @@ Used before every run and by `danlu plan`, which needs neither the device nor th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
 from danlu.data.tokens.examples import Example
-from danlu.data.tokens.order import epoch_order
 from danlu.device.datasheets import DeviceFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
@@ -19,7 +19,7 @@ from danlu.plan.choose import Constraints, NothingFits, Plan, choose
 from danlu.plan.job import Job, StepPlan
 from danlu.plan.refusal import refusal
 from danlu.plan.workload import ExampleShape, Workload
-from danlu.train.recipe import Recipe, steps_per_epoch
+from danlu.train.recipe import Recipe, rows_of_step
 from danlu.train.settings import TrainSettings
 
 # Steps that are looked at; a longer run is judged by its first ones.
@@ -38,37 +38,37 @@ def workload_of(
     eval_rows: Sequence[Sequence[Example]],
     *,
     longest: int,
-    token_ratio: float | None = None,
+    token_ratio: float = 1.0,
 ) -> Workload:
-    """Describe the steps of a run. longest: tokens of the longest row that may come.
+    """Describe the steps of a run. longest: tokens of the longest example of all rows.
 
-    token_ratio: tokens of the model's tokenizer for one of ours, where lengths are estimated.
+    token_ratio: tokens of the model's tokenizer for one that was counted; not 1 where lengths are
+    estimated.
     """
-    ratio = token_ratio or 1.0
-    per_epoch = steps_per_epoch(len(train_rows), recipe.rows_per_step)
-    known: dict[int, list[ExampleShape]] = {}
+
+    @cache
+    def shapes(row: int) -> list[ExampleShape]:
+        return [_example_shape(example, token_ratio) for example in train_rows[row]]
+
     steps = []
     for step in range(min(recipe.total_steps, MOST_STEPS)):
-        epoch, index = divmod(step, per_epoch)
-        order = epoch_order(len(train_rows), recipe.seed, epoch)
-        rows = order[index * recipe.rows_per_step : (index + 1) * recipe.rows_per_step]
-        for row in rows:
-            if row not in known:
-                known[row] = [_segment(example, ratio) for example in train_rows[row]]
-        steps.append([segment for row in rows for segment in known[row]])
+        rows = rows_of_step(
+            step, len(train_rows), rows_per_step=recipe.rows_per_step, seed=recipe.seed
+        )
+        steps.append([shape for row in rows for shape in shapes(row)])
     evaluations = recipe.total_steps // recipe.eval_steps if recipe.eval_steps else 0
     is_last_due = recipe.eval_steps and recipe.total_steps % recipe.eval_steps == 0
     return Workload(
         steps=steps,
-        evaluation=[_segment(example, ratio) for row in eval_rows for example in row],
+        evaluation=[_example_shape(example, token_ratio) for row in eval_rows for example in row],
         total_steps=recipe.total_steps,
         num_evaluations=evaluations + (0 if is_last_due else 1) + recipe.eval_on_start,
-        longest_possible=longest if recipe.total_steps > MOST_STEPS else 0,
-        is_estimated=token_ratio is not None,
+        longest_possible=round(longest * token_ratio) if recipe.total_steps > MOST_STEPS else 0,
+        is_estimated=token_ratio != 1.0,
     )
 
 
-def _segment(example: Example, ratio: float) -> ExampleShape:
+def _example_shape(example: Example, ratio: float) -> ExampleShape:
     # A segment's first token has none before it that could predict it.
     tokens, targets = len(example.tokens), int(example.supervised[1:].sum())
     return ExampleShape(tokens=round(tokens * ratio), targets=round(targets * ratio))
@@ -82,9 +82,7 @@ def constraints_of(settings: TrainSettings) -> Constraints:
     )
 
 
-def recalibrated(
-    plan: Plan, figures: Sequence[ProbeFigure], *, step_plan: StepPlan, constraints: Constraints
-) -> Plan:
+def recalibrated(plan: Plan, figures: Sequence[ProbeFigure], *, step_plan: StepPlan) -> Plan:
     """Correct a plan by what was measured; choose again where it turns out not to fit.
 
     step_plan: how it was measured. Where memory ran out before, that is not as planned and stays.
@@ -96,7 +94,11 @@ def recalibrated(
         return measured
     facts = measured.device
     again = plan_run(
-        plan.job, plan.workload, facts, budget_bytes=plan.budget_bytes, constraints=constraints
+        plan.job,
+        plan.workload,
+        facts,
+        budget_bytes=plan.budget_bytes,
+        constraints=plan.constraints,
     )
     return again.with_speed(measured.speed, process_bytes=facts.context_bytes)
 
@@ -110,5 +112,5 @@ def plan_run(
     """
     found = choose(job, workload, facts, budget_bytes=budget_bytes, constraints=constraints)
     if isinstance(found, NothingFits):
-        raise refusal(found, constraints)
+        raise refusal(found)
     return found

@@ -20,7 +20,6 @@ from danlu.runs.trainer_files import RunFacts
 from danlu.train.events import Adapted
 from danlu.train.job.prepare import PreparedData
 from danlu.train.loop.checkpoint import Progress
-from danlu.train.loop.loss import CHUNK_ROWS
 from danlu.train.recipe import Recipe
 from danlu.train.settings import TrainSettings
 
@@ -77,9 +76,9 @@ def plan_record(plan: Plan) -> dict[str, Any]:
 def arithmetic_of(manifest: RunManifest, step: int | None = None) -> StepPlan:
     """Return how a recorded run computed after `step` steps, or at its start.
 
-    Runs of older versions knew one way only.
+    Runs of older versions recorded neither key: all computed like this.
     """
-    found = {"chunk_rows": CHUNK_ROWS, "recompute": "none", **manifest.arithmetic}
+    found = {"chunk_rows": 256, "recompute": "none", **manifest.arithmetic}
     for change in [] if step is None else _changes_until(manifest, step):
         found.update(change)
     return StepPlan(**{field.name: found[field.name] for field in fields(StepPlan)})

@@ -1,6 +1,6 @@
-"""Tiny steps before the first one, for their figures: how fast the device is, what memory it takes.
+"""Probes: tiny microsteps before the first step that measure speed and memory.
 
-They run on the run's own rows, and nothing is learned from them.
+They use the run's own rows, and nothing is learned from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from danlu.train.loop.batches import stage
 from danlu.train.loop.method import Method
 from danlu.train.loop.step import microstep
 
-# The larger probe takes about so long at most, as far as the device's facts tell.
+# The larger probe takes at most about this many seconds, as predicted from the device's facts.
 LONGEST_S = 2.0
 
 # How often each is measured.

@@ -1,4 +1,4 @@
-"""Checkpoints written behind the training's back, one at a time.
+"""Checkpoints written by a thread while training goes on, one at a time.
 
 What a checkpoint holds is copied into memory, which takes milliseconds; a thread writes the copy,
 waits for the disk, shows the folder under its name and removes those it replaces, which may take
@@ -144,10 +144,9 @@ class Saver:
         return None
 
     def _remove_old(self, progress: Progress) -> None:
-        """Remove checkpoints that nobody needs after a new one; the best always stays.
+        """Remove those that a new checkpoint replaces, and those over save_total_limit.
 
-        Those are the ones saved off schedule, which a newer one replaces, and what is over
-        save_total_limit.
+        Replaced are the ones saved off schedule; the best one always stays.
         """
         for step in progress.provisional:
             if step not in _needed(progress):

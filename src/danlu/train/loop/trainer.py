@@ -342,7 +342,7 @@ class Trainer:
                 if not is_out_of_memory(fault):
                     raise
             # Only here, behind the `except`, is the exception gone, and with it the frames of its
-            # traceback, which held every tensor of the try.
+            # traceback, which held every tensor of the failed attempt.
             free_cache(self._device.torch_device)
             change = adapted(
                 self.step_plan,
