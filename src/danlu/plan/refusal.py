@@ -77,13 +77,13 @@ def _fits(basis: Basis, job: Job, workload: Workload) -> bool:
 def shortened(workload: Workload, cutoff_len: int) -> Workload:
     """Return the same steps with every example cut to `cutoff_len` tokens."""
 
-    def cut(segment: ExampleShape) -> ExampleShape:
-        tokens = min(segment.tokens, cutoff_len)
-        return ExampleShape(tokens=tokens, targets=min(segment.targets, tokens))
+    def cut(example: ExampleShape) -> ExampleShape:
+        tokens = min(example.tokens, cutoff_len)
+        return ExampleShape(tokens=tokens, targets=min(example.targets, tokens))
 
     return replace(
         workload,
-        steps=[[cut(segment) for segment in step] for step in workload.steps],
-        evaluation=[cut(segment) for segment in workload.evaluation],
+        steps=[[cut(example) for example in step] for step in workload.steps],
+        evaluation=[cut(example) for example in workload.evaluation],
         longest_possible=min(workload.longest_possible, cutoff_len),
     )

@@ -25,7 +25,7 @@ class ExampleShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The segments of each step, of those looked at; and of one evaluation.
+    """The examples of each step, of those looked at; and of one evaluation.
 
     longest_possible: tokens of the longest example of all, where not every step was looked at.
     is_estimated: the lengths were guessed from characters, without the model's tokenizer.
@@ -41,13 +41,13 @@ class Workload:
     @property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        examples = [segment for step in (*self.steps, self.evaluation) for segment in step]
-        return max(self.longest_possible, *(segment.tokens for segment in examples), 1)
+        examples = [example for step in (*self.steps, self.evaluation) for example in step]
+        return max(self.longest_possible, *(example.tokens for example in examples), 1)
 
     @property
     def largest_step(self) -> int:
         """Tokens of the largest step."""
-        return max(sum(segment.tokens for segment in step) for step in self.steps)
+        return max(sum(example.tokens for example in step) for step in self.steps)
 
     def heaviest(self, micro_batch_tokens: int) -> BatchShape:
         """Bound the heaviest micro-batch from above."""
@@ -65,14 +65,14 @@ class Workload:
         return [pack_shapes(step, micro_batch_tokens) for step in self.steps[::stride]]
 
 
-def pack_shapes(segments: Sequence[ExampleShape], micro_batch_tokens: int) -> list[BatchShape]:
-    """Return the micro-batches that segments pack into, as training packs them."""
-    packed = bins([segment.tokens for segment in segments], micro_batch_tokens)
+def pack_shapes(examples: Sequence[ExampleShape], micro_batch_tokens: int) -> list[BatchShape]:
+    """Return the micro-batches that examples pack into, as training packs them."""
+    packed = bins([example.tokens for example in examples], micro_batch_tokens)
     return [
         BatchShape(
-            tokens=sum(segments[at].tokens for at in members),
-            targets=sum(segments[at].targets for at in members),
-            squares=sum(segments[at].tokens ** 2 for at in members),
+            tokens=sum(examples[at].tokens for at in members),
+            targets=sum(examples[at].targets for at in members),
+            squares=sum(examples[at].tokens ** 2 for at in members),
             segments=len(members),
         )
         for members in packed
