@@ -52,8 +52,8 @@ def _report(run: PreparedRun) -> None:
     from danlu.dialog.settings import ModelSettings
     from danlu.workflows.report.report import write_report
 
-    dtype = str(run.precision.dtype).removeprefix("torch.")
-    settings = ModelSettings.model_validate({"device": run.settings.device, "dtype": dtype})
+    named = {"device": run.settings.device, "dtype": run.precision.name}
+    settings = ModelSettings.model_validate(named)
     again = f"danlu eval {shlex.quote(run.settings.output_dir)}"
     try:
         for event in write_report(run.path, settings):

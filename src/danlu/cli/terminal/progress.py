@@ -48,7 +48,7 @@ def describe(run: PreparedRun) -> list[str]:
         _("Model {model} on {device} ({dtype}, {threads} threads), {kind}").format(
             model=settings.model_name_or_path,
             device=run.device.description,
-            dtype=str(run.precision.dtype).removeprefix("torch."),
+            dtype=run.precision.name,
             threads=run.device.threads,
             kind=settings.finetuning_type,
         ),

@@ -19,12 +19,12 @@ from danlu.runs.folder import RunFolder
 from danlu.runs.registry import register
 from danlu.train.events import Adapted, Event, Planned, Saved
 from danlu.train.fit.planning import recalibrated
-from danlu.train.job.adapter import method_of
 from danlu.train.job.outcome import record_change, record_costs, recording_end
 from danlu.train.job.outputs import Outputs
 from danlu.train.job.record import arithmetic_of, facts_of, going_on, manifest_of, plan_record
 from danlu.train.job.resume import checkpoint_to_resume
 from danlu.train.job.setup import PreparedRun
+from danlu.train.job.trainable import method_of
 from danlu.train.loop.method import Method
 from danlu.train.loop.trainer import Interrupted, Trainer
 

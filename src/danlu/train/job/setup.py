@@ -23,8 +23,8 @@ from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.fit.planning import constraints_of, job_of, plan_run, workload_of
 from danlu.train.fit.space import check_space, checkpoint_bytes
-from danlu.train.job.adapter import lora_config, named_adapter
 from danlu.train.job.prepare import PreparedData, prepare_data
+from danlu.train.job.trainable import lora_config, named_adapter
 from danlu.train.loop.precision import Precision, choose_precision
 from danlu.train.recipe import Recipe, check_required, recipe_of
 from danlu.train.settings import TrainSettings

@@ -1,4 +1,4 @@
-"""Which adapter a run trains: a new one as the settings say, or one that exists."""
+"""What a run trains: every weight, a new adapter, or one that exists."""
 
 from __future__ import annotations
 
