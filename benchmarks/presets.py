@@ -20,6 +20,7 @@ from typing import Any
 from danlu.runs.manifest import read_manifest
 from danlu.settings.resolve import resolve
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import prepare_run
 from danlu.train.settings import TrainSettings
 
 SEEDS = (1, 2, 3)
@@ -65,7 +66,7 @@ def run(preset: str, seed: int, learned: Path, held_out: Path, work: Path) -> di
         *("--eval_on_start", "--plot_loss", "false", "--report", "false"),
     ]
     losses = []
-    for event in Finetune(resolve(TrainSettings, words, {}).values).run():
+    for event in Finetune(prepare_run(resolve(TrainSettings, words, {}).values)).run():
         if hasattr(event, "is_best"):
             losses.append(event.loss)
     results = read_manifest(output).results

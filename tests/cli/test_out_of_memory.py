@@ -26,7 +26,7 @@ from danlu.device.memory import free_cache
 from danlu.train.loop.trainer import Trainer
 
 extra, *words = sys.argv[1:]
-steps = Trainer._steps
+run = Trainer.run
 
 def limited(self):
     free_cache(torch.device("cpu"))
@@ -34,11 +34,11 @@ def limited(self):
         used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (used + int(extra) * 2**20, resource.RLIM_INFINITY))
     try:
-        yield from steps(self)
+        yield from run(self)
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-Trainer._steps = limited
+Trainer.run = limited
 sys.exit(main(words))
 """
 # So many MiB. With 140 a whole step of 8 rows fits; with each of 18 numbers from -20 to 120 the run

@@ -14,7 +14,7 @@ from danlu.device.datasheets import CATALOGUE
 from danlu.lora.adapter import ALL_TARGETS
 from danlu.model.recompute import POLICIES
 from danlu.model.sizes import published_config
-from danlu.plan.job import Job, Load
+from danlu.plan.job import BatchShape, Job
 from danlu.plan.memory import kept_per_token
 from danlu.train.settings import TrainSettings
 
@@ -64,8 +64,8 @@ def test_the_table_of_recomputation_is_that_of_the_plan() -> None:
     config = published_config("Qwen3-8B")
     assert config is not None
     job = Job(config=config, number_bytes=2, ranks=dict.fromkeys(ALL_TARGETS, 8))
-    load = Load(tokens=1000, targets=800, squares=10**5, segments=8)
+    shape = BatchShape(tokens=1000, targets=800, squares=10**5, segments=8)
     for cells in rows[:-1]:
         stated = float(cells[2].split()[0])
-        kept = 36 * kept_per_token(job, cells[0].strip(), CATALOGUE["ascend-910b-64g"], load)  # type: ignore[arg-type]
+        kept = 36 * kept_per_token(job, cells[0].strip(), CATALOGUE["ascend-910b-64g"], shape)  # type: ignore[arg-type]
         assert abs(kept / 1e6 - stated) < 0.006

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.runs.checkpoints import find_newest
@@ -16,9 +14,10 @@ from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import is_run
 from danlu.train.events import Event
 from danlu.train.loop.method import LoraMethod
-from danlu.train.loop.trainer import Recipe, Trainer
+from danlu.train.loop.trainer import Trainer
+from danlu.train.recipe import Recipe
 from tests.helpers.run_scenarios import MANIFEST
-from tests.helpers.training import ARITHMETIC, RECIPE, loaded_tiny, random_rows
+from tests.helpers.training import RECIPE, STEP_PLAN, loaded_tiny, random_rows
 
 SMALL = replace(
     RECIPE, total_steps=4, rows_per_step=2, eval_steps=2, save_steps=2, save_total_limit=1
@@ -41,10 +40,9 @@ class SmallRun:
     def trainer(self, folder: RunFolder) -> Trainer:
         """Build a trainer with a fresh adapter."""
         return Trainer(
-            base=self.base,
             method=LoraMethod.fresh(self.base, CONFIG, seed=self.recipe.seed),
             recipe=self.recipe,
-            arithmetic=ARITHMETIC,
+            step_plan=STEP_PLAN,
             train_rows=random_rows(7),
             eval_rows=random_rows(2, seed=1),
             run_folder=folder,
@@ -74,8 +72,3 @@ class SmallRun:
         """Run to the end and yield what happens."""
         with self.opened(path) as trainer:
             yield from trainer.run()
-
-
-def master(trainer: Trainer) -> torch.Tensor:
-    """The trained numbers in full precision."""
-    return trainer._optimizer.state()[0]["matrices.master"].clone()

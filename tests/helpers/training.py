@@ -12,11 +12,12 @@ from danlu.data.tokens.examples import Example
 from danlu.device.detect import select
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.loop.method import FullMethod, LoraMethod, Method
-from danlu.train.loop.trainer import Recipe, Trainer
+from danlu.train.loop.trainer import Trainer
+from danlu.train.recipe import Recipe
 from danlu.train.schedule import Schedule
 from tests.helpers.tiny_model import tiny_model
 from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
@@ -30,7 +31,7 @@ RECIPE = Recipe(
     eval_steps=4,
     save_steps=3,
 )
-ARITHMETIC = Arithmetic(micro_batch_tokens=64, chunk_rows=256, recompute="none")
+STEP_PLAN = StepPlan(micro_batch_tokens=64, chunk_rows=256, recompute="none")
 
 
 def loaded_tiny(
@@ -72,7 +73,7 @@ def trainer(
     dtype: torch.dtype = torch.float32,
     dropout: float = 0.1,
     device: str = "cpu",
-    arithmetic: Arithmetic = ARITHMETIC,
+    step_plan: StepPlan = STEP_PLAN,
     run_folder: RunFolder | None = None,
 ) -> Trainer:
     """A trainer over 23 training and 4 held-out rows in tmp_path/run."""
@@ -84,10 +85,9 @@ def trainer(
     else:
         (base.folder / "config.json").write_text("{}", encoding="utf-8")
     return Trainer(
-        base=base,
         method=method,
         recipe=recipe,
-        arithmetic=arithmetic,
+        step_plan=step_plan,
         train_rows=random_rows(23),
         eval_rows=random_rows(4, seed=1),
         run_folder=run_folder or RunFolder.create(tmp_path / "run"),

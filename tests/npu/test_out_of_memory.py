@@ -10,20 +10,20 @@ import pytest
 import torch
 
 from danlu.model.recompute import POLICIES
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.train.events import Adapted, Evaluated, Event, StepDone
-from danlu.train.fit.adapting import OutOfMemory
+from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.loop.trainer import Trainer
-from tests.helpers.training import ARITHMETIC, RECIPE, trainer
+from tests.helpers.training import RECIPE, STEP_PLAN, trainer
 from tests.sim.memory import MEMORY
 
-WHOLE = replace(ARITHMETIC, micro_batch_tokens=4096)
+WHOLE = replace(STEP_PLAN, micro_batch_tokens=4096)
 RECIPE_AT_ONCE = replace(RECIPE, total_steps=4, schedule=replace(RECIPE.schedule, warmup_steps=0))
 methods = pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
 
 
-def on_card(folder: Path, full: bool, arithmetic: Arithmetic = WHOLE) -> Trainer:
-    return trainer(folder, RECIPE_AT_ONCE, full=full, device="npu", arithmetic=arithmetic)
+def on_card(folder: Path, full: bool, step_plan: StepPlan = WHOLE) -> Trainer:
+    return trainer(folder, RECIPE_AT_ONCE, full=full, device="npu", step_plan=step_plan)
 
 
 def losses(events: list[Event]) -> list[float]:
@@ -56,8 +56,8 @@ def test_less_and_less_memory_gives_the_same_losses(tmp_path: Path, full: bool) 
                 ended = True
                 break
         assert losses(events) == pytest.approx(expected, rel=1e-6)
-        assert run.arithmetic.micro_batch_tokens <= ways[-1].micro_batch_tokens
-        ways.append(run.arithmetic)
+        assert run.step_plan.micro_batch_tokens <= ways[-1].micro_batch_tokens
+        ways.append(run.step_plan)
         del run
     assert ended
     assert len(set(ways)) >= 3

@@ -11,7 +11,7 @@ import torch
 
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.train.events import StepDone
-from tests.helpers.training import ARITHMETIC, RECIPE, trainer
+from tests.helpers.training import RECIPE, STEP_PLAN, trainer
 from tests.sim.record import recording
 
 
@@ -21,8 +21,8 @@ def test_every_policy_learns_the_same(tmp_path: Path, policy: Recompute, full: b
     recipe = replace(RECIPE, total_steps=3, eval_steps=0)
     losses = []
     for name, device, way in (("plain", "cpu", "none"), ("other", "npu", policy)):
-        arithmetic = replace(ARITHMETIC, recompute=way)
-        run = trainer(tmp_path / name, recipe, full=full, device=device, arithmetic=arithmetic)
+        step_plan = replace(STEP_PLAN, recompute=way)
+        run = trainer(tmp_path / name, recipe, full=full, device=device, step_plan=step_plan)
         with recording() as record:
             losses.append([e.loss for e in run.run() if isinstance(e, StepDone)])
         inside = [
@@ -37,8 +37,8 @@ def test_offloading_takes_less_of_the_device(tmp_path: Path) -> None:
     recipe = replace(RECIPE, total_steps=1, eval_steps=0)
     peaks = []
     for policy in ("block", "offload"):
-        arithmetic = replace(ARITHMETIC, recompute=policy, micro_batch_tokens=10_000)
-        run = trainer(tmp_path / policy, recipe, device="npu", arithmetic=arithmetic)
+        step_plan = replace(STEP_PLAN, recompute=policy, micro_batch_tokens=10_000)
+        run = trainer(tmp_path / policy, recipe, device="npu", step_plan=step_plan)
         gc.collect()  # else what other tests left is given back in between
         torch.npu.reset_peak_memory_stats()
         list(run.run())

@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from danlu.data.tokens.pack import Batch, pack
 from danlu.runs.checkpoints import find_newest
 from danlu.runs.folder import RunFolder
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.loop import batches
-from danlu.train.loop.trainer import Trainer
 from tests.helpers.training import RECIPE, trainer
 from tests.sim.record import recording
 
@@ -30,11 +28,6 @@ every_dtype = pytest.mark.parametrize(
 )
 
 
-def trained(run: Trainer) -> Tensor:
-    """The master weights of all matrices, on the CPU."""
-    return run._optimizer.state()[0]["matrices.master"].cpu().clone()
-
-
 @methods
 @every_dtype
 def test_a_run_is_that_of_the_cpu(tmp_path: Path, full: bool, dtype: torch.dtype) -> None:
@@ -44,7 +37,7 @@ def test_a_run_is_that_of_the_cpu(tmp_path: Path, full: bool, dtype: torch.dtype
         run = trainer(tmp_path / device, full=full, dtype=dtype, device=device)
         events = [e for e in run.run() if isinstance(e, StepDone | Evaluated)]
         numbers[device] = [(e.loss, getattr(e, "grad_norm", None)) for e in events]
-        weights[device] = trained(run)
+        weights[device] = run.weights()
     assert len(numbers["npu"]) == RECIPE.total_steps + 3
     assert numbers["npu"] == numbers["cpu"]
     assert torch.equal(weights["npu"], weights["cpu"])
@@ -67,7 +60,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
         assert newest.step == 6
         resumed.resume(newest.step)
         list(resumed.run())
-    assert torch.equal(trained(whole), trained(resumed))
+    assert torch.equal(whole.weights(), resumed.weights())
 
 
 @one_each

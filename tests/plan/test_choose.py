@@ -13,12 +13,12 @@ from danlu.lora.adapter import ALL_TARGETS
 from danlu.model.config import ModelConfig
 from danlu.model.sizes import num_parameters, published_config, published_names
 from danlu.plan.calibrate import ProbeFigure, calibrated
-from danlu.plan.choose import EQUALLY_FAST, USABLE, Plan, Wish, choose
-from danlu.plan.job import Job, Load
+from danlu.plan.choose import EQUALLY_FAST, USABLE, Constraints, NothingFits, Plan, choose
+from danlu.plan.job import BatchShape, Job
 from danlu.plan.memory import memory_of
 from danlu.plan.refusal import refusal
 from danlu.plan.speed import Speed, seconds_of, training_flops, useful_flops
-from danlu.plan.workload import Segment, Workload, pack_loads
+from danlu.plan.workload import ExampleShape, Workload, pack_shapes
 
 GB = 10**9
 CPU = cpu_facts(description="cpu", memory_bytes=24 * GB, threads=2, has_fast_bf16=True)
@@ -36,7 +36,7 @@ def lora_job(name: str = "Qwen3-8B", number_bytes: int = 2) -> Job:
 
 
 def workload(*lengths: int, steps: int = 4) -> Workload:
-    segments = [Segment(tokens=n, targets=n * 3 // 4) for n in lengths]
+    segments = [ExampleShape(tokens=n, targets=n * 3 // 4) for n in lengths]
     return Workload(
         steps=[segments] * steps, evaluation=segments[:2], total_steps=100, num_evaluations=2
     )
@@ -45,12 +45,22 @@ def workload(*lengths: int, steps: int = 4) -> Workload:
 USUAL = workload(*[138] * 14, 300, 548)
 
 
-def planned(device: str, job: Job | None = None, work: Workload = USUAL, **wish: object) -> Plan:
+def found(
+    device: str, job: Job | None = None, work: Workload = USUAL, **constraints: object
+) -> Plan | NothingFits:
     facts = CATALOGUE.get(device, CPU)
     return choose(
         job or lora_job(), work, facts, budget_bytes=facts.memory_bytes,
-        wish=Wish(**wish),  # type: ignore[arg-type]
+        constraints=Constraints(**constraints),  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def planned(
+    device: str, job: Job | None = None, work: Workload = USUAL, **constraints: object
+) -> Plan:
+    plan = found(device, job, work, **constraints)
+    assert isinstance(plan, Plan)
+    return plan
 
 
 def test_the_published_sizes() -> None:
@@ -63,32 +73,27 @@ def test_the_published_sizes() -> None:
 
 def test_room_enough_means_one_micro_batch_and_little_recomputation() -> None:
     chosen = planned("h200-141g").chosen
-    assert chosen is not None
     assert chosen.microsteps == 1
-    assert chosen.arithmetic.recompute in ("none", "selective")
+    assert chosen.step_plan.recompute in ("none", "selective")
 
 
 def test_a_small_card_takes_the_fastest_way_that_fits() -> None:
     plan = planned("rtx-4090-24g")
-    assert plan.chosen is not None
     assert plan.chosen.memory.total <= USABLE * plan.budget_bytes
-    fitting = [option.step_s for option in plan.options if plan.fits(option)]
+    fitting = [candidate.step_s for candidate in plan.candidates if plan.fits(candidate)]
     assert plan.chosen.step_s <= EQUALLY_FAST * min(fitting)
 
 
 def test_the_cpu_takes_small_micro_batches_because_they_cost_no_time() -> None:
     plan = planned("cpu", lora_job("Qwen3-0.6B"))
-    assert plan.chosen is not None
     assert plan.chosen.memory.total < 3.3 * GB
     whole = planned("cpu", lora_job("Qwen3-0.6B"), micro_batch_tokens=4096).chosen
-    assert whole is not None
     assert whole.memory.total > plan.chosen.memory.total + GB
 
 
 def test_what_the_user_fixed_stays_fixed() -> None:
     chosen = planned("a100-80g", micro_batch_tokens=700, recompute="gate_up").chosen
-    assert chosen is not None
-    assert (chosen.arithmetic.micro_batch_tokens, chosen.arithmetic.recompute) == (700, "gate_up")
+    assert (chosen.step_plan.micro_batch_tokens, chosen.step_plan.recompute) == (700, "gate_up")
 
 
 @settings(deadline=None, max_examples=40)
@@ -99,20 +104,22 @@ def test_what_the_user_fixed_stays_fixed() -> None:
 )
 def test_what_is_chosen_fits_and_packs(lengths: list[int], model: str, device: str) -> None:
     work = workload(*lengths, steps=2)
-    plan = planned(device, lora_job(model), work)
-    for option in plan.options:
-        assert option.arithmetic.micro_batch_tokens >= max(lengths)
-        assert plan.fits(option) or option != plan.chosen
-    if plan.chosen is not None:
-        loads = pack_loads(work.steps[0], plan.chosen.arithmetic.micro_batch_tokens)
-        assert sum(load.tokens for load in loads) == sum(lengths)
-        assert max(load.tokens for load in loads) <= plan.heaviest.tokens
-    else:
-        assert all(not plan.fits(option) for option in plan.options)
+    plan = found(device, lora_job(model), work)
+    if isinstance(plan, NothingFits):
+        assert plan.leanest.step_plan.micro_batch_tokens >= max(lengths)
+        assert not plan.fits(plan.leanest)
+        return
+    for candidate in plan.candidates:
+        assert candidate.step_plan.micro_batch_tokens >= max(lengths)
+        assert plan.fits(candidate) or candidate != plan.chosen
+    assert plan.fits(plan.chosen)
+    shapes = pack_shapes(work.steps[0], plan.chosen.step_plan.micro_batch_tokens)
+    assert sum(shape.tokens for shape in shapes) == sum(lengths)
+    assert max(shape.tokens for shape in shapes) <= plan.heaviest.tokens
 
 
 @pytest.mark.parametrize(
-    "device, job, work, wish, advice",
+    "device, job, work, constraints, advice",
     [
         ("rtx-4090-24g", lora_job("Qwen3-14B"), USUAL, {}, "Qwen3-8B"),
         ("rtx-4090-24g", lora_job("Qwen3-8B", 4), USUAL, {}, "--dtype bfloat16"),
@@ -123,11 +130,11 @@ def test_what_is_chosen_fits_and_packs(lengths: list[int], model: str, device: s
     ],
 )  # fmt: skip
 def test_a_refusal_names_the_smallest_change_that_fits(
-    device: str, job: Job, work: Workload, wish: dict[str, object], advice: str
+    device: str, job: Job, work: Workload, constraints: dict[str, object], advice: str
 ) -> None:
-    plan = planned(device, job, work, **wish)
-    assert plan.chosen is None
-    fault = refusal(plan, Wish(**wish))  # type: ignore[arg-type]
+    plan = found(device, job, work, **constraints)
+    assert isinstance(plan, NothingFits)
+    fault = refusal(plan)
     assert fault.exit_code == 4
     assert advice in fault.fix
     assert CATALOGUE[device].description in str(fault)
@@ -135,53 +142,49 @@ def test_a_refusal_names_the_smallest_change_that_fits(
 
 def test_a_probe_corrects_time_and_memory() -> None:
     plan = planned("cpu", lora_job("Qwen3-0.6B"))
-    assert plan.chosen is not None
-    way, speed = plan.chosen.arithmetic, plan.speed
+    way, speed = plan.chosen.step_plan, plan.speed
     truth = replace(speed, factor=2.5, microstep_s=0.1)
     microsteps = plan.chosen.microsteps * plan.workload.total_steps
-    loads = [Load(tokens=n, targets=n // 2, squares=n * 100, segments=2) for n in (100, 400)]
+    shapes = [BatchShape(tokens=n, targets=n // 2, squares=n * 100, segments=2) for n in (100, 400)]
     figures = [
         ProbeFigure(
-            load=load,
-            seconds=seconds_of(plan.job, way, load, plan.device, truth),
-            peak_bytes=memory_of(plan.job, way, load, plan.device, microsteps=microsteps).total
+            shape=shape,
+            seconds=seconds_of(plan.job, way, shape, plan.device, truth),
+            peak_bytes=memory_of(plan.job, way, shape, plan.device, microsteps=microsteps).total
             + GB,
         )
-        for load in loads
+        for shape in shapes
     ]
     got = calibrated(plan, figures)
     assert got.speed.is_measured
     assert got.speed.factor == pytest.approx(2.5, rel=1e-6)
     assert got.speed.microstep_s == pytest.approx(0.1, rel=1e-6)
-    assert got.chosen is not None
-    assert got.chosen.arithmetic == way
+    assert got.chosen.step_plan == way
     assert got.chosen.memory.total == plan.chosen.memory.total + GB
 
 
 def test_noise_does_not_turn_the_line_on_its_head() -> None:
     plan = planned("cpu", lora_job("Qwen3-0.6B"))
-    loads = [Load(tokens=n, targets=n // 2, squares=n * 100, segments=2) for n in (100, 400)]
+    shapes = [BatchShape(tokens=n, targets=n // 2, squares=n * 100, segments=2) for n in (100, 400)]
     slow_then_fast = [
-        ProbeFigure(load=load, seconds=seconds, peak_bytes=GB)
-        for load, seconds in zip(loads, (9.0, 3.0), strict=True)
+        ProbeFigure(shape=shape, seconds=seconds, peak_bytes=GB)
+        for shape, seconds in zip(shapes, (9.0, 3.0), strict=True)
     ]
     got = calibrated(plan, slow_then_fast)
-    assert got.chosen is not None
-    assert plan.chosen is not None
     assert got.total_s > 0
     assert seconds_of(
-        plan.job, plan.chosen.arithmetic, loads[1], plan.device, got.speed
+        plan.job, plan.chosen.step_plan, shapes[1], plan.device, got.speed
     ) == pytest.approx(3.0)
 
 
 def test_operations_of_a_known_shape() -> None:
-    """Qwen3-8B, 1,024 tokens of one segment, all learned: the arithmetic by hand."""
-    load = Load(tokens=1024, targets=1024, squares=1024**2, segments=1)
-    per_token = useful_flops(lora_job(), load) / 1024 / 1e9
+    """Qwen3-8B, 1,024 tokens of one segment, all learned: the step_plan by hand."""
+    shape = BatchShape(tokens=1024, targets=1024, squares=1024**2, segments=1)
+    per_token = useful_flops(lora_job(), shape) / 1024 / 1e9
     body, head, adapter = 4 * 6.946, 4 * 0.6223, 6 * 0.02182
     attention = 3.5 * 36 * 2 * 4096 * 1024 / 1e9
     assert per_token == pytest.approx(body + head + adapter + attention, rel=1e-3)
     policies = ("none", "selective", "gate_up", "block")
-    costs = [training_flops(lora_job(), policy, load) for policy in policies]
+    costs = [training_flops(lora_job(), policy, shape) for policy in policies]
     assert costs == sorted(costs)
     assert Speed(flops=1e12).is_measured is False

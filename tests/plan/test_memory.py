@@ -13,7 +13,7 @@ from danlu.lora.linear import AdapterLinear
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
-from danlu.plan.job import Arithmetic, Job, Load
+from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.memory import host_bytes, kept_per_token, memory_of
 from tests.helpers.packed import random_adapter, random_tokens
 from tests.helpers.saved_bytes import counting_saved
@@ -26,8 +26,8 @@ ALL = LoraConfig(r=4)
 SOME = LoraConfig(r=4, target_modules=("q_proj", "v_proj", "up_proj"))
 
 
-def load_of(lengths: list[int]) -> Load:
-    return Load(
+def shape_of(lengths: list[int]) -> BatchShape:
+    return BatchShape(
         tokens=sum(lengths),
         targets=sum(lengths) // 2,
         squares=sum(n * n for n in lengths),
@@ -63,10 +63,10 @@ def test_what_is_kept_is_what_was_predicted(
         )
     ranks = None if lora is None else dict.fromkeys(lora.target_modules, lora.r)
     job = Job(config=config, number_bytes=dtype.itemsize, ranks=ranks)
-    load = load_of(lengths)
-    predicted = 4 * kept_per_token(job, policy, CPU, load) * load.tokens
+    shape = shape_of(lengths)
+    predicted = 4 * kept_per_token(job, policy, CPU, shape) * shape.tokens
     # The rotation's table and the token ids are kept once; the plan has them among its small parts.
-    once = load.tokens * (config.head_dim * 4 + 8)
+    once = shape.tokens * (config.head_dim * 4 + 8)
     assert predicted <= saved.num_bytes <= predicted + once
 
 
@@ -78,38 +78,38 @@ def job(**changes: object) -> Job:
 
 
 def total(
-    some: Job, policy: Recompute, load: Load, device: DeviceFacts, chunk_rows: int = 256
+    some: Job, policy: Recompute, shape: BatchShape, device: DeviceFacts, chunk_rows: int = 256
 ) -> int:
-    way = Arithmetic(micro_batch_tokens=load.tokens, chunk_rows=chunk_rows, recompute=policy)
-    return memory_of(some, way, load, device).total
+    way = StepPlan(micro_batch_tokens=shape.tokens, chunk_rows=chunk_rows, recompute=policy)
+    return memory_of(some, way, shape, device).total
 
 
 def test_the_parts_add_up_and_each_policy_needs_less() -> None:
-    load = load_of([400, 300, 100])
-    needs = [total(job(), policy, load, CARD) for policy in POLICIES]
+    shape = shape_of([400, 300, 100])
+    needs = [total(job(), policy, shape, CARD) for policy in POLICIES]
     assert needs == sorted(needs, reverse=True)
-    assert host_bytes(job(), load) == DEEP.num_hidden_layers * DEEP.hidden_size * 2 * 800
+    assert host_bytes(job(), shape) == DEEP.num_hidden_layers * DEEP.hidden_size * 2 * 800
     # The CPU is its own host: there is nowhere else to put what enters the blocks.
-    assert total(job(), "offload", load, CPU) == total(job(), "block", load, CPU)
+    assert total(job(), "offload", shape, CPU) == total(job(), "block", shape, CPU)
 
 
 def test_what_makes_a_run_need_more() -> None:
-    base = total(job(), "none", load_of([400]), CARD)
-    assert total(job(number_bytes=4), "none", load_of([400]), CARD) > base
-    assert total(job(ranks=None), "none", load_of([400]), CARD) > base
-    assert total(job(), "none", load_of([401]), CARD) > base
+    base = total(job(), "none", shape_of([400]), CARD)
+    assert total(job(number_bytes=4), "none", shape_of([400]), CARD) > base
+    assert total(job(ranks=None), "none", shape_of([400]), CARD) > base
+    assert total(job(), "none", shape_of([401]), CARD) > base
     large = replace(TINY, vocab_size=50_000)
     with_head = [
-        total(job(config=large), "block", load_of([800]), CARD, rows) for rows in (64, 256)
+        total(job(config=large), "block", shape_of([800]), CARD, rows) for rows in (64, 256)
     ]
     assert with_head[1] > with_head[0]
 
 
 def test_kernels_come_with_microsteps_until_their_number_is_bounded() -> None:
-    way = Arithmetic(micro_batch_tokens=400, chunk_rows=256, recompute="none")
+    way = StepPlan(micro_batch_tokens=400, chunk_rows=256, recompute="none")
 
     def peak(microsteps: float) -> int:
-        return memory_of(job(), way, load_of([400]), CPU, microsteps=microsteps).total
+        return memory_of(job(), way, shape_of([400]), CPU, microsteps=microsteps).total
 
     assert peak(10) == peak(0) + 10 * CPU.kernel_bytes
     assert peak(1000) == peak(10_000) == peak(0) + CPU.most_kernel_bytes

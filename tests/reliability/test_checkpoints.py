@@ -17,11 +17,13 @@ from danlu.files.committed import MANIFEST, verify
 from danlu.runs.checkpoints import commit_checkpoint, find_newest
 from danlu.runs.folder import RunFolder
 from danlu.train.loop.checkpoint import read_state, write_state
+from danlu.train.loop.method import LoraMethod
+from danlu.train.loop.optimizer import Optimizer
 from tests.helpers.crash_states import read_tree
 from tests.helpers.faulty_disk import FailingReads, HastyDisk, failing_reads, installed
 from tests.helpers.figures import figure
 from tests.helpers.program import timeless
-from tests.helpers.small_run import SMALL, SmallRun, master
+from tests.helpers.small_run import CONFIG, SMALL, SmallRun
 
 STEPS = 20
 EVERY_STEP = replace(SMALL, total_steps=STEPS, save_steps=1, save_total_limit=None, eval_steps=5)
@@ -34,7 +36,7 @@ class Whole:
         self.small = SmallRun.on_model_in(folder / "model", EVERY_STEP)
         self.run = folder / "run"
         with installed(HastyDisk()):
-            self.master = master(self.small.train(self.run))
+            self.weights = self.small.train(self.run).weights()
 
     def copy(self, place: Path, *steps: int) -> Path:
         """Copy the run as it was when only the checkpoints of `steps` were there."""
@@ -50,7 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 def test_resumed_at_any_step_the_rest_is_the_same(whole: Whole, tmp_path: Path) -> None:
     for step in range(1, STEPS + 1):
         run = whole.copy(tmp_path / f"{step}", step)
-        assert torch.equal(master(whole.small.train(run)), whole.master), step
+        assert torch.equal(whole.small.train(run).weights(), whole.weights), step
         assert timeless(run) == timeless(whole.run), step
         final = f"checkpoint-{STEPS}"
         assert read_tree(run / final) == read_tree(whole.run / final), step
@@ -59,12 +61,13 @@ def test_resumed_at_any_step_the_rest_is_the_same(whole: Whole, tmp_path: Path) 
 
 def test_what_is_loaded_and_saved_again_has_the_same_bytes(whole: Whole, tmp_path: Path) -> None:
     checkpoint = whole.run / "checkpoint-7"
+    method = LoraMethod.fresh(whole.small.base, CONFIG, seed=0)
+    optimizer = Optimizer(method.named_parameters(), weight_decay=0.0, fused=False)
     with RunFolder.create(tmp_path / "again") as run:
-        trainer = whole.small.trainer(run)
-        progress = read_state(checkpoint, trainer._optimizer)
+        progress = read_state(checkpoint, optimizer)
         with commit_checkpoint(run.path, 7) as draft:
-            trainer._method.save(draft)
-            write_state(draft, progress, trainer._optimizer)
+            method.save(draft)
+            write_state(draft, progress, optimizer)
         assert read_tree(run.path / "checkpoint-7") == read_tree(checkpoint)
 
 
@@ -159,7 +162,7 @@ def test_an_error_at_any_read_falls_back_or_is_explained(whole: Whole, tmp_path:
                 assert str(reads.failed) in problem.what  # noqa: PT017
                 explained += 1
                 resumed = whole.small.train(run)
-        assert torch.equal(master(resumed), whole.master)
+        assert torch.equal(resumed.weights(), whole.weights)
         assert timeless(run) == timeless(whole.run)
         shutil.rmtree(run)
         if reads.failed is None:

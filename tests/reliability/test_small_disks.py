@@ -17,16 +17,16 @@ from danlu.runs.manifest import read_manifest
 from danlu.train.events import NotSaved
 from tests.helpers.figures import figure
 from tests.helpers.program import leftovers, start, timeless
-from tests.helpers.small_run import SMALL, SmallRun, master
+from tests.helpers.small_run import SMALL, SmallRun
 from tests.helpers.whole_run import RESUME, STEPS, Place
 
 # danlu without its check before the start, as on a disk that somebody else fills meanwhile.
 TRUSTFUL = """
 import sys
 from danlu.cli.main import main
-from danlu.train.job import finetune
+from danlu.train.job import setup
 
-finetune.check_space = lambda *_values, **_named: None
+setup.check_space = lambda *_values, **_named: None
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path, disk: Sma
     recipe = replace(SMALL, total_steps=12, eval_steps=0, save_total_limit=None)
     small = SmallRun.on_model_in(tmp_path / "model", recipe)
     whole, run = tmp_path / "whole", disk.path / "run"
-    result = master(small.train(whole))
+    result = small.train(whole).weights()
     disk.change(f"size={size_kib(whole / 'checkpoint-12') * 5 // 2 + 16}k")
     refused = []
     for event in small.events(run):
@@ -122,7 +122,7 @@ def test_a_disk_that_is_full_for_a_while_is_waited_for(tmp_path: Path, disk: Sma
     assert refused == [6]
     assert [each.step for each in list_checkpoints(run)] == [2, 4, 8, 10, 12]
     assert timeless(run) == timeless(whole)
-    assert torch.equal(master(small.train(run)), result)
+    assert torch.equal(small.train(run).weights(), result)
     figure("real disks too small", 1)
 
 

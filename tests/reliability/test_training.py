@@ -19,7 +19,7 @@ from tests.helpers.faulty_disk import Fault, HastyDisk, every_fault, installed
 from tests.helpers.figures import figure
 from tests.helpers.program import timeless
 from tests.helpers.run_scenarios import restart
-from tests.helpers.small_run import SmallRun, master
+from tests.helpers.small_run import SmallRun
 
 
 class Undisturbed:
@@ -28,13 +28,13 @@ class Undisturbed:
     def __init__(self, folder: Path) -> None:
         self.small = SmallRun.on_model_in(folder / "model")
         with installed(HastyDisk()):
-            self.master = master(self.small.train(folder / "run"))
+            self.weights = self.small.train(folder / "run").weights()
         self.metrics = timeless(folder / "run")
 
     def assert_goes_on(self, run: Path) -> None:
         """What is left of a run is whole, and goes on to the same bits and records."""
         restart(run)
-        assert torch.equal(master(self.small.train(run)), self.master)
+        assert torch.equal(self.small.train(run).weights(), self.weights)
         assert timeless(run) == self.metrics
         assert [checkpoint.step for checkpoint in list_checkpoints(run)][-1] == 4
 

@@ -26,14 +26,15 @@ from danlu.hub.load import LoadedModel, load_model
 from danlu.hub.save import write_model
 from danlu.model.config import load_config
 from danlu.model.qwen3 import Qwen3
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.runs.checkpoints import FINAL, commit_final
 from danlu.runs.folder import RunFolder
 from danlu.text.render import render
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.loop.method import FullMethod
-from danlu.train.loop.trainer import Recipe, Trainer
+from danlu.train.loop.trainer import Trainer
+from danlu.train.recipe import Recipe
 from danlu.train.schedule import Schedule
 from tools.starter.skills import draw
 from tools.starter.tokenizer import tokenizer_config, train_tokenizer
@@ -41,7 +42,7 @@ from tools.starter.tokenizer import tokenizer_config, train_tokenizer
 SEED = 20261124
 VOCAB_SIZE = 3072
 ROWS_PER_STEP = 64
-ARITHMETIC = Arithmetic(micro_batch_tokens=6144, chunk_rows=256, recompute="selective")
+STEP_PLAN = StepPlan(micro_batch_tokens=6144, chunk_rows=256, recompute="selective")
 TOKENIZER_ROWS = 12_000
 TARGET = Path(danlu.__file__).parent / "starter"
 
@@ -179,10 +180,9 @@ def train(
     method = FullMethod(base)
     with RunFolder.create(run, overwrite=True) as folder:
         trainer = Trainer(
-            base=base,
             method=method,
             recipe=recipe,
-            arithmetic=ARITHMETIC,
+            step_plan=STEP_PLAN,
             train_rows=rows,
             eval_rows=held_out,
             run_folder=folder,

@@ -58,7 +58,7 @@ def _show(demo: Demo) -> None:
 
     _title(2, _("Fine-tuning: a new identity and a new skill"))
     job = demo.finetune()
-    print("\n".join(describe(job)))
+    print("\n".join(describe(job.prepared)))
     show_training(job)
 
     _title(3, _("Before and after"))

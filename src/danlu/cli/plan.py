@@ -11,7 +11,7 @@ from danlu.language import _
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
-    from danlu.plan.choose import Option, Plan
+    from danlu.plan.choose import Candidate, Plan
 
 _GB = 1e9
 
@@ -47,7 +47,6 @@ def run(argv: Sequence[str]) -> int:
 
 def summary(plan: Plan) -> str:
     """Say in one sentence whether a run fits, and how long it takes."""
-    assert plan.chosen is not None
     return _("fits: {needed:.1f} of {budget:.1f} GB, about {time}").format(
         needed=plan.chosen.memory.total / _GB,
         budget=plan.budget_bytes / _GB,
@@ -55,23 +54,22 @@ def summary(plan: Plan) -> str:
     )
 
 
-def way(option: Option) -> str:
+def way(candidate: Candidate) -> str:
     """Say how a step is computed."""
-    arithmetic = option.arithmetic
+    step_plan = candidate.step_plan
     return _(
         "micro-batches of up to {tokens} tokens ({count:.1f} a step), loss in chunks of {rows} "
         "rows, recomputation: {recompute}"
     ).format(
-        tokens=arithmetic.micro_batch_tokens,
-        count=option.microsteps,
-        rows=arithmetic.chunk_rows,
-        recompute=arithmetic.recompute,
+        tokens=step_plan.micro_batch_tokens,
+        count=candidate.microsteps,
+        rows=step_plan.chunk_rows,
+        recompute=step_plan.recompute,
     )
 
 
 def plan_lines(plan: Plan, model: str) -> list[str]:
     """Write a plan so that a reader can follow it."""
-    assert plan.chosen is not None
     return [
         *_what_is_planned(plan, model),
         "",
@@ -80,9 +78,9 @@ def plan_lines(plan: Plan, model: str) -> list[str]:
         if plan.speed.is_measured
         else _("The time comes from the device's data sheet; a run measures it before it starts."),
         "",
-        *_memory_table(plan, plan.chosen),
+        *_memory_table(plan),
         "",
-        *_options_table(plan, plan.chosen),
+        *_candidates_table(plan),
     ]
 
 
@@ -110,8 +108,8 @@ def _what_is_planned(plan: Plan, model: str) -> list[str]:
     return lines
 
 
-def _memory_table(plan: Plan, chosen: Option) -> list[str]:
-    memory, arithmetic = chosen.memory, chosen.arithmetic
+def _memory_table(plan: Plan) -> list[str]:
+    memory, step_plan = plan.chosen.memory, plan.chosen.step_plan
     rows = [
         (_("program and drivers"), memory.process, ""),
         (_("weights"), memory.weights, ""),
@@ -120,13 +118,13 @@ def _memory_table(plan: Plan, chosen: Option) -> list[str]:
             _("kept for the backward pass"),
             memory.activations,
             _("{tokens} tokens, recomputation: {recompute}").format(
-                tokens=plan.heaviest.tokens, recompute=arithmetic.recompute
+                tokens=plan.heaviest.tokens, recompute=step_plan.recompute
             ),
         ),
         (
             _("loss or one layer at work"),
             memory.working,
-            _("loss in chunks of {rows} rows").format(rows=arithmetic.chunk_rows),
+            _("loss in chunks of {rows} rows").format(rows=step_plan.chunk_rows),
         ),
         (_("lost between allocations"), memory.slack, ""),
         (_("together, at the peak"), memory.total, ""),
@@ -139,16 +137,17 @@ def _memory_table(plan: Plan, chosen: Option) -> list[str]:
     return lines
 
 
-def _options_table(plan: Plan, chosen: Option) -> list[str]:
+def _candidates_table(plan: Plan) -> list[str]:
     head = (_("recomputation"), _("micro-batch"), _("a step"), "GB", _("s a step"))
     start = _padded(head[0], 16) + _padded(head[1], 14) + _padded(head[2], 9)
     lines = [_("Ways to compute a step"), f"  {start}{head[3]:>7}  {head[4]}"]
-    for option in plan.options:
-        arithmetic = option.arithmetic
+    for candidate in plan.candidates:
+        step_plan, size = candidate.step_plan, candidate.memory.total / _GB
+        verdict = "" if plan.fits(candidate) else _("too large")
         lines.append(
-            f"  {_padded(arithmetic.recompute, 16)}{arithmetic.micro_batch_tokens:<14}"
-            f"{option.microsteps:<9.1f}{option.memory.total / _GB:7.1f}  {option.step_s:<9.2f}"
-            + (_("chosen") if option == chosen else "" if plan.fits(option) else _("too large"))
+            f"  {_padded(step_plan.recompute, 16)}{step_plan.micro_batch_tokens:<14}"
+            f"{candidate.microsteps:<9.1f}{size:7.1f}  {candidate.step_s:<9.2f}"
+            + (_("chosen") if candidate == plan.chosen else verdict)
         )
     return [
         *(line.rstrip() for line in lines),
@@ -174,20 +173,20 @@ def plan_record(plan: Plan) -> dict[str, Any]:
         **chosen_record(plan),
         "options": [
             {
-                "recompute": option.arithmetic.recompute,
-                "micro_batch_tokens": option.arithmetic.micro_batch_tokens,
-                "chunk_rows": option.arithmetic.chunk_rows,
-                "total_bytes": option.memory.total,
-                "step_s": round(option.step_s, 4),
-                "fits": plan.fits(option),
+                "recompute": candidate.step_plan.recompute,
+                "micro_batch_tokens": candidate.step_plan.micro_batch_tokens,
+                "chunk_rows": candidate.step_plan.chunk_rows,
+                "total_bytes": candidate.memory.total,
+                "step_s": round(candidate.step_s, 4),
+                "fits": plan.fits(candidate),
             }
-            for option in plan.options
+            for candidate in plan.candidates
         ],
     }
 
 
 def _padded(text: str, width: int) -> str:
-    """Pad to so many columns; Chinese characters take two."""
+    """Pad to `width` columns; Chinese characters take two."""
     from rich.cells import cell_len
 
     return text + " " * max(1, width - cell_len(text))

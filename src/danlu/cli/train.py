@@ -12,7 +12,7 @@ from danlu.runs.checkpoints import FINAL
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
-    from danlu.train.job.finetune import Finetune
+    from danlu.train.job.setup import PreparedRun
 
 
 def run(argv: Sequence[str]) -> int:
@@ -26,10 +26,11 @@ def run(argv: Sequence[str]) -> int:
         print(note)
     from danlu.cli.terminal.progress import describe, show_training
     from danlu.train.job.finetune import Finetune
+    from danlu.train.job.setup import prepare_run
     from danlu.train.loop.trainer import Interrupted
 
-    job = Finetune(resolved.values, resolved.origins)
-    print("\n".join(describe(job)), flush=True)
+    job = Finetune(prepare_run(resolved.values, resolved.origins))
+    print("\n".join(describe(job.prepared)), flush=True)
     try:
         show_training(job)
     except Interrupted:
@@ -39,23 +40,23 @@ def run(argv: Sequence[str]) -> int:
             )
         )
         return EXIT_INTERRUPTED
-    if job.settings.report:
-        _report(job)
-    _say_what_next(job)
+    if job.prepared.settings.report:
+        _report(job.prepared)
+    _say_what_next(job.prepared)
     return EXIT_OK
 
 
-def _report(job: Finetune) -> None:
+def _report(run: PreparedRun) -> None:
     """Write the before/after report; the run is finished and stays so whatever happens here."""
     from danlu.cli.eval import report_lines
     from danlu.dialog.settings import ModelSettings
     from danlu.workflows.report.report import write_report
 
-    dtype = str(job.precision.dtype).removeprefix("torch.")
-    settings = ModelSettings.model_validate({"device": job.settings.device, "dtype": dtype})
-    again = f"danlu eval {shlex.quote(job.settings.output_dir)}"
+    named = {"device": run.settings.device, "dtype": run.precision.name}
+    settings = ModelSettings.model_validate(named)
+    again = f"danlu eval {shlex.quote(run.settings.output_dir)}"
     try:
-        for event in write_report(job.path, settings):
+        for event in write_report(run.path, settings):
             print("\n".join(report_lines(event)), flush=True)
     except KeyboardInterrupt:
         print(_("The report is left out; write it later: {command}").format(command=again))
@@ -69,13 +70,13 @@ def _resume_command(argv: Sequence[str]) -> str:
     return shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])
 
 
-def _say_what_next(job: Finetune) -> None:
-    print(_("Done: {path}").format(path=job.path))
-    if job.settings.plot_loss:
-        print(_("Loss curve: {path}").format(path=job.path / "loss.png"))
-    path = shlex.quote(str(job.path))
-    if job.settings.finetuning_type == "lora":
+def _say_what_next(run: PreparedRun) -> None:
+    print(_("Done: {path}").format(path=run.path))
+    if run.settings.plot_loss:
+        print(_("Loss curve: {path}").format(path=run.path / "loss.png"))
+    path = shlex.quote(str(run.path))
+    if run.settings.finetuning_type == "lora":
         print(_("Chat with it: danlu chat --adapter {path}").format(path=path))
     else:
-        path = shlex.quote(str(job.path / FINAL))
+        path = shlex.quote(str(run.path / FINAL))
         print(_("Chat with it: danlu chat --model {path}").format(path=path))

@@ -1,6 +1,6 @@
 """What a run will need, before it starts: memory, time, and how a step is best computed.
 
-`memory` and `speed` are formulas over a `Job` and an `Arithmetic`; `workload` says what the data
-ask for; `choose` picks the arithmetic; `calibrate` corrects the formulas by what tiny steps took.
-Arithmetic only: knows no files, no torch, and does not know who runs the steps.
+`memory` and `speed` are formulas over a `Job` and a `StepPlan`; `workload` describes the data's
+lengths; `choose` picks the step plan; `calibrate` corrects the formulas by measured probes.
+Figures only: must not know files, torch, or what runs the steps.
 """

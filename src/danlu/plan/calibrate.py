@@ -1,21 +1,21 @@
-"""Correcting a plan by what tiny steps on the device took."""
+"""Correcting a plan by probes: tiny microsteps that were measured on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from danlu.plan.choose import Plan, with_speed
-from danlu.plan.job import Load
+from danlu.plan.choose import Plan
+from danlu.plan.job import BatchShape
 from danlu.plan.memory import memory_of
 from danlu.plan.speed import seconds_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeFigure:
-    """One microstep that was run for its figures. peak_bytes: the most memory until its end."""
+    """One measured microstep. peak_bytes: the peak memory of the process until its end."""
 
-    load: Load
+    shape: BatchShape
     seconds: float
     peak_bytes: int
 
@@ -28,11 +28,10 @@ def calibrated(plan: Plan, figures: Sequence[ProbeFigure]) -> Plan:
     constant, what libraries take; the tensors themselves are known. It is never corrected
     downwards: a probe meets only some of the sizes that libraries make kernels for.
     """
-    assert plan.chosen is not None
-    arithmetic = plan.chosen.arithmetic
+    step_plan = plan.chosen.step_plan
     small, large = figures[0], figures[-1]
     nominal = [
-        seconds_of(plan.job, arithmetic, f.load, plan.device, plan.speed) for f in (small, large)
+        seconds_of(plan.job, step_plan, f.shape, plan.device, plan.speed) for f in (small, large)
     ]
     factor, each = large.seconds / nominal[1], 0.0
     if nominal[1] > 1.5 * nominal[0]:
@@ -43,7 +42,7 @@ def calibrated(plan: Plan, figures: Sequence[ProbeFigure]) -> Plan:
     speed = replace(plan.speed, factor=factor, microstep_s=each, is_measured=True)
     # Beside the kernels of the whole run: those that the probe has met are among them.
     microsteps = plan.chosen.microsteps * plan.workload.total_steps
-    expected = memory_of(plan.job, arithmetic, large.load, plan.device, microsteps=microsteps)
+    expected = memory_of(plan.job, step_plan, large.shape, plan.device, microsteps=microsteps)
     offset = max(figure.peak_bytes for figure in figures) - expected.total
     process = plan.device.context_bytes + max(0, offset)
-    return with_speed(plan, speed, process_bytes=process)
+    return plan.with_speed(speed, process_bytes=process)

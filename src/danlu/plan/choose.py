@@ -7,15 +7,15 @@ on the same machine choose the same and end with the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from danlu.device.datasheets import DeviceFacts
 from danlu.model.recompute import POLICIES, Recompute, helpful_policies
-from danlu.plan.job import Arithmetic, Job, Load
+from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.memory import Memory, host_bytes, memory_of
 from danlu.plan.speed import Speed, evaluation_seconds, nominal_speed, seconds_of
-from danlu.plan.workload import Workload, pack_loads
+from danlu.plan.workload import Workload, pack_shapes
 
 # The part of the memory that a plan may fill: a prediction may be off by a few per cent.
 USABLE = 0.95
@@ -27,7 +27,7 @@ _ROUND_TO = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class Constraints:
     """What the user has fixed; None is left to the plan."""
 
     micro_batch_tokens: int | None = None
@@ -35,58 +35,102 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Option:
-    """One way to compute a step, and what it would take."""
+class Candidate:
+    """One way to compute a step, and what it would take.
 
-    arithmetic: Arithmetic
+    step_s: seconds of a step. microsteps: of a step, on average.
+    """
+
+    step_plan: StepPlan
     memory: Memory
     step_s: float
     microsteps: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What was chosen for a job on a device, and from what.
-
-    budget_bytes: the memory there is. options: the best way of each policy, fitting or not; chosen:
-    the best that fits, None where nothing does. host_bytes: what `offload` keeps on the host.
-    """
+class Basis:
+    """What a plan rests on. budget_bytes: the memory there is."""
 
     device: DeviceFacts
     job: Job
     workload: Workload
     speed: Speed
     budget_bytes: int
-    options: tuple[Option, ...]
-    chosen: Option | None
+    constraints: Constraints
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether a candidate stays within the usable memory."""
+        return candidate.memory.total <= USABLE * self.budget_bytes
+
+    def candidate(self, step_plan: StepPlan, packed: Sequence[Sequence[BatchShape]]) -> Candidate:
+        """Predict what steps take; packed: micro-batches of some steps, packed as in step_plan."""
+        seconds = sum(
+            seconds_of(self.job, step_plan, shape, self.device, self.speed)
+            for step in packed
+            for shape in step
+        )
+        microsteps = sum(len(step) for step in packed) / len(packed)
+        memory = memory_of(
+            self.job,
+            step_plan,
+            self.workload.heaviest(step_plan.micro_batch_tokens),
+            self.device,
+            microsteps=microsteps * self.workload.total_steps,
+        )
+        step_s = seconds / len(packed)
+        return Candidate(step_plan=step_plan, memory=memory, step_s=step_s, microsteps=microsteps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Basis):
+    """How steps are computed. candidates: the best of each policy, fitting or not."""
+
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
 
     @property
     def host_bytes(self) -> int:
-        """What is kept in the host's memory."""
-        if self.chosen is None or self.chosen.arithmetic.recompute != "offload":
+        """What `offload` keeps in the host's memory."""
+        if self.chosen.step_plan.recompute != "offload":
             return 0
-        tokens = self.chosen.arithmetic.micro_batch_tokens
-        return host_bytes(self.job, self.workload.heaviest(tokens))
+        return host_bytes(self.job, self.heaviest)
 
     @property
-    def heaviest(self) -> Load:
-        """The heaviest micro-batch of the chosen way."""
-        assert self.chosen is not None
-        return self.workload.heaviest(self.chosen.arithmetic.micro_batch_tokens)
+    def heaviest(self) -> BatchShape:
+        """The heaviest micro-batch."""
+        return self.workload.heaviest(self.chosen.step_plan.micro_batch_tokens)
 
     @property
     def total_s(self) -> float:
         """Predicted seconds for all steps and evaluations."""
-        if self.chosen is None:
-            return 0.0
-        loads = pack_loads(self.workload.evaluation, self.chosen.arithmetic.micro_batch_tokens)
-        once = sum(evaluation_seconds(self.job, x, self.device, self.speed) for x in loads)
+        shapes = pack_shapes(self.workload.evaluation, self.chosen.step_plan.micro_batch_tokens)
+        once = sum(evaluation_seconds(self.job, x, self.device, self.speed) for x in shapes)
         steps = self.chosen.step_s * self.workload.total_steps
         return steps + once * self.workload.num_evaluations
 
-    def fits(self, option: Option) -> bool:
-        """Whether a way stays within the usable memory."""
-        return option.memory.total <= USABLE * self.budget_bytes
+    def with_speed(self, speed: Speed, *, process_bytes: int) -> Plan:
+        """Return the same choice with a measured speed, and other memory outside the formulas."""
+        device = replace(self.device, context_bytes=process_bytes)
+        changed = replace(self, device=device, speed=speed)
+
+        def again(candidate: Candidate) -> Candidate:
+            packed = self.workload.packed_steps(candidate.step_plan.micro_batch_tokens)
+            return changed.candidate(candidate.step_plan, packed)
+
+        candidates = tuple(again(candidate) for candidate in self.candidates)
+        return replace(changed, chosen=again(self.chosen), candidates=candidates)
+
+    def with_step_plan(self, step_plan: StepPlan) -> Plan:
+        """Return the plan for steps that are computed in another way than it chose."""
+        changed = replace(self, chosen=replace(self.chosen, step_plan=step_plan))
+        return changed.with_speed(self.speed, process_bytes=self.device.context_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NothingFits(Basis):
+    """No candidate fits into the memory. leanest: the one that needs least."""
+
+    leanest: Candidate
 
 
 def choose(
@@ -95,61 +139,45 @@ def choose(
     device: DeviceFacts,
     *,
     budget_bytes: int,
-    wish: Wish = Wish(),
-) -> Plan:
-    """Plan a job. The plan has nothing chosen where nothing fits."""
-    speed = nominal_speed(device, job.number_bytes)
+    constraints: Constraints = Constraints(),
+) -> Plan | NothingFits:
+    """Plan how the steps of a job are computed on a device with `budget_bytes` of memory."""
+    basis = Basis(
+        device=device,
+        job=job,
+        workload=workload,
+        speed=nominal_speed(device, job.number_bytes),
+        budget_bytes=budget_bytes,
+        constraints=constraints,
+    )
     packed = {
         tokens: workload.packed_steps(tokens)
-        for tokens in _micro_batch_sizes(workload, wish.micro_batch_tokens)
+        for tokens in _micro_batch_sizes(workload, constraints.micro_batch_tokens)
     }
     every = [
-        _option(job, arithmetic, workload, device, speed, packed[arithmetic.micro_batch_tokens])
-        for arithmetic in _ways(packed, device, wish)
+        basis.candidate(step_plan, packed[step_plan.micro_batch_tokens])
+        for step_plan in _step_plans(packed, device, constraints)
     ]
-    plan = Plan(
-        device=device, job=job, workload=workload, speed=speed, budget_bytes=budget_bytes,
-        options=(), chosen=None,
-    )  # fmt: skip
-    fitting = [option for option in every if plan.fits(option)]
-    chosen = _leanest(fitting) if fitting else None
-    options = tuple(
-        chosen if chosen and chosen.arithmetic.recompute == policy else _best(of_policy, plan)
-        for policy in dict.fromkeys(option.arithmetic.recompute for option in every)
-        if (of_policy := [o for o in every if o.arithmetic.recompute == policy])
-    )
-    return replace(plan, options=options, chosen=chosen)
+    fitting = [candidate for candidate in every if basis.fits(candidate)]
+    if not fitting:
+        return NothingFits(**vars(basis), leanest=min(every, key=_memory))
+    chosen = _leanest(fitting)
+    by_policy: dict[Recompute, list[Candidate]] = {}
+    for candidate in every:
+        by_policy.setdefault(candidate.step_plan.recompute, []).append(candidate)
+    best = {policy: _best(of_policy, basis) for policy, of_policy in by_policy.items()}
+    best[chosen.step_plan.recompute] = chosen
+    return Plan(**vars(basis), chosen=chosen, candidates=tuple(best.values()))
 
 
-def with_speed(plan: Plan, speed: Speed, *, process_bytes: int) -> Plan:
-    """Return the same choice with a measured speed, and other memory outside the formulas."""
-    device = replace(plan.device, context_bytes=process_bytes)
-
-    def again(option: Option) -> Option:
-        packed = plan.workload.packed_steps(option.arithmetic.micro_batch_tokens)
-        return _option(plan.job, option.arithmetic, plan.workload, device, speed, packed)
-
-    chosen = None if plan.chosen is None else again(plan.chosen)
-    options = tuple(again(option) for option in plan.options)
-    return replace(plan, device=device, speed=speed, options=options, chosen=chosen)
-
-
-def like(plan: Plan, arithmetic: Arithmetic) -> Plan:
-    """Return the plan for steps that are computed in another way than it chose."""
-    assert plan.chosen is not None
-    chosen = replace(plan.chosen, arithmetic=arithmetic)
-    measured = replace(plan, chosen=chosen)
-    return with_speed(measured, plan.speed, process_bytes=plan.device.context_bytes)
-
-
-def _ways(
-    packed: dict[int, list[list[Load]]], device: DeviceFacts, wish: Wish
-) -> Iterator[Arithmetic]:
+def _step_plans(
+    sizes: Iterable[int], device: DeviceFacts, constraints: Constraints
+) -> Iterator[StepPlan]:
     policies = helpful_policies(has_host=device.has_host)
-    for recompute in policies if wish.recompute is None else [wish.recompute]:
-        for tokens in packed:
+    for recompute in policies if constraints.recompute is None else [constraints.recompute]:
+        for tokens in sizes:
             for rows in device.chunk_rows:
-                yield Arithmetic(micro_batch_tokens=tokens, chunk_rows=rows, recompute=recompute)
+                yield StepPlan(micro_batch_tokens=tokens, chunk_rows=rows, recompute=recompute)
 
 
 def _micro_batch_sizes(workload: Workload, wanted: int | None) -> list[int]:
@@ -160,52 +188,30 @@ def _micro_batch_sizes(workload: Workload, wanted: int | None) -> list[int]:
     return sorted({-(-tokens // _ROUND_TO) * _ROUND_TO for tokens in parts}, reverse=True)
 
 
-def _option(
-    job: Job,
-    arithmetic: Arithmetic,
-    workload: Workload,
-    device: DeviceFacts,
-    speed: Speed,
-    packed: list[list[Load]],
-) -> Option:
-    seconds = sum(
-        seconds_of(job, arithmetic, load, device, speed) for step in packed for load in step
-    )
-    microsteps = sum(len(step) for step in packed) / len(packed)
-    return Option(
-        arithmetic=arithmetic,
-        memory=memory_of(
-            job,
-            arithmetic,
-            workload.heaviest(arithmetic.micro_batch_tokens),
-            device,
-            microsteps=microsteps * workload.total_steps,
-        ),
-        step_s=seconds / len(packed),
-        microsteps=microsteps,
-    )
-
-
-def _leanest(options: list[Option]) -> Option:
-    """Return the option with the least memory among the fastest.
+def _leanest(candidates: list[Candidate]) -> Candidate:
+    """Return the candidate with the least memory among the fastest.
 
     Stronger recomputation than `selective` is for memory that is missing, not for memory to spare.
     """
-    fastest = min(options, key=lambda option: option.step_s)
+    fastest = min(candidates, key=lambda candidate: candidate.step_s)
     strongest = max(_rank(fastest), POLICIES.index("selective"))
     equal = [
-        option
-        for option in options
-        if option.step_s <= EQUALLY_FAST * fastest.step_s and _rank(option) <= strongest
+        candidate
+        for candidate in candidates
+        if candidate.step_s <= EQUALLY_FAST * fastest.step_s and _rank(candidate) <= strongest
     ]
-    return min(equal, key=lambda option: (option.memory.total, option.step_s))
+    return min(equal, key=lambda candidate: (_memory(candidate), candidate.step_s))
 
 
-def _rank(option: Option) -> int:
-    return POLICIES.index(option.arithmetic.recompute)
+def _rank(candidate: Candidate) -> int:
+    return POLICIES.index(candidate.step_plan.recompute)
 
 
-def _best(options: list[Option], plan: Plan) -> Option:
-    """Return the best option that fits; where none fits, the one that needs least."""
-    fitting = [option for option in options if plan.fits(option)]
-    return _leanest(fitting) if fitting else min(options, key=lambda o: o.memory.total)
+def _memory(candidate: Candidate) -> int:
+    return candidate.memory.total
+
+
+def _best(candidates: list[Candidate], basis: Basis) -> Candidate:
+    """Return the best candidate that fits; where none fits, the one that needs least."""
+    fitting = [candidate for candidate in candidates if basis.fits(candidate)]
+    return _leanest(fitting) if fitting else min(candidates, key=_memory)

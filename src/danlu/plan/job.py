@@ -12,7 +12,7 @@ from danlu.model.sizes import num_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arithmetic:
+class StepPlan:
     """How a step is computed. It changes speed, memory and the last bits, never what is learned.
 
     micro_batch_tokens: tokens computed at once at most (a longer example is computed alone).
@@ -65,7 +65,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class BatchShape:
     """What one forward and backward pass computes: a packed batch, in numbers.
 
     targets: supervised tokens; squares: the sum of every segment's length squared.

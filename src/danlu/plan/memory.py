@@ -1,7 +1,7 @@
 """How much memory a training run needs at its peak.
 
-Follows the forward pass of `model` and the backward pass of `lora` and `train.loss` tensor by
-tensor; whoever changes what these keep, changes this page (tests/plan compares both).
+Follows the forward pass of `model` and the backward pass of `lora` and `train.loop.loss` tensor by
+tensor: a change of what these keep is a change here too (tests/plan compares both).
 In the names below: H hidden_size, I intermediate_size, Q and KV the widths of queries and keys,
 V vocab_size. Sizes are bytes.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 from danlu.device.datasheets import DeviceFacts
 from danlu.model.recompute import Recompute
-from danlu.plan.job import Arithmetic, Job, Load
+from danlu.plan.job import BatchShape, Job, StepPlan
 
 # Master value, gradient and the two moments of AdamW, each in fp32.
 _TRAINED_BYTES = 16
@@ -41,14 +41,17 @@ class Memory:
 
 
 def memory_of(
-    job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts, *, microsteps: float = 0
+    job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts, *, microsteps: float = 0
 ) -> Memory:
-    """Predict the peak while the heaviest micro-batch `load` is computed, of so many microsteps."""
+    """Predict the peak of a run, reached while its heaviest micro-batch is computed.
+
+    shape: of that micro-batch. microsteps: of the whole run; each may leave a compiled kernel.
+    """
     layers = job.config.num_hidden_layers
-    kept = layers * kept_per_token(job, arithmetic.recompute, device, load) * load.tokens
-    on_host = arithmetic.recompute == "offload" and device.has_host
+    kept = layers * kept_per_token(job, step_plan.recompute, device, shape) * shape.tokens
+    on_host = step_plan.recompute == "offload" and device.has_host
     passing = max(
-        _loss(job, arithmetic, load, device), _layer(job, arithmetic.recompute, device, load)
+        _loss(job, step_plan, shape, device), _layer(job, step_plan.recompute, device, shape)
     )
     weights = job.num_weights * job.number_bytes
     if job.trains_all and job.number_bytes == 4:
@@ -61,18 +64,18 @@ def memory_of(
         weights=weights,
         trained=trained,
         activations=activations,
-        working=passing + _around(job, load),
+        working=passing + _around(job, shape),
         slack=int(device.slack * activations),
     )
 
 
-def host_bytes(job: Job, load: Load) -> int:
+def host_bytes(job: Job, shape: BatchShape) -> int:
     """Return what the policy `offload` keeps in the host's memory."""
     per_token = job.config.hidden_size * job.number_bytes
-    return job.config.num_hidden_layers * per_token * load.tokens
+    return job.config.num_hidden_layers * per_token * shape.tokens
 
 
-def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, load: Load) -> int:
+def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShape) -> int:
     """Return the bytes that one layer keeps of every token for the backward pass."""
     config, size = job.config, job.number_bytes
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -99,18 +102,18 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, load: Lo
         kept += (q + kv) * width + 4 * config.num_attention_heads
         if width > size:
             kept += (kv + q) * width
-        elif load.segments > 1 or not job.is_trained("o_proj"):
+        elif shape.segments > 1 or not job.is_trained("o_proj"):
             kept += q * size
     return kept
 
 
-def _layer(job: Job, recompute: Recompute, device: DeviceFacts, load: Load) -> int:
+def _layer(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShape) -> int:
     """Bytes of one layer's backward pass: what it computes again, and the gradients under way."""
     config, size = job.config, job.number_bytes
     inner, q, kv = config.intermediate_size, config.q_size, config.kv_size
     again = 0
     if recompute in ("block", "offload"):
-        again = kept_per_token(job, "none", device, load)
+        again = kept_per_token(job, "none", device, shape)
     elif recompute == "gate_up":
         again = (2 * inner + inner * job.trains_all) * size
     # swiglu's backward: its output's gradient, that of gate and up, and three slopes.
@@ -118,16 +121,16 @@ def _layer(job: Job, recompute: Recompute, device: DeviceFacts, load: Load) -> i
     # q, k, v and their gradients as attention takes them; QK-norm's backward on fp32 copies.
     width = 4 if device.fp32_attention else size
     attention = 2 * (q + 2 * kv) * (width + size) + 2 * q * width + 16 * q
-    return (again + max(mlp, attention) + 2 * config.hidden_size * size) * load.tokens
+    return (again + max(mlp, attention) + 2 * config.hidden_size * size) * shape.tokens
 
 
-def _loss(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> int:
+def _loss(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts) -> int:
     """Bytes of one chunk of logits: as computed, in fp32, and fp32 once more for their sum.
 
     Then the gradient of the logits, and of the output matrix where that is trained.
     """
     config, size = job.config, job.number_bytes
-    numbers = min(arithmetic.chunk_rows, load.targets) * config.vocab_size
+    numbers = min(step_plan.chunk_rows, shape.targets) * config.vocab_size
     matrix = config.vocab_size * config.hidden_size * size
     chunk = numbers * (size + 8)
     if job.trains_all:
@@ -137,7 +140,7 @@ def _loss(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> 
     return chunk
 
 
-def _around(job: Job, load: Load) -> int:
+def _around(job: Job, shape: BatchShape) -> int:
     """Bytes around the layers: the last residual stream, supervised rows and their gradients."""
     hidden = job.config.hidden_size * job.number_bytes
-    return (2 * load.tokens + 3 * load.targets) * hidden
+    return (2 * shape.tokens + 3 * shape.targets) * hidden

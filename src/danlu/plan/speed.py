@@ -13,7 +13,7 @@ from danlu.device.datasheets import DeviceFacts
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.model.recompute import Recompute
-from danlu.plan.job import Arithmetic, Job, Load
+from danlu.plan.job import BatchShape, Job, StepPlan
 
 # Operations started for one layer, forward and backward, and for one segment's attention in it.
 _LAUNCHES_PER_LAYER = 150
@@ -45,40 +45,40 @@ def nominal_speed(device: DeviceFacts, number_bytes: int) -> Speed:
 
 
 def seconds_of(
-    job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts, speed: Speed
+    job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts, speed: Speed
 ) -> float:
     """Predict one microstep, forward and backward."""
-    seconds = training_flops(job, arithmetic.recompute, load) / speed.flops
-    seconds += _overhead_s(job, arithmetic, load, device)
+    seconds = training_flops(job, step_plan.recompute, shape) / speed.flops
+    seconds += _overhead_s(job, step_plan, shape, device)
     return speed.factor * seconds + speed.microstep_s
 
 
-def evaluation_seconds(job: Job, load: Load, device: DeviceFacts, speed: Speed) -> float:
+def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: Speed) -> float:
     """Predict one forward pass."""
-    flops = _forward_flops(job.config, load) + _head_flops(job.config, load)
-    return speed.factor * (flops / speed.flops + _launch_s(job, load, device) / 3)
+    flops = _forward_flops(job.config, shape) + _head_flops(job.config, shape)
+    return speed.factor * (flops / speed.flops + _launch_s(job, shape, device) / 3)
 
 
-def training_flops(job: Job, recompute: Recompute, load: Load) -> float:
+def training_flops(job: Job, recompute: Recompute, shape: BatchShape) -> float:
     """Count the operations of a microstep, those done again among them."""
-    return useful_flops(job, load) + _again_flops(job.config, recompute, load)
+    return useful_flops(job, shape) + _again_flops(job.config, recompute, shape)
 
 
-def useful_flops(job: Job, load: Load) -> float:
+def useful_flops(job: Job, shape: BatchShape) -> float:
     """Count the operations that a microstep cannot do without."""
     config = job.config
     weights = 3.0 if job.trains_all else 2.0  # forward, gradient of the input, of the weight
-    body = weights * 2.0 * _layer_weights(config) * config.num_hidden_layers * load.tokens
-    attention = (1 + _ATTENTION_BACKWARD) * _attention_flops(config, load)
-    adapter = 0 if job.trains_all else 6.0 * job.num_trained * load.tokens
-    return body + attention + adapter + weights * _head_flops(config, load)
+    body = weights * 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
+    attention = (1 + _ATTENTION_BACKWARD) * _attention_flops(config, shape)
+    adapter = 0 if job.trains_all else 6.0 * job.num_trained * shape.tokens
+    return body + attention + adapter + weights * _head_flops(config, shape)
 
 
-def _again_flops(config: ModelConfig, recompute: Recompute, load: Load) -> float:
+def _again_flops(config: ModelConfig, recompute: Recompute, shape: BatchShape) -> float:
     if recompute == "none":
         return 0.0
-    per_layer = 2.0 * load.tokens * _layer_weights(config)
-    again = _attention_flops(config, load)
+    per_layer = 2.0 * shape.tokens * _layer_weights(config)
+    again = _attention_flops(config, shape)
     again += _ELEMENTWISE_AGAIN * 2 * per_layer * config.num_hidden_layers
     weights = {
         "selective": 0,
@@ -87,21 +87,21 @@ def _again_flops(config: ModelConfig, recompute: Recompute, load: Load) -> float
         "block": _layer_weights(config) - _weights(config, "down_proj"),
         "offload": _layer_weights(config) - _weights(config, "down_proj"),
     }[recompute]
-    return again + 2.0 * load.tokens * weights * config.num_hidden_layers
+    return again + 2.0 * shape.tokens * weights * config.num_hidden_layers
 
 
-def _forward_flops(config: ModelConfig, load: Load) -> float:
-    body = 2.0 * _layer_weights(config) * config.num_hidden_layers * load.tokens
-    return body + _attention_flops(config, load)
+def _forward_flops(config: ModelConfig, shape: BatchShape) -> float:
+    body = 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
+    return body + _attention_flops(config, shape)
 
 
-def _head_flops(config: ModelConfig, load: Load) -> float:
-    return 2.0 * config.vocab_size * config.hidden_size * load.targets
+def _head_flops(config: ModelConfig, shape: BatchShape) -> float:
+    return 2.0 * config.vocab_size * config.hidden_size * shape.targets
 
 
-def _attention_flops(config: ModelConfig, load: Load) -> float:
+def _attention_flops(config: ModelConfig, shape: BatchShape) -> float:
     """Forward: two products of [s, s / 2] scores with every query head."""
-    return 2.0 * config.q_size * load.squares * config.num_hidden_layers
+    return 2.0 * config.q_size * shape.squares * config.num_hidden_layers
 
 
 def _weights(config: ModelConfig, merged: str) -> int:
@@ -113,22 +113,22 @@ def _layer_weights(config: ModelConfig) -> int:
     return sum(_weights(config, merged) for merged in PROJECTIONS)
 
 
-def _launch_s(job: Job, load: Load, device: DeviceFacts) -> float:
-    launches = _LAUNCHES_PER_LAYER + _LAUNCHES_PER_SEGMENT * load.segments
+def _launch_s(job: Job, shape: BatchShape, device: DeviceFacts) -> float:
+    launches = _LAUNCHES_PER_LAYER + _LAUNCHES_PER_SEGMENT * shape.segments
     return job.config.num_hidden_layers * launches * device.launch_s
 
 
-def _overhead_s(job: Job, arithmetic: Arithmetic, load: Load, device: DeviceFacts) -> float:
+def _overhead_s(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts) -> float:
     """Seconds for starting operations, reading weights again, and moving what is offloaded."""
     config, size = job.config, job.number_bytes
-    chunks = -(-load.targets // arithmetic.chunk_rows)
+    chunks = -(-shape.targets // step_plan.chunk_rows)
     body = 3 * _layer_weights(config) * config.num_hidden_layers
     head = 2 * chunks * config.vocab_size * config.hidden_size
-    seconds = _launch_s(job, load, device)
+    seconds = _launch_s(job, shape, device)
     seconds += device.reread * (body + head) * size / device.bandwidth
     if job.trains_all:  # each chunk's gradient at the head is written, read and added in fp32
         moved = (2 * size + 8) * chunks * config.vocab_size * config.hidden_size
         seconds += moved / device.bandwidth
-    if arithmetic.recompute == "offload":  # out and back over PCIe, 20 GB/s, not overlapped
-        seconds += 2 * config.num_hidden_layers * config.hidden_size * size * load.tokens / 20e9
+    if step_plan.recompute == "offload":  # out and back over PCIe, 20 GB/s, not overlapped
+        seconds += 2 * config.num_hidden_layers * config.hidden_size * size * shape.tokens / 20e9
     return seconds

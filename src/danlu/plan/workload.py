@@ -1,4 +1,4 @@
-"""What the data ask for: the steps of a run as lengths, and how they pack.
+"""The workload of a run: the lengths of each step's examples, and how they pack.
 
 A run of many steps is judged by some of them, spread evenly, for time; for memory by its heaviest.
 """
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from danlu.data.tokens.pack import bins
-from danlu.plan.job import Load
+from danlu.plan.job import BatchShape
 
 # Steps that are packed to predict the time; more would only take longer.
 MOST_PACKED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class ExampleShape:
     """An example in numbers: its tokens and how many of them are supervised."""
 
     tokens: int
@@ -25,14 +25,14 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """The segments of each step, of those looked at; and of one evaluation.
+    """The examples of each step, of those looked at; and of one evaluation.
 
     longest_possible: tokens of the longest example of all, where not every step was looked at.
     is_estimated: the lengths were guessed from characters, without the model's tokenizer.
     """
 
-    steps: Sequence[Sequence[Segment]]
-    evaluation: Sequence[Segment]
+    steps: Sequence[Sequence[ExampleShape]]
+    evaluation: Sequence[ExampleShape]
     total_steps: int
     num_evaluations: int
     longest_possible: int = 0
@@ -41,15 +41,15 @@ class Workload:
     @property
     def longest(self) -> int:
         """Tokens of the longest example."""
-        examples = [segment for step in (*self.steps, self.evaluation) for segment in step]
-        return max(self.longest_possible, *(segment.tokens for segment in examples), 1)
+        examples = [example for step in (*self.steps, self.evaluation) for example in step]
+        return max(self.longest_possible, *(example.tokens for example in examples), 1)
 
     @property
     def largest_step(self) -> int:
         """Tokens of the largest step."""
-        return max(sum(segment.tokens for segment in step) for step in self.steps)
+        return max(sum(example.tokens for example in step) for step in self.steps)
 
-    def heaviest(self, micro_batch_tokens: int) -> Load:
+    def heaviest(self, micro_batch_tokens: int) -> BatchShape:
         """Bound the heaviest micro-batch from above."""
         tokens = min(max(micro_batch_tokens, self.longest), self.largest_step)
         share = max(
@@ -57,22 +57,22 @@ class Workload:
         )
         segments = 1 if tokens <= self.longest and len(self.steps[0]) == 1 else 2
         targets = min(tokens, round(tokens * share))
-        return Load(tokens=tokens, targets=targets, squares=tokens**2, segments=segments)
+        return BatchShape(tokens=tokens, targets=targets, squares=tokens**2, segments=segments)
 
-    def packed_steps(self, micro_batch_tokens: int) -> list[list[Load]]:
+    def packed_steps(self, micro_batch_tokens: int) -> list[list[BatchShape]]:
         """Pack some steps, spread evenly."""
         stride = -(-len(self.steps) // MOST_PACKED)
-        return [pack_loads(step, micro_batch_tokens) for step in self.steps[::stride]]
+        return [pack_shapes(step, micro_batch_tokens) for step in self.steps[::stride]]
 
 
-def pack_loads(segments: Sequence[Segment], micro_batch_tokens: int) -> list[Load]:
-    """Return the micro-batches that segments pack into, as training packs them."""
-    packed = bins([segment.tokens for segment in segments], micro_batch_tokens)
+def pack_shapes(examples: Sequence[ExampleShape], micro_batch_tokens: int) -> list[BatchShape]:
+    """Return the micro-batches that examples pack into, as training packs them."""
+    packed = bins([example.tokens for example in examples], micro_batch_tokens)
     return [
-        Load(
-            tokens=sum(segments[at].tokens for at in members),
-            targets=sum(segments[at].targets for at in members),
-            squares=sum(segments[at].tokens ** 2 for at in members),
+        BatchShape(
+            tokens=sum(examples[at].tokens for at in members),
+            targets=sum(examples[at].targets for at in members),
+            squares=sum(examples[at].tokens ** 2 for at in members),
             segments=len(members),
         )
         for members in packed

@@ -1,4 +1,4 @@
-"""What a training run reports while it runs. Only cli, chat and web show these."""
+"""What a training run reports while it runs; `cli` shows it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from danlu.plan.choose import Plan
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 
-# Where memory can run out: a tiny step before the first one, a step, an evaluation.
+# Where memory can run out: a probe before the first step, a step, an evaluation.
 Moment = Literal["probe", "step", "evaluation"]
 
 
@@ -94,7 +94,7 @@ class StoppedEarly:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """How steps are computed, after tiny steps have measured memory and speed."""
+    """How steps are computed, after probes have measured memory and speed."""
 
     plan: Plan
 
@@ -108,7 +108,7 @@ class Adapted:
 
     step: int
     moment: Moment
-    arithmetic: Arithmetic
+    step_plan: StepPlan
 
 
 Event = (

@@ -3,13 +3,61 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+from danlu.data.tokens.order import epoch_order
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.train.loop.batches import steps_per_epoch
-from danlu.train.loop.trainer import Recipe
 from danlu.train.schedule import Schedule, read_numbers
 from danlu.train.settings import TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The numbers of a run; names as in Hugging Face's TrainingArguments where they exist there.
+
+    rows_per_step: per_device_train_batch_size x gradient_accumulation_steps. eval_steps and
+    save_steps 0 mean only at the end (and, for saving, at each new best evaluation).
+    early_stopping_patience 0 is off.
+    """
+
+    total_steps: int
+    rows_per_step: int
+    schedule: Schedule
+    weight_decay: float = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float
+    seed: int
+    eval_on_start: bool = False
+    eval_steps: int = 0
+    save_steps: int = 0
+    logging_steps: int = 10
+    save_total_limit: int | None = None
+    load_best_model_at_end: bool = False
+    metric_for_best_model: str = "eval_loss"
+    early_stopping_patience: int = 0
+
+    @property
+    def kept_checkpoints(self) -> int:
+        """How many checkpoints can stand beside each other, without the result in final/."""
+        scheduled = self.total_steps // self.save_steps if self.save_steps else 0
+        # The last one and the best one come on top; the best one on top of a limit, too.
+        all_of_them = min(self.total_steps, scheduled + 2)
+        limit = self.save_total_limit
+        return all_of_them if limit is None else min(all_of_them, limit + 1)
+
+
+def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
+    """Count the optimizer steps of an epoch; the last one may hold fewer rows."""
+    return -(-num_rows // rows_per_step)
+
+
+def rows_of_step(step: int, num_rows: int, *, rows_per_step: int, seed: int) -> list[int]:
+    """Return which of `num_rows` rows optimizer step `step`, counted from 0, takes."""
+    epoch, index = divmod(step, steps_per_epoch(num_rows, rows_per_step))
+    order = epoch_order(num_rows, seed, epoch)
+    return [int(row) for row in order[index * rows_per_step : (index + 1) * rows_per_step]]
 
 
 def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: int) -> Recipe:
@@ -37,16 +85,12 @@ def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: in
         eval_on_start=settings.eval_on_start,
         eval_steps=_eval_steps(settings, total, per_epoch),
         save_steps=_save_steps(settings, total, per_epoch),
+        logging_steps=max(1, _steps(settings.logging_steps, total)),
         save_total_limit=settings.save_total_limit,
         load_best_model_at_end=settings.load_best_model_at_end,
         metric_for_best_model="eval_loss" if metric == "loss" else metric,
         early_stopping_patience=settings.early_stopping_patience,
     )
-
-
-def logging_steps_of(settings: TrainSettings, recipe: Recipe) -> int:
-    """Return after how many steps a line is logged."""
-    return max(1, _steps(settings.logging_steps, recipe.total_steps))
 
 
 def _schedule_of(settings: TrainSettings, total: int) -> Schedule:

@@ -29,6 +29,7 @@ from danlu.hub.adapters import find_adapter
 from danlu.hub.names import STARTER
 from danlu.text.conversation import Conversation, Message
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import prepare_run
 from danlu.train.settings import TrainSettings
 
 DATA = Path(danlu.__file__).parent / "starter" / "demo"
@@ -86,22 +87,24 @@ class Demo:
     def finetune(self) -> Finetune:
         """Prepare the fine-tuning job; its rows are short, so a minute suffices on two cores."""
         return Finetune(
-            TrainSettings(
-                dataset=str(DATA / "rows.json"),
-                output_dir=str(self.run_folder),
-                per_device_train_batch_size=8,
-                gradient_accumulation_steps=1,
-                num_train_epochs=24.0,
-                learning_rate=1e-3,
-                warmup_steps=10,
-                lora_rank=16,
-                lora_alpha=32.0,
-                val_size=0.1,
-                eval_on_start=True,
-                eval_steps=100,
-                save_steps=200,
-                logging_steps=50,
-                seed=7,
+            prepare_run(
+                TrainSettings(
+                    dataset=str(DATA / "rows.json"),
+                    output_dir=str(self.run_folder),
+                    per_device_train_batch_size=8,
+                    gradient_accumulation_steps=1,
+                    num_train_epochs=24.0,
+                    learning_rate=1e-3,
+                    warmup_steps=10,
+                    lora_rank=16,
+                    lora_alpha=32.0,
+                    val_size=0.1,
+                    eval_on_start=True,
+                    eval_steps=100,
+                    save_steps=200,
+                    logging_steps=50,
+                    seed=7,
+                )
             )
         )
 

@@ -13,7 +13,7 @@ from danlu.data.tokens.pack import Batch, pack
 from danlu.device.datasheets import CATALOGUE, cpu_facts
 from danlu.model.recompute import POLICIES
 from danlu.model.sizes import published_config, published_names
-from danlu.plan.job import Arithmetic, Job, Load
+from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.memory import memory_of
 from danlu.train.fit.ladder import LEAST_CHUNK_ROWS, next_rung
 
@@ -34,8 +34,8 @@ def examples(lengths: list[int]) -> list[Example]:
     ]
 
 
-def load(batch: Batch) -> Load:
-    return Load(
+def shape(batch: Batch) -> BatchShape:
+    return BatchShape(
         tokens=batch.num_tokens,
         targets=batch.num_targets,
         squares=sum(length**2 for length in batch.segment_lengths),
@@ -45,7 +45,7 @@ def load(batch: Batch) -> Load:
 
 lengths = st.lists(st.integers(2, 3000), min_size=1, max_size=20)
 arithmetics = st.builds(
-    Arithmetic,
+    StepPlan,
     micro_batch_tokens=st.integers(1, 60_000),
     chunk_rows=st.sampled_from([1, 32, 64, 100, 256, 1024]),
     recompute=st.sampled_from(POLICIES),
@@ -61,7 +61,7 @@ arithmetics = st.builds(
     trains_all=st.booleans(),
 )
 def test_every_rung_needs_less_and_the_ladder_ends(
-    name: str, lengths: list[int], first: Arithmetic, on_card: bool, trains_all: bool
+    name: str, lengths: list[int], first: StepPlan, on_card: bool, trains_all: bool
 ) -> None:
     config = published_config(name)
     assert config is not None
@@ -70,9 +70,9 @@ def test_every_rung_needs_less_and_the_ladder_ends(
     device = CARD if on_card else CPU
     policies = [policy for policy in POLICIES if on_card or policy != "offload"]
 
-    def needed(arithmetic: Arithmetic) -> int:
-        packed = pack(examples(lengths), arithmetic.micro_batch_tokens)
-        return max(memory_of(job, arithmetic, load(batch), device).total for batch in packed)
+    def needed(step_plan: StepPlan) -> int:
+        packed = pack(examples(lengths), step_plan.micro_batch_tokens)
+        return max(memory_of(job, step_plan, shape(batch), device).total for batch in packed)
 
     way, seen = first, {first}
     while True:
@@ -94,7 +94,7 @@ def test_every_rung_needs_less_and_the_ladder_ends(
 
 @settings(deadline=None)
 @given(lengths=lengths, first=arithmetics)
-def test_an_evaluation_keeps_the_policy(lengths: list[int], first: Arithmetic) -> None:
+def test_an_evaluation_keeps_the_policy(lengths: list[int], first: StepPlan) -> None:
     way = first
     while rung := next_rung(way, pack(examples(lengths), way.micro_batch_tokens), policies=[]):
         assert rung.recompute == first.recompute
@@ -103,7 +103,7 @@ def test_an_evaluation_keeps_the_policy(lengths: list[int], first: Arithmetic) -
 
 def test_the_order_of_the_rungs() -> None:
     rows = examples([100, 60, 60, 60])
-    way: Arithmetic | None = Arithmetic(micro_batch_tokens=4096, chunk_rows=1024, recompute="none")
+    way: StepPlan | None = StepPlan(micro_batch_tokens=4096, chunk_rows=1024, recompute="none")
     rungs = []
     while way := next_rung(way, pack(rows, way.micro_batch_tokens), policies=POLICIES):
         rungs.append((way.micro_batch_tokens, way.chunk_rows, way.recompute))

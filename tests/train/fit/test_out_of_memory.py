@@ -15,22 +15,18 @@ from danlu.errors import CapacityError
 from danlu.runs.checkpoints import find_newest
 from danlu.runs.metrics import read_metrics
 from danlu.train.events import Adapted, Evaluated, Event, StepDone
-from danlu.train.fit.adapting import OutOfMemory
+from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.loop.optimizer import Optimizer
-from danlu.train.loop.trainer import Interrupted, Trainer
+from danlu.train.loop.trainer import Interrupted
 from tests.helpers.failing_allocator import Moment, failing_allocator, full_card, full_host
-from tests.helpers.training import ARITHMETIC, RECIPE, trainer
+from tests.helpers.training import RECIPE, STEP_PLAN, trainer
 
 # Steps of about 90 tokens, the longest example 29: three rungs down to single examples.
-WHOLE = replace(ARITHMETIC, micro_batch_tokens=4096)
+WHOLE = replace(STEP_PLAN, micro_batch_tokens=4096)
 SHORT = replace(
     RECIPE, total_steps=4, eval_steps=2, schedule=replace(RECIPE.schedule, warmup_steps=0)
 )
 both_errors = pytest.mark.parametrize("fail", [full_card, full_host], ids=["card", "host"])
-
-
-def master(run: Trainer) -> torch.Tensor:
-    return run._optimizer.state()[0]["matrices.master"].clone()
 
 
 def losses(events: list[Event]) -> list[float]:
@@ -47,8 +43,8 @@ def undisturbed(
 ) -> tuple[bool, list[float], torch.Tensor]:
     """Whether everything is trained; the losses and the weights of a run with enough memory."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    run = trainer(folder, SHORT, full=request.param, arithmetic=WHOLE)
-    return request.param, losses(list(run.run())), master(run)
+    run = trainer(folder, SHORT, full=request.param, step_plan=WHOLE)
+    return request.param, losses(list(run.run())), run.weights()
 
 
 @both_errors
@@ -72,15 +68,15 @@ def test_the_losses_are_those_of_a_run_with_enough_memory(
     in_backward: bool,
 ) -> None:
     full, expected, weights = undisturbed
-    run = trainer(tmp_path, SHORT, full=full, arithmetic=WHOLE)
+    run = trainer(tmp_path, SHORT, full=full, step_plan=WHOLE)
     with failing_allocator(is_full, fail=fail, in_backward=in_backward) as failed:
         events = list(run.run())
     assert failed
     assert len(changes(events)) == len(failed)
-    assert run.arithmetic == changes(events)[-1].arithmetic
+    assert run.step_plan == changes(events)[-1].step_plan
     assert losses(events) == pytest.approx(expected, rel=1e-6)
     # Adam divides by the gradient's size, so rounding grows; an update's size is 5e-3.
-    torch.testing.assert_close(master(run), weights, atol=5e-5, rtol=0)
+    torch.testing.assert_close(run.weights(), weights, atol=5e-5, rtol=0)
     recorded = [r for r in read_metrics(tmp_path / "run") if r.get("event") == "out_of_memory"]
     assert [r["step"] for r in recorded] == [change.step for change in changes(events)]
 
@@ -88,12 +84,12 @@ def test_the_losses_are_those_of_a_run_with_enough_memory(
 def test_any_one_microstep_may_fail(tmp_path: Path) -> None:
     """The first microstep, one in the middle of a step, of an evaluation, the last one."""
     small = replace(SHORT, total_steps=2)
-    few = replace(ARITHMETIC, micro_batch_tokens=40)
+    few = replace(STEP_PLAN, micro_batch_tokens=40)
     seen: list[Moment] = []
     with failing_allocator(lambda at: seen.append(at) is not None):
-        expected = losses(list(trainer(tmp_path / "whole", small, arithmetic=few).run()))
+        expected = losses(list(trainer(tmp_path / "whole", small, step_plan=few).run()))
     for number in range(len(seen)):
-        run = trainer(tmp_path / str(number), small, arithmetic=few)
+        run = trainer(tmp_path / str(number), small, step_plan=few)
         with failing_allocator(lambda at, n=number: at.number == n, in_backward=True):
             events = list(run.run())
         assert len(changes(events)) == 1
@@ -102,7 +98,7 @@ def test_any_one_microstep_may_fail(tmp_path: Path) -> None:
 
 
 def test_what_was_found_stays(tmp_path: Path) -> None:
-    run = trainer(tmp_path, arithmetic=WHOLE)
+    run = trainer(tmp_path, step_plan=WHOLE)
     with failing_allocator(lambda at: at.tokens > 60) as failed:
         events = list(run.run())
     assert len(failed) <= 2
@@ -111,18 +107,18 @@ def test_what_was_found_stays(tmp_path: Path) -> None:
 
 
 def test_at_the_end_of_the_ladder_the_last_step_is_saved(tmp_path: Path) -> None:
-    run = trainer(tmp_path, arithmetic=WHOLE)
+    run = trainer(tmp_path, step_plan=WHOLE)
     with failing_allocator(lambda at: at.step >= 6), pytest.raises(OutOfMemory) as caught:
         list(run.run())
     assert caught.value.step == 6
-    assert caught.value.arithmetic.recompute == "block"
+    assert caught.value.step_plan.recompute == "block"
     newest = find_newest(tmp_path / "run").newest
     assert newest is not None
     assert newest.step == 5
 
 
 def test_a_stop_between_two_tries_saves_the_last_step(tmp_path: Path) -> None:
-    run = trainer(tmp_path, arithmetic=WHOLE)
+    run = trainer(tmp_path, step_plan=WHOLE)
     events = run.run()
     with failing_allocator(lambda at: at.step == 6 and at.tokens > 40):
         while not isinstance(next(events), Adapted):
@@ -167,7 +163,7 @@ def test_other_trouble_ends_the_run_at_once(tmp_path: Path) -> None:
 
 def test_a_run_that_adapted_gives_its_memory_back_at_once(tmp_path: Path) -> None:
     """Whoever comes next, such as the report, must not have to wait for the garbage collector."""
-    run = trainer(tmp_path, SHORT, arithmetic=WHOLE)
+    run = trainer(tmp_path, SHORT, step_plan=WHOLE)
     with failing_allocator(lambda at: at.tokens > 50):
         list(run.run())
     gone = weakref.ref(run)

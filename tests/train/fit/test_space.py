@@ -16,6 +16,7 @@ from danlu.lora.adapter import LoraConfig
 from danlu.train.events import Saved
 from danlu.train.fit.space import checkpoint_bytes
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import prepare_run
 from danlu.train.settings import TrainSettings
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.program import train_words, write_rows
@@ -39,7 +40,9 @@ def test_the_prediction_is_within_two_percent(
         report=False,
         plot_loss=False,
     )
-    saved = next(event for event in Finetune(settings).run() if isinstance(event, Saved))
+    saved = next(
+        event for event in Finetune(prepare_run(settings)).run() if isinstance(event, Saved)
+    )
     real = sum(path.stat().st_size for path in saved.folder.iterdir())
     lora = LoraConfig(r=rank) if kind == "lora" else None
     predicted = checkpoint_bytes(check_model(STARTER), lora, getattr(torch, dtype))

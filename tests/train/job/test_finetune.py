@@ -13,6 +13,7 @@ from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import prepare_run
 from danlu.train.settings import TrainSettings
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.program import SHORT, write_rows
@@ -38,35 +39,41 @@ def settings(place: Path, name: str, **changes: Any) -> TrainSettings:
 
 
 def test_training_goes_on_with_an_adapter(place: Path) -> None:
-    list(Finetune(settings(place, "first", val_size=8, max_steps=30, lora_rank=4)).run())
+    list(
+        Finetune(prepare_run(settings(place, "first", val_size=8, max_steps=30, lora_rank=4))).run()
+    )
     before = read_manifest(place / "first").results["eval_loss"]
     more = settings(
         place, "more", val_size=8, adapter_name_or_path=str(place / "first"), eval_on_start=True
     )
-    events = list(Finetune(more).run())
+    events = list(Finetune(prepare_run(more)).run())
     first = next(event for event in events if isinstance(event, Evaluated))
     assert first.loss == pytest.approx(before, rel=1e-6)
     assert list_checkpoints(place / "first")  # what it started from is left alone
     # The rank is the adapter's, whatever lora_rank says.
     assert read_manifest(place / "more").settings["adapter_name_or_path"] == str(place / "first")
     with pytest.raises(UsageError, match="full"):
-        Finetune(more.model_copy(update={"finetuning_type": "full"}))
+        Finetune(prepare_run(more.model_copy(update={"finetuning_type": "full"})))
 
 
 def test_a_run_goes_on_from_the_checkpoint_that_is_named(place: Path) -> None:
     whole = settings(place, "run", save_steps=2)
-    list(Finetune(whole).run())
+    list(Finetune(prepare_run(whole)).run())
     losses = [r["loss"] for r in read_metrics(place / "run")]
     final = (place / "run" / "adapter_model.safetensors").read_bytes()
     for name in ("checkpoint-2", str(place / "run" / "checkpoint-2")):
         again = whole.model_copy(update={"resume_from_checkpoint": name})
-        events = list(Finetune(again).run())
+        events = list(Finetune(prepare_run(again)).run())
         assert [e.step for e in events if isinstance(e, StepDone)] == [3, 4, 5, 6]
         assert [r["loss"] for r in read_metrics(place / "run")] == losses
         assert (place / "run" / "adapter_model.safetensors").read_bytes() == final
     for name in ("checkpoint-3", str(place / "elsewhere" / "checkpoint-2")):
         with pytest.raises(UsageError, match="no checkpoint"):
-            list(Finetune(whole.model_copy(update={"resume_from_checkpoint": name})).run())
+            list(
+                Finetune(
+                    prepare_run(whole.model_copy(update={"resume_from_checkpoint": name}))
+                ).run()
+            )
 
 
 def test_tensorboard_shows_the_losses(place: Path) -> None:
@@ -75,7 +82,7 @@ def test_tensorboard_shows_the_losses(place: Path) -> None:
     job = settings(
         place, "run", val_size=4, eval_steps=3, logging_steps=2, logging_dir=str(place / "tb")
     )
-    list(Finetune(job).run())
+    list(Finetune(prepare_run(job)).run())
     (file,) = (place / "tb").iterdir()
     seen: dict[str, list[int]] = {}
     data = file.read_bytes()
@@ -90,14 +97,14 @@ def test_tensorboard_shows_the_losses(place: Path) -> None:
 
 
 def test_no_tensorboard_unless_there_is_a_place_for_it(place: Path) -> None:
-    list(Finetune(settings(place, "run")).run())
+    list(Finetune(prepare_run(settings(place, "run"))).run())
     assert not list(place.rglob("events*"))
 
 
 @pytest.mark.parametrize("name", ["load_best_model_at_end", "early_stopping_patience"])
 def test_what_needs_held_out_rows_says_so(place: Path, name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        Finetune(settings(place, "run", **{name: 1}))
+        Finetune(prepare_run(settings(place, "run", **{name: 1})))
 
 
 @pytest.mark.parametrize(
@@ -112,5 +119,5 @@ def test_what_needs_held_out_rows_says_so(place: Path, name: str) -> None:
 )
 def test_when_it_evaluates(place: Path, given: dict[str, Any], evaluated: list[int]) -> None:
     job = settings(place, "run", val_size=28, max_steps=9, **given)
-    events = list(Finetune(job).run())
+    events = list(Finetune(prepare_run(job)).run())
     assert [e.step for e in events if isinstance(e, Evaluated)] == evaluated

@@ -15,6 +15,7 @@ from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.train.events import Adapted, Event, Planned, StepDone
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import prepare_run
 from danlu.train.loop.trainer import Interrupted
 from danlu.train.settings import TrainSettings
 from tests.helpers.failing_allocator import Moment, failing_allocator, full_host
@@ -61,7 +62,7 @@ def full_from(step: int) -> AbstractContextManager[list[Moment]]:
 
 
 def train(place: Path, name: str, **changes: Any) -> list[Event]:
-    return list(Finetune(settings(place, name, **changes)).run())
+    return list(Finetune(prepare_run(settings(place, name, **changes))).run())
 
 
 def result(run: Path) -> bytes:
@@ -137,7 +138,7 @@ def test_killed_behind_it_the_run_ends_with_the_same_bytes(place: Path, last: in
 
 
 def test_interrupted_between_two_tries_it_ends_with_the_same_bytes(place: Path) -> None:
-    job = Finetune(settings(place, "interrupted"))
+    job = Finetune(prepare_run(settings(place, "interrupted")))
     events = job.run()
     with full_from(5):
         while not isinstance(next(events), Adapted):
@@ -155,10 +156,9 @@ def test_interrupted_between_two_tries_it_ends_with_the_same_bytes(place: Path) 
 
 
 def test_a_tiny_step_that_does_not_fit_makes_another_plan(place: Path) -> None:
-    job = Finetune(settings(place, "probe"))
-    assert job.plan is not None
-    assert job.plan.chosen is not None
-    planned = job.plan.chosen.arithmetic
+    job = Finetune(prepare_run(settings(place, "probe")))
+    assert job.prepared.plan is not None
+    planned = job.prepared.plan.chosen.step_plan
     with failing_allocator(lambda at: at.tokens > planned.micro_batch_tokens // 2):
         events = list(job.run())
     kinds = [type(event) for event in events]
@@ -167,8 +167,7 @@ def test_a_tiny_step_that_does_not_fit_makes_another_plan(place: Path) -> None:
     assert isinstance(adapted, Adapted)
     assert isinstance(measured, Planned)
     assert adapted.moment == "probe"
-    assert measured.plan.chosen is not None
-    assert measured.plan.chosen.arithmetic == adapted.arithmetic
+    assert measured.plan.chosen.step_plan == adapted.step_plan
     recorded = read_manifest(place / "probe")
     assert recorded.arithmetic.micro_batch_tokens < planned.micro_batch_tokens
     assert "changes" not in recorded.arithmetic.model_dump()  # it computed like this from the start
@@ -201,7 +200,7 @@ def test_at_the_end_of_the_ladder_it_says_how_to_go_on(place: Path) -> None:
 
 def test_where_not_even_a_tiny_step_fits_nothing_is_pretended(place: Path) -> None:
     with failing_allocator(lambda at: True), pytest.raises(CapacityError) as caught:
-        list(Finetune(settings(place, "nothing")).run())
+        list(Finetune(prepare_run(settings(place, "nothing"))).run())
     assert "--cutoff_len" in caught.value.fix
     assert "--resume" not in caught.value.fix
     assert read_manifest(place / "nothing").state == "stopped"
@@ -214,6 +213,6 @@ def test_no_memory_elsewhere_is_said_in_three_lines(
         "danlu.train.job.finetune.model_card", lambda *_values, **_named: full_host()
     )
     with pytest.raises(CapacityError) as caught:
-        list(Finetune(settings(place, "card")).run())
+        list(Finetune(prepare_run(settings(place, "card"))).run())
     assert "DefaultCPUAllocator" in caught.value.why
     assert read_manifest(place / "card").state == "failed"

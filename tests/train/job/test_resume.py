@@ -10,6 +10,7 @@ import torch
 
 from danlu.runs.manifest import read_manifest, write_manifest
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import prepare_run
 from danlu.train.settings import TrainSettings
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.program import write_rows
@@ -31,12 +32,12 @@ def test_the_recorded_number_of_threads_is_used_again(tmp_path: Path) -> None:
         dtype="float32",
         device="cpu",
     )
-    list(Finetune(settings).run())
+    list(Finetune(prepare_run(settings)).run())
     manifest = read_manifest(tmp_path / "run")
     recorded = {**manifest.arithmetic.model_dump(), "threads": 2}
     write_manifest(tmp_path / "run", manifest.changed(arithmetic=recorded))
     torch.set_num_threads(1)
-    job = Finetune(settings.model_copy(update={"resume_from_checkpoint": True}))
+    job = Finetune(prepare_run(settings.model_copy(update={"resume_from_checkpoint": True})))
     list(job.run())
     assert torch.get_num_threads() == job.device.threads == 2
     assert read_manifest(tmp_path / "run").arithmetic.threads == 2

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.data.tokens.order import epoch_order
 from danlu.data.tokens.pack import pack
+from danlu.train.loop import batches as module
 from danlu.train.loop.batches import StagedBatch, StepBatches
 from tests.helpers.training import random_rows
 
@@ -49,11 +53,16 @@ def assert_uploads(staged: StagedBatch, *arrays: np.ndarray) -> None:
     assert batch.num_targets == len(batch.targets)
 
 
-def test_prepared_batches_are_given_out_once() -> None:
+def test_prepared_batches_are_given_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = []
+    monkeypatch.setattr(module, "pack", lambda *values: packed.append(values) or pack(*values))
     batches = step_batches()
     batches.prepare(1, 64)
-    assert batches._prepared is not None
-    prepared = batches._prepared[1]
     batches.prepare(1, 64)  # as when a step is computed again
-    assert batches.take(1, 64) is prepared
-    assert batches._prepared is None
+    taken = batches.take(1, 64)
+    assert len(packed) == 1
+    held = weakref.ref(taken[0])
+    del taken
+    assert held() is None
+    batches.take(1, 64)
+    assert len(packed) == 2

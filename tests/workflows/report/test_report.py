@@ -17,6 +17,7 @@ from danlu.errors import UsageError
 from danlu.runs.manifest import read_manifest, write_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import prepare_run
 from danlu.train.loop.trainer import Interrupted
 from danlu.train.settings import TrainSettings
 from danlu.workflows.report import measure
@@ -44,7 +45,7 @@ def train(place: Path, name: str, rows: Path, **changes: Any) -> Path:
         "eval_on_start": True,
         **changes,
     }
-    for _event in Finetune(TrainSettings(**settings)).run():
+    for _event in Finetune(prepare_run(TrainSettings(**settings))).run():
         pass
     return place / name
 
@@ -163,11 +164,10 @@ def test_full_training_compares_two_models(place: Path) -> None:
 def test_an_interrupted_run_is_judged_by_its_checkpoint(place: Path) -> None:
     settings = {**SHORT, "model_name_or_path": str(place / "model"), "lora_dropout": 0.0}
     output = place / "interrupted"
-    job = Finetune(
-        TrainSettings(
-            **settings, dataset=str(place / "rows.jsonl"), output_dir=str(output), val_size=0.2
-        )
+    given = TrainSettings(
+        **settings, dataset=str(place / "rows.jsonl"), output_dir=str(output), val_size=0.2
     )
+    job = Finetune(prepare_run(given))
     with suppress(Interrupted):
         for event in job.run():
             if getattr(event, "step", 0) == 3:

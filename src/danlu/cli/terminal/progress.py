@@ -23,7 +23,6 @@ from danlu.cli.terminal.findings import data_lines
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.faults import readable_bytes
 from danlu.language import _
-from danlu.plan.choose import Plan
 from danlu.train.events import (
     Adapted,
     Evaluated,
@@ -38,32 +37,28 @@ from danlu.train.events import (
     StoppedEarly,
 )
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import PreparedRun
 from danlu.train.loop.trainer import Interrupted
 
 
-def describe(job: Finetune) -> list[str]:
+def describe(run: PreparedRun) -> list[str]:
     """Say in a few lines what will be trained, on what, and how; nothing is chosen silently."""
-    data, recipe, settings = job.data, job.recipe, job.settings
+    recipe, settings = run.task.recipe, run.settings
     return [
         _("Model {model} on {device} ({dtype}, {threads} threads), {kind}").format(
             model=settings.model_name_or_path,
-            device=job.device.description,
-            dtype=str(job.precision.dtype).removeprefix("torch."),
-            threads=job.device.threads,
+            device=run.device.description,
+            dtype=run.precision.name,
+            threads=run.device.threads,
             kind=settings.finetuning_type,
         ),
-        *([job.precision.note] if job.precision.note else []),
-        *data_lines(data.report),
+        *([run.precision.note] if run.precision.note else []),
+        *data_lines(run.task.data.report),
         _("{steps} steps of {rows} rows").format(
             steps=recipe.total_steps, rows=recipe.rows_per_step
         ),
-        *([] if job.plan is None else _plan_lines(job.plan)),
+        *([] if run.plan is None else [way(run.plan.chosen), summary(run.plan)]),
     ]
-
-
-def _plan_lines(plan: Plan) -> list[str]:
-    assert plan.chosen is not None
-    return [way(plan.chosen), summary(plan)]
 
 
 # A pipe without a reader, a terminal whose window was closed.
@@ -71,12 +66,12 @@ _READER_GONE = (errno.EPIPE, errno.EIO)
 
 
 def show_training(job: Finetune) -> None:
-    """Run a job to its end and show it.
+    """Run a job and show its events.
 
-    Ctrl-C, SIGTERM, SIGHUP and a reader that went away save the last completed step and raise
-    Interrupted; a second signal leaves at once, and all files are valid then too.
+    Ctrl-C, SIGTERM, SIGHUP and a closed output save the last completed step and raise Interrupted;
+    a second signal ends the process at once, and all files are valid then too.
     """
-    view = _Bar() if sys.stdout.isatty() else _Lines(job.logging_steps)
+    view = _Bar() if sys.stdout.isatty() else _Lines(job.prepared.task.recipe.logging_steps)
     with stopped_by_signals(job.request_stop), view:
         for event in job.run():
             try:
@@ -89,7 +84,7 @@ def show_training(job: Finetune) -> None:
 
 
 def _be_silent() -> None:
-    """Send further output nowhere: its reader has gone."""
+    """Discard further output: nothing reads it any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -230,7 +225,7 @@ class _Bar(_View):
 
 
 class _Lines(_View):
-    """One line every so many steps."""
+    """Plain text: a line every `every` steps."""
 
     def __init__(self, every: int) -> None:
         self._every = every
@@ -298,7 +293,7 @@ def _moment(event: Adapted) -> str:
 
 
 def _from_now_on(event: Adapted) -> str:
-    way = event.arithmetic
+    way = event.step_plan
     return _(
         "from now on micro-batches of {tokens} tokens, {rows} rows of logits at a time, "
         "recompute {policy}"

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from danlu.device.memory import is_out_of_memory
 from danlu.errors import CapacityError
 from danlu.language import _
-from danlu.train.fit.adapting import OutOfMemory
+from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.settings import TrainSettings
+
+
+@contextmanager
+def not_to_be_repeated() -> Iterator[None]:
+    """Turn running out of memory inside into a CapacityError, which ends the run.
+
+    For an update under way: some weights may be new already, so it must not be computed again.
+    """
+    try:
+        yield
+    except Exception as fault:
+        if not is_out_of_memory(fault):
+            raise
+        raise CapacityError(
+            _("The memory ran out while the weights were being updated."),
+            why=_("Some of them may be new already, so the step cannot be computed again."),
+            fix=_(
+                "Free memory and go on from the newest checkpoint: the same command with "
+                "--resume_from_checkpoint true"
+            ),
+        ) from fault
 
 
 def end_of_ladder(
@@ -15,17 +39,13 @@ def end_of_ladder(
 ) -> CapacityError:
     """Say that the leanest way to compute did not fit. saved: the checkpoint's step, 0 for none.
 
-    The advice is a guess: nobody has tried whether examples of that length fit.
+    The cutoff is a guess: it has not been tried whether examples of that length fit.
     """
-    cutoff = shorter(problem.longest)
-    way = problem.arithmetic
+    way = problem.step_plan
     if problem.moment == "evaluation":
         what = _("The memory does not suffice for the evaluation at step {step}.")
-        what = what.format(step=problem.step)
     else:
-        # A tiny step before the first one stands for the first.
-        step = max(1, problem.step)
-        what = _("The memory does not suffice for step {step}.").format(step=step)
+        what = _("The memory does not suffice for step {step}.")
     if not saved:
         fix = _("Free memory or try shorter examples: --cutoff_len {cutoff} --overwrite_output_dir")
     elif settings.finetuning_type == "full":
@@ -41,12 +61,17 @@ def end_of_ladder(
             "--output_dir NEW"
         )
     return CapacityError(
-        what,
+        # A probe before the first step stands for it.
+        what.format(step=problem.step if problem.moment == "evaluation" else max(1, problem.step)),
         why=_(
             "It was computed in parts no longer than the longest example, {tokens} tokens, {rows} "
             "rows of logits at a time, with recompute {policy}: nothing leaner is left."
-        ).format(tokens=problem.longest, rows=way.chunk_rows, policy=way.recompute),
-        fix=fix.format(path=run, step=saved, cutoff=cutoff),
+        ).format(
+            tokens=problem.longest,
+            rows=way.chunk_rows,
+            policy=way.recompute,
+        ),
+        fix=fix.format(path=run, step=saved, cutoff=shorter(problem.longest)),
     )
 
 

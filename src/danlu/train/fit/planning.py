@@ -1,4 +1,4 @@
-"""The plan of a run from its settings: what the rooms above `plan` know, handed over as figures.
+"""The plan of a run from its settings: rows, recipe and adapter as the figures that `plan` takes.
 
 Used before every run and by `danlu plan`, which needs neither the device nor the weights.
 """
@@ -6,21 +6,20 @@ Used before every run and by `danlu plan`, which needs neither the device nor th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
 from danlu.data.tokens.examples import Example
-from danlu.data.tokens.order import epoch_order
 from danlu.device.datasheets import DeviceFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
 from danlu.plan.calibrate import ProbeFigure, calibrated
-from danlu.plan.choose import Plan, Wish, choose, like, with_speed
-from danlu.plan.job import Arithmetic, Job
+from danlu.plan.choose import Constraints, NothingFits, Plan, choose
+from danlu.plan.job import Job, StepPlan
 from danlu.plan.refusal import refusal
-from danlu.plan.workload import Segment, Workload
-from danlu.train.loop.batches import steps_per_epoch
-from danlu.train.loop.trainer import Recipe
+from danlu.plan.workload import ExampleShape, Workload
+from danlu.train.recipe import Recipe, rows_of_step
 from danlu.train.settings import TrainSettings
 
 # Steps that are looked at; a longer run is judged by its first ones.
@@ -39,77 +38,79 @@ def workload_of(
     eval_rows: Sequence[Sequence[Example]],
     *,
     longest: int,
-    token_ratio: float | None = None,
+    token_ratio: float = 1.0,
 ) -> Workload:
-    """Describe the steps of a run. longest: tokens of the longest row that may come.
+    """Describe the steps of a run. longest: tokens of the longest example of all rows.
 
-    token_ratio: tokens of the model's tokenizer for one of ours, where lengths are estimated.
+    token_ratio: tokens of the model's tokenizer for one that was counted; not 1 where lengths are
+    estimated.
     """
-    ratio = token_ratio or 1.0
-    per_epoch = steps_per_epoch(len(train_rows), recipe.rows_per_step)
-    known: dict[int, list[Segment]] = {}
+
+    @cache
+    def shapes(row: int) -> list[ExampleShape]:
+        return [_example_shape(example, token_ratio) for example in train_rows[row]]
+
     steps = []
     for step in range(min(recipe.total_steps, MOST_STEPS)):
-        epoch, index = divmod(step, per_epoch)
-        order = epoch_order(len(train_rows), recipe.seed, epoch)
-        rows = order[index * recipe.rows_per_step : (index + 1) * recipe.rows_per_step]
-        for row in rows:
-            if row not in known:
-                known[row] = [_segment(example, ratio) for example in train_rows[row]]
-        steps.append([segment for row in rows for segment in known[row]])
+        rows = rows_of_step(
+            step, len(train_rows), rows_per_step=recipe.rows_per_step, seed=recipe.seed
+        )
+        steps.append([shape for row in rows for shape in shapes(row)])
     evaluations = recipe.total_steps // recipe.eval_steps if recipe.eval_steps else 0
     is_last_due = recipe.eval_steps and recipe.total_steps % recipe.eval_steps == 0
     return Workload(
         steps=steps,
-        evaluation=[_segment(example, ratio) for row in eval_rows for example in row],
+        evaluation=[_example_shape(example, token_ratio) for row in eval_rows for example in row],
         total_steps=recipe.total_steps,
         num_evaluations=evaluations + (0 if is_last_due else 1) + recipe.eval_on_start,
-        longest_possible=longest if recipe.total_steps > MOST_STEPS else 0,
-        is_estimated=token_ratio is not None,
+        longest_possible=round(longest * token_ratio) if recipe.total_steps > MOST_STEPS else 0,
+        is_estimated=token_ratio != 1.0,
     )
 
 
-def _segment(example: Example, ratio: float) -> Segment:
+def _example_shape(example: Example, ratio: float) -> ExampleShape:
     # A segment's first token has none before it that could predict it.
     tokens, targets = len(example.tokens), int(example.supervised[1:].sum())
-    return Segment(tokens=round(tokens * ratio), targets=round(targets * ratio))
+    return ExampleShape(tokens=round(tokens * ratio), targets=round(targets * ratio))
 
 
-def wish_of(settings: TrainSettings) -> Wish:
+def constraints_of(settings: TrainSettings) -> Constraints:
     """Return what the user has fixed."""
-    return Wish(
+    return Constraints(
         micro_batch_tokens=settings.micro_batch_tokens,
         recompute=None if settings.recompute == "auto" else settings.recompute,
     )
 
 
-def recalibrated(
-    plan: Plan, figures: Sequence[ProbeFigure], *, arithmetic: Arithmetic, wish: Wish
-) -> Plan:
+def recalibrated(plan: Plan, figures: Sequence[ProbeFigure], *, step_plan: StepPlan) -> Plan:
     """Correct a plan by what was measured; choose again where it turns out not to fit.
 
-    arithmetic: how it was measured. Where memory ran out before, that is not as planned and stays.
+    step_plan: how it was measured. Where memory ran out before, that is not as planned and stays.
     Raises CapacityError where nothing fits any more.
     """
-    assert plan.chosen is not None
-    measured = calibrated(like(plan, arithmetic), figures)
-    assert measured.chosen is not None
-    ran_out = arithmetic != plan.chosen.arithmetic
+    measured = calibrated(plan.with_step_plan(step_plan), figures)
+    ran_out = step_plan != plan.chosen.step_plan
     if ran_out or measured.fits(measured.chosen):
         return measured
     facts = measured.device
-    again = plan_run(plan.job, plan.workload, facts, budget_bytes=plan.budget_bytes, wish=wish)
-    return with_speed(again, measured.speed, process_bytes=facts.context_bytes)
+    again = plan_run(
+        plan.job,
+        plan.workload,
+        facts,
+        budget_bytes=plan.budget_bytes,
+        constraints=plan.constraints,
+    )
+    return again.with_speed(measured.speed, process_bytes=facts.context_bytes)
 
 
 def plan_run(
-    job: Job, workload: Workload, facts: DeviceFacts, *, budget_bytes: int, wish: Wish
+    job: Job, workload: Workload, facts: DeviceFacts, *, budget_bytes: int, constraints: Constraints
 ) -> Plan:
     """Choose how to compute a run's steps.
 
     Raises CapacityError, naming the smallest change that fits, where nothing does.
     """
-    plan = choose(job, workload, facts, budget_bytes=budget_bytes, wish=wish)
-    if plan.chosen is None:
-        raise refusal(plan, wish)
-    return plan
+    found = choose(job, workload, facts, budget_bytes=budget_bytes, constraints=constraints)
+    if isinstance(found, NothingFits):
+        raise refusal(found)
+    return found

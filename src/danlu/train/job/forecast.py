@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import torch
 
-from danlu.data.settings import DataSettings
 from danlu.device.datasheets import CATALOGUE, DeviceFacts
 from danlu.device.detect import DTYPES, KINDS, select
 from danlu.device.facts import budget_bytes, device_facts
@@ -18,11 +17,8 @@ from danlu.model.config import ModelConfig, load_config
 from danlu.model.sizes import published_config, published_names
 from danlu.plan.choose import Plan
 from danlu.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from danlu.train.fit.planning import job_of, plan_run, wish_of, workload_of
-from danlu.train.job.adapter import lora_config, named_adapter
-from danlu.train.job.prepare import prepare_data
+from danlu.train.job.setup import LearningTask
 from danlu.train.loop.precision import choose_precision
-from danlu.train.recipe import recipe_of
 from danlu.train.settings import TrainSettings, check_settings
 
 # Tokens of Qwen3's tokenizer for one of the starter's, over all rows: 0.41 on 1,000 Chinese and
@@ -39,25 +35,13 @@ def forecast(settings: TrainSettings, device: str) -> Plan:
     check_settings(settings, command="plan")
     facts, budget, dtype = _device(settings, device)
     config, tokenizer = _model(settings.model_name_or_path)
-    ratio = None
-    data_settings: DataSettings = settings
-    if tokenizer is None:
-        ratio = _TOKEN_RATIO
-        tokenizer = Tokenizer.load(model_folder(STARTER))
-        cutoff = round(settings.cutoff_len / ratio)
-        data_settings = settings.model_copy(update={"cutoff_len": cutoff})
-    data = prepare_data(data_settings, tokenizer)
-    recipe = recipe_of(
-        settings, num_train_rows=len(data.train_rows), num_eval_rows=len(data.eval_rows)
-    )
-    longest = round(min(data.report.lengths.max, data_settings.cutoff_len) * (ratio or 1.0))
-    return plan_run(
-        job_of(config, lora_config(settings, named_adapter(settings)), dtype),
-        workload_of(recipe, data.train_rows, data.eval_rows, longest=longest, token_ratio=ratio),
-        facts,
-        budget_bytes=budget,
-        wish=wish_of(settings),
-    )
+    if tokenizer is not None:
+        task = LearningTask.of(settings, tokenizer)
+        return task.plan(config, facts, dtype=dtype, budget_bytes=budget)
+    starter = Tokenizer.load(model_folder(STARTER))
+    longer = {"cutoff_len": round(settings.cutoff_len / _TOKEN_RATIO)}
+    task = LearningTask.of(settings.model_copy(update=longer), starter)
+    return task.plan(config, facts, dtype=dtype, budget_bytes=budget, token_ratio=_TOKEN_RATIO)
 
 
 def _device(settings: TrainSettings, name: str) -> tuple[DeviceFacts, int, torch.dtype]:

@@ -11,26 +11,34 @@ from pathlib import Path
 
 from danlu.errors import CapacityError
 from danlu.runs.curve import draw_loss_curves
-from danlu.runs.trainer_files import RunFacts, write_trainer_files
+from danlu.runs.metrics import read_metrics
+from danlu.runs.trainer_files import RunFacts, results_of, write_trainer_files
 from danlu.train.events import Evaluated, Event, NotSaved
-from danlu.train.job.tensorboard import TensorBoard
+from danlu.train.job.tensorboard import TensorBoard, log_folder
+from danlu.train.settings import TrainSettings
 
 
 class Outputs:
-    """The files beside the weights of one run; `facts` gives what they say besides the metrics."""
+    """The files beside the weights of one run.
+
+    facts: gives what they say besides the metrics. first_step: steps done when it began.
+    """
 
     def __init__(
         self,
         folder: Path,
+        settings: TrainSettings,
         *,
         facts: Callable[[], RunFacts],
-        draws: bool,
-        tensorboard: TensorBoard,
+        logging_steps: int,
+        first_step: int,
     ) -> None:
         self._folder = folder
         self._facts = facts
-        self._draws = draws
-        self._tensorboard = tensorboard
+        self._draws = settings.plot_loss
+        self._tensorboard = TensorBoard(
+            log_folder(settings, folder), logging_steps=logging_steps, first_step=first_step
+        )
 
     def after(self, event: Event) -> Iterator[Event]:
         """Write what an event changes; yield NotSaved where the disk is full."""
@@ -41,13 +49,17 @@ class Outputs:
             except CapacityError as fault:
                 yield NotSaved(step=event.step, what=fault.what, why=fault.why)
 
+    def results(self) -> dict[str, float]:
+        """Return what the run came to: losses, steps, tokens and seconds."""
+        return results_of(read_metrics(self._folder), self._facts())
+
     def finish(self) -> None:
         """Write everything for the finished run."""
         self._write(is_finished=True)
         self._tensorboard.close()
 
     def close(self) -> None:
-        """Let go of what is open; for a run that ends without being finished."""
+        """Close what is open, for a run that ends before it is finished."""
         self._tensorboard.close()
 
     def _write(self, *, is_finished: bool) -> None:

@@ -16,7 +16,7 @@ from danlu.hub.load import LoadedModel
 from danlu.hub.names import STARTER
 from danlu.language import _
 from danlu.plan.choose import Plan
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.runs.manifest import (
     RUN_FILE,
     ArithmeticRecord,
@@ -28,7 +28,7 @@ from danlu.runs.trainer_files import RunFacts
 from danlu.train.events import Adapted
 from danlu.train.job.prepare import PreparedData
 from danlu.train.loop.checkpoint import Progress
-from danlu.train.loop.trainer import Recipe
+from danlu.train.recipe import Recipe
 from danlu.train.settings import TrainSettings
 
 
@@ -38,7 +38,7 @@ def manifest_of(
     *,
     base: LoadedModel,
     data: PreparedData,
-    arithmetic: Arithmetic,
+    arithmetic: StepPlan,
 ) -> RunManifest:
     """Describe a run that is about to start."""
     device = base.device
@@ -70,9 +70,8 @@ def manifest_of(
 def plan_record(plan: Plan) -> dict[str, Any]:
     """Say for run.json what was predicted, and from what."""
     chosen = plan.chosen
-    assert chosen is not None
     return {
-        **asdict(chosen.arithmetic),
+        **asdict(chosen.step_plan),
         "memory_bytes": {**asdict(chosen.memory), "total": chosen.memory.total},
         "budget_bytes": plan.budget_bytes,
         "microsteps_per_step": round(chosen.microsteps, 2),
@@ -82,7 +81,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def arithmetic_of(manifest: RunManifest, step: int | None = None) -> Arithmetic:
+def arithmetic_of(manifest: RunManifest, step: int | None = None) -> StepPlan:
     """Return how a recorded run computed after `step` steps, or at its start.
 
     Raises DataError where run.json does not say it.
@@ -95,22 +94,22 @@ def arithmetic_of(manifest: RunManifest, step: int | None = None) -> Arithmetic:
             why="arithmetic.micro_batch_tokens: Field required",
             fix=_("if a newer danlu wrote it, update danlu; otherwise start the run again"),
         )
-    return Arithmetic(
+    return StepPlan(
         micro_batch_tokens=way.micro_batch_tokens,
         chunk_rows=way.chunk_rows,
         recompute=way.recompute,
     )
 
 
-def with_plan(manifest: RunManifest, plan: Plan, arithmetic: Arithmetic) -> RunManifest:
+def with_plan(manifest: RunManifest, plan: Plan) -> RunManifest:
     """Add what was predicted, and that the run computes like this from its start."""
-    recorded = manifest.arithmetic.model_copy(update=asdict(arithmetic))
+    recorded = manifest.arithmetic.model_copy(update=asdict(plan.chosen.step_plan))
     return manifest.changed(arithmetic=recorded, plan=plan_record(plan))
 
 
 def with_change(manifest: RunManifest, change: Adapted) -> RunManifest:
     """Add that memory ran out, and how the run computes from then on."""
-    added = ChangeRecord(step=change.step, **asdict(change.arithmetic))
+    added = ChangeRecord(step=change.step, **asdict(change.step_plan))
     return _with_changes(manifest, (*manifest.arithmetic.changes, added))
 
 
@@ -150,7 +149,6 @@ def facts_of(
     progress: Progress,
     *,
     base: LoadedModel,
-    logging_steps: int,
 ) -> RunFacts:
     """Collect what the Trainer's files need besides the metrics."""
     embedding = base.model.embed_tokens.numel()
@@ -158,7 +156,7 @@ def facts_of(
     result = progress.best_step if settings.load_best_model_at_end else progress.step
     return RunFacts(
         total_steps=recipe.total_steps,
-        logging_steps=logging_steps,
+        logging_steps=recipe.logging_steps,
         eval_steps=recipe.eval_steps,
         save_steps=recipe.save_steps,
         rows_per_step=recipe.rows_per_step,

@@ -1,7 +1,7 @@
 """The packed batches of each step, made ready while the device still works on the step before.
 
 Which rows a step takes is a pure function of (seed, step), so its batches can be packed early and
-laid where the device fetches them by itself. No thread is needed: the host queues a step, prepares
+put into memory that the device reads. No thread is needed: the host queues a step, prepares
 the next one, and only then waits.
 
 Must not know what the batches are computed for.
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from danlu.data.tokens.examples import Example
-from danlu.data.tokens.order import epoch_order
 from danlu.data.tokens.pack import Batch, filled, pack
 from danlu.device.memory import reachable
+from danlu.train.recipe import rows_of_step
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagedBatch:
-    """A batch with its numbers where the device fetches them from: int64, see `Batch`."""
+    """A batch whose numbers are in memory that the device reads: int64, see `Batch`."""
 
     batch: Batch
     numbers: Tensor
@@ -37,18 +37,13 @@ class StagedBatch:
 
 
 def stage(batch: Batch, device: torch.device, *, multiple: int = 1) -> StagedBatch:
-    """Lay a batch where the device reaches it, with a multiple of so many tokens."""
+    """Put a batch into memory that the device reads; its tokens are filled up to a `multiple`."""
     batch = filled(batch, multiple)
     return StagedBatch(batch=batch, numbers=reachable(batch.numbers, device))
 
 
-def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
-    """Count the optimizer steps of an epoch; the last one may hold fewer rows."""
-    return -(-num_rows // rows_per_step)
-
-
 class StepBatches:
-    """Gives out the batches of any step; those of one step can be prepared."""
+    """The batches of any step; those of one step can be packed ahead."""
 
     def __init__(
         self,
@@ -67,11 +62,10 @@ class StepBatches:
         self._prepared: tuple[tuple[int, int], list[StagedBatch]] | None = None
 
     def rows_of(self, step: int) -> list[int]:
-        """Tell which rows an optimizer step takes."""
-        num_rows, per_step = len(self._rows), self._rows_per_step
-        epoch, index = divmod(step, steps_per_epoch(num_rows, per_step))
-        order = epoch_order(num_rows, self._seed, epoch)
-        return [int(row) for row in order[index * per_step : (index + 1) * per_step]]
+        """Return the indices of the rows that an optimizer step takes."""
+        return rows_of_step(
+            step, len(self._rows), rows_per_step=self._rows_per_step, seed=self._seed
+        )
 
     def examples_of(self, step: int) -> list[Example]:
         """List the examples of an optimizer step."""
@@ -81,16 +75,17 @@ class StepBatches:
         """Pack a step's rows; what was prepared for another step or size is thrown away."""
         key = step, micro_batch_tokens
         if self._prepared is None or self._prepared[0] != key:
-            batches = [
-                stage(batch, self._device, multiple=self._multiple)
-                for batch in pack(self.examples_of(step), micro_batch_tokens)
-            ]
-            self._prepared = key, batches
+            self._prepared = key, self._packed(step, micro_batch_tokens)
 
     def take(self, step: int, micro_batch_tokens: int) -> list[StagedBatch]:
-        """Give out a step's batches, and keep no hold of them."""
-        self.prepare(step, micro_batch_tokens)
-        assert self._prepared is not None
-        _key, batches = self._prepared
-        self._prepared = None
-        return batches
+        """Return a step's batches, prepared or packed now, and keep no reference to them."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared[0] == (step, micro_batch_tokens):
+            return prepared[1]
+        return self._packed(step, micro_batch_tokens)
+
+    def _packed(self, step: int, micro_batch_tokens: int) -> list[StagedBatch]:
+        return [
+            stage(batch, self._device, multiple=self._multiple)
+            for batch in pack(self.examples_of(step), micro_batch_tokens)
+        ]

@@ -7,7 +7,6 @@ updates applied, best evaluation, loss scale. No random state: there is none.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -30,7 +29,7 @@ class Progress:
 
     best_loss, best_step: the best evaluation so far; evaluated_step: the last step that was
     evaluated; worse_in_a_row: evaluations since the best. provisional: steps saved off schedule,
-    for being the best or for an interruption. scale: the loss scale of the next step.
+    for being the best or for an interruption (`Saver` keeps them). scale: of the next step's loss.
     """
 
     step: int = 0
@@ -67,14 +66,6 @@ class Progress:
         worse = self.worse_in_a_row + (self.step > 0)
         return replace(self, evaluated_step=self.step, worse_in_a_row=worse)
 
-    def with_provisional(self, step: int) -> Progress:
-        """Return the progress with one more step that is saved off schedule."""
-        return replace(self, provisional=(*self.provisional, step))
-
-    def keeping(self, steps: Collection[int | None]) -> Progress:
-        """Return the progress with only these steps still saved off schedule."""
-        return replace(self, provisional=tuple(s for s in self.provisional if s in steps))
-
 
 def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
     """Write optimizer and progress into a checkpoint's draft.
@@ -83,7 +74,7 @@ def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
     """
     tensors, updates = optimizer.state()
     # A sum needs no copy of the weights, and any NaN or infinity in them stays in it.
-    if not all(tensors[name].sum().isfinite() for name in tensors if name.endswith(".master")):
+    if not all(weights.sum().isfinite() for weights in optimizer.weights()):
         raise DataError(
             _("Training stopped: the weights are not finite any more."),
             why=_("A number among them is NaN or infinity, so they were not saved."),

@@ -44,9 +44,8 @@ def evaluate(
 
     Raises ValueError where nothing is supervised.
     """
-    owner = np.asarray([index for index, row in enumerate(rows) for _example in row])
     examples = [example for row in rows for example in row]
-    place = {example.key: index for example, index in zip(examples, owner, strict=True)}
+    index_of = {example.key: index for index, row in enumerate(rows) for example in row}
     sums, counts = np.zeros(len(rows)), np.zeros(len(rows))
     computed: list[tuple[Batch, torch.Tensor]] = []
     for packed in pack(examples, micro_batch_tokens):
@@ -61,7 +60,7 @@ def evaluate(
     for (batch, _), part in zip(computed, np.split(losses, ends[:-1]), strict=True):
         stops = np.cumsum(batch.segment_lengths)
         segments = np.searchsorted(stops, batch.supervised_indices, side="right")
-        row_of = np.asarray([place[key] for key in batch.segment_keys])[segments]
+        row_of = np.asarray([index_of[key] for key in batch.segment_keys])[segments]
         sums += np.bincount(row_of, part, len(rows))
         counts += np.bincount(row_of, minlength=len(rows))
     if not counts.sum():

@@ -1,7 +1,7 @@
 """The output head and the loss on supervised rows only, in chunks, forward and backward together.
 
 Logits of a whole batch never exist: one chunk of rows is multiplied with the output matrix,
-turned into loss and gradient, and let go. The gradient of the hidden rows is collected and sent
+turned into loss and gradient, and freed. The gradient of the hidden rows is collected and sent
 through the layers once at the end.
 """
 

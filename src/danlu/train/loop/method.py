@@ -6,7 +6,7 @@ that other programs load.
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -22,36 +22,42 @@ from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import Recompute
 
 
-class Method(Protocol):
-    """The difference between LoRA and full-parameter training."""
+class Method(ABC):
+    """The difference between LoRA and full-parameter training.
 
+    base: the model that is trained, or that the adapter is trained for.
+    """
+
+    def __init__(self, base: LoadedModel) -> None:
+        self.base = base
+
+    @abstractmethod
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """List the trainable tensors under stable names."""
-        ...
+        """List the trainable tensors under stable names; a tied output matrix appears once."""
 
-    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
+    @abstractmethod
+    def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the `linear` that trains on a batch in optimizer step `step`."""
-        ...
 
+    @abstractmethod
     def eval_linear(self) -> Linear:
         """Return the `linear` that evaluates: no dropout."""
-        ...
 
+    @abstractmethod
     def save(self, draft: Draft) -> None:
         """Write the trained weights in Hugging Face's or PEFT's format."""
-        ...
 
     def save_result(self, draft: Draft) -> None:
         """Write the trained weights with everything that belongs to a finished result."""
-        ...
+        self.save(draft)
 
 
-class LoraMethod:
+class LoraMethod(Method):
     """Train one adapter; the model's weights stay as they are."""
 
     def __init__(self, adapter: Adapter, *, base: LoadedModel, seed: int) -> None:
+        super().__init__(base)
         self.adapter = adapter
-        self._base = base
         self._seed = seed
 
     @classmethod
@@ -66,7 +72,7 @@ class LoraMethod:
         """List the matrices A and B."""
         return list(self.adapter.parameters())
 
-    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
+    def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the projection with the adapter, and its dropout where one is set."""
         keeps_normed = recompute not in ("selective", "gate_up")
         probability = self.adapter.config.lora_dropout
@@ -82,25 +88,22 @@ class LoraMethod:
 
     def save(self, draft: Draft) -> None:
         """Write the adapter as PEFT would."""
-        write_adapter(draft, self.adapter, base_model=str(self._base.folder))
+        write_adapter(draft, self.adapter, base_model=str(self.base.folder))
 
     def save_result(self, draft: Draft) -> None:
         """Write the adapter and how to tokenize and prompt: what other programs look for."""
         self.save(draft)
-        copy_tokenizer(draft, like=self._base.folder)
+        copy_tokenizer(draft, like=self.base.folder)
 
 
-class FullMethod:
+class FullMethod(Method):
     """Train every weight of the model."""
-
-    def __init__(self, base: LoadedModel) -> None:
-        self._base = base
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """List all weights; a tied output matrix appears once."""
-        return list(self._base.model.named_parameters())
+        return list(self.base.model.named_parameters())
 
-    def linear(self, batch: Batch, step: int, recompute: Recompute = "none") -> Linear:
+    def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the plain projection; autograd does the rest."""
         return plain_linear
 
@@ -110,8 +113,4 @@ class FullMethod:
 
     def save(self, draft: Draft) -> None:
         """Write a complete model folder."""
-        write_model(draft, self._base.model, like=self._base.folder)
-
-    def save_result(self, draft: Draft) -> None:
-        """Write the same."""
-        self.save(draft)
+        write_model(draft, self.base.model, like=self.base.folder)

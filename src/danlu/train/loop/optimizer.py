@@ -80,6 +80,10 @@ class Optimizer:
             )
             group.publish()
 
+    def weights(self) -> list[Tensor]:
+        """Return the flat fp32 master weights of matrices and of norm weights, not copied."""
+        return [group.vector.detach() for group in self._groups.values()]
+
     def state(self) -> tuple[dict[str, Tensor], int]:
         """Return the flat tensors by name, and the number of updates applied so far."""
         tensors: dict[str, Tensor] = {}

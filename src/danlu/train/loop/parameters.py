@@ -17,25 +17,22 @@ from danlu.ops import accumulate
 
 
 class FlatParameters:
-    """One group of trainable tensors behind one flat leaf `vector` with a fixed `.grad`."""
+    """One group of trainable tensors behind one flat leaf `vector`.
+
+    grad: its fp32 gradient, summed over the microsteps since `zero_grad`.
+    """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         total = sum(parameter.numel() for parameter in parameters)
         device = parameters[0].device
         self.vector = nn.Parameter(torch.empty(total, device=device), requires_grad=True)
-        self.vector.grad = torch.zeros(total, device=device)
+        self.vector.grad = self.grad = torch.zeros(total, device=device)
         self._working: list[tuple[nn.Parameter, Tensor]] = []
         start = 0
         for parameter in parameters:
             stop = start + parameter.numel()
             self._attach(parameter, slice(start, stop))
             start = stop
-
-    @property
-    def grad(self) -> Tensor:
-        """The flat fp32 gradient, summed over the microsteps since `zero_grad`."""
-        assert self.vector.grad is not None
-        return self.vector.grad
 
     def _attach(self, parameter: nn.Parameter, span: slice) -> None:
         master = self.vector.detach()[span].view_as(parameter)

@@ -52,6 +52,11 @@ class Precision:
     dtype: torch.dtype
     note: str = ""
 
+    @property
+    def name(self) -> str:
+        """The dtype's name: bfloat16."""
+        return str(self.dtype).removeprefix("torch.")
+
 
 def choose_precision(settings: TrainSettings, device: Device) -> Precision:
     """Choose the dtype: `dtype` decides; else `bf16`, `fp16`, else what the device prefers.

@@ -1,6 +1,6 @@
-"""Tiny steps before the first one, for their figures: how fast the device is, what memory it takes.
+"""Probes: tiny microsteps before the first step that measure speed and memory.
 
-They run on the run's own rows, and nothing is learned from them.
+They use the run's own rows, and nothing is learned from them.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from collections.abc import Callable, Sequence
 from danlu.data.tokens.examples import Example
 from danlu.data.tokens.pack import pack
 from danlu.device.memory import peak_bytes
-from danlu.hub.load import LoadedModel
 from danlu.plan.calibrate import ProbeFigure
 from danlu.plan.choose import Plan
-from danlu.plan.job import Arithmetic, Load
+from danlu.plan.job import BatchShape
 from danlu.plan.speed import seconds_of
 from danlu.train.loop.batches import stage
-from danlu.train.loop.loss import loss_backward, supervised_hidden
 from danlu.train.loop.method import Method
+from danlu.train.loop.step import microstep
 
-# The larger probe takes about so long at most, as far as the device's facts tell.
+# The larger probe takes at most about this many seconds, as predicted from the device's facts.
 LONGEST_S = 2.0
 
 # How often each is measured.
@@ -28,7 +27,6 @@ TIMES = 3
 
 
 def probe(
-    base: LoadedModel,
     method: Method,
     rows: Sequence[Sequence[Example]],
     plan: Plan,
@@ -41,14 +39,12 @@ def probe(
     clear: clears the gradients. They are kept until the end, as in a step, whose microsteps add to
     one another's. between: called before each microstep; may raise.
     """
-    assert plan.chosen is not None
-    arithmetic = plan.chosen.arithmetic
 
     def typical(examples: list[Example]) -> ProbeFigure:
         figures = []
         for _ in range(1 + TIMES):
             between()
-            figures.append(_measure(base, method, examples, arithmetic, plan))
+            figures.append(_measure(method, examples, plan))
         # The first time, libraries make their kernels for its sizes. The median of the others is
         # not moved by the one that something else on the machine held up.
         return sorted(figures[1:], key=lambda figure: figure.seconds)[TIMES // 2]
@@ -63,13 +59,12 @@ def probe_examples(
     rows: Sequence[Sequence[Example]], plan: Plan
 ) -> tuple[list[Example], list[Example]]:
     """Choose examples for a microstep that fills the micro-batch, and for one of about a third."""
-    assert plan.chosen is not None
-    arithmetic = plan.chosen.arithmetic
+    step_plan = plan.chosen.step_plan
     heaviest = plan.heaviest
-    seconds = seconds_of(plan.job, arithmetic, heaviest, plan.device, plan.speed)
+    seconds = seconds_of(plan.job, step_plan, heaviest, plan.device, plan.speed)
     share = min(1.0, LONGEST_S / seconds)
     # A single example may be heavier; what is measured is a microstep like most of them.
-    most = max(1, int(min(heaviest.tokens, arithmetic.micro_batch_tokens) * share))
+    most = max(1, int(min(heaviest.tokens, step_plan.micro_batch_tokens) * share))
     return _take(rows, most // 3), _take(rows, most)
 
 
@@ -86,34 +81,20 @@ def _take(rows: Sequence[Sequence[Example]], most_tokens: int) -> list[Example]:
     return taken
 
 
-def _measure(
-    base: LoadedModel,
-    method: Method,
-    examples: list[Example],
-    arithmetic: Arithmetic,
-    plan: Plan,
-) -> ProbeFigure:
-    device = base.device.torch_device
+def _measure(method: Method, examples: list[Example], plan: Plan) -> ProbeFigure:
+    device = method.base.device.torch_device
     (batch,) = pack(examples, sum(len(example.tokens) for example in examples))
     started = time.perf_counter()
-    staged = stage(batch, device, multiple=base.token_multiple)
-    linear = method.linear(staged.batch, 0, arithmetic.recompute)
-    hidden, targets = supervised_hidden(base, linear, staged, arithmetic.recompute)
-    loss = loss_backward(
-        base.model,
-        linear,
-        hidden,
-        targets,
-        divisor=max(1, batch.num_targets),
-        chunk_rows=arithmetic.chunk_rows,
-    )
+    staged = stage(batch, device, multiple=method.base.token_multiple)
+    divisor = max(1, batch.num_targets)
+    loss = microstep(method, staged, step_plan=plan.chosen.step_plan, step=0, divisor=divisor)
     float(loss)  # waits for the device
     seconds = time.perf_counter() - started
-    load = Load(
+    shape = BatchShape(
         tokens=batch.num_tokens,
         targets=batch.num_targets,
         squares=sum(length**2 for length in batch.segment_lengths),
         segments=len(batch.segment_lengths),
     )
     outside = plan.device.context_bytes if plan.device.has_host else 0
-    return ProbeFigure(load=load, seconds=seconds, peak_bytes=peak_bytes(device) + outside)
+    return ProbeFigure(shape=shape, seconds=seconds, peak_bytes=peak_bytes(device) + outside)

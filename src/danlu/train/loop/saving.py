@@ -1,19 +1,19 @@
-"""Checkpoints written behind the training's back, one at a time.
+"""Checkpoints written by a thread while training goes on, one at a time.
 
 What a checkpoint holds is copied into memory, which takes milliseconds; a thread writes the copy,
 waits for the disk, shows the folder under its name and removes those it replaces, which may take
 seconds. What stands on the disk afterwards does not depend on how fast that goes: the next
-checkpoint begins only when the one before has come to its end.
+checkpoint begins only when the one before has ended.
 
-Must not know when a checkpoint is due, nor what its failure means for the run.
+Must not know when a checkpoint is due.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from danlu.device.detect import host_memory_bytes
@@ -21,6 +21,7 @@ from danlu.errors import CapacityError
 from danlu.files.draft import Draft, HeldDraft
 from danlu.runs.checkpoints import commit_checkpoint, prune, remove_checkpoint
 from danlu.runs.metrics import Metrics
+from danlu.train.events import NotSaved, Saved
 from danlu.train.loop.checkpoint import Progress, write_state
 from danlu.train.loop.method import Method
 from danlu.train.loop.optimizer import Optimizer
@@ -31,17 +32,12 @@ from danlu.train.loop.optimizer import Optimizer
 HELD_SHARE = 1 / 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class SaveResult:
-    """How a save went. needed: the steps it still needs on disk; fault: a disk that was full."""
-
-    step: int
-    needed: frozenset[int | None]
-    fault: CapacityError | None
+# After this many checkpoints in a row that could not be written the run stops.
+MAX_FAILED_SAVES = 2
 
 
 class Saver:
-    """Writes the checkpoints of one run."""
+    """Writes the checkpoints of one run, and says how it went."""
 
     def __init__(
         self,
@@ -57,43 +53,71 @@ class Saver:
         self._optimizer = optimizer
         self._metrics = metrics
         self._save_total_limit = save_total_limit
-        self._pending: Future[SaveResult] | None = None
+        self._pending: tuple[Progress, Future[CapacityError | None]] | None = None
+        self._saved_step: int | None = None
+        self._provisional: tuple[int, ...] = ()
+        self._failed_saves = 0
 
-    def start(self, progress: Progress, *, behind: bool) -> None:
-        """Begin the checkpoint of the last completed step; the one before must have been asked for.
+    def resume(self, progress: Progress) -> None:
+        """Count on the checkpoint that has this progress."""
+        self._saved_step, self._provisional = progress.step, progress.provisional
 
-        behind: let a thread write it where a copy fits into memory; else it is written here.
-        Raises DataError where the weights are not finite.
+    def save(
+        self, progress: Progress, *, on_schedule: bool, must: bool
+    ) -> Iterator[Saved | NotSaved]:
+        """Begin a checkpoint of the last completed step, unless this process has saved it.
+
+        Yields how the one before went, which is waited for. on_schedule: false for one that the
+        next one replaces. must: wait for this one too; else a thread writes it where a copy fits
+        into memory. Raises as `outcome`, and DataError where the weights are not finite.
         """
-        assert self._pending is None, "the last checkpoint has not been asked for"
+        yield from self.outcome(wait=True)
+        if self._saved_step == progress.step:
+            return
+        if not on_schedule:
+            self._provisional = (*self._provisional, progress.step)
+        self._start(replace(progress, provisional=self._provisional), behind=not must)
+        yield from self.outcome(wait=must, must=must)
+
+    def outcome(self, *, wait: bool = False, must: bool = False) -> Iterator[Saved | NotSaved]:
+        """Yield how the last save went, once and if it has ended; a full disk does not end the run.
+
+        Raises CapacityError for a save that must succeed and for the second failure in a row, and
+        what else the thread raised.
+        """
+        if self._pending is None or not (wait or self._pending[1].done()):
+            return
+        progress, future = self._pending
+        fault = future.result()
+        self._pending = None
+        step = progress.step
+        if fault is None:
+            self._saved_step, self._failed_saves = step, 0
+            self._provisional = tuple(s for s in self._provisional if s in _needed(progress))
+            yield Saved(step=step, folder=self._folder / f"checkpoint-{step}")
+            return
+        self._failed_saves += 1
+        if must or self._failed_saves >= MAX_FAILED_SAVES:
+            raise fault
+        yield NotSaved(step=step, what=fault.what, why=fault.why)
+
+    def settle(self) -> None:
+        """Return once nothing is being written, however the last save went."""
+        if self._pending is not None:
+            wait_for([self._pending[1]])
+
+    def _start(self, progress: Progress, *, behind: bool) -> None:
         self._metrics.flush()
         if behind and self._copy_bytes() <= HELD_SHARE * host_memory_bytes():
             held = HeldDraft()
             self._fill(held, progress)
             thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-            self._pending = thread.submit(self._write, progress, held.copy_into)
+            future = thread.submit(self._write, progress, held.copy_into)
             thread.shutdown(wait=False)  # it ends with this checkpoint
         else:
-            result = self._write(progress, lambda draft: self._fill(draft, progress))
-            self._pending = Future()
-            self._pending.set_result(result)
-
-    def result(self, *, wait: bool) -> SaveResult | None:
-        """Tell once how the last save went; None where none is left to tell, or it still goes on.
-
-        Raises what the thread raised.
-        """
-        pending = self._pending
-        if pending is None or not (wait or pending.done()):
-            return None
-        result = pending.result()
-        self._pending = None
-        return result
-
-    def settle(self) -> None:
-        """Return once nothing is being written, however the last save went."""
-        if self._pending is not None:
-            wait_for([self._pending])
+            future = Future()
+            future.set_result(self._write(progress, lambda draft: self._fill(draft, progress)))
+        self._pending = progress, future
 
     def _copy_bytes(self) -> int:
         tensors, _updates = self._optimizer.state()
@@ -104,31 +128,35 @@ class Saver:
         self._method.save(draft)
         write_state(draft, progress, self._optimizer)
 
-    def _write(self, progress: Progress, fill: Callable[[Draft], None]) -> SaveResult:
-        """Write, commit and remove; in the thread this must touch no tensor and no event."""
-        needed = frozenset((progress.best_step, progress.step))
+    def _write(self, progress: Progress, fill: Callable[[Draft], None]) -> CapacityError | None:
+        """Write, commit and remove; return the fault of a full disk.
+
+        In the thread this must touch no tensor and no event.
+        """
         # The records of a checkpoint's steps come first: a resumed run does not write them again.
         self._metrics.sync()
-        fault: CapacityError | None = None
         try:
             with commit_checkpoint(self._folder, progress.step) as draft:
                 fill(draft)
         except CapacityError as full:
-            fault = full
-        else:
-            self._remove_old(progress, needed)
-        return SaveResult(step=progress.step, needed=needed, fault=fault)
+            return full
+        self._remove_old(progress)
+        return None
 
-    def _remove_old(self, progress: Progress, needed: frozenset[int | None]) -> None:
-        """Remove checkpoints that nobody needs after a new one; the best always stays.
+    def _remove_old(self, progress: Progress) -> None:
+        """Remove those that a new checkpoint replaces, and those over save_total_limit.
 
-        Those are the ones saved off schedule, which a newer one replaces, and what is over
-        save_total_limit.
+        Replaced are the ones saved off schedule; the best one always stays.
         """
         for step in progress.provisional:
-            if step not in needed:
+            if step not in _needed(progress):
                 remove_checkpoint(self._folder, step)
         if self._save_total_limit is not None:
             best = progress.best_step
             protected = [] if best is None else [best]
             prune(self._folder, keep=self._save_total_limit, protect=protected)
+
+
+def _needed(progress: Progress) -> tuple[int | None, int]:
+    """Return the steps that stay on disk: the best one and the last one."""
+    return progress.best_step, progress.step

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from danlu.hub.load import LoadedModel
-from danlu.plan.job import Arithmetic
-from danlu.train.fit.adapting import not_to_be_repeated
+from danlu.plan.job import StepPlan
+from danlu.train.fit.advice import not_to_be_repeated
 from danlu.train.loop.batches import StagedBatch
 from danlu.train.loop.loss import loss_backward, supervised_hidden
 from danlu.train.loop.method import Method
@@ -34,13 +34,33 @@ class StepResult:
     scale: LossScale
 
 
+def microstep(
+    method: Method, staged: StagedBatch, *, step_plan: StepPlan, step: int, divisor: float
+) -> Tensor:
+    """Run one packed batch forward and backward; add to the gradients, return the summed loss.
+
+    step: the optimizer step, from 0, that dropout masks depend on. divisor: of the loss that is
+    differentiated; see `loss_backward`.
+    """
+    # One policy for both: a projection keeps what the model does not compute again.
+    linear = method.linear(staged.batch, step, step_plan.recompute)
+    hidden, targets = supervised_hidden(method.base, linear, staged, step_plan.recompute)
+    return loss_backward(
+        method.base.model,
+        linear,
+        hidden,
+        targets,
+        divisor=divisor,
+        chunk_rows=step_plan.chunk_rows,
+    )
+
+
 def optimizer_step(
-    base: LoadedModel,
     method: Method,
     optimizer: Optimizer,
     batches: Sequence[StagedBatch],
     *,
-    arithmetic: Arithmetic,
+    step_plan: StepPlan,
     step: int,
     learning_rate: float,
     max_grad_norm: float,
@@ -51,45 +71,33 @@ def optimizer_step(
     """Compute and apply one step.
 
     between: called before each microstep; may raise, and then nothing has been applied. meanwhile:
-    called when all is queued, for what the host can do while the device works; must not raise.
-    Where only the gradient overflows, the step is computed again at half the loss scale: no row is
-    lost to float16's range. Memory that runs out before the update leaves everything as it was; in
-    the update it is a CapacityError.
+    called when all is queued, while the device works; must not raise. Where only the gradient
+    overflows, the step is computed again at half the loss scale: no row is lost to float16's range.
+    Memory that runs out before the update changes nothing; in the update it is a CapacityError.
     """
     num_targets = sum(staged.batch.num_targets for staged in batches)
     while True:
         optimizer.zero_grad()
-        loss = torch.zeros((), device=base.device.torch_device)
+        loss = torch.zeros((), device=method.base.device.torch_device)
         for staged in batches:
             between()
-            linear = method.linear(staged.batch, step, arithmetic.recompute)
-            hidden, targets = supervised_hidden(base, linear, staged, arithmetic.recompute)
-            loss += loss_backward(
-                base.model,
-                linear,
-                hidden,
-                targets,
-                divisor=num_targets / scale.value,
-                chunk_rows=arithmetic.chunk_rows,
-            )
-        norm = optimizer.clip(max_grad_norm, scale=scale.value)
-        figures = torch.stack([loss, norm])
+            divisor = num_targets / scale.value
+            loss += microstep(method, staged, step_plan=step_plan, step=step, divisor=divisor)
+        figures = torch.stack([loss, optimizer.clip(max_grad_norm, scale=scale.value)])
         is_finite = figures.isfinite().all()
         with not_to_be_repeated():
             optimizer.step(learning_rate, applied=is_finite)
             meanwhile()
             total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
-        loss_is_finite, applied = math.isfinite(total), math.isfinite(total + grad_norm)
-        halved = scale.halved()
-        if applied or not loss_is_finite or halved is None:
+        applied = math.isfinite(total + grad_norm)
+        halved = scale.halved() if math.isfinite(total) and not applied else None
+        if halved is None:
             break
         scale = halved
-    if applied:
-        scale = scale.after_good_step()
     return StepResult(
         loss=total / num_targets,
         grad_norm=grad_norm,
         num_tokens=sum(staged.batch.num_tokens for staged in batches),
         applied=applied,
-        scale=scale,
+        scale=scale.after_good_step() if applied else scale,
     )

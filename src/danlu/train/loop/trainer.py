@@ -10,33 +10,35 @@ Knows tensors and runs; must not know flags, terminals or data files.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict
+from typing import TypeVar
+
+import torch
+from torch import Tensor
 
 from danlu.data.tokens.examples import Example
-from danlu.device.memory import used_bytes
+from danlu.device.memory import free_cache, is_out_of_memory, used_bytes
 from danlu.errors import DataError
 from danlu.files.committed import verify
-from danlu.hub.load import LoadedModel
 from danlu.language import _
 from danlu.plan.calibrate import ProbeFigure
-from danlu.plan.choose import Plan, like
-from danlu.plan.job import Arithmetic
+from danlu.plan.choose import Plan
+from danlu.plan.job import StepPlan
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import Metrics, truncate_after
 from danlu.train.events import (
     Adapted,
     Evaluated,
     Event,
-    NotSaved,
-    Saved,
+    Moment,
     Started,
     StepDone,
     StepSkipped,
     StoppedEarly,
 )
-from danlu.train.fit.adapting import Adapting, OutOfMemory
-from danlu.train.loop.batches import StepBatches, steps_per_epoch
+from danlu.train.fit.ladder import OutOfMemory, adapted
+from danlu.train.loop.batches import StepBatches
 from danlu.train.loop.checkpoint import Progress, read_state
 from danlu.train.loop.evaluate import Evaluation, evaluate
 from danlu.train.loop.method import Method
@@ -45,49 +47,13 @@ from danlu.train.loop.precision import LossScale
 from danlu.train.loop.probe import probe, probe_examples
 from danlu.train.loop.saving import Saver
 from danlu.train.loop.step import StepResult, optimizer_step
-from danlu.train.schedule import Schedule
+from danlu.train.recipe import Recipe, steps_per_epoch
 
 # After this many steps in a row without a finite gradient the run stops.
 MAX_SKIPPED_STEPS = 3
-# After this many checkpoints in a row that could not be written the run stops.
-MAX_FAILED_SAVES = 2
 
 Row = Sequence[Example]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The numbers of a run; names as in Hugging Face's TrainingArguments where they exist there.
-
-    rows_per_step: per_device_train_batch_size x gradient_accumulation_steps. eval_steps and
-    save_steps 0 mean only at the end (and, for saving, at each new best evaluation).
-    early_stopping_patience 0 is off.
-    """
-
-    total_steps: int
-    rows_per_step: int
-    schedule: Schedule
-    weight_decay: float = 0.0
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    adam_epsilon: float = 1e-8
-    max_grad_norm: float
-    seed: int
-    eval_on_start: bool = False
-    eval_steps: int = 0
-    save_steps: int = 0
-    save_total_limit: int | None = None
-    load_best_model_at_end: bool = False
-    metric_for_best_model: str = "eval_loss"
-    early_stopping_patience: int = 0
-
-    @property
-    def kept_checkpoints(self) -> int:
-        """How many checkpoints can stand beside each other, without the result in final/."""
-        scheduled = self.total_steps // self.save_steps if self.save_steps else 0
-        # The last one and the best one come on top; the best one on top of a limit, too.
-        all_of_them = min(self.total_steps, scheduled + 2)
-        limit = self.save_total_limit
-        return all_of_them if limit is None else min(all_of_them, limit + 1)
+Result = TypeVar("Result")
 
 
 class Interrupted(Exception):
@@ -97,25 +63,26 @@ class Interrupted(Exception):
 class Trainer:
     """One run. Create, optionally `resume`, then iterate over `run()`.
 
-    places: where each training row stands, to name those of a step that was skipped.
+    step_plan: how steps are computed; it may be replaced between steps, and is where memory runs
+    out. places: where each training row stands, to name those of a step that was skipped.
     """
 
     def __init__(
         self,
         *,
-        base: LoadedModel,
         method: Method,
         recipe: Recipe,
-        arithmetic: Arithmetic,
+        step_plan: StepPlan,
         train_rows: Sequence[Row],
         eval_rows: Sequence[Row],
         run_folder: RunFolder,
         places: Sequence[str] = (),
     ) -> None:
-        self._base = base
+        base = method.base
+        self.step_plan = step_plan
         self._method = method
+        self._device = base.device
         self._recipe = recipe
-        self._adapting = Adapting(arithmetic, base.device)
         self._train_rows = train_rows
         self._eval_rows = eval_rows
         self._run_folder = run_folder
@@ -143,8 +110,6 @@ class Trainer:
             save_total_limit=recipe.save_total_limit,
         )
         self._progress = Progress(scale=LossScale.first_for(base.dtype))
-        self._saved_step: int | None = None
-        self._failed_saves = 0
         self._stop_requested = False
 
     def request_stop(self) -> None:
@@ -155,48 +120,36 @@ class Trainer:
         """Continue from checkpoint-`step`, which has been verified."""
         folder = self._run_folder.path / f"checkpoint-{step}"
         self._progress = read_state(folder, self._optimizer)
-        self._saved_step = step
+        self._saver.resume(self._progress)
         truncate_after(self._run_folder.path, step)
+
+    @property
+    def progress(self) -> Progress:
+        """Steps done, best evaluation and skipped steps so far."""
+        return self._progress
+
+    def weights(self) -> Tensor:
+        """Return a copy of the trained numbers, fp32 [num_trainable], on the CPU."""
+        return torch.cat(self._optimizer.weights()).cpu()
 
     def measure(self, plan: Plan) -> Generator[Event, None, list[ProbeFigure]]:
         """Run two tiny microsteps and return their figures; nothing is learned from them.
 
         Raises OutOfMemory where not even they fit, and Interrupted after `request_stop`.
         """
-
-        def compute(arithmetic: Arithmetic) -> list[ProbeFigure]:
-            return probe(
-                self._base,
+        figures, _seconds = yield from self._until_it_fits(
+            lambda: probe(
                 self._method,
                 self._train_rows,
-                like(plan, arithmetic),
+                plan.with_step_plan(self.step_plan),
                 clear=self._optimizer.zero_grad,
                 between=self._check_stop,
-            )
-
-        return (
-            yield from self._adapting.until_it_fits(
-                compute,
-                lambda: probe_examples(self._train_rows, plan)[1],
-                moment="probe",
-                step=0,
-                note=self._note_adapted,
-            )
+            ),
+            lambda: probe_examples(self._train_rows, plan)[1],
+            moment="probe",
+            step=0,
         )
-
-    def use(self, arithmetic: Arithmetic) -> None:
-        """Compute further steps like this."""
-        self._adapting.arithmetic = arithmetic
-
-    @property
-    def arithmetic(self) -> Arithmetic:
-        """How steps are computed now."""
-        return self._adapting.arithmetic
-
-    @property
-    def progress(self) -> Progress:
-        """Steps done, best evaluation and skipped steps so far."""
-        return self._progress
+        return figures
 
     def run(self) -> Iterator[Event]:
         """Train to the end, yielding what happens.
@@ -214,10 +167,24 @@ class Trainer:
             num_trainable=self._optimizer.num_parameters,
         )
         try:
-            yield from self._steps()
+            while True:
+                yield from self._saver.outcome()
+                # What is due after a step comes first: a run may have been stopped just before it.
+                if self._should_evaluate():
+                    yield from self._evaluate()
+                if self._gave_up() and self._progress.step < self._recipe.total_steps:
+                    yield self._stopped_early()
+                yield from self._save_if_due()
+                if self._progress.skipped_in_a_row >= MAX_SKIPPED_STEPS:
+                    yield from self._saver.save(self._progress, on_schedule=True, must=True)
+                    raise _diverged(self._progress.step)
+                if self._is_over():
+                    break
+                yield from self._step()
+            self._metrics.flush()
         except (Interrupted, OutOfMemory):
             self._metrics.flush()
-            yield from self._save(on_schedule=False, must=True)
+            yield from self._saver.save(self._progress, on_schedule=False, must=True)
             raise
         finally:
             self._saver.settle()
@@ -226,41 +193,20 @@ class Trainer:
             verify(best)
             read_state(best, self._optimizer)
 
-    def _steps(self) -> Iterator[Event]:
-        progress = self._progress
-        if self._recipe.eval_on_start and progress.step == 0 and progress.evaluated_step is None:
-            yield from self._evaluate()
-        while True:
-            yield from self._saved()
-            # What is due after a step comes first: a run may have been stopped just before it.
-            yield from self._finish_step()
-            if self._is_over():
-                break
-            yield from self._step()
-        self._metrics.flush()
-
-    def _finish_step(self) -> Iterator[Event]:
-        """Evaluate and save where that is due after the last completed step."""
+    def _should_evaluate(self) -> bool:
         recipe, step = self._recipe, self._progress.step
+        if self._progress.evaluated_step == step:
+            return False
         if step == 0:
-            return
-        is_last = step == recipe.total_steps
-        if self._progress.evaluated_step != step and (is_last or _is_due(step, recipe.eval_steps)):
-            yield from self._evaluate()
-        if self._gave_up() and not is_last:
-            is_last = True
-            yield StoppedEarly(
-                step=step,
-                best_step=self._progress.best_step or 0,
-                evaluations=self._progress.worse_in_a_row,
-            )
-        is_best = self._progress.best_step == step
-        on_schedule = is_last or _is_due(step, recipe.save_steps)
-        if on_schedule or is_best:
-            yield from self._save(on_schedule=on_schedule, must=is_last)
-        if self._progress.skipped_in_a_row >= MAX_SKIPPED_STEPS:
-            yield from self._save(on_schedule=True, must=True)
-            raise _diverged(step)
+            return recipe.eval_on_start
+        return step == recipe.total_steps or _is_due(step, recipe.eval_steps)
+
+    def _save_if_due(self) -> Iterator[Event]:
+        """Save on schedule, at the end, and each new best evaluation."""
+        progress, is_last = self._progress, self._is_over()
+        on_schedule = is_last or _is_due(progress.step, self._recipe.save_steps)
+        if on_schedule or progress.best_step == progress.step:
+            yield from self._saver.save(progress, on_schedule=on_schedule, must=is_last)
 
     def _is_over(self) -> bool:
         return self._progress.step >= self._recipe.total_steps or self._gave_up()
@@ -268,6 +214,13 @@ class Trainer:
     def _gave_up(self) -> bool:
         patience = self._recipe.early_stopping_patience
         return 0 < patience <= self._progress.worse_in_a_row
+
+    def _stopped_early(self) -> StoppedEarly:
+        return StoppedEarly(
+            step=self._progress.step,
+            best_step=self._progress.best_step or 0,
+            evaluations=self._progress.worse_in_a_row,
+        )
 
     def _check_stop(self) -> None:
         if self._stop_requested:
@@ -277,18 +230,11 @@ class Trainer:
         """Do one optimizer step, or leave the weights as they are where it is not finite."""
         step = self._progress.step
         rate = self._recipe.schedule.rate(step, total_steps=self._recipe.total_steps)
-
-        def compute(arithmetic: Arithmetic) -> tuple[StepResult, float]:
-            started = time.perf_counter()
-            result = self._compute_step(arithmetic, rate)
-            return result, time.perf_counter() - started
-
-        result, seconds = yield from self._adapting.until_it_fits(
-            compute,
+        result, seconds = yield from self._until_it_fits(
+            lambda: self._compute_step(rate),
             lambda: self._batches.examples_of(step),
             moment="step",
             step=step + 1,
-            note=self._note_adapted,
         )
         self._progress = self._progress.after_step(applied=result.applied, scale=result.scale)
         if not result.applied:
@@ -297,7 +243,16 @@ class Trainer:
             self._record(event="skipped", rows=", ".join(places))
             yield StepSkipped(step=step + 1, rows=places)
             return
-        done = StepDone(
+        scale = {"loss_scale": result.scale.value} if result.scale.value != 1.0 else {}
+        self._record(
+            loss=result.loss,
+            learning_rate=rate,
+            grad_norm=result.grad_norm,
+            num_tokens=result.num_tokens,
+            seconds=round(seconds, 4),
+            **scale,
+        )
+        yield StepDone(
             step=step + 1,
             epoch=self._epoch(step + 1),
             loss=result.loss,
@@ -305,27 +260,16 @@ class Trainer:
             grad_norm=result.grad_norm,
             num_tokens=result.num_tokens,
             seconds=seconds,
-            memory_bytes=used_bytes(self._base.device.torch_device),
+            memory_bytes=used_bytes(self._device.torch_device),
         )
-        scale = {"loss_scale": result.scale.value} if result.scale.value != 1.0 else {}
-        self._record(
-            loss=result.loss,
-            learning_rate=rate,
-            grad_norm=result.grad_norm,
-            num_tokens=done.num_tokens,
-            seconds=round(done.seconds, 4),
-            **scale,
-        )
-        yield done
 
-    def _compute_step(self, arithmetic: Arithmetic, learning_rate: float) -> StepResult:
+    def _compute_step(self, learning_rate: float) -> StepResult:
         step = self._progress.step
         return optimizer_step(
-            self._base,
             self._method,
             self._optimizer,
-            self._batches.take(step, arithmetic.micro_batch_tokens),
-            arithmetic=arithmetic,
+            self._batches.take(step, self.step_plan.micro_batch_tokens),
+            step_plan=self.step_plan,
             step=step,
             learning_rate=learning_rate,
             max_grad_norm=self._recipe.max_grad_norm,
@@ -338,31 +282,17 @@ class Trainer:
         """Pack the step after the one in flight, if there is one."""
         following = self._progress.step + 1
         if following < self._recipe.total_steps:
-            self._batches.prepare(following, self.arithmetic.micro_batch_tokens)
+            self._batches.prepare(following, self.step_plan.micro_batch_tokens)
 
     def _evaluate(self) -> Iterator[Event]:
         if not self._eval_rows:
             return
         step = self._progress.step
-
-        def compute(arithmetic: Arithmetic) -> tuple[Evaluation, float]:
-            started = time.perf_counter()
-            result = evaluate(
-                self._base,
-                self._method.eval_linear(),
-                self._eval_rows,
-                micro_batch_tokens=arithmetic.micro_batch_tokens,
-                chunk_rows=arithmetic.chunk_rows,
-                between=self._check_stop,
-            )
-            return result, time.perf_counter() - started
-
-        result, seconds = yield from self._adapting.until_it_fits(
-            compute,
+        result, seconds = yield from self._until_it_fits(
+            self._compute_evaluation,
             lambda: [example for row in self._eval_rows for example in row],
             moment="evaluation",
             step=step,
-            note=self._note_adapted,
         )
         per_sample = self._recipe.metric_for_best_model == "eval_loss_per_sample"
         metric = result.loss_per_sample if per_sample else result.loss
@@ -381,44 +311,51 @@ class Trainer:
             is_best=step > 0 and self._progress.best_step == step,
         )
 
-    def _save(self, *, on_schedule: bool, must: bool) -> Iterator[Event]:
-        """Begin a checkpoint of the last completed step, unless this process has saved it.
+    def _compute_evaluation(self) -> Evaluation:
+        return evaluate(
+            self._method.base,
+            self._method.eval_linear(),
+            self._eval_rows,
+            micro_batch_tokens=self.step_plan.micro_batch_tokens,
+            chunk_rows=self.step_plan.chunk_rows,
+            between=self._check_stop,
+        )
 
-        Where the disk is full the run goes on and tries again when the next one is due. A save that
-        must succeed is waited for.
+    def _until_it_fits(
+        self,
+        compute: Callable[[], Result],
+        examples: Callable[[], Sequence[Example]],
+        *,
+        moment: Moment,
+        step: int,
+    ) -> Generator[Adapted, None, tuple[Result, float]]:
+        """Compute; where memory runs out, again from the beginning with less, until it fits.
+
+        examples: what is packed and computed. Yields every change of the step plan; returns the
+        result and the seconds it took. Raises OutOfMemory where nothing leaner is left.
         """
-        yield from self._saved(wait=True)
-        if self._saved_step == self._progress.step:
-            return
-        if not on_schedule:
-            self._progress = self._progress.with_provisional(self._progress.step)
-        self._saver.start(self._progress, behind=not must)
-        yield from self._saved(wait=must, must=must)
-
-    def _saved(self, *, wait: bool = False, must: bool = False) -> Iterator[Event]:
-        """Tell how the last save went, once it has come to its end.
-
-        Raises CapacityError for one that must succeed, and for the second failure in a row.
-        """
-        result = self._saver.result(wait=wait)
-        if result is None:
-            return
-        if result.fault is None:
-            self._saved_step, self._failed_saves = result.step, 0
-            self._progress = self._progress.keeping(result.needed)
-            folder = self._run_folder.path / f"checkpoint-{result.step}"
-            yield Saved(step=result.step, folder=folder)
-            return
-        self._failed_saves += 1
-        if must or self._failed_saves >= MAX_FAILED_SAVES:
-            raise result.fault
-        yield NotSaved(step=result.step, what=result.fault.what, why=result.fault.why)
-
-    def _note_adapted(self, change: Adapted) -> None:
-        """Record that memory ran out; and let a checkpoint being written give back its copy."""
-        way = asdict(change.arithmetic)
-        self._record_at(change.step, event="out_of_memory", moment=change.moment, **way)
-        self._saver.settle()
+        while True:
+            started = time.perf_counter()
+            try:
+                return compute(), time.perf_counter() - started
+            except Exception as fault:
+                if not is_out_of_memory(fault):
+                    raise
+            # Only here, behind the `except`, is the exception gone, and with it the frames of its
+            # traceback, which held every tensor of the failed attempt.
+            free_cache(self._device.torch_device)
+            change = adapted(
+                self.step_plan,
+                examples(),
+                moment=moment,
+                step=step,
+                has_host=self._device.has_host,
+            )
+            self.step_plan = change.step_plan
+            way = asdict(change.step_plan)
+            self._record_at(step, event="out_of_memory", moment=moment, **way)
+            self._saver.settle()  # a checkpoint being written gives back its copy
+            yield change
 
     def _record(self, **values: float | str) -> None:
         self._record_at(self._progress.step, **values)
@@ -432,7 +369,7 @@ class Trainer:
 
 
 def _is_due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    return every > 0 and step > 0 and step % every == 0
 
 
 def _diverged(step: int) -> DataError:

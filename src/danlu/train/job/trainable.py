@@ -1,12 +1,16 @@
-"""Which adapter a run trains: a new one as the settings say, or one that exists."""
+"""What a run trains: every weight, a new adapter, or one that exists."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from danlu.hub.adapters import AdapterSource, find_adapter
+import torch
+
+from danlu.hub.adapters import AdapterSource, attach_adapter, find_adapter
+from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig, target_list
 from danlu.lora.peft_files import read_config
+from danlu.train.loop.method import FullMethod, LoraMethod, Method
 from danlu.train.settings import TrainSettings
 
 
@@ -30,3 +34,22 @@ def lora_config(settings: TrainSettings, source: AdapterSource | None) -> LoraCo
         use_rslora=settings.use_rslora,
         target_modules=target_list(settings.lora_target),
     )
+
+
+def method_of(
+    base: LoadedModel,
+    settings: TrainSettings,
+    source: AdapterSource | None,
+    lora: LoraConfig | None,
+) -> Method:
+    """Return what is trained: every weight where lora is None, else the adapter in `source`.
+
+    Without a source the adapter is new. Raises DataError where it belongs to another base.
+    """
+    if lora is None:
+        return FullMethod(base)
+    if source is None:
+        return LoraMethod.fresh(base, lora, seed=settings.seed)
+    adapter, _is_proven = attach_adapter(source, base, dtype=torch.float32)
+    adapter.config = lora  # with the dropout of this command
+    return LoraMethod(adapter, base=base, seed=settings.seed)

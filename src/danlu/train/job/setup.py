@@ -1,0 +1,150 @@
+"""What is known of a run before its weights are read: checked, tokenized and planned.
+
+The order matters to a user: model files and data are checked before gigabytes of weights are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from danlu.device.datasheets import DeviceFacts
+from danlu.device.detect import Device, select
+from danlu.device.facts import budget_bytes, device_facts
+from danlu.hub.adapters import AdapterSource
+from danlu.hub.load import check_model
+from danlu.lora.adapter import LoraConfig
+from danlu.model.config import ModelConfig
+from danlu.plan.choose import Plan
+from danlu.runs.folder import RunFolder
+from danlu.text.tokenizer import Tokenizer
+from danlu.train.fit.planning import constraints_of, job_of, plan_run, workload_of
+from danlu.train.fit.space import check_space, checkpoint_bytes
+from danlu.train.job.prepare import PreparedData, prepare_data
+from danlu.train.job.trainable import lora_config, named_adapter
+from danlu.train.loop.precision import Precision, choose_precision
+from danlu.train.recipe import Recipe, recipe_of
+from danlu.train.settings import TrainSettings, check_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningTask:
+    """What is learned, and how.
+
+    adapter: one that exists and is trained further. lora: its shape; None where every weight is
+    trained.
+    """
+
+    settings: TrainSettings
+    data: PreparedData
+    recipe: Recipe
+    adapter: AdapterSource | None
+    lora: LoraConfig | None
+
+    @classmethod
+    def of(cls, settings: TrainSettings, tokenizer: Tokenizer) -> LearningTask:
+        """Check, tokenize and split the rows, and read what the settings say."""
+        data = prepare_data(settings, tokenizer)
+        recipe = recipe_of(
+            settings, num_train_rows=len(data.train_rows), num_eval_rows=len(data.eval_rows)
+        )
+        adapter = named_adapter(settings)
+        lora = lora_config(settings, adapter)
+        return cls(settings=settings, data=data, recipe=recipe, adapter=adapter, lora=lora)
+
+    def plan(
+        self,
+        config: ModelConfig,
+        facts: DeviceFacts,
+        *,
+        dtype: torch.dtype,
+        budget_bytes: int,
+        token_ratio: float = 1.0,
+    ) -> Plan:
+        """Plan how its steps are computed. Raises CapacityError where nothing fits.
+
+        token_ratio: tokens of the model's tokenizer for one that was counted here.
+        """
+        data = self.data
+        longest = min(data.report.lengths.max, self.settings.cutoff_len)
+        return plan_run(
+            job_of(config, self.lora, dtype),
+            workload_of(
+                self.recipe,
+                data.train_rows,
+                data.eval_rows,
+                longest=longest,
+                token_ratio=token_ratio,
+            ),
+            facts,
+            budget_bytes=budget_bytes,
+            constraints=constraints_of(self.settings),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """A run that may begin.
+
+    path: its output folder. plan: None for a resumed run, which computes as it began: another way
+    gives other last bits. origins: where each setting came from, for run.json.
+    """
+
+    path: Path
+    device: Device
+    precision: Precision
+    task: LearningTask
+    plan: Plan | None
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The settings of the command."""
+        return self.task.settings
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on with the run in its output folder."""
+        return _resumes(self.settings)
+
+    def open_folder(self) -> RunFolder:
+        """Take the output folder for this process."""
+        if self.resumes:
+            return RunFolder.reopen(self.path)
+        return RunFolder.create(self.path, overwrite=self.settings.overwrite_output_dir)
+
+
+def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = None) -> PreparedRun:
+    """Check settings, model files, data and space, and plan the run.
+
+    Raises UsageError, DataError and CapacityError; nothing has been written by then.
+    """
+    check_settings(settings)
+    path = Path(settings.output_dir).expanduser().absolute()
+    if not (_resumes(settings) or settings.overwrite_output_dir):
+        RunFolder.check_unused(path)
+    device = select(settings.device)
+    precision = choose_precision(settings, device)
+    model = check_model(settings.model_name_or_path)
+    task = LearningTask.of(settings, model.tokenizer)
+    size = checkpoint_bytes(model, task.lora, precision.dtype)
+    check_space(path, size, kept=task.recipe.kept_checkpoints)
+    plan = None
+    if not _resumes(settings):
+        facts, budget = device_facts(device), budget_bytes(device)
+        plan = task.plan(model.config, facts, dtype=precision.dtype, budget_bytes=budget)
+    return PreparedRun(
+        path=path,
+        device=device,
+        precision=precision,
+        task=task,
+        plan=plan,
+        origins=origins or {},
+    )
+
+
+def _resumes(settings: TrainSettings) -> bool:
+    return settings.resume_from_checkpoint is not False
