@@ -17,12 +17,12 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import ApiError
 
 HEAD_SECONDS = 10.0
 WRITE_SECONDS = 30.0
 LINGER_SECONDS = 1.0
-KEEP_ALIVE_SECONDS = 30
+IDLE_SECONDS = 30
 _MOST_CONNECTIONS = 4096
 # How many are taken in one go; the process has further files open besides.
 ACCEPTED_AT_ONCE = 100

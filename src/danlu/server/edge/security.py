@@ -18,8 +18,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys, is_loopback
+from danlu.server.state import record_of
 
 # What a browser must be able to load before anybody can give it a key, and what supervisors ask.
 PUBLIC_PATHS = frozenset({"/health", "/docs", "/docs/page.js", "/docs/page.css"})
@@ -141,7 +142,7 @@ def _same_host(origin: str, host: str) -> bool:
 
 
 class Security:
-    """ASGI middleware that asks the policy. `scope["state"]["key"]` names the key of a request."""
+    """ASGI middleware that asks the policy, and records which key a request has shown."""
 
     def __init__(self, app: ASGIApp, *, policy: Policy) -> None:
         self._app = app
@@ -152,14 +153,15 @@ class Security:
             await self._app(scope, receive, send)
             return
         policy, headers, method = self._policy, Headers(scope=scope), scope["method"]
+        record = record_of(scope)
         policy.check_host(headers)
         if policy.allows_origin(headers):
-            scope["state"]["answer_headers"] |= _allowing(headers["origin"])
+            record.headers |= _allowing(headers["origin"])
             if method == "OPTIONS" and "access-control-request-method" in headers:
                 await Response(status_code=204)(scope, receive, send)
                 return
         policy.check_origin(method, headers)
-        scope["state"]["key"] = policy.check_key(method, scope["path"], headers)
+        record.key = policy.check_key(method, scope["path"], headers)
         await self._app(scope, receive, send)
 
 

@@ -6,29 +6,25 @@ From the outside in: `access` (id, log line, an answer whatever happens), `secur
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from danlu import __version__
 from danlu.server.edge.access import Access
 from danlu.server.edge.gate import Gate
+from danlu.server.edge.http_errors import ErrorBody, handle_errors
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.limits import Limits
-from danlu.server.edge.problems import ErrorBody, handle_problems
 from danlu.server.edge.security import PUBLIC_PATHS, Policy, Security
 from danlu.server.life.docs import docs_router
-from danlu.server.life.prometheus import Metrics
 from danlu.server.life.status import router as status_router
 from danlu.server.openai import chat_completions as chat
 from danlu.server.openai import completions
 from danlu.server.openai import tokenize as tokens
 from danlu.server.openai.models import router as models_router
-from danlu.server.openai.served_adapters import AdapterFolders
-from danlu.server.settings import ServeSettings
-from danlu.server.state import Serving
+from danlu.server.state import ServerState, attach_state
 
 _SCHEMAS = "#/components/schemas/"
 _ERROR_CONTENT = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{ErrorBody.__name__}"}}}
@@ -38,18 +34,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(
-    serving: Serving | None,
-    settings: ServeSettings,
-    *,
-    keys: Keys | None = None,
-    routers: Iterable[APIRouter] = (),
-) -> FastAPI:
-    """Make the application. serving None: the model is still loading; set `app.state.serving` then.
+def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
+    """Make the application over a state, whose `serving` is set once the model is loaded.
 
-    routers: further routes, which come first.
+    keys: those that are accepted; without any, no key is asked for.
     """
-    keys = keys or Keys()
+    keys, settings = keys or Keys(), state.settings
     app = FastAPI(
         title="danlu",
         version=__version__,
@@ -60,17 +50,11 @@ def create_app(
         # An absolute address of ours in the document would be wrong behind a proxy.
         servers=[{"url": "."}],
     )
-    app.state.settings = settings
-    app.state.serving = serving
-    app.state.stopping = False
-    app.state.metrics = Metrics()
-    app.state.adapter_folders = AdapterFolders.of(settings.adapter, settings.adapter_dir)
-    app.state.adapter_lock = asyncio.Lock()
-    own = (chat.router, completions.router, tokens.router, models_router, status_router)
-    for router in (*routers, *own):
+    attach_state(app, state)
+    for router in (chat.router, completions.router, tokens.router, models_router, status_router):
         app.include_router(router, responses=_ERRORS)
     app.include_router(docs_router())
-    handle_problems(app)
+    handle_errors(app)
     _complete_document(app, keys)
     # The last one added is the outermost.
     app.add_middleware(

@@ -12,7 +12,7 @@ from typing import Any
 
 from danlu.engine.request import Grammar
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.openai.requests import ChatRequest, ResponseFormat, SamplingBody
 from danlu.server.openai.tool_calls import ToolBody, call_grammar
 

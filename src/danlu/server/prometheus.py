@@ -8,13 +8,11 @@ text format 0.0.4.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from danlu.engine.engine import Figures
-from danlu.server.edge.access import current_request
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FIRST_TOKEN_SECONDS = (
@@ -55,7 +53,7 @@ class Histogram:
         yield f"{name}_count{{{label}}} {total}"
 
 
-class Metrics:
+class PrometheusFigures:
     """What the routes report; used on the event loop only."""
 
     def __init__(self) -> None:
@@ -79,18 +77,20 @@ class Metrics:
         self._token.observe(seconds)
 
     def request_finished(
-        self, reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int
+        self,
+        reason: str,
+        *,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_tokens: int,
+        seconds: float,
     ) -> None:
-        """Count a request that ended, and what it cost; the log's line of it gets the tokens."""
+        """Count a request that ended. seconds: since its HTTP request arrived."""
         self._finished[reason] += 1
         self._prompt_tokens += prompt_tokens
         self._completion_tokens += completion_tokens
         self._cached_tokens += cached_tokens
-        record = current_request.get()
-        if record is not None:
-            record.prompt_tokens += prompt_tokens
-            record.completion_tokens += completion_tokens
-            self._request.observe(time.monotonic() - record.started)
+        self._request.observe(seconds)
 
     def text(self, model: str, figures: Figures) -> str:
         """Write all figures in Prometheus's format. model: the name they are labelled with."""
