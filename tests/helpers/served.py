@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from danlu.device.detect import select
 from danlu.dialog.assistant import Assistant
 from danlu.dialog.dialog import Dialog
+from danlu.dialog.events import Usage
 from danlu.engine.engine import Engine, Figures
 from danlu.engine.request import Output, RequestId, SamplingSettings, TokenLogprobs
 from danlu.engine.request import Request as EngineRequest
@@ -60,23 +61,10 @@ class Recorded(PrometheusFigures):
         super().token(seconds)
         self.tokens += 1
 
-    def request_finished(
-        self,
-        reason: str,
-        *,
-        prompt_tokens: int,
-        completion_tokens: int,
-        cached_tokens: int,
-        seconds: float,
-    ) -> None:
-        super().request_finished(
-            reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cached_tokens=cached_tokens,
-            seconds=seconds,
-        )
-        self.finished.append((reason, prompt_tokens, completion_tokens, cached_tokens))
+    def request_finished(self, reason: str, usage: Usage, *, seconds: float) -> None:
+        super().request_finished(reason, usage, seconds=seconds)
+        tokens = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
+        self.finished.append((reason, *tokens))
 
 
 class ScriptedEngine:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from danlu.dialog.events import Usage
 from danlu.engine.engine import Figures
 from danlu.server.prometheus import PrometheusFigures
 from tests.helpers.server import ask, server_app
@@ -44,12 +45,9 @@ def test_what_was_reported_is_shown() -> None:
         metrics.first_token(0.3)
         metrics.token(0.02)
         metrics.token(1000.0)
-    metrics.request_finished(
-        "stop", prompt_tokens=10, completion_tokens=5, cached_tokens=8, seconds=1.5
-    )
-    metrics.request_finished(
-        "length", prompt_tokens=20, completion_tokens=6, cached_tokens=0, seconds=100.0
-    )
+    cached = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=8)
+    metrics.request_finished("stop", cached, seconds=1.5)
+    metrics.request_finished("length", Usage(prompt_tokens=20, completion_tokens=6), seconds=100.0)
     samples = parsed(metrics.text("tiny", FIGURES))
     assert samples["vllm:num_requests_running"] == 3
     assert samples["vllm:num_requests_waiting"] == 2

@@ -98,7 +98,8 @@ def vllm_command(server: VllmServer) -> list[str]:
         *("--dtype", server.dtype),
         *("--tensor-parallel-size", str(server.tensor_parallel_size)),
         *("--pipeline-parallel-size", str(server.pipeline_parallel_size)),
-        *_limits(server),
+        *_flag("--max-model-len", server.max_model_len),
+        *_flag("--max-num-seqs", server.max_num_seqs),
         *_adapter_words(sources),
         *_prompting_words(prompting),
         # Without this, vLLM lets every web page ask.
@@ -164,13 +165,8 @@ def _common_prompting(server: VllmServer, sources: Mapping[str, AdapterSource]) 
     return found.pop()
 
 
-def _limits(server: VllmServer) -> list[str]:
-    words: list[str] = []
-    if server.max_model_len is not None:
-        words += ["--max-model-len", str(server.max_model_len)]
-    if server.max_num_seqs is not None:
-        words += ["--max-num-seqs", str(server.max_num_seqs)]
-    return words
+def _flag(name: str, value: int | None) -> list[str]:
+    return [] if value is None else [name, str(value)]
 
 
 def _adapter_words(sources: Mapping[str, AdapterSource]) -> list[str]:

@@ -1,7 +1,7 @@
 """The application: routes in the middle, four layers around them.
 
-From the outside in: `access` (id, log line, an answer whatever happens), `security` (may you?),
-`gate` (is there a model?), `limits` (is it small enough?). Must not know sockets or signals.
+From the outside in: `access` (id, log line, an answer to every exception), `security` (Host,
+Origin, key), `gate` (503 without a model), `limits` (sizes, counts). Must not know sockets.
 """
 
 from __future__ import annotations
@@ -34,13 +34,33 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class DocumentedApp(FastAPI):
+    """Says in /openapi.json what errors look like, and which operations need a key."""
+
+    needs_key = False
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document; made once, which takes 0.3 seconds."""
+        known = self.openapi_schema
+        document = super().openapi()
+        if document is not known:
+            components = document.setdefault("components", {})
+            error = ErrorBody.model_json_schema(ref_template=_SCHEMAS + "{model}")
+            inner = error.pop("$defs")
+            components.setdefault("schemas", {}).update({**inner, ErrorBody.__name__: error})
+            if self.needs_key:
+                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                _require_keys(document["paths"])
+        return document
+
+
 def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
     """Make the application over a state, whose `serving` is set once the model is loaded.
 
     keys: those that are accepted; without any, no key is asked for.
     """
     keys, settings = keys or Keys(), state.settings
-    app = FastAPI(
+    app = DocumentedApp(
         title="danlu",
         version=__version__,
         description="Serves one Qwen3 model and its adapters as OpenAI and vLLM do.",
@@ -50,12 +70,12 @@ def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
         # An absolute address of ours in the document would be wrong behind a proxy.
         servers=[{"url": "."}],
     )
+    app.needs_key = bool(keys)
     attach_state(app, state)
     for router in (chat.router, completions.router, tokens.router, models_router, status_router):
         app.include_router(router, responses=_ERRORS)
     app.include_router(docs_router())
     handle_errors(app)
-    _complete_document(app, keys)
     # The last one added is the outermost.
     app.add_middleware(
         Limits,
@@ -73,24 +93,6 @@ def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
     app.add_middleware(Security, policy=policy)
     app.add_middleware(Access)
     return app
-
-
-def _complete_document(app: FastAPI, keys: Keys) -> None:
-    """Let /openapi.json say what errors look like, and which operations need a key."""
-    describe = app.openapi
-
-    def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            components = describe().setdefault("components", {})
-            error = ErrorBody.model_json_schema(ref_template=_SCHEMAS + "{model}")
-            inner = error.pop("$defs")
-            components.setdefault("schemas", {}).update({**inner, ErrorBody.__name__: error})
-            if keys:
-                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-                _require_keys(describe()["paths"])
-        return describe()
-
-    app.openapi = described  # type: ignore[method-assign]
 
 
 def _require_keys(paths: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:

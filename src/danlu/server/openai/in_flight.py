@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from danlu.dialog.events import Usage
 from danlu.engine.request import Output, Request
 from danlu.engine.service import EngineService, Ticket
 from danlu.language import _
@@ -136,7 +137,7 @@ class RequestsInFlight:
         self._has_arrived.set()
 
     async def _wait(self, seconds: float | None) -> None:
-        """Wait until an output arrives, at most so long.
+        """Wait until an output arrives, or until the time is over.
 
         Not by asyncio.wait_for, which before Python 3.12 loses a cancellation that comes together
         with what it waits for: the answer to a disconnected client would be computed to its end.
@@ -165,13 +166,12 @@ class RequestsInFlight:
         return running
 
     def _finish(self, reason: str, running: _RunningRequest) -> None:
-        record = self._record
-        record.prompt_tokens += running.prompt_tokens
-        record.completion_tokens += running.completion_tokens
-        self._figures.request_finished(
-            reason,
+        usage = Usage(
             prompt_tokens=running.prompt_tokens,
             completion_tokens=running.completion_tokens,
             cached_tokens=running.cached_tokens,
-            seconds=time.monotonic() - record.started,
         )
+        self._record.prompt_tokens += usage.prompt_tokens
+        self._record.completion_tokens += usage.completion_tokens
+        seconds = time.monotonic() - self._record.started
+        self._figures.request_finished(reason, usage, seconds=seconds)
