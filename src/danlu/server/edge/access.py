@@ -1,8 +1,7 @@
 """The outermost layer: every request gets an id, a line in the log, and an answer.
 
-Knows when a request begins and ends, and turns whatever was raised inside into an error of OpenAI's
-shape. The line names the route, never the query or the body; what went wrong inside stands in the
-log, with the request's id, and nowhere else.
+Every exception becomes an error of OpenAI's shape. The line names the route, never the query or the
+body; the text of an unexpected exception is in the log only, with the request's id.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from danlu.server.state import RequestRecord, open_record
 
 _log = logging.getLogger(__name__)
 
-# Pages may load only what comes from here, and nobody may show them inside another page.
+# Pages may load only what comes from here, and may not be framed by other pages.
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -78,7 +77,7 @@ class Access:
 def access_line(record: RequestRecord, scope: Scope) -> str:
     """Write a request's line: method, route, status, milliseconds, tokens, id."""
     route = scope.get("route")
-    # Without a route (refused before, or none found) the path is anybody's text.
+    # Without a route (refused before, or none found) the path is text of the client's.
     path = getattr(route, "path", None) or escaped(scope["path"])[:200]
     milliseconds = 1000 * (time.monotonic() - record.started)
     tokens = f"{record.prompt_tokens}+{record.completion_tokens}"

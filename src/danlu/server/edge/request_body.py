@@ -1,7 +1,7 @@
-"""Reading a request's body: its form, size and time, and what a JSON parser could choke on.
+"""Reads a request's body: its media type, size and time limits, and a scan before it is parsed.
 
-Depth, numbers that JSON does not have and other encodings are refused by linear scans before a
-parser sees the body. Knows no routes.
+Deep nesting, numbers that JSON does not have and other encodings are refused by linear scans before
+a parser sees the body. Must not know routes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def read_json(headers: Headers, receive: Receive, *, limit: int) -> bytes:
 
 
 def check_form(headers: Headers) -> None:
-    """Refuse a body that is not plain JSON: no form of a web page, nothing packed."""
+    """Refuse a body that is not plain JSON, by its headers: no HTML form, no compression."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(
@@ -82,7 +82,7 @@ async def _read_body(headers: Headers, receive: Receive, *, limit: int) -> bytes
 
 
 async def _skip_rest(receive: Receive) -> None:
-    """Let a client finish what it sends, for a moment: many read the answer only then."""
+    """Read on for a moment: many clients read the answer only once all is sent."""
 
     async def skip() -> None:
         while (await receive()).get("more_body", False):

@@ -1,7 +1,7 @@
 """The server's life: listen, load, answer, drain, end.
 
 The model loads on a thread while the port answers already (503, and /health). A signal ends it: no
-new requests, the time of `--drain_s` for those that run, then their answers are cut off properly.
+new requests, `--drain_s` seconds for those that run, then their answers end with an error.
 Must not know routes.
 """
 
@@ -33,7 +33,7 @@ from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState, Serving
 from danlu.text.printable import printable
 
-# After the last answer was cut off, clients have so long to take what was sent.
+# After the last answer was cut off, clients have this long to read what was sent.
 _LAST_SECONDS = 5
 # A server whose engine has failed says so on /health for a while before it ends.
 _FAILED_SECONDS = 5.0
@@ -59,7 +59,7 @@ def serve(settings: ServeSettings, keys: Keys, listener: socket.socket) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with our way of loading and of ending."""
+    """uvicorn's server, which loads the model in the background and drains at the end."""
 
     def __init__(self, state: ServerState, keys: Keys, *, url: str) -> None:
         self.app = create_app(state, keys=keys)
@@ -128,7 +128,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more requests, and let those that run come to their end."""
+        """Take no more requests, and wait for those that run."""
         self._state.is_stopping = True
         draining = asyncio.create_task(self._drain())
         await super().shutdown(sockets)
@@ -150,7 +150,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End by a signal without dying of it: a server that was asked to stop exits with 0."""
+        """Handle the signals, so that a server that was asked to stop exits with 0."""
         before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
         try:
             yield

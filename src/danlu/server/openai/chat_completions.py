@@ -50,7 +50,7 @@ async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
 
 
 def ask(body: ChatRequest, serving: Serving, target: Target) -> Question:
-    """Render and tokenize a request; takes milliseconds a thousand tokens. Raises ApiError."""
+    """Render and tokenize a request; some milliseconds per thousand tokens. Raises ApiError."""
     thinking = thinking_mode(body, target.prompting)
     tools = body.usable_tools
     sampling = sampling_of(
@@ -74,7 +74,7 @@ def ask(body: ChatRequest, serving: Serving, target: Target) -> Question:
 
 
 class _ChatChoice:
-    """One answer as far as it has come."""
+    """One choice, as far as it is computed."""
 
     def __init__(self, question: Question) -> None:
         self._reading = Reading(question)
@@ -167,7 +167,7 @@ class ChatReply(Reply):
         return chunks
 
     def has_enough(self, index: int) -> bool:
-        """Whether the one call that was wanted is there."""
+        """Whether the one call that was asked for is complete."""
         return self._one_call and bool(self._choices[index].calls)
 
     def whole_choices(self) -> list[Json]:

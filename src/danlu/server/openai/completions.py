@@ -75,7 +75,7 @@ def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, vocab_size: int) -> Sequenc
 
 
 class _CompletionChoice:
-    """One answer as far as it has come."""
+    """One choice, as far as it is computed."""
 
     def __init__(self, request: Request, prompt: str, tokenizer: Tokenizer) -> None:
         self._prompt_tokens = len(request.prompt)
@@ -98,7 +98,7 @@ class _CompletionChoice:
 
     @property
     def usage(self) -> Usage:
-        """What it has cost."""
+        """What it cost so far."""
         return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
@@ -131,7 +131,7 @@ class CompletionReply(Reply):
         return [self.chunk(i, {"text": choice.texts[0]}) for i, choice in enumerate(self._choices)]
 
     def feed(self, index: int, output: Output) -> list[Json]:
-        """Return a chunk for an output that brings something."""
+        """Return a chunk for an output that is not empty."""
         lists = self._choices[index].add(output)
         if not (output.text or output.logprobs or output.finish_reason):
             return []

@@ -28,7 +28,7 @@ from danlu.server.openai.reply import Json, Reply
 from danlu.server.openai.requests import SamplingBody
 from danlu.server.state import record_of, state_of
 
-# A stream sends a comment after so long without an event, and begins after so long at most.
+# A stream sends a comment after this long without an event, and begins after this long at most.
 COMMENT_SECONDS = 5.0
 _COMMENT = b": keep-alive\n\n"
 _DONE = b"data: [DONE]\n\n"

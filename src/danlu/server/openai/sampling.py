@@ -62,7 +62,7 @@ def sampling_of(
     logprobs: int | None,
     grammar: Grammar | None,
 ) -> SamplingSettings:
-    """Override the model's defaults with what was given. Raises ApiError for ids that are none."""
+    """Override the model's defaults with what was given. Raises ApiError for ids out of range."""
     given: dict[str, Any] = {
         name: getattr(body, name) for name in _SAME_NAMES if getattr(body, name) is not None
     }
