@@ -1,6 +1,7 @@
 """A model ready to talk: base, adapter, engine and the way it was trained to be prompted.
 
-What chat, generate and the demo open. Nothing is chosen silently: `describe` says what was found.
+What chat, generate, the demo and the server open. Nothing is chosen silently: `describe` says what
+was found.
 """
 
 from __future__ import annotations
