@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.server.edge import connections, limits
+from danlu.server.edge import connections, limits, request_body
 from danlu.server.settings import ServeSettings
 from tests.helpers.program import free_port, serving
 
@@ -50,9 +50,9 @@ def test_settings_are_those_of_the_command() -> None:
 def test_limits_are_those_of_the_server() -> None:
     table = [line for line in PAGE.splitlines() if line.startswith("| ")]
     text = "\n".join(table)
-    assert f"depth of its JSON | {limits.MAX_DEPTH} |" in text
+    assert f"depth of its JSON | {request_body.MAX_DEPTH} |" in text
     assert f"headers | {limits.MAX_HEADER_BYTES // 1024} KiB |" in text
-    assert limits.SLOWEST_BYTES_PER_SECOND == 16 * 1024
-    assert f"body to arrive | {limits.BODY_SECONDS:.0f} s" in text
+    assert request_body.SLOWEST_BYTES_PER_SECOND == 16 * 1024
+    assert f"body to arrive | {request_body.BODY_SECONDS:.0f} s" in text
     head, write = connections.HEAD_SECONDS, connections.WRITE_SECONDS
     assert f"client to read | {head:.0f} s; {write:.0f} s |" in text

@@ -20,7 +20,9 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from danlu.device.detect import select
+from danlu.dialog.assistant import Assistant
 from danlu.dialog.dialog import Dialog
+from danlu.dialog.events import Usage
 from danlu.engine.engine import Engine, Figures
 from danlu.engine.request import Deliver, Output, RequestId, SamplingSettings, TokenLogprobs
 from danlu.engine.request import Request as EngineRequest
@@ -29,9 +31,10 @@ from danlu.engine.stop import StopFinder
 from danlu.hub.adapters import Prompting
 from danlu.hub.load import LoadedModel
 from danlu.server.life.app import create_app
-from danlu.server.life.prometheus import Metrics
+from danlu.server.prometheus import PrometheusFigures
+from danlu.server.served_adapters import ServedAdapter
 from danlu.server.settings import ServeSettings
-from danlu.server.state import ServedAdapter, Serving
+from danlu.server.state import ServerState, Serving, state_of
 from danlu.text.detokenize import Detokenizer
 from danlu.text.tokenizer import Tokenizer
 from tests.helpers import tiny_engine
@@ -39,8 +42,8 @@ from tests.helpers import tiny_engine
 DEFAULTS = SamplingSettings(temperature=0.0)
 
 
-class Recorded(Metrics):
-    """The metrics, and what they were told."""
+class Recorded(PrometheusFigures):
+    """The figures, and what they were told."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,11 +62,10 @@ class Recorded(Metrics):
         super().token(seconds)
         self.tokens += 1
 
-    def request_finished(
-        self, reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int
-    ) -> None:
-        super().request_finished(reason, prompt_tokens, completion_tokens, cached_tokens)
-        self.finished.append((reason, prompt_tokens, completion_tokens, cached_tokens))
+    def request_finished(self, reason: str, usage: Usage, *, seconds: float) -> None:
+        super().request_finished(reason, usage, seconds=seconds)
+        tokens = usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens
+        self.finished.append((reason, *tokens))
 
 
 class ScriptedEngine:
@@ -197,10 +199,8 @@ def served(
     try:
         yield Serving(
             name="tiny",
-            loaded=loaded,
-            dialog=dialog,
+            assistant=Assistant(loaded=loaded, engine=real, dialog=dialog, prompting=prompting),
             service=service,
-            prompting=prompting,
             defaults={True: defaults, False: replace(defaults)},
             context_tokens=context_tokens,
             adapters=dict(adapters or {}),
@@ -210,10 +210,17 @@ def served(
 
 
 def application(serving: Serving, **settings: Any) -> FastAPI:
-    """The whole application over a model, with metrics that remember."""
-    app = create_app(serving, ServeSettings(**settings))
-    app.state.metrics = Recorded()
-    return app
+    """The whole application over a model, with figures that remember."""
+    state = ServerState.of(ServeSettings(**settings), serving)
+    state.figures = Recorded()
+    return create_app(state)
+
+
+def recorded(app: Any) -> Recorded:
+    """What the figures of `application` were told."""
+    figures = state_of(app).figures
+    assert isinstance(figures, Recorded)
+    return figures
 
 
 def client_for(serving: Serving) -> TestClient:

@@ -14,16 +14,17 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
+from danlu.dialog.assistant import Assistant
 from danlu.engine.engine import Figures
 from danlu.engine.request import SamplingSettings
 from danlu.engine.service import EngineService
 from danlu.errors import CapacityError, DataError, EnvironmentFault, UsageError
 from danlu.hub.adapters import Prompting
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
 from danlu.server.life.app import create_app
 from danlu.server.settings import ServeSettings
-from danlu.server.state import Serving
+from danlu.server.state import ServerState, Serving
 
 KEY = "a-key-that-nobody-guesses"
 
@@ -58,10 +59,13 @@ def scripted_serving(service: object | None = None, loaded: object | None = None
     """A model that is served, without a model."""
     return Serving(
         name="tiny",
-        loaded=cast(Any, loaded or SimpleNamespace(name="/models/tiny")),
-        dialog=cast(Any, None),
+        assistant=Assistant(
+            loaded=cast(Any, loaded or SimpleNamespace(name="/models/tiny")),
+            engine=cast(Any, None),
+            dialog=cast(Any, None),
+            prompting=Prompting(),
+        ),
         service=cast(EngineService, service or ScriptedService()),
-        prompting=Prompting(),
         defaults={True: SamplingSettings(), False: SamplingSettings()},
         context_tokens=4096,
     )
@@ -114,12 +118,12 @@ def server_app(
     *, keys: Iterable[str] = (), serving: Serving | None = None, loading: bool = False, **given: Any
 ) -> FastAPI:
     """The application with the stand-in routes."""
-    return create_app(
-        None if loading else serving or scripted_serving(),
-        ServeSettings(**given),
-        keys=Keys.of(keys),
-        routers=[stand_in_router()],
+    state = ServerState.of(
+        ServeSettings(**given), None if loading else serving or scripted_serving()
     )
+    app = create_app(state, keys=Keys.of(keys))
+    app.include_router(stand_in_router())
+    return app
 
 
 @dataclass(frozen=True, kw_only=True)

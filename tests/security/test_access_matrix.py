@@ -15,6 +15,7 @@ from danlu.server.edge.keys import Keys
 from danlu.server.edge.security import PUBLIC_PATHS
 from danlu.server.life.app import create_app
 from danlu.server.settings import ServeSettings
+from danlu.server.state import ServerState
 from tests.helpers.figures import figure
 from tests.helpers.server import JSON, KEY, ask_async, bearer, scripted_serving
 
@@ -52,7 +53,8 @@ def table() -> list[Row]:
 
 
 def app_on(host: str) -> FastAPI:
-    return create_app(scripted_serving(), ServeSettings(host=host), keys=Keys.of([KEY]))
+    state = ServerState.of(ServeSettings(host=host), scripted_serving())
+    return create_app(state, keys=Keys.of([KEY]))
 
 
 def routes(app: FastAPI) -> set[tuple[str, str]]:

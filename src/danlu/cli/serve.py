@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     if settings.engine == "vllm":
-        from danlu.server.handover import hand_over
+        from danlu.server.life.handover import hand_over
 
         hand_over(settings, given={name for name, origin in origins.items() if origin != DEFAULT})
     _check_devices(settings)

@@ -1,12 +1,13 @@
 """A model ready to talk: base, adapter, engine and the way it was trained to be prompted.
 
-What chat, generate and the demo open. Nothing is chosen silently: `describe` says what was found.
+What chat, generate, the demo and the server open. Nothing is chosen silently: `describe` says what
+was found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from danlu.device.detect import DTYPES, select
 from danlu.dialog.dialog import Dialog
@@ -32,14 +33,40 @@ from danlu.text.conversation import Conversation
 
 @dataclass(frozen=True, kw_only=True)
 class Assistant:
-    """A loaded model with its dialog; `adapter` is used unless the plain base is asked for."""
+    """A loaded model with its engine and dialog.
+
+    adapter: used unless the plain base is asked for. source: where it comes from. base_is_proven:
+    it records its base, and that is this one.
+    """
 
     loaded: LoadedModel
+    engine: Engine
     dialog: Dialog
     prompting: Prompting
-    source: AdapterSource | None
-    adapter: Adapter | None
-    base_is_proven: bool
+    source: AdapterSource | None = None
+    adapter: Adapter | None = None
+    base_is_proven: bool = True
+
+    @classmethod
+    def over(
+        cls, loaded: LoadedModel, prompting: Prompting, *, num_requests: int = 64
+    ) -> Assistant:
+        """Start an engine for a loaded model. num_requests: how many it computes at once."""
+        engine = Engine(
+            loaded.model,
+            loaded.tokenizer,
+            prompt_tokens_per_step=loaded.device.prompt_chunk,
+            num_requests=num_requests,
+        )
+        defaults = generation_defaults(loaded.folder, loaded.config, enable_thinking=True)
+        dialog = Dialog(
+            engine,
+            loaded.tokenizer,
+            template=prompting.template,
+            enable_thinking=prompting.enable_thinking,
+            end_token_ids=defaults.end_token_ids,
+        )
+        return cls(loaded=loaded, engine=engine, dialog=dialog, prompting=prompting)
 
     def answer(
         self,
@@ -116,28 +143,6 @@ def own_sampling(loaded: LoadedModel, *, enable_thinking: bool | None) -> Sampli
     return SamplingSettings(temperature=own.temperature, top_p=own.top_p, top_k=own.top_k)
 
 
-def chosen_prompting(
-    found: Prompting, *, template: str | None, enable_thinking: bool | None
-) -> Prompting:
-    """Override how a model was trained to be prompted by what was asked for."""
-    return Prompting(
-        template=found.template if template is None else template,
-        enable_thinking=found.enable_thinking if enable_thinking is None else enable_thinking,
-    )
-
-
-def dialog_over(engine: Engine, loaded: LoadedModel, prompting: Prompting) -> Dialog:
-    """Make the dialog of a loaded model, prompted as it was trained to be."""
-    defaults = generation_defaults(loaded.folder, loaded.config, enable_thinking=True)
-    return Dialog(
-        engine,
-        loaded.tokenizer,
-        template=prompting.template,
-        enable_thinking=prompting.enable_thinking,
-        end_token_ids=defaults.end_token_ids,
-    )
-
-
 def open_assistant(
     settings: ModelSettings,
     *,
@@ -157,15 +162,5 @@ def open_assistant(
     )
     adapter, is_proven = attach_adapter(source, loaded) if source else (None, True)
     prompting = source.prompting if source else prompting_of_model(name)
-    prompting = chosen_prompting(prompting, template=template, enable_thinking=enable_thinking)
-    engine = Engine(
-        loaded.model, loaded.tokenizer, prompt_tokens_per_step=loaded.device.prompt_chunk
-    )
-    return Assistant(
-        loaded=loaded,
-        dialog=dialog_over(engine, loaded, prompting),
-        prompting=prompting,
-        source=source,
-        adapter=adapter,
-        base_is_proven=is_proven,
-    )
+    assistant = Assistant.over(loaded, prompting.override(template, enable_thinking))
+    return replace(assistant, source=source, adapter=adapter, base_is_proven=is_proven)

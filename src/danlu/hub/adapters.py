@@ -32,6 +32,13 @@ class Prompting:
     template: str = "qwen3"
     enable_thinking: bool | None = True
 
+    def override(self, template: str | None, enable_thinking: bool | None) -> Prompting:
+        """Replace what was trained by what is asked for; None leaves it."""
+        return Prompting(
+            template=self.template if template is None else template,
+            enable_thinking=self.enable_thinking if enable_thinking is None else enable_thinking,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSource:

@@ -1,29 +1,25 @@
-"""What every route works with: one loaded model, its engine, and the adapters by name."""
+"""What the server knows while it runs: its state, the model it serves, a record of each request.
+
+`state_of` and `record_of` are the only places that read them from Starlette's untyped attributes.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from danlu.dialog.dialog import Dialog
+from starlette.applications import Starlette
+from starlette.types import Scope
+
+from danlu.dialog.assistant import Assistant
 from danlu.engine.request import SamplingSettings
 from danlu.engine.service import EngineService
-from danlu.hub.adapters import Prompting
-from danlu.hub.load import LoadedModel
-from danlu.lora.adapter import Adapter
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedAdapter:
-    """An adapter that requests may name as their model, and how it was trained to be prompted."""
-
-    name: str
-    folder: Path
-    adapter: Adapter
-    prompting: Prompting
-    loaded_at: float = field(default_factory=time.time)
+from danlu.server.prometheus import PrometheusFigures
+from danlu.server.served_adapters import AdapterFolders, ServedAdapter
+from danlu.server.settings import ServeSettings
 
 
 @dataclass(kw_only=True)
@@ -35,11 +31,71 @@ class Serving:
     """
 
     name: str
-    loaded: LoadedModel
-    dialog: Dialog
+    assistant: Assistant
     service: EngineService
-    prompting: Prompting
     defaults: Mapping[bool, SamplingSettings]
     context_tokens: int
     adapters: dict[str, ServedAdapter] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
+
+
+@dataclass(kw_only=True)
+class ServerState:
+    """The state of one server; changes only on the event loop.
+
+    serving: None while the model loads. adapter_lock: held while an adapter is being loaded.
+    """
+
+    settings: ServeSettings
+    adapter_folders: AdapterFolders
+    serving: Serving | None = None
+    is_stopping: bool = False
+    figures: PrometheusFigures = field(default_factory=PrometheusFigures)
+    adapter_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @classmethod
+    def of(cls, settings: ServeSettings, serving: Serving | None = None) -> ServerState:
+        """Make the state of a new server. Raises UsageError for adapters that are not there."""
+        folders = AdapterFolders.of(settings.adapter, settings.adapter_dir)
+        return cls(settings=settings, adapter_folders=folders, serving=serving)
+
+
+@dataclass(kw_only=True)
+class RequestRecord:
+    """What is known about one HTTP request.
+
+    started: on the monotonic clock, in seconds. key: the name of the key that was shown, "" where
+    none is needed. headers: those that every answer to it gets. status: 0 until the answer begins.
+    """
+
+    id: str = field(default_factory=lambda: f"req-{secrets.token_hex(12)}")
+    started: float = field(default_factory=time.monotonic)
+    key: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    status: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+def attach_state(app: Starlette, state: ServerState) -> None:
+    """Give an application its state."""
+    app.state.server = state
+
+
+def state_of(app: Starlette) -> ServerState:
+    """Return the state that was attached to an application."""
+    state: ServerState = app.state.server
+    return state
+
+
+def open_record(scope: Scope) -> RequestRecord:
+    """Begin the record of a request."""
+    record = RequestRecord()
+    scope.setdefault("state", {})["record"] = record
+    return record
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """Return the record of a request."""
+    record: RequestRecord = scope["state"]["record"]
+    return record

@@ -18,7 +18,14 @@ from danlu.engine.service import EngineService
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.server.openai import chat_completions as chat
 from danlu.server.state import Serving
-from tests.helpers.served import ScriptedEngine, application, client_for, running, served
+from tests.helpers.served import (
+    ScriptedEngine,
+    application,
+    client_for,
+    recorded,
+    running,
+    served,
+)
 from tests.helpers.sse import events_of
 from tests.helpers.tiny_engine import tokenizer
 
@@ -191,11 +198,11 @@ def test_an_engine_that_stops_ends_answers_with_an_error(stream: bool) -> None:
 def test_the_metrics_hear_of_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
     with client_of("Fine.") as (client, serving):
         client.post(CHAT, json={**HELLO, "n": 2})
-        recorded = client.app.state.metrics  # type: ignore[attr-defined]
+        figures = recorded(client.app)
         tokens = len(tokenizer().encode_text("Fine.")) + 1
-        assert recorded.started == recorded.first_tokens == 2
-        assert recorded.tokens == 2 * (tokens - 1)
-        [(reason, prompt, completion, cached), _other] = recorded.finished
+        assert figures.started == figures.first_tokens == 2
+        assert figures.tokens == 2 * (tokens - 1)
+        [(reason, prompt, completion, cached), _other] = figures.finished
         assert (reason, completion, cached) == ("stop", tokens, 0)
         assert prompt > 5
         assert isinstance(serving.service, EngineService)

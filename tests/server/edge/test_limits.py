@@ -14,12 +14,13 @@ from fastapi import APIRouter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.server.edge import limits
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge import request_body
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
-from danlu.server.edge.limits import MAX_DEPTH, check_json
+from danlu.server.edge.request_body import MAX_DEPTH, check_json
 from danlu.server.life.app import create_app
 from danlu.server.settings import ServeSettings
+from danlu.server.state import ServerState
 from tests.helpers.server import JSON, ask, ask_async, bearer, post, scripted_serving, server_app
 
 LIMIT = 1000
@@ -42,7 +43,7 @@ def test_the_body_is_bounded_whatever_its_headers_say(
     declared: str | None, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = server_app(max_body_bytes=LIMIT)
-    monkeypatch.setattr(limits, "SKIP_SECONDS", 0.05)
+    monkeypatch.setattr(request_body, "SKIP_SECONDS", 0.05)
     headers = [JSON, *([("content-length", declared)] if declared else [])]
     for size, status in ((LIMIT, 200), (LIMIT + 1, 413), (50 * LIMIT, 413)):
         body = sized(size)
@@ -56,7 +57,7 @@ def test_the_body_is_bounded_whatever_its_headers_say(
 
 
 def test_a_declared_size_is_refused_before_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SKIP_SECONDS", 0.05)
+    monkeypatch.setattr(request_body, "SKIP_SECONDS", 0.05)
     app = server_app(max_body_bytes=LIMIT)
     headers = [JSON, ("content-length", str(LIMIT + 1))]
     # Reading would wait for an hour.
@@ -154,7 +155,7 @@ def test_a_scan_takes_linear_time(unit: bytes) -> None:
 
 
 def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 0.1)
     pieces = [b"{", *[b" "] * 100, b"}"]
     answer = ask(server_app(), "POST", "/test/echo", headers=[JSON], body=pieces, delay_s=0.02)
     assert answer.status == 408
@@ -162,8 +163,8 @@ def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_body_has_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_SECONDS", 0.1)
-    monkeypatch.setattr(limits, "SLOWEST_BYTES_PER_SECOND", 1000)
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(request_body, "SLOWEST_BYTES_PER_SECOND", 1000)
     body = sized(400)
     pieces = [body[start : start + 40] for start in range(0, 400, 40)]
     answer = ask(server_app(), "POST", "/test/echo", headers=[JSON], body=pieces, delay_s=0.02)
@@ -186,12 +187,9 @@ def test_requests_of_one_key_are_bounded_and_others_are_not_disturbed() -> None:
         async def wait() -> None:
             await release.wait()
 
-        app = create_app(
-            scripted_serving(),
-            ServeSettings(max_requests_per_key=2),
-            keys=Keys.of(["one", "two"]),
-            routers=[router],
-        )
+        state = ServerState.of(ServeSettings(max_requests_per_key=2), scripted_serving())
+        app = create_app(state, keys=Keys.of(["one", "two"]))
+        app.include_router(router)
 
         async def one(key: str) -> int:
             headers = [JSON, bearer(key)]

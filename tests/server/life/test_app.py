@@ -8,6 +8,7 @@ import re
 import pytest
 
 from danlu import __version__
+from danlu.server.state import state_of
 from tests.helpers.server import (
     JSON,
     KEY,
@@ -145,7 +146,7 @@ def test_health_and_readiness() -> None:
 
 def test_a_server_that_stops_takes_nothing_new() -> None:
     app = server_app()
-    app.state.stopping = True
+    state_of(app).is_stopping = True
     answer = post(app, "/test/echo", {})
     assert (answer.status, answer.error["code"]) == (503, "stopping")
     assert answer.headers["connection"] == "close"

@@ -17,10 +17,10 @@ from starlette.responses import StreamingResponse
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.server.edge.keys import Keys
 from danlu.server.life import run as run_module
-from danlu.server.life.app import create_app
 from danlu.server.life.listening import listen, url_of
 from danlu.server.life.run import Server
 from danlu.server.settings import ServeSettings
+from danlu.server.state import ServerState
 from tests.helpers.server import ScriptedService, scripted_serving
 
 Ask = Callable[..., Coroutine[Any, Any, tuple[int, bytes]]]
@@ -38,8 +38,8 @@ class Life:
         monkeypatch.setattr(run_module, "describe", lambda serving: [])
         self.settings = ServeSettings(port=0, **settings)
         self.listener = listen("127.0.0.1", 0)
-        app = create_app(None, self.settings, keys=Keys(), routers=[self._router()])
-        self.server = Server(app, self.settings, needs_key=False, url=url_of(self.listener))
+        self.server = Server(ServerState.of(self.settings), Keys(), url=url_of(self.listener))
+        self.server.app.include_router(self._router())
         self.address = self.listener.getsockname()
 
     def _open(self, *_words: Any) -> Any:

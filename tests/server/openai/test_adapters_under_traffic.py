@@ -18,6 +18,7 @@ from danlu.files.committed import committed_folder
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
+from danlu.server.edge.gate import serving_of
 from tests.helpers.figures import figure
 from tests.helpers.packed import random_adapter
 from tests.helpers.server import JSON, ask_async, scripted_serving, server_app
@@ -55,7 +56,7 @@ def test_adapters_come_and_go(tmp_path: Path, loads: int) -> None:
     write_shelf(tmp_path / "shelf", base)
     service = EngineService(Engine(base.model, base.tokenizer), num_seats=1000)
     app = server_app(serving=scripted_serving(service, base), adapter_dir=str(tmp_path / "shelf"))
-    adapters = app.state.serving.adapters
+    adapters = serving_of(app).adapters
     asked: list[tuple[int, Request, asyncio.Task[list[int]]]] = []
     seen: list[weakref.ref[Any]] = []
 

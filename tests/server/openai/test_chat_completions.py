@@ -11,11 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from danlu.engine.request import Request as EngineRequest
-from danlu.server.openai import streaming
+from danlu.server.openai import respond as responses
 from danlu.server.state import Serving
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import render
-from tests.helpers.served import ScriptedEngine, client_for, served
+from tests.helpers.served import ScriptedEngine, client_for, recorded, served
 from tests.helpers.sse import DONE, events_of, whole_chat
 from tests.helpers.tiny_engine import tokenizer
 
@@ -204,7 +204,7 @@ def test_at_most_one_call_where_only_one_is_wanted(subject: Subject) -> None:
     streamed = whole_chat(subject.chunks(tools=TOOLS, parallel_tool_calls=False)[:-1])[0]
     assert len(streamed["tool_calls"]) == 1
     assert streamed["finish_reason"] == "tool_calls"
-    written = [finished[2] for finished in subject.client.app.state.metrics.finished]  # type: ignore[attr-defined]
+    written = [finished[2] for finished in recorded(subject.client.app).finished]
     assert max(written) < len(tokenizer().encode_text(CALL + OTHER_CALL + rest)) / 2
     assert subject.serving.service.num_seats_taken == 0
 
@@ -305,10 +305,7 @@ def test_thinking_is_switched_by_template_and_by_effort(subject: Subject) -> Non
 
 
 def test_a_stream_shows_that_it_lives(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from danlu.server.openai import answering
-
-    monkeypatch.setattr(answering, "KEEP_ALIVE_SECONDS", 0.01)
-    monkeypatch.setattr(streaming, "KEEP_ALIVE_SECONDS", 0.01)
+    monkeypatch.setattr(responses, "COMMENT_SECONDS", 0.01)
 
     def slow(_request: EngineRequest) -> str:
         import time

@@ -21,7 +21,8 @@ from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest
-from danlu.server.openai.served_adapters import AdapterFolders, is_adapter_name
+from danlu.server.edge.gate import serving_of
+from danlu.server.served_adapters import AdapterFolders, is_adapter_name
 from tests.helpers.packed import random_adapter
 from tests.helpers.server import JSON, Reply, ask, ask_async, post, scripted_serving, server_app
 from tests.helpers.training import loaded_tiny
@@ -161,7 +162,7 @@ def test_an_adapter_is_prompted_as_it_was_trained_unless_told_otherwise(made: Pl
     ):
         app = made.app(**settings)
         assert load(app, "run", "run").status == 200
-        assert app.state.serving.adapters["run"].prompting == expected
+        assert serving_of(app).adapters["run"].prompting == expected
 
 
 @pytest.mark.parametrize(
@@ -221,14 +222,14 @@ def test_numbers_that_are_not_finite_are_refused(place: Place) -> None:
 def test_who_uses_an_adapter_keeps_it(made: Place) -> None:
     app = made.app()
     assert load(app, "fox", "fox").status == 200
-    held = app.state.serving.adapters["fox"].adapter
-    service = app.state.serving.service
+    held = serving_of(app).adapters["fox"].adapter
+    service = serving_of(app).service
     before = [a.clone() for _layer, _name, a, _b in held.tensors()]
     assert post(app, UNLOAD, {"lora_name": "fox"}).status == 200
     assert load(app, "fox", "more/owl").status == 200
     after = [a for _layer, _name, a, _b in held.tensors()]
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
-    assert app.state.serving.adapters["fox"].adapter is not held
+    assert serving_of(app).adapters["fox"].adapter is not held
     assert service.forgotten == [held]
 
 

@@ -16,7 +16,8 @@ from danlu.engine.request import Request as EngineRequest
 from danlu.engine.request import SamplingSettings
 from danlu.hub.adapters import Prompting
 from danlu.hub.load import load_model
-from danlu.server.state import ServedAdapter, Serving
+from danlu.server.served_adapters import ServedAdapter
+from danlu.server.state import Serving
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import render
 from tests.helpers.served import ScriptedEngine, client_for, served
@@ -68,7 +69,7 @@ def test_every_name_answers_as_it_was_trained(
         prompt=tuple(tokenizer().encode_spans(spans)),
         sampling=SamplingSettings(temperature=0.0, max_tokens=12),
         adapter=served_adapter.adapter if served_adapter else None,
-        end_token_ids=serving.dialog.end_token_ids,
+        end_token_ids=serving.assistant.dialog.end_token_ids,
     )
     assert body["model"] == name
     assert body["usage"]["prompt_tokens"] == len(request.prompt)

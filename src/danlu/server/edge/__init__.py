@@ -1,0 +1,1 @@
+"""What surrounds every route: connections, access control, limits, keys, errors, the log."""

@@ -1,28 +1,24 @@
 """The outermost layer: every request gets an id, a line in the log, and an answer.
 
-Knows when a request begins and ends, and turns whatever was raised inside into an error of OpenAI's
-shape. The line names the route, never the query or the body; what went wrong inside stands in the
-log, with the request's id, and nowhere else.
+Every exception becomes an error of OpenAI's shape. The line names the route, never the query or the
+body; the text of an unexpected exception is in the log only, with the request's id.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 import time
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import api_error_of, as_response
 from danlu.server.edge.logs import escaped
-from danlu.server.edge.problems import internal_error, respond
+from danlu.server.state import RequestRecord, open_record
 
 _log = logging.getLogger(__name__)
 
-# Pages may load only what comes from here, and nobody may show them inside another page.
+# Pages may load only what comes from here, and may not be framed by other pages.
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -35,26 +31,8 @@ _HEADERS = {
 }
 
 
-@dataclass(kw_only=True)
-class RequestRecord:
-    """What is known about one HTTP request; `metrics` adds its tokens."""
-
-    id: str = field(default_factory=lambda: f"req-{secrets.token_hex(12)}")
-    started: float = field(default_factory=time.monotonic)
-    status: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-current_request: ContextVar[RequestRecord | None] = ContextVar("current_request", default=None)
-
-
 class Access:
-    """ASGI middleware around everything else.
-
-    In `scope["state"]`, "request_id" is the id, and "answer_headers" are headers that inner layers
-    want on the answer, whichever it will be.
-    """
+    """ASGI middleware around everything else."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -68,25 +46,20 @@ class Access:
             await self._serve(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = RequestRecord()
-        state = scope.setdefault("state", {})
-        state["request_id"] = record.id
-        extra: dict[str, str] = state.setdefault("answer_headers", {})
-        token = current_request.set(record)
+        record = open_record(scope)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = record.id
-                for name, value in {**_HEADERS, **extra}.items():
+                for name, value in {**_HEADERS, **record.headers}.items():
                     headers.setdefault(name, value)
             await send(message)
 
         try:
             await self._answer(record, scope, receive, send_named)
         finally:
-            current_request.reset(token)
             _log.info("%s", access_line(record, scope))
 
     async def _answer(
@@ -94,19 +67,17 @@ class Access:
     ) -> None:
         try:
             await self._app(scope, receive, send)
-        except ApiError as problem:
-            await respond(problem, scope, receive, send)
-        except Exception:
-            _log.exception("request %s failed", record.id)
+        except Exception as problem:
+            error = api_error_of(problem, record.id)
             if not record.status:
-                await respond(internal_error(record.id), scope, receive, send)
+                await as_response(error)(scope, receive, send)
             # Else the answer has begun: the server sees that it was not completed and hangs up.
 
 
 def access_line(record: RequestRecord, scope: Scope) -> str:
     """Write a request's line: method, route, status, milliseconds, tokens, id."""
     route = scope.get("route")
-    # Without a route (refused before, or none found) the path is anybody's text.
+    # Without a route (refused before, or none found) the path is text of the client's.
     path = getattr(route, "path", None) or escaped(scope["path"])[:200]
     milliseconds = 1000 * (time.monotonic() - record.started)
     tokens = f"{record.prompt_tokens}+{record.completion_tokens}"

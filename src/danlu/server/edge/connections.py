@@ -1,7 +1,7 @@
-"""uvicorn's HTTP connections, with deadlines for whoever is slow and a bound on their number.
+"""uvicorn's HTTP connections, with deadlines for slow clients and a bound on their number.
 
-A client has so long to send the head of a request, and so long to take what is sent to it. Where
-too many connections are open, the one that has been idle longest makes room, so that those who
+A client has a limited time to send the head of a request, and to read what is sent to it. Where
+too many connections are open, the one that has been idle longest is closed, so that clients which
 only hold connections open never keep others out. Must not know routes or the engine.
 """
 
@@ -10,28 +10,28 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
-from functools import lru_cache, partial
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import ApiError
 
 HEAD_SECONDS = 10.0
 WRITE_SECONDS = 30.0
 LINGER_SECONDS = 1.0
-KEEP_ALIVE_SECONDS = 30
+IDLE_SECONDS = 30
 _MOST_CONNECTIONS = 4096
-# How many are taken in one go; the process has further files open besides.
+# How many connections the event loop accepts at once; the process has further files open.
 ACCEPTED_AT_ONCE = 100
 _OTHER_FILES = 256
 
 
 @lru_cache(maxsize=1)
 def most_connections() -> int:
-    """Return how many connections may be open, by what the system lets a process have."""
+    """Return how many connections may be open, from the process's limit of open files."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
@@ -41,34 +41,35 @@ def most_connections() -> int:
 class Connection(H11Protocol):
     """One client's connection.
 
-    idle: the server's connections on which nothing is being answered, the one idle longest first.
+    _idle: the server's connections without a request, in the order in which they became idle.
     """
 
-    def __init__(self, *words: Any, idle: dict[Connection, None], **named: Any) -> None:
+    _idle: ClassVar[dict[Connection, None]]
+
+    def __init__(self, *words: Any, **named: Any) -> None:
         super().__init__(*words, **named)
-        self._idle = idle
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection in, and let another one go if there are too many."""
+        """Start the deadline for the first head; close an idle connection if there are too many."""
         super().connection_made(transport)
         self._idle[self] = None
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._abort)
         if len(self.connections) > most_connections():
-            # It is this one itself only if all others are at work.
-            next(iter(self._idle))._give_up()
+            # It is this one only if all others have requests.
+            next(iter(self._idle))._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadlines."""
+        """Cancel the deadlines."""
         super().connection_lost(exc)
         self._idle.pop(self, None)
         self._stop_head_timer()
         self._stop_write_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Start the deadline with the first piece of a head, end it with the last."""
+        """Start the deadline with the first bytes of a head, end it with the last."""
         if self._is_refused:
             return
         super().data_received(data)
@@ -76,27 +77,27 @@ class Connection(H11Protocol):
             self._idle.pop(self, None)
             self._stop_head_timer()
         elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._abort)
 
     def on_response_complete(self) -> None:
-        """Be idle, unless the next request is here already."""
+        """Count as idle, unless the next request has arrived already."""
         self._idle[self] = None
         super().on_response_complete()
         if not self.cycle.response_complete:
             self._idle.pop(self, None)
 
     def pause_writing(self) -> None:
-        """Wait for a client that reads too slowly, but not for ever."""
+        """Start the deadline of a client that reads too slowly."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(WRITE_SECONDS, self._give_up)
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self._abort)
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
+        """Cancel that deadline: the client has read."""
         super().resume_writing()
         self._stop_write_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP as everything else is answered: in OpenAI's error shape."""
+        """Answer what is not HTTP in OpenAI's error shape too."""
         problem = ApiError(
             400,
             _("The request is no HTTP/1.1, or its headers are larger than 16 KiB."),
@@ -117,11 +118,11 @@ class Connection(H11Protocol):
                 self.transport.write(self.conn.send(event))
         # Closed at once, with bytes still coming in, the answer would be lost on its way.
         self._is_refused = True
-        self.loop.call_later(LINGER_SECONDS, self._give_up)
+        self.loop.call_later(LINGER_SECONDS, self._abort)
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def _give_up(self) -> None:
+    def _abort(self) -> None:
         self._idle.pop(self, None)
         # Not close(): that would wait until the client has read what is still to be sent.
         self.transport.abort()
@@ -138,5 +139,9 @@ class Connection(H11Protocol):
 
 
 def connection_class() -> type[asyncio.Protocol]:
-    """Return what a server makes its connections with; they know of each other."""
-    return cast("type[asyncio.Protocol]", partial(Connection, idle={}))
+    """Return a class for the connections of one server, which share the list of idle ones."""
+
+    class ServerConnection(Connection):
+        _idle: ClassVar[dict[Connection, None]] = {}
+
+    return ServerConnection

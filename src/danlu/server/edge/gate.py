@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
-from danlu.server.edge.problems import SERVER_ERROR
+from danlu.server.edge.http_errors import SERVER_ERROR, ApiError
 from danlu.server.edge.security import PUBLIC_PATHS
+from danlu.server.state import Serving, state_of
 
 
 class Gate:
-    """ASGI middleware. `app.state.serving` is None while loading, `stopping` a flag beside it."""
+    """ASGI middleware that lets requests through only while they can be answered."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
-            state = scope["app"].state
-            if state.stopping:
+            if state_of(scope["app"]).is_stopping:
                 raise ApiError(
                     503,
                     _("The server is stopping."),
@@ -27,12 +27,19 @@ class Gate:
                     code="stopping",
                     headers={"connection": "close", "retry-after": "30"},
                 )
-            if state.serving is None:
-                raise ApiError(
-                    503,
-                    _("The model is still loading."),
-                    kind=SERVER_ERROR,
-                    code="loading",
-                    headers={"retry-after": "5"},
-                )
+            serving_of(scope["app"])
         await self._app(scope, receive, send)
+
+
+def serving_of(app: Starlette) -> Serving:
+    """Return the model that an application serves. Raises ApiError while it loads."""
+    serving = state_of(app).serving
+    if serving is None:
+        raise ApiError(
+            503,
+            _("The model is still loading."),
+            kind=SERVER_ERROR,
+            code="loading",
+            headers={"retry-after": "5"},
+        )
+    return serving

@@ -17,7 +17,7 @@ from danlu.errors import UsageError
 from danlu.language import _
 from danlu.server.settings import ServeSettings
 
-# How to make a key that nobody guesses, in a file that nobody else reads.
+# Makes a key that cannot be guessed, in a file that others cannot read.
 MAKE_KEY = "(umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > danlu.key)"
 _MAX_FILE_BYTES = 65536
 
@@ -57,7 +57,7 @@ def key_texts(settings: ServeSettings) -> list[str]:
     """Return the keys themselves.
 
     Raises UsageError for a file that cannot be used or that others can read, for a key that no
-    header could carry, and where an address that others can reach would be open to everybody.
+    header could carry, and for an address that others can reach without a key.
     """
     keys: list[str] = []
     if settings.api_key is not None:

@@ -1,6 +1,6 @@
-"""The server's log: one line an event, on standard error; no user can write lines of their own.
+"""The server's log: one line an event, on standard error; no client can forge a line.
 
-Line breaks, escape sequences and other control characters in whatever is logged are written as
+Line breaks, escape sequences and other control characters in a logged text are written as
 \\x1b and the like; only a traceback keeps its line breaks.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 
 def escaped(text: str, *, keep: str = "") -> str:
@@ -46,9 +47,9 @@ class SafeFormatter(logging.Formatter):
         """Write the line itself."""
         return escaped(super().formatMessage(record), keep="\t")
 
-    def formatException(self, ei: object) -> str:
+    def formatException(self, ei: Any) -> str:
         """Write a traceback, which may quote anything."""
-        return escaped(super().formatException(ei), keep="\n\t")  # type: ignore[arg-type]
+        return escaped(super().formatException(ei), keep="\n\t")
 
 
 def log_to_stderr() -> None:

@@ -1,4 +1,4 @@
-"""Who may ask: by default nobody. First the Host is checked, then the Origin, then the key.
+"""Access control. First the Host is checked, then the Origin, then the key.
 
 Pure functions say what is allowed; the middleware asks them before anything of a request is read.
 What a request claims about itself is never trust: a Host is compared with a list, an Origin with
@@ -18,10 +18,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys, is_loopback
+from danlu.server.state import record_of
 
-# What a browser must be able to load before anybody can give it a key, and what supervisors ask.
+# What a browser loads before it can be given a key, and what supervisors poll.
 PUBLIC_PATHS = frozenset({"/health", "/docs", "/docs/page.js", "/docs/page.css"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -55,7 +56,7 @@ class Policy:
         )
 
     def check_host(self, headers: Headers) -> None:
-        """Refuse a name that is not ours: a web page may have made it point here (DNS rebinding).
+        """Refuse a name of another server, which a web page may have pointed here (DNS rebinding).
 
         Elsewhere than on loopback nothing is answered without a key but the public paths, and the
         machines one rents stand behind proxies whose names change; there any name will do.
@@ -76,7 +77,7 @@ class Policy:
             )
 
     def check_origin(self, method: str, headers: Headers) -> None:
-        """Refuse what a page of another origin sends to change something."""
+        """Refuse requests of pages of other origins, unless the method is a safe one."""
         if method in _SAFE_METHODS or self.allows_origin(headers):
             return
         site = headers.get("sec-fetch-site")
@@ -97,7 +98,7 @@ class Policy:
             )
 
     def allows_origin(self, headers: Headers) -> bool:
-        """Tell whether the page that asks is on the list."""
+        """Whether the page that sends the request is on the list."""
         return headers.get("origin", "").lower() in self.origins
 
     def check_key(self, method: str, path: str, headers: Headers) -> str:
@@ -132,7 +133,7 @@ def host_name(host: str) -> str:
 
 
 def _same_host(origin: str, host: str) -> bool:
-    """Compare an Origin with a Host; a proxy may have taken the https away on the way."""
+    """Compare an Origin with a Host; a proxy may have ended the https."""
     scheme, _separator, place = origin.strip().lower().partition("://")
     port = _DEFAULT_PORTS.get(scheme)
     if port is None or not place:
@@ -141,7 +142,7 @@ def _same_host(origin: str, host: str) -> bool:
 
 
 class Security:
-    """ASGI middleware that asks the policy. `scope["state"]["key"]` names the key of a request."""
+    """ASGI middleware that asks the policy, and records which key a request has shown."""
 
     def __init__(self, app: ASGIApp, *, policy: Policy) -> None:
         self._app = app
@@ -152,19 +153,20 @@ class Security:
             await self._app(scope, receive, send)
             return
         policy, headers, method = self._policy, Headers(scope=scope), scope["method"]
+        record = record_of(scope)
         policy.check_host(headers)
         if policy.allows_origin(headers):
-            scope["state"]["answer_headers"] |= _allowing(headers["origin"])
+            record.headers |= _allowing(headers["origin"])
             if method == "OPTIONS" and "access-control-request-method" in headers:
                 await Response(status_code=204)(scope, receive, send)
                 return
         policy.check_origin(method, headers)
-        scope["state"]["key"] = policy.check_key(method, scope["path"], headers)
+        record.key = policy.check_key(method, scope["path"], headers)
         await self._app(scope, receive, send)
 
 
 def _allowing(origin: str) -> dict[str, str]:
-    """Let a page on the list read the answer, whatever it is; it needs a key all the same."""
+    """Return headers that let a listed page read any answer; it needs a key all the same."""
     return {
         "access-control-allow-origin": origin,
         "access-control-allow-methods": "GET, POST",

@@ -1,34 +1,30 @@
 """The application: routes in the middle, four layers around them.
 
-From the outside in: `access` (id, log line, an answer whatever happens), `security` (may you?),
-`gate` (is there a model?), `limits` (is it small enough?). Must not know sockets or signals.
+From the outside in: `access` (id, log line, an answer to every exception), `security` (Host,
+Origin, key), `gate` (503 without a model), `limits` (sizes, counts). Must not know sockets.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from danlu import __version__
 from danlu.server.edge.access import Access
 from danlu.server.edge.gate import Gate
+from danlu.server.edge.http_errors import ErrorBody, handle_errors
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.limits import Limits
-from danlu.server.edge.problems import ErrorBody, handle_problems
 from danlu.server.edge.security import PUBLIC_PATHS, Policy, Security
 from danlu.server.life.docs import docs_router
-from danlu.server.life.prometheus import Metrics
 from danlu.server.life.status import router as status_router
 from danlu.server.openai import chat_completions as chat
 from danlu.server.openai import completions
 from danlu.server.openai import tokenize as tokens
 from danlu.server.openai.models import router as models_router
-from danlu.server.openai.served_adapters import AdapterFolders
-from danlu.server.settings import ServeSettings
-from danlu.server.state import Serving
+from danlu.server.state import ServerState, attach_state
 
 _SCHEMAS = "#/components/schemas/"
 _ERROR_CONTENT = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{ErrorBody.__name__}"}}}
@@ -38,19 +34,33 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(
-    serving: Serving | None,
-    settings: ServeSettings,
-    *,
-    keys: Keys | None = None,
-    routers: Iterable[APIRouter] = (),
-) -> FastAPI:
-    """Make the application. serving None: the model is still loading; set `app.state.serving` then.
+class DocumentedApp(FastAPI):
+    """Says in /openapi.json what errors look like, and which operations need a key."""
 
-    routers: further routes, which come first.
+    needs_key = False
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document; made once, which takes 0.3 seconds."""
+        known = self.openapi_schema
+        document = super().openapi()
+        if document is not known:
+            components = document.setdefault("components", {})
+            error = ErrorBody.model_json_schema(ref_template=_SCHEMAS + "{model}")
+            inner = error.pop("$defs")
+            components.setdefault("schemas", {}).update({**inner, ErrorBody.__name__: error})
+            if self.needs_key:
+                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+                _require_keys(document["paths"])
+        return document
+
+
+def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
+    """Make the application over a state, whose `serving` is set once the model is loaded.
+
+    keys: those that are accepted; without any, no key is asked for.
     """
-    keys = keys or Keys()
-    app = FastAPI(
+    keys, settings = keys or Keys(), state.settings
+    app = DocumentedApp(
         title="danlu",
         version=__version__,
         description="Serves one Qwen3 model and its adapters as OpenAI and vLLM do.",
@@ -60,18 +70,12 @@ def create_app(
         # An absolute address of ours in the document would be wrong behind a proxy.
         servers=[{"url": "."}],
     )
-    app.state.settings = settings
-    app.state.serving = serving
-    app.state.stopping = False
-    app.state.metrics = Metrics()
-    app.state.adapter_folders = AdapterFolders.of(settings.adapter, settings.adapter_dir)
-    app.state.adapter_lock = asyncio.Lock()
-    own = (chat.router, completions.router, tokens.router, models_router, status_router)
-    for router in (*routers, *own):
+    app.needs_key = bool(keys)
+    attach_state(app, state)
+    for router in (chat.router, completions.router, tokens.router, models_router, status_router):
         app.include_router(router, responses=_ERRORS)
     app.include_router(docs_router())
-    handle_problems(app)
-    _complete_document(app, keys)
+    handle_errors(app)
     # The last one added is the outermost.
     app.add_middleware(
         Limits,
@@ -89,24 +93,6 @@ def create_app(
     app.add_middleware(Security, policy=policy)
     app.add_middleware(Access)
     return app
-
-
-def _complete_document(app: FastAPI, keys: Keys) -> None:
-    """Let /openapi.json say what errors look like, and which operations need a key."""
-    describe = app.openapi
-
-    def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            components = describe().setdefault("components", {})
-            error = ErrorBody.model_json_schema(ref_template=_SCHEMAS + "{model}")
-            inner = error.pop("$defs")
-            components.setdefault("schemas", {}).update({**inner, ErrorBody.__name__: error})
-            if keys:
-                components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-                _require_keys(describe()["paths"])
-        return describe()
-
-    app.openapi = described  # type: ignore[method-assign]
 
 
 def _require_keys(paths: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:

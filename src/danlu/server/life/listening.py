@@ -1,5 +1,5 @@
-"""The socket a server listens on. Taken before anything heavy is loaded: a port that is in use
-is said at once."""
+"""The socket a server listens on, bound before anything heavy is loaded: a port in use is an error
+at once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take an address. Raises UsageError for a host that is not ours, EnvironmentFault for a port
-    that is in use or not allowed."""
+    """Bind and listen.
+
+    Raises UsageError for an address that this machine does not have, EnvironmentFault for a port
+    that is in use or not allowed.
+    """
     try:
         found = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

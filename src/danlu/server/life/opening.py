@@ -1,19 +1,12 @@
-"""From settings to a model that is served: base, adapters, engine, dialog.
+"""From settings to a model that is served: its name, the base, adapters and the engine's thread.
 
-Knows what belongs together; loading itself is models/' and the engine's.
+Loading itself is hub/'s, the engine's and the assistant's.
 """
 
 from __future__ import annotations
 
 from danlu.device.detect import DTYPES, select
-from danlu.dialog.assistant import (
-    chosen_prompting,
-    dialog_over,
-    model_line,
-    own_sampling,
-    prompting_line,
-)
-from danlu.engine.engine import Engine
+from danlu.dialog.assistant import Assistant, model_line, own_sampling, prompting_line
 from danlu.engine.service import EngineService
 from danlu.errors import UsageError
 from danlu.hub.adapters import base_of, find_adapter, prompting_of_model
@@ -21,7 +14,7 @@ from danlu.hub.load import load_for_answers
 from danlu.hub.names import STARTER, model_folder
 from danlu.language import _
 from danlu.lora.peft_files import CONFIG_FILE
-from danlu.server.openai.served_adapters import AdapterFolders, load_served_adapter
+from danlu.server.served_adapters import AdapterFolders, load_served_adapter
 from danlu.server.settings import ServeSettings
 from danlu.server.state import Serving
 
@@ -75,33 +68,23 @@ def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
         dtype=DTYPES[settings.dtype],
         quantization=settings.quantization,
     )
-    prompting = chosen_prompting(
-        prompting_of_model(model),
-        template=settings.template,
-        enable_thinking=settings.enable_thinking,
-    )
+    prompting = prompting_of_model(model).override(settings.template, settings.enable_thinking)
     adapters = {
         name: load_served_adapter(name, folder, loaded, settings)
         for name, folder in folders.named.items()
     }
-    engine = Engine(
-        loaded.model,
-        loaded.tokenizer,
-        prompt_tokens_per_step=loaded.device.prompt_chunk,
-        num_requests=settings.max_num_seqs,
-    )
-    service = EngineService(engine, num_seats=settings.max_num_seqs + settings.max_queue)
+    # After the adapters: the engine's cache takes what memory they leave.
+    assistant = Assistant.over(loaded, prompting, num_requests=settings.max_num_seqs)
+    num_seats = settings.max_num_seqs + settings.max_queue
     serving = Serving(
         name=name_of(settings, folders),
-        loaded=loaded,
-        dialog=dialog_over(engine, loaded, prompting),
-        service=service,
-        prompting=prompting,
+        assistant=assistant,
+        service=EngineService(assistant.engine, num_seats=num_seats),
         defaults={thinks: own_sampling(loaded, enable_thinking=thinks) for thinks in (True, False)},
-        context_tokens=_context(settings, engine.context_tokens),
+        context_tokens=_context(settings, assistant.engine.context_tokens),
         adapters=adapters,
     )
-    service.start()
+    serving.service.start()
     return serving
 
 
@@ -119,9 +102,10 @@ def _context(settings: ServeSettings, longest: int) -> int:
 
 def describe(serving: Serving) -> list[str]:
     """Say what is served, and how it is prompted."""
-    lines = [model_line(serving.loaded), prompting_line(serving.prompting)]
+    prompting = serving.assistant.prompting
+    lines = [model_line(serving.assistant.loaded), prompting_line(prompting)]
     for adapter in serving.adapters.values():
         lines.append(_("Adapter {name}: {folder}").format(name=adapter.name, folder=adapter.folder))
-        if adapter.prompting != serving.prompting:
+        if adapter.prompting != prompting:
             lines.append("  " + prompting_line(adapter.prompting))
     return lines

@@ -1,7 +1,7 @@
 """The server's life: listen, load, answer, drain, end.
 
 The model loads on a thread while the port answers already (503, and /health). A signal ends it: no
-new requests, the time of `--drain_s` for those that run, then their answers are cut off properly.
+new requests, `--drain_s` seconds for those that run, then their answers end with an error.
 Must not know routes.
 """
 
@@ -20,22 +20,20 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import uvicorn
-from fastapi import FastAPI
 
 from danlu.language import _
-from danlu.server.edge.connections import ACCEPTED_AT_ONCE, KEEP_ALIVE_SECONDS, connection_class
+from danlu.server.edge.connections import ACCEPTED_AT_ONCE, IDLE_SECONDS, connection_class
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.limits import MAX_HEADER_BYTES
 from danlu.server.edge.logs import log_to_stderr
 from danlu.server.life.app import create_app
 from danlu.server.life.listening import BACKLOG, url_of
 from danlu.server.life.opening import describe, name_of, open_serving
-from danlu.server.openai.served_adapters import AdapterFolders
 from danlu.server.settings import ServeSettings
-from danlu.server.state import Serving
+from danlu.server.state import ServerState, Serving
 from danlu.text.printable import printable
 
-# After the last answer was cut off, clients have so long to take what was sent.
+# After the last answer was cut off, clients have this long to read what was sent.
 _LAST_SECONDS = 5
 # A server whose engine has failed says so on /health for a while before it ends.
 _FAILED_SECONDS = 5.0
@@ -50,10 +48,10 @@ def serve(settings: ServeSettings, keys: Keys, listener: socket.socket) -> None:
     Raises UsageError for settings that do not fit together, what loading raises, and RuntimeError
     where the engine fails.
     """
-    app = create_app(None, settings, keys=keys)
-    name_of(settings, app.state.adapter_folders)
+    state = ServerState.of(settings)
+    name_of(settings, state.adapter_folders)
     log_to_stderr()
-    server = Server(app, settings, needs_key=bool(keys), url=url_of(listener))
+    server = Server(state, keys, url=url_of(listener))
     print(_("{url}: loading the model").format(url=server.url), flush=True)
     server.run(sockets=[listener])
     if server.failure is not None:
@@ -61,12 +59,13 @@ def serve(settings: ServeSettings, keys: Keys, listener: socket.socket) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with our way of loading and of ending."""
+    """uvicorn's server, which loads the model in the background and drains at the end."""
 
-    def __init__(self, app: FastAPI, settings: ServeSettings, *, needs_key: bool, url: str) -> None:
+    def __init__(self, state: ServerState, keys: Keys, *, url: str) -> None:
+        self.app = create_app(state, keys=keys)
         super().__init__(
             uvicorn.Config(
-                app,
+                self.app,
                 http=connection_class(),
                 backlog=ACCEPTED_AT_ONCE,
                 ws="none",
@@ -77,21 +76,15 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=int(settings.drain_s) + _LAST_SECONDS,
+                timeout_keep_alive=IDLE_SECONDS,
+                timeout_graceful_shutdown=int(state.settings.drain_s) + _LAST_SECONDS,
             )
         )
         self.url = url
         self.failure: BaseException | None = None
-        self._app = app
-        self._settings = settings
-        self._needs_key = needs_key
+        self._state = state
+        self._needs_key = bool(keys)
         self._failed_at: float | None = None
-
-    @property
-    def _serving(self) -> Serving | None:
-        serving: Serving | None = self._app.state.serving
-        return serving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer on the port, then begin to load."""
@@ -103,11 +96,11 @@ class Server(uvicorn.Server):
         threading.Thread(target=self._load, args=(loop,), name="loading", daemon=True).start()
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
-        folders: AdapterFolders = self._app.state.adapter_folders
+        state = self._state
         then: Callable[[], None]
         try:
-            then = partial(self._begin, open_serving(self._settings, folders))
-            self._app.openapi()  # kept from here on; it would stop all others for 0.3 seconds
+            then = partial(self._begin, open_serving(state.settings, state.adapter_folders))
+            self.app.openapi()  # kept from here on; it would stop all others for 0.3 seconds
         except BaseException as problem:
             then = partial(self._fail, problem)
         with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
@@ -118,7 +111,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _begin(self, serving: Serving) -> None:
-        self._app.state.serving = serving
+        self._state.serving = serving
         lines = [_("{url}: ready").format(url=self.url), *describe(serving)]
         model = next(iter(serving.adapters), serving.name)
         lines += [_example(self.url, model, needs_key=self._needs_key)]
@@ -127,26 +120,27 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """End a server whose engine has failed, so that a supervisor starts it again."""
-        if self._serving is not None and not self._serving.service.is_alive:
+        serving = self._state.serving
+        if serving is not None and not serving.service.is_alive:
             self._failed_at = self._failed_at or time.monotonic()
             if time.monotonic() > self._failed_at + _FAILED_SECONDS:
                 self._fail(RuntimeError("the engine's thread has ended; the log says why"))
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more requests, and let those that run come to their end."""
-        self._app.state.stopping = True
+        """Take no more requests, and wait for those that run."""
+        self._state.is_stopping = True
         draining = asyncio.create_task(self._drain())
         await super().shutdown(sockets)
         await draining
 
     async def _drain(self) -> None:
-        if self._serving is None:
+        if self._state.serving is None:
             return
-        service = self._serving.service
+        service = self._state.serving.service
         if service.num_seats_taken:
             _log.info("waiting for %d requests", service.num_seats_taken)
-        deadline = time.monotonic() + self._settings.drain_s
+        deadline = time.monotonic() + self._state.settings.drain_s
         while service.num_seats_taken and service.is_alive and not self.force_exit:
             if time.monotonic() > deadline:
                 _log.info("cutting off %d requests", service.num_seats_taken)
@@ -156,7 +150,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End by a signal without dying of it: a server that was asked to stop exits with 0."""
+        """Handle the signals, so that a server that was asked to stop exits with 0."""
         before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
         try:
             yield

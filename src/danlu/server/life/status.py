@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
 from danlu import __version__
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
-from danlu.server.edge.problems import SERVER_ERROR
-from danlu.server.life.prometheus import CONTENT_TYPE, Metrics
-from danlu.server.state import Serving
+from danlu.server.edge.gate import serving_of
+from danlu.server.edge.http_errors import SERVER_ERROR, ApiError
+from danlu.server.prometheus import CONTENT_TYPE
+from danlu.server.state import Serving, state_of
 
 router = APIRouter(tags=["status"])
 
@@ -33,18 +31,17 @@ class Version(BaseModel):
 @router.get("/health")
 async def health(request: Request) -> Status:
     """Say whether the server lives: while it loads too, but not once its engine has failed."""
-    serving = cast("Serving | None", request.app.state.serving)
-    if serving is None:
+    state = state_of(request.app)
+    if state.serving is None:
         return Status(status="loading")
-    _check_alive(serving)
-    return Status(status="stopping" if request.app.state.stopping else "ok")
+    _check_alive(state.serving)
+    return Status(status="stopping" if state.is_stopping else "ok")
 
 
 @router.get("/ready")
 async def ready(request: Request) -> Status:
     """Say whether requests are answered now."""
-    serving = cast(Serving, request.app.state.serving)
-    _check_alive(serving)
+    _check_alive(serving_of(request.app))
     return Status(status="ok")
 
 
@@ -57,8 +54,8 @@ async def version() -> Version:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> PlainTextResponse:
     """Give figures for Prometheus, under vLLM's names."""
-    serving = cast(Serving, request.app.state.serving)
-    text = cast(Metrics, request.app.state.metrics).text(serving.name, serving.service.figures())
+    serving = serving_of(request.app)
+    text = state_of(request.app).figures.text(serving.name, serving.service.figures())
     return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
 

@@ -1,0 +1,1 @@
+"""The routes of OpenAI's and vLLM's API: bodies, engine requests, replies."""

@@ -6,11 +6,8 @@ for, `reasoning` and `reasoning_content`.
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
 
 from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
@@ -18,18 +15,17 @@ from starlette.responses import Response
 
 from danlu.dialog.dialog import PreparedRequest, Reading
 from danlu.dialog.events import Call, End, Event, Text, Thought, Tokens, Usage
-from danlu.engine.request import Output, Request
-from danlu.server.openai.answering import respond
-from danlu.server.openai.bodies import IGNORED_HEADER
+from danlu.engine.request import Output
+from danlu.server.edge.gate import serving_of
 from danlu.server.openai.chat_messages import conversation_of
 from danlu.server.openai.grammars import chat_grammar
 from danlu.server.openai.logprobs import chat_logprobs
-from danlu.server.openai.reply import Json
+from danlu.server.openai.models import Target, target_of
+from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import ChatRequest
-from danlu.server.openai.sampling import choice_of, fitting, sampling_of, thinking_mode
-from danlu.server.openai.target import Target, target_of
+from danlu.server.openai.respond import respond
+from danlu.server.openai.sampling import fitting, request_of_choice, sampling_of, thinking_mode
 from danlu.server.openai.tool_calls import call_fields
-from danlu.server.openai.usage import usage_fields
 from danlu.server.state import Serving
 from danlu.text.tokenizer import Tokenizer
 
@@ -39,31 +35,33 @@ router = APIRouter(tags=["answers"])
 @router.post("/v1/chat/completions", response_model=None)
 async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
     """Answer a conversation, in one piece or as a stream of server-sent events."""
-    serving = cast(Serving, request.app.state.serving)
+    serving = serving_of(request.app)
     target = target_of(serving, body.model)
-    ignored = body.ignored()
-    return await respond(
-        request,
-        lambda: ChatReply(body, target, serving.loaded.tokenizer, ask(body, serving, target)),
-        seats=body.choices,
-        stream=bool(body.stream),
-        headers={IGNORED_HEADER: ", ".join(ignored)} if ignored else {},
-    )
+
+    def make_reply() -> ChatReply:
+        return ChatReply(
+            body,
+            model=target.name,
+            tokenizer=serving.assistant.loaded.tokenizer,
+            prepared=ask(body, serving, target),
+        )
+
+    return await respond(request, body, make_reply, seats=body.choices)
 
 
 def ask(body: ChatRequest, serving: Serving, target: Target) -> PreparedRequest:
-    """Render and tokenize a request; takes milliseconds a thousand tokens. Raises ApiError."""
+    """Render and tokenize a request; some milliseconds per thousand tokens. Raises ApiError."""
     thinking = thinking_mode(body, target.prompting)
     tools = body.usable_tools
     sampling = sampling_of(
         body,
         serving.defaults[thinking.enabled],
-        vocab_size=serving.loaded.config.vocab_size,
+        vocab_size=serving.assistant.loaded.config.vocab_size,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=chat_grammar(body, tools),
     )
-    prepared = serving.dialog.prepare(
+    prepared = serving.assistant.dialog.prepare(
         conversation_of(body.messages, tools),
         sampling=sampling,
         adapter=target.adapter,
@@ -75,8 +73,8 @@ def ask(body: ChatRequest, serving: Serving, target: Target) -> PreparedRequest:
     return replace(prepared, request=request, may_call=bool(tools))
 
 
-class _Choice:
-    """One answer as far as it has come."""
+class _ChatChoice:
+    """One choice, as far as it is computed."""
 
     def __init__(self, prepared: PreparedRequest) -> None:
         self._reading = Reading(prepared)
@@ -126,31 +124,26 @@ class _Choice:
         return fields | ({"tool_calls": self.calls} if self.calls else {})
 
 
-class ChatReply:
+class ChatReply(Reply):
     """The answers to one chat request."""
 
     def __init__(
-        self, body: ChatRequest, target: Target, tokenizer: Tokenizer, prepared: PreparedRequest
+        self, body: ChatRequest, *, model: str, tokenizer: Tokenizer, prepared: PreparedRequest
     ) -> None:
-        self._body = body
+        kind = "chat.completion.chunk" if body.stream else "chat.completion"
+        super().__init__(body, model=model, prefix="chatcmpl", kind=kind)
+        self.requests = [
+            request_of_choice(prepared.request, place) for place in range(body.choices)
+        ]
+        self._choices = [_ChatChoice(prepared) for _place in range(body.choices)]
         self._tokenizer = tokenizer
         self._one_call = body.parallel_tool_calls is False
-        self._choices = [_Choice(prepared) for _place in range(body.choices)]
-        self._head: Json = {
-            "id": f"chatcmpl-{secrets.token_hex(16)}",
-            "object": "chat.completion.chunk" if body.stream else "chat.completion",
-            "created": int(time.time()),
-            "model": target.name,
-            "system_fingerprint": None,
-        }
-        self.requests: Sequence[Request] = [
-            choice_of(prepared.request, place) for place in range(body.choices)
-        ]
+        self._has_logprobs = bool(body.logprobs)
 
     def opening(self) -> list[Json]:
         """Return a chunk for each choice, with its role."""
         start = {"role": "assistant", "content": ""}
-        return [self._chunk(index, dict(start)) for index in range(len(self._choices))]
+        return [self.chunk(index, {"delta": start}) for index in range(len(self._choices))]
 
     def feed(self, index: int, output: Output) -> list[Json]:
         """Return a chunk for each piece of an output, and one for its end."""
@@ -163,57 +156,38 @@ class ChatReply:
                 continue
             delta = choice.add(event)
             if delta is not None:
-                chunks.append(self._chunk(index, delta, waiting))
+                chunks.append(self._delta(index, delta, waiting))
                 choice.logprobs += waiting
                 waiting = []
         if waiting:  # the text of these tokens has not become certain yet
-            chunks.append(self._chunk(index, {"content": ""}, waiting))
+            chunks.append(self._delta(index, {"content": ""}, waiting))
             choice.logprobs += waiting
         if choice.finish_reason is not None:
-            chunks.append(self._chunk(index, {}, finish_reason=choice.finish_reason))
+            chunks.append(self.chunk(index, {"delta": {}}, end=choice.finish_reason))
         return chunks
 
     def has_enough(self, index: int) -> bool:
-        """Whether the one call that was wanted is there."""
+        """Whether the one call that was asked for is complete."""
         return self._one_call and bool(self._choices[index].calls)
 
-    def closing(self) -> list[Json]:
-        """Return the chunk with the usage, where it was asked for."""
-        if not self._body.include_usage:
-            return []
-        return [self._head | {"choices": [], "usage": self._usage()}]
-
-    def whole(self) -> Json:
-        """Return the body of an answer in one piece."""
-        choices = [
-            {
-                "index": index,
-                "message": choice.message(),
-                "logprobs": self._logprobs(choice.logprobs),
-                "finish_reason": choice.finish_reason,
-            }
+    def whole_choices(self) -> list[Json]:
+        """Return the choices, with their messages."""
+        return [
+            choice_fields(
+                index,
+                {"message": choice.message()},
+                self._logprobs(choice.logprobs),
+                choice.finish_reason,
+            )
             for index, choice in enumerate(self._choices)
         ]
-        return self._head | {"choices": choices, "usage": self._usage()}
 
-    def _usage(self) -> Json:
-        return usage_fields([[choice.usage for choice in self._choices if choice.usage]])
+    def usages(self) -> list[Usage]:
+        """Return what each choice cost."""
+        return [choice.usage for choice in self._choices if choice.usage]
+
+    def _delta(self, index: int, delta: Json, logprobs: list[Json]) -> Json:
+        return self.chunk(index, {"delta": delta}, self._logprobs(logprobs) if logprobs else None)
 
     def _logprobs(self, entries: list[Json]) -> Json | None:
-        return {"content": entries, "refusal": None} if self._body.logprobs else None
-
-    def _chunk(
-        self,
-        index: int,
-        delta: Json,
-        logprobs: Sequence[Json] = (),
-        finish_reason: str | None = None,
-    ) -> Json:
-        choice: dict[str, Any] = {
-            "index": index,
-            "delta": delta,
-            "logprobs": self._logprobs(list(logprobs)) if logprobs else None,
-            "finish_reason": finish_reason,
-        }
-        chunk = self._head | {"choices": [choice]}
-        return chunk | ({"usage": None} if self._body.include_usage else {})
+        return {"content": entries, "refusal": None} if self._has_logprobs else None

@@ -10,18 +10,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from danlu.engine.grammar import MAX_SOURCE_CHARACTERS
 from danlu.engine.request import Grammar
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.openai.requests import ChatRequest, ResponseFormat, SamplingBody
 from danlu.server.openai.tool_calls import ToolBody, call_grammar
 
-MAX_GRAMMAR = 128 * 1024
 Found = Iterator[tuple[str, Grammar]]
 
 
 def grammar_of(body: SamplingBody, response_format: ResponseFormat | None = None) -> Grammar | None:
-    """Find what the answer must look like. Raises ApiError where that is said twice."""
+    """Return the grammar that a body asks for. Raises ApiError where it asks for two."""
     found = [*_from_format(response_format), *_from_structured(body), *_from_guided(body)]
     if len(found) > 1:
         names = ", ".join(name for name, _grammar in found)
@@ -31,11 +31,11 @@ def grammar_of(body: SamplingBody, response_format: ResponseFormat | None = None
             param=found[1][0],
         )
     for name, grammar in found:
-        if len(grammar.source) > MAX_GRAMMAR:
+        if len(grammar.source) > MAX_SOURCE_CHARACTERS:
             raise ApiError(
                 400,
                 _("{name} is too long: {most} characters at most.").format(
-                    name=name, most=MAX_GRAMMAR
+                    name=name, most=MAX_SOURCE_CHARACTERS
                 ),
                 param=name,
             )
@@ -43,7 +43,7 @@ def grammar_of(body: SamplingBody, response_format: ResponseFormat | None = None
 
 
 def chat_grammar(body: ChatRequest, tools: Sequence[ToolBody]) -> Grammar | None:
-    """Find what the answer to a chat must look like, calls included."""
+    """Return the grammar of the answer to a chat, calls included."""
     grammar = grammar_of(body, body.response_format)
     choice = body.tool_choice
     several = body.parallel_tool_calls is not False

@@ -1,6 +1,6 @@
 """Log probabilities in the shapes of OpenAI's two routes.
 
-Every token of what was written is there, thoughts and calls included; control tokens are not, since
+Every generated token is listed, thoughts and calls included; control tokens are not, since
 they have no text. Source: OpenAI's API reference ("logprobs" of both routes).
 """
 

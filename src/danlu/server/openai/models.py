@@ -1,4 +1,4 @@
-"""/v1/models, and loading and unloading adapters while the server runs; bodies as vLLM's.
+"""What requests name as their model: /v1/models, loading and unloading adapters; bodies as vLLM's.
 
 Unloading takes an adapter out of the list only: requests that run with it hold it themselves, so
 nothing disappears under them.
@@ -7,26 +7,55 @@ nothing disappears under them.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import State
 from starlette.responses import PlainTextResponse
 
-from danlu.errors import DanluError, EnvironmentFault
+from danlu.errors import CapacityError, DataError, UsageError
+from danlu.hub.adapters import Prompting
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
-from danlu.server.edge.problems import from_danlu_error
-from danlu.server.openai.served_adapters import (
+from danlu.lora.adapter import Adapter
+from danlu.server.edge.gate import serving_of
+from danlu.server.edge.http_errors import ApiError, api_error_of
+from danlu.server.served_adapters import (
     MAX_ADAPTERS,
-    AdapterFolders,
+    ServedAdapter,
     is_adapter_name,
     load_served_adapter,
 )
-from danlu.server.state import ServedAdapter, Serving
+from danlu.server.state import Serving, record_of, state_of
 
 router = APIRouter(tags=["models"])
+_MOST_NAMES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Who answers, and how it was trained to be prompted. adapter None: the plain model."""
+
+    name: str
+    prompting: Prompting
+    adapter: Adapter | None = None
+
+
+def target_of(serving: Serving, name: str | None) -> Target:
+    """Find what a request's `model` names; None is the plain model. Raises ApiError."""
+    if name is None or name == serving.name:
+        return Target(name=serving.name, prompting=serving.assistant.prompting)
+    served = serving.adapters.get(name)
+    if served is not None:
+        return Target(name=name, prompting=served.prompting, adapter=served.adapter)
+    names = [serving.name, *sorted(serving.adapters)]
+    listed = ", ".join(names[:_MOST_NAMES]) + (" ..." if len(names) > _MOST_NAMES else "")
+    raise ApiError(
+        404,
+        _("There is no such model here. These are served: {names}.").format(names=listed),
+        code="model_not_found",
+        param="model",
+    )
 
 
 class ModelCard(BaseModel):
@@ -67,14 +96,14 @@ class UnloadAdapter(BaseModel):
 @router.get("/v1/models")
 async def list_models(request: Request) -> ModelList:
     """List the model and its adapters."""
-    serving = _serving(request)
+    serving = serving_of(request.app)
     return ModelList(data=[_base_card(serving), *(_card(a, serving) for a in _adapters(serving))])
 
 
 @router.get("/v1/models/{model_id:path}")
 async def show_model(model_id: str, request: Request) -> ModelCard:
     """Show the model or one of its adapters."""
-    serving = _serving(request)
+    serving = serving_of(request.app)
     if model_id == serving.name:
         return _base_card(serving)
     if model_id in serving.adapters:
@@ -85,14 +114,14 @@ async def show_model(model_id: str, request: Request) -> ModelCard:
 @router.post("/v1/load_lora_adapter", response_class=PlainTextResponse)
 async def load_adapter(body: LoadAdapter, request: Request) -> str:
     """Load an adapter from a registered folder; its files are checked before it appears."""
-    serving = _serving(request)
+    serving = serving_of(request.app)
     if not is_adapter_name(body.lora_name):
         raise _refused(
             "lora_name",
             _("A name is up to 64 letters, digits, dots, dashes and underscores."),
         )
     # One at a time: several at once could take the same name, or all of the memory.
-    async with cast(asyncio.Lock, request.app.state.adapter_lock):
+    async with state_of(request.app).adapter_lock:
         if body.lora_name in serving.adapters or body.lora_name == serving.name:
             raise _refused("lora_name", _("There is a model of this name already."))
         if len(serving.adapters) >= MAX_ADAPTERS:
@@ -100,14 +129,14 @@ async def load_adapter(body: LoadAdapter, request: Request) -> str:
                 "lora_name",
                 _("No more than {most} adapters can be loaded.").format(most=MAX_ADAPTERS),
             )
-        serving.adapters[body.lora_name] = await asyncio.to_thread(_load, body, request.app.state)
+        serving.adapters[body.lora_name] = await asyncio.to_thread(_load, body, request)
     return _("Success: the adapter {name} is loaded.").format(name=body.lora_name)
 
 
 @router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse)
 async def unload_adapter(body: UnloadAdapter, request: Request) -> str:
     """Forget an adapter; requests that run with it are not disturbed."""
-    serving = _serving(request)
+    serving = serving_of(request.app)
     gone = serving.adapters.pop(body.lora_name, None)
     if gone is None:
         raise _unknown(body.lora_name, param="lora_name")
@@ -116,8 +145,9 @@ async def unload_adapter(body: UnloadAdapter, request: Request) -> str:
     return _("Success: the adapter {name} is unloaded.").format(name=body.lora_name)
 
 
-def _load(wanted: LoadAdapter, state: State) -> ServedAdapter:
-    folder = cast(AdapterFolders, state.adapter_folders).find(wanted.lora_path)
+def _load(wanted: LoadAdapter, request: Request) -> ServedAdapter:
+    state, base = state_of(request.app), serving_of(request.app).assistant.loaded
+    folder = state.adapter_folders.find(wanted.lora_path)
     if folder is None:
         # The same words whether there is such a folder or not.
         raise _refused(
@@ -128,17 +158,9 @@ def _load(wanted: LoadAdapter, state: State) -> ServedAdapter:
             ),
         )
     try:
-        return load_served_adapter(wanted.lora_name, folder, state.serving.loaded, state.settings)
-    except EnvironmentFault:
-        raise
-    except DanluError as problem:
-        fault = from_danlu_error(problem)
-        fault.param = "lora_path"
-        raise fault from problem
-
-
-def _serving(request: Request) -> Serving:
-    return cast(Serving, request.app.state.serving)
+        return load_served_adapter(wanted.lora_name, folder, base, state.settings)
+    except (UsageError, DataError, CapacityError) as problem:
+        raise api_error_of(problem, record_of(request.scope).id, param="lora_path") from problem
 
 
 def _adapters(serving: Serving) -> list[ServedAdapter]:
@@ -149,7 +171,7 @@ def _base_card(serving: Serving) -> ModelCard:
     return ModelCard(
         id=serving.name,
         created=int(serving.started_at),
-        root=serving.loaded.name,
+        root=serving.assistant.loaded.name,
         max_model_len=serving.context_tokens,
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from danlu.engine.request import Grammar, Request, SamplingSettings
 from danlu.hub.adapters import Prompting
 from danlu.language import _
-from danlu.server.edge.errors import ApiError
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.openai.requests import ChatRequest, SamplingBody, TemplateSettings
 
 _SAME_NAMES = (
@@ -62,7 +62,7 @@ def sampling_of(
     logprobs: int | None,
     grammar: Grammar | None,
 ) -> SamplingSettings:
-    """Override the model's defaults with what was given. Raises ApiError for ids that are none."""
+    """Override the model's defaults with what was given. Raises ApiError for ids out of range."""
     given: dict[str, Any] = {
         name: getattr(body, name) for name in _SAME_NAMES if getattr(body, name) is not None
     }
@@ -97,7 +97,7 @@ def check_ids(ids: Collection[int], vocab_size: int, param: str) -> None:
         )
 
 
-def choice_of(request: Request, index: int) -> Request:
+def request_of_choice(request: Request, index: int) -> Request:
     """Return a request for one more answer: with a seed, every answer gets one of its own."""
     seed = request.sampling.seed
     if not index or seed is None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, PlainValidator, model_validator
 from starlette.requests import Request as HttpRequest
 
+from danlu.server.edge.gate import serving_of
 from danlu.server.openai.bodies import Body, Text, are_token_ids
 from danlu.server.openai.chat_messages import ChatMessage, conversation_of
+from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.requests import TemplateSettings, TokenId
 from danlu.server.openai.sampling import check_ids
-from danlu.server.openai.target import Target, target_of
 from danlu.server.openai.tool_calls import ToolBody
 from danlu.server.state import Serving
 from danlu.text.render import render
@@ -71,13 +72,13 @@ class DetokenizeResponse(BaseModel):
 @router.post("/tokenize")
 async def tokenize(body: TokenizeRequest, request: HttpRequest) -> TokenizeResponse:
     """Say what tokens the model would be given."""
-    serving = cast(Serving, request.app.state.serving)
+    serving = serving_of(request.app)
     target = target_of(serving, body.model)
     return await asyncio.to_thread(_tokenize, body, serving, target)
 
 
 def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> TokenizeResponse:
-    tokenizer = serving.loaded.tokenizer
+    tokenizer = serving.assistant.loaded.tokenizer
     if body.messages is None:
         ids = tokenizer.encode_text(body.prompt or "")
     else:
@@ -101,11 +102,12 @@ def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> Tokeni
 @router.post("/detokenize")
 async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> DetokenizeResponse:
     """Say what text token ids stand for; bytes that are no characters become U+FFFD."""
-    serving = cast(Serving, request.app.state.serving)
+    serving = serving_of(request.app)
     target_of(serving, body.model)
     return await asyncio.to_thread(_detokenize, body.tokens, serving)
 
 
 def _detokenize(ids: list[int], serving: Serving) -> DetokenizeResponse:
-    check_ids(ids, serving.loaded.config.vocab_size, "tokens")
-    return DetokenizeResponse(prompt=serving.loaded.tokenizer.decode(ids, skip_control=False))
+    loaded = serving.assistant.loaded
+    check_ids(ids, loaded.config.vocab_size, "tokens")
+    return DetokenizeResponse(prompt=loaded.tokenizer.decode(ids, skip_control=False))

@@ -130,8 +130,8 @@ def tool_choice_field() -> BeforeValidator:
     def read(value: object) -> object:
         if value is None or isinstance(value, ToolChoice):
             return value
-        if isinstance(value, str) and value in ("auto", "none", "required"):
-            return ToolChoice(value)  # type: ignore[arg-type]
+        if value == "auto" or value == "none" or value == "required":
+            return ToolChoice(value)
         if isinstance(value, dict):
             return ToolChoice("named", NamedChoice.model_validate(value).function.name)
         raise ValueError("It must be auto, none, required or a function's name as an object.")
@@ -161,7 +161,7 @@ def call_grammar(
 
 
 def _around_arguments(name: str) -> tuple[str, str]:
-    """Return what stands before and after a call's arguments, as Lark's texts."""
+    """Return the text before and after a call's arguments, quoted for Lark."""
     head, tail = call_text(ToolCall(name=name, arguments="\0")).split("\0")
     assert head.startswith(CALL_START)
     assert tail.endswith(CALL_END)

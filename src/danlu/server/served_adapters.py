@@ -9,29 +9,40 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from danlu.dialog.assistant import chosen_prompting
 from danlu.errors import DataError, UsageError
-from danlu.hub.adapters import attach_adapter, find_adapter
+from danlu.hub.adapters import Prompting, attach_adapter, find_adapter
 from danlu.hub.load import LoadedModel
 from danlu.language import _
+from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE
 from danlu.runs.manifest import is_run
 from danlu.server.settings import ServeSettings
-from danlu.server.state import ServedAdapter
 
-# More than anybody has; a bound for who would fill the memory with one adapter under many names.
+# Bounds what one adapter loaded under many names can take of the memory.
 MAX_ADAPTERS = 256
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 _MAX_LISTED = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedAdapter:
+    """An adapter that requests may name as their model, and how it was trained to be prompted."""
+
+    name: str
+    folder: Path
+    adapter: Adapter
+    prompting: Prompting
+    loaded_at: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterFolders:
-    """What may be loaded: folders by name, and whatever lies in `below`."""
+    """The folders that may be loaded: those with a name, and those inside `below`."""
 
     named: Mapping[str, Path] = field(default_factory=dict)
     below: Path | None = None
@@ -70,7 +81,7 @@ class AdapterFolders:
         return cls(named=named, below=below)
 
     def find(self, path: str) -> Path | None:
-        """Look up what a request calls a folder; None where it is not registered.
+        """Look up the folder that a request names; None where it is not registered.
 
         That is a registered name, a registered folder as it was given, or an adapter's folder below
         `below`, absolute or relative to it.
@@ -105,7 +116,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 
 def is_adapter_name(name: str) -> bool:
-    """Tell whether requests can call an adapter so."""
+    """Whether a text can be an adapter's name in requests."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -131,7 +142,5 @@ def load_served_adapter(
                 ),
                 fix=_("Train it again; its training has diverged."),
             )
-    prompting = chosen_prompting(
-        source.prompting, template=settings.template, enable_thinking=settings.enable_thinking
-    )
+    prompting = source.prompting.override(settings.template, settings.enable_thinking)
     return ServedAdapter(name=name, folder=source.folder, adapter=adapter, prompting=prompting)

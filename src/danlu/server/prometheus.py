@@ -1,20 +1,19 @@
 """Figures for Prometheus, under vLLM's names, so that existing dashboards work.
 
-Knows the text format and what the routes report. The engine's own figures are asked for when
-somebody looks. Sources: vLLM's metrics documentation (names, labels, bounds of the histograms;
+Knows the text format and what the routes report. The engine's own figures are read for each
+scrape. Sources: vLLM's metrics documentation (names, labels, bounds of the histograms;
 `time_per_output_token_seconds` is its older name for `inter_token_latency_seconds`); Prometheus's
 text format 0.0.4.
 """
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from danlu.dialog.events import Usage
 from danlu.engine.engine import Figures
-from danlu.server.edge.access import current_request
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FIRST_TOKEN_SECONDS = (
@@ -55,7 +54,7 @@ class Histogram:
         yield f"{name}_count{{{label}}} {total}"
 
 
-class Metrics:
+class PrometheusFigures:
     """What the routes report; used on the event loop only."""
 
     def __init__(self) -> None:
@@ -67,30 +66,24 @@ class Metrics:
         self._request = Histogram(_REQUEST_SECONDS)
 
     def request_started(self) -> None:
-        """Count a request that was let in."""
+        """Count a request that was handed to the engine."""
         self._started += 1
 
     def first_token(self, seconds: float) -> None:
-        """Take the time from a request's arrival to its first token."""
+        """Observe the time from a request's arrival to its first token."""
         self._first_token.observe(seconds)
 
     def token(self, seconds: float) -> None:
-        """Take the time from one token of an answer to the next."""
+        """Observe the time from one token of an answer to the next."""
         self._token.observe(seconds)
 
-    def request_finished(
-        self, reason: str, prompt_tokens: int, completion_tokens: int, cached_tokens: int
-    ) -> None:
-        """Count a request that ended, and what it cost; the log's line of it gets the tokens."""
+    def request_finished(self, reason: str, usage: Usage, *, seconds: float) -> None:
+        """Count a request that ended. seconds: since its HTTP request arrived."""
         self._finished[reason] += 1
-        self._prompt_tokens += prompt_tokens
-        self._completion_tokens += completion_tokens
-        self._cached_tokens += cached_tokens
-        record = current_request.get()
-        if record is not None:
-            record.prompt_tokens += prompt_tokens
-            record.completion_tokens += completion_tokens
-            self._request.observe(time.monotonic() - record.started)
+        self._prompt_tokens += usage.prompt_tokens
+        self._completion_tokens += usage.completion_tokens
+        self._cached_tokens += usage.cached_tokens
+        self._request.observe(seconds)
 
     def text(self, model: str, figures: Figures) -> str:
         """Write all figures in Prometheus's format. model: the name they are labelled with."""

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from danlu.dialog.events import Usage
 from danlu.engine.engine import Figures
-from danlu.server.life.prometheus import Metrics
+from danlu.server.prometheus import PrometheusFigures
 from tests.helpers.server import ask, server_app
 
 FIGURES = Figures(num_running=3, num_waiting=2, cache_usage=0.25, num_preemptions=1)
@@ -38,14 +39,15 @@ def parsed(text: str) -> dict[str, float]:
 
 
 def test_what_was_reported_is_shown() -> None:
-    metrics = Metrics()
+    metrics = PrometheusFigures()
     for _ in range(2):
         metrics.request_started()
         metrics.first_token(0.3)
         metrics.token(0.02)
         metrics.token(1000.0)
-    metrics.request_finished("stop", 10, 5, 8)
-    metrics.request_finished("length", 20, 6, 0)
+    cached = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=8)
+    metrics.request_finished("stop", cached, seconds=1.5)
+    metrics.request_finished("length", Usage(prompt_tokens=20, completion_tokens=6), seconds=100.0)
     samples = parsed(metrics.text("tiny", FIGURES))
     assert samples["vllm:num_requests_running"] == 3
     assert samples["vllm:num_requests_waiting"] == 2
@@ -68,14 +70,14 @@ def test_what_was_reported_is_shown() -> None:
 
 
 def test_a_bound_counts_as_below_it() -> None:
-    metrics = Metrics()
+    metrics = PrometheusFigures()
     metrics.first_token(0.25)
     samples = parsed(metrics.text("tiny", FIGURES))
     assert samples['vllm:time_to_first_token_seconds_bucket{le="0.25"}'] == 1
 
 
 def test_any_name_can_be_a_label() -> None:
-    text = Metrics().text('a "name"\\ with\nlines', FIGURES)
+    text = PrometheusFigures().text('a "name"\\ with\nlines', FIGURES)
     assert 'model_name="a \\"name\\"\\\\ with\\nlines"' in text
     parsed(text)
 

@@ -1,8 +1,8 @@
-"""`--engine vllm`: checks and prepares everything for vLLM, prints the command, and becomes it.
+"""A served model, handed over to vLLM: checks model and adapters, writes the command, becomes it.
 
-The point is that vLLM answers as danlu would: the same adapters, template, thinking mode and
-parsers. What vLLM cannot do is refused before it has loaded anything. On an NPU the same command is
-served by vllm-ascend, a plugin. Sources: `vllm serve --help` (its options, and VLLM_API_KEY).
+vLLM then answers as danlu would: the same adapters, template, thinking mode and parsers. What it
+cannot do is refused before it has loaded anything. On an NPU vllm-ascend, a plugin, serves the same
+command. Sources: `vllm serve --help` (its options, and VLLM_API_KEY).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from danlu.dialog.assistant import chosen_prompting
 from danlu.errors import DataError, EnvironmentFault, UsageError
 from danlu.hub.adapters import (
     AdapterSource,
@@ -29,29 +29,43 @@ from danlu.hub.fingerprint import fingerprint
 from danlu.hub.load import check_model
 from danlu.language import _
 from danlu.lora.peft_files import read_config
-from danlu.server.edge.keys import key_texts
-from danlu.server.life.opening import model_of, name_of
-from danlu.server.openai.served_adapters import AdapterFolders
-from danlu.server.settings import ServeSettings
 
 EXECUTABLE = "vllm"
 # The values that --max-lora-rank takes.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-# What vLLM has no counterpart for, or does in its own way.
-_OURS_ONLY = (
-    *("adapter_dir", "allowed_host", "max_queue", "max_requests_per_key", "max_body_bytes"),
-    *("quantization", "device", "drain_s", "log_prompts"),
-)
 
 
-def hand_over(settings: ServeSettings, given: Collection[str]) -> NoReturn:
-    """Become vLLM. given: the settings that were not left at their default.
+@dataclass(frozen=True, kw_only=True)
+class VllmServer:
+    """What vLLM is to serve, and how. None leaves a value to vLLM, or to the model's training.
+
+    model: a folder or a name. served_name: what requests call it. adapters: folders by the name
+    that requests give them.
+    """
+
+    model: str
+    served_name: str
+    host: str
+    port: int
+    dtype: str
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    template: str | None = None
+    enable_thinking: bool | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    allowed_origins: tuple[str, ...] = ()
+
+
+def become_vllm(server: VllmServer, keys: Sequence[str]) -> NoReturn:
+    """Print the command and replace this process by it. keys: those that programs must show.
 
     Raises UsageError and DataError for what vLLM could not serve as danlu would, EnvironmentFault
     where vLLM is not installed.
     """
-    command = vllm_command(settings, given)
-    environment = vllm_environment(settings, os.environ)
+    command = vllm_command(server)
+    environment = vllm_environment(keys, os.environ)
     if shutil.which(EXECUTABLE) is None:
         raise EnvironmentFault(
             _("vLLM is not installed."),
@@ -62,48 +76,39 @@ def hand_over(settings: ServeSettings, given: Collection[str]) -> NoReturn:
             ),
         )
     print(shlex.join(command))
-    if settings.api_key or settings.api_key_file:
+    if keys:
         print(_("The key is in VLLM_API_KEY. vLLM asks for it below /v1 only, not for /metrics."))
     sys.stdout.flush()
     os.execvpe(EXECUTABLE, command, environment)
 
 
-def vllm_command(settings: ServeSettings, given: Collection[str]) -> list[str]:
+def vllm_command(server: VllmServer) -> list[str]:
     """Check model and adapters, and write the command."""
-    for name in _OURS_ONLY:
-        if name in given:
-            raise UsageError(
-                _("--{name} has no meaning with --engine vllm.").format(name=name),
-                why=_("vLLM has no such setting, or does it in its own way."),
-                fix=_("Leave one of the two out."),
-            )
-    folders = AdapterFolders.of(settings.adapter)
-    model = model_of(settings, folders)
-    checked = check_model(model)
+    checked = check_model(server.model)
     _check_template(checked.folder)
-    sources = {name: find_adapter(str(folder)) for name, folder in folders.named.items()}
+    sources = {name: find_adapter(str(folder)) for name, folder in server.adapters.items()}
     identity = fingerprint(checked.config, checked.weights)
     for source in sources.values():
-        check_base(source, name=model, fingerprint=identity)
-    prompting = _common_prompting(settings, model, sources)
+        check_base(source, name=server.model, fingerprint=identity)
+    prompting = _common_prompting(server, sources)
     return [
         *(EXECUTABLE, "serve", str(checked.folder)),
-        *("--host", settings.host, "--port", str(settings.port)),
-        *("--served-model-name", name_of(settings, folders)),
-        *("--dtype", settings.dtype),
-        *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
-        *("--pipeline-parallel-size", str(settings.pipeline_parallel_size)),
-        *_limits(settings, given),
+        *("--host", server.host, "--port", str(server.port)),
+        *("--served-model-name", server.served_name),
+        *("--dtype", server.dtype),
+        *("--tensor-parallel-size", str(server.tensor_parallel_size)),
+        *("--pipeline-parallel-size", str(server.pipeline_parallel_size)),
+        *_flag("--max-model-len", server.max_model_len),
+        *_flag("--max-num-seqs", server.max_num_seqs),
         *_adapter_words(sources),
         *_prompting_words(prompting),
         # Without this, vLLM lets every web page ask.
-        *("--allowed-origins", json.dumps(list(settings.allowed_origin))),
+        *("--allowed-origins", json.dumps(list(server.allowed_origins))),
     ]
 
 
-def vllm_environment(settings: ServeSettings, environ: Mapping[str, str]) -> dict[str, str]:
+def vllm_environment(keys: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return vLLM's environment: the key in it, not on the command line; no statistics sent."""
-    keys = key_texts(settings)
     if len(keys) > 1:
         raise UsageError(
             _("vLLM takes one key from its environment, and {count} are given.").format(
@@ -139,17 +144,12 @@ def _check_template(folder: Path) -> None:
         )
 
 
-def _common_prompting(
-    settings: ServeSettings, model: str, sources: Mapping[str, AdapterSource]
-) -> Prompting:
+def _common_prompting(server: VllmServer, sources: Mapping[str, AdapterSource]) -> Prompting:
     """Find the one way of prompting that fits all that is served: vLLM has one default."""
+    trained = [source.prompting for source in sources.values()]
     found = {
-        chosen_prompting(
-            prompting, template=settings.template, enable_thinking=settings.enable_thinking
-        )
-        for prompting in (
-            [source.prompting for source in sources.values()] or [prompting_of_model(model)]
-        )
+        prompting.override(server.template, server.enable_thinking)
+        for prompting in trained or [prompting_of_model(server.model)]
     }
     if len(found) > 1:
         raise UsageError(
@@ -165,13 +165,8 @@ def _common_prompting(
     return found.pop()
 
 
-def _limits(settings: ServeSettings, given: Collection[str]) -> list[str]:
-    words: list[str] = []
-    if settings.max_model_len is not None:
-        words += ["--max-model-len", str(settings.max_model_len)]
-    if "max_num_seqs" in given:
-        words += ["--max-num-seqs", str(settings.max_num_seqs)]
-    return words
+def _flag(name: str, value: int | None) -> list[str]:
+    return [] if value is None else [name, str(value)]
 
 
 def _adapter_words(sources: Mapping[str, AdapterSource]) -> list[str]:

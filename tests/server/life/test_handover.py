@@ -13,13 +13,15 @@ import pytest
 
 from danlu.cli.main import main
 from danlu.errors import DataError, EnvironmentFault, UsageError
+from danlu.export.vllm import vllm_command, vllm_environment
 from danlu.files.committed import committed_folder
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
 from danlu.model.config import load_config
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest
-from danlu.server.handover import hand_over, vllm_command, vllm_environment
+from danlu.server.edge.keys import key_texts
+from danlu.server.life.handover import hand_over, vllm_server
 from danlu.server.settings import ServeSettings
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.packed import random_adapter
@@ -39,9 +41,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("handover")
     write_model_folder(folder / "model")
     write_model_folder(folder / "bare")
-    config_file = folder / "model" / "tokenizer_config.json"
-    fields = json.loads(config_file.read_text()) if config_file.is_file() else {}
-    config_file.write_text(json.dumps({**fields, "chat_template": "{{ messages }}"}))
+    write_model_folder(folder / "other")
+    for name in ("model", "other"):
+        config_file = folder / name / "tokenizer_config.json"
+        fields = json.loads(config_file.read_text()) if config_file.is_file() else {}
+        config_file.write_text(json.dumps({**fields, "chat_template": "{{ messages }}"}))
     config = load_config(folder / "model")
     for name, rank in (("four", 4), ("twelve", 12), ("huge", 600)):
         with committed_folder(folder / name) as draft:
@@ -70,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, *, given: set[str] | None = None, **settings: Any) -> list[str]:
     values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}
-    return vllm_command(ServeSettings(**values), given or set(settings))
+    return vllm_command(vllm_server(ServeSettings(**values), given or set(settings)))
 
 
 def value_of(words: list[str], flag: str) -> str:
@@ -174,9 +178,44 @@ def test_what_vllm_could_not_serve_is_refused(
         command(made, **filled)
 
 
+def outcome(folder: Path, **settings: Any) -> object:
+    """What vLLM gets of settings, or why they are refused."""
+    values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}
+    served = ServeSettings.model_validate(values)
+    try:
+        words = vllm_command(vllm_server(served, set(settings)))
+    except UsageError as problem:
+        return problem.what
+    return words, vllm_environment(key_texts(served), {})
+
+
+def test_no_setting_is_ignored(made: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("secret-key\n")
+    keys.chmod(0o600)
+    others = {
+        "model_name_or_path": str(made / "other"), "adapter": (f"a={made / 'four'}",),
+        "adapter_dir": str(made), "served_model_name": "big", "host": "127.0.0.2", "port": 9000,
+        "api_key_file": str(keys), "api_key": "secret-key", "allowed_host": ("my-box",),
+        "allowed_origin": ("https://a.example",), "max_num_seqs": 3, "max_queue": 3,
+        "max_requests_per_key": 3, "max_model_len": 1024, "max_body_bytes": 1024,
+        "dtype": "bfloat16", "quantization": "int8", "device": "cpu", "template": "qwen3_nothink",
+        "enable_thinking": False, "drain_s": 3.0, "log_prompts": True,
+        "tensor_parallel_size": 2, "pipeline_parallel_size": 2,
+    }  # fmt: skip
+    assert set(others) | {"engine"} == set(ServeSettings.model_fields)
+    plain = outcome(made)
+    for name, value in others.items():
+        found = outcome(made, **{name: value})
+        assert found != plain, f"{name} is neither handed over nor refused"
+        assert not isinstance(found, str) or found.startswith(f"--{name} has no meaning")
+
+
 def test_the_key_goes_through_the_environment() -> None:
     settings = ServeSettings.model_validate({"api_key": "secret-key"})
-    environment = vllm_environment(settings, {"PATH": "/bin", "DANLU_API_KEY": "secret-key"})
+    environment = vllm_environment(
+        key_texts(settings), {"PATH": "/bin", "DANLU_API_KEY": "secret-key"}
+    )
     assert environment == {
         "PATH": "/bin", "VLLM_API_KEY": "secret-key", "VLLM_NO_USAGE_STATS": "1"
     }  # fmt: skip
@@ -187,7 +226,7 @@ def test_one_key_only(tmp_path: Path) -> None:
     path.write_text("one\ntwo\n")
     path.chmod(0o600)
     with pytest.raises(UsageError, match="one key"):
-        vllm_environment(ServeSettings(api_key_file=str(path)), {})
+        vllm_environment(key_texts(ServeSettings(api_key_file=str(path))), {})
 
 
 def test_without_vllm_it_says_how_to_install_it(

@@ -1,0 +1,193 @@
+"""Errors as HTTP answers, in OpenAI's error shape.
+
+The people who read them write programs: a message names the field and what is wrong with it, never
+what the user wrote. The text of an unexpected exception goes to the log only, with the request's
+id. Sources: OpenAI's API reference, "Error codes"; it answers malformed requests with 400, not 422.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from danlu.engine.service import EngineStopped
+from danlu.errors import CapacityError, DanluError, DataError, UsageError
+from danlu.language import _
+from danlu.server.edge.logs import escaped
+from danlu.server.state import record_of
+
+SERVER_ERROR = "server_error"
+_LONGEST_MESSAGE = 2000
+
+_log = logging.getLogger(__name__)
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong: for people, and for programs."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer with an error status."""
+
+    error: ErrorDetail
+
+
+class ApiError(Exception):
+    """An answer with an error status.
+
+    kind: OpenAI's `type`, such as invalid_request_error. code: what programs compare. param: the
+    field at fault. extra: further fields of the error. headers: of the HTTP answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | None = None,
+        param: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.kind = kind
+        self.code = code
+        self.param = param
+        self.extra = dict(extra or {})
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.kind,
+                "param": self.param,
+                "code": self.code,
+                **self.extra,
+            }
+        }
+
+
+def as_response(error: ApiError) -> Response:
+    """Make the HTTP answer; text that cannot be shown or encoded is escaped."""
+    body = error.body()
+    fields = body["error"]
+    for name in ("message", "param"):
+        if fields[name] is not None:
+            fields[name] = escaped(str(fields[name]), keep="\n\t")[:_LONGEST_MESSAGE]
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+def unavailable(message: str) -> ApiError:
+    """Return a 503 for a server that cannot compute."""
+    return ApiError(503, message, kind=SERVER_ERROR, code="unavailable")
+
+
+def api_error_of(
+    problem: Exception | None,
+    request_id: str,
+    *,
+    param: str | None = None,
+    in_engine: bool = False,
+) -> ApiError:
+    """Translate an exception, without the flags of the command line; log what is the server's.
+
+    request_id: names it in the log. param: the field that is at fault. in_engine: it was raised
+    while an answer was computed, so bad data are the model's (500) and not the request's (400).
+    """
+    if isinstance(problem, ApiError):
+        return problem
+    if isinstance(problem, UsageError) or (isinstance(problem, DataError) and not in_engine):
+        return ApiError(400, f"{problem.what} {problem.why}", param=param)
+    if isinstance(problem, CapacityError) and not in_engine:
+        return ApiError(
+            503,
+            f"{problem.what} {problem.why}",
+            kind=SERVER_ERROR,
+            code="out_of_memory",
+            param=param,
+            headers={"retry-after": "5"},
+        )
+    if isinstance(problem, EngineStopped):
+        return unavailable(_("The engine has stopped."))
+    _log.error("request %s failed", request_id, exc_info=problem)
+    if isinstance(problem, CapacityError):
+        return unavailable(problem.what)
+    if isinstance(problem, DataError):
+        return ApiError(500, problem.what, kind=SERVER_ERROR, code="bad_model")
+    return ApiError(
+        500,
+        _("The server failed to answer. Its log says why, under {id}.").format(id=request_id),
+        kind=SERVER_ERROR,
+        code="internal_error",
+    )
+
+
+def _of_validation(problem: RequestValidationError) -> ApiError:
+    """Name the first field at fault and what it should be."""
+    first = problem.errors()[0]
+    place = first["loc"]
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", "")
+        return ApiError(
+            400,
+            _("The body is no JSON: {reason}, at character {position}.").format(
+                reason=reason, position=place[-1]
+            ),
+            code="invalid_json",
+        )
+    field = _field_path(place[1:] if place[:1] == ("body",) else place)
+    if first["type"] == "extra_forbidden":
+        reason = _("there is no such field.")
+    else:
+        reason = str(first["msg"]).removeprefix("Value error, ")
+    return ApiError(400, f"{field}: {reason}" if field else reason, param=field or None)
+
+
+def _field_path(place: Sequence[str | int]) -> str:
+    """Write where a field is: `messages[0].role`."""
+    path = ""
+    for step in place:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+    return path
+
+
+def _of_routing(problem: HTTPException, request: Request) -> ApiError:
+    """Name the route that does not exist, or what it cannot do."""
+    place = f"{request.method} {request.url.path}"
+    message = {
+        404: _("There is no route {place}. GET /docs lists all routes.").format(place=place),
+        405: _("{place} is not possible. GET /docs lists all routes.").format(place=place),
+    }.get(problem.status_code, str(problem.detail or HTTPStatus(problem.status_code).phrase))
+    return ApiError(problem.status_code, message, headers=problem.headers)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Give the application its error answers. Other exceptions are left to `access`."""
+
+    async def answer(request: Request, problem: Exception) -> Response:
+        if isinstance(problem, RequestValidationError):
+            return as_response(_of_validation(problem))
+        if isinstance(problem, HTTPException):
+            return as_response(_of_routing(problem, request))
+        return as_response(api_error_of(problem, record_of(request.scope).id))
+
+    for kind in (ApiError, DanluError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, answer)

@@ -1,0 +1,141 @@
+"""Reads a request's body: its media type, size and time limits, and a scan before it is parsed.
+
+Deep nesting, numbers that JSON does not have and other encodings are refused by linear scans before
+a parser sees the body. Must not know routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from starlette.datastructures import Headers
+from starlette.types import Receive
+
+from danlu.language import _
+from danlu.server.edge.http_errors import ApiError
+
+MAX_DEPTH = 32
+# A body has this long to arrive, and a second more for each of these many bytes that have come.
+BODY_SECONDS = 10.0
+SLOWEST_BYTES_PER_SECOND = 16 * 1024
+SKIP_SECONDS = 1.0
+# Longer bodies are scanned on a thread, so that other requests do not wait for it.
+_LONG_BODY = 64 * 1024
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_CLOSE = {"connection": "close"}
+
+
+async def read_json(headers: Headers, receive: Receive, *, limit: int) -> bytes:
+    """Read and scan a body of at most `limit` bytes. Raises ApiError where it is refused."""
+    body = await _read_body(headers, receive, limit=limit)
+    if len(body) > _LONG_BODY:
+        await asyncio.to_thread(check_json, body)
+    else:
+        check_json(body)
+    return body
+
+
+def check_form(headers: Headers) -> None:
+    """Refuse a body that is not plain JSON, by its headers: no HTML form, no compression."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(
+            415,
+            _("Send the body as JSON, with the header content-type: application/json"),
+            code="unsupported_media_type",
+        )
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(
+            415,
+            _("Send the body as it is; content-encoding is not supported."),
+            code="unsupported_media_type",
+        )
+
+
+async def _read_body(headers: Headers, receive: Receive, *, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes, whatever its headers promise."""
+    declared = headers.get("content-length", "0")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+        await _skip_rest(receive)
+        raise _too_large(limit)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    body = bytearray()
+    while True:
+        deadline = began + BODY_SECONDS + len(body) / SLOWEST_BYTES_PER_SECOND
+        try:
+            message = await asyncio.wait_for(receive(), deadline - loop.time())
+        except asyncio.TimeoutError:
+            raise ApiError(
+                408, _("The body took too long to arrive."), code="timeout", headers=_CLOSE
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise ApiError(400, _("The body ended too early."), headers=_CLOSE)
+        body += message.get("body", b"")
+        if len(body) > limit:
+            await _skip_rest(receive)
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def _skip_rest(receive: Receive) -> None:
+    """Read on for a moment: many clients read the answer only once all is sent."""
+
+    async def skip() -> None:
+        while (await receive()).get("more_body", False):
+            pass
+
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(skip(), SKIP_SECONDS)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413,
+        _("The body is larger than {limit} bytes.").format(limit=limit),
+        code="request_too_large",
+    )
+
+
+def check_json(body: bytes) -> None:
+    """Refuse what JSON parsers disagree about, in linear time.
+
+    That is text which is not UTF-8, NaN and Infinity, which JSON does not have, and nesting deeper
+    than 32. Whether the rest is JSON the parser will say.
+    """
+    position = body.find(b"\0")  # in no JSON, but in UTF-16, which parsers would accept
+    if position < 0:
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as problem:
+            position = problem.start
+    if position >= 0:
+        raise ApiError(
+            400,
+            _("The body is not UTF-8, at byte {position}.").format(position=position),
+            code="invalid_json",
+        )
+    # Without escaped backslashes and quotes, every second piece between quotes is outside strings.
+    pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    outside = b"".join(pieces)
+    for word in (b"NaN", b"Infinity"):
+        if word in outside:
+            raise ApiError(
+                400,
+                _("The body is no JSON: {word} is no number of it.").format(word=word.decode()),
+                code="invalid_json",
+            )
+    brackets = outside.translate(_ALIKE, _NOT_BRACKETS)
+    for _depth in range(MAX_DEPTH):  # each round takes the innermost pairs away
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise ApiError(
+            400,
+            _(
+                "The body is no JSON: its brackets do not match, or are nested deeper than {depth}."
+            ).format(depth=MAX_DEPTH),
+            code="invalid_json",
+        )
