@@ -34,6 +34,13 @@ ARROWS = {
     ("plan", "data"),
 }  # fmt: skip
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
+# Rooms inside rooms, from the roof down. A room's own files (settings, state, findings, datasets)
+# are shared by them and stand outside this order.
+INNER = {
+    "server": ("life", "openai", "edge"),
+    "train": ("job", "loop", "fit"),
+    "data": ("doctor", "tokens", "formats", "reading"),
+}
 
 ROOMS_WITHOUT_TORCH = {
     "", "errors", "language", "starter", "files", "settings", "text", "data", "plan", "runs",
@@ -73,6 +80,26 @@ def upward_imports(module: Module) -> list[str]:
     return faults
 
 
+def inner_level(name: str) -> int | None:
+    """Return the floor inside its room, counted from the roof; None for a room's own files."""
+    parts = name.split(".")
+    order = INNER.get(room_of(name), ())
+    return order.index(parts[2]) if len(parts) > 3 and parts[2] in order else None
+
+
+def inner_upward_imports(module: Module) -> list[str]:
+    """Say which imports go up inside one room."""
+    mine = inner_level(module.name)
+    return [
+        f"{module.where}:{line}: must not import {name}"
+        for name, line in danlu_imports(module).items()
+        if room_of(name) == module.room
+        and mine is not None
+        and (other := inner_level(name)) is not None
+        and other < mine
+    ]
+
+
 def loads(name: str) -> Iterator[tuple[str, str]]:
     """Give (danlu module, what it imports) for everything that importing `name` may load."""
     known = danlu_modules()
@@ -104,6 +131,19 @@ def test_architecture_page_names_every_room() -> None:
 def test_imports_go_downwards_only() -> None:
     faults = [fault for module in danlu_modules().values() for fault in upward_imports(module)]
     assert not faults, "\n".join(faults)
+
+
+def test_imports_go_downwards_inside_a_room() -> None:
+    modules = danlu_modules().values()
+    faults = [fault for module in modules for fault in inner_upward_imports(module)]
+    assert not faults, "\n".join(faults)
+
+
+def test_a_wrong_import_inside_a_room_is_found() -> None:
+    lower = snippet("from danlu.train.job.finetune import Finetune", "danlu.train.loop.example")
+    higher = snippet("from danlu.train.loop.step import optimizer_step", "danlu.train.job.example")
+    assert inner_upward_imports(lower)
+    assert not inner_upward_imports(higher)
 
 
 @pytest.mark.parametrize(
