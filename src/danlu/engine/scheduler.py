@@ -139,18 +139,18 @@ class Scheduler(Generic[SequenceT]):
             if budget == 0 or len(self._running) >= self._num_requests:
                 break
             found = self._pool.find(sequence.root, sequence.tokens[:-1])
-            contents = found[-1][1] if found else sequence.root
+            blocks = [block for block, _contents in found]
+            contents = [contents for _block, contents in found]
             start = len(found) * self._pool.block_tokens
-            key = self._key(sequence, start, contents)
+            key = self._key(sequence, start, contents[-1] if contents else sequence.root)
             if key is not None and key in under_way:
                 continue
             missing = self._blocks_for(len(sequence.tokens)) - len(found)
-            self._pool.share([block for block, _contents in found])
+            self._pool.share(blocks)
             if missing > self._pool.num_available and self._running:
-                self._pool.release([block for block, _contents in found])
+                self._pool.release(blocks)
                 break
-            sequence.blocks = [block for block, _contents in found]
-            sequence.contents = [contents for _block, contents in found]
+            sequence.blocks, sequence.contents = blocks, contents
             sequence.computed = sequence.num_found = start
             self._waiting.remove(sequence)
             _insert(self._running, sequence)

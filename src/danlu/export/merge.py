@@ -2,7 +2,7 @@
 
 One tensor is in memory at a time. Before the folder gets its name, the merged model is loaded
 back from disk and its logits on a few prompts are compared with those of base and adapter; a merge
-that answers differently is never shown.
+that answers differently is discarded.
 """
 
 from __future__ import annotations
