@@ -8,7 +8,7 @@ from danlu.errors import DataError
 from danlu.plan.job import StepPlan
 from danlu.runs.manifest import ArithmeticRecord, BaseRecord, ChangeRecord, RunManifest
 from danlu.train.events import Adapted
-from danlu.train.job.record import arithmetic_of, going_on, with_change
+from danlu.train.job.record import recorded_step_plan, going_on, with_change
 
 RUN = RunManifest(
     state="running",
@@ -27,13 +27,13 @@ def adapted(step: int, step_plan: StepPlan) -> Adapted:
 
 def test_a_run_of_an_older_version_computed_in_the_one_way_it_knew() -> None:
     known = StepPlan(micro_batch_tokens=100, chunk_rows=256, recompute="none")
-    assert arithmetic_of(RUN) == arithmetic_of(RUN, 7) == known
+    assert recorded_step_plan(RUN) == recorded_step_plan(RUN, 7) == known
 
 
 def test_changes_count_from_their_step_on() -> None:
     run = with_change(with_change(RUN, adapted(3, HALF)), adapted(5, LESS))
-    assert arithmetic_of(run) == arithmetic_of(run, 2) == arithmetic_of(RUN)
-    assert [arithmetic_of(run, step) for step in (3, 4, 5, 6)] == [HALF, HALF, LESS, LESS]
+    assert recorded_step_plan(run) == recorded_step_plan(run, 2) == recorded_step_plan(RUN)
+    assert [recorded_step_plan(run, step) for step in (3, 4, 5, 6)] == [HALF, HALF, LESS, LESS]
     resumed = going_on(RUN, run, 4)
     assert [change.step for change in resumed.arithmetic.changes] == [3]
     assert "changes" not in going_on(RUN, run, 2).arithmetic.model_dump()
@@ -42,10 +42,10 @@ def test_changes_count_from_their_step_on() -> None:
 def test_the_same_step_may_change_more_than_once() -> None:
     run = with_change(with_change(RUN, adapted(3, HALF)), adapted(3, LESS))
     assert all(isinstance(change, ChangeRecord) for change in run.arithmetic.changes)
-    assert arithmetic_of(run, 3) == LESS
+    assert recorded_step_plan(run, 3) == LESS
 
 
 def test_a_run_that_does_not_say_how_it_computed() -> None:
     with pytest.raises(DataError, match=r"run\.json") as caught:
-        arithmetic_of(RUN.changed(arithmetic={"threads": 2}))
+        recorded_step_plan(RUN.changed(arithmetic={"threads": 2}))
     assert "micro_batch_tokens" in caught.value.why

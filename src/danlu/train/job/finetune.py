@@ -20,7 +20,7 @@ from danlu.train.events import Adapted, Event, Planned, Saved
 from danlu.train.fit.planning import recalibrated
 from danlu.train.job.outcome import record_change, record_costs, recording_end
 from danlu.train.job.outputs import Outputs
-from danlu.train.job.record import arithmetic_of, facts_of, going_on, manifest_of, with_plan
+from danlu.train.job.record import recorded_step_plan, facts_of, going_on, manifest_of, with_plan
 from danlu.train.job.resume import checkpoint_to_resume
 from danlu.train.job.setup import PreparedRun
 from danlu.train.job.trainable import method_of
@@ -72,7 +72,7 @@ class Finetune:
             self._trainer = trainer = Trainer(
                 method=method,
                 recipe=task.recipe,
-                step_plan=arithmetic_of(manifest, resumed.step if resumed else None),
+                step_plan=recorded_step_plan(manifest, resumed.step if resumed else None),
                 train_rows=task.data.train_rows,
                 eval_rows=task.data.eval_rows,
                 run_folder=folder,
@@ -100,7 +100,8 @@ class Finetune:
             logging_steps=task.recipe.logging_steps,
             first_step=trainer.progress.step,
         )
-        with closing(outputs), recording_end(folder, trainer, task.settings):
+        # The state turns to finished last, when nothing is being written any more.
+        with recording_end(folder, trainer, task.settings), closing(outputs):
             yield from self._calibrate(trainer, folder)
             for event in trainer.run():
                 if isinstance(event, Adapted):
@@ -131,7 +132,7 @@ class Finetune:
     def _step_plan(self, folder: RunFolder) -> StepPlan:
         """Return how the first step of the run is computed, or was."""
         plan = self.prepared.plan
-        return arithmetic_of(folder.read()) if plan is None else plan.chosen.step_plan
+        return recorded_step_plan(folder.read()) if plan is None else plan.chosen.step_plan
 
     def _load(self, folder: RunFolder) -> LoadedModel:
         if self.prepared.resumes:

@@ -81,7 +81,7 @@ def plan_record(plan: Plan) -> dict[str, Any]:
     }
 
 
-def arithmetic_of(manifest: RunManifest, step: int | None = None) -> StepPlan:
+def recorded_step_plan(manifest: RunManifest, step: int | None = None) -> StepPlan:
     """Return how a recorded run computed after `step` steps, or at its start.
 
     Raises DataError where run.json does not say it.

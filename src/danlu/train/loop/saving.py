@@ -5,7 +5,7 @@ waits for the disk, shows the folder under its name and removes those it replace
 seconds. What stands on the disk afterwards does not depend on how fast that goes: the next
 checkpoint begins only when the one before has ended.
 
-Must not know when a checkpoint is due.
+Must not know on which steps checkpoints are made.
 """
 
 from __future__ import annotations

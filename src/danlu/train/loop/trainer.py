@@ -169,7 +169,7 @@ class Trainer:
         try:
             while True:
                 yield from self._saver.outcome()
-                # What is due after a step comes first: a run may have been stopped just before it.
+                # What follows a step comes first: a run may have been stopped between the two.
                 if self._should_evaluate():
                     yield from self._evaluate()
                 if self._gave_up() and self._progress.step < self._recipe.total_steps:
