@@ -19,7 +19,7 @@ from danlu.files.lock import LOCK_FILE, FolderLock
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import read_manifest
 from tests.helpers.faulty_disk import FillingDisk, RefusingDisk
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import leftovers, train_words, write_rows
 
 Damage = Callable[[], None]

@@ -18,7 +18,7 @@ from danlu.workflows.evaluation import PREDICTIONS_FILE, RESULTS_FILE, Evaluatio
 from danlu.workflows.held_out import read_dataset
 from danlu.workflows.report import measure
 from danlu.workflows.scores import score
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import train_words, write_rows
 
 Screen = pytest.CaptureFixture[str]

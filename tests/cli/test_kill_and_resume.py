@@ -13,7 +13,7 @@ from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
 from tests.helpers.program import start
-from tests.helpers.whole_run import RESUME, STEPS, Place, running, wait_for_step
+from tests.helpers.training.whole_run import RESUME, STEPS, Place, running, wait_for_step
 
 # danlu on a disk that kills the process, as kill -9 does, at one operation: NAME at a path that
 # holds PART; a write stops in the middle.

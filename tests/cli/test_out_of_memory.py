@@ -12,7 +12,7 @@ import torch
 from danlu.cli.main import main
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import start, train_words
 
 # danlu in a process that may take so many MiB more than it has when the first step begins, until

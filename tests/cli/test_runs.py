@@ -13,7 +13,7 @@ from danlu.cli.main import main
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import start, train_words, write_rows
 
 Screen = pytest.CaptureFixture[str]

@@ -17,7 +17,7 @@ from danlu.cli.main import main
 from danlu.dialog.assistant import Assistant
 from danlu.files.committed import verify
 from danlu.text.conversation import Conversation
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import SHORT, start, train_words, write_rows
 
 QUESTION = "What is the name of fox 3?"

@@ -12,7 +12,14 @@ from danlu.engine.request import Deliver, Output, Request, RequestId, SamplingSe
 from danlu.errors import DataError, UsageError
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import render
-from tests.helpers.tiny_engine import GREEDY, alone, engine, random_adapter, text_of, tokenizer
+from tests.helpers.models.tiny_engine import (
+    GREEDY,
+    alone,
+    engine,
+    random_adapter,
+    text_of,
+    tokenizer,
+)
 
 HELLO = Conversation(messages=(Message(role="user", content="你好"),))
 END = tokenizer().control_id("<|im_end|>")

@@ -19,7 +19,7 @@ from danlu.engine.sequence import RequestSequence
 from danlu.errors import DataError, UsageError
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
-from tests.helpers.tiny_engine import (
+from tests.helpers.models.tiny_engine import (
     GREEDY,
     alone,
     engine,
@@ -32,7 +32,7 @@ from tests.helpers.tiny_engine import (
     tokens_of,
     varied_model,
 )
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.tiny_model import tiny_model
 
 PROMPTS = [random_prompt(seed) for seed in range(8)]
 ANSWERS = [tokens_of(alone(Request(prompt=prompt, sampling=GREEDY))) for prompt in PROMPTS]

@@ -19,7 +19,7 @@ from danlu.engine.request import Grammar, Request, SamplingSettings, Thinking
 from danlu.engine.sampler import ChosenToken, Sampler, sample
 from danlu.errors import UsageError
 from danlu.text.parse import Parser, Text
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.models.tiny_engine import tokenizer
 
 SIZE = tokenizer().vocab_size + 6
 COMPILER = GrammarCompiler(tokenizer())

@@ -17,7 +17,7 @@ from danlu.engine.logits import Penalties, candidates
 from danlu.engine.request import Grammar, Request, SamplingSettings, Thinking, TokenLogprobs
 from danlu.engine.sampler import ChosenToken, Sampler, sample
 from danlu.errors import UsageError
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.models.tiny_engine import tokenizer
 
 # More than the tokenizer's, as in Qwen3.
 SIZE = tokenizer().vocab_size + 6

@@ -13,7 +13,7 @@ from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request
 from danlu.engine.service import EngineService
 from danlu.errors import UsageError
-from tests.helpers.tiny_engine import GREEDY, alone, engine, random_prompt, tokens_of
+from tests.helpers.models.tiny_engine import GREEDY, alone, engine, random_prompt, tokens_of
 
 PROMPTS = [random_prompt(seed) for seed in range(6)]
 

@@ -18,7 +18,7 @@ from danlu.hub.adapters import find_adapter, prompting_of_model
 from danlu.hub.load import load_model
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.peft_files import write_adapter
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 
 CPU = select("cpu")
 

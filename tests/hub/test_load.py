@@ -12,7 +12,7 @@ import torch
 from danlu.device.detect import select
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.hub.load import load_model
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 
 CPU = select("cpu")
 

@@ -12,9 +12,9 @@ from danlu.device.detect import select
 from danlu.dialog.assistant import model_line
 from danlu.hub.load import load_for_answers, load_model
 from danlu.ops import can_pack
-from tests.helpers.logits import logits
-from tests.helpers.model_folder import write_model_folder
-from tests.helpers.tiny_engine import random_adapter
+from tests.helpers.models.logits import logits
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.models.tiny_engine import random_adapter
 
 CPU = select("cpu")
 needs_packing = pytest.mark.skipif(

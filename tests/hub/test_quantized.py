@@ -22,9 +22,9 @@ from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import Quantization, quantized_bytes
 from danlu.model.qwen3 import Qwen3
 from danlu.ops import quantize_int4, quantize_int8
-from tests.helpers.logits import logits
-from tests.helpers.model_folder import write_model_folder
-from tests.helpers.tiny_engine import GREEDY, random_adapter, tokens_of
+from tests.helpers.models.logits import logits
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.models.tiny_engine import GREEDY, random_adapter, tokens_of
 
 CPU = select("cpu")
 both = pytest.mark.parametrize("quantization", ["int8", "int4"])
@@ -159,7 +159,7 @@ from danlu.model.qwen3 import Qwen3
 from danlu.weights.sharded import WeightFolder
 from danlu.weights.safetensors import header_bytes
 from dataclasses import replace
-from tests.helpers.tiny_model import TINY
+from tests.helpers.models.tiny_model import TINY
 
 config = replace(
     TINY, hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,

@@ -10,8 +10,8 @@ from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig, target_list
 from danlu.lora.bank import AdapterBank
 from danlu.lora.linear import AdapterLinear
 from danlu.model.qwen3 import plain_linear
-from tests.helpers.packed import packed_logits, random_adapter, random_tokens
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
+from tests.helpers.models.tiny_model import tiny_model
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
 from danlu.model.qwen3 import Head, Layer, Linear, plain_linear, projection_input
-from tests.helpers.packed import packed_logits, random_adapter, random_tokens
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
+from tests.helpers.models.tiny_model import tiny_model
 
 SEGMENTS = [("row 3", 9), ("row 8", 1), ("row 5", 14)]
 LENGTHS = [tokens for _key, tokens in SEGMENTS]

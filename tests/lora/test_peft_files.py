@@ -14,8 +14,8 @@ from danlu.files.committed import committed_folder
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import load_adapter, read_config, write_adapter
 from danlu.weights.safetensors import header_bytes
-from tests.helpers.packed import random_adapter
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.packed import random_adapter
+from tests.helpers.models.tiny_model import tiny_model
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, layout, merged_shape
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.tiny_model import tiny_model
 
 
 def hf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -11,9 +11,9 @@ from danlu.lora.linear import AdapterLinear, Dropout
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Head, Layer, Linear, Qwen3, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
-from tests.helpers.packed import random_adapter, random_tokens
-from tests.helpers.saved_bytes import counting_saved
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.packed import random_adapter, random_tokens
+from tests.helpers.models.tiny_model import tiny_model
+from tests.helpers.training.saved_bytes import counting_saved
 
 LENGTHS = [9, 1, 14]
 METHODS = ("lora", "some projections", "full")

@@ -11,7 +11,7 @@ import torch
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
 from danlu.model.qwen3 import Qwen3
-from tests.helpers.tiny_engine import (
+from tests.helpers.models.tiny_engine import (
     GREEDY,
     random_adapter,
     random_prompt,

@@ -18,7 +18,7 @@ from danlu.train.loop.batches import stage
 from danlu.train.loop.method import FullMethod, LoraMethod, Method
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.step import microstep
-from tests.helpers.training import loaded_tiny, random_rows
+from tests.helpers.training.trainers import loaded_tiny, random_rows
 from tests.sim.memory import MEMORY
 
 CARD = CATALOGUE["ascend-910b-64g"]

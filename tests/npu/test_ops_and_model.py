@@ -19,8 +19,8 @@ from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
 from danlu.ops import reference
 from danlu.train.loop.loss import loss_backward
-from tests.helpers.packed import packed_logits, random_adapter, random_tokens
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
+from tests.helpers.models.tiny_model import tiny_model
 
 LENGTHS = [9, 1, 14]
 both_dtypes = pytest.mark.parametrize(

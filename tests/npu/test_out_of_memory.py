@@ -14,7 +14,7 @@ from danlu.plan.job import StepPlan
 from danlu.train.events import Adapted, Evaluated, Event, StepDone
 from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.loop.trainer import Trainer
-from tests.helpers.training import RECIPE, STEP_PLAN, trainer
+from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 from tests.sim.memory import MEMORY
 
 WHOLE = replace(STEP_PLAN, micro_batch_tokens=4096)

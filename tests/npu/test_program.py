@@ -11,7 +11,7 @@ import pytest
 from danlu.cli.main import main
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import train_words, write_rows
 from tests.sim.memory import MEMORY
 from tests.sim.torch_npu import DESCRIPTION

@@ -11,7 +11,7 @@ import torch
 
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.train.events import StepDone
-from tests.helpers.training import RECIPE, STEP_PLAN, trainer
+from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 from tests.sim.record import recording
 
 

@@ -15,7 +15,7 @@ from danlu.runs.checkpoints import find_newest
 from danlu.runs.folder import RunFolder
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.loop import batches
-from tests.helpers.training import RECIPE, trainer
+from tests.helpers.training.trainers import RECIPE, trainer
 from tests.sim.record import recording
 
 # Both methods and both precisions, each once.

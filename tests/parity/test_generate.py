@@ -20,7 +20,13 @@ from danlu.engine.engine import Engine
 from danlu.engine.logits import Penalties, candidates
 from danlu.engine.request import Request, SamplingSettings
 from danlu.model.qwen3 import Qwen3
-from tests.helpers.tiny_engine import random_prompt, run_all, tokenizer, tokens_of, varied_model
+from tests.helpers.models.tiny_engine import (
+    random_prompt,
+    run_all,
+    tokenizer,
+    tokens_of,
+    varied_model,
+)
 
 
 def _as_transformers(model: Qwen3) -> Qwen3ForCausalLM:

@@ -13,9 +13,14 @@ from danlu.lora.linear import AdapterLinear
 from danlu.model.layout import layout
 from danlu.model.qwen3 import Qwen3
 from danlu.ops import cross_entropy_sum
-from tests.helpers.hugging_face import peft_matrix, peft_twin, segment_logits, transformers_twin
-from tests.helpers.packed import packed_logits, random_adapter, random_tokens
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.hugging_face import (
+    peft_matrix,
+    peft_twin,
+    segment_logits,
+    transformers_twin,
+)
+from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
+from tests.helpers.models.tiny_model import tiny_model
 
 LENGTHS = [9, 1, 14]
 SHAPES: list[dict[str, Any]] = [

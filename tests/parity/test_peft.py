@@ -17,9 +17,9 @@ from danlu.lora.adapter import ALL_TARGETS, LoraConfig
 from danlu.lora.linear import AdapterLinear
 from danlu.lora.peft_files import load_adapter, read_config, write_adapter
 from danlu.model.qwen3 import Qwen3
-from tests.helpers.hugging_face import segment_logits, transformers_twin
-from tests.helpers.packed import packed_logits, random_adapter, random_tokens
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.hugging_face import segment_logits, transformers_twin
+from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
+from tests.helpers.models.tiny_model import tiny_model
 
 LENGTHS = [11]
 CPU = torch.device("cpu")

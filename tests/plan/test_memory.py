@@ -15,9 +15,9 @@ from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.memory import host_bytes, kept_per_token, memory_of
-from tests.helpers.packed import random_adapter, random_tokens
-from tests.helpers.saved_bytes import counting_saved
-from tests.helpers.tiny_model import TINY, tiny_model
+from tests.helpers.models.packed import random_adapter, random_tokens
+from tests.helpers.models.tiny_model import TINY, tiny_model
+from tests.helpers.training.saved_bytes import counting_saved
 
 CPU = cpu_facts(description="cpu", memory_bytes=2**34, threads=2, has_fast_bf16=True)
 CARD = CATALOGUE["rtx-4090-24g"]

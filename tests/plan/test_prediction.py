@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from danlu.runs.manifest import read_manifest
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import start
 
 MB = 10**6

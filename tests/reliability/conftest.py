@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.helpers.faulty_disk import HastyDisk, installed
-from tests.helpers.whole_run import Place
+from tests.helpers.training.whole_run import Place
 
 
 @pytest.fixture(autouse=True)

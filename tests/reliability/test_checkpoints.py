@@ -19,11 +19,11 @@ from danlu.runs.folder import RunFolder
 from danlu.train.loop.checkpoint import read_state, write_state
 from danlu.train.loop.method import LoraMethod
 from danlu.train.loop.optimizer import Optimizer
-from tests.helpers.crash_states import read_tree
 from tests.helpers.faulty_disk import FailingReads, HastyDisk, failing_reads, installed
 from tests.helpers.figures import figure
 from tests.helpers.program import timeless
-from tests.helpers.small_run import CONFIG, SMALL, SmallRun
+from tests.helpers.training.crash_states import read_tree
+from tests.helpers.training.small_run import CONFIG, SMALL, SmallRun
 
 STEPS = 20
 EVERY_STEP = replace(SMALL, total_steps=STEPS, save_steps=1, save_total_limit=None, eval_steps=5)

@@ -14,8 +14,8 @@ import pytest
 
 from tests.helpers.faulty_disk import Fault, every_fault
 from tests.helpers.figures import figure
-from tests.helpers.run_scenarios import SCENARIOS, Scenario, prepare, restart
 from tests.helpers.source import ROOT
+from tests.helpers.training.run_scenarios import SCENARIOS, Scenario, prepare, restart
 
 FAULTS: dict[str, tuple[Fault, bool]] = {
     "dies": ("dies", False),
@@ -79,7 +79,7 @@ KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
 from tests.helpers.faulty_disk import FaultyDisk, installed
-from tests.helpers.run_scenarios import SCENARIOS, prepare
+from tests.helpers.training.run_scenarios import SCENARIOS, prepare
 
 # A process of its own for every fault: it dies by SIGKILL at its N-th operation.
 name, folder = sys.argv[1:]

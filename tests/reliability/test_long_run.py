@@ -10,7 +10,7 @@ import pytest
 
 from danlu.train.events import StepDone
 from tests.helpers.figures import figure
-from tests.helpers.small_run import SMALL, SmallRun
+from tests.helpers.training.small_run import SMALL, SmallRun
 
 STEPS = 10_000
 KIB_PER_1000_STEPS = 1024

@@ -18,8 +18,8 @@ from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.trainer import Trainer
 from danlu.weights.safetensors import SafetensorsFile
 from tests.helpers.figures import figure
-from tests.helpers.small_run import SmallRun
-from tests.helpers.training import RECIPE
+from tests.helpers.training.small_run import SmallRun
+from tests.helpers.training.trainers import RECIPE
 
 BAD = {"NaN": float("nan"), "infinity": float("inf"), "minus infinity": float("-inf")}
 

@@ -8,7 +8,7 @@ import pytest
 
 from danlu.cli.main import main
 from tests.helpers.program import leftovers
-from tests.helpers.whole_run import RESUME, Place
+from tests.helpers.training.whole_run import RESUME, Place
 
 NAMES = ["two\nlines, 丹炉 微调, 100%{x}", "-dash"]
 

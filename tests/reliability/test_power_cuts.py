@@ -10,10 +10,16 @@ import pytest
 
 from danlu.errors import DataError
 from danlu.files.committed import committed_folder, verify
-from tests.helpers.crash_states import RecordingDisk, Tree, crash_states, read_tree, write_tree
 from tests.helpers.faulty_disk import installed
 from tests.helpers.figures import figure
-from tests.helpers.run_scenarios import SCENARIOS, prepare, restart
+from tests.helpers.training.crash_states import (
+    RecordingDisk,
+    Tree,
+    crash_states,
+    read_tree,
+    write_tree,
+)
+from tests.helpers.training.run_scenarios import SCENARIOS, prepare, restart
 
 
 def after_power_cuts(recording: RecordingDisk, place: Path, before: Tree) -> Iterator[object]:

@@ -23,7 +23,7 @@ from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.metrics import read_metrics
 from tests.helpers.figures import figure, slowest
 from tests.helpers.program import start
-from tests.helpers.whole_run import RESUME, Place, wait_for_step
+from tests.helpers.training.whole_run import RESUME, Place, wait_for_step
 
 # Longer than two microsteps and a save of this model by far; other programs compute meanwhile.
 EXIT_LIMIT_S = 10.0

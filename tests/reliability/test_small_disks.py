@@ -17,8 +17,8 @@ from danlu.runs.manifest import read_manifest
 from danlu.train.events import NotSaved
 from tests.helpers.figures import figure
 from tests.helpers.program import leftovers, start, timeless
-from tests.helpers.small_run import SMALL, SmallRun
-from tests.helpers.whole_run import RESUME, STEPS, Place
+from tests.helpers.training.small_run import SMALL, SmallRun
+from tests.helpers.training.whole_run import RESUME, STEPS, Place
 
 # danlu without its check before the start, as on a disk that somebody else fills meanwhile.
 TRUSTFUL = """

@@ -14,12 +14,12 @@ import torch
 from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.train.events import Saved
 from danlu.train.loop import saving
-from tests.helpers.crash_states import RecordingDisk, crash_states, write_tree
 from tests.helpers.faulty_disk import Fault, HastyDisk, every_fault, installed
 from tests.helpers.figures import figure
 from tests.helpers.program import timeless
-from tests.helpers.run_scenarios import restart
-from tests.helpers.small_run import SmallRun
+from tests.helpers.training.crash_states import RecordingDisk, crash_states, write_tree
+from tests.helpers.training.run_scenarios import restart
+from tests.helpers.training.small_run import SmallRun
 
 
 class Undisturbed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helpers.outbound import Outbound
+from tests.helpers.serving.outbound import Outbound
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from danlu.server.life.app import create_app
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
 from tests.helpers.figures import figure
-from tests.helpers.server import JSON, KEY, ask_async, bearer, scripted_serving
+from tests.helpers.serving.server import JSON, KEY, ask_async, bearer, scripted_serving
 
 TABLE = Path(__file__).with_name("routes.txt")
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")

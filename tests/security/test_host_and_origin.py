@@ -8,7 +8,7 @@ from danlu.errors import UsageError
 from danlu.server.edge.security import host_name
 from danlu.server.settings import ServeSettings
 from danlu.settings.resolve import resolve
-from tests.helpers.server import JSON, KEY, ask, bearer, post, server_app
+from tests.helpers.serving.server import JSON, KEY, ask, bearer, post, server_app
 
 PAGE = "https://chat.example.org"
 

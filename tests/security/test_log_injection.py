@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.server.edge.logs import SafeFormatter, escaped
-from tests.helpers.server import ask, post, server_app
+from tests.helpers.serving.server import ask, post, server_app
 
 ATTACK = "x\r\n2026-01-01 INFO forged\x1b[2J\x9b31m\u2028\u202e"
 

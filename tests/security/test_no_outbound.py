@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
-from tests.helpers.outbound import Outbound
-from tests.helpers.server import ask, post, server_app
+from tests.helpers.serving.outbound import Outbound
+from tests.helpers.serving.server import ask, post, server_app
 
 
 def test_the_watch_sees_connections(outbound: Outbound) -> None:

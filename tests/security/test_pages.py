@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 from danlu.server.life.docs import _FOLDER
-from tests.helpers.server import KEY, ask, server_app
+from tests.helpers.serving.server import KEY, ask, server_app
 
 
 class Page(HTMLParser):

@@ -10,7 +10,7 @@ import pytest
 from danlu.cli.main import main
 from danlu.server.settings import ServeSettings
 from danlu.settings.resolve import resolve
-from tests.helpers.server import KEY, ask, bearer, post, server_app
+from tests.helpers.serving.server import KEY, ask, bearer, post, server_app
 
 
 @pytest.mark.parametrize("way", ["command line", "environment"])

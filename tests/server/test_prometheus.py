@@ -9,7 +9,7 @@ import pytest
 from danlu.dialog.events import Usage
 from danlu.engine.engine import Figures
 from danlu.server.prometheus import PrometheusFigures
-from tests.helpers.server import ask, server_app
+from tests.helpers.serving.server import ask, server_app
 
 FIGURES = Figures(num_running=3, num_waiting=2, cache_usage=0.25, num_preemptions=1)
 LINE = re.compile(

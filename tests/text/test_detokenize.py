@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from danlu.text.detokenize import Detokenizer
 from danlu.text.tokenizer import Tokenizer
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 QWEN3 = Path(__file__).resolve().parents[2].parent / "shared" / "qwen3" / "tokenizer"
 

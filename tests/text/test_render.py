@@ -22,7 +22,7 @@ from danlu.text.render import (
 )
 from danlu.text.tokenizer import Tokenizer
 from tests.helpers.conversations import TOOL, conversations
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 EMPTY = "<think>\n\n</think>\n\n"
 Q = "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"

@@ -14,7 +14,7 @@ from tokenizers import models
 from danlu.errors import DataError, UsageError
 from danlu.text.render import Span
 from danlu.text.tokenizer import Tokenizer
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

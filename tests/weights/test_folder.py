@@ -16,9 +16,9 @@ from transformers import Qwen3ForCausalLM
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import committed_folder
 from danlu.weights.sharded import TensorPlan, WeightFolder, save_weights
-from tests.helpers.hugging_face import transformers_twin
-from tests.helpers.packed import packed_logits, random_tokens
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.hugging_face import transformers_twin
+from tests.helpers.models.packed import packed_logits, random_tokens
+from tests.helpers.models.tiny_model import tiny_model
 
 ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -225,7 +225,7 @@ import torch
 from danlu.model.qwen3 import Qwen3
 from danlu.weights.sharded import WeightFolder
 from danlu.weights.safetensors import header_bytes
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.tiny_model import tiny_model
 from dataclasses import replace
 
 def peak():

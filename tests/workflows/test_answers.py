@@ -9,7 +9,7 @@ from danlu.dialog.settings import ModelSettings
 from danlu.engine.request import SamplingSettings
 from danlu.text.conversation import Conversation, Message
 from danlu.workflows.answers import WIDTH, Answer, Asked, answers
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 
 SAMPLING = SamplingSettings(temperature=0.0, max_tokens=8)
 

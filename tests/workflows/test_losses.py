@@ -12,8 +12,8 @@ from danlu.dialog.settings import ModelSettings
 from danlu.model.qwen3 import plain_linear
 from danlu.train.loop.evaluate import evaluate
 from danlu.workflows.losses import joined, losses_in_parts
-from tests.helpers.model_folder import write_model_folder
-from tests.helpers.training import random_rows
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.training.trainers import random_rows
 
 
 @pytest.fixture(scope="module")

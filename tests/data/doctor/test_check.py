@@ -16,7 +16,7 @@ from danlu.errors import UsageError
 from danlu.runs.manifest import DataRecord
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.job.prepare import prepare_data
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

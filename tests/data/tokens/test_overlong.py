@@ -24,7 +24,7 @@ from danlu.text.conversation import Conversation, Message
 from danlu.text.render import Span
 from danlu.text.tokenizer import Tokenizer
 from tests.helpers.conversations import conversations
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 RENDERING = Rendering(template="qwen3", enable_thinking=True, cutoff_len=80)
 LONG = "".join(f"{n}你好🤖e\u0301 \n" for n in range(60))

@@ -26,7 +26,7 @@ from danlu.errors import UsageError
 from danlu.text.conversation import Conversation, Message
 from danlu.text.tokenizer import Tokenizer
 from tests.helpers.conversations import conversations
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 RENDERING = Rendering(template="qwen3", enable_thinking=True, cutoff_len=60)
 BAD = Finding(place="bad:1", kind="broken_line", what="It is broken.", fix="Mend it.")

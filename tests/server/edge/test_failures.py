@@ -18,7 +18,8 @@ from danlu.engine.service import EngineService
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.server.openai import chat_completions as chat
 from danlu.server.state import Serving
-from tests.helpers.served import (
+from tests.helpers.models.tiny_engine import tokenizer
+from tests.helpers.serving.served import (
     ScriptedEngine,
     application,
     client_for,
@@ -26,8 +27,7 @@ from tests.helpers.served import (
     running,
     served,
 )
-from tests.helpers.sse import events_of
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.serving.sse import events_of
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 CHAT = "/v1/chat/completions"

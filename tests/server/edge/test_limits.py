@@ -21,7 +21,15 @@ from danlu.server.edge.request_body import MAX_DEPTH, check_json
 from danlu.server.life.app import create_app
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
-from tests.helpers.server import JSON, ask, ask_async, bearer, post, scripted_serving, server_app
+from tests.helpers.serving.server import (
+    JSON,
+    ask,
+    ask_async,
+    bearer,
+    post,
+    scripted_serving,
+    server_app,
+)
 
 LIMIT = 1000
 TEXT = st.text(max_size=5) | st.sampled_from(['"', "\\", '\\"', "[{", "NaN", "\\\\"])

@@ -9,7 +9,7 @@ import pytest
 
 from danlu import __version__
 from danlu.server.state import state_of
-from tests.helpers.server import (
+from tests.helpers.serving.server import (
     JSON,
     KEY,
     ScriptedService,

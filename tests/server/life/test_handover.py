@@ -23,8 +23,8 @@ from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.server.edge.keys import key_texts
 from danlu.server.life.handover import hand_over, vllm_server
 from danlu.server.settings import ServeSettings
-from tests.helpers.model_folder import write_model_folder
-from tests.helpers.packed import random_adapter
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.models.packed import random_adapter
 
 RECORDER = """#!{python}
 import json, os, sys

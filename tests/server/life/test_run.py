@@ -21,7 +21,7 @@ from danlu.server.life.listening import listen, url_of
 from danlu.server.life.run import Server
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
-from tests.helpers.server import ScriptedService, scripted_serving
+from tests.helpers.serving.server import ScriptedService, scripted_serving
 
 Ask = Callable[..., Coroutine[Any, Any, tuple[int, bytes]]]
 

@@ -20,10 +20,10 @@ from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
 from danlu.server.edge.gate import serving_of
 from tests.helpers.figures import figure
-from tests.helpers.packed import random_adapter
-from tests.helpers.server import JSON, ask_async, scripted_serving, server_app
-from tests.helpers.tiny_engine import GREEDY, random_prompt, run_all, tokens_of
-from tests.helpers.training import loaded_tiny
+from tests.helpers.models.packed import random_adapter
+from tests.helpers.models.tiny_engine import GREEDY, random_prompt, run_all, tokens_of
+from tests.helpers.serving.server import JSON, ask_async, scripted_serving, server_app
+from tests.helpers.training.trainers import loaded_tiny
 
 KINDS = 4
 

@@ -15,9 +15,9 @@ from danlu.server.openai import respond as responses
 from danlu.server.state import Serving
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import render
-from tests.helpers.served import ScriptedEngine, client_for, recorded, served
-from tests.helpers.sse import DONE, events_of, whole_chat
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.models.tiny_engine import tokenizer
+from tests.helpers.serving.served import ScriptedEngine, client_for, recorded, served
+from tests.helpers.serving.sse import DONE, events_of, whole_chat
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
 OTHER_CALL = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'

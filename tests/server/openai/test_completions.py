@@ -11,10 +11,10 @@ from starlette.testclient import TestClient
 
 from danlu.engine.request import Request, SamplingSettings
 from danlu.server.state import Serving
-from tests.helpers import tiny_engine
-from tests.helpers.served import ScriptedEngine, client_for, served
-from tests.helpers.sse import DONE, events_of
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.models import tiny_engine
+from tests.helpers.models.tiny_engine import tokenizer
+from tests.helpers.serving.served import ScriptedEngine, client_for, served
+from tests.helpers.serving.sse import DONE, events_of
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 
 from danlu.engine.engine import Engine
 from tests.helpers.figures import figure, slowest
-from tests.helpers.served import application, running, served, tiny_loaded
-from tests.helpers.sse import DONE, events_of
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.models.tiny_engine import tokenizer
+from tests.helpers.serving.served import application, running, served, tiny_loaded
+from tests.helpers.serving.sse import DONE, events_of
 
 
 def body(index: int) -> dict[str, object]:

@@ -13,8 +13,8 @@ import pytest
 from danlu.engine.engine import Engine
 from danlu.server.state import Serving
 from tests.helpers.figures import figure, slowest
-from tests.helpers.served import application, raw_post, running, served, tiny_loaded
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.models.tiny_engine import tokenizer
+from tests.helpers.serving.served import application, raw_post, running, served, tiny_loaded
 
 CHAT = "/v1/chat/completions"
 BODY = (

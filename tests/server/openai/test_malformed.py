@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from danlu.engine.engine import Engine
 from tests.helpers.figures import figure
-from tests.helpers.served import client_for, served, tiny_loaded
+from tests.helpers.serving.served import client_for, served, tiny_loaded
 
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": False}
 GOOD: dict[str, dict[str, Any]] = {

@@ -23,9 +23,17 @@ from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.server.edge.gate import serving_of
 from danlu.server.served_adapters import AdapterFolders, is_adapter_name
-from tests.helpers.packed import random_adapter
-from tests.helpers.server import JSON, Reply, ask, ask_async, post, scripted_serving, server_app
-from tests.helpers.training import loaded_tiny
+from tests.helpers.models.packed import random_adapter
+from tests.helpers.serving.server import (
+    JSON,
+    Reply,
+    ask,
+    ask_async,
+    post,
+    scripted_serving,
+    server_app,
+)
+from tests.helpers.training.trainers import loaded_tiny
 
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 

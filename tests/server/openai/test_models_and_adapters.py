@@ -20,9 +20,9 @@ from danlu.server.served_adapters import ServedAdapter
 from danlu.server.state import Serving
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import render
-from tests.helpers.served import ScriptedEngine, client_for, served
-from tests.helpers.sse import events_of, whole_chat
-from tests.helpers.tiny_engine import alone, random_adapter, text_of, tokenizer
+from tests.helpers.models.tiny_engine import alone, random_adapter, text_of, tokenizer
+from tests.helpers.serving.served import ScriptedEngine, client_for, served
+from tests.helpers.serving.sse import events_of, whole_chat
 
 HELLO = {"messages": [{"role": "user", "content": "Hello 你好"}], "max_tokens": 12}
 CHAT = "/v1/chat/completions"

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from danlu.engine.request import Request
 from danlu.server.state import Serving
-from tests.helpers.served import ScriptedEngine, application, running, served
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.models.tiny_engine import tokenizer
+from tests.helpers.serving.served import ScriptedEngine, application, running, served
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'

@@ -15,7 +15,7 @@ from schemathesis import GenerationMode
 
 from danlu.engine.engine import Engine
 from tests.helpers.figures import figure
-from tests.helpers.served import application, served, tiny_loaded
+from tests.helpers.serving.served import application, served, tiny_loaded
 
 ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"}
 

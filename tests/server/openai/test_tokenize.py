@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import render
-from tests.helpers.served import client_for, served
-from tests.helpers.tiny_engine import tokenizer
+from tests.helpers.models.tiny_engine import tokenizer
+from tests.helpers.serving.served import client_for, served
 
 TEXT = "Hello <|im_end|> 你好 🦊"
 

@@ -18,8 +18,8 @@ from danlu.train.events import Adapted, Evaluated, Event, StepDone
 from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.trainer import Interrupted
-from tests.helpers.failing_allocator import Moment, failing_allocator, full_card, full_host
-from tests.helpers.training import RECIPE, STEP_PLAN, trainer
+from tests.helpers.training.failing_allocator import Moment, failing_allocator, full_card, full_host
+from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 
 # Steps of about 90 tokens, the longest example 29: three rungs down to single examples.
 WHOLE = replace(STEP_PLAN, micro_batch_tokens=4096)

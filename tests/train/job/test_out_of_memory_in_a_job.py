@@ -18,9 +18,9 @@ from danlu.train.job.finetune import Finetune
 from danlu.train.job.setup import prepare_run
 from danlu.train.loop.trainer import Interrupted
 from danlu.train.settings import TrainSettings
-from tests.helpers.failing_allocator import Moment, failing_allocator, full_host
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import SHORT, start, timeless, write_rows
+from tests.helpers.training.failing_allocator import Moment, failing_allocator, full_host
 
 RESULT = "adapter_model.safetensors"
 # The longest example has 46 tokens.
@@ -103,7 +103,7 @@ def test_resumed_before_or_behind_it_the_run_ends_with_the_same_bytes(
 MORTAL = """
 import os, signal, sys, time
 from danlu.cli.main import main
-from tests.helpers.failing_allocator import failing_allocator
+from tests.helpers.training.failing_allocator import failing_allocator
 
 longest, last, checkpoint, *words = sys.argv[1:]
 

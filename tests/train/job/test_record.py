@@ -8,7 +8,7 @@ from danlu.errors import DataError
 from danlu.plan.job import StepPlan
 from danlu.runs.manifest import ArithmeticRecord, BaseRecord, ChangeRecord, RunManifest
 from danlu.train.events import Adapted
-from danlu.train.job.record import recorded_step_plan, going_on, with_change
+from danlu.train.job.record import going_on, recorded_step_plan, with_change
 
 RUN = RunManifest(
     state="running",

@@ -12,7 +12,7 @@ from danlu.runs.manifest import read_manifest, write_manifest
 from danlu.train.job.finetune import Finetune
 from danlu.train.job.setup import prepare_run
 from danlu.train.settings import TrainSettings
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import write_rows
 
 

@@ -14,7 +14,7 @@ from danlu.data.tokens.order import epoch_order
 from danlu.data.tokens.pack import pack
 from danlu.train.loop import batches as module
 from danlu.train.loop.batches import StagedBatch, StepBatches
-from tests.helpers.training import random_rows
+from tests.helpers.training.trainers import random_rows
 
 ROWS = random_rows(11)
 STEPS = st.integers(0, 9)

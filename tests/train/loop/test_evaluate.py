@@ -14,7 +14,7 @@ from danlu.model.qwen3 import plain_linear
 from danlu.train.loop.batches import stage
 from danlu.train.loop.evaluate import evaluate
 from danlu.train.loop.loss import supervised_hidden, token_losses
-from tests.helpers.training import loaded_tiny, random_rows
+from tests.helpers.training.trainers import loaded_tiny, random_rows
 
 
 def test_both_losses_equal_a_row_by_row_computation(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from danlu.model.qwen3 import plain_linear
 from danlu.train.loop.loss import loss_backward, token_losses
-from tests.helpers.tiny_model import tiny_model
+from tests.helpers.models.tiny_model import tiny_model
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -15,7 +15,7 @@ from danlu.train.events import StepDone
 from danlu.train.loop import precision
 from danlu.train.loop.precision import FIRST_SCALE, GROWTH_STEPS, LossScale, choose_precision
 from danlu.train.settings import TrainSettings
-from tests.helpers.training import RECIPE, trainer
+from tests.helpers.training.trainers import RECIPE, trainer
 
 CPU = select("cpu")
 

@@ -20,9 +20,9 @@ from danlu.runs.metrics import read_metrics
 from danlu.train.events import Event, NotSaved, Saved, StepDone
 from danlu.train.loop import saving
 from danlu.train.loop.trainer import Interrupted, Trainer
-from tests.helpers.crash_states import read_tree
 from tests.helpers.faulty_disk import HastyDisk, installed
-from tests.helpers.training import RECIPE, trainer
+from tests.helpers.training.crash_states import read_tree
+from tests.helpers.training.trainers import RECIPE, trainer
 
 ONLY_SAVES = replace(RECIPE, eval_steps=0)
 

@@ -18,7 +18,7 @@ from danlu.runs.metrics import read_metrics
 from danlu.train.events import Evaluated, NotSaved, StepDone, StepSkipped, StoppedEarly
 from danlu.train.loop import step as step_module
 from danlu.train.loop.trainer import Interrupted, Trainer
-from tests.helpers.training import RECIPE, STEP_PLAN, trainer
+from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 
 AT_ONCE = replace(RECIPE.schedule, warmup_steps=0)
 

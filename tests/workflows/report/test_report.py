@@ -25,7 +25,7 @@ from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.measure import Stage
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.report.report import Written, write_report
-from tests.helpers.model_folder import write_model_folder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import SHORT, write_rows
 
 FLOAT32 = ModelSettings(dtype="float32", device="cpu")

@@ -19,8 +19,8 @@ from danlu.train.loop.method import FullMethod, LoraMethod, Method
 from danlu.train.loop.trainer import Trainer
 from danlu.train.recipe import Recipe
 from danlu.train.schedule import Schedule
-from tests.helpers.tiny_model import tiny_model
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_model import tiny_model
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 RECIPE = Recipe(
     total_steps=12,

@@ -37,7 +37,7 @@ from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState, Serving, state_of
 from danlu.text.detokenize import Detokenizer
 from danlu.text.tokenizer import Tokenizer
-from tests.helpers import tiny_engine
+from tests.helpers.models import tiny_engine
 
 DEFAULTS = SamplingSettings(temperature=0.0)
 

@@ -15,8 +15,8 @@ from danlu.engine.request import Output, Request, SamplingSettings
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.model.qwen3 import Qwen3
 from danlu.text.tokenizer import Tokenizer
-from tests.helpers.tiny_model import tiny_model
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_model import tiny_model
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 GREEDY = SamplingSettings(temperature=0.0, max_tokens=12)
 

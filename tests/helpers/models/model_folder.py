@@ -11,8 +11,8 @@ import torch
 from danlu.files.committed import committed_folder
 from danlu.hub.save import write_model
 from danlu.text.tokenizer import Tokenizer
-from tests.helpers.tiny_model import tiny_model
-from tests.helpers.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.models.tiny_model import tiny_model
+from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 
 def write_model_folder(

@@ -16,8 +16,8 @@ from danlu.train.events import Event
 from danlu.train.loop.method import LoraMethod
 from danlu.train.loop.trainer import Trainer
 from danlu.train.recipe import Recipe
-from tests.helpers.run_scenarios import MANIFEST
-from tests.helpers.training import RECIPE, STEP_PLAN, loaded_tiny, random_rows
+from tests.helpers.training.run_scenarios import MANIFEST
+from tests.helpers.training.trainers import RECIPE, STEP_PLAN, loaded_tiny, random_rows
 
 SMALL = replace(
     RECIPE, total_steps=4, rows_per_step=2, eval_steps=2, save_steps=2, save_total_limit=1
