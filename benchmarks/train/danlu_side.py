@@ -13,7 +13,7 @@ from danlu.data.tokens.order import epoch_order
 from danlu.hub.load import check_model
 from danlu.runs.metrics import read_metrics
 from danlu.settings.resolve import resolve
-from danlu.train.job.prepare import prepare_data
+from danlu.train.job.dataset import prepare_data
 from danlu.train.settings import TrainSettings
 
 

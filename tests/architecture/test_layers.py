@@ -37,7 +37,7 @@ LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
 # Rooms inside rooms, from the roof down. A room's own files (settings, state, findings, datasets)
 # are shared by them and stand outside this order.
 INNER = {
-    "server": ("life", "openai", "edge"),
+    "server": ("lifecycle", "openai", "edge"),
     "train": ("job", "loop", "fit"),
     "data": ("doctor", "tokens", "formats", "reading"),
 }

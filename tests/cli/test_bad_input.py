@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from danlu.cli.main import main
-from danlu.files import disk, faults
+from danlu.files import disk
+from danlu.files import os_errors as faults
 from danlu.files.committed import verify
 from danlu.files.lock import LOCK_FILE, FolderLock
 from danlu.runs.checkpoints import list_checkpoints

@@ -12,7 +12,7 @@ from danlu.device.detect import select
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.export import merge as merge_module
 from danlu.export.merge import merge
-from danlu.files import faults
+from danlu.files import os_errors as faults
 from danlu.files.committed import committed_folder, verify
 from danlu.hub.adapters import find_adapter, prompting_of_model
 from danlu.hub.load import load_model

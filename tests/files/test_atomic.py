@@ -12,7 +12,7 @@ import pytest
 from danlu.errors import CapacityError, EnvironmentFault, UsageError
 from danlu.files import disk
 from danlu.files.atomic import append_line, atomic_write, link_or_copy, make_folder
-from danlu.files.faults import free_bytes, require_free
+from danlu.files.os_errors import free_bytes, require_free
 from danlu.files.process import this_process
 from tests.helpers.faulty_disk import FaultyDisk, RefusingDisk, installed
 

@@ -21,7 +21,7 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from danlu.device import detect
-from danlu.model import again
+from danlu.model import checkpointing as again
 from danlu.ops import attention
 
 # Set in the second process: the file that takes its reports, a JSON object a line.

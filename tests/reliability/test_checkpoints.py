@@ -16,9 +16,9 @@ from danlu.errors import DanluError
 from danlu.files.committed import MANIFEST, verify
 from danlu.runs.checkpoints import commit_checkpoint, find_newest
 from danlu.runs.folder import RunFolder
-from danlu.train.loop.checkpoint import read_state, write_state
 from danlu.train.loop.method import LoraMethod
 from danlu.train.loop.optimizer import Optimizer
+from danlu.train.loop.training_state import read_state, write_state
 from tests.helpers.faulty_disk import FailingReads, HastyDisk, failing_reads, installed
 from tests.helpers.figures import figure
 from tests.helpers.program import timeless

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.security import PUBLIC_PATHS
-from danlu.server.life.app import create_app
+from danlu.server.lifecycle.app import create_app
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
 from tests.helpers.figures import figure

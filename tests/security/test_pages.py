@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from danlu.server.life.docs import _FOLDER
+from danlu.server.lifecycle.docs import _FOLDER
 from tests.helpers.serving.server import KEY, ask, server_app
 
 

@@ -104,7 +104,7 @@ def _report(settings: EvalSettings) -> None:
 def report_lines(event: Stage | Written) -> list[str]:
     """Describe the stage that begins, or at the end the results and where the report is."""
     from danlu.workflows.report.measure import Stage
-    from danlu.workflows.report.words import short_rows
+    from danlu.workflows.report.sentences import short_rows
 
     if isinstance(event, Stage):
         what = {

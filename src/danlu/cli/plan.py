@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(PlanSettings, "plan", argv)
     if resolved is None:
         return EXIT_OK
-    from danlu.train.job.forecast import forecast
+    from danlu.train.job.dry_run import forecast
 
     settings = resolved.values
     plan = forecast(settings, settings.device)

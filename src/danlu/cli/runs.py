@@ -12,7 +12,7 @@ from typing import Literal
 
 from danlu.cli.terminal.screen import json_line, printable
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
-from danlu.files.faults import readable_bytes
+from danlu.files.os_errors import readable_bytes
 from danlu.language import _
 from danlu.runs.registry import RunStatus, find_run, list_runs, status_of
 from danlu.settings.schema import Settings, option

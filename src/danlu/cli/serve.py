@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
+from danlu.settings.option_names import COMMAND_LINE
 from danlu.settings.resolve import DEFAULT
 from danlu.settings.show import read_settings
-from danlu.settings.sources import COMMAND_LINE
 
 if TYPE_CHECKING:
     from danlu.server.settings import ServeSettings
@@ -33,14 +33,14 @@ def run(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     if settings.engine == "vllm":
-        from danlu.server.life.handover import hand_over
+        from danlu.server.lifecycle.handover import hand_over
 
         hand_over(settings, given={name for name, origin in origins.items() if origin != DEFAULT})
     _check_devices(settings)
-    from danlu.server.life.listening import listen
+    from danlu.server.lifecycle.listening import listen
 
     with listen(settings.host, settings.port) as listener:
-        from danlu.server.life.run import serve
+        from danlu.server.lifecycle.server import serve
 
         serve(settings, keys, listener)
     return EXIT_OK

@@ -19,7 +19,7 @@ from torch import Tensor
 from danlu.device.detect import Device
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import committed_folder
-from danlu.files.faults import require_free
+from danlu.files.os_errors import require_free
 from danlu.hub.adapters import MERGE_REPORT, AdapterSource, attach_adapter
 from danlu.hub.load import LoadedModel, load_model
 from danlu.hub.names import model_folder

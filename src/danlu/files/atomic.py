@@ -12,8 +12,8 @@ from pathlib import Path
 
 from danlu.files import disk
 from danlu.files.disk import Bytes
-from danlu.files.faults import explained, readable
 from danlu.files.leftovers import clean_leftovers, temporary_path
+from danlu.files.os_errors import explained, readable
 
 COPY_BYTES = 1 << 20
 Content = Bytes | str | Iterable[Bytes]

@@ -23,8 +23,8 @@ from danlu.files import disk
 from danlu.files.atomic import make_folder, read_in_pieces
 from danlu.files.disk import Bytes
 from danlu.files.draft import Draft
-from danlu.files.faults import explained, readable
 from danlu.files.leftovers import clean_leftovers, remove_any, temporary_path
+from danlu.files.os_errors import explained, readable
 from danlu.language import _
 
 MANIFEST = "manifest.json"

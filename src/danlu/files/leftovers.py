@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from danlu.files import disk
-from danlu.files.faults import explained
+from danlu.files.os_errors import explained
 from danlu.files.process import ProcessName, this_process
 
 Kind = Literal["part", "draft", "old", "gone"]

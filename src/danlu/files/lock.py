@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from danlu.errors import UsageError
-from danlu.files.faults import explained
+from danlu.files.os_errors import explained
 from danlu.files.process import ProcessName, this_process
 from danlu.language import _
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from danlu.model.again import again
+from danlu.model.checkpointing import again
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, layout, merged_shape
 from danlu.model.recompute import Recompute

@@ -11,9 +11,9 @@ from pathlib import Path
 from danlu.errors import UsageError
 from danlu.files.atomic import make_folder
 from danlu.files.committed import retire
-from danlu.files.faults import explained
 from danlu.files.leftovers import clean_leftovers, is_leftover
 from danlu.files.lock import LOCK_FILE, FolderLock, holder_of
+from danlu.files.os_errors import explained
 from danlu.language import _
 from danlu.runs.manifest import RunManifest, read_manifest, write_manifest
 

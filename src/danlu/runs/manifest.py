@@ -20,7 +20,7 @@ from pydantic import (
 
 from danlu.errors import DataError, UsageError
 from danlu.files.atomic import atomic_write
-from danlu.files.faults import readable
+from danlu.files.os_errors import readable
 from danlu.language import _
 from danlu.model.recompute import Recompute
 

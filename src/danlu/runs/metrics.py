@@ -15,7 +15,7 @@ from typing import Any
 
 from danlu.errors import CapacityError, DataError
 from danlu.files.atomic import append_line, atomic_write, sync_lines
-from danlu.files.faults import readable
+from danlu.files.os_errors import readable
 from danlu.language import _
 
 METRICS_FILE = "metrics.jsonl"

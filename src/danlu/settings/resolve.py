@@ -13,16 +13,15 @@ from pydantic import ValidationError
 
 from danlu.errors import UsageError
 from danlu.language import _
+from danlu.settings.option_names import Names, shown_origin
 from danlu.settings.schema import Option, Settings, describe_type
 from danlu.settings.sources import (
     BOOLEANS,
     NULLS,
     Given,
-    Names,
     read_environment,
     read_file,
     read_words,
-    shown_origin,
 )
 
 S = TypeVar("S", bound=Settings)

@@ -13,9 +13,10 @@ import yaml
 from pydantic import SecretStr
 
 from danlu.language import _
+from danlu.settings.option_names import Names
 from danlu.settings.resolve import Resolved, S, resolve
 from danlu.settings.schema import Option, Settings, describe_type, options_of
-from danlu.settings.sources import Names, read_words
+from danlu.settings.sources import read_words
 
 _HELP_COLUMN = 34
 

@@ -8,7 +8,6 @@ true, dashes and underscores are the same. `key=value` is read only after a firs
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,9 @@ import yaml
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.settings.schema import Option, Settings, foreign_options_of, options_of
+from danlu.settings.option_names import COMMAND_LINE, Names
+from danlu.settings.schema import Option
 
-COMMAND_LINE = "command line"
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 NULLS = ("null", "none")
 _KEY_VALUE = re.compile(r"([A-Za-z][\w-]*)=(.*)", re.DOTALL)
@@ -43,43 +42,6 @@ class CommandLine:
     file: Path | None = None
     values: dict[str, Given] = field(default_factory=dict)
     asks: set[str] = field(default_factory=set)
-
-
-def shown_origin(origin: str) -> str:
-    """Write an origin for people; places and names stay as they are."""
-    return _("command line") if origin == COMMAND_LINE else origin
-
-
-class Names:
-    """A command's options by any of their names: own name, alias, dashes for underscores.
-
-    placed: the options that words without a flag fill, in order.
-    """
-
-    def __init__(self, cls: type[Settings]) -> None:
-        self.options = options_of(cls)
-        placed = [option for option in self.options.values() if option.position is not None]
-        self.placed = sorted(placed, key=lambda option: option.position or 0)
-        self._own = {n: o for o in self.options.values() for n in (o.name, *o.aliases)}
-        self._known = {**foreign_options_of(cls), **self._own}
-
-    def find(self, key: str) -> Option | None:
-        """Look a name up."""
-        return self._known.get(key.replace("-", "_"))
-
-    def get(self, key: str, origin: str, extra: Sequence[str] = ()) -> Option:
-        """Look a name up. Raises UsageError naming the nearest one."""
-        found = self.find(key)
-        if found is not None:
-            return found
-        near = difflib.get_close_matches(key.replace("-", "_"), [*self._own, *extra], 1, 0.5)
-        raise UsageError(
-            _("There is no setting named {key}").format(key=key),
-            why=_("it is given in: {origin}").format(origin=shown_origin(origin)),
-            fix=_("did you mean {name}?").format(name=near[0])
-            if near
-            else _("add --help to the command to see all settings"),
-        )
 
 
 # Flags that every command has.

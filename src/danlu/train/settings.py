@@ -16,7 +16,7 @@ from danlu.language import _
 from danlu.model.recompute import Recompute
 from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges
 from danlu.settings.schema import Foreign, option
-from danlu.train.foreign import FOREIGN
+from danlu.train.foreign_options import FOREIGN
 
 ScheduleName = Literal[
     "linear",

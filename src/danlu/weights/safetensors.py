@@ -19,7 +19,7 @@ from torch import Tensor
 
 from danlu.device.memory import is_readable_in_place
 from danlu.errors import DataError
-from danlu.files.faults import readable
+from danlu.files.os_errors import readable
 from danlu.language import _
 
 MAX_HEADER_BYTES = 100_000_000

@@ -26,8 +26,8 @@ from danlu.language import _
 from danlu.text.conversation import Message
 from danlu.text.render import THOUGHT_END, THOUGHT_START, render
 from danlu.train.loop.evaluate import Evaluation
+from danlu.workflows.answer_form import count_forms, visible_text
 from danlu.workflows.answers import Answer, Asked, Clock, answers
-from danlu.workflows.form import count_forms, visible_text
 from danlu.workflows.held_out import Question, question_of
 from danlu.workflows.losses import joined, losses_in_parts
 from danlu.workflows.scores import check_libraries, score

@@ -17,7 +17,7 @@ from danlu.errors import DataError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.job.prepare import prepare_data
+from danlu.train.job.dataset import prepare_data
 from danlu.train.settings import TrainSettings
 
 

@@ -15,7 +15,7 @@ from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
 from danlu.runs.manifest import DataRecord
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.job.prepare import prepare_data
+from danlu.train.job.dataset import prepare_data
 from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 

@@ -230,7 +230,7 @@ def test_a_row_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     for name in (
         "danlu.data.reading.encoding",
         "danlu.data.reading.json_rows",
-        "danlu.data.reading.text_rows",
+        "danlu.data.reading.csv_and_txt",
     ):
         monkeypatch.setattr(f"{name}.MAX_ROW_BYTES", 1 << 20)
     monkeypatch.setattr(encoding, "PIECE_BYTES", 1 << 16)

@@ -30,7 +30,7 @@ from danlu.engine.service import EngineService
 from danlu.engine.stop import StopFinder
 from danlu.hub.adapters import Prompting
 from danlu.hub.load import LoadedModel
-from danlu.server.life.app import create_app
+from danlu.server.lifecycle.app import create_app
 from danlu.server.prometheus import PrometheusFigures
 from danlu.server.served_adapters import ServedAdapter
 from danlu.server.settings import ServeSettings

@@ -22,7 +22,7 @@ from danlu.errors import CapacityError, DataError, EnvironmentFault, UsageError
 from danlu.hub.adapters import Prompting
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
-from danlu.server.life.app import create_app
+from danlu.server.lifecycle.app import create_app
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState, Serving
 

@@ -18,7 +18,7 @@ from danlu.server.edge import request_body
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.request_body import MAX_DEPTH, check_json
-from danlu.server.life.app import create_app
+from danlu.server.lifecycle.app import create_app
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
 from tests.helpers.serving.server import (

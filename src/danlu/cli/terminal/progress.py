@@ -21,7 +21,7 @@ from rich.text import Text
 from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
 from danlu.errors import EXIT_INTERRUPTED
-from danlu.files.faults import readable_bytes
+from danlu.files.os_errors import readable_bytes
 from danlu.language import _
 from danlu.train.events import (
     Adapted,

@@ -21,7 +21,7 @@ from danlu.data.settings import DataSettings
 from danlu.data.tokens.examples import Rendering, TokenCost
 from danlu.data.tokens.order import split
 from danlu.data.tokens.token_table import TokenizedData, TokenizedRows
-from danlu.data.tokens.tokenized import tokenize_datasets
+from danlu.data.tokens.tokenizing import tokenize_datasets
 from danlu.errors import DataError, UsageError
 from danlu.files.home import danlu_home
 from danlu.language import _

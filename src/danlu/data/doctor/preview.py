@@ -12,7 +12,7 @@ from itertools import islice
 from danlu.data.datasets import DataSet, rows_of
 from danlu.data.findings import Finding
 from danlu.data.tokens.examples import Pieces, Rendering
-from danlu.data.tokens.tokenized import fit_rows
+from danlu.data.tokens.tokenizing import fit_rows
 from danlu.text.detokenize import Detokenizer
 from danlu.text.tokenizer import Tokenizer
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.findings import BadRow, Finding
+from danlu.data.reading.csv_and_txt import csv_rows, txt_rows
 from danlu.data.reading.encoding import BrokenFile
 from danlu.data.reading.json_rows import json_rows
-from danlu.data.reading.table_rows import arrow_rows, parquet_rows
-from danlu.data.reading.text_rows import csv_rows, txt_rows
+from danlu.data.reading.parquet_and_arrow import arrow_rows, parquet_rows
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 

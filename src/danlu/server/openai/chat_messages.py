@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from danlu.server.openai.bodies import Body, Text, encodable, refused
+from danlu.server.openai.body_types import Body, Text, encodable, refused
 from danlu.server.openai.tool_calls import CallBody, ToolBody
 from danlu.text.conversation import Conversation, Message, Role
 

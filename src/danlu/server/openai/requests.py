@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
-from danlu.server.openai.bodies import (
+from danlu.server.openai.body_types import (
     AcceptedOnly,
     Body,
     JsonObject,

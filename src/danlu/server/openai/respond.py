@@ -22,7 +22,7 @@ from danlu.engine.service import EngineService
 from danlu.errors import DanluError
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import api_error_of
-from danlu.server.openai.bodies import IGNORED_HEADER
+from danlu.server.openai.body_types import IGNORED_HEADER
 from danlu.server.openai.in_flight import RequestsInFlight
 from danlu.server.openai.reply import Json, Reply
 from danlu.server.openai.requests import SamplingBody

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, PlainValidator, model_validator
 from starlette.requests import Request as HttpRequest
 
 from danlu.server.edge.gate import serving_of
-from danlu.server.openai.bodies import Body, Text, are_token_ids
+from danlu.server.openai.body_types import Body, Text, are_token_ids
 from danlu.server.openai.chat_messages import ChatMessage, conversation_of
 from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.requests import TemplateSettings, TokenId

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from danlu.engine.request import Grammar
-from danlu.server.openai.bodies import Body, JsonObject, Text, encodable
+from danlu.server.openai.body_types import Body, JsonObject, Text, encodable
 from danlu.text.conversation import ToolCall
 from danlu.text.render import CALL_END, CALL_START, call_text
 

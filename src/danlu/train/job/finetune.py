@@ -20,7 +20,7 @@ from danlu.train.events import Adapted, Event, Planned, Saved
 from danlu.train.fit.planning import recalibrated
 from danlu.train.job.outcome import record_change, record_costs, recording_end
 from danlu.train.job.outputs import Outputs
-from danlu.train.job.record import recorded_step_plan, facts_of, going_on, manifest_of, with_plan
+from danlu.train.job.record import facts_of, going_on, manifest_of, recorded_step_plan, with_plan
 from danlu.train.job.resume import checkpoint_to_resume
 from danlu.train.job.setup import PreparedRun
 from danlu.train.job.trainable import method_of

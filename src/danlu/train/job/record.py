@@ -26,8 +26,8 @@ from danlu.runs.manifest import (
 )
 from danlu.runs.trainer_files import RunFacts
 from danlu.train.events import Adapted
-from danlu.train.job.prepare import PreparedData
-from danlu.train.loop.checkpoint import Progress
+from danlu.train.job.dataset import PreparedData
+from danlu.train.loop.training_state import Progress
 from danlu.train.recipe import Recipe
 from danlu.train.settings import TrainSettings
 

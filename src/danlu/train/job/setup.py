@@ -21,9 +21,9 @@ from danlu.model.config import ModelConfig
 from danlu.plan.choose import Plan
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
+from danlu.train.fit.disk_space import check_space, checkpoint_bytes
 from danlu.train.fit.planning import constraints_of, job_of, plan_run, workload_of
-from danlu.train.fit.space import check_space, checkpoint_bytes
-from danlu.train.job.prepare import PreparedData, prepare_data
+from danlu.train.job.dataset import PreparedData, prepare_data
 from danlu.train.job.trainable import lora_config, named_adapter
 from danlu.train.loop.precision import Precision, choose_precision
 from danlu.train.recipe import Recipe, recipe_of

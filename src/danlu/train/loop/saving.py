@@ -22,9 +22,9 @@ from danlu.files.draft import Draft, HeldDraft
 from danlu.runs.checkpoints import commit_checkpoint, prune, remove_checkpoint
 from danlu.runs.metrics import Metrics
 from danlu.train.events import NotSaved, Saved
-from danlu.train.loop.checkpoint import Progress, write_state
 from danlu.train.loop.method import Method
 from danlu.train.loop.optimizer import Optimizer
+from danlu.train.loop.training_state import Progress, write_state
 
 # The share of the machine's memory that a copy may take. Every adapter stays far below it. A copy
 # of full training's 14 or 16 bytes a parameter may not fit beside the training itself on the CPU,

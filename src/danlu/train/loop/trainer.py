@@ -39,7 +39,6 @@ from danlu.train.events import (
 )
 from danlu.train.fit.ladder import OutOfMemory, adapted
 from danlu.train.loop.batches import StepBatches
-from danlu.train.loop.checkpoint import Progress, read_state
 from danlu.train.loop.evaluate import Evaluation, evaluate
 from danlu.train.loop.method import Method
 from danlu.train.loop.optimizer import Optimizer
@@ -47,6 +46,7 @@ from danlu.train.loop.precision import LossScale
 from danlu.train.loop.probe import probe, probe_examples
 from danlu.train.loop.saving import Saver
 from danlu.train.loop.step import StepResult, optimizer_step
+from danlu.train.loop.training_state import Progress, read_state
 from danlu.train.recipe import Recipe, steps_per_epoch
 
 # After this many steps in a row without a finite gradient the run stops.

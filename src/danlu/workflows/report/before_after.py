@@ -12,8 +12,8 @@ from typing import Any
 
 from danlu.runs.manifest import RunManifest
 from danlu.train.loop.evaluate import Evaluation
+from danlu.workflows.answer_form import FormCounts, count_forms, visible_text
 from danlu.workflows.answers import Answer
-from danlu.workflows.form import FormCounts, count_forms, visible_text
 from danlu.workflows.held_out import JudgedRows
 from danlu.workflows.losses import joined
 from danlu.workflows.report.measure import Measured

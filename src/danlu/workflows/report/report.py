@@ -26,7 +26,7 @@ from danlu.workflows.report.page_html import to_html
 from danlu.workflows.report.page_markdown import to_markdown
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.report.run_models import base_name, tuned_settings
-from danlu.workflows.report.words import page_of
+from danlu.workflows.report.sentences import page_of
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
 NUM_QUESTIONS = 20

@@ -26,9 +26,9 @@ from danlu.server.edge.connections import ACCEPTED_AT_ONCE, IDLE_SECONDS, connec
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.limits import MAX_HEADER_BYTES
 from danlu.server.edge.logs import log_to_stderr
-from danlu.server.life.app import create_app
-from danlu.server.life.listening import BACKLOG, url_of
-from danlu.server.life.opening import describe, name_of, open_serving
+from danlu.server.lifecycle.app import create_app
+from danlu.server.lifecycle.listening import BACKLOG, url_of
+from danlu.server.lifecycle.opening import describe, name_of, open_serving
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState, Serving
 from danlu.text.printable import printable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from danlu.workflows.answer_form import count_forms, repeats_itself, thought_form
 from danlu.workflows.answers import Answer
-from danlu.workflows.form import count_forms, repeats_itself, thought_form
 
 GOOD = "<think>\nhm\n</think>\n\nyes"
 

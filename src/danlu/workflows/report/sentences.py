@@ -9,8 +9,8 @@ from typing import Any
 from danlu.language import _
 from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
 from danlu.text.conversation import Conversation, Message
+from danlu.workflows.answer_form import is_empty, repeats_itself, visible_text
 from danlu.workflows.answers import Answer
-from danlu.workflows.form import is_empty, repeats_itself, visible_text
 from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.page import (
     Heading,

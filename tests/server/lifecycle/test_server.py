@@ -16,9 +16,9 @@ from starlette.responses import StreamingResponse
 
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.server.edge.keys import Keys
-from danlu.server.life import run as run_module
-from danlu.server.life.listening import listen, url_of
-from danlu.server.life.run import Server
+from danlu.server.lifecycle import server as run_module
+from danlu.server.lifecycle.listening import listen, url_of
+from danlu.server.lifecycle.server import Server
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
 from tests.helpers.serving.server import ScriptedService, scripted_serving

@@ -12,14 +12,14 @@ from typing import Any
 from fastapi import FastAPI
 
 from danlu import __version__
-from danlu.server.edge.access import Access
+from danlu.server.edge.access_log import Access
 from danlu.server.edge.gate import Gate
 from danlu.server.edge.http_errors import ErrorBody, handle_errors
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.limits import Limits
 from danlu.server.edge.security import PUBLIC_PATHS, Policy, Security
-from danlu.server.life.docs import docs_router
-from danlu.server.life.status import router as status_router
+from danlu.server.lifecycle.docs import docs_router
+from danlu.server.lifecycle.status import router as status_router
 from danlu.server.openai import chat_completions as chat
 from danlu.server.openai import completions
 from danlu.server.openai import tokenize as tokens

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from danlu.data.datasets import Row, find_datasets
 from danlu.data.findings import Finding
-from danlu.data.tokens import token_cache, tokenized
+from danlu.data.tokens import token_cache
+from danlu.data.tokens import tokenizing as tokenized
 from danlu.data.tokens.examples import Rendering, tokenize_row
 from danlu.data.tokens.pack import pack
 from danlu.data.tokens.token_table import TokenizedData, TokenizedRows
-from danlu.data.tokens.tokenized import tokenize_datasets, tokenize_rows
+from danlu.data.tokens.tokenizing import tokenize_datasets, tokenize_rows
 from danlu.errors import UsageError
 from danlu.text.conversation import Conversation, Message
 from danlu.text.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from danlu.errors import DataError
 from danlu.files.draft import Draft
-from danlu.files.faults import readable
+from danlu.files.os_errors import readable
 from danlu.language import _
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.precision import LossScale

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from danlu.cli.main import main
-from danlu.files import faults
+from danlu.files import os_errors as faults
 from danlu.hub.load import check_model
 from danlu.hub.names import STARTER
 from danlu.lora.adapter import LoraConfig
 from danlu.train.events import Saved
-from danlu.train.fit.space import checkpoint_bytes
+from danlu.train.fit.disk_space import checkpoint_bytes
 from danlu.train.job.finetune import Finetune
 from danlu.train.job.setup import prepare_run
 from danlu.train.settings import TrainSettings

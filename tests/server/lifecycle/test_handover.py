@@ -21,7 +21,7 @@ from danlu.model.config import load_config
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.server.edge.keys import key_texts
-from danlu.server.life.handover import hand_over, vllm_server
+from danlu.server.lifecycle.handover import hand_over, vllm_server
 from danlu.server.settings import ServeSettings
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.models.packed import random_adapter

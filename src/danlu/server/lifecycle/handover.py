@@ -9,7 +9,7 @@ from danlu.errors import UsageError
 from danlu.export.vllm import VllmServer, become_vllm
 from danlu.language import _
 from danlu.server.edge.keys import key_texts
-from danlu.server.life.opening import model_of, name_of
+from danlu.server.lifecycle.opening import model_of, name_of
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.settings import ServeSettings
 
