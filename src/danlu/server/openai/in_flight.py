@@ -17,7 +17,7 @@ from danlu.dialog.events import Usage
 from danlu.engine.request import Output, Request, RequestId
 from danlu.engine.service import EngineService
 from danlu.language import _
-from danlu.server.edge.http_errors import ApiError, api_error_of, unavailable
+from danlu.server.edge.http_errors import ApiError, api_error_of
 from danlu.server.prometheus import PrometheusFigures
 from danlu.server.state import RequestRecord
 
@@ -52,12 +52,11 @@ class RequestsInFlight:
         seats: int,
     ) -> None:
         if not service.is_alive:
-            raise unavailable(_("The engine has stopped."))
+            raise ApiError(503, _("The engine has stopped."), code="unavailable")
         if not service.reserve(seats):
             raise ApiError(
                 429,
                 _("Too many requests are waiting. Try again in a moment."),
-                kind="rate_limit_error",
                 code="queue_full",
                 headers={"retry-after": str(RETRY_SECONDS)},
             )
@@ -108,7 +107,8 @@ class RequestsInFlight:
         if output.finish_reason == "error":
             raise api_error_of(output.error, self._record.id, in_engine=True)
         if output.finish_reason == "abort" and not running.is_cancelled:
-            raise unavailable(_("The server is stopping; this answer is not complete."))
+            message = _("The server is stopping; this answer is not complete.")
+            raise ApiError(503, message, code="unavailable")
         return index, output
 
     def cancel(self, index: int) -> None:
