@@ -22,7 +22,7 @@ from danlu.server.openai.bodies import (
     refused,
 )
 from danlu.server.openai.chat_messages import ChatMessage
-from danlu.server.openai.tool_calls import ToolBody, ToolChoice, tool_choice_field
+from danlu.server.openai.tool_calls import ToolBody, ToolChoiceField
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 32
@@ -204,7 +204,7 @@ class ChatRequest(SamplingBody):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     tools: list[ToolBody] | None = Field(None, max_length=128)
-    tool_choice: Annotated[ToolChoice | None, tool_choice_field()] = None
+    tool_choice: ToolChoiceField = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateSettings | None = None
     reasoning_effort: ReasoningEffort | None = Field(
