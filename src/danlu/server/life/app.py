@@ -6,7 +6,6 @@ Origin, key), `gate` (503 without a model), `limits` (sizes, counts). Must not k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -50,7 +49,9 @@ class DocumentedApp(FastAPI):
             components.setdefault("schemas", {}).update({**inner, ErrorBody.__name__: error})
             if self.needs_key:
                 components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-                _require_keys(document["paths"])
+                for path in document["paths"].keys() - PUBLIC_PATHS:
+                    for operation in document["paths"][path].values():
+                        operation["security"] = [{"key": []}]
         return document
 
 
@@ -82,10 +83,3 @@ def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
     app.add_middleware(Security, settings=settings, keys=keys)
     app.add_middleware(Access)
     return app
-
-
-def _require_keys(paths: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
-    for path, operations in paths.items():
-        if path not in PUBLIC_PATHS:
-            for operation in operations.values():
-                operation["security"] = [{"key": []}]

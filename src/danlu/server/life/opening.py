@@ -22,15 +22,9 @@ from danlu.server.state import Serving
 def model_of(settings: ServeSettings, folders: AdapterFolders) -> str:
     """Name the model to load: the one asked for, the first adapter's base, or the starter."""
     name = settings.model_name_or_path
-    if name is not None:
-        _check_is_no_adapter(name)
-        return name
-    for folder in folders.named.values():
-        return base_of(find_adapter(str(folder)))
-    return STARTER
-
-
-def _check_is_no_adapter(name: str) -> None:
+    if name is None:
+        first = next(iter(folders.named.values()), None)
+        return STARTER if first is None else base_of(find_adapter(str(first)))
     folder = model_folder(name)
     if (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
         raise UsageError(
@@ -38,6 +32,7 @@ def _check_is_no_adapter(name: str) -> None:
             why=_("Its base model is loaded first, and found by itself."),
             fix=f"danlu serve --adapter {folder.name}={name}",
         )
+    return name
 
 
 def name_of(settings: ServeSettings, folders: AdapterFolders) -> str:

@@ -156,17 +156,11 @@ class ChatReply(Reply):
         """Whether the one call that was asked for is complete."""
         return self._one_call and bool(self._choices[index].calls)
 
-    def whole_choices(self) -> list[Json]:
-        """Return the choices, with their messages."""
-        return [
-            choice_fields(
-                index,
-                {"message": choice.message()},
-                self._logprobs(choice.logprobs),
-                choice.finish_reason,
-            )
-            for index, choice in enumerate(self._choices)
-        ]
+    def whole_choice(self, index: int) -> Json:
+        """Return a choice, with its message."""
+        choice = self._choices[index]
+        logprobs = self._logprobs(choice.logprobs)
+        return choice_fields(index, {"message": choice.message()}, logprobs, choice.finish_reason)
 
     def usages(self) -> list[Usage]:
         """Return what each choice cost."""

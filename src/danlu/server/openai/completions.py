@@ -119,17 +119,11 @@ class CompletionReply(Reply):
         logprobs = lists if self._has_logprobs else None
         return [self.chunk(index, {"text": output.text}, logprobs, output.finish_reason)]
 
-    def whole_choices(self) -> list[Json]:
-        """Return the choices, with their texts."""
-        return [
-            choice_fields(
-                index,
-                {"text": "".join(choice.texts)},
-                choice.lists if self._has_logprobs else None,
-                choice.finish_reason,
-            )
-            for index, choice in enumerate(self._choices)
-        ]
+    def whole_choice(self, index: int) -> Json:
+        """Return a choice, with its text."""
+        choice = self._choices[index]
+        logprobs = choice.lists if self._has_logprobs else None
+        return choice_fields(index, {"text": "".join(choice.texts)}, logprobs, choice.finish_reason)
 
     def usages(self) -> list[Usage]:
         """Return what each choice cost."""

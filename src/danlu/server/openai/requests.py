@@ -190,9 +190,6 @@ class TemplateSettings(Body):
     enable_thinking: bool | None = None
 
 
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-
 class ChatRequest(SamplingBody):
     """The body of /v1/chat/completions."""
 
@@ -207,10 +204,12 @@ class ChatRequest(SamplingBody):
     tool_choice: ToolChoiceField = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateSettings | None = None
-    reasoning_effort: ReasoningEffort | None = Field(
-        None,
-        description="none: no thought. Else the longest thought in tokens: minimal 512, low 1024, "
-        "medium 4096; above, any",
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        Field(
+            None,
+            description="none: no thought. Else the longest thought in tokens: minimal 512, low 1024, "
+            "medium 4096; above, any",
+        )
     )
     thinking_token_budget: int | None = Field(
         None, ge=0, le=MAX_TOKEN, description="tokens after which a thought is ended"
@@ -246,13 +245,10 @@ class ChatRequest(SamplingBody):
         names = super().ignored()
         if any(message.name and message.role != "tool" for message in self.messages):
             names.append("messages.name")
-        if any(tool.function.strict for tool in self.tools or ()) and not self._calls_are_forced:
+        is_forced = self.tool_choice is not None and self.tool_choice.needs_a_call
+        if any(tool.function.strict for tool in self.tools or ()) and not is_forced:
             names.append("tools.function.strict")
         return names
-
-    @property
-    def _calls_are_forced(self) -> bool:
-        return self.tool_choice is not None and self.tool_choice.needs_a_call
 
 
 Prompt = str | list[int]
