@@ -22,16 +22,18 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_OK
     settings = resolved.values
     origins = resolved.origins
-    keys = Keys.of(key_texts(settings))
+    keys = key_texts(settings)
     if origins["api_key"] == COMMAND_LINE:
         print(
             _("All users of this machine see a key on the command line; use --api_key_file."),
             file=sys.stderr,
         )
     if settings.engine == "vllm":
-        from danlu.server.life.handover import hand_over
+        from danlu.export.vllm import become_vllm
+        from danlu.server.life.handover import vllm_server
 
-        hand_over(settings, given={name for name, origin in origins.items() if origin != DEFAULT})
+        given = {name for name, origin in origins.items() if origin != DEFAULT}
+        become_vllm(vllm_server(settings, given), keys)
     if settings.tensor_parallel_size > 1 or settings.pipeline_parallel_size > 1:
         raise UsageError(
             _("danlu's own engine computes on one device."),
@@ -43,5 +45,5 @@ def run(argv: Sequence[str]) -> int:
     with listen(settings.host, settings.port) as listener:
         from danlu.server.life.run import serve
 
-        serve(settings, keys, listener)
+        serve(settings, Keys.of(keys), listener)
     return EXIT_OK

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from typing import Any
 
 # C0, DEL, C1, surrogates; line and paragraph separator; marks that turn the reading direction.
@@ -45,9 +44,7 @@ class SafeFormatter(logging.Formatter):
 
 def log_to_stderr() -> None:
     """Send the log, that of the libraries too, to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter())
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("danlu").setLevel(logging.INFO)

@@ -17,12 +17,9 @@ from danlu.server.edge.http_errors import ErrorBody, handle_errors
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.limits import Limits
 from danlu.server.edge.security import PUBLIC_PATHS, Security
+from danlu.server.life import status
 from danlu.server.life.docs import docs_router
-from danlu.server.life.status import router as status_router
-from danlu.server.openai import chat_completions as chat
-from danlu.server.openai import completions
-from danlu.server.openai import tokenize as tokens
-from danlu.server.openai.models import router as models_router
+from danlu.server.openai import chat_completions, completions, models, tokenize
 from danlu.server.state import ServerState
 
 _SCHEMAS = "#/components/schemas/"
@@ -73,8 +70,8 @@ def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
     )
     app.needs_key = bool(keys)
     app.state.server = state
-    for router in (chat.router, completions.router, tokens.router, models_router, status_router):
-        app.include_router(router, responses=_ERRORS)
+    for room in (chat_completions, completions, tokenize, models, status):
+        app.include_router(room.router, responses=_ERRORS)
     app.include_router(docs_router())
     handle_errors(app)
     # The last one added is the outermost.

@@ -65,7 +65,7 @@ def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
     )
     prompting = prompting_of_model(model).override(settings.template, settings.enable_thinking)
     adapters = {
-        name: load_served_adapter(name, folder, loaded, settings)
+        name: load_served_adapter(folder, loaded, settings)
         for name, folder in folders.named.items()
     }
     # After the adapters: the engine's cache takes what memory they leave.
@@ -99,8 +99,8 @@ def describe(serving: Serving) -> list[str]:
     """Say what is served, and how it is prompted."""
     prompting = serving.assistant.prompting
     lines = [model_line(serving.assistant.loaded), prompting_line(prompting)]
-    for adapter in serving.adapters.values():
-        lines.append(_("Adapter {name}: {folder}").format(name=adapter.name, folder=adapter.folder))
+    for name, adapter in serving.adapters.items():
+        lines.append(_("Adapter {name}: {folder}").format(name=name, folder=adapter.folder))
         if adapter.prompting != prompting:
             lines.append("  " + prompting_line(adapter.prompting))
     return lines

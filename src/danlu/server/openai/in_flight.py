@@ -21,8 +21,6 @@ from danlu.server.edge.http_errors import ApiError, api_error_of
 from danlu.server.prometheus import PrometheusFigures
 from danlu.server.state import RequestRecord
 
-RETRY_SECONDS = 1
-
 
 @dataclass(kw_only=True)
 class _RunningRequest:
@@ -56,7 +54,7 @@ class RequestsInFlight:
                 429,
                 _("Too many requests are waiting. Try again in a moment."),
                 code="queue_full",
-                headers={"retry-after": str(RETRY_SECONDS)},
+                headers={"retry-after": "1"},
             )
         self._service = service
         self._figures = figures

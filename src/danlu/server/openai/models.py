@@ -125,7 +125,7 @@ async def load_adapter(body: LoadAdapter, request: Request) -> str:
                 "lora_name",
                 _("No more than {most} adapters can be loaded.").format(most=MAX_ADAPTERS),
             )
-        serving.adapters[body.lora_name] = await asyncio.to_thread(_load, body, request)
+        serving.adapters[body.lora_name] = await asyncio.to_thread(_load, body.lora_path, request)
     return _("Success: the adapter {name} is loaded.").format(name=body.lora_name)
 
 
@@ -141,9 +141,9 @@ async def unload_adapter(body: UnloadAdapter, request: Request) -> str:
     return _("Success: the adapter {name} is unloaded.").format(name=body.lora_name)
 
 
-def _load(wanted: LoadAdapter, request: Request) -> ServedAdapter:
+def _load(path: str, request: Request) -> ServedAdapter:
     state, base = state_of(request.app), serving_of(request.app).assistant.loaded
-    folder = state.adapter_folders.find(wanted.lora_path)
+    folder = state.adapter_folders.find(path)
     if folder is None:
         # The same words whether there is such a folder or not.
         raise _refused(
@@ -154,7 +154,7 @@ def _load(wanted: LoadAdapter, request: Request) -> ServedAdapter:
             ),
         )
     try:
-        return load_served_adapter(wanted.lora_name, folder, base, state.settings)
+        return load_served_adapter(folder, base, state.settings)
     except (UsageError, DataError, CapacityError) as problem:
         raise api_error_of(problem, record_of(request.scope).id, param="lora_path") from problem
 

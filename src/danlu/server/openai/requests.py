@@ -190,6 +190,9 @@ class TemplateSettings(Body):
     enable_thinking: bool | None = None
 
 
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
 class ChatRequest(SamplingBody):
     """The body of /v1/chat/completions."""
 
@@ -204,12 +207,10 @@ class ChatRequest(SamplingBody):
     tool_choice: ToolChoiceField = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateSettings | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        Field(
-            None,
-            description="none: no thought. Else the longest thought in tokens: minimal 512, low 1024, "
-            "medium 4096; above, any",
-        )
+    reasoning_effort: ReasoningEffort | None = Field(
+        None,
+        description="none: no thought. Else the longest thought in tokens: minimal 512, low 1024, "
+        "medium 4096; above, any",
     )
     thinking_token_budget: int | None = Field(
         None, ge=0, le=MAX_TOKEN, description="tokens after which a thought is ended"
