@@ -9,7 +9,7 @@ import pytest
 
 from danlu.cli.main import main
 from danlu.errors import UsageError
-from danlu.server.edge.keys import Keys, is_loopback, read_keys
+from danlu.server.edge.keys import Keys, is_loopback, key_texts
 from danlu.server.settings import ServeSettings
 
 
@@ -44,12 +44,12 @@ def test_without_a_key_other_addresses_are_refused(
 
 
 def test_loopback_needs_none() -> None:
-    assert not read_keys(ServeSettings())
+    assert not key_texts(ServeSettings())
 
 
 def test_keys_come_from_a_file(tmp_path: Path) -> None:
     path = key_file(tmp_path, "# for the lab\n\n  first-key \nsecond-key\r\n")
-    keys = read_keys(ServeSettings(host="0.0.0.0", api_key_file=str(path)))
+    keys = Keys.of(key_texts(ServeSettings(host="0.0.0.0", api_key_file=str(path))))
     assert keys.recognise("Bearer first-key")
     assert keys.recognise("bearer  second-key ")
     for wrong in ("Bearer third", "Basic first-key", "first-key", "", "Bearer", "Bearer \udcff"):
@@ -60,7 +60,7 @@ def test_the_environment_gives_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     from danlu.settings.resolve import resolve
 
     settings = resolve(ServeSettings, [], {"DANLU_API_KEY": "from-outside"}).values
-    assert read_keys(settings).recognise("Bearer from-outside")
+    assert Keys.of(key_texts(settings)).recognise("Bearer from-outside")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_environment_gives_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_key_files(tmp_path: Path, text: str | bytes, mode: int, says: str) -> None:
     path = key_file(tmp_path, text, mode)
     with pytest.raises(UsageError) as caught:
-        read_keys(ServeSettings(api_key_file=str(path)))
+        key_texts(ServeSettings(api_key_file=str(path)))
     assert says in str(caught.value)
     assert "good-key" not in str(caught.value)
 
@@ -89,12 +89,12 @@ def test_other_things_in_the_place_of_a_key_file(tmp_path: Path) -> None:
     os.mkfifo(pipe, 0o600)
     for path in (tmp_path, pipe, tmp_path / "missing", Path("/dev/zero")):
         with pytest.raises(UsageError):
-            read_keys(ServeSettings(api_key_file=str(path)))
+            key_texts(ServeSettings(api_key_file=str(path)))
 
 
 def test_an_empty_key_is_none() -> None:
     with pytest.raises(UsageError):
-        read_keys(ServeSettings.model_validate({"api_key": ""}))
+        key_texts(ServeSettings.model_validate({"api_key": ""}))
 
 
 def test_only_digests_are_kept() -> None:

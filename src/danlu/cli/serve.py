@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
@@ -12,13 +11,10 @@ from danlu.settings.option_names import COMMAND_LINE
 from danlu.settings.resolve import DEFAULT
 from danlu.settings.show import read_settings
 
-if TYPE_CHECKING:
-    from danlu.server.settings import ServeSettings
-
 
 def run(argv: Sequence[str]) -> int:
     """Take the port, then load what is heavy."""
-    from danlu.server.edge.keys import read_keys
+    from danlu.server.edge.keys import Keys, key_texts
     from danlu.server.settings import ServeSettings
 
     resolved = read_settings(ServeSettings, "serve", argv)
@@ -26,30 +22,28 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_OK
     settings = resolved.values
     origins = resolved.origins
-    keys = read_keys(settings)
+    keys = key_texts(settings)
     if origins["api_key"] == COMMAND_LINE:
         print(
             _("All users of this machine see a key on the command line; use --api_key_file."),
             file=sys.stderr,
         )
     if settings.engine == "vllm":
-        from danlu.server.lifecycle.handover import hand_over
+        from danlu.export.vllm import become_vllm
+        from danlu.server.lifecycle.handover import vllm_server
 
-        hand_over(settings, given={name for name, origin in origins.items() if origin != DEFAULT})
-    _check_devices(settings)
-    from danlu.server.lifecycle.listening import listen
-
-    with listen(settings.host, settings.port) as listener:
-        from danlu.server.lifecycle.server import serve
-
-        serve(settings, keys, listener)
-    return EXIT_OK
-
-
-def _check_devices(settings: ServeSettings) -> None:
+        given = {name for name, origin in origins.items() if origin != DEFAULT}
+        become_vllm(vllm_server(settings, given), keys)
     if settings.tensor_parallel_size > 1 or settings.pipeline_parallel_size > 1:
         raise UsageError(
             _("danlu's own engine computes on one device."),
             why=_("Several are asked for."),
             fix=_("Add --engine vllm, which needs vLLM to be installed."),
         )
+    from danlu.server.lifecycle.listening import listen
+
+    with listen(settings.host, settings.port) as listener:
+        from danlu.server.lifecycle.server import serve
+
+        serve(settings, Keys.of(keys), listener)
+    return EXIT_OK

@@ -7,10 +7,10 @@ answer that did not fail.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from danlu.engine.request import TokenLogprobs
+from danlu.engine.request import Output, TokenLogprobs
 from danlu.text.conversation import Message
 from danlu.text.parse import Call, Text, Thought
 
@@ -41,6 +41,14 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+
+    def plus(self, output: Output) -> Usage:
+        """Return the usage with an output's tokens, whatever they are part of."""
+        return replace(
+            self,
+            completion_tokens=self.completion_tokens + len(output.tokens),
+            cached_tokens=self.cached_tokens + output.cached_tokens,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

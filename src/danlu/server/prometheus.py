@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 
 from danlu.dialog.events import Usage
 from danlu.engine.engine import Figures
@@ -89,47 +89,35 @@ class PrometheusFigures:
         """Write all figures in Prometheus's format. model: the name they are labelled with."""
         label = f'model_name="{_quoted(model)}"'
         lines: list[str] = []
-        for name, value in _gauges(figures).items():
-            lines += [f"# TYPE {name} gauge", f"{name}{{{label}}} {value}"]
-        for name, count in self._counters(figures).items():
-            lines += [f"# TYPE {name} counter", f"{name}{{{label}}} {count}"]
-        lines += self._finished_lines(label)
-        for name, histogram in self._histograms().items():
+        for name, kind, value in self._numbers(figures):
+            lines += [f"# TYPE {name} {kind}", f"{name}{{{label}}} {value}"]
+        name = "vllm:request_success_total"
+        lines.append(f"# TYPE {name} counter")
+        for reason, count in self._finished.items():
+            lines.append(f'{name}{{{label},finished_reason="{reason}"}} {count}')
+        for name, histogram in (
+            ("vllm:time_to_first_token_seconds", self._first_token),
+            ("vllm:inter_token_latency_seconds", self._token),
+            ("vllm:time_per_output_token_seconds", self._token),
+            ("vllm:e2e_request_latency_seconds", self._request),
+        ):
             lines += [f"# TYPE {name} histogram", *histogram.lines(name, label)]
         return "\n".join(lines) + "\n"
 
-    def _counters(self, figures: Figures) -> Mapping[str, int]:
-        return {
-            "vllm:num_preemptions_total": figures.num_preemptions,
-            "vllm:prompt_tokens_total": self._prompt_tokens,
-            "vllm:generation_tokens_total": self._completion_tokens,
+    def _numbers(self, figures: Figures) -> list[tuple[str, str, float]]:
+        """List the figures that are one number: name, type, value."""
+        return [
+            ("vllm:num_requests_running", "gauge", figures.num_running),
+            ("vllm:num_requests_waiting", "gauge", figures.num_waiting),
+            ("vllm:kv_cache_usage_perc", "gauge", figures.cache_usage),
+            ("vllm:num_preemptions_total", "counter", figures.num_preemptions),
+            ("vllm:prompt_tokens_total", "counter", self._prompt_tokens),
+            ("vllm:generation_tokens_total", "counter", self._completion_tokens),
             # Both in tokens: those that were looked for in the cache, and those found there.
-            "vllm:prefix_cache_queries_total": self._prompt_tokens,
-            "vllm:prefix_cache_hits_total": self._cached_tokens,
-            "danlu:requests_started_total": self._started,
-        }
-
-    def _finished_lines(self, label: str) -> Iterable[str]:
-        name = "vllm:request_success_total"
-        yield f"# TYPE {name} counter"
-        for reason, count in self._finished.items():
-            yield f'{name}{{{label},finished_reason="{_quoted(reason)}"}} {count}'
-
-    def _histograms(self) -> Mapping[str, Histogram]:
-        return {
-            "vllm:time_to_first_token_seconds": self._first_token,
-            "vllm:inter_token_latency_seconds": self._token,
-            "vllm:time_per_output_token_seconds": self._token,
-            "vllm:e2e_request_latency_seconds": self._request,
-        }
-
-
-def _gauges(figures: Figures) -> Mapping[str, float]:
-    return {
-        "vllm:num_requests_running": figures.num_running,
-        "vllm:num_requests_waiting": figures.num_waiting,
-        "vllm:kv_cache_usage_perc": figures.cache_usage,
-    }
+            ("vllm:prefix_cache_queries_total", "counter", self._prompt_tokens),
+            ("vllm:prefix_cache_hits_total", "counter", self._cached_tokens),
+            ("danlu:requests_started_total", "counter", self._started),
+        ]
 
 
 def _quoted(text: str) -> str:

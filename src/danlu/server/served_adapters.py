@@ -33,7 +33,6 @@ _MAX_LISTED = 10_000
 class ServedAdapter:
     """An adapter that requests may name as their model, and how it was trained to be prompted."""
 
-    name: str
     folder: Path
     adapter: Adapter
     prompting: Prompting
@@ -120,9 +119,7 @@ def is_adapter_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def load_served_adapter(
-    name: str, folder: Path, base: LoadedModel, settings: ServeSettings
-) -> ServedAdapter:
+def load_served_adapter(folder: Path, base: LoadedModel, settings: ServeSettings) -> ServedAdapter:
     """Load and check an adapter for the model that is served; takes seconds.
 
     It is prompted as it was trained to be, unless the server's settings say otherwise. Raises
@@ -143,4 +140,4 @@ def load_served_adapter(
                 fix=_("Train it again; its training has diverged."),
             )
     prompting = source.prompting.override(settings.template, settings.enable_thinking)
-    return ServedAdapter(name=name, folder=source.folder, adapter=adapter, prompting=prompting)
+    return ServedAdapter(folder=source.folder, adapter=adapter, prompting=prompting)

@@ -77,13 +77,8 @@ class RequestRecord:
     completion_tokens: int = 0
 
 
-def attach_state(app: Starlette, state: ServerState) -> None:
-    """Give an application its state."""
-    app.state.server = state
-
-
 def state_of(app: Starlette) -> ServerState:
-    """Return the state that was attached to an application."""
+    """Return an application's state, which `create_app` attached."""
     state: ServerState = app.state.server
     return state
 

@@ -87,7 +87,7 @@ def stand_in_router() -> APIRouter:
     """Routes that answer, fail and stream, in place of those that compute."""
     router = APIRouter()
     faults: dict[str, Exception] = {
-        "api": ApiError(429, "full", kind="rate_limit_error", headers={"retry-after": "7"}),
+        "api": ApiError(429, "full", headers={"retry-after": "7"}),
         "usage": UsageError("what", why="why", fix="--fix"),
         "data": DataError("what", why="why", fix="--fix"),
         "capacity": CapacityError("what", why="why", fix="--fix"),

@@ -13,7 +13,7 @@ import pytest
 
 from danlu.cli.main import main
 from danlu.errors import DataError, EnvironmentFault, UsageError
-from danlu.export.vllm import vllm_command, vllm_environment
+from danlu.export.vllm import become_vllm, vllm_command, vllm_environment
 from danlu.files.committed import committed_folder
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
@@ -21,7 +21,7 @@ from danlu.model.config import load_config
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.server.edge.keys import key_texts
-from danlu.server.lifecycle.handover import hand_over, vllm_server
+from danlu.server.lifecycle.handover import vllm_server
 from danlu.server.settings import ServeSettings
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.models.packed import random_adapter
@@ -233,8 +233,9 @@ def test_without_vllm_it_says_how_to_install_it(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(made))
+    server = vllm_server(ServeSettings(model_name_or_path=str(made / "model")), set())
     with pytest.raises(EnvironmentFault, match="not installed"):
-        hand_over(ServeSettings(model_name_or_path=str(made / "model")), set())
+        become_vllm(server, [])
     assert main(["serve", str(made / "model"), "--engine", "vllm"]) == 3
     assert "vllm-ascend" in capsys.readouterr().err
 

@@ -36,9 +36,7 @@ def adapters() -> dict[str, ServedAdapter]:
         "old": Prompting(template="qwen3_nothink", enable_thinking=None),
     }
     return {
-        name: ServedAdapter(
-            name=name, folder=Path(name), adapter=random_adapter(seed), prompting=prompting
-        )
+        name: ServedAdapter(folder=Path(name), adapter=random_adapter(seed), prompting=prompting)
         for seed, (name, prompting) in enumerate(promptings.items())
     }
 

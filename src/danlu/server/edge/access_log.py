@@ -58,23 +58,17 @@ class Access:
             await send(message)
 
         try:
-            await self._answer(record, scope, receive, send_named)
-        finally:
-            _log.info("%s", access_line(record, scope))
-
-    async def _answer(
-        self, record: RequestRecord, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_named)
         except Exception as problem:
             error = api_error_of(problem, record.id)
             if not record.status:
-                await as_response(error)(scope, receive, send)
+                await as_response(error)(scope, receive, send_named)
             # Else the answer has begun: the server sees that it was not completed and hangs up.
+        finally:
+            _log.info("%s", _line(record, scope))
 
 
-def access_line(record: RequestRecord, scope: Scope) -> str:
+def _line(record: RequestRecord, scope: Scope) -> str:
     """Write a request's line: method, route, status, milliseconds, tokens, id."""
     route = scope.get("route")
     # Without a route (refused before, or none found) the path is text of the client's.

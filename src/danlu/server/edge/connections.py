@@ -48,15 +48,14 @@ class Connection(H11Protocol):
 
     def __init__(self, *words: Any, **named: Any) -> None:
         super().__init__(*words, **named)
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the deadline for the first head; close an idle connection if there are too many."""
         super().connection_made(transport)
         self._idle[self] = None
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._abort)
+        self._start_timer("head", HEAD_SECONDS)
         if len(self.connections) > most_connections():
             # It is this one only if all others have requests.
             next(iter(self._idle))._abort()
@@ -65,8 +64,8 @@ class Connection(H11Protocol):
         """Cancel the deadlines."""
         super().connection_lost(exc)
         self._idle.pop(self, None)
-        self._stop_head_timer()
-        self._stop_write_timer()
+        self._stop_timer("head")
+        self._stop_timer("write")
 
     def data_received(self, data: bytes) -> None:
         """Start the deadline with the first bytes of a head, end it with the last."""
@@ -75,9 +74,9 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._idle.pop(self, None)
-            self._stop_head_timer()
-        elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._abort)
+            self._stop_timer("head")
+        elif "head" not in self._timers:
+            self._start_timer("head", HEAD_SECONDS)
 
     def on_response_complete(self) -> None:
         """Count as idle, unless the next request has arrived already."""
@@ -89,12 +88,12 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         """Start the deadline of a client that reads too slowly."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(WRITE_SECONDS, self._abort)
+        self._start_timer("write", WRITE_SECONDS)
 
     def resume_writing(self) -> None:
         """Cancel that deadline: the client has read."""
         super().resume_writing()
-        self._stop_write_timer()
+        self._stop_timer("write")
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP in OpenAI's error shape too."""
@@ -127,15 +126,12 @@ class Connection(H11Protocol):
         # Not close(): that would wait until the client has read what is still to be sent.
         self.transport.abort()
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _start_timer(self, name: str, seconds: float) -> None:
+        self._timers[name] = self.loop.call_later(seconds, self._abort)
 
-    def _stop_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
+    def _stop_timer(self, name: str) -> None:
+        if name in self._timers:
+            self._timers.pop(name).cancel()
 
 
 def connection_class() -> type[asyncio.Protocol]:

@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from danlu.language import _
-from danlu.server.edge.http_errors import SERVER_ERROR, ApiError
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.security import PUBLIC_PATHS
 from danlu.server.state import Serving, state_of
 
@@ -23,7 +23,6 @@ class Gate:
                 raise ApiError(
                     503,
                     _("The server is stopping."),
-                    kind=SERVER_ERROR,
                     code="stopping",
                     headers={"connection": "close", "retry-after": "30"},
                 )
@@ -35,11 +34,6 @@ def serving_of(app: Starlette) -> Serving:
     """Return the model that an application serves. Raises ApiError while it loads."""
     serving = state_of(app).serving
     if serving is None:
-        raise ApiError(
-            503,
-            _("The model is still loading."),
-            kind=SERVER_ERROR,
-            code="loading",
-            headers={"retry-after": "5"},
-        )
+        headers = {"retry-after": "5"}
+        raise ApiError(503, _("The model is still loading."), code="loading", headers=headers)
     return serving

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -24,7 +25,9 @@ from danlu.language import _
 from danlu.server.edge.logs import escaped
 from danlu.server.state import record_of
 
-SERVER_ERROR = "server_error"
+# OpenAI's `type` of an error, by its status; 500 and above are the server's.
+_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+_OTHER_TYPE = "invalid_request_error"
 _LONGEST_MESSAGE = 2000
 
 _log = logging.getLogger(__name__)
@@ -45,39 +48,29 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
     """An answer with an error status.
 
-    kind: OpenAI's `type`, such as invalid_request_error. code: what programs compare. param: the
-    field at fault. extra: further fields of the error. headers: of the HTTP answer.
+    code: what programs compare. param: the field at fault. extra: further fields of the error.
+    headers: of the HTTP answer.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = "invalid_request_error",
-        code: str | None = None,
-        param: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.kind = kind
-        self.code = code
-        self.param = param
-        self.extra = dict(extra or {})
-        self.headers = dict(headers or {})
+    status: int
+    message: str
+    _: KW_ONLY
+    code: str | None = None
+    param: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] | None = None
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body."""
+        kind = "server_error" if self.status >= 500 else _TYPES.get(self.status, _OTHER_TYPE)
         return {
             "error": {
                 "message": self.message,
-                "type": self.kind,
+                "type": kind,
                 "param": self.param,
                 "code": self.code,
                 **self.extra,
@@ -93,11 +86,6 @@ def as_response(error: ApiError) -> Response:
         if fields[name] is not None:
             fields[name] = escaped(str(fields[name]), keep="\n\t")[:_LONGEST_MESSAGE]
     return JSONResponse(body, status_code=error.status, headers=error.headers)
-
-
-def unavailable(message: str) -> ApiError:
-    """Return a 503 for a server that cannot compute."""
-    return ApiError(503, message, kind=SERVER_ERROR, code="unavailable")
 
 
 def api_error_of(
@@ -120,22 +108,20 @@ def api_error_of(
         return ApiError(
             503,
             f"{problem.what} {problem.why}",
-            kind=SERVER_ERROR,
             code="out_of_memory",
             param=param,
             headers={"retry-after": "5"},
         )
     if isinstance(problem, EngineStopped):
-        return unavailable(_("The engine has stopped."))
+        return ApiError(503, _("The engine has stopped."), code="unavailable")
     _log.error("request %s failed", request_id, exc_info=problem)
     if isinstance(problem, CapacityError):
-        return unavailable(problem.what)
+        return ApiError(503, problem.what, code="unavailable")
     if isinstance(problem, DataError):
-        return ApiError(500, problem.what, kind=SERVER_ERROR, code="bad_model")
+        return ApiError(500, problem.what, code="bad_model")
     return ApiError(
         500,
         _("The server failed to answer. Its log says why, under {id}.").format(id=request_id),
-        kind=SERVER_ERROR,
         code="internal_error",
     )
 

@@ -48,13 +48,8 @@ class Keys:
         return shown.hex()[:8] if scheme.lower() == "bearer" and any(found) else None
 
 
-def read_keys(settings: ServeSettings) -> Keys:
-    """Collect the keys of a server's settings; see `key_texts`."""
-    return Keys.of(key_texts(settings))
-
-
 def key_texts(settings: ServeSettings) -> list[str]:
-    """Return the keys themselves.
+    """Return the keys of a server's settings.
 
     Raises UsageError for a file that cannot be used or that others can read, for a key that no
     header could carry, and for an address that others can reach without a key.

@@ -17,6 +17,7 @@ from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.logs import escaped
 from danlu.server.edge.request_body import check_form, read_json
+from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -25,23 +26,11 @@ _log = logging.getLogger(__name__)
 
 
 class Limits:
-    """ASGI middleware that lets through only requests of bounded size and number.
+    """ASGI middleware that lets through only requests of bounded size and number."""
 
-    requests_per_key: how many of one key may run at once. log_prompts: write bodies to the log.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        max_body_bytes: int,
-        requests_per_key: int | None = None,
-        log_prompts: bool = False,
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, settings: ServeSettings) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
-        self._requests_per_key = requests_per_key
-        self._log_prompts = log_prompts
+        self._settings = settings
         self._running: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,20 +44,19 @@ class Limits:
         record, headers = record_of(scope), Headers(scope=scope)
         check_form(headers)
         with self._counted(record.key):
-            body = await read_json(headers, receive, limit=self._max_body_bytes)
-            if self._log_prompts:
+            body = await read_json(headers, receive, limit=self._settings.max_body_bytes)
+            if self._settings.log_prompts:
                 _log.info("request %s body %s", record.id, escaped(body.decode("utf-8")))
             await self._app(scope, _replaying(body, receive), send)
 
     @contextmanager
     def _counted(self, key: str) -> Iterator[None]:
         """Count a request among those of its key while it runs."""
-        limit = self._requests_per_key
+        limit = self._settings.max_requests_per_key
         if limit is not None and self._running[key] >= limit:
             raise ApiError(
                 429,
                 _("This key has {limit} requests running, which is its limit.").format(limit=limit),
-                kind="rate_limit_error",
                 code="rate_limit_exceeded",
                 headers={"retry-after": "1"},
             )

@@ -7,34 +7,24 @@ Line breaks, escape sequences and other control characters in a logged text are 
 from __future__ import annotations
 
 import logging
-import sys
+import re
 from typing import Any
+
+# C0, DEL, C1, surrogates; line and paragraph separator; marks that turn the reading direction.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
 
 
 def escaped(text: str, *, keep: str = "") -> str:
     """Write control characters and halves of surrogate pairs as escapes, `keep` excepted."""
-    return "".join(
-        character if character in keep or not _is_control(character) else _escape(character)
-        for character in text
-    )
 
+    def escape(found: re.Match[str]) -> str:
+        character = found[0]
+        code = ord(character)
+        if character in keep:
+            return character
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
-def _is_control(character: str) -> bool:
-    code = ord(character)
-    # C0, DEL, C1, surrogates; line and paragraph separator; marks that turn the reading direction.
-    return (
-        code < 0x20
-        or 0x7F <= code < 0xA0
-        or 0xD800 <= code < 0xE000
-        or code in (0x2028, 0x2029)
-        or 0x202A <= code <= 0x202E
-        or 0x2066 <= code <= 0x2069
-    )
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return _CONTROL.sub(escape, text)
 
 
 class SafeFormatter(logging.Formatter):
@@ -54,9 +44,7 @@ class SafeFormatter(logging.Formatter):
 
 def log_to_stderr() -> None:
     """Send the log, that of the libraries too, to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter())
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("danlu").setLevel(logging.INFO)

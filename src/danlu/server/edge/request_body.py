@@ -41,17 +41,12 @@ def check_form(headers: Headers) -> None:
     """Refuse a body that is not plain JSON, by its headers: no HTML form, no compression."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise ApiError(
-            415,
-            _("Send the body as JSON, with the header content-type: application/json"),
-            code="unsupported_media_type",
-        )
-    if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ApiError(
-            415,
-            _("Send the body as it is; content-encoding is not supported."),
-            code="unsupported_media_type",
-        )
+        wish = _("Send the body as JSON, with the header content-type: application/json")
+    elif headers.get("content-encoding", "identity").strip().lower() != "identity":
+        wish = _("Send the body as it is; content-encoding is not supported.")
+    else:
+        return
+    raise ApiError(415, wish, code="unsupported_media_type")
 
 
 async def _read_body(headers: Headers, receive: Receive, *, limit: int) -> bytes:
@@ -113,29 +108,25 @@ def check_json(body: bytes) -> None:
         except UnicodeDecodeError as problem:
             position = problem.start
     if position >= 0:
-        raise ApiError(
-            400,
-            _("The body is not UTF-8, at byte {position}.").format(position=position),
-            code="invalid_json",
-        )
+        raise _invalid(_("The body is not UTF-8, at byte {position}.").format(position=position))
     # Without escaped backslashes and quotes, every second piece between quotes is outside strings.
     pieces = body.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
     outside = b"".join(pieces)
     for word in (b"NaN", b"Infinity"):
         if word in outside:
-            raise ApiError(
-                400,
-                _("The body is no JSON: {word} is no number of it.").format(word=word.decode()),
-                code="invalid_json",
+            raise _invalid(
+                _("The body is no JSON: {word} is no number of it.").format(word=word.decode())
             )
     brackets = outside.translate(_ALIKE, _NOT_BRACKETS)
     for _depth in range(MAX_DEPTH):  # each round takes the innermost pairs away
         brackets = brackets.replace(b"[]", b"")
     if brackets:
-        raise ApiError(
-            400,
+        raise _invalid(
             _(
                 "The body is no JSON: its brackets do not match, or are nested deeper than {depth}."
-            ).format(depth=MAX_DEPTH),
-            code="invalid_json",
+            ).format(depth=MAX_DEPTH)
         )
+
+
+def _invalid(message: str) -> ApiError:
+    return ApiError(400, message, code="invalid_json")

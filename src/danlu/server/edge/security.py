@@ -1,17 +1,13 @@
 """Access control. First the Host is checked, then the Origin, then the key.
 
-Pure functions say what is allowed; the middleware asks them before anything of a request is read.
-What a request claims about itself is never trust: a Host is compared with a list, an Origin with
-that Host or a list, a key with digests. Without `--allowed_origin` no page of another origin can
-use the server, and answers carry no CORS headers.
+Nothing of a body is read before. What a request claims about itself is never trust: a Host is
+compared with a list, an Origin with that Host or a list, a key with digests. Without
+`--allowed_origin` no page of another origin can use the server, and answers carry no CORS headers.
 
 Sources: Fetch Metadata (Sec-Fetch-Site), the Fetch standard (Origin, CORS), RFC 9110 (Host).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -20,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys, is_loopback
+from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
 
 # What a browser loads before it can be given a key, and what supervisors poll.
@@ -29,33 +26,33 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """What a server allows. on_loopback: only this machine reaches it, so every Host is checked."""
+class Security:
+    """ASGI middleware that refuses what is not allowed, and records which key was shown."""
 
-    keys: Keys = field(default_factory=Keys)
-    on_loopback: bool = True
-    hosts: frozenset[str] = _LOOPBACK_NAMES
-    origins: frozenset[str] = frozenset()
+    def __init__(self, app: ASGIApp, *, settings: ServeSettings, keys: Keys) -> None:
+        self._app = app
+        names = (settings.host, *settings.allowed_host)
+        self._keys = keys
+        self._on_loopback = is_loopback(settings.host)
+        self._hosts = _LOOPBACK_NAMES | {host_name(name) for name in names}
+        self._origins = frozenset(origin.lower() for origin in settings.allowed_origin)
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        host: str,
-        keys: Keys,
-        allowed_hosts: Iterable[str] = (),
-        allowed_origins: Iterable[str] = (),
-    ) -> Policy:
-        """Make the policy of a server that listens on `host`."""
-        return cls(
-            keys=keys,
-            on_loopback=is_loopback(host),
-            hosts=_LOOPBACK_NAMES | {host_name(name) for name in (host, *allowed_hosts)},
-            origins=frozenset(origin.lower() for origin in allowed_origins),
-        )
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers, method, record = Headers(scope=scope), scope["method"], record_of(scope)
+        self._check_host(headers)
+        if self._allows_origin(headers):
+            record.headers |= _allowing(headers["origin"])
+            if method == "OPTIONS" and "access-control-request-method" in headers:
+                await Response(status_code=204)(scope, receive, send)
+                return
+        self._check_origin(method, headers)
+        record.key = self._check_key(method, scope["path"], headers)
+        await self._app(scope, receive, send)
 
-    def check_host(self, headers: Headers) -> None:
+    def _check_host(self, headers: Headers) -> None:
         """Refuse a name of another server, which a web page may have pointed here (DNS rebinding).
 
         Elsewhere than on loopback nothing is answered without a key but the public paths, and the
@@ -65,20 +62,19 @@ class Policy:
         if len(given) != 1:
             raise ApiError(400, _("A request names exactly one Host."), code="invalid_host")
         name = host_name(given[0])
-        if self.on_loopback and name not in self.hosts:
+        if self._on_loopback and name not in self._hosts:
             raise ApiError(
                 403,
                 _(
                     "This server does not answer to that Host. If it is yours, start the server "
                     "with --allowed_host NAME."
                 ),
-                kind="permission_error",
                 code="host_not_allowed",
             )
 
-    def check_origin(self, method: str, headers: Headers) -> None:
+    def _check_origin(self, method: str, headers: Headers) -> None:
         """Refuse requests of pages of other origins, unless the method is a safe one."""
-        if method in _SAFE_METHODS or self.allows_origin(headers):
+        if method in _SAFE_METHODS or self._allows_origin(headers):
             return
         site = headers.get("sec-fetch-site")
         if site is not None:
@@ -93,20 +89,19 @@ class Policy:
                     "Web pages of other origins may not ask this server. If the page is yours, "
                     "start the server with --allowed_origin ORIGIN."
                 ),
-                kind="permission_error",
                 code="origin_not_allowed",
             )
 
-    def allows_origin(self, headers: Headers) -> bool:
+    def _allows_origin(self, headers: Headers) -> bool:
         """Whether the page that sends the request is on the list."""
-        return headers.get("origin", "").lower() in self.origins
+        return headers.get("origin", "").lower() in self._origins
 
-    def check_key(self, method: str, path: str, headers: Headers) -> str:
+    def _check_key(self, method: str, path: str, headers: Headers) -> str:
         """Return the name of the key that was shown; "" where none is needed."""
-        if not self.keys or (path in PUBLIC_PATHS and method in ("GET", "HEAD")):
+        if not self._keys or (path in PUBLIC_PATHS and method in ("GET", "HEAD")):
             return ""
         given = headers.getlist("authorization")
-        name = self.keys.recognise(given[0]) if len(given) == 1 else None
+        name = self._keys.recognise(given[0]) if len(given) == 1 else None
         if name is None:
             raise ApiError(
                 401,
@@ -139,30 +134,6 @@ def _same_host(origin: str, host: str) -> bool:
     if port is None or not place:
         return False
     return place.removesuffix(port) == host.strip().lower().removesuffix(port)
-
-
-class Security:
-    """ASGI middleware that asks the policy, and records which key a request has shown."""
-
-    def __init__(self, app: ASGIApp, *, policy: Policy) -> None:
-        self._app = app
-        self._policy = policy
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        policy, headers, method = self._policy, Headers(scope=scope), scope["method"]
-        record = record_of(scope)
-        policy.check_host(headers)
-        if policy.allows_origin(headers):
-            record.headers |= _allowing(headers["origin"])
-            if method == "OPTIONS" and "access-control-request-method" in headers:
-                await Response(status_code=204)(scope, receive, send)
-                return
-        policy.check_origin(method, headers)
-        record.key = policy.check_key(method, scope["path"], headers)
-        await self._app(scope, receive, send)
 
 
 def _allowing(origin: str) -> dict[str, str]:

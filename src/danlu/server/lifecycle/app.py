@@ -6,7 +6,6 @@ Origin, key), `gate` (503 without a model), `limits` (sizes, counts). Must not k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,14 +16,11 @@ from danlu.server.edge.gate import Gate
 from danlu.server.edge.http_errors import ErrorBody, handle_errors
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.limits import Limits
-from danlu.server.edge.security import PUBLIC_PATHS, Policy, Security
+from danlu.server.edge.security import PUBLIC_PATHS, Security
+from danlu.server.lifecycle import status
 from danlu.server.lifecycle.docs import docs_router
-from danlu.server.lifecycle.status import router as status_router
-from danlu.server.openai import chat_completions as chat
-from danlu.server.openai import completions
-from danlu.server.openai import tokenize as tokens
-from danlu.server.openai.models import router as models_router
-from danlu.server.state import ServerState, attach_state
+from danlu.server.openai import chat_completions, completions, models, tokenize
+from danlu.server.state import ServerState
 
 _SCHEMAS = "#/components/schemas/"
 _ERROR_CONTENT = {"application/json": {"schema": {"$ref": f"{_SCHEMAS}{ErrorBody.__name__}"}}}
@@ -50,7 +46,9 @@ class DocumentedApp(FastAPI):
             components.setdefault("schemas", {}).update({**inner, ErrorBody.__name__: error})
             if self.needs_key:
                 components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-                _require_keys(document["paths"])
+                for path in document["paths"].keys() - PUBLIC_PATHS:
+                    for operation in document["paths"][path].values():
+                        operation["security"] = [{"key": []}]
         return document
 
 
@@ -71,32 +69,14 @@ def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
         servers=[{"url": "."}],
     )
     app.needs_key = bool(keys)
-    attach_state(app, state)
-    for router in (chat.router, completions.router, tokens.router, models_router, status_router):
-        app.include_router(router, responses=_ERRORS)
+    app.state.server = state
+    for room in (chat_completions, completions, tokenize, models, status):
+        app.include_router(room.router, responses=_ERRORS)
     app.include_router(docs_router())
     handle_errors(app)
     # The last one added is the outermost.
-    app.add_middleware(
-        Limits,
-        max_body_bytes=settings.max_body_bytes,
-        requests_per_key=settings.max_requests_per_key,
-        log_prompts=settings.log_prompts,
-    )
+    app.add_middleware(Limits, settings=settings)
     app.add_middleware(Gate)
-    policy = Policy.of(
-        host=settings.host,
-        keys=keys,
-        allowed_hosts=settings.allowed_host,
-        allowed_origins=settings.allowed_origin,
-    )
-    app.add_middleware(Security, policy=policy)
+    app.add_middleware(Security, settings=settings, keys=keys)
     app.add_middleware(Access)
     return app
-
-
-def _require_keys(paths: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
-    for path, operations in paths.items():
-        if path not in PUBLIC_PATHS:
-            for operation in operations.values():
-                operation["security"] = [{"key": []}]

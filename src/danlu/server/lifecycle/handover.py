@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NoReturn
 
 from danlu.errors import UsageError
-from danlu.export.vllm import VllmServer, become_vllm
+from danlu.export.vllm import VllmServer
 from danlu.language import _
-from danlu.server.edge.keys import key_texts
 from danlu.server.lifecycle.opening import model_of, name_of
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.settings import ServeSettings
@@ -20,16 +18,11 @@ _OURS_ONLY = (
 )
 
 
-def hand_over(settings: ServeSettings, given: Collection[str]) -> NoReturn:
-    """Let vLLM serve in place of this process. given: the settings not left at their default.
-
-    Raises UsageError for a setting that vLLM does not have, and what `become_vllm` raises.
-    """
-    become_vllm(vllm_server(settings, given), key_texts(settings))
-
-
 def vllm_server(settings: ServeSettings, given: Collection[str]) -> VllmServer:
-    """Translate the settings. Raises UsageError for one that vLLM does not have."""
+    """Translate the settings. given: those that were not left at their default.
+
+    Raises UsageError for one that vLLM does not have.
+    """
     for name in _OURS_ONLY:
         if name in given:
             raise UsageError(

@@ -22,15 +22,9 @@ from danlu.server.state import Serving
 def model_of(settings: ServeSettings, folders: AdapterFolders) -> str:
     """Name the model to load: the one asked for, the first adapter's base, or the starter."""
     name = settings.model_name_or_path
-    if name is not None:
-        _check_is_no_adapter(name)
-        return name
-    for folder in folders.named.values():
-        return base_of(find_adapter(str(folder)))
-    return STARTER
-
-
-def _check_is_no_adapter(name: str) -> None:
+    if name is None:
+        first = next(iter(folders.named.values()), None)
+        return STARTER if first is None else base_of(find_adapter(str(first)))
     folder = model_folder(name)
     if (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
         raise UsageError(
@@ -38,6 +32,7 @@ def _check_is_no_adapter(name: str) -> None:
             why=_("Its base model is loaded first, and found by itself."),
             fix=f"danlu serve --adapter {folder.name}={name}",
         )
+    return name
 
 
 def name_of(settings: ServeSettings, folders: AdapterFolders) -> str:
@@ -70,7 +65,7 @@ def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
     )
     prompting = prompting_of_model(model).override(settings.template, settings.enable_thinking)
     adapters = {
-        name: load_served_adapter(name, folder, loaded, settings)
+        name: load_served_adapter(folder, loaded, settings)
         for name, folder in folders.named.items()
     }
     # After the adapters: the engine's cache takes what memory they leave.
@@ -104,8 +99,8 @@ def describe(serving: Serving) -> list[str]:
     """Say what is served, and how it is prompted."""
     prompting = serving.assistant.prompting
     lines = [model_line(serving.assistant.loaded), prompting_line(prompting)]
-    for adapter in serving.adapters.values():
-        lines.append(_("Adapter {name}: {folder}").format(name=adapter.name, folder=adapter.folder))
+    for name, adapter in serving.adapters.items():
+        lines.append(_("Adapter {name}: {folder}").format(name=name, folder=adapter.folder))
         if adapter.prompting != prompting:
             lines.append("  " + prompting_line(adapter.prompting))
     return lines

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from danlu import __version__
 from danlu.language import _
 from danlu.server.edge.gate import serving_of
-from danlu.server.edge.http_errors import SERVER_ERROR, ApiError
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.prometheus import CONTENT_TYPE
 from danlu.server.state import Serving, state_of
 
@@ -64,6 +64,5 @@ def _check_alive(serving: Serving) -> None:
         raise ApiError(
             503,
             _("The engine has failed; the log says why. Restart the server."),
-            kind=SERVER_ERROR,
             code="engine_failed",
         )

@@ -16,18 +16,16 @@ from starlette.responses import Response
 from danlu.dialog.dialog import PreparedRequest, Reading
 from danlu.dialog.events import Call, End, Event, Text, Thought, Tokens, Usage
 from danlu.engine.request import Output
-from danlu.server.edge.gate import serving_of
 from danlu.server.openai.chat_messages import conversation_of
 from danlu.server.openai.grammars import chat_grammar
 from danlu.server.openai.logprobs import chat_logprobs
-from danlu.server.openai.models import Target, target_of
+from danlu.server.openai.models import Target
 from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import ChatRequest
 from danlu.server.openai.respond import respond
 from danlu.server.openai.sampling import fitting, request_of_choice, sampling_of, thinking_mode
 from danlu.server.openai.tool_calls import call_fields
 from danlu.server.state import Serving
-from danlu.text.tokenizer import Tokenizer
 
 router = APIRouter(tags=["answers"])
 
@@ -35,27 +33,16 @@ router = APIRouter(tags=["answers"])
 @router.post("/v1/chat/completions", response_model=None)
 async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
     """Answer a conversation, in one piece or as a stream of server-sent events."""
-    serving = serving_of(request.app)
-    target = target_of(serving, body.model)
-
-    def make_reply() -> ChatReply:
-        return ChatReply(
-            body,
-            model=target.name,
-            tokenizer=serving.assistant.loaded.tokenizer,
-            prepared=ask(body, serving, target),
-        )
-
-    return await respond(request, body, make_reply, seats=body.choices)
+    return await respond(request, body, ChatReply, seats=body.choices)
 
 
-def ask(body: ChatRequest, serving: Serving, target: Target) -> PreparedRequest:
+def ask(body: ChatRequest, target: Target, serving: Serving) -> PreparedRequest:
     """Render and tokenize a request; some milliseconds per thousand tokens. Raises ApiError."""
-    thinking = thinking_mode(body, target.prompting)
+    thinks, budget = thinking_mode(body, target.prompting)
     tools = body.usable_tools
     sampling = sampling_of(
         body,
-        serving.defaults[thinking.enabled],
+        serving.defaults[thinks],
         vocab_size=serving.assistant.loaded.config.vocab_size,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
@@ -65,9 +52,9 @@ def ask(body: ChatRequest, serving: Serving, target: Target) -> PreparedRequest:
         conversation_of(body.messages, tools),
         sampling=sampling,
         adapter=target.adapter,
-        enable_thinking=thinking.enabled,
+        enable_thinking=thinks,
         template=target.prompting.template,
-        thinking_budget=thinking.budget,
+        thinking_budget=budget,
     )
     request = fitting(prepared.request, serving.context_tokens, param="messages")
     return replace(prepared, request=request, may_call=bool(tools))
@@ -127,16 +114,15 @@ class _ChatChoice:
 class ChatReply(Reply):
     """The answers to one chat request."""
 
-    def __init__(
-        self, body: ChatRequest, *, model: str, tokenizer: Tokenizer, prepared: PreparedRequest
-    ) -> None:
+    def __init__(self, body: ChatRequest, target: Target, serving: Serving) -> None:
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
-        super().__init__(body, model=model, prefix="chatcmpl", kind=kind)
+        super().__init__(body, model=target.name, prefix="chatcmpl", kind=kind)
+        prepared = ask(body, target, serving)
         self.requests = [
             request_of_choice(prepared.request, place) for place in range(body.choices)
         ]
         self._choices = [_ChatChoice(prepared) for _place in range(body.choices)]
-        self._tokenizer = tokenizer
+        self._tokenizer = serving.assistant.loaded.tokenizer
         self._one_call = body.parallel_tool_calls is False
         self._has_logprobs = bool(body.logprobs)
 
@@ -170,17 +156,11 @@ class ChatReply(Reply):
         """Whether the one call that was asked for is complete."""
         return self._one_call and bool(self._choices[index].calls)
 
-    def whole_choices(self) -> list[Json]:
-        """Return the choices, with their messages."""
-        return [
-            choice_fields(
-                index,
-                {"message": choice.message()},
-                self._logprobs(choice.logprobs),
-                choice.finish_reason,
-            )
-            for index, choice in enumerate(self._choices)
-        ]
+    def whole_choice(self, index: int) -> Json:
+        """Return a choice, with its message."""
+        choice = self._choices[index]
+        logprobs = self._logprobs(choice.logprobs)
+        return choice_fields(index, {"message": choice.message()}, logprobs, choice.finish_reason)
 
     def usages(self) -> list[Usage]:
         """Return what each choice cost."""

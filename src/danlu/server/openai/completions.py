@@ -14,10 +14,9 @@ from starlette.responses import Response
 
 from danlu.dialog.events import Usage
 from danlu.engine.request import Output, Request
-from danlu.server.edge.gate import serving_of
 from danlu.server.openai.grammars import grammar_of
 from danlu.server.openai.logprobs import CompletionLogprobs
-from danlu.server.openai.models import Target, target_of
+from danlu.server.openai.models import Target
 from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import CompletionRequest, Prompt
 from danlu.server.openai.respond import respond
@@ -31,14 +30,7 @@ router = APIRouter(tags=["answers"])
 @router.post("/v1/completions", response_model=None)
 async def completions(body: CompletionRequest, request: HttpRequest) -> Response:
     """Continue a text, in one piece or as a stream of server-sent events."""
-    serving = serving_of(request.app)
-    target = target_of(serving, body.model)
-    return await respond(
-        request,
-        body,
-        lambda: CompletionReply(body, target, serving),
-        seats=len(body.prompt) * body.choices,
-    )
+    return await respond(request, body, CompletionReply, seats=len(body.prompt) * body.choices)
 
 
 def prompt_requests(body: CompletionRequest, target: Target, serving: Serving) -> list[Request]:
@@ -78,8 +70,7 @@ class _CompletionChoice:
     """One choice, as far as it is computed."""
 
     def __init__(self, request: Request, prompt: str, tokenizer: Tokenizer) -> None:
-        self._prompt_tokens = len(request.prompt)
-        self._completion_tokens = self._cached_tokens = 0
+        self.usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=0)
         self.texts = [prompt]
         self._logprobs = CompletionLogprobs(tokenizer)
         self.lists: dict[str, list[Any]] = {}
@@ -88,22 +79,12 @@ class _CompletionChoice:
     def add(self, output: Output) -> dict[str, list[Any]]:
         """Take an output; return its log probabilities."""
         self.texts.append(output.text)
-        self._completion_tokens += len(output.tokens)
-        self._cached_tokens += output.cached_tokens
+        self.usage = self.usage.plus(output)
         self.finish_reason = output.finish_reason
         lists = self._logprobs.lists(output.logprobs)
         for name, values in lists.items():
             self.lists.setdefault(name, []).extend(values)
         return lists
-
-    @property
-    def usage(self) -> Usage:
-        """What it cost so far."""
-        return Usage(
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion_tokens,
-            cached_tokens=self._cached_tokens,
-        )
 
 
 class CompletionReply(Reply):
@@ -138,17 +119,11 @@ class CompletionReply(Reply):
         logprobs = lists if self._has_logprobs else None
         return [self.chunk(index, {"text": output.text}, logprobs, output.finish_reason)]
 
-    def whole_choices(self) -> list[Json]:
-        """Return the choices, with their texts."""
-        return [
-            choice_fields(
-                index,
-                {"text": "".join(choice.texts)},
-                choice.lists if self._has_logprobs else None,
-                choice.finish_reason,
-            )
-            for index, choice in enumerate(self._choices)
-        ]
+    def whole_choice(self, index: int) -> Json:
+        """Return a choice, with its text."""
+        choice = self._choices[index]
+        logprobs = choice.lists if self._has_logprobs else None
+        return choice_fields(index, {"text": "".join(choice.texts)}, logprobs, choice.finish_reason)
 
     def usages(self) -> list[Usage]:
         """Return what each choice cost."""

@@ -11,18 +11,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from danlu.engine.grammar import MAX_SOURCE_CHARACTERS
-from danlu.engine.request import Grammar
+from danlu.engine.request import Grammar, GrammarKind
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.openai.requests import ChatRequest, ResponseFormat, SamplingBody
 from danlu.server.openai.tool_calls import ToolBody, call_grammar
 
-Found = Iterator[tuple[str, Grammar]]
+# By the field of `structured_outputs`, and of the body with `guided_` before it.
+_KINDS: Mapping[str, GrammarKind] = {
+    "json": "json_schema",
+    "regex": "regex",
+    "choice": "choice",
+    "grammar": "lark",
+}
 
 
 def grammar_of(body: SamplingBody, response_format: ResponseFormat | None = None) -> Grammar | None:
     """Return the grammar that a body asks for. Raises ApiError where it asks for two."""
-    found = [*_from_format(response_format), *_from_structured(body), *_from_guided(body)]
+    found = [
+        (name, _grammar(kind, value, name))
+        for name, kind, value in _asked_for(body, response_format)
+        if value is not None
+    ]
     if len(found) > 1:
         names = ", ".join(name for name, _grammar in found)
         raise ApiError(
@@ -62,49 +72,31 @@ def chat_grammar(body: ChatRequest, tools: Sequence[ToolBody]) -> Grammar | None
     return call_grammar(tools, several=several, answer_schema=schema)
 
 
-def _from_format(wanted: ResponseFormat | None) -> Found:
-    if wanted is None or wanted.type == "text":
-        return
-    if wanted.json_schema is None:
-        yield "response_format", Grammar(kind="json_object", source="")
-    else:
-        yield "response_format", _schema_grammar(wanted.json_schema.schema_, "response_format")
+def _asked_for(
+    body: SamplingBody, response_format: ResponseFormat | None
+) -> Iterator[tuple[str, GrammarKind, Any]]:
+    """Yield the fields that say what the answer looks like: name, kind of grammar, value."""
+    if response_format is not None and response_format.type != "text":
+        schema = response_format.json_schema
+        yield "response_format", response_format.type, schema.schema_ if schema else {}
+    structured = body.structured_outputs
+    given = {} if structured is None else structured.model_dump(by_alias=True)
+    yield "structured_outputs", "json_object", given.get("json_object")
+    for name, kind in _KINDS.items():
+        yield "structured_outputs", kind, given.get(name)
+    for name, kind in _KINDS.items():
+        yield f"guided_{name}", kind, getattr(body, f"guided_{name}")
 
 
-def _from_structured(body: SamplingBody) -> Found:
-    wanted, name = body.structured_outputs, "structured_outputs"
-    if wanted is None:
-        return
-    if wanted.json_ is not None:
-        yield name, _schema_grammar(wanted.json_, name)
-    elif wanted.regex is not None:
-        yield name, Grammar(kind="regex", source=wanted.regex)
-    elif wanted.choice is not None:
-        yield name, Grammar(kind="choice", source=json.dumps(wanted.choice))
-    elif wanted.grammar is not None:
-        yield name, Grammar(kind="lark", source=wanted.grammar)
-    else:
-        yield name, Grammar(kind="json_object", source="")
-
-
-def _from_guided(body: SamplingBody) -> Found:
-    if body.guided_json is not None:
-        yield "guided_json", _schema_grammar(body.guided_json, "guided_json")
-    if body.guided_regex is not None:
-        yield "guided_regex", Grammar(kind="regex", source=body.guided_regex)
-    if body.guided_choice is not None:
-        yield "guided_choice", Grammar(kind="choice", source=json.dumps(body.guided_choice))
-    if body.guided_grammar is not None:
-        yield "guided_grammar", Grammar(kind="lark", source=body.guided_grammar)
-
-
-def _schema_grammar(schema: Mapping[str, Any] | str, param: str) -> Grammar:
-    if isinstance(schema, str):
+def _grammar(kind: GrammarKind, value: Any, param: str) -> Grammar:
+    """Make a grammar of a field's value: a text, or JSON."""
+    if kind == "json_object":
+        return Grammar(kind=kind, source="")
+    if kind == "json_schema" and isinstance(value, str):
         try:
-            fields = json.loads(schema)
+            fields = json.loads(value)
         except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
             raise ApiError(400, _("The schema is no JSON object."), param=param)
-        return Grammar(kind="json_schema", source=schema)
-    return Grammar(kind="json_schema", source=json.dumps(dict(schema)))
+    return Grammar(kind=kind, source=value if isinstance(value, str) else json.dumps(value))

@@ -17,11 +17,9 @@ from danlu.dialog.events import Usage
 from danlu.engine.request import Output, Request, RequestId
 from danlu.engine.service import EngineService
 from danlu.language import _
-from danlu.server.edge.http_errors import ApiError, api_error_of, unavailable
+from danlu.server.edge.http_errors import ApiError, api_error_of
 from danlu.server.prometheus import PrometheusFigures
 from danlu.server.state import RequestRecord
-
-RETRY_SECONDS = 1
 
 
 @dataclass(kw_only=True)
@@ -29,10 +27,8 @@ class _RunningRequest:
     """One request in the engine, and what it has cost so far. last: time of its last token."""
 
     id: RequestId
-    prompt_tokens: int
+    usage: Usage
     last: float
-    completion_tokens: int = 0
-    cached_tokens: int = 0
     is_cancelled: bool = False
 
 
@@ -52,14 +48,13 @@ class RequestsInFlight:
         seats: int,
     ) -> None:
         if not service.is_alive:
-            raise unavailable(_("The engine has stopped."))
+            raise ApiError(503, _("The engine has stopped."), code="unavailable")
         if not service.reserve(seats):
             raise ApiError(
                 429,
                 _("Too many requests are waiting. Try again in a moment."),
-                kind="rate_limit_error",
                 code="queue_full",
-                headers={"retry-after": str(RETRY_SECONDS)},
+                headers={"retry-after": "1"},
             )
         self._service = service
         self._figures = figures
@@ -68,37 +63,28 @@ class RequestsInFlight:
         self._running: dict[int, _RunningRequest] = {}
         self._arrived: deque[tuple[int, Output]] = deque()
         self._has_arrived = asyncio.Event()
-        self._first: tuple[int, Output] | None = None
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
 
     @property
     def is_complete(self) -> bool:
         """Whether the last output of every request has been taken."""
-        return not self._running and self._first is None
+        return not self._running
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand the requests to the engine, one a seat; from then on an index names each."""
         for index, request in enumerate(requests):
             request_id = self._service.submit(request, partial(self._deliver, index))
             self._seats -= 1
-            self._running[index] = _RunningRequest(
-                id=request_id, prompt_tokens=len(request.prompt), last=self._started
-            )
+            usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=0)
+            self._running[index] = _RunningRequest(id=request_id, usage=usage, last=self._started)
             self._figures.request_started()
-
-    async def begin(self, seconds: float) -> None:
-        """Wait for the first output. Raises ApiError where a request is refused."""
-        self._first = await self.next(seconds)
 
     async def next(self, seconds: float | None = None) -> tuple[int, Output] | None:
         """Wait for the next output of any request, with its index; None where none comes in time.
 
         Raises ApiError where a request has failed, or was aborted other than by `cancel`.
         """
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
         if not self._arrived:
             await self._wait(seconds)
         if not self._arrived:
@@ -108,7 +94,8 @@ class RequestsInFlight:
         if output.finish_reason == "error":
             raise api_error_of(output.error, self._record.id, in_engine=True)
         if output.finish_reason == "abort" and not running.is_cancelled:
-            raise unavailable(_("The server is stopping; this answer is not complete."))
+            message = _("The server is stopping; this answer is not complete.")
+            raise ApiError(503, message, code="unavailable")
         return index, output
 
     def cancel(self, index: int) -> None:
@@ -153,25 +140,20 @@ class RequestsInFlight:
     def _count(self, index: int, output: Output) -> _RunningRequest:
         running, now = self._running[index], time.monotonic()
         for place in range(len(output.tokens)):
-            if running.completion_tokens == 0:
+            if running.usage.completion_tokens + place == 0:
                 self._figures.first_token(now - self._started)
             else:
                 self._figures.token(0.0 if place else now - running.last)
-            running.completion_tokens += 1
+        if output.tokens:
             running.last = now
-        running.cached_tokens += output.cached_tokens
+        running.usage = running.usage.plus(output)
         if output.finish_reason is not None:
             del self._running[index]
             self._finish(output.finish_reason, running)
         return running
 
     def _finish(self, reason: str, running: _RunningRequest) -> None:
-        usage = Usage(
-            prompt_tokens=running.prompt_tokens,
-            completion_tokens=running.completion_tokens,
-            cached_tokens=running.cached_tokens,
-        )
-        self._record.prompt_tokens += usage.prompt_tokens
-        self._record.completion_tokens += usage.completion_tokens
+        self._record.prompt_tokens += running.usage.prompt_tokens
+        self._record.completion_tokens += running.usage.completion_tokens
         seconds = time.monotonic() - self._record.started
-        self._figures.request_finished(reason, usage, seconds=seconds)
+        self._figures.request_finished(reason, running.usage, seconds=seconds)

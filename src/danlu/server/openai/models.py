@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -96,18 +95,15 @@ class UnloadAdapter(BaseModel):
 @router.get("/v1/models")
 async def list_models(request: Request) -> ModelList:
     """List the model and its adapters."""
-    serving = serving_of(request.app)
-    return ModelList(data=[_base_card(serving), *(_card(a, serving) for a in _adapters(serving))])
+    return ModelList(data=_cards(serving_of(request.app)))
 
 
 @router.get("/v1/models/{model_id:path}")
 async def show_model(model_id: str, request: Request) -> ModelCard:
     """Show the model or one of its adapters."""
-    serving = serving_of(request.app)
-    if model_id == serving.name:
-        return _base_card(serving)
-    if model_id in serving.adapters:
-        return _card(serving.adapters[model_id], serving)
+    for card in _cards(serving_of(request.app)):
+        if card.id == model_id:
+            return card
     raise _unknown(model_id)
 
 
@@ -129,7 +125,7 @@ async def load_adapter(body: LoadAdapter, request: Request) -> str:
                 "lora_name",
                 _("No more than {most} adapters can be loaded.").format(most=MAX_ADAPTERS),
             )
-        serving.adapters[body.lora_name] = await asyncio.to_thread(_load, body, request)
+        serving.adapters[body.lora_name] = await asyncio.to_thread(_load, body.lora_path, request)
     return _("Success: the adapter {name} is loaded.").format(name=body.lora_name)
 
 
@@ -145,9 +141,9 @@ async def unload_adapter(body: UnloadAdapter, request: Request) -> str:
     return _("Success: the adapter {name} is unloaded.").format(name=body.lora_name)
 
 
-def _load(wanted: LoadAdapter, request: Request) -> ServedAdapter:
+def _load(path: str, request: Request) -> ServedAdapter:
     state, base = state_of(request.app), serving_of(request.app).assistant.loaded
-    folder = state.adapter_folders.find(wanted.lora_path)
+    folder = state.adapter_folders.find(path)
     if folder is None:
         # The same words whether there is such a folder or not.
         raise _refused(
@@ -158,42 +154,39 @@ def _load(wanted: LoadAdapter, request: Request) -> ServedAdapter:
             ),
         )
     try:
-        return load_served_adapter(wanted.lora_name, folder, base, state.settings)
+        return load_served_adapter(folder, base, state.settings)
     except (UsageError, DataError, CapacityError) as problem:
         raise api_error_of(problem, record_of(request.scope).id, param="lora_path") from problem
 
 
-def _adapters(serving: Serving) -> list[ServedAdapter]:
-    return sorted(serving.adapters.values(), key=lambda adapter: adapter.name)
-
-
-def _base_card(serving: Serving) -> ModelCard:
-    return ModelCard(
+def _cards(serving: Serving) -> list[ModelCard]:
+    base = ModelCard(
         id=serving.name,
         created=int(serving.started_at),
         root=serving.assistant.loaded.name,
         max_model_len=serving.context_tokens,
     )
-
-
-def _card(adapter: ServedAdapter, serving: Serving) -> ModelCard:
-    return ModelCard(
-        id=adapter.name,
-        created=int(adapter.loaded_at),
-        root=str(adapter.folder),
-        parent=serving.name,
-        max_model_len=serving.context_tokens,
-    )
+    adapters = [
+        ModelCard(
+            id=name,
+            created=int(served.loaded_at),
+            root=str(served.folder),
+            parent=serving.name,
+            max_model_len=serving.context_tokens,
+        )
+        for name, served in sorted(serving.adapters.items())
+    ]
+    return [base, *adapters]
 
 
 def _refused(param: str, message: str) -> ApiError:
     return ApiError(400, message, param=param)
 
 
-def _unknown(name: str, **fields: Any) -> ApiError:
+def _unknown(name: str, *, param: str = "model") -> ApiError:
     return ApiError(
         404,
         _("There is no model {name}. GET /v1/models lists all of them.").format(name=repr(name)),
         code="model_not_found",
-        **{"param": "model", **fields},
+        param=param,
     )

@@ -43,8 +43,8 @@ class Reply(ABC):
         """Take an output of a request; return the chunks that it makes."""
 
     @abstractmethod
-    def whole_choices(self) -> list[Json]:
-        """Return the choices of a complete answer."""
+    def whole_choice(self, index: int) -> Json:
+        """Return a choice of a complete answer."""
 
     @abstractmethod
     def usages(self) -> list[Usage]:
@@ -60,7 +60,8 @@ class Reply(ABC):
 
     def whole(self) -> Json:
         """Return the body of an answer in one piece."""
-        return self._head | {"choices": self.whole_choices(), "usage": self._usage()}
+        choices = [self.whole_choice(index) for index in range(len(self.requests))]
+        return self._head | {"choices": choices, "usage": self._usage()}
 
     def chunk(
         self, index: int, content: Json, logprobs: Json | None = None, end: str | None = None
@@ -70,28 +71,24 @@ class Reply(ABC):
         return chunk | ({"usage": None} if self._include_usage else {})
 
     def _usage(self) -> Json:
+        """Add up the choices' usages; the answers to one prompt share reading it."""
         n, usages = self._choices_per_prompt, self.usages()
-        return usage_fields([usages[first : first + n] for first in range(0, len(usages), n)])
+        prompts = [usages[first : first + n] for first in range(0, len(usages), n)]
+        read = sum(answers[0].prompt_tokens for answers in prompts)
+        written = sum(usage.completion_tokens for usage in usages)
+        # The first answer to a prompt may have computed what the others found.
+        cached = sum(min(usage.cached_tokens for usage in answers) for answers in prompts)
+        return {
+            "prompt_tokens": read,
+            "completion_tokens": written,
+            "total_tokens": read + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            "completion_tokens_details": {
+                "reasoning_tokens": sum(usage.reasoning_tokens for usage in usages)
+            },
+        }
 
 
 def choice_fields(index: int, content: Json, logprobs: Json | None, end: str | None) -> Json:
     """Write one choice, whole or a piece of it."""
     return {"index": index, **content, "logprobs": logprobs, "finish_reason": end}
-
-
-def usage_fields(prompts: Sequence[Sequence[Usage]]) -> Json:
-    """Add up usages. prompts: for each prompt those of its answers, which share reading it."""
-    prompt = sum(usages[0].prompt_tokens for usages in prompts)
-    completion = sum(usage.completion_tokens for usages in prompts for usage in usages)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {
-            # The first answer to a prompt may have computed what the others found.
-            "cached_tokens": sum(min(u.cached_tokens for u in usages) for usages in prompts)
-        },
-        "completion_tokens_details": {
-            "reasoning_tokens": sum(u.reasoning_tokens for usages in prompts for u in usages)
-        },
-    }

@@ -22,7 +22,7 @@ from danlu.server.openai.body_types import (
     refused,
 )
 from danlu.server.openai.chat_messages import ChatMessage
-from danlu.server.openai.tool_calls import ToolBody, ToolChoice, tool_choice_field
+from danlu.server.openai.tool_calls import ToolBody, ToolChoiceField
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 32
@@ -204,7 +204,7 @@ class ChatRequest(SamplingBody):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     tools: list[ToolBody] | None = Field(None, max_length=128)
-    tool_choice: Annotated[ToolChoice | None, tool_choice_field()] = None
+    tool_choice: ToolChoiceField = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateSettings | None = None
     reasoning_effort: ReasoningEffort | None = Field(
@@ -246,13 +246,10 @@ class ChatRequest(SamplingBody):
         names = super().ignored()
         if any(message.name and message.role != "tool" for message in self.messages):
             names.append("messages.name")
-        if any(tool.function.strict for tool in self.tools or ()) and not self._calls_are_forced:
+        is_forced = self.tool_choice is not None and self.tool_choice.needs_a_call
+        if any(tool.function.strict for tool in self.tools or ()) and not is_forced:
             names.append("tools.function.strict")
         return names
-
-    @property
-    def _calls_are_forced(self) -> bool:
-        return self.tool_choice is not None and self.tool_choice.needs_a_call
 
 
 Prompt = str | list[int]

@@ -11,22 +11,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from danlu.engine.service import EngineService
 from danlu.errors import DanluError
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import api_error_of
 from danlu.server.openai.body_types import IGNORED_HEADER
 from danlu.server.openai.in_flight import RequestsInFlight
+from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.reply import Json, Reply
 from danlu.server.openai.requests import SamplingBody
-from danlu.server.state import record_of, state_of
+from danlu.server.state import Serving, record_of, state_of
 
 # A stream sends a comment after this long without an event, and begins after this long at most.
 COMMENT_SECONDS = 5.0
@@ -39,6 +39,7 @@ _LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\
 # nginx's status for a client that has disconnected; only the log shows it.
 _CLIENT_CLOSED_REQUEST = 499
 
+BodyT = TypeVar("BodyT", bound=SamplingBody)
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
@@ -49,18 +50,43 @@ class ClientGone(Exception):
 
 
 async def respond(
-    http: HttpRequest, body: SamplingBody, make_reply: Callable[[], Reply], *, seats: int
+    http: HttpRequest,
+    body: BodyT,
+    make_reply: Callable[[BodyT, Target, Serving], Reply],
+    *,
+    seats: int,
 ) -> Response:
     """Answer with a stream of events or with one JSON body, as the request's body says.
 
     make_reply: renders and tokenizes, on a worker thread; its reply has as many requests as there
     are `seats`. Raises ApiError.
     """
-    service = serving_of(http.app).service
-    record = record_of(http.scope)
-    in_flight = RequestsInFlight(service, state_of(http.app).figures, record, seats=seats)
+    serving, record = serving_of(http.app), record_of(http.scope)
+    target = target_of(serving, body.model)
+    figures = state_of(http.app).figures
+    in_flight = RequestsInFlight(serving.service, figures, record, seats=seats)
+
+    def prepared() -> Reply:
+        reply = make_reply(body, target, serving)
+        for request in reply.requests:
+            serving.service.prepare(request)
+        return reply
+
+    async def answer() -> Response:
+        reply = await asyncio.to_thread(prepared)
+        in_flight.submit(reply.requests)
+        ignored = body.ignored()
+        headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
+        if body.stream:
+            # What refuses a request comes before the stream has begun, so with its own status.
+            first = await _next_chunks(in_flight, reply, COMMENT_SECONDS)
+            return EventStream(_pieces(in_flight, reply, first, record.id), in_flight, headers)
+        while not in_flight.is_complete:
+            await _next_chunks(in_flight, reply)
+        return JSONResponse(reply.whole(), headers=headers)
+
     try:
-        return await _until_gone(http.receive, _answer(service, in_flight, body, make_reply))
+        return await _until_gone(http.receive, answer())
     except BaseException as problem:
         in_flight.close()
         if isinstance(problem, ClientGone):
@@ -68,31 +94,6 @@ async def respond(
         if isinstance(problem, DanluError):
             raise api_error_of(problem, record.id, in_engine=True) from problem
         raise
-
-
-async def _answer(
-    service: EngineService,
-    in_flight: RequestsInFlight,
-    body: SamplingBody,
-    make_reply: Callable[[], Reply],
-) -> Response:
-    def prepared() -> Reply:
-        reply = make_reply()
-        for request in reply.requests:
-            service.prepare(request)
-        return reply
-
-    reply = await asyncio.to_thread(prepared)
-    in_flight.submit(reply.requests)
-    ignored = body.ignored()
-    headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
-    if body.stream:
-        # What refuses a request comes before the stream has begun, so with its own status.
-        await in_flight.begin(COMMENT_SECONDS)
-        return EventStream(in_flight, reply, headers)
-    while not in_flight.is_complete:
-        await _next_chunks(in_flight, reply)
-    return JSONResponse(reply.whole(), headers=headers)
 
 
 async def _next_chunks(
@@ -109,7 +110,7 @@ async def _next_chunks(
     return chunks
 
 
-class EventStream(Response):
+class EventStream(StreamingResponse):
     """Sends server-sent events while outputs come.
 
     Closes `in_flight` at the end, or when the client has disconnected.
@@ -118,44 +119,41 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, in_flight: RequestsInFlight, reply: Reply, headers: Mapping[str, str]
+        self,
+        pieces: AsyncIterable[bytes],
+        in_flight: RequestsInFlight,
+        headers: Mapping[str, str],
     ) -> None:
-        self.status_code = 200
-        self.background = None
+        super().__init__(pieces, headers={**_STREAM_HEADERS, **headers})
         self._in_flight = in_flight
-        self._reply = reply
-        self.init_headers({**_STREAM_HEADERS, **headers})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
         try:
-            await _until_gone(receive, self._send_all(send, record_of(scope).id))
+            await _until_gone(receive, self.stream_response(send))
         except (ClientGone, OSError):
             _log.debug("a client has gone before its answer was complete")
         finally:
             self._in_flight.close()
 
-    async def _send_all(self, send: Send, request_id: str) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        async for piece in self._pieces(request_id):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _pieces(self, request_id: str) -> AsyncGenerator[bytes, None]:
-        """Yield the events of the answer; an error becomes the last one."""
-        in_flight, reply = self._in_flight, self._reply
-        try:
-            yield _events(reply.opening())
-            while not in_flight.is_complete:
-                chunks = await _next_chunks(in_flight, reply, COMMENT_SECONDS)
-                if chunks is None:
-                    yield _COMMENT
-                elif chunks:
-                    yield _events(chunks)
-            yield _events(reply.closing()) + _DONE
-        except Exception as problem:
-            yield _events([api_error_of(problem, request_id, in_engine=True).body()])
+async def _pieces(
+    in_flight: RequestsInFlight, reply: Reply, first: list[Json] | None, request_id: str
+) -> AsyncIterator[bytes]:
+    """Yield the events of an answer; an error becomes the last one. first: chunks made already."""
+    try:
+        yield _events(reply.opening())
+        if first:
+            yield _events(first)
+        while not in_flight.is_complete:
+            chunks = await _next_chunks(in_flight, reply, COMMENT_SECONDS)
+            if chunks is None:
+                yield _COMMENT
+            elif chunks:
+                yield _events(chunks)
+        yield _events(reply.closing()) + _DONE
+    except Exception as problem:
+        yield _events([api_error_of(problem, request_id, in_engine=True).body()])
 
 
 def _events(chunks: Iterable[Json]) -> bytes:

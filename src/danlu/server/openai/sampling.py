@@ -7,7 +7,7 @@ or HTTP.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from danlu.engine.request import Grammar, Request, SamplingSettings
@@ -20,22 +20,15 @@ _SAME_NAMES = (
     *("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
     *("frequency_penalty", "min_tokens", "ignore_eos"),
 )
-# How long a thought may be, in tokens; None: as long as it likes.
-EFFORTS = {
-    "minimal": 512, "low": 1024, "medium": 4096, "high": None, "xhigh": None, "max": None,
-}  # fmt: skip
+# How long a thought may be, in tokens; with more effort as long as it likes.
+_EFFORTS = {"minimal": 512, "low": 1024, "medium": 4096}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThinkingMode:
-    """Whether to think, and how many tokens at most."""
+def thinking_mode(body: ChatRequest, prompting: Prompting) -> tuple[bool, int | None]:
+    """Decide whether to think, and how many tokens at most.
 
-    enabled: bool
-    budget: int | None = None
-
-
-def thinking_mode(body: ChatRequest, prompting: Prompting) -> ThinkingMode:
-    """Decide whether to think: as the request says, else as the model was trained."""
+    As the request says, else as the model was trained. Raises ApiError for a contradiction.
+    """
     effort = body.reasoning_effort
     wanted = (body.chat_template_kwargs or TemplateSettings()).enable_thinking
     if effort is not None:
@@ -46,11 +39,10 @@ def thinking_mode(body: ChatRequest, prompting: Prompting) -> ThinkingMode:
                 param="reasoning_effort",
             )
         wanted = effort != "none"
-    enabled = bool(prompting.enable_thinking if wanted is None else wanted)
-    budget = EFFORTS[effort] if effort is not None and effort != "none" else None
-    if body.thinking_token_budget is not None:
-        budget = body.thinking_token_budget
-    return ThinkingMode(enabled=enabled, budget=budget if enabled else None)
+    if not (prompting.enable_thinking if wanted is None else wanted):
+        return False, None
+    budget = body.thinking_token_budget
+    return True, _EFFORTS.get(effort or "") if budget is None else budget
 
 
 def sampling_of(

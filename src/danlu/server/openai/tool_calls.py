@@ -124,21 +124,24 @@ class NamedChoice(Body):
     function: ChosenFunction
 
 
-def tool_choice_field() -> BeforeValidator:
+def _tool_choice(value: object) -> object:
     """Read auto, none, required or a named function into a ToolChoice."""
+    if value is None or isinstance(value, ToolChoice):
+        return value
+    if value == "auto" or value == "none" or value == "required":
+        return ToolChoice(value)
+    if isinstance(value, dict):
+        return ToolChoice("named", NamedChoice.model_validate(value).function.name)
+    raise ValueError("It must be auto, none, required or a function's name as an object.")
 
-    def read(value: object) -> object:
-        if value is None or isinstance(value, ToolChoice):
-            return value
-        if value == "auto" or value == "none" or value == "required":
-            return ToolChoice(value)
-        if isinstance(value, dict):
-            return ToolChoice("named", NamedChoice.model_validate(value).function.name)
-        raise ValueError("It must be auto, none, required or a function's name as an object.")
 
-    return BeforeValidator(
-        read, json_schema_input_type=Literal["auto", "none", "required"] | NamedChoice | None
-    )
+ToolChoiceField = Annotated[
+    ToolChoice | None,
+    BeforeValidator(
+        _tool_choice,
+        json_schema_input_type=Literal["auto", "none", "required"] | NamedChoice | None,
+    ),
+]
 
 
 def call_grammar(
