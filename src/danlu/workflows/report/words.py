@@ -8,7 +8,7 @@ from typing import Any
 
 from danlu.language import _
 from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
-from danlu.text.conversation import Conversation, Message
+from danlu.text.conversation import Conversation
 from danlu.workflows.answers import Answer
 from danlu.workflows.form import is_empty, repeats_itself, visible_text
 from danlu.workflows.report.before_after import BeforeAfter
@@ -164,12 +164,13 @@ def _questions(found: BeforeAfter) -> list[Part]:
         found.judged.questions, found.before.held_out, found.after.held_out, strict=True
     ):
         reference = visible_text(question.reference)
+        as_learned = Said(thought=question.reference.reasoning or "", text=reference)
         parts.append(
             SideBySide(
                 place=question.place,
                 prompt=_prompt(question.conversation),
                 answers=(
-                    (_("in the data"), _written(question.reference)),
+                    (_("in the data"), as_learned),
                     (_("base"), _said(before, reference)),
                     (_("tuned"), _said(after, reference)),
                 ),
@@ -184,10 +185,6 @@ def _prompt(conversation: Conversation) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n\n".join(f"{message.role}: {visible_text(message)}" for message in messages)
-
-
-def _written(message: Message) -> Said:
-    return Said(thought=message.reasoning or "", text=visible_text(message))
 
 
 def _said(answer: Answer, reference: str) -> Said:
