@@ -247,38 +247,33 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _sentences(event: Event) -> list[str]:
+def _sentences(event: Event) -> Iterator[str]:
     if isinstance(event, Evaluated):
         best = f"  ({_('best so far')})" if event.is_best else ""
         text = _("held-out loss {loss:.4f} at step {step}").format(loss=event.loss, step=event.step)
-        return [text + best]
-    if isinstance(event, StepSkipped):
+        yield text + best
+    elif isinstance(event, StepSkipped):
         rows = ", ".join(event.rows[:4]) + (", ..." if len(event.rows) > 4 else "")
-        return [
-            _("step {step} was not applied: its loss is not finite (rows {rows})").format(
-                step=event.step, rows=rows
-            )
-        ]
-    if isinstance(event, StoppedEarly):
-        return [
-            _(
-                "stopping early: {count} evaluations without a better one than at step {step}"
-            ).format(count=event.evaluations, step=event.best_step)
-        ]
-    if isinstance(event, Resumed):
-        lines = [_("going on after step {step}").format(step=event.step)]
-        return [*(_("skipped: {what}").format(what=what) for what in event.damaged), *lines]
-    if isinstance(event, NotSaved):
-        return [
-            _("not saved, trying again later: {what}: {why}").format(what=event.what, why=event.why)
-        ]
-    if isinstance(event, Adapted):
-        return [f"{_moment(event)}: {_from_now_on(event)}"]
-    if isinstance(event, Planned):
-        return [_("measured: {summary}").format(summary=summary(event.plan))]
-    if isinstance(event, Saved):
-        return [_("saved {folder}").format(folder=event.folder.name)]
-    return []
+        yield _("step {step} was not applied: its loss is not finite (rows {rows})").format(
+            step=event.step, rows=rows
+        )
+    elif isinstance(event, StoppedEarly):
+        yield _(
+            "stopping early: {count} evaluations without a better one than at step {step}"
+        ).format(count=event.evaluations, step=event.best_step)
+    elif isinstance(event, Resumed):
+        yield from (_("skipped: {what}").format(what=what) for what in event.damaged)
+        yield _("going on after step {step}").format(step=event.step)
+    elif isinstance(event, NotSaved):
+        yield _("not saved, trying again later: {what}: {why}").format(
+            what=event.what, why=event.why
+        )
+    elif isinstance(event, Adapted):
+        yield f"{_moment(event)}: {_from_now_on(event)}"
+    elif isinstance(event, Planned):
+        yield _("measured: {summary}").format(summary=summary(event.plan))
+    elif isinstance(event, Saved):
+        yield _("saved {folder}").format(folder=event.folder.name)
 
 
 def _moment(event: Adapted) -> str:
