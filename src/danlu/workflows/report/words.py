@@ -211,11 +211,7 @@ def _said(answer: Answer, reference: str) -> Said:
 
 def _general_prompts(found: BeforeAfter) -> list[Part]:
     rows = [
-        (
-            prompt.text,
-            _mark(was_right) + _beginning(base),
-            _mark(is_right) + _beginning(tuned),
-        )
+        (prompt.text, _cell(base, was_right), _cell(tuned, is_right))
         for prompt, (was_right, is_right), base, tuned in zip(
             GENERAL_PROMPTS, found.passed(), found.before.general, found.after.general, strict=True
         )
@@ -228,14 +224,11 @@ def _general_prompts(found: BeforeAfter) -> list[Part]:
     ]
 
 
-def _beginning(answer: Answer) -> str:
-    """Show as much of an answer as a cell of a table should hold."""
+def _cell(answer: Answer, is_right: bool | None) -> str:
+    """Mark an answer, and show as much of it as a cell of a table should hold."""
+    mark = {True: "✓ ", False: "✗ ", None: "… "}[is_right]
     text = visible_text(answer.message)
-    return text if len(text) <= _CELL_LENGTH else text[:_CELL_LENGTH] + " ..."
-
-
-def _mark(is_right: bool | None) -> str:
-    return {True: "✓ ", False: "✗ ", None: "… "}[is_right]
+    return mark + (text if len(text) <= _CELL_LENGTH else text[:_CELL_LENGTH] + " ...")
 
 
 def _forms(found: BeforeAfter) -> list[Part]:
