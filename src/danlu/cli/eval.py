@@ -163,15 +163,13 @@ def _show_progress(event: EvaluationProgress) -> None:
 
 
 def _result_lines(event: Scored) -> list[str]:
-    found = event.results
-    lines = [
-        f"  {name.removeprefix('predict_'):<16} {value}"
-        for name, value in found.items()
-        if name.startswith("predict_")
-    ]
     return [
         _("Scores (ROUGE, BLEU and exact match from 0 to 100):"),
-        *lines,
+        *(
+            f"  {name.removeprefix('predict_'):<16} {value}"
+            for name, value in event.results.items()
+            if name.startswith("predict_")
+        ),
         _("Answers: {path}").format(path=event.predictions),
         _("Scores: {path}").format(path=event.results_file),
     ]
