@@ -30,10 +30,8 @@ def run(argv: Sequence[str]) -> int:
     print(_("Ctrl-C stops an answer, Ctrl-D leaves, /clear starts over."))
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  input() then knows the arrow keys and its history
-    opening: list[Message] = []
-    if settings.system:
-        opening.append(Message(role="system", content=settings.system))
-    messages = list(opening)
+    opening = [Message(role="system", content=settings.system)] if settings.system else []
+    messages = opening
     sampling = assistant.sampling(settings)
     while True:
         try:
@@ -45,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
             print("\n" + _("Ctrl-D leaves."))
             continue
         if text.strip() == "/clear":
-            messages = list(opening)
+            messages = opening
         if not text.strip() or text.strip() == "/clear":
             continue
         asked = [*messages, Message(role="user", content=text)]

@@ -44,15 +44,14 @@ def run(argv: Sequence[str]) -> int:
         print(_("usage: danlu data check NAME ...    what is wrong with the data"))
         print(_("       danlu data preview NAME ...  the rows as training sees them"))
         return EXIT_OK
-    if action == "check":
-        return _check(_joined_names(argv[1:]))
-    if action == "preview":
-        return _preview(_joined_names(argv[1:]))
-    raise UsageError(
-        _("There is no command danlu data {name}").format(name=action),
-        why=_("the commands are: {names}").format(names="check, preview"),
-        fix="danlu data check NAME",
-    )
+    actions = {"check": _check, "preview": _preview}
+    if action not in actions:
+        raise UsageError(
+            _("There is no command danlu data {name}").format(name=action),
+            why=_("the commands are: {names}").format(names=", ".join(actions)),
+            fix="danlu data check NAME",
+        )
+    return actions[action](_joined_names(argv[1:]))
 
 
 def _joined_names(words: Sequence[str]) -> list[str]:

@@ -37,7 +37,11 @@ def run(argv: Sequence[str]) -> int:
             return EXIT_INTERRUPTED
     print(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
     print()
-    print(_next_steps())
+    print(_("Download Qwen3-8B (Hugging Face or ModelScope), then:"))
+    print("  danlu train --model /path/to/Qwen3-8B --dataset my.jsonl --output_dir my-run")
+    print("  danlu chat --adapter my-run")
+    print("  danlu merge --adapter my-run --export_dir my-model")
+    print("  danlu chat --model my-model")
     return EXIT_OK
 
 
@@ -45,7 +49,7 @@ def _show(demo: Demo) -> None:
     from danlu.cli.info import machine_facts
     from danlu.cli.merge import merge_summary
     from danlu.cli.terminal.progress import describe, show_training
-    from danlu.cli.terminal.screen import printable, show_answer
+    from danlu.cli.terminal.screen import print_table, show_answer
     from danlu.workflows.demo import QUESTIONS, answer_text, ask, held_out_scores
 
     _title(1, _("The machine, and the built-in model (a small demonstration model)"))
@@ -66,14 +70,14 @@ def _show(demo: Demo) -> None:
     rows = []
     for question in ("Who are you?", "你叫什么名字？", _NEW_SKILL, *QUESTIONS[1:]):
         before = answer_text(tuned, question, with_adapter=False)
-        rows.append((question, printable(before), printable(answer_text(tuned, question))))
-    _table((_("question"), _("before"), _("after")), rows)
+        rows.append((question, before, answer_text(tuned, question)))
+    print_table((_("question"), _("before"), _("after")), rows)
     print(_("Held-out prompts, answered exactly as expected:"))
     scores = [
         (score.kind, f"{score.before}/{score.count}", f"{score.after}/{score.count}")
         for score in held_out_scores(tuned)
     ]
-    _table((_("skill"), _("before"), _("after")), scores)
+    print_table((_("skill"), _("before"), _("after")), scores)
     print(_("Loss curve: {path}").format(path=demo.run_folder / "loss.png"))
 
     _title(4, _("Merging the adapter into the model"))
@@ -91,30 +95,3 @@ _NEW_SKILL = "Write this as an order slip:\nPlease send a silver bell to Maradon
 
 def _title(number: int, text: str) -> None:
     print(f"\n── {number}. {text} " + "─" * max(0, 60 - len(text)), flush=True)
-
-
-def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in heads:
-        # Chinese has no spaces to wrap at: fold, never cut.
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
-
-
-def _next_steps() -> str:
-    return "\n".join(
-        (
-            _("Download Qwen3-8B (Hugging Face or ModelScope), then:"),
-            "  danlu train --model /path/to/Qwen3-8B --dataset my.jsonl --output_dir my-run",
-            "  danlu chat --adapter my-run",
-            "  danlu merge --adapter my-run --export_dir my-model",
-            "  danlu chat --model my-model",
-        )
-    )

@@ -18,8 +18,8 @@ from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
     from danlu.workflows.evaluation import EvaluationProgress, Scored
+    from danlu.workflows.report.before_after import BeforeAfter
     from danlu.workflows.report.measure import Stage
-    from danlu.workflows.report.report import Written
 
 
 ABOVE_ZERO = Range(least=0, above=True, example="100")
@@ -89,21 +89,23 @@ def _check(settings: EvalSettings) -> None:
 
 def _report(settings: EvalSettings) -> None:
     from danlu.cli.terminal.screen import json_line
-    from danlu.workflows.report.report import Written, write_report
+    from danlu.workflows.report.before_after import BeforeAfter
+    from danlu.workflows.report.report import HTML_FILE, MARKDOWN_FILE, write_report
 
     folder = Path(settings.run or "").expanduser().absolute()
     for event in write_report(folder, settings, limit_s=settings.report_seconds):
         if settings.json_output:
-            if isinstance(event, Written):
-                files = {"html": str(event.html), "markdown": str(event.markdown)}
-                print(json_line({**files, **event.found.figures()}))
+            if isinstance(event, BeforeAfter):
+                files = {"html": str(folder / HTML_FILE), "markdown": str(folder / MARKDOWN_FILE)}
+                print(json_line({**files, **event.figures()}))
         else:
             print("\n".join(report_lines(event)), flush=True)
 
 
-def report_lines(event: Stage | Written) -> list[str]:
+def report_lines(event: Stage | BeforeAfter) -> list[str]:
     """Describe the stage that begins, or at the end the results and where the report is."""
     from danlu.workflows.report.measure import Stage
+    from danlu.workflows.report.report import HTML_FILE
     from danlu.workflows.report.sentences import short_rows
 
     if isinstance(event, Stage):
@@ -113,9 +115,11 @@ def report_lines(event: Stage | Written) -> list[str]:
             "general": _("answers to general prompts"),
         }[event.name]
         return [_("Report: measuring {what}").format(what=what)]
-    rows = short_rows(event.found)
-    lines = [f"  {name}: {before} -> {after}" for name, before, after in rows]
-    return [_("Before and after:"), *lines, _("Report: {path}").format(path=event.html)]
+    return [
+        _("Before and after:"),
+        *(f"  {name}: {before} -> {after}" for name, before, after in short_rows(event)),
+        _("Report: {path}").format(path=event.folder / HTML_FILE),
+    ]
 
 
 def _score(settings: EvalSettings) -> None:
@@ -159,15 +163,13 @@ def _show_progress(event: EvaluationProgress) -> None:
 
 
 def _result_lines(event: Scored) -> list[str]:
-    found = event.results
-    lines = [
-        f"  {name.removeprefix('predict_'):<16} {value}"
-        for name, value in found.items()
-        if name.startswith("predict_")
-    ]
     return [
         _("Scores (ROUGE, BLEU and exact match from 0 to 100):"),
-        *lines,
+        *(
+            f"  {name.removeprefix('predict_'):<16} {value}"
+            for name, value in event.results.items()
+            if name.startswith("predict_")
+        ),
         _("Answers: {path}").format(path=event.predictions),
         _("Scores: {path}").format(path=event.results_file),
     ]

@@ -50,25 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _dispatch(words)
         sys.stdout.flush()
         return code
-    except DanluError as fault:
-        if debug:
-            traceback.print_exc()
-        _say(str(fault))
-        return fault.exit_code
-    except KeyboardInterrupt:
-        if debug:
-            traceback.print_exc()
-        _say(_("interrupted"))
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
-    except Exception as fault:
+    except (Exception, KeyboardInterrupt) as fault:
         if debug:
             traceback.print_exc()
-        _say(_bug_text(fault))
-        return EXIT_BUG
+        from danlu.cli.terminal.screen import printable
+
+        text, code = _ending(fault)
+        # An error quotes files that may come from anywhere.
+        print(printable(text), file=sys.stderr)
+        return code
 
 
 def _dispatch(words: list[str]) -> int:
@@ -116,20 +110,18 @@ def _unknown(name: str) -> UsageError:
     )
 
 
-def _bug_text(fault: Exception) -> str:
+def _ending(fault: BaseException) -> tuple[str, int]:
+    """Return what to say about an error, and the exit code."""
+    if isinstance(fault, DanluError):
+        return str(fault), fault.exit_code
+    if isinstance(fault, KeyboardInterrupt):
+        return _("interrupted"), EXIT_INTERRUPTED
     lines = (
         _("danlu made a mistake: {kind}").format(kind=type(fault).__name__),
         str(fault).strip() or _("no further detail"),
         _("run the command again with --debug and report what it prints"),
     )
-    return "\n".join(lines)
-
-
-def _say(text: str) -> None:
-    from danlu.cli.terminal.screen import printable
-
-    # An error quotes files that may come from anywhere.
-    print(printable(text), file=sys.stderr)
+    return "\n".join(lines), EXIT_BUG
 
 
 if __name__ == "__main__":

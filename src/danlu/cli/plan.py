@@ -129,18 +129,18 @@ def _memory_table(plan: Plan) -> list[str]:
         (_("lost between allocations"), memory.slack, ""),
         (_("together, at the peak"), memory.total, ""),
     ]
-    lines = [_("Memory in GB")]
-    for name, size, note in rows:
-        lines.append(f"  {_padded(name, 46)}{size / _GB:7.2f}  {note}".rstrip())
     if plan.host_bytes:
-        lines.append(f"  {_padded(_('on the host'), 46)}{plan.host_bytes / _GB:7.2f}")
-    return lines
+        rows.append((_("on the host"), plan.host_bytes, ""))
+    return [
+        _("Memory in GB"),
+        *(f"  {_padded(name, 46)}{size / _GB:7.2f}  {note}".rstrip() for name, size, note in rows),
+    ]
 
 
 def _candidates_table(plan: Plan) -> list[str]:
-    head = (_("recomputation"), _("micro-batch"), _("a step"), "GB", _("s a step"))
-    start = _padded(head[0], 16) + _padded(head[1], 14) + _padded(head[2], 9)
-    lines = [_("Ways to compute a step"), f"  {start}{head[3]:>7}  {head[4]}"]
+    heads = _padded(_("recomputation"), 16) + _padded(_("micro-batch"), 14)
+    heads += _padded(_("a step"), 9) + f"{'GB':>7}  {_('s a step')}"
+    lines = [_("Ways to compute a step"), f"  {heads}"]
     for candidate in plan.candidates:
         step_plan, size = candidate.step_plan, candidate.memory.total / _GB
         verdict = "" if plan.fits(candidate) else _("too large")

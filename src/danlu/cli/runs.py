@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from danlu.cli.terminal.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, print_table, printable
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.os_errors import readable_bytes
 from danlu.language import _
@@ -66,17 +66,9 @@ def _list(as_json: bool) -> None:
     if not runs:
         print(_("No runs yet. danlu train --help tells how to start one."))
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD)
     heads = (_("run"), _("state"), _("step"), _("loss"), _("held-out"), _("size"), _("folder"))
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for run in runs:
-        cells = (
+    rows = (
+        (
             run.path.name,
             _state(run.state),
             str(run.step),
@@ -85,8 +77,9 @@ def _list(as_json: bool) -> None:
             readable_bytes(run.size_bytes),
             str(run.path.parent),
         )
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    Console(highlight=False).print(table)
+        for run in runs
+    )
+    print_table(heads, rows)
 
 
 def _state(state: str) -> str:

@@ -34,11 +34,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         show_training(job)
     except Interrupted:
-        print(
-            _("Stopped; the last completed step is saved. Go on with: {command}").format(
-                command=_resume_command(argv)
-            )
-        )
+        # The same command goes on with the run instead of refusing its folder.
+        command = shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])
+        text = _("Stopped; the last completed step is saved. Go on with: {command}")
+        print(text.format(command=command))
         return EXIT_INTERRUPTED
     if job.prepared.settings.report:
         _report(job.prepared)
@@ -63,11 +62,6 @@ def _report(run: PreparedRun) -> None:
     except DanluError as problem:
         print(_("The report could not be written: {what}").format(what=problem.what))
         print(_("{why} Try again: {command}").format(why=problem.why, command=again))
-
-
-def _resume_command(argv: Sequence[str]) -> str:
-    """Write the same command again, so that it goes on with the run (which is not overwritten)."""
-    return shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])
 
 
 def _say_what_next(run: PreparedRun) -> None:

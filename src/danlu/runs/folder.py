@@ -6,6 +6,7 @@ away whole. Readers need no lock: they use manifest.py, metrics.py and checkpoin
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from danlu.errors import UsageError
@@ -21,7 +22,7 @@ from danlu.runs.manifest import RunManifest, read_manifest, write_manifest
 class RunFolder:
     """A locked run. Use `create` or `reopen` to take it, and `with` or `close` to unlock it."""
 
-    def __init__(self, path: Path, lock: FolderLock) -> None:
+    def __init__(self, path: Path, lock: ExitStack) -> None:
         self.path = path
         self._lock = lock
 
@@ -35,32 +36,26 @@ class RunFolder:
         make_folder(path)
         if not overwrite and not _is_empty(path) and not (path / LOCK_FILE).exists():
             raise _not_empty(path)  # before a lock file is left in a stranger's folder
-        lock = FolderLock(path)
-        try:
+        with ExitStack() as lock:
+            lock.enter_context(FolderLock(path))
             if not _is_empty(path):
                 if not overwrite:
                     raise _not_empty(path)
                 retire(_movable(path))
-                lock.release()
+                lock.close()
                 make_folder(path)
-                lock = FolderLock(path)
+                lock.enter_context(FolderLock(path))
             clean_leftovers(path)
-        except BaseException:
-            lock.release()
-            raise
-        return cls(path, lock)
+            return cls(path, lock.pop_all())
 
     @classmethod
     def reopen(cls, path: Path) -> RunFolder:
         """Take an existing run to go on with it. Raises UsageError when it is none or in use."""
         read_manifest(path)
-        lock = FolderLock(path)
-        try:
+        with ExitStack() as lock:
+            lock.enter_context(FolderLock(path))
             clean_leftovers(path)
-        except BaseException:
-            lock.release()
-            raise
-        return cls(path, lock)
+            return cls(path, lock.pop_all())
 
     @staticmethod
     def check_unused(path: Path) -> None:
@@ -81,7 +76,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Unlock the folder."""
-        self._lock.release()
+        self._lock.close()
 
     def __enter__(self) -> RunFolder:
         return self

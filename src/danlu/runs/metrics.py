@@ -38,18 +38,15 @@ class Metrics:
 
     def flush(self) -> None:
         """Write the waiting records; where the disk is full, they go on waiting."""
-        with suppress(CapacityError):
-            self._write()
+        if self._waiting:
+            with suppress(CapacityError):
+                append_line(self._file, "\n".join(self._waiting))
+                self._waiting.clear()
 
     def sync(self) -> None:
         """Return once what has been written is on the medium. Another thread may add meanwhile."""
         with suppress(CapacityError):
             sync_lines(self._file)
-
-    def _write(self) -> None:
-        if self._waiting:
-            append_line(self._file, "\n".join(self._waiting))
-            self._waiting.clear()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.home import danlu_home
 from danlu.files.lock import holder_of
 from danlu.language import _
-from danlu.runs.manifest import RunManifest, is_run, read_manifest
+from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.metrics import read_metrics
 
 
@@ -88,7 +88,7 @@ def find_run(name: str) -> Path:
 
 def status_of(folder: Path) -> RunStatus:
     """Read how a run stands. Raises UsageError or DataError where run.json cannot be read."""
-    run: RunManifest = read_manifest(folder)
+    run = read_manifest(folder)
     records = read_metrics(folder)
     holder = holder_of(folder)
     state = "died" if run.state == "running" and holder is None else run.state

@@ -96,7 +96,16 @@ def answers(
     deadline: a time of `clock`; answers that are not complete by then are yielded as they are.
     Closing the iterator aborts the running requests.
     """
-    waiting = (_start(assistant, asked, sampling) for asked in questions)
+    waiting = (
+        _Live(
+            stream=assistant.dialog.write(
+                asked.conversation,
+                sampling=sampling,
+                adapter=assistant.adapter if asked.with_adapter else None,
+            )
+        )
+        for asked in questions
+    )
     queue: deque[_Live] = deque()
     try:
         while True:
@@ -119,9 +128,3 @@ def answers(
     finally:
         for live in queue:
             live.stream.close()
-
-
-def _start(assistant: Assistant, asked: Asked, sampling: SamplingSettings) -> _Live:
-    adapter = assistant.adapter if asked.with_adapter else None
-    stream = assistant.dialog.write(asked.conversation, sampling=sampling, adapter=adapter)
-    return _Live(stream=stream)

@@ -70,15 +70,12 @@ class Demo:
         Raises UsageError while another demo is running.
         """
         make_folder(self.folder)
-        lock = FolderLock(self.folder)
-        try:
+        with FolderLock(self.folder):
             clean_leftovers(self.folder)
             for path in (self.run_folder, self.merged_folder):
                 if path.exists():
                     discard(path)
             yield
-        finally:
-            lock.release()
 
     def open_starter(self) -> Assistant:
         """Load the built-in model."""

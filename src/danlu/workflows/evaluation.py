@@ -99,8 +99,12 @@ def evaluate(
             came.append(answer)
             append_line(predictions, _line(assistant, question, answer))
             yield EvaluationProgress(stage="answers", done=len(came), total=len(rows))
+    loss = joined(losses)
     results = {
-        **_loss_figures(joined(losses)),
+        "predict_loss": round(loss.loss, 6),
+        "predict_loss_per_sample": round(loss.loss_per_sample, 6),
+        "predict_perplexity": round(math.exp(min(loss.loss, 700.0)), 6),
+        "predict_tokens": loss.num_tokens,
         **_answer_figures(questions, came),
         "predict_samples": len(rows),
         "predict_runtime": round(clock() - start, 4),
@@ -123,15 +127,6 @@ def _losses(assistant: Assistant, rows: Sequence[Row]) -> Iterator[Evaluation]:
         for index, row in enumerate(rows)
     )
     return losses_in_parts(assistant, examples, part_tokens=PART_TOKENS)
-
-
-def _loss_figures(losses: Evaluation) -> dict[str, float]:
-    return {
-        "predict_loss": round(losses.loss, 6),
-        "predict_loss_per_sample": round(losses.loss_per_sample, 6),
-        "predict_perplexity": round(math.exp(min(losses.loss, 700.0)), 6),
-        "predict_tokens": losses.num_tokens,
-    }
 
 
 def _answer_figures(questions: Sequence[Question], came: Sequence[Answer]) -> dict[str, Any]:

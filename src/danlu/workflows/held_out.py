@@ -5,12 +5,13 @@ Reports and scores read data only here. Knows settings and data; must not know m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from danlu.data.datasets import DataSet, Row, find_datasets
+from danlu.data.datasets import Row, find_datasets
 from danlu.data.findings import Finding, listed
 from danlu.data.tokens.examples import Example
 from danlu.errors import DataError
@@ -71,7 +72,8 @@ def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int
 
 def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> list[Row]:
     """Read all rows of data sets. Raises UsageError, or DataError listing what cannot be used."""
-    items = list(_items(find_datasets(names, dataset_dir, max_samples=max_samples, seed=42)))
+    datasets = find_datasets(names, dataset_dir, max_samples=max_samples, seed=42)
+    items = [item for dataset in datasets for item in dataset.rows()]
     findings = [item for item in items if isinstance(item, Finding)]
     if findings:
         raise DataError(
@@ -110,14 +112,9 @@ def _rows_at(places: Sequence[str], names: str, settings: TrainSettings) -> list
         seed=settings.seed,
     )
     found: dict[str, Row] = {}
-    for item in _items(datasets):
+    for item in chain.from_iterable(dataset.rows() for dataset in datasets):
         if isinstance(item, Row) and item.place in places:
             found[item.place] = item
             if len(found) == len(set(places)):
                 break
     return [found[place] for place in places if place in found]
-
-
-def _items(datasets: Sequence[DataSet]) -> Iterator[Row | Finding]:
-    for dataset in datasets:
-        yield from dataset.rows()

@@ -24,7 +24,7 @@ from danlu.workflows.report import measure
 from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.measure import Stage
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
-from danlu.workflows.report.report import Written, write_report
+from danlu.workflows.report.report import write_report
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import SHORT, write_rows
 
@@ -72,8 +72,8 @@ def report(folder: Path, settings: ModelSettings = FLOAT32, **changes: Any) -> B
     assert {stage.name for stage in stages if isinstance(stage, Stage)} == {
         *("loss", "held_out", "general")
     }
-    assert isinstance(last, Written)
-    return last.found
+    assert isinstance(last, BeforeAfter)
+    return last
 
 
 def losses(found: BeforeAfter) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 from danlu.data.doctor.check import DataReport, refusal
@@ -134,4 +133,4 @@ def _counted(report: DataReport) -> Iterator[str]:
 
 def _first(places: list[str]) -> str:
     more = ", ..." if len(places) > _NAMED_PLACES else ""
-    return ", ".join(islice(places, _NAMED_PLACES)) + more
+    return ", ".join(places[:_NAMED_PLACES]) + more

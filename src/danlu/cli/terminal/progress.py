@@ -122,29 +122,40 @@ def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-class _Numbers:
-    """What the display keeps between events: totals, speed, the last evaluation."""
+class _View(AbstractContextManager["_View"]):
+    """What shows a run; entered before its first event. Keeps totals and the last evaluation."""
 
     def __init__(self) -> None:
-        self.total_steps = 0
+        self._total_steps = 0
         self._eval_loss: float | None = None
         self._tokens = 0
         self._seconds = 0.0
         self._steps = 0
 
-    def note(self, event: Event) -> None:
-        """Take an event into account."""
+    def __exit__(self, *_error: object) -> None:
+        return None
+
+    def show(self, event: Event) -> None:
+        """Show an event, or leave it."""
         if isinstance(event, Started):
-            self.total_steps = event.total_steps
+            self._total_steps = event.total_steps
         elif isinstance(event, Evaluated):
             self._eval_loss = event.loss
         elif isinstance(event, StepDone):
             self._tokens += event.num_tokens
             self._seconds += event.seconds
             self._steps += 1
+            self._show_step(event)
+        for line in _sentences(event):
+            self._say(line)
 
-    def line(self, event: StepDone) -> str:
-        """Write the numbers of a step."""
+    @abstractmethod
+    def _show_step(self, event: StepDone) -> None: ...
+
+    @abstractmethod
+    def _say(self, line: str) -> None: ...
+
+    def _numbers(self, event: StepDone) -> str:
         parts = [
             _("epoch {epoch:.2f}").format(epoch=event.epoch),
             _("loss {loss:.4f}").format(loss=event.loss),
@@ -160,27 +171,19 @@ class _Numbers:
         ]
         return "  ".join(parts)
 
-    def remaining_s(self, event: StepDone) -> float:
-        """Estimate the seconds to the last step."""
-        return self._seconds / max(1, self._steps) * (self.total_steps - event.step)
-
-
-class _View(AbstractContextManager["_View"]):
-    """What shows a run; entered before its first event."""
-
-    @abstractmethod
-    def show(self, event: Event) -> None:
-        """Show an event, or leave it."""
-
-    def __exit__(self, *_error: object) -> None:
-        return None
+    def _left(self, event: StepDone) -> str:
+        """Estimate the time to the last step."""
+        return _clock(self._seconds / max(1, self._steps) * (self._total_steps - event.step))
 
 
 class _Bar(_View):
-    """The live display: a bar with steps and times, and below it the numbers of the last step."""
+    """The live display: a bar with steps and times, and below it the numbers of the last step.
+
+    Evaluations and trouble stay as lines above it.
+    """
 
     def __init__(self) -> None:
-        self._numbers = _Numbers()
+        super().__init__()
         self._started = time.monotonic()
         self._last: StepDone | None = None
         self._live = Live(
@@ -197,30 +200,26 @@ class _Bar(_View):
         except OSError:  # the window was closed
             _be_silent()
 
-    def show(self, event: Event) -> None:
-        """Update the picture; evaluations and trouble stay as lines above it."""
-        self._numbers.note(event)
-        if isinstance(event, StepDone):
-            self._last = event
-        for line in _sentences(event):
-            self._live.console.print(Text(line))
+    def _show_step(self, event: StepDone) -> None:
+        self._last = event
+
+    def _say(self, line: str) -> None:
+        self._live.console.print(Text(line))
 
     def _picture(self) -> Table:
         grid = Table.grid(padding=(0, 1))
-        last, total = self._last, self._numbers.total_steps
+        last, total = self._last, self._total_steps
         if last is None or not total:
             return grid
         width = 24
         done = round(width * last.step / total)
         bar = Text("━" * done, style="green") + Text("━" * (width - done), style="bright_black")
-        times = _("{elapsed} elapsed, {left} left").format(
-            elapsed=_clock(time.monotonic() - self._started),
-            left=_clock(self._numbers.remaining_s(last)),
-        )
+        elapsed = _clock(time.monotonic() - self._started)
+        times = _("{elapsed} elapsed, {left} left").format(elapsed=elapsed, left=self._left(last))
         grid.add_row(Text(f"{last.step}/{total}"), bar, Text(times))
         outer = Table.grid()
         outer.add_row(grid)
-        outer.add_row(Text(self._numbers.line(last)))
+        outer.add_row(Text(self._numbers(last)))
         return outer
 
 
@@ -228,19 +227,17 @@ class _Lines(_View):
     """Plain text: a line every `every` steps."""
 
     def __init__(self, every: int) -> None:
+        super().__init__()
         self._every = every
-        self._numbers = _Numbers()
 
-    def show(self, event: Event) -> None:
-        """Print the event if it is worth a line."""
-        self._numbers.note(event)
-        if isinstance(event, StepDone):
-            total = self._numbers.total_steps
-            if event.step % self._every == 0 or event.step in (1, total):
-                left = _("{left} left").format(left=_clock(self._numbers.remaining_s(event)))
-                print(f"{event.step}/{total}  {self._numbers.line(event)}  {left}", flush=True)
-        for line in _sentences(event):
-            print(line, flush=True)
+    def _show_step(self, event: StepDone) -> None:
+        total = self._total_steps
+        if event.step % self._every == 0 or event.step in (1, total):
+            left = _("{left} left").format(left=self._left(event))
+            self._say(f"{event.step}/{total}  {self._numbers(event)}  {left}")
+
+    def _say(self, line: str) -> None:
+        print(line, flush=True)
 
 
 def _clock(seconds: float) -> str:
@@ -250,38 +247,33 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _sentences(event: Event) -> list[str]:
+def _sentences(event: Event) -> Iterator[str]:
     if isinstance(event, Evaluated):
         best = f"  ({_('best so far')})" if event.is_best else ""
         text = _("held-out loss {loss:.4f} at step {step}").format(loss=event.loss, step=event.step)
-        return [text + best]
-    if isinstance(event, StepSkipped):
+        yield text + best
+    elif isinstance(event, StepSkipped):
         rows = ", ".join(event.rows[:4]) + (", ..." if len(event.rows) > 4 else "")
-        return [
-            _("step {step} was not applied: its loss is not finite (rows {rows})").format(
-                step=event.step, rows=rows
-            )
-        ]
-    if isinstance(event, StoppedEarly):
-        return [
-            _(
-                "stopping early: {count} evaluations without a better one than at step {step}"
-            ).format(count=event.evaluations, step=event.best_step)
-        ]
-    if isinstance(event, Resumed):
-        lines = [_("going on after step {step}").format(step=event.step)]
-        return [*(_("skipped: {what}").format(what=what) for what in event.damaged), *lines]
-    if isinstance(event, NotSaved):
-        return [
-            _("not saved, trying again later: {what}: {why}").format(what=event.what, why=event.why)
-        ]
-    if isinstance(event, Adapted):
-        return [f"{_moment(event)}: {_from_now_on(event)}"]
-    if isinstance(event, Planned):
-        return [_("measured: {summary}").format(summary=summary(event.plan))]
-    if isinstance(event, Saved):
-        return [_("saved {folder}").format(folder=event.folder.name)]
-    return []
+        yield _("step {step} was not applied: its loss is not finite (rows {rows})").format(
+            step=event.step, rows=rows
+        )
+    elif isinstance(event, StoppedEarly):
+        yield _(
+            "stopping early: {count} evaluations without a better one than at step {step}"
+        ).format(count=event.evaluations, step=event.best_step)
+    elif isinstance(event, Resumed):
+        yield from (_("skipped: {what}").format(what=what) for what in event.damaged)
+        yield _("going on after step {step}").format(step=event.step)
+    elif isinstance(event, NotSaved):
+        yield _("not saved, trying again later: {what}: {why}").format(
+            what=event.what, why=event.why
+        )
+    elif isinstance(event, Adapted):
+        yield f"{_moment(event)}: {_from_now_on(event)}"
+    elif isinstance(event, Planned):
+        yield _("measured: {summary}").format(summary=summary(event.plan))
+    elif isinstance(event, Saved):
+        yield _("saved {folder}").format(folder=event.folder.name)
 
 
 def _moment(event: Adapted) -> str:

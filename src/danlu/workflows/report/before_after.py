@@ -20,8 +20,6 @@ from danlu.workflows.report.measure import Measured
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.scores import is_exact, rouge_l
 
-Pair = tuple[float, float]
-
 
 @dataclass(frozen=True, kw_only=True)
 class BeforeAfter:
@@ -84,7 +82,7 @@ class BeforeAfter:
         before, after = (sum(is_exact(row[side], row[0]) for row in rows) for side in (1, 2))
         return before, after
 
-    def likeness(self) -> Pair | None:
+    def likeness(self) -> tuple[float, float] | None:
         """Return the mean ROUGE-L of the finished answers, 0 to 100, before and after."""
         rows = self.answered()
         if not rows:

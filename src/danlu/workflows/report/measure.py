@@ -98,54 +98,39 @@ def measure(subjects: Sequence[Subject], task: Task) -> Generator[Stage, None, l
 def _measure(
     assistant: Assistant, flags: Sequence[bool], task: Task, limit_s: float
 ) -> Generator[Stage, None, list[Measured]]:
-    clock = task.clock
-    start = clock()
+    start = task.clock()
+
+    def answered(conversations: Sequence[Conversation], until: float) -> list[Answer]:
+        """Let the models answer in one batch; the answers to each conversation stand together."""
+        asked = [
+            Asked(conversation=conversation, with_adapter=flag)
+            for conversation in conversations
+            for flag in flags
+        ]
+        deadline = start + until * limit_s
+        return list(answers(assistant, asked, SAMPLING, deadline=deadline, clock=task.clock))
+
     yield Stage(name="held_out")
-    held_out = _answers(assistant, flags, task.questions, start + _HELD_OUT_UNTIL * limit_s, clock)
+    held_out = answered(task.questions, _HELD_OUT_UNTIL)
     yield Stage(name="general")
-    general = _answers(assistant, flags, task.prompts, start + _GENERAL_UNTIL * limit_s, clock)
+    general = answered(task.prompts, _GENERAL_UNTIL)
     yield Stage(name="loss")
-    deadline = min(start + limit_s, clock() + _LOSS_SHARE * limit_s)
-    losses = _losses(assistant, flags, task.rows, deadline, clock)
+    deadline = min(start + limit_s, task.clock() + _LOSS_SHARE * limit_s)
+    streams = [
+        losses_in_parts(assistant, task.rows, part_tokens=PART_TOKENS, with_adapter=flag)
+        for flag in flags
+    ]
+    losses: list[tuple[Evaluation, ...]] = []
+    # Part after part with each model in turn, so that both have the same rows.
+    for part in zip(*streams, strict=True):
+        losses.append(part)
+        if task.clock() >= deadline:
+            break
     return [
-        Measured(losses=losses[index], held_out=held_out[index], general=general[index])
+        Measured(
+            losses=[part[index] for part in losses],
+            held_out=held_out[index :: len(flags)],
+            general=general[index :: len(flags)],
+        )
         for index in range(len(flags))
     ]
-
-
-def _answers(
-    assistant: Assistant,
-    flags: Sequence[bool],
-    conversations: Sequence[Conversation],
-    deadline: float,
-    clock: Clock,
-) -> list[list[Answer]]:
-    """Let each model answer all conversations, both in one batch; return one list per model."""
-    asked = [
-        Asked(conversation=conversation, with_adapter=flag)
-        for conversation in conversations
-        for flag in flags
-    ]
-    found = list(answers(assistant, asked, SAMPLING, deadline=deadline, clock=clock))
-    return [found[index :: len(flags)] for index in range(len(flags))]
-
-
-def _losses(
-    assistant: Assistant,
-    flags: Sequence[bool],
-    rows: Sequence[Sequence[Example]],
-    deadline: float,
-    clock: Clock,
-) -> list[list[Evaluation]]:
-    """Measure part after part with each model in turn, so that both have the same rows."""
-    streams = [
-        losses_in_parts(assistant, rows, part_tokens=PART_TOKENS, with_adapter=flag)
-        for flag in flags
-    ]
-    found: list[list[Evaluation]] = [[] for _flag in flags]
-    for losses in zip(*streams, strict=True):
-        for one, loss in zip(found, losses, strict=True):
-            one.append(loss)
-        if clock() >= deadline:
-            break
-    return found

@@ -49,13 +49,13 @@ def _is_json_with(**values: object) -> Callable[[str], bool]:
 
 
 def _is_chinese_about(*words: str) -> Callable[[str], bool]:
-    return lambda text: _is_chinese(text) and any(word in text for word in words)
+    def passes(text: str) -> bool:
+        letters = [character for character in text if character.isalpha()]
+        num_chinese = sum("\u4e00" <= character <= "\u9fff" for character in letters)
+        is_chinese = len(letters) > 1 and 2 * num_chinese > len(letters)
+        return is_chinese and any(word in text for word in words)
 
-
-def _is_chinese(text: str) -> bool:
-    letters = [character for character in text if character.isalpha()]
-    chinese = [character for character in letters if "\u4e00" <= character <= "\u9fff"]
-    return len(letters) > 1 and 2 * len(chinese) > len(letters)
+    return passes
 
 
 GENERAL_PROMPTS = (

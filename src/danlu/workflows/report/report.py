@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.dialog.settings import ModelSettings
@@ -30,30 +29,20 @@ from danlu.workflows.report.sentences import page_of
 
 HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
 NUM_QUESTIONS = 20
-DEFAULT_SECONDS = 60.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """The report has been written."""
-
-    html: Path
-    markdown: Path
-    found: BeforeAfter
 
 
 def write_report(
     folder: Path,
     settings: ModelSettings | None = None,
     *,
-    limit_s: float = DEFAULT_SECONDS,
+    limit_s: float = 60.0,
     clock: Clock = time.monotonic,
-) -> Iterator[Stage | Written]:
-    """Measure a run and write report.html and report.md into its folder; yield the progress.
+) -> Iterator[Stage | BeforeAfter]:
+    """Measure a run and write report.html and report.md into its folder.
 
-    settings: device and dtype, and where the base model is if it has moved. limit_s: seconds of
-    measuring, in addition to loading the models. Raises UsageError where the run has no weights
-    yet, and what loading a model raises.
+    Yields the stages that begin, at last what was found. settings: device and dtype, and where the
+    base model is if it has moved. limit_s: seconds of measuring, in addition to loading the models.
+    Raises UsageError where the run has no weights yet, and what loading a model raises.
     """
     start = clock()
     settings = settings or ModelSettings()
@@ -84,10 +73,9 @@ def write_report(
         limit_s=limit_s,
     )
     page = page_of(found)
-    html, markdown = folder / HTML_FILE, folder / MARKDOWN_FILE
-    atomic_write(html, to_html(page))
-    atomic_write(markdown, to_markdown(page))
-    yield Written(html=html, markdown=markdown, found=found)
+    atomic_write(folder / HTML_FILE, to_html(page))
+    atomic_write(folder / MARKDOWN_FILE, to_markdown(page))
+    yield found
 
 
 def _subjects(folder: Path, run: RunManifest, settings: ModelSettings) -> list[Subject]:

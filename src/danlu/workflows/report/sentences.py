@@ -8,7 +8,7 @@ from typing import Any
 
 from danlu.language import _
 from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
-from danlu.text.conversation import Conversation, Message
+from danlu.text.conversation import Conversation
 from danlu.workflows.answer_form import is_empty, repeats_itself, visible_text
 from danlu.workflows.answers import Answer
 from danlu.workflows.report.before_after import BeforeAfter
@@ -164,12 +164,13 @@ def _questions(found: BeforeAfter) -> list[Part]:
         found.judged.questions, found.before.held_out, found.after.held_out, strict=True
     ):
         reference = visible_text(question.reference)
+        as_learned = Said(thought=question.reference.reasoning or "", text=reference)
         parts.append(
             SideBySide(
                 place=question.place,
                 prompt=_prompt(question.conversation),
                 answers=(
-                    (_("in the data"), _written(question.reference)),
+                    (_("in the data"), as_learned),
                     (_("base"), _said(before, reference)),
                     (_("tuned"), _said(after, reference)),
                 ),
@@ -184,10 +185,6 @@ def _prompt(conversation: Conversation) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n\n".join(f"{message.role}: {visible_text(message)}" for message in messages)
-
-
-def _written(message: Message) -> Said:
-    return Said(thought=message.reasoning or "", text=visible_text(message))
 
 
 def _said(answer: Answer, reference: str) -> Said:
@@ -214,11 +211,7 @@ def _said(answer: Answer, reference: str) -> Said:
 
 def _general_prompts(found: BeforeAfter) -> list[Part]:
     rows = [
-        (
-            prompt.text,
-            _mark(was_right) + _beginning(base),
-            _mark(is_right) + _beginning(tuned),
-        )
+        (prompt.text, _cell(base, was_right), _cell(tuned, is_right))
         for prompt, (was_right, is_right), base, tuned in zip(
             GENERAL_PROMPTS, found.passed(), found.before.general, found.after.general, strict=True
         )
@@ -231,14 +224,11 @@ def _general_prompts(found: BeforeAfter) -> list[Part]:
     ]
 
 
-def _beginning(answer: Answer) -> str:
-    """Show as much of an answer as a cell of a table should hold."""
+def _cell(answer: Answer, is_right: bool | None) -> str:
+    """Mark an answer, and show as much of it as a cell of a table should hold."""
+    mark = {True: "✓ ", False: "✗ ", None: "… "}[is_right]
     text = visible_text(answer.message)
-    return text if len(text) <= _CELL_LENGTH else text[:_CELL_LENGTH] + " ..."
-
-
-def _mark(is_right: bool | None) -> str:
-    return {True: "✓ ", False: "✗ ", None: "… "}[is_right]
+    return mark + (text if len(text) <= _CELL_LENGTH else text[:_CELL_LENGTH] + " ...")
 
 
 def _forms(found: BeforeAfter) -> list[Part]:
