@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from danlu.errors import DataError
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.runs.manifest import (
     RUN_FILE,
     ArithmeticRecord,
@@ -147,7 +147,7 @@ def test_every_key_that_was_written_is_a_field(tmp_path: Path) -> None:
 
 
 def test_how_a_step_is_computed_is_recorded_whole() -> None:
-    names = {field.name for field in fields(Arithmetic)}
+    names = {field.name for field in fields(StepPlan)}
     assert names < set(ArithmeticRecord.model_fields)
     assert names | {"step"} == set(ChangeRecord.model_fields)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from danlu.errors import DataError
-from danlu.plan.job import Arithmetic
+from danlu.plan.job import StepPlan
 from danlu.runs.manifest import ArithmeticRecord, BaseRecord, ChangeRecord, RunManifest
 from danlu.train.events import Adapted
 from danlu.train.job.record import arithmetic_of, going_on, with_change
@@ -17,16 +17,16 @@ RUN = RunManifest(
     enable_thinking=None,
     arithmetic=ArithmeticRecord(threads=2, micro_batch_tokens=100),
 )
-HALF = Arithmetic(micro_batch_tokens=50, chunk_rows=64, recompute="none")
-LESS = Arithmetic(micro_batch_tokens=50, chunk_rows=64, recompute="block")
+HALF = StepPlan(micro_batch_tokens=50, chunk_rows=64, recompute="none")
+LESS = StepPlan(micro_batch_tokens=50, chunk_rows=64, recompute="block")
 
 
-def adapted(step: int, arithmetic: Arithmetic) -> Adapted:
-    return Adapted(step=step, moment="step", arithmetic=arithmetic)
+def adapted(step: int, step_plan: StepPlan) -> Adapted:
+    return Adapted(step=step, moment="step", step_plan=step_plan)
 
 
 def test_a_run_of_an_older_version_computed_in_the_one_way_it_knew() -> None:
-    known = Arithmetic(micro_batch_tokens=100, chunk_rows=256, recompute="none")
+    known = StepPlan(micro_batch_tokens=100, chunk_rows=256, recompute="none")
     assert arithmetic_of(RUN) == arithmetic_of(RUN, 7) == known
 
 
