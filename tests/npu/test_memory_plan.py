@@ -32,7 +32,7 @@ def test_a_microstep_needs_no_more_than_planned_and_not_much_less(
     base = loaded_tiny(tmp_path / "model", torch.bfloat16, "npu")
     lora = LoraConfig(r=4)
     method: Method = FullMethod(base) if full else LoraMethod.fresh(base, lora, seed=1)
-    optimizer = Optimizer(method.named_parameters(), weight_decay=0.0, fused=False)
+    optimizer = Optimizer(method.parameters(), weight_decay=0.0, fused=False)
     optimizer.zero_grad()
     examples = [example for row in random_rows(40) for example in row]
     (batch,) = pack(examples, 10_000)

@@ -47,7 +47,7 @@ def into_grad(monkeypatch: pytest.MonkeyPatch, run: Trainer, steps: set[int], va
     def microstep(method: Method, *values: Any, **options: Any) -> torch.Tensor:
         loss = real(method, *values, **options)
         if run.progress.step in steps:
-            _name, parameter = method.named_parameters()[0]
+            parameter = method.parameters()[0]
             assert parameter.grad is not None
             parameter.grad.view(-1)[5] = value
         return loss

@@ -21,10 +21,9 @@ class Example(Settings):
         "small": {"rank": "2"},
     }
     FOREIGN: ClassVar[Mapping[str, Foreign]] = {
-        "neat_packing": foreign(note="packing is always neat"),
-        "packing": foreign(note="packing is always neat"),
-        "use_dora": foreign(instead="use plain LoRA"),
-        "optim": foreign(instead="leave it out", off=("adamw_torch",)),
+        **foreign("neat_packing packing", note="packing is always neat"),
+        **foreign("use_dora", instead="use plain LoRA"),
+        **foreign("optim", instead="leave it out", off=("adamw_torch",)),
     }
 
     preset: Literal["large", "small"] | None = option(None, "defaults")

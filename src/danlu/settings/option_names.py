@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.settings.schema import Option, Settings, foreign_options_of, options_of
+from danlu.settings.schema import Option, Settings, options_of
 
 COMMAND_LINE = "command line"
 
@@ -31,7 +31,10 @@ class Names:
         placed = [option for option in self.options.values() if option.position is not None]
         self.placed = sorted(placed, key=lambda option: option.position or 0)
         self._own = {n: o for o in self.options.values() for n in (o.name, *o.aliases)}
-        self._known = {**foreign_options_of(cls), **self._own}
+        # An option of another program takes one value, or stands alone.
+        any_value = (str, bool, type(None))
+        others = {name: Option(name=name, help="", types=any_value) for name in cls.FOREIGN}
+        self._known = {**others, **self._own}
 
     def find(self, key: str) -> Option | None:
         """Look a name up."""

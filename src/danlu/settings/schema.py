@@ -29,9 +29,12 @@ class Foreign:
     off: tuple[str, ...] = ("false", "no", "none", "null", "0", "0.0", "")
 
 
-def foreign(*, note: str = "", instead: str = "", off: Sequence[str] = ()) -> Foreign:
-    """Declare an option of other programs; off: further values that switch it off."""
-    return Foreign(note=note, instead=instead, off=(*Foreign.off, *off))
+def foreign(
+    names: str, *, note: str = "", instead: str = "", off: Sequence[str] = ()
+) -> dict[str, Foreign]:
+    """Declare options of other programs; off: further values that switch them off."""
+    option = Foreign(note=note, instead=instead, off=(*Foreign.off, *off))
+    return dict.fromkeys(names.split(), option)
 
 
 class Settings(BaseModel):
@@ -112,14 +115,6 @@ def options_of(cls: type[Settings]) -> dict[str, Option]:
             position=extra.get("position"),
         )
     return options
-
-
-def foreign_options_of(cls: type[Settings]) -> dict[str, Option]:
-    """List the options of other programs by name; each takes one value, or stands alone."""
-    return {
-        name: Option(name=name, help=known.note or known.instead, types=(str, bool, type(None)))
-        for name, known in cls.FOREIGN.items()
-    }
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,29 +57,23 @@ def read_words(names: Names, words: Sequence[str]) -> CommandLine:
 class _WordReader:
     def __init__(self, names: Names, words: Sequence[str]) -> None:
         self._names = names
-        self._words = list(words)
-        self._at = 0
+        self._rest = deque(words)
         self._found = CommandLine()
         self._places = list(names.placed)
         self._seen_a_word = False
 
     def read(self) -> CommandLine:
         plain_only = False
-        while self._at < len(self._words):
-            word = self._words[self._at]
-            self._at += 1
-            if plain_only:
+        while self._rest:
+            word = self._rest.popleft()
+            if plain_only or _is_value(word):
                 self._plain(word)
             elif word == "--":
                 plain_only = True
             elif word == "-h":
                 self._found.asks.add("help")
-            elif word.startswith("--") or (
-                word[:1] == "-" and len(word) > 1 and not _is_value(word)
-            ):
-                self._flag(word)
             else:
-                self._plain(word)
+                self._flag(word)
         return self._found
 
     def _flag(self, word: str) -> None:
@@ -96,10 +91,10 @@ class _WordReader:
         self._set(option, value)
 
     def _value_of(self, option: Option) -> str | tuple[str, ...]:
-        word = self._words[self._at] if self._at < len(self._words) else None
+        word = self._rest[0] if self._rest else None
         if option.is_switch:
             values = (*BOOLEANS, *NULLS) if option.takes_null else tuple(BOOLEANS)
-            return self._next() if word is not None and word.lower() in values else "true"
+            return self._rest.popleft() if word is not None and word.lower() in values else "true"
         if word is None or not _is_value(word):
             if option.takes_bool:
                 return "true"
@@ -111,18 +106,11 @@ class _WordReader:
                 ),
             )
         if not option.takes_many:
-            return self._next()
-        texts = [self._next()]
-        while self._at < len(self._words) and self._continues_list(self._words[self._at]):
-            texts.append(self._next())
+            return self._rest.popleft()
+        texts = [self._rest.popleft()]
+        while self._rest and _is_value(self._rest[0]) and self._key_value(self._rest[0]) is None:
+            texts.append(self._rest.popleft())
         return texts[0] if len(texts) == 1 else tuple(texts)
-
-    def _continues_list(self, word: str) -> bool:
-        return _is_value(word) and self._key_value(word) is None
-
-    def _next(self) -> str:
-        self._at += 1
-        return self._words[self._at - 1]
 
     def _plain(self, word: str) -> None:
         first, self._seen_a_word = not self._seen_a_word, True

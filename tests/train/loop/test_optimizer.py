@@ -26,7 +26,7 @@ def parameters(seed: int = 0) -> dict[str, nn.Parameter]:
 def test_equals_torch_adamw_with_clipping(fused: bool, betas: tuple[float, float]) -> None:
     """Also where a step in between, even the first, is not applied."""
     ours, theirs = parameters(), parameters()
-    flat = Optimizer(ours.items(), weight_decay=0.1, fused=fused, betas=betas)
+    flat = Optimizer(list(ours.values()), weight_decay=0.1, fused=fused, betas=betas)
     groups = [
         {"params": [theirs["w"], theirs["v"]], "weight_decay": 0.1},
         {"params": [theirs["norm"]], "weight_decay": 0.0},
@@ -58,7 +58,7 @@ def test_a_step_that_is_not_applied_changes_no_number(
     fused: bool, dtype: torch.dtype, value: float
 ) -> None:
     named = {name: nn.Parameter(p.to(dtype)) for name, p in parameters().items()}
-    flat = Optimizer(named.items(), weight_decay=0.1, fused=fused)
+    flat = Optimizer(list(named.values()), weight_decay=0.1, fused=fused)
     for step in range(3):
         before = {name: tensor.clone() for name, tensor in flat.state()[0].items()}
         working = {name: parameter.detach().clone() for name, parameter in named.items()}
@@ -82,7 +82,7 @@ def test_a_step_that_is_not_applied_changes_no_number(
 def test_bf16_tensors_keep_fp32_masters(fused: bool) -> None:
     """Updates smaller than a bf16 step add up instead of vanishing."""
     weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
-    flat = Optimizer([("w", weight)], weight_decay=0.0, fused=fused)
+    flat = Optimizer([weight], weight_decay=0.0, fused=fused)
     for _step in range(20):
         weight.sum().backward()
         flat.step(1e-3, applied=YES)
@@ -93,7 +93,9 @@ def test_bf16_tensors_keep_fp32_masters(fused: bool) -> None:
 @both_variants
 def test_a_scaled_gradient_gives_the_same_update(fused: bool) -> None:
     plain, scaled = parameters(), parameters()
-    optimizers = [Optimizer(n.items(), weight_decay=0.0, fused=fused) for n in (plain, scaled)]
+    optimizers = [
+        Optimizer(list(n.values()), weight_decay=0.0, fused=fused) for n in (plain, scaled)
+    ]
     for named, optimizer, scale in ((plain, optimizers[0], 1.0), (scaled, optimizers[1], 1024.0)):
         (sum((p.sin() * p).sum() for p in named.values()) * scale).backward()
         optimizer.clip(1.0, scale=scale)
@@ -105,7 +107,7 @@ def test_a_scaled_gradient_gives_the_same_update(fused: bool) -> None:
 def test_what_a_failed_backward_pass_left_behind_is_cleared() -> None:
     """In bf16 the gradient comes beside its tensor first; memory may run out right then."""
     tensor = nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16))
-    flat = Optimizer([("w", tensor)], weight_decay=0.0, fused=True)
+    flat = Optimizer([tensor], weight_decay=0.0, fused=True)
     tensor.grad = torch.full_like(tensor, 100.0)
     flat.zero_grad()
     tensor.sum().backward()

@@ -30,32 +30,22 @@ def recording_end(folder: RunFolder, trainer: Trainer, settings: TrainSettings) 
         _set_state(folder, "interrupted", f"at step {trainer.progress.step}")
         raise
     except Exception as problem:
-        told = _as_told(problem, folder, trainer, settings)
+        told = problem
+        if isinstance(problem, OutOfMemory):
+            told = end_of_ladder(problem, settings, folder.path, saved=trainer.progress.step)
+        elif is_out_of_memory(problem):
+            told = memory_is_full(problem)
+        # A run that was stopped can go on from its checkpoint.
+        stopped = isinstance(problem, OutOfMemory | DataError)
+        known = told if stopped else problem
+        detail = known.what if isinstance(known, DanluError) else f"{type(known).__name__}: {known}"
         # On a full disk this fails too; the user must hear of the error that came first.
         with suppress(DanluError):
-            _set_state(folder, *_state_after(problem, told))
+            _set_state(folder, "stopped" if stopped else "failed", detail)
         if told is problem:
             raise
         raise told from problem
     _set_state(folder, "finished", f"{trainer.progress.step} steps")
-
-
-def _as_told(
-    problem: Exception, folder: RunFolder, trainer: Trainer, settings: TrainSettings
-) -> Exception:
-    """Return the error that the user is told in place of `problem`."""
-    if isinstance(problem, OutOfMemory):
-        return end_of_ladder(problem, settings, folder.path, saved=trainer.progress.step)
-    return memory_is_full(problem) if is_out_of_memory(problem) else problem
-
-
-def _state_after(problem: Exception, told: Exception) -> tuple[State, str]:
-    """Return the state and its detail: a run that was stopped can go on from its checkpoint."""
-    if isinstance(problem, OutOfMemory | DataError) and isinstance(told, DanluError):
-        return "stopped", told.what
-    if isinstance(problem, DanluError):
-        return "failed", problem.what
-    return "failed", f"{type(problem).__name__}: {problem}"
 
 
 def _set_state(folder: RunFolder, state: State, detail: str) -> None:

@@ -32,8 +32,8 @@ class Method(ABC):
         self.base = base
 
     @abstractmethod
-    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """List the trainable tensors under stable names; a tied output matrix appears once."""
+    def parameters(self) -> list[nn.Parameter]:
+        """List the trainable tensors in a stable order; a tied output matrix appears once."""
 
     @abstractmethod
     def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
@@ -68,9 +68,9 @@ class LoraMethod(Method):
         adapter.initialise(seed)
         return cls(adapter, base=base, seed=seed)
 
-    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+    def parameters(self) -> list[nn.Parameter]:
         """List the matrices A and B."""
-        return list(self.adapter.parameters())
+        return [parameter for _name, parameter in self.adapter.parameters()]
 
     def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the projection with the adapter, and its dropout where one is set."""
@@ -99,9 +99,9 @@ class LoraMethod(Method):
 class FullMethod(Method):
     """Train every weight of the model."""
 
-    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+    def parameters(self) -> list[nn.Parameter]:
         """List all weights; a tied output matrix appears once."""
-        return list(self.base.model.named_parameters())
+        return list(self.base.model.parameters())
 
     def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the plain projection; autograd does the rest."""

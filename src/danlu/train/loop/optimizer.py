@@ -6,13 +6,13 @@ the device, but for `state`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from danlu.ops import AdamW, Moments
-from danlu.train.loop.parameters import FlatParameters, split_for_decay
+from danlu.train.loop.parameters import FlatParameters
 
 
 class Optimizer:
@@ -20,19 +20,18 @@ class Optimizer:
 
     def __init__(
         self,
-        named: Iterable[tuple[str, nn.Parameter]],
+        parameters: Sequence[nn.Parameter],
         *,
         weight_decay: float,
         fused: bool,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        matrices, vectors = split_for_decay(named)
-        self._groups = {
-            name: FlatParameters(group)
-            for name, group in (("matrices", matrices), ("vectors", vectors))
-            if group
+        groups = {
+            "matrices": [parameter for parameter in parameters if parameter.dim() > 1],
+            "vectors": [parameter for parameter in parameters if parameter.dim() <= 1],
         }
+        self._groups = {name: FlatParameters(group) for name, group in groups.items() if group}
         self._moments = {name: Moments.zeros(group.vector) for name, group in self._groups.items()}
         self._weight_decay = {"matrices": weight_decay, "vectors": 0.0}
         self._adamw = AdamW(betas=betas, eps=eps, fused=fused)

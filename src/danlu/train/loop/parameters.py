@@ -8,7 +8,7 @@ the updated values back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,14 +63,3 @@ class FlatParameters:
         with torch.no_grad():
             for parameter, master in self._working:
                 parameter.copy_(master)
-
-
-def split_for_decay(
-    named: Iterable[tuple[str, nn.Parameter]],
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Separate matrices, which weight decay shrinks, from norm weights, which it must not."""
-    matrices: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
-    for _name, parameter in named:
-        (matrices if parameter.dim() > 1 else vectors).append(parameter)
-    return matrices, vectors

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from danlu.data.tokens.examples import Example
 from danlu.data.tokens.pack import pack
@@ -21,7 +22,6 @@ from danlu.train.loop.step import microstep
 
 # The larger probe takes at most about this many seconds, as predicted from the device's facts.
 LONGEST_S = 2.0
-
 # How often each is measured.
 TIMES = 3
 
@@ -72,12 +72,11 @@ def _take(rows: Sequence[Sequence[Example]], most_tokens: int) -> list[Example]:
     """Take examples in order while they fit; at least one."""
     taken: list[Example] = []
     tokens = 0
-    for index in range(len(rows)):
-        for example in rows[index]:
-            if taken and tokens + len(example.tokens) > most_tokens:
-                return taken
-            taken.append(example)
-            tokens += len(example.tokens)
+    for example in chain.from_iterable(rows):
+        if taken and tokens + len(example.tokens) > most_tokens:
+            break
+        taken.append(example)
+        tokens += len(example.tokens)
     return taken
 
 

@@ -30,8 +30,6 @@ from danlu.train.loop.training_state import Progress, write_state
 # of full training's 14 or 16 bytes a parameter may not fit beside the training itself on the CPU,
 # so there such a checkpoint is written while the training stands still.
 HELD_SHARE = 1 / 16
-
-
 # After this many checkpoints in a row that could not be written the run stops.
 MAX_FAILED_SAVES = 2
 
@@ -121,8 +119,7 @@ class Saver:
 
     def _copy_bytes(self) -> int:
         tensors, _updates = self._optimizer.state()
-        weights = [parameter for _name, parameter in self._method.named_parameters()]
-        return sum(tensor.nbytes for tensor in (*tensors.values(), *weights))
+        return sum(tensor.nbytes for tensor in (*tensors.values(), *self._method.parameters()))
 
     def _fill(self, draft: Draft, progress: Progress) -> None:
         self._method.save(draft)

@@ -39,7 +39,7 @@ from danlu.train.events import (
 )
 from danlu.train.fit.ladder import OutOfMemory, adapted
 from danlu.train.loop.batches import StepBatches
-from danlu.train.loop.evaluate import Evaluation, evaluate
+from danlu.train.loop.evaluate import evaluate
 from danlu.train.loop.method import Method
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.precision import LossScale
@@ -96,7 +96,7 @@ class Trainer:
         )
         self._metrics = Metrics(run_folder.path)
         self._optimizer = Optimizer(
-            method.named_parameters(),
+            method.parameters(),
             weight_decay=recipe.weight_decay,
             fused=base.device.has_fused_adamw,
             betas=recipe.adam_betas,
@@ -195,7 +195,7 @@ class Trainer:
 
     def _should_evaluate(self) -> bool:
         recipe, step = self._recipe, self._progress.step
-        if self._progress.evaluated_step == step:
+        if not self._eval_rows or self._progress.evaluated_step == step:
             return False
         if step == 0:
             return recipe.eval_on_start
@@ -240,11 +240,12 @@ class Trainer:
         if not result.applied:
             rows = self._batches.rows_of(step)
             places = tuple(self._places[row] if self._places else str(row + 1) for row in rows)
-            self._record(event="skipped", rows=", ".join(places))
+            self._record(step + 1, event="skipped", rows=", ".join(places))
             yield StepSkipped(step=step + 1, rows=places)
             return
         scale = {"loss_scale": result.scale.value} if result.scale.value != 1.0 else {}
         self._record(
+            step + 1,
             loss=result.loss,
             learning_rate=rate,
             grad_norm=result.grad_norm,
@@ -285,11 +286,16 @@ class Trainer:
             self._batches.prepare(following, self.step_plan.micro_batch_tokens)
 
     def _evaluate(self) -> Iterator[Event]:
-        if not self._eval_rows:
-            return
         step = self._progress.step
         result, seconds = yield from self._until_it_fits(
-            self._compute_evaluation,
+            lambda: evaluate(
+                self._method.base,
+                self._method.eval_linear(),
+                self._eval_rows,
+                micro_batch_tokens=self.step_plan.micro_batch_tokens,
+                chunk_rows=self.step_plan.chunk_rows,
+                between=self._check_stop,
+            ),
             lambda: [example for row in self._eval_rows for example in row],
             moment="evaluation",
             step=step,
@@ -298,6 +304,7 @@ class Trainer:
         metric = result.loss_per_sample if per_sample else result.loss
         self._progress = self._progress.after_evaluation(metric)
         self._record(
+            step,
             eval_loss=result.loss,
             eval_loss_per_sample=result.loss_per_sample,
             eval_seconds=round(seconds, 4),
@@ -309,16 +316,6 @@ class Trainer:
             loss_per_sample=result.loss_per_sample,
             seconds=seconds,
             is_best=step > 0 and self._progress.best_step == step,
-        )
-
-    def _compute_evaluation(self) -> Evaluation:
-        return evaluate(
-            self._method.base,
-            self._method.eval_linear(),
-            self._eval_rows,
-            micro_batch_tokens=self.step_plan.micro_batch_tokens,
-            chunk_rows=self.step_plan.chunk_rows,
-            between=self._check_stop,
         )
 
     def _until_it_fits(
@@ -352,15 +349,11 @@ class Trainer:
                 has_host=self._device.has_host,
             )
             self.step_plan = change.step_plan
-            way = asdict(change.step_plan)
-            self._record_at(step, event="out_of_memory", moment=moment, **way)
+            self._record(step, event="out_of_memory", moment=moment, **asdict(change.step_plan))
             self._saver.settle()  # a checkpoint being written gives back its copy
             yield change
 
-    def _record(self, **values: float | str) -> None:
-        self._record_at(self._progress.step, **values)
-
-    def _record_at(self, step: int, /, **values: float | str) -> None:
+    def _record(self, step: int, /, **values: float | str) -> None:
         self._metrics.append({"step": step, "epoch": round(self._epoch(step), 4), **values})
 
     def _epoch(self, step: int) -> float:

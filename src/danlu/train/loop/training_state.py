@@ -54,17 +54,12 @@ class Progress:
 
     def after_evaluation(self, loss: float) -> Progress:
         """Return the progress with the present step evaluated; step 0 is never the best."""
-        is_best = self.step > 0 and (self.best_loss is None or loss < self.best_loss)
-        if is_best:
-            return replace(
-                self,
-                best_loss=loss,
-                best_step=self.step,
-                evaluated_step=self.step,
-                worse_in_a_row=0,
-            )
-        worse = self.worse_in_a_row + (self.step > 0)
-        return replace(self, evaluated_step=self.step, worse_in_a_row=worse)
+        evaluated = replace(self, evaluated_step=self.step)
+        if self.step == 0:
+            return evaluated
+        if self.best_loss is None or loss < self.best_loss:
+            return replace(evaluated, best_loss=loss, best_step=self.step, worse_in_a_row=0)
+        return replace(evaluated, worse_in_a_row=self.worse_in_a_row + 1)
 
 
 def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
