@@ -38,7 +38,6 @@ class RunFacts:
     rows_per_step: int
     per_device_train_batch_size: int
     num_train_epochs: float
-    num_train_rows: int
     num_eval_rows: int
     flops_per_token: float
     best_step: int | None = None

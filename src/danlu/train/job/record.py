@@ -162,7 +162,6 @@ def facts_of(
         rows_per_step=recipe.rows_per_step,
         per_device_train_batch_size=settings.per_device_train_batch_size,
         num_train_epochs=settings.num_train_epochs,
-        num_train_rows=len(data.train_rows),
         num_eval_rows=len(data.eval_rows),
         flops_per_token=6.0 * parameters,
         best_step=progress.best_step,
