@@ -74,12 +74,10 @@ class BlockPool:
 
     def take(self, after: Block | None) -> Block | None:
         """Take a block, the one behind `after` if it is free; return None where all are used."""
-        if after is not None and after + 1 in self._free:
-            return self._use(Block(after + 1))
         if not self._free:
             self._evict()
-        if not self._free:
-            return None
+            if not self._free:
+                return None
         if after is not None and after + 1 in self._free:
             return self._use(Block(after + 1))
         return self._use(self._roomy())
