@@ -22,6 +22,7 @@ from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import Quantization, quantized_bytes
 from danlu.model.qwen3 import Qwen3
 from danlu.ops import quantize_int4, quantize_int8
+from tests.helpers.invariants import check_engine
 from tests.helpers.logits import logits
 from tests.helpers.model_folder import write_model_folder
 from tests.helpers.tiny_engine import GREEDY, random_adapter, tokens_of
@@ -97,7 +98,7 @@ def test_requests_of_many_lengths_run_together(quantization: Quantization, tmp_p
             engine.add(request, outputs.append)
     while engine.num_unfinished:
         engine.step()
-    engine.check_invariants()
+    check_engine(engine)
     assert all(output.error is None for output in outputs)
     assert len(tokens_of(outputs)) == 8 * (GREEDY.max_tokens or 0)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from danlu import ops
-from danlu.ops import reference
+from tests.helpers import reference
 
 # Largest error allowed, as a share of the largest value (or of 1, the size of the inputs).
 # In fp32 only the order of sums differs.

@@ -169,13 +169,6 @@ class Engine:
         if root is not None:
             self._pool.forget(root)
 
-    def check_invariants(self) -> None:
-        """Assert what must hold between two steps; for tests."""
-        self._scheduler.check_invariants()
-        in_schedule = self._scheduler.num_running + self._scheduler.num_waiting
-        assert in_schedule == len(self._sequences)
-        assert self._sequences or self._pool.num_used == 0
-
     def _deliver(self, sequence: RequestSequence, output: Output) -> None:
         if output.finish_reason is not None:
             del self._sequences[sequence.id]

@@ -1,8 +1,8 @@
 """The few hot operations of Qwen3, in plain PyTorch with hand-written backward passes.
 
-`reference.py` holds the readable twin of each; tests compare value and gradient. An operation that
-is computed differently on some devices decides so itself, by the device of its tensors; AdamW is
-told by its `fused`. All other rooms import from here only.
+Tests compare value and gradient of each with its formula. An operation that is computed differently
+on some devices decides so itself, by the device of its tensors; AdamW is told by its `fused`. All
+other rooms import from here only.
 """
 
 from __future__ import annotations

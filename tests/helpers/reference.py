@@ -1,4 +1,4 @@
-"""The readable twin of every operation: what is computed, without any concern for speed.
+"""The readable twin of every operation in ops/: what is computed, without concern for speed.
 
 Each function is the formula as the papers and the Hugging Face model have it; autograd supplies
 the gradients. The tests hold the hand-written variants against these.
