@@ -151,7 +151,6 @@ def test_the_size_said_is_the_size_taken(quantization: Quantization, tmp_path: P
 
 LOAD = """
 import json, sys
-from functools import partial
 from pathlib import Path
 import torch
 from danlu.device.memory import peak_bytes
@@ -178,7 +177,7 @@ x = torch.zeros(1, 1024, dtype=torch.bfloat16)
 torch.nn.functional.linear(x, x)  # the libraries' own memory
 before = peak_bytes(torch.device("cpu"))
 model = quantized_model(
-    config, sys.argv[2], partial(weights.read_into, aliases={}), device=torch.device("cpu"),
+    config, sys.argv[2], weights.read_into, device=torch.device("cpu"),
     dtype=torch.bfloat16,
 )
 taken = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
