@@ -168,7 +168,7 @@ config = replace(
 outline = Qwen3(config, device=torch.device("meta"), dtype=torch.bfloat16)
 tensors = dict(outline.hf_tensors())
 path = Path(sys.argv[1]) / "model.safetensors"
-header = header_bytes([(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()], {})
+header = header_bytes([(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()])
 with path.open("wb") as file:
     file.write(header)
     file.truncate(len(header) + sum(t.nbytes for t in tensors.values()))

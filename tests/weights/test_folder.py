@@ -242,7 +242,7 @@ tensors = dict(model.hf_tensors())
 path = Path(sys.argv[1]) / "model.safetensors"
 grown = []
 for stored in (torch.bfloat16, torch.float32):
-    header = header_bytes([(n, stored, tuple(t.shape)) for n, t in tensors.items()], {})
+    header = header_bytes([(n, stored, tuple(t.shape)) for n, t in tensors.items()])
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + sum(t.numel() * stored.itemsize for t in tensors.values()))

@@ -84,12 +84,8 @@ def free_bytes(device: torch.device) -> int:
     if device.type != "cpu":
         free, _total = _module(device).mem_get_info()
         return int(free) + int(_module(device).memory_reserved())
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return sys.maxsize
-    return available * 1024 + used_bytes(device)
+    available = _proc_bytes("/proc/meminfo", "MemAvailable:")
+    return sys.maxsize if available is None else available + used_bytes(device)
 
 
 def used_bytes(device: torch.device) -> int:
@@ -107,12 +103,20 @@ def peak_bytes(device: torch.device) -> int:
     """Count the most bytes that were ever in use; see `used_bytes`."""
     if device.type != "cpu":
         return int(_module(device).max_memory_allocated())
-    try:
-        # Not getrusage: that also counts the program which started this one, before it did.
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(x.split()[1]) for x in lines if x.startswith("VmHWM:")) * 1024
-    except (OSError, ValueError, StopIteration):
+    peak = _proc_bytes("/proc/self/status", "VmHWM:")
+    if peak is None:
+        # Not at once: getrusage also counts the program which started this one, before it did.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return peak
+
+
+def _proc_bytes(path: str, label: str) -> int | None:
+    """Read a number of KiB from a file of Linux; None where it is not there."""
+    try:
+        lines = Path(path).read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(label))
+    except (OSError, ValueError, StopIteration):
+        return None
 
 
 def _module(device: torch.device) -> Any:

@@ -31,14 +31,12 @@ class ThoughtTracker:
         self._thinking = thinking
         self._is_blank = is_blank
         self._answer_is_bound = answer_is_bound
-        self._place: Literal["start", "thought", "answer"] = "start"
+        self._place: Literal["start", "thought", "answer"] = "start" if thinking else "answer"
         self._forced: deque[int] = deque()
         self._left = thinking.budget if thinking else None
-        if thinking is None:
-            self._place = "answer"
-        elif thinking.is_open:
+        if thinking is not None and thinking.is_open:
             self._enter_thought(thinking)
-        elif answer_is_bound:
+        elif thinking is not None and answer_is_bound:
             self._forced.append(thinking.start_id)
 
     @property

@@ -100,13 +100,15 @@ def quantized_model(
     """
     model = Qwen3(config, device=torch.device("meta"), dtype=dtype)
     fill = partial(_fill, model, quantization=quantization, read_into=read_into, device=device)
+    table = layout(config)
+    in_layers = {name: pieces for name, pieces in table.items() if name.startswith("layers.")}
     # The layers last: an output matrix of its own is read while little else is there.
-    fill({name: pieces for name, pieces in layout(config).items() if not _is_in_layer(name)})
+    fill({name: pieces for name, pieces in table.items() if name not in in_layers})
     if config.tie_word_embeddings:
         head = _make_room(model, "head.lm_head", quantization, device)
         if not isinstance(head, Tensor):
             head.fill(model.embed_tokens)
-    fill({name: pieces for name, pieces in layout(config).items() if _is_in_layer(name)})
+    fill(in_layers)
     return model
 
 
@@ -134,10 +136,6 @@ def _fill(
             whole = place[: _numbers(pieces)].view(-1, *pieces[0].shape[1:])
             _read(pieces, whole, read_into)
             weight.fill(whole)
-
-
-def _is_in_layer(name: str) -> bool:
-    return name.startswith("layers.")
 
 
 def _make_room(

@@ -182,10 +182,8 @@ def write_tensors(
     draft: Draft, file_name: str, plans: Sequence[TensorPlan], fetch: Callable[[str], Tensor]
 ) -> None:
     """Stream one safetensors file: one tensor at a time is fetched, written and freed."""
-    # Readers of Hugging Face refuse files without this mark.
-    metadata = {"format": "pt"}
     with draft.stream(file_name) as stream:
-        stream.write(header_bytes([(p.name, p.dtype, p.shape) for p in plans], metadata))
+        stream.write(header_bytes((p.name, p.dtype, p.shape) for p in plans))
         for plan in plans:
             tensor = fetch(plan.name)
             if tuple(tensor.shape) != plan.shape:
