@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from danlu.engine.blocks import BlockPool, Contents
-from danlu.engine.cache import CachedAttention, Segment, default_tokens, empty_cache
+from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
 from danlu.engine.grammar import GrammarCompiler
 from danlu.engine.request import Deliver, Output, Request, RequestId
 from danlu.engine.sampler import Sampler, sample
@@ -198,16 +198,16 @@ class Engine:
     def _forward(self, batch: _Batch) -> Tensor:
         """Compute the batch; return logits [N, V] for the N requests that get a token."""
         model = self._model
-        segments: list[Segment] = []
         ids: list[int] = []
         last: list[int] = []
         for sequence, num_tokens in batch.items():
             start = sequence.computed
-            segments.append(Segment(blocks=sequence.blocks, computed=start, new=num_tokens))
             ids += sequence.tokens[start : start + num_tokens]
             if num_tokens == sequence.pending:
                 last.append(len(ids) - 1)
-        attend = CachedAttention(model.config, self._store, segments, block_tokens=BLOCK_TOKENS)
+        attend = CachedAttention(
+            model.config, self._store, list(batch.items()), block_tokens=BLOCK_TOKENS
+        )
         linear = AdapterBank([(sequence.request.adapter, n) for sequence, n in batch.items()])
         device = self._store.device
         hidden = model(torch.tensor(ids, device=device), attend, linear)  # [T, H]

@@ -115,11 +115,10 @@ class Scheduler(Generic[SequenceT]):
         """Give a prompt its chunk, as far as the blocks suffice; return its tokens."""
         wanted = min(sequence.pending, budget)
         if not self._provide(sequence, wanted, scheduled):
-            room = len(sequence.blocks) * self._pool.block_tokens - sequence.computed
-            wanted = min(wanted, room)
+            wanted = len(sequence.blocks) * self._pool.block_tokens - sequence.computed
         if wanted > 0:
             scheduled[sequence] = wanted
-        return max(wanted, 0)
+        return wanted
 
     def _admit(self, budget: int, scheduled: dict[SequenceT, int]) -> None:
         """Start waiting requests while budget, places and blocks last, in order of arrival."""
@@ -134,11 +133,12 @@ class Scheduler(Generic[SequenceT]):
             if key is not None and key in under_way:
                 continue
             missing = self._blocks_for(len(sequence.tokens)) - len(found)
-            self._pool.share([block for block, _contents in found])
+            blocks = [block for block, _contents in found]
+            self._pool.share(blocks)
             if missing > self._pool.num_available and self._running:
-                self._pool.release([block for block, _contents in found])
+                self._pool.release(blocks)
                 break
-            sequence.blocks = [block for block, _contents in found]
+            sequence.blocks = blocks
             sequence.contents = [contents for _block, contents in found]
             sequence.computed = sequence.num_found = start
             self._waiting.remove(sequence)
