@@ -8,7 +8,6 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ def free_cache(device: torch.device) -> None:
     """
     gc.collect()
     if device.type != "cpu":
-        _module(device).empty_cache()
+        torch.get_device_module(device).empty_cache()
     elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
@@ -82,8 +81,8 @@ def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
 def free_bytes(device: torch.device) -> int:
     """Count the bytes that this process may still take, with those that it has already."""
     if device.type != "cpu":
-        free, _total = _module(device).mem_get_info()
-        return int(free) + int(_module(device).memory_reserved())
+        free, _total = torch.get_device_module(device).mem_get_info()
+        return int(free) + int(torch.get_device_module(device).memory_reserved())
     available = _proc_bytes("/proc/meminfo", "MemAvailable:")
     return sys.maxsize if available is None else available + used_bytes(device)
 
@@ -91,7 +90,7 @@ def free_bytes(device: torch.device) -> int:
 def used_bytes(device: torch.device) -> int:
     """Count the bytes in use: the process's resident memory on the CPU, else the allocator's."""
     if device.type != "cpu":
-        return int(_module(device).memory_allocated())
+        return int(torch.get_device_module(device).memory_allocated())
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -102,7 +101,7 @@ def used_bytes(device: torch.device) -> int:
 def peak_bytes(device: torch.device) -> int:
     """Count the most bytes that were ever in use; see `used_bytes`."""
     if device.type != "cpu":
-        return int(_module(device).max_memory_allocated())
+        return int(torch.get_device_module(device).max_memory_allocated())
     peak = _proc_bytes("/proc/self/status", "VmHWM:")
     if peak is None:
         # Not at once: getrusage also counts the program which started this one, before it did.
@@ -117,8 +116,3 @@ def _proc_bytes(path: str, label: str) -> int | None:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(label))
     except (OSError, ValueError, StopIteration):
         return None
-
-
-def _module(device: torch.device) -> Any:
-    """Return torch.cuda or torch.npu."""
-    return getattr(torch, device.type)

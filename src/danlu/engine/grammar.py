@@ -134,10 +134,6 @@ def _json_schema(source: str) -> str:
     )
 
 
-def _json_object(_source: str) -> str:
-    return _json_schema('{"type": "object"}')
-
-
 def _choice(source: str) -> str:
     choices = json.loads(source)
     if not isinstance(choices, list) or not choices:
@@ -154,7 +150,7 @@ def _lark(source: str) -> str:
 
 _READERS: dict[GrammarKind, Callable[[str], str]] = {
     "json_schema": _json_schema,
-    "json_object": _json_object,
+    "json_object": lambda _source: _json_schema('{"type": "object"}'),
     "regex": LLMatcher.grammar_from_regex,
     "choice": _choice,
     "lark": _lark,
@@ -166,12 +162,10 @@ def _try_out(source: str) -> None:
     command = [sys.executable, "-I", str(_TRIAL)]
     try:
         done = subprocess.run(
-            command, input=source.encode(), capture_output=True, timeout=_TRIAL_SECONDS
+            command, input=source.encode(), capture_output=True, check=True, timeout=_TRIAL_SECONDS
         )
-    except subprocess.TimeoutExpired as problem:
+    except subprocess.SubprocessError as problem:
         raise _refused(_("It is too complex.")) from problem
-    if done.returncode != 0:
-        raise _refused(_("It is too complex."))
     if done.stdout:
         raise _refused(done.stdout.decode())
 

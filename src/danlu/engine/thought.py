@@ -67,17 +67,12 @@ class ThoughtTracker:
             if self._answer_is_bound and not was_forced:
                 after = thinking.closing.index(thinking.end_id) + 1
                 self._forced.extend(thinking.closing[after:])
-        elif not was_forced:
-            self._spend(thinking)
+        elif not was_forced and self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                self._forced.extend(thinking.closing)
 
     def _enter_thought(self, thinking: Thinking) -> None:
         self._place = "thought"
         if self._left == 0:
             self._forced.extend(thinking.closing)
-
-    def _spend(self, thinking: Thinking) -> None:
-        """Take one token off the budget; after the last one the closing is forced."""
-        if self._left is not None:
-            self._left -= 1
-            if self._left == 0:
-                self._forced.extend(thinking.closing)
