@@ -19,6 +19,7 @@ from danlu.engine.sequence import RequestSequence
 from danlu.errors import DataError, UsageError
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
+from tests.helpers.models.invariants import check_engine
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     alone,
@@ -126,7 +127,7 @@ def run_program(actions: list[object], subject: Engine) -> None:
 
     def step() -> None:
         subject.step()
-        subject.check_invariants()
+        check_engine(subject)
 
     for action in actions:
         if isinstance(action, int):
@@ -136,7 +137,7 @@ def run_program(actions: list[object], subject: Engine) -> None:
             step()
         elif asked:
             subject.abort(RequestId(action[1] % len(asked)))
-            subject.check_invariants()
+            check_engine(subject)
     for _ in range(1000):
         if not subject.num_unfinished:
             break
@@ -352,7 +353,7 @@ def test_a_fault_in_choosing_a_token_stays_with_its_request(
         monkeypatch.setattr(victim.detokenizer, "feed", fail)
     while subject.num_unfinished:
         subject.step()
-        subject.check_invariants()
+        check_engine(subject)
     assert [output.finish_reason for output in outputs[1]] == ["error"]
     assert [tokens_of(outputs[index]) for index in (0, 2)] == [ANSWERS[0], ANSWERS[2]]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from danlu.engine.blocks import BlockPool
 from danlu.engine.request import RequestId
 from danlu.engine.scheduler import Scheduler, TokenSequence
+from tests.helpers.models.invariants import check_scheduler
 
 SIZE = 4
 
@@ -50,7 +51,7 @@ class Bench:
                     self.scheduler.remove(sequence)
                     del self.left[sequence]
                     self.finished.append(sequence.id)
-        self.scheduler.check_invariants()
+        check_scheduler(self.scheduler)
         return {sequence.id: num_tokens for sequence, num_tokens in scheduled.items()}
 
     def _check(self, scheduled: dict[TokenSequence, int]) -> None:
@@ -170,7 +171,7 @@ def test_everybody_is_served(
             bench.scheduler.remove(sequences[index])
             del bench.left[sequences[index]]
             bench.finished.append(sequences[index].id)
-            bench.scheduler.check_invariants()
+            check_scheduler(bench.scheduler)
     for _ in range(2000):
         if not bench.left:
             break

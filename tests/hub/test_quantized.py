@@ -22,6 +22,7 @@ from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import Quantization, quantized_bytes
 from danlu.model.qwen3 import Qwen3
 from danlu.ops import quantize_int4, quantize_int8
+from tests.helpers.models.invariants import check_engine
 from tests.helpers.models.logits import logits
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.models.tiny_engine import GREEDY, random_adapter, tokens_of
@@ -97,7 +98,7 @@ def test_requests_of_many_lengths_run_together(quantization: Quantization, tmp_p
             engine.add(request, outputs.append)
     while engine.num_unfinished:
         engine.step()
-    engine.check_invariants()
+    check_engine(engine)
     assert all(output.error is None for output in outputs)
     assert len(tokens_of(outputs)) == 8 * (GREEDY.max_tokens or 0)
 
@@ -150,7 +151,6 @@ def test_the_size_said_is_the_size_taken(quantization: Quantization, tmp_path: P
 
 LOAD = """
 import json, sys
-from functools import partial
 from pathlib import Path
 import torch
 from danlu.device.memory import peak_bytes
@@ -168,7 +168,7 @@ config = replace(
 outline = Qwen3(config, device=torch.device("meta"), dtype=torch.bfloat16)
 tensors = dict(outline.hf_tensors())
 path = Path(sys.argv[1]) / "model.safetensors"
-header = header_bytes([(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()], {})
+header = header_bytes([(n, t.dtype, tuple(t.shape)) for n, t in tensors.items()])
 with path.open("wb") as file:
     file.write(header)
     file.truncate(len(header) + sum(t.nbytes for t in tensors.values()))
@@ -177,7 +177,7 @@ x = torch.zeros(1, 1024, dtype=torch.bfloat16)
 torch.nn.functional.linear(x, x)  # the libraries' own memory
 before = peak_bytes(torch.device("cpu"))
 model = quantized_model(
-    config, sys.argv[2], partial(weights.read_into, aliases={}), device=torch.device("cpu"),
+    config, sys.argv[2], weights.read_into, device=torch.device("cpu"),
     dtype=torch.bfloat16,
 )
 taken = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])

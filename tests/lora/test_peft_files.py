@@ -134,13 +134,13 @@ def test_settings_that_are_no_json_object(folder: Path, content: bytes) -> None:
 )
 def test_foreign_tensors_are_named(folder: Path, name: str) -> None:
     path = folder / "adapter_model.safetensors"
-    path.write_bytes(header_bytes([(name, torch.float32, (1,))], {}) + bytes(4))
+    path.write_bytes(header_bytes([(name, torch.float32, (1,))]) + bytes(4))
     with pytest.raises(DataError) as caught:
         load(folder)
     assert name in caught.value.why
 
 
 def test_an_adapter_without_tensors(folder: Path) -> None:
-    (folder / "adapter_model.safetensors").write_bytes(header_bytes([], {}))
+    (folder / "adapter_model.safetensors").write_bytes(header_bytes([]))
     with pytest.raises(DataError, match=r"adapter_model\.safetensors"):
         load(folder)

@@ -36,7 +36,7 @@ def save(folder: Path, tensors: dict[str, Tensor], *, shard_bytes: int = 10**9) 
 def refusal(folder: Path, wanted: dict[str, Tensor] | None = None) -> str:
     """What a DataError on loading says, in all its lines."""
     with pytest.raises(DataError) as caught:
-        WeightFolder(folder).load(wanted or hf_tensors(), aliases=ALIASES)
+        WeightFolder(folder, ALIASES).load(wanted or hf_tensors())
     return str(caught.value)
 
 
@@ -54,7 +54,7 @@ def test_what_is_saved_is_what_is_loaded(tied: bool, shard_bytes: int, tmp_path:
     save(tmp_path / "model", stored, shard_bytes=shard_bytes)
     loaded = hf_tensors(tied=tied, seed=1)
     weights = WeightFolder(tmp_path / "model")
-    weights.load(loaded, aliases={})
+    weights.load(loaded)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items())
     assert weights.num_bytes == sum(t.nbytes for t in stored.values())
 
@@ -154,7 +154,7 @@ def test_a_tied_head_stored_as_well_is_accepted_if_it_equals_the_embedding(folde
     same = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors | {"lm_head.weight": same}, folder / "model.safetensors")
     loaded = hf_tensors(seed=1)
-    WeightFolder(folder).load(loaded, aliases=ALIASES)
+    WeightFolder(folder, ALIASES).load(loaded)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_index(content: str, tmp_path: Path) -> None:
 def test_the_single_file_is_preferred_as_hugging_face_does(folder: Path) -> None:
     """A stale index beside it changes nothing."""
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone"}}', "utf-8")
-    WeightFolder(folder).load(hf_tensors(), aliases={})
+    WeightFolder(folder).load(hf_tensors())
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
@@ -242,12 +242,12 @@ tensors = dict(model.hf_tensors())
 path = Path(sys.argv[1]) / "model.safetensors"
 grown = []
 for stored in (torch.bfloat16, torch.float32):
-    header = header_bytes([(n, stored, tuple(t.shape)) for n, t in tensors.items()], {})
+    header = header_bytes([(n, stored, tuple(t.shape)) for n, t in tensors.items()])
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + sum(t.numel() * stored.itemsize for t in tensors.values()))
     before = peak()
-    WeightFolder(path.parent).load(tensors, aliases={})
+    WeightFolder(path.parent).load(tensors)
     grown.append(peak() - before)
 print(json.dumps([sum(t.nbytes for t in tensors.values()), *grown]))
 """

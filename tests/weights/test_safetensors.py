@@ -210,7 +210,7 @@ def test_numbers_that_are_no_weights(path: Path) -> None:
 
 def test_data_starts_at_a_multiple_of_eight() -> None:
     for name in ("a", "ab", "abc", "权重"):
-        assert len(header_bytes([(name, torch.float32, (2,))], {})) % 8 == 0
+        assert len(header_bytes([(name, torch.float32, (2,))])) % 8 == 0
 
 
 values = st.recursive(

@@ -7,7 +7,7 @@ measured it. Predictions of a device from this page alone are rough, and say so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GB = 10**9
 GIB = 2**30
@@ -68,17 +68,8 @@ def _card(
 
 
 def _ascend(name: str, description: str, gigabytes: int, tera_flops: float) -> DeviceFacts:
-    return DeviceFacts(
-        name=name,
-        kind="npu",
-        description=description,
-        memory_bytes=gigabytes * GIB,
-        context_bytes=int(1.5 * GIB),
-        flops=tera_flops * 1e12,
-        flops_fp32=tera_flops * 1e12 / 4,
-        bandwidth=1400 * GB,
-        launch_s=12e-6,
-    )
+    card = _card(name, description, gigabytes, tera_flops, 1400)
+    return replace(card, kind="npu", context_bytes=int(1.5 * GIB), launch_s=12e-6)
 
 
 def cpu_facts(

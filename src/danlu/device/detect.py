@@ -89,13 +89,7 @@ def select(kind: str = "auto") -> Device:
             ),
             fix=_("Install the driver and torch build for it, or use --device cpu"),
         )
-    if kind == "cpu":
-        return _cpu()
-    if kind == "cuda":
-        has_fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return _accelerator(kind, has_fast_bf16=has_fast_bf16, has_fused_adamw=True)
-    has_fast_bf16 = bool(torch.npu.is_bf16_supported())  # type: ignore[attr-defined]
-    return _accelerator(kind, has_fast_bf16=has_fast_bf16, has_fused_adamw=False)
+    return _cpu() if kind == "cpu" else _accelerator(kind)
 
 
 def _available(kind: str) -> bool:
@@ -125,7 +119,11 @@ def _cpu() -> Device:
     )
 
 
-def _accelerator(kind: str, *, has_fast_bf16: bool, has_fused_adamw: bool) -> Device:
+def _accelerator(kind: str) -> Device:
+    if kind == "cuda":
+        has_fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_fast_bf16 = bool(torch.npu.is_bf16_supported())  # type: ignore[attr-defined]
     properties = getattr(torch, kind).get_device_properties(0)
     return Device(
         kind=kind,
@@ -133,7 +131,7 @@ def _accelerator(kind: str, *, has_fast_bf16: bool, has_fused_adamw: bool) -> De
         memory_bytes=properties.total_memory,
         has_fast_bf16=has_fast_bf16,
         has_fast_fp16=True,
-        has_fused_adamw=has_fused_adamw,
+        has_fused_adamw=kind == "cuda",
         threads=torch.get_num_threads(),
     )
 

@@ -8,7 +8,6 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +45,7 @@ def free_cache(device: torch.device) -> None:
     """
     gc.collect()
     if device.type != "cpu":
-        _module(device).empty_cache()
+        torch.get_device_module(device).empty_cache()
     elif trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
@@ -82,20 +81,16 @@ def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
 def free_bytes(device: torch.device) -> int:
     """Count the bytes that this process may still take, with those that it has already."""
     if device.type != "cpu":
-        free, _total = _module(device).mem_get_info()
-        return int(free) + int(_module(device).memory_reserved())
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return sys.maxsize
-    return available * 1024 + used_bytes(device)
+        free, _total = torch.get_device_module(device).mem_get_info()
+        return int(free) + int(torch.get_device_module(device).memory_reserved())
+    available = _proc_bytes("/proc/meminfo", "MemAvailable:")
+    return sys.maxsize if available is None else available + used_bytes(device)
 
 
 def used_bytes(device: torch.device) -> int:
     """Count the bytes in use: the process's resident memory on the CPU, else the allocator's."""
     if device.type != "cpu":
-        return int(_module(device).memory_allocated())
+        return int(torch.get_device_module(device).memory_allocated())
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -106,15 +101,18 @@ def used_bytes(device: torch.device) -> int:
 def peak_bytes(device: torch.device) -> int:
     """Count the most bytes that were ever in use; see `used_bytes`."""
     if device.type != "cpu":
-        return int(_module(device).max_memory_allocated())
-    try:
-        # Not getrusage: that also counts the program which started this one, before it did.
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(x.split()[1]) for x in lines if x.startswith("VmHWM:")) * 1024
-    except (OSError, ValueError, StopIteration):
+        return int(torch.get_device_module(device).max_memory_allocated())
+    peak = _proc_bytes("/proc/self/status", "VmHWM:")
+    if peak is None:
+        # Not at once: getrusage also counts the program which started this one, before it did.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return peak
 
 
-def _module(device: torch.device) -> Any:
-    """Return torch.cuda or torch.npu."""
-    return getattr(torch, device.type)
+def _proc_bytes(path: str, label: str) -> int | None:
+    """Read a number of KiB from a file of Linux; None where it is not there."""
+    try:
+        lines = Path(path).read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(label))
+    except (OSError, ValueError, StopIteration):
+        return None

@@ -135,12 +135,12 @@ class Dialog:
         For judging the form of an answer; in all else like `answer`.
         """
         prepared = self.prepare(conversation, sampling=sampling, adapter=adapter)
-        counting = _Counting(prepared)
+        reading = Reading(prepared)
 
         def read(output: Output) -> Iterator[str | Usage | End]:
             if output.text:
                 yield output.text
-            yield from counting.feed(output)
+            yield from (event for event in reading.feed(output) if isinstance(event, Usage | End))
 
         yield from self._run(prepared.request, read)
 
@@ -168,13 +168,16 @@ class Dialog:
 
 
 class Reading:
-    """Turns the outputs of one request into events."""
+    """Turns the outputs of one request into events; counts the tokens of answer and thought."""
 
     def __init__(self, prepared: PreparedRequest) -> None:
         self._parser = Parser(
             starts_in_thought=prepared.starts_in_thought, may_call=prepared.may_call
         )
-        self._counting = _Counting(prepared)
+        self._prompt_tokens = len(prepared.request.prompt)
+        self._thinking = prepared.request.thinking
+        self._in_thought = prepared.starts_in_thought
+        self._completion = self._reasoning = self._cached = 0
 
     def feed(self, output: Output) -> list[Event]:
         """Return the events of one output; Usage and End behind the last, unless it is an error."""
@@ -183,36 +186,19 @@ class Reading:
             events.append(Tokens(logprobs=output.logprobs))
         if output.text:
             events += self._parser.feed(output.text)
-        ending = self._counting.feed(output)
-        if ending:
-            events += self._parser.finish()
-        return events + ending
-
-
-class _Counting:
-    """Counts the tokens of an answer and of its thought."""
-
-    def __init__(self, prepared: PreparedRequest) -> None:
-        self._prompt_tokens = len(prepared.request.prompt)
-        self._thinking = prepared.request.thinking
-        self._in_thought = prepared.starts_in_thought
-        self._completion = self._reasoning = self._cached = 0
-
-    def feed(self, output: Output) -> list[Usage | End]:
-        """Count an output's tokens; return Usage and End after the last one, unless it failed."""
         self._cached += output.cached_tokens
         for token in output.tokens:
             self._count(token)
         reason = output.finish_reason
         if reason is None or reason == "error":
-            return []
+            return events
         usage = Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion,
             cached_tokens=self._cached,
             reasoning_tokens=self._reasoning,
         )
-        return [usage, End(reason=reason)]
+        return [*events, *self._parser.finish(), usage, End(reason=reason)]
 
     def _count(self, token: int) -> None:
         if self._thinking is not None:

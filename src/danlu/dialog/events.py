@@ -12,19 +12,9 @@ from typing import Literal
 
 from danlu.engine.request import Output, TokenLogprobs
 from danlu.text.conversation import Message
-from danlu.text.parse import Call, Text, Thought
-
-__all__ = [
-    "Call",
-    "End",
-    "EndReason",
-    "Event",
-    "Text",
-    "Thought",
-    "Tokens",
-    "Usage",
-    "assistant_message",
-]
+from danlu.text.parse import Call as Call
+from danlu.text.parse import Text as Text
+from danlu.text.parse import Thought as Thought
 
 EndReason = Literal["stop", "length", "abort"]
 

@@ -74,12 +74,10 @@ class BlockPool:
 
     def take(self, after: Block | None) -> Block | None:
         """Take a block, the one behind `after` if it is free; return None where all are used."""
-        if after is not None and after + 1 in self._free:
-            return self._use(Block(after + 1))
         if not self._free:
             self._evict()
-        if not self._free:
-            return None
+            if not self._free:
+                return None
         if after is not None and after + 1 in self._free:
             return self._use(Block(after + 1))
         return self._use(self._roomy())
@@ -128,25 +126,6 @@ class BlockPool:
                 if block in self._kept:
                     del self._kept[block]
                     self._free.add(block)
-
-    def check_invariants(self, tables: Iterable[Sequence[Block]]) -> None:
-        """Assert that blocks and users agree. tables: the blocks of every request."""
-        users = [0] * self.num_blocks
-        for table in tables:
-            assert len(set(table)) == len(table), "a block twice in one request"
-            for block in table:
-                users[block] += 1
-        assert users == self._users
-        used = {block for block in range(self.num_blocks) if users[block]}
-        assert not self._free & self._kept.keys()
-        assert self._free.isdisjoint(used)
-        assert used.isdisjoint(self._kept)
-        assert len(self._free) + len(self._kept) + len(used) == self.num_blocks
-        assert len(self._known) == len(self._key_of)
-        for block, key in self._key_of.items():
-            assert self._known[key][0] == block
-            assert block not in self._free
-        assert self._kept.keys() <= self._key_of.keys()
 
     def _use(self, block: Block) -> Block:
         self._free.remove(block)

@@ -8,13 +8,12 @@ are counted as computed, so a failed step can be repeated. Shapes: T tokens of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from danlu.device.memory import free_bytes
-from danlu.engine.blocks import Block
+from danlu.engine.scheduler import TokenSequence
 from danlu.model.attention import rotated_qkv
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Layer
@@ -25,37 +24,17 @@ _CACHE_SHARE = 0.6
 _CONTEXTS = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """One request in a batch. computed: its tokens in the cache already; new: those to compute."""
-
-    blocks: Sequence[Block]
-    computed: int
-    new: int
-
-
-class BlockCache:
-    """The store of all blocks: [layers, 2 (keys, values), kv_heads, S, head_dim].
+def empty_cache(
+    config: ModelConfig, num_slots: int, *, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Allocate the store of all blocks: [layers, 2 (keys, values), kv_heads, S, head_dim].
 
     A head's tokens lie together: attention over 4,096 tokens runs twice as fast on a CPU as with S
     before kv_heads.
     """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        num_blocks: int,
-        block_tokens: int,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        self.block_tokens = block_tokens
-        self.device = device
-        slots = num_blocks * block_tokens
-        shape = (config.num_hidden_layers, 2, config.num_key_value_heads, slots, config.head_dim)
-        # Not filled: memory is touched when a block is first written.
-        self.store = torch.empty(shape, device=device, dtype=dtype)
+    shape = (config.num_hidden_layers, 2, config.num_key_value_heads, num_slots, config.head_dim)
+    # Not filled: memory is touched when a block is first written.
+    return torch.empty(shape, device=device, dtype=dtype)
 
 
 def default_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
@@ -70,20 +49,32 @@ def default_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype
 
 
 class CachedAttention:
-    """The `attend` of the engine: each segment continues the tokens in its blocks."""
+    """The `attend` of the engine: each segment continues the tokens in its blocks.
 
-    def __init__(self, config: ModelConfig, cache: BlockCache, segments: Sequence[Segment]) -> None:
-        self._store = cache.store
-        size = cache.block_tokens
-        self._lengths = [segment.new for segment in segments]
-        self._runs = [runs(segment, size) for segment in segments]
+    segments: (sequence, number of tokens to compute) in the order of the batch.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        store: Tensor,
+        segments: Sequence[tuple[TokenSequence, int]],
+        *,
+        block_tokens: int,
+    ) -> None:
+        self._store = store
+        size = block_tokens
+        self._lengths: list[int] = []
+        self._runs: list[list[tuple[int, int]]] = []
         positions: list[int] = []
         slots: list[int] = []
-        for segment in segments:
-            new = range(segment.computed, segment.computed + segment.new)
+        for sequence, num_tokens in segments:
+            new = range(sequence.computed, sequence.computed + num_tokens)
+            self._lengths.append(num_tokens)
+            self._runs.append(_runs(sequence.blocks, new.stop, size))
             positions += new
-            slots += [segment.blocks[place // size] * size + place % size for place in new]
-        indices = torch.tensor([positions, slots], device=cache.device)
+            slots += [sequence.blocks[place // size] * size + place % size for place in new]
+        indices = torch.tensor([positions, slots], device=store.device)
         self._slots = indices[1]
         self._cos, self._sin = rotary_table(indices[0], config.head_dim, config.rope_theta)
 
@@ -99,11 +90,11 @@ class CachedAttention:
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def runs(segment: Segment, block_tokens: int) -> list[tuple[int, int]]:
-    """Return the slots [start, end) of a segment's tokens, in order; neighbours are joined."""
+def _runs(blocks: Sequence[int], num_tokens: int, block_tokens: int) -> list[tuple[int, int]]:
+    """Return the slots [start, end) of the first tokens in blocks, in order; neighbours joined."""
     found: list[tuple[int, int]] = []
-    left = segment.computed + segment.new
-    for block in segment.blocks:
+    left = num_tokens
+    for block in blocks:
         if left <= 0:
             break
         start, tokens = block * block_tokens, min(block_tokens, left)

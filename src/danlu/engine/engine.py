@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from danlu.engine.blocks import BlockPool, Contents
-from danlu.engine.cache import BlockCache, CachedAttention, Segment, default_tokens
+from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
 from danlu.engine.grammar import GrammarCompiler
 from danlu.engine.request import Deliver, Output, Request, RequestId
 from danlu.engine.sampler import Sampler, sample
@@ -71,12 +71,8 @@ class Engine:
         if cache_tokens is None:
             cache_tokens = default_tokens(model.config, weight.device, weight.dtype)
         num_blocks = -(-cache_tokens // BLOCK_TOKENS)
-        self._cache = BlockCache(
-            model.config,
-            num_blocks=num_blocks,
-            block_tokens=BLOCK_TOKENS,
-            device=weight.device,
-            dtype=weight.dtype,
+        self._store = empty_cache(
+            model.config, num_blocks * BLOCK_TOKENS, device=weight.device, dtype=weight.dtype
         )
         self._pool = BlockPool(num_blocks, BLOCK_TOKENS)
         self._scheduler: Scheduler[RequestSequence] = Scheduler(
@@ -132,6 +128,13 @@ class Engine:
         root = self._plain_root
         if request.adapter is not None:
             root = self._roots.setdefault(request.adapter, self._pool.new_root())
+        grammar = request.sampling.grammar
+        sampler = Sampler(
+            request,
+            self._tokenizer,
+            vocab_size=self._model.config.vocab_size,
+            guide=None if grammar is None else self._grammars.guide(grammar),
+        )
         sequence = RequestSequence(
             id=self.new_id() if request_id is None else request_id,
             tokens=list(request.prompt),
@@ -139,22 +142,13 @@ class Engine:
             request=request,
             deliver=deliver,
             max_tokens=max_tokens,
-            sampler=self._sampler(request),
+            sampler=sampler,
             detokenizer=Detokenizer(self._tokenizer),
             stops=StopFinder(request.sampling.stop),
         )
         self._sequences[sequence.id] = sequence
         self._scheduler.add(sequence)
         return sequence.id
-
-    def _sampler(self, request: Request) -> Sampler:
-        grammar = request.sampling.grammar
-        return Sampler(
-            request,
-            self._tokenizer,
-            vocab_size=self._model.config.vocab_size,
-            guide=None if grammar is None else self._grammars.guide(grammar),
-        )
 
     def step(self) -> None:
         """Compute one step and deliver its outputs.
@@ -174,13 +168,6 @@ class Engine:
         root = self._roots.pop(adapter, None)
         if root is not None:
             self._pool.forget(root)
-
-    def check_invariants(self) -> None:
-        """Assert what must hold between two steps; for tests."""
-        self._scheduler.check_invariants()
-        in_schedule = self._scheduler.num_running + self._scheduler.num_waiting
-        assert in_schedule == len(self._sequences)
-        assert self._sequences or self._pool.num_used == 0
 
     def _deliver(self, sequence: RequestSequence, output: Output) -> None:
         if output.finish_reason is not None:
@@ -202,35 +189,31 @@ class Engine:
                 else:
                     self._compute({sequence: num_tokens})
         else:
-            self._complete(batch, logits)
+            self._scheduler.commit(batch)
+            writing = [sequence for sequence in batch if sequence.pending == 0]
+            if writing:
+                self._choose(writing, logits)
 
     @torch.inference_mode()
     def _forward(self, batch: _Batch) -> Tensor:
         """Compute the batch; return logits [N, V] for the N requests that get a token."""
         model = self._model
-        segments: list[Segment] = []
         ids: list[int] = []
         last: list[int] = []
         for sequence, num_tokens in batch.items():
             start = sequence.computed
-            segments.append(Segment(blocks=sequence.blocks, computed=start, new=num_tokens))
             ids += sequence.tokens[start : start + num_tokens]
             if num_tokens == sequence.pending:
                 last.append(len(ids) - 1)
-        attend = CachedAttention(model.config, self._cache, segments)
+        attend = CachedAttention(
+            model.config, self._store, list(batch.items()), block_tokens=BLOCK_TOKENS
+        )
         linear = AdapterBank([(sequence.request.adapter, n) for sequence, n in batch.items()])
-        device = self._cache.device
+        device = self._store.device
         hidden = model(torch.tensor(ids, device=device), attend, linear)  # [T, H]
         if len(last) < len(ids):
             hidden = hidden[torch.tensor(last, dtype=torch.long, device=device)]
         return linear(model.head, "lm_head", hidden)
-
-    def _complete(self, batch: _Batch, logits: Tensor) -> None:
-        """Count what was computed, and choose the next tokens."""
-        self._scheduler.commit(batch)
-        writing = [sequence for sequence in batch if sequence.pending == 0]
-        if writing:
-            self._choose(writing, logits)
 
     @torch.inference_mode()
     def _choose(self, writing: Sequence[RequestSequence], logits: Tensor) -> None:

@@ -19,9 +19,9 @@ import sys
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
 from danlu.engine.request import Grammar, GrammarKind
@@ -29,20 +29,12 @@ from danlu.errors import UsageError
 from danlu.language import _
 from danlu.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-    from llguidance._lib import JsonCompileOptions
-
 MAX_SOURCE_CHARACTERS = 128 * 1024
 NUM_CACHED = 32
 _TRIAL = Path(__file__).with_name("grammar_trial.py")
 _TRIAL_SECONDS = 20.0  # of waiting; the trial itself ends after one second of work
-# White space between the parts of a JSON text, but not without end: models get lost in it.
-_JSON_STYLE: JsonCompileOptions = {
-    "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,40}",
-    "item_separator": ",",
-    "key_separator": ":",
-}
+# Its other bounds, of the work of a step, suit us: some 20 ms.
+_LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
 
 
 class Guide:
@@ -91,8 +83,6 @@ class GrammarCompiler:
         return Guide(self._compiled(grammar).deep_copy())
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
-        from llguidance import LLMatcher
-
         if len(grammar.source) > MAX_SOURCE_CHARACTERS:
             raise _refused(
                 _("It has {length} characters, {most} at most are read.").format(
@@ -105,15 +95,13 @@ class GrammarCompiler:
             raise _refused(str(problem)) from problem
         if grammar.kind not in ("choice", "json_object"):
             _try_out(source)
-        matcher = LLMatcher(self._library, source, log_level=0, limits=_limits())
+        matcher = LLMatcher(self._library, source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _refused(matcher.get_error())
         return matcher
 
     @cached_property
     def _library(self) -> LLTokenizer:
-        from llguidance import LLTokenizer, TokenizerWrapper
-
         return LLTokenizer(TokenizerWrapper(_Vocabulary(self._tokenizer)))
 
 
@@ -132,29 +120,18 @@ class _Vocabulary:
         return self._tokenizer.encode_text(text if isinstance(text, str) else text.decode())
 
 
-def _limits() -> LLParserLimits:
-    from llguidance import LLParserLimits
-
-    # Its other bounds, of the work of a step, suit us: some 20 ms.
-    return LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
-
-
 def _json_schema(source: str) -> str:
-    from llguidance import LLMatcher
-
     if not isinstance(json.loads(source), dict):
         raise ValueError("a JSON schema is an object")
-    return LLMatcher.grammar_from_json_schema(source, overrides=_JSON_STYLE)
-
-
-def _json_object(_source: str) -> str:
-    return _json_schema('{"type": "object"}')
-
-
-def _regex(source: str) -> str:
-    from llguidance import LLMatcher
-
-    return LLMatcher.grammar_from_regex(source)
+    return LLMatcher.grammar_from_json_schema(
+        source,
+        overrides={
+            # Between the parts of a text, but not without end: models get lost in it.
+            "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,40}",
+            "item_separator": ",",
+            "key_separator": ":",
+        },
+    )
 
 
 def _choice(source: str) -> str:
@@ -173,8 +150,8 @@ def _lark(source: str) -> str:
 
 _READERS: dict[GrammarKind, Callable[[str], str]] = {
     "json_schema": _json_schema,
-    "json_object": _json_object,
-    "regex": _regex,
+    "json_object": lambda _source: _json_schema('{"type": "object"}'),
+    "regex": LLMatcher.grammar_from_regex,
     "choice": _choice,
     "lark": _lark,
 }
@@ -185,12 +162,10 @@ def _try_out(source: str) -> None:
     command = [sys.executable, "-I", str(_TRIAL)]
     try:
         done = subprocess.run(
-            command, input=source.encode(), capture_output=True, timeout=_TRIAL_SECONDS
+            command, input=source.encode(), capture_output=True, check=True, timeout=_TRIAL_SECONDS
         )
-    except subprocess.TimeoutExpired as problem:
+    except subprocess.SubprocessError as problem:
         raise _refused(_("It is too complex.")) from problem
-    if done.returncode != 0:
-        raise _refused(_("It is too complex."))
     if done.stdout:
         raise _refused(done.stdout.decode())
 

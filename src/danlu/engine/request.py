@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 RequestId = NewType("RequestId", int)
 FinishReason = Literal["stop", "length", "abort", "error"]
-
-
 GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
 
 

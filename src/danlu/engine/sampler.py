@@ -52,8 +52,6 @@ class Sampler:
         self, request: Request, tokenizer: Tokenizer, *, vocab_size: int, guide: Guide | None = None
     ) -> None:
         settings = request.sampling
-        if (guide is None) != (settings.grammar is None):
-            raise ValueError("a request with a grammar needs its guide")
         self.settings = settings
         self._guide = guide
         self._bias = dict(settings.logit_bias)

@@ -111,26 +111,14 @@ class Scheduler(Generic[SequenceT]):
                 block = sequence.blocks[index]
                 sequence.contents.append(self._pool.learn(block, sequence.end, tokens))
 
-    def check_invariants(self) -> None:
-        """Assert what must hold between two steps."""
-        self._pool.check_invariants(sequence.blocks for sequence in self._running)
-        size = self._pool.block_tokens
-        for sequence in self._running:
-            assert 0 <= sequence.computed < len(sequence.tokens)
-            assert len(sequence.blocks) * size >= sequence.computed
-            assert len(sequence.contents) == sequence.computed // size
-        assert all(not sequence.blocks and not sequence.computed for sequence in self._waiting)
-        assert len(self._running) <= self._num_requests
-
     def _read(self, sequence: SequenceT, budget: int, scheduled: dict[SequenceT, int]) -> int:
         """Give a prompt its chunk, as far as the blocks suffice; return its tokens."""
         wanted = min(sequence.pending, budget)
         if not self._provide(sequence, wanted, scheduled):
-            room = len(sequence.blocks) * self._pool.block_tokens - sequence.computed
-            wanted = min(wanted, room)
+            wanted = len(sequence.blocks) * self._pool.block_tokens - sequence.computed
         if wanted > 0:
             scheduled[sequence] = wanted
-        return max(wanted, 0)
+        return wanted
 
     def _admit(self, budget: int, scheduled: dict[SequenceT, int]) -> None:
         """Start waiting requests while budget, places and blocks last, in order of arrival."""

@@ -33,16 +33,14 @@ class RequestSequence(TokenSequence):
         self.tokens.append(token)
         logprobs = () if choice.logprobs is None else (choice.logprobs,)
         found = self.num_found if self.num_written == 1 else 0
-        text, reason = "", self._end_by(token)
-        if reason is None or token not in self.sampler.end_ids:
-            text, stopped = self.stops.feed(self.detokenizer.feed(token))
-            if stopped:
-                reason = "stop"
-            elif reason is not None:
-                rest, reason = self._last(reason)
-                text += rest
-        else:
-            text, reason = self._last(reason)
+        reason = self._end_by(token)
+        piece = "" if token in self.sampler.end_ids else self.detokenizer.feed(token)
+        text, stopped = self.stops.feed(piece)
+        if stopped:
+            reason = "stop"
+        elif reason is not None:
+            rest, reason = self._last(reason)
+            text += rest
         return Output(
             request_id=self.id,
             tokens=(token,),

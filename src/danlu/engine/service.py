@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from danlu.engine.engine import Engine, Figures
 from danlu.engine.request import Deliver, Output, Request, RequestId
 
 Result = TypeVar("Result")
-# Gets the engine, or None after the thread has ended.
-_Action = Callable[[Engine | None], None]
+# What to do on the thread, and where its result goes.
+_Call = tuple[Future[Any], Callable[[Engine], Any]]
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class EngineService:
         self._num_seats = num_seats
         self._taken = 0
         self._lock = threading.Lock()
-        self._inbox: queue.SimpleQueue[_Action | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._is_open = True
         self._unfinished: dict[RequestId, Deliver] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -90,26 +90,32 @@ class EngineService:
         The last output has a finish_reason; a request that the engine refuses ends with its error.
         """
         request_id = self._engine.new_id()
-        self._post(lambda engine: self._add(engine, request_id, request, deliver))
+
+        def add(engine: Engine) -> None:
+            engine.add(request, partial(self._hand_over, deliver), request_id=request_id)
+            self._unfinished[request_id] = deliver
+
+        def check(added: Future[None]) -> None:
+            problem = added.exception()
+            if isinstance(problem, Exception):
+                self._hand_over(deliver, _error(request_id, problem))
+
+        self.call(add).add_done_callback(check)
         return request_id
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request before its next step; a finished one is left alone."""
-        self._post(lambda engine: None if engine is None else engine.abort(request_id))
+        self.call(lambda engine: engine.abort(request_id))
 
     def call(self, function: Callable[[Engine], Result]) -> Future[Result]:
         """Run a function on the engine's thread between two steps."""
         future: Future[Result] = Future()
-
-        def run(engine: Engine | None) -> None:
-            try:
-                if engine is None:
-                    raise _ended()
-                future.set_result(function(engine))
-            except Exception as problem:
-                future.set_exception(problem)
-
-        self._post(run)
+        future.set_running_or_notify_cancel()  # from now on nobody can cancel it
+        with self._lock:
+            if self._is_open:
+                self._inbox.put((future, function))
+                return future
+        future.set_exception(_ended())
         return future
 
     def stop(self, *, drain_s: float = 0.0) -> None:
@@ -119,13 +125,6 @@ class EngineService:
             time.sleep(0.01)
         self._inbox.put(None)
         self._thread.join()
-
-    def _post(self, action: _Action) -> None:
-        with self._lock:
-            if self._is_open:
-                self._inbox.put(action)
-                return
-        action(None)
 
     def _run(self) -> None:
         try:
@@ -142,35 +141,27 @@ class EngineService:
         """Do what was asked for; wait if no request is unfinished. Return False to end."""
         while True:
             try:
-                action = self._inbox.get(block=not self._engine.num_unfinished)
+                call = self._inbox.get(block=not self._engine.num_unfinished)
             except queue.Empty:
                 return True
-            if action is None:
+            if call is None:
                 return False
-            action(self._engine)
+            future, function = call
+            try:
+                future.set_result(function(self._engine))
+            except Exception as problem:
+                future.set_exception(problem)
 
     def _close(self) -> None:
         """End every request that is still in with an error."""
         with self._lock:
             self._is_open = False
         while not self._inbox.empty():
-            action = self._inbox.get()
-            if action is not None:
-                action(None)
+            call = self._inbox.get()
+            if call is not None:
+                call[0].set_exception(_ended())
         for request_id, deliver in list(self._unfinished.items()):
             self._hand_over(deliver, _error(request_id, _ended()))
-
-    def _add(
-        self, engine: Engine | None, request_id: RequestId, request: Request, deliver: Deliver
-    ) -> None:
-        try:
-            if engine is None:
-                raise _ended()
-            engine.add(request, partial(self._hand_over, deliver), request_id=request_id)
-        except Exception as problem:
-            self._hand_over(deliver, _error(request_id, problem))
-        else:
-            self._unfinished[request_id] = deliver
 
     def _hand_over(self, deliver: Deliver, output: Output) -> None:
         """Call back; a caller that fails must not end the engine's thread."""

@@ -31,14 +31,12 @@ class ThoughtTracker:
         self._thinking = thinking
         self._is_blank = is_blank
         self._answer_is_bound = answer_is_bound
-        self._place: Literal["start", "thought", "answer"] = "start"
+        self._place: Literal["start", "thought", "answer"] = "start" if thinking else "answer"
         self._forced: deque[int] = deque()
         self._left = thinking.budget if thinking else None
-        if thinking is None:
-            self._place = "answer"
-        elif thinking.is_open:
+        if thinking is not None and thinking.is_open:
             self._enter_thought(thinking)
-        elif answer_is_bound:
+        elif thinking is not None and answer_is_bound:
             self._forced.append(thinking.start_id)
 
     @property
@@ -69,17 +67,12 @@ class ThoughtTracker:
             if self._answer_is_bound and not was_forced:
                 after = thinking.closing.index(thinking.end_id) + 1
                 self._forced.extend(thinking.closing[after:])
-        elif not was_forced:
-            self._spend(thinking)
+        elif not was_forced and self._left is not None:
+            self._left -= 1
+            if self._left == 0:
+                self._forced.extend(thinking.closing)
 
     def _enter_thought(self, thinking: Thinking) -> None:
         self._place = "thought"
         if self._left == 0:
             self._forced.extend(thinking.closing)
-
-    def _spend(self, thinking: Thinking) -> None:
-        """Take one token off the budget; after the last one the closing is forced."""
-        if self._left is not None:
-            self._left -= 1
-            if self._left == 0:
-                self._forced.extend(thinking.closing)

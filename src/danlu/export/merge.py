@@ -104,7 +104,7 @@ def merge(
         return (tensor.float() + low_rank.config.scaling * (b @ a)).to(tensor.dtype)
 
     with committed_folder(export_dir) as draft:
-        write_folder(draft, plans, fetch, like=folder, dtype=plans[0].dtype)
+        write_folder(draft, plans, fetch, like=folder)
         merged = load_model(str(draft.path), device=device, dtype=precision)
         logits = _prompt_logits(merged, plain_linear, expected.prompts)
         difference, mean_kl, top1 = _compare(expected.logits, logits)

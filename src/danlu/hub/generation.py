@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import DataError
-from danlu.language import _
-from danlu.model.config import ModelConfig, token_ids
+from danlu.model.config import ModelConfig, broken_file, token_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +40,7 @@ def generation_defaults(
             int(fields.get("top_k", 20)),
         )
     except (ValueError, TypeError, AttributeError) as problem:
-        raise DataError(
-            _("{path} cannot be used.").format(path=path),
-            why=str(problem),
-            fix=_("Download the model's files again, or correct the file."),
-        ) from problem
+        raise broken_file(path, str(problem)) from problem
     if fields.get("do_sample") is False:
         thinking = (0.0, 1.0, 0)
     chosen = thinking if enable_thinking or thinking[0] == 0.0 else _NO_THINKING

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,11 +61,6 @@ class CheckedModel:
     tokenizer: Tokenizer
     weights: WeightFolder
 
-    @property
-    def aliases(self) -> dict[str, str]:
-        """Names that may be stored beside the tensor they equal."""
-        return _TIED_ALIASES if self.config.tie_word_embeddings else {}
-
 
 def check_model(name: str) -> CheckedModel:
     """Read a model's config, tokenizer and weight headers and compare them, without memory.
@@ -78,13 +72,11 @@ def check_model(name: str) -> CheckedModel:
     config = load_config(folder)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(config.vocab_size)
-    checked = CheckedModel(
-        folder=folder, config=config, tokenizer=tokenizer, weights=WeightFolder(folder)
-    )
+    weights = WeightFolder(folder, _TIED_ALIASES if config.tie_word_embeddings else None)
     # On the meta device: a wrong config.json must not end in a failed allocation.
     outline = Qwen3(config, device=torch.device("meta"), dtype=torch.float32)
-    checked.weights.check(dict(outline.hf_tensors()), aliases=checked.aliases)
-    return checked
+    weights.check(dict(outline.hf_tensors()))
+    return CheckedModel(folder=folder, config=config, tokenizer=tokenizer, weights=weights)
 
 
 def load_for_answers(
@@ -119,11 +111,14 @@ def load_model(
     _check_memory(checked, device, dtype, quantization)
     if quantization is None:
         model = Qwen3(checked.config, device=device.torch_device, dtype=dtype)
-        checked.weights.load(dict(model.hf_tensors()), aliases=checked.aliases)
+        checked.weights.load(dict(model.hf_tensors()))
     else:
-        read_into = partial(checked.weights.read_into, aliases=checked.aliases)
         model = quantized_model(
-            checked.config, quantization, read_into, device=device.torch_device, dtype=dtype
+            checked.config,
+            quantization,
+            checked.weights.read_into,
+            device=device.torch_device,
+            dtype=dtype,
         )
     return LoadedModel(
         name=name,

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from danlu.files.draft import Draft
@@ -31,23 +30,18 @@ def write_model(draft: Draft, model: Qwen3, *, like: Path) -> None:
     tensors = dict(model.hf_tensors())
     dtype = model.embed_tokens.dtype
     plans = [TensorPlan(name=n, dtype=dtype, shape=tuple(t.shape)) for n, t in tensors.items()]
-    write_folder(draft, plans, tensors.__getitem__, like=like, dtype=dtype)
+    write_folder(draft, plans, tensors.__getitem__, like=like)
 
 
 def write_folder(
-    draft: Draft,
-    plans: list[TensorPlan],
-    fetch: Callable[[str], Tensor],
-    *,
-    like: Path,
-    dtype: torch.dtype,
+    draft: Draft, plans: Sequence[TensorPlan], fetch: Callable[[str], Tensor], *, like: Path
 ) -> None:
-    """Write planned tensors and the companions of `like`; config.json names the dtype."""
+    """Write planned tensors and the companions of `like`; config.json names the first's dtype."""
     save_weights(draft, plans, fetch)
     config = json.loads((like / "config.json").read_text(encoding="utf-8"))
     # Newer files say `dtype`, older ones `torch_dtype`; the model says the same in its own words.
     key = "dtype" if "dtype" in config else "torch_dtype"
-    config[key] = str(dtype).removeprefix("torch.")
+    config[key] = str(plans[0].dtype).removeprefix("torch.")
     draft.write("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     _copy(draft, COMPANION_FILES, like)
 

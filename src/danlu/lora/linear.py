@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.lora.adapter import Adapter, LowRank, stable_seed
+from danlu.lora.adapter import Adapter, stable_seed
 from danlu.model.qwen3 import Head, Layer, Linear, norm_before, plain_linear, projection_input
 from danlu.ops import rms_norm_backward, swiglu_backward
 
@@ -72,98 +72,78 @@ class AdapterLinear(Linear):
         if addition is None:
             return plain_linear(layer, name, x)
         bs = [part.b for part in addition.parts]
-        call = _Call(
-            layer=layer,
-            name=name,
-            addition=addition,
-            scaling=self.adapter.config.scaling,
-            dropout=self.dropout,
-            keeps_normed=self.keeps_normed,
-            needs_value=not (self.is_second and name == "down_proj"),
-        )
-        return _LoraProjection.apply(x, addition.a, call, *bs)  # type: ignore[no-any-return, no-untyped-call]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Call:
-    """The arguments of one call besides its tensors; frozen weights are read when used."""
-
-    layer: Layer
-    name: str
-    addition: LowRank
-    scaling: float
-    dropout: Dropout | None
-    keeps_normed: bool
-    needs_value: bool
-
-    def weight(self) -> Tensor:
-        weight: Tensor = getattr(self.layer, self.name)
-        return weight
-
-    def input_gradient(self, x: Tensor, grad: Tensor) -> Tensor:
-        """Carry the gradient through what precedes the projection."""
-        if self.name == "down_proj":
-            return swiglu_backward(grad, x)
-        norm = norm_before(self.layer, self.name)
-        if norm is None:
-            return grad
-        eps = self.layer.config.rms_norm_eps
-        return rms_norm_backward(grad, x, norm, eps, with_weight=False)[0]
+        return _LoraProjection.apply(x, addition.a, self, layer, name, *bs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _LoraProjection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, call: _Call, *bs: Tensor) -> Tensor:
-        n = projection_input(call.layer, call.name, x)
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, linear: AdapterLinear, layer: Layer, name: str, *bs: Tensor
+    ) -> Tensor:
+        ctx.linear, ctx.layer, ctx.name = linear, layer, name
+        parts = linear.adapter.additions[layer.index, name].parts
+        n = projection_input(layer, name, x)
         a_work = a.to(x.dtype)
-        dropout, index = call.dropout, call.layer.index
+        dropout = linear.dropout
         if dropout is None:
             t = F.linear(n, a_work)
         else:
             masked = [
-                F.linear(n * dropout.mask(index, part.name, n), a_work[part.rank_rows])
-                for part in call.addition.parts
+                F.linear(n * dropout.mask(layer.index, part.name, n), a_work[part.rank_rows])
+                for part in parts
             ]
             t = torch.cat(masked, dim=1)
-        ctx.save_for_backward(x, n if call.keeps_normed else None, t, a, *bs)
-        ctx.call = call
-        weight = call.weight()
-        if not call.needs_value:
+        ctx.save_for_backward(x, n if linear.keeps_normed else None, t, a, *bs)
+        weight = getattr(layer, name)
+        if linear.is_second and name == "down_proj":
             return x.new_empty(x.shape[0], weight.shape[0])
         y = F.linear(n, weight)
-        for part, b in zip(call.addition.parts, bs, strict=True):
-            scaled = t[:, part.rank_rows] * call.scaling
+        scaling = linear.adapter.config.scaling
+        for part, b in zip(parts, bs, strict=True):
+            scaled = t[:, part.rank_rows] * scaling
             y[:, part.out_rows] += F.linear(scaled, b.to(x.dtype))
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, n, t, a, *bs = ctx.saved_tensors
-        call: _Call = ctx.call
-        n = projection_input(call.layer, call.name, x) if n is None else n
+        linear: AdapterLinear = ctx.linear
+        layer: Layer = ctx.layer
+        name: str = ctx.name
+        parts = linear.adapter.additions[layer.index, name].parts
+        scaling, dropout = linear.adapter.config.scaling, linear.dropout
+        n = projection_input(layer, name, x) if n is None else n
         dt = torch.empty_like(t)
         dbs: list[Tensor] = []
-        for part, b in zip(call.addition.parts, bs, strict=True):
+        for part, b in zip(parts, bs, strict=True):
             dy_part = dy[:, part.out_rows]
-            dt[:, part.rank_rows] = (dy_part @ b.to(dy.dtype)) * call.scaling
+            dt[:, part.rank_rows] = (dy_part @ b.to(dy.dtype)) * scaling
             db = dy_part.t() @ t[:, part.rank_rows]
-            dbs.append(db.to(b.dtype).mul_(call.scaling))
+            dbs.append(db.to(b.dtype).mul_(scaling))
         a_work = a.to(dy.dtype)
-        needs_dx = ctx.needs_input_grad[0]
-        dn = dy @ call.weight() if needs_dx else None
-        dropout, index = call.dropout, call.layer.index
+        dn = dy @ getattr(layer, name) if ctx.needs_input_grad[0] else None
         if dropout is None:
             da = dt.t() @ n
             if dn is not None:
                 dn.addmm_(dt, a_work)
         else:
             pieces = []
-            for part in call.addition.parts:
-                mask = dropout.mask(index, part.name, n)
+            for part in parts:
+                mask = dropout.mask(layer.index, part.name, n)
                 dt_part = dt[:, part.rank_rows]
                 pieces.append(dt_part.t() @ (n * mask))
                 if dn is not None:
                     dn.add_((dt_part @ a_work[part.rank_rows]).mul_(mask))
             da = torch.cat(pieces)
-        dx = None if dn is None else call.input_gradient(x, dn)
-        return dx, da.to(a.dtype), None, *dbs
+        dx = None if dn is None else _input_gradient(layer, name, x, dn)
+        return dx, da.to(a.dtype), None, None, None, *dbs
+
+
+def _input_gradient(layer: Layer, name: str, x: Tensor, grad: Tensor) -> Tensor:
+    """Carry the gradient through what precedes the projection."""
+    if name == "down_proj":
+        return swiglu_backward(grad, x)
+    norm = norm_before(layer, name)
+    if norm is None:
+        return grad
+    return rms_norm_backward(grad, x, norm, layer.config.rms_norm_eps, with_weight=False)[0]

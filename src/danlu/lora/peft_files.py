@@ -33,10 +33,7 @@ _TENSOR = re.compile(
 # Ways to start training that also change the base model's weights: without them the sum is wrong.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # What reading fields of unknown types out of any JSON text can raise.
-_MALFORMED = (
-    *(ValueError, KeyError, TypeError, AttributeError),
-    *(OverflowError, RecursionError),
-)
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 def write_adapter(draft: Draft, adapter: Adapter, *, base_model: str) -> None:

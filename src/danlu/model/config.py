@@ -73,9 +73,9 @@ def load_config(folder: Path) -> ModelConfig:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as problem:
-        raise _broken(path, str(problem)) from problem
+        raise broken_file(path, str(problem)) from problem
     if not isinstance(fields, dict):
-        raise _broken(path, _("The file holds no JSON object."))
+        raise broken_file(path, _("The file holds no JSON object."))
     return config_from_fields(fields, source=path)
 
 
@@ -86,10 +86,10 @@ def config_from_fields(fields: Mapping[str, Any], *, source: Path) -> ModelConfi
     num_attention_heads = _integer(fields, "num_attention_heads", source)
     num_key_value_heads = _integer(fields, "num_key_value_heads", source, num_attention_heads)
     if num_attention_heads % num_key_value_heads:
-        raise _broken(source, _("num_attention_heads is not a multiple of num_key_value_heads"))
+        raise broken_file(source, _("num_attention_heads is not a multiple of num_key_value_heads"))
     head_dim = _integer(fields, "head_dim", source, hidden_size // num_attention_heads)
     if head_dim % 2:
-        raise _broken(
+        raise broken_file(
             source, _("head_dim is {value}; RoPE needs an even number").format(value=head_dim)
         )
     return ModelConfig(
@@ -126,7 +126,7 @@ def _eos_token_ids(fields: Mapping[str, Any], source: Path) -> tuple[int, ...]:
     try:
         return token_ids(fields.get("eos_token_id"))
     except ValueError as problem:
-        raise _broken(source, f"eos_token_id: {problem}") from problem
+        raise broken_file(source, f"eos_token_id: {problem}") from problem
 
 
 def _refuse_unsupported(fields: Mapping[str, Any], source: Path) -> None:
@@ -140,7 +140,7 @@ def _refuse_unsupported(fields: Mapping[str, Any], source: Path) -> None:
         "rope_scaling": _rope_scaling(fields),
     }
     if model_type is None:
-        raise _broken(source, _("The field {name} is missing.").format(name="model_type"))
+        raise broken_file(source, _("The field {name} is missing.").format(name="model_type"))
     if model_type == "qwen3_moe":
         raise UsageError(
             _("{source} describes a mixture-of-experts model.").format(source=source),
@@ -176,13 +176,13 @@ def _rope_theta(fields: Mapping[str, Any], source: Path) -> float:
     theta = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
     theta = fields.get("rope_theta") if theta is None else theta
     if theta is None:
-        raise _broken(source, _("The field {name} is missing.").format(name="rope_theta"))
+        raise broken_file(source, _("The field {name} is missing.").format(name="rope_theta"))
     return _positive_number("rope_theta", theta, source)
 
 
 def _positive_number(name: str, value: Any, source: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
-        raise _broken(
+        raise broken_file(
             source,
             _("{name} is {value}; a positive number is needed").format(
                 name=name, value=repr(value)
@@ -195,9 +195,9 @@ def _integer(fields: Mapping[str, Any], name: str, source: Path, default: int | 
     value = fields.get(name)
     value = default if value is None else value
     if value is None:
-        raise _broken(source, _("The field {name} is missing.").format(name=name))
+        raise broken_file(source, _("The field {name} is missing.").format(name=name))
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise _broken(
+        raise broken_file(
             source,
             _("{name} is {value}; a positive whole number is needed").format(
                 name=name, value=repr(value)
@@ -206,7 +206,8 @@ def _integer(fields: Mapping[str, Any], name: str, source: Path, default: int | 
     return value
 
 
-def _broken(path: Path, why: str) -> DataError:
+def broken_file(path: Path, why: str) -> DataError:
+    """Build the error for a model's JSON file that cannot be used."""
     return DataError(
         _("{path} cannot be used.").format(path=path),
         why=why,

@@ -6,31 +6,19 @@ output matrix: it is looked up, not multiplied.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from functools import partial
 
 from danlu.model.layout import PROJECTIONS
 from danlu.model.qwen3 import Qwen3, replace_weight
 from danlu.ops import can_pack, pack, packed_linear
 
 
-class PackedWeight(nn.Module):
-    """A matrix [out, in] in the library's order."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        # Not a buffer: what modules do with buffers, opaque tensors cannot.
-        self.packed = pack(weight)
-
-    def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
-        return packed_linear(x, self.packed)
-
-
 def pack_model(model: Qwen3) -> bool:
     """Pack every matrix, one after the other; return whether there is a form to pack them in."""
     if not can_pack(model.embed_tokens):
         return False
-    for layer in model.layers:
-        for name in PROJECTIONS:
-            replace_weight(layer, name, PackedWeight(getattr(layer, name)))
-    replace_weight(model.head, "lm_head", PackedWeight(model.head.lm_head))
+    owners = [(layer, name) for layer in model.layers for name in PROJECTIONS]
+    for owner, name in [*owners, (model.head, "lm_head")]:
+        packed = pack(getattr(owner, name))
+        replace_weight(owner, name, partial(packed_linear, packed=packed))
     return True

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from danlu.model.config import ModelConfig, Quantization
 from danlu.model.layout import PROJECTIONS, Piece, layout
-from danlu.model.qwen3 import Qwen3, replace_weight
+from danlu.model.qwen3 import Qwen3, empty_weight, replace_weight
 from danlu.ops import (
     INT4_GROUP,
     empty_int4,
@@ -29,49 +29,38 @@ from danlu.ops import (
 _QUANTIZED = (*PROJECTIONS, "lm_head")
 
 
-class Int8Weight(nn.Module):
-    """A matrix [out, in] with one scale per output, uninitialised until `fill`.
+# How each form is allocated, filled and multiplied.
+_FORMS = {
+    "int8": (empty_int8, quantize_int8, int8_linear),
+    "int4": (empty_int4, quantize_int4, int4_linear),
+}
+
+
+class QuantizedWeight(nn.Module):
+    """A matrix [out, in] in int8 or int4, uninitialised until `fill`.
 
     like: a tensor of the matrix's shape and dtype, on any device.
     """
 
     values: Tensor
-    scales: Tensor
+    scales: Tensor  # int4: and zeros
 
-    def __init__(self, like: Tensor, device: torch.device) -> None:
+    def __init__(self, like: Tensor, quantization: Quantization, device: torch.device) -> None:
         super().__init__()
-        values, scales = empty_int8(like, device)
+        self.num_outputs = len(like)
+        empty, self._quantize, self._linear = _FORMS[quantization]
+        values, scales = empty(like, device)
         self.register_buffer("values", values)
         self.register_buffer("scales", scales)
 
     def fill(self, weight: Tensor) -> None:
         """Quantise a matrix into the allocated buffers."""
-        quantize_int8(weight, out=(self.values, self.scales))
+        self._quantize(weight, out=(self.values, self.scales))
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
-        return int8_linear(x, self.values, self.scales)
-
-
-class Int4Weight(nn.Module):
-    """A matrix [out, in] with scale and zero for each group of inputs; see `Int8Weight`."""
-
-    packed: Tensor
-    scales_and_zeros: Tensor
-
-    def __init__(self, like: Tensor, device: torch.device) -> None:
-        super().__init__()
-        self.num_outputs = len(like)
-        packed, scales_and_zeros = empty_int4(like, device)
-        self.register_buffer("packed", packed)
-        self.register_buffer("scales_and_zeros", scales_and_zeros)
-
-    def fill(self, weight: Tensor) -> None:
-        """Quantise a matrix into the allocated buffers."""
-        quantize_int4(weight, out=(self.packed, self.scales_and_zeros))
-
-    def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
-        # The last tile of outputs may be longer than the matrix.
-        return int4_linear(x, self.packed, self.scales_and_zeros)[:, : self.num_outputs]
+        y = self._linear(x, self.values, self.scales)
+        # int4's last tile of outputs may be longer than the matrix.
+        return y if y.shape[1] == self.num_outputs else y[:, : self.num_outputs]
 
 
 def fits_int4(config: ModelConfig) -> bool:
@@ -111,13 +100,15 @@ def quantized_model(
     """
     model = Qwen3(config, device=torch.device("meta"), dtype=dtype)
     fill = partial(_fill, model, quantization=quantization, read_into=read_into, device=device)
+    table = layout(config)
+    in_layers = {name: pieces for name, pieces in table.items() if name.startswith("layers.")}
     # The layers last: an output matrix of its own is read while little else is there.
-    fill({name: pieces for name, pieces in layout(config).items() if not _is_in_layer(name)})
+    fill({name: pieces for name, pieces in table.items() if name not in in_layers})
     if config.tie_word_embeddings:
         head = _make_room(model, "head.lm_head", quantization, device)
         if not isinstance(head, Tensor):
             head.fill(model.embed_tokens)
-    fill({name: pieces for name, pieces in layout(config).items() if _is_in_layer(name)})
+    fill(in_layers)
     return model
 
 
@@ -147,23 +138,18 @@ def _fill(
             weight.fill(whole)
 
 
-def _is_in_layer(name: str) -> bool:
-    return name.startswith("layers.")
-
-
 def _make_room(
     model: Qwen3, name: str, quantization: Quantization, device: torch.device
-) -> Tensor | Int8Weight | Int4Weight:
+) -> nn.Parameter | QuantizedWeight:
     """Replace a weight on the meta device by an uninitialised one on the device."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     like: Tensor = getattr(owner, leaf)
-    room: nn.Parameter | Int8Weight | Int4Weight
-    if leaf not in _QUANTIZED:
-        empty = torch.empty(like.shape, dtype=like.dtype, device=device)
-        room = nn.Parameter(empty, requires_grad=False)
+    room: nn.Parameter | QuantizedWeight
+    if leaf in _QUANTIZED:
+        room = QuantizedWeight(like, quantization, device)
     else:
-        room = (Int8Weight if quantization == "int8" else Int4Weight)(like, device)
+        room = empty_weight(*like.shape, device=device, dtype=like.dtype)
     replace_weight(owner, leaf, room)
     return room
 

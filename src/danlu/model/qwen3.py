@@ -14,8 +14,7 @@ Shapes: T tokens, H hidden_size, V vocab_size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +25,6 @@ from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, layout, merged_shape
 from danlu.model.recompute import Recompute
 from danlu.ops import rms_norm, swiglu
-
-
-class Attend(Protocol):
-    """QK-norm, RoPE and attention of one layer: qkv [T, q + 2 kv] -> [T, q]."""
-
-    def __call__(self, layer: Layer, qkv: Tensor) -> Tensor: ...
 
 
 class Linear:
@@ -52,9 +45,11 @@ class Linear:
 
 
 plain_linear = Linear()
+# QK-norm, RoPE and attention of one layer: qkv [T, q + 2 kv] -> [T, q].
+Attend = Callable[["Layer", Tensor], Tensor]
 
 
-def _weight(*shape: int, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
+def empty_weight(*shape: int, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
     """An uninitialised frozen weight; training decides what requires gradients."""
     return nn.Parameter(torch.empty(*shape, device=device, dtype=dtype), requires_grad=False)
 
@@ -69,12 +64,12 @@ class Layer(nn.Module):
         self.config = config
         self.index = index
         hidden, head_dim = config.hidden_size, config.head_dim
-        self.input_layernorm = _weight(hidden, device=device, dtype=dtype)
-        self.q_norm = _weight(head_dim, device=device, dtype=dtype)
-        self.k_norm = _weight(head_dim, device=device, dtype=dtype)
-        self.post_attention_layernorm = _weight(hidden, device=device, dtype=dtype)
+        self.input_layernorm = empty_weight(hidden, device=device, dtype=dtype)
+        self.q_norm = empty_weight(head_dim, device=device, dtype=dtype)
+        self.k_norm = empty_weight(head_dim, device=device, dtype=dtype)
+        self.post_attention_layernorm = empty_weight(hidden, device=device, dtype=dtype)
         for name in PROJECTIONS:
-            weight = _weight(*merged_shape(config, name), device=device, dtype=dtype)
+            weight = empty_weight(*merged_shape(config, name), device=device, dtype=dtype)
             self.register_parameter(name, weight)
 
     def attention(self, x: Tensor, attend: Attend, linear: Linear) -> Tensor:  # x: [T, H]
@@ -124,14 +119,14 @@ class Qwen3(nn.Module):
         super().__init__()
         self.config = config
         vocab, hidden = config.vocab_size, config.hidden_size
-        self.embed_tokens = _weight(vocab, hidden, device=device, dtype=dtype)
+        self.embed_tokens = empty_weight(vocab, hidden, device=device, dtype=dtype)
         self.layers = nn.ModuleList(
             Layer(config, index, device, dtype) for index in range(config.num_hidden_layers)
         )
         lm_head = self.embed_tokens
         if not config.tie_word_embeddings:
-            lm_head = _weight(vocab, hidden, device=device, dtype=dtype)
-        self.head = Head(config, _weight(hidden, device=device, dtype=dtype), lm_head)
+            lm_head = empty_weight(vocab, hidden, device=device, dtype=dtype)
+        self.head = Head(config, empty_weight(hidden, device=device, dtype=dtype), lm_head)
 
     def forward(
         self, tokens: Tensor, attend: Attend, linear: Linear, recompute: Recompute = "none"
@@ -175,12 +170,14 @@ def projection_input(layer: Layer | Head, name: str, x: Tensor) -> Tensor:
 
 
 def product(layer: Layer | Head, name: str, n: Tensor) -> Tensor:
-    """Multiply n [T, in] with the weight -> [T, out]: a matrix, or a module in its place."""
+    """Multiply n [T, in] with the weight -> [T, out]: a matrix, or what stands in its place."""
     weight = getattr(layer, name)
     return F.linear(n, weight) if isinstance(weight, Tensor) else weight(n)
 
 
-def replace_weight(owner: nn.Module, name: str, weight: nn.Module | nn.Parameter) -> None:
-    """Replace a weight by another one, or by a module that multiplies."""
-    delattr(owner, name)  # torch puts no module over a parameter
+def replace_weight(
+    owner: nn.Module, name: str, weight: nn.Parameter | Callable[[Tensor], Tensor]
+) -> None:
+    """Replace a weight by another one, or by a function or module that multiplies."""
+    delattr(owner, name)  # torch puts nothing else over a parameter
     setattr(owner, name, weight)

@@ -11,9 +11,6 @@ import math
 from danlu.model.config import ModelConfig
 from danlu.model.layout import layout
 
-_HEAD_DIM = 128
-_VOCABULARY = 151_936
-
 # hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, tied embeddings
 _SHAPES = {
     "Qwen3-0.6B": (1024, 3072, 28, 16, True),
@@ -31,13 +28,13 @@ def published_config(name: str) -> ModelConfig | None:
     for published, (hidden, inner, layers, heads, tied) in _SHAPES.items():
         if wanted == published.lower() or wanted.startswith(published.lower() + "-"):
             return ModelConfig(
-                vocab_size=_VOCABULARY,
+                vocab_size=151_936,
                 hidden_size=hidden,
                 intermediate_size=inner,
                 num_hidden_layers=layers,
                 num_attention_heads=heads,
                 num_key_value_heads=8,
-                head_dim=_HEAD_DIM,
+                head_dim=128,
                 rms_norm_eps=1e-6,
                 rope_theta=1_000_000.0,
                 max_position_embeddings=40_960,

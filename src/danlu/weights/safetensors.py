@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -250,10 +251,11 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 
 def header_bytes(
-    tensors: list[tuple[str, torch.dtype, tuple[int, ...]]], metadata: dict[str, str]
+    tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]],
 ) -> bytes:
     """Build the leading bytes of a file that holds these tensors in this order."""
-    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    # Readers of Hugging Face refuse files without this mark.
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, dtype, shape in tensors:
         stop = position + math.prod(shape) * dtype.itemsize

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,15 @@ SHARD_BYTES = 5 * 10**9
 
 
 class WeightFolder:
-    """The checked headers of all weight files in a folder. Opening reads no tensor data."""
+    """The checked headers of all weight files in a folder. Opening reads no tensor data.
 
-    def __init__(self, folder: Path) -> None:
+    aliases: names that may also be present if they equal the tensor they stand for, such as a
+    stored `lm_head.weight` of a model with tied embeddings.
+    """
+
+    def __init__(self, folder: Path, aliases: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self.aliases = aliases or {}
         self.files: dict[str, SafetensorsFile] = {}
         for path in _weight_files(folder):
             file = SafetensorsFile(path)
@@ -57,11 +62,11 @@ class WeightFolder:
             file.tensors[name].stop - file.tensors[name].start for name, file in self.files.items()
         )
 
-    def check(self, wanted: Mapping[str, Tensor], *, aliases: Collection[str]) -> None:
+    def check(self, wanted: Mapping[str, Tensor]) -> None:
         """Compare names, shapes and dtypes with wanted tensors (meta tensors will do).
 
-        aliases: names that may also be present. Raises DataError naming the file and the tensor
-        that is missing, surplus, or of another shape or dtype.
+        Raises DataError naming the file and the tensor that is missing, surplus, or of another
+        shape or dtype.
         """
         missing = [name for name in wanted if name not in self.files]
         if missing:
@@ -73,28 +78,26 @@ class WeightFolder:
         for name, file in self.files.items():
             if name in wanted:
                 file.check_fits(name, wanted[name])
-            elif name not in aliases:
+            elif name not in self.aliases:
                 raise self._mismatch(
                     _("{file} holds {name}, which this model does not have.").format(
                         file=file.path.name, name=name
                     )
                 )
 
-    def load(self, wanted: Mapping[str, Tensor], *, aliases: Mapping[str, str]) -> None:
+    def load(self, wanted: Mapping[str, Tensor]) -> None:
         """Fill every wanted tensor; the folder must hold these and nothing else.
 
-        aliases: names that may also be present if they equal the tensor they stand for, such as a
-        stored `lm_head.weight` of a model with tied embeddings. Raises DataError as `check` does,
-        before the first byte is read: reading may take minutes.
+        Raises DataError as `check` does, before the first byte is read: reading may take minutes.
         """
-        self.check(wanted, aliases=aliases)
+        self.check(wanted)
         for name, destination in wanted.items():
-            self.read_into(name, destination, aliases=aliases)
+            self.read_into(name, destination)
 
-    def read_into(self, name: str, destination: Tensor, *, aliases: Mapping[str, str]) -> None:
+    def read_into(self, name: str, destination: Tensor) -> None:
         """Fill one tensor of a folder that has passed `check`, and compare its aliases with it."""
         self.files[name].read_into(name, destination)
-        for alias, original in aliases.items():
+        for alias, original in self.aliases.items():
             if original == name and alias in self.files:
                 self._check_equal(self.files[alias], alias, destination)
 
@@ -179,10 +182,8 @@ def write_tensors(
     draft: Draft, file_name: str, plans: Sequence[TensorPlan], fetch: Callable[[str], Tensor]
 ) -> None:
     """Stream one safetensors file: one tensor at a time is fetched, written and freed."""
-    # Readers of Hugging Face refuse files without this mark.
-    metadata = {"format": "pt"}
     with draft.stream(file_name) as stream:
-        stream.write(header_bytes([(p.name, p.dtype, p.shape) for p in plans], metadata))
+        stream.write(header_bytes((p.name, p.dtype, p.shape) for p in plans))
         for plan in plans:
             tensor = fetch(plan.name)
             if tuple(tensor.shape) != plan.shape:
