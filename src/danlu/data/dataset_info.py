@@ -88,12 +88,11 @@ def entry_of(name: str, value: Any, info: Path) -> Entry:
     formatting, columns, tags = (value.get(key) for key in ("formatting", "columns", "tags"))
     if formatting is None and (columns is not None or tags is not None):
         formatting = "alpaca"
-    if formatting is None:
-        return Entry(**texts, num_samples=number)
-    if formatting not in DEFAULT_COLUMNS:
-        raise refused.unknown("formatting", str(formatting), DEFAULT_COLUMNS)
-    refused.unless_renames("columns", columns, DEFAULT_COLUMNS[formatting])
-    refused.unless_renames("tags", tags, DEFAULT_TAGS[formatting])
+    if formatting is not None:
+        if formatting not in DEFAULT_COLUMNS:
+            raise refused.unknown("formatting", str(formatting), DEFAULT_COLUMNS)
+        refused.unless_renames("columns", columns, DEFAULT_COLUMNS[formatting])
+        refused.unless_renames("tags", tags, DEFAULT_TAGS[formatting])
     return Entry(
         **texts,
         num_samples=number,
