@@ -303,13 +303,13 @@ def _answers_at_once(message: Message, enable_thinking: bool | None) -> bool:
     return not enable_thinking
 
 
-def _thought(reasoning: str) -> str:
-    return f"{THOUGHT_START}\n{reasoning.strip(chr(10))}\n{THOUGHT_END}\n\n"
-
-
-def _soft_reasoning(thought: str) -> tuple[SoftPart, ...]:
-    start, end = len(THOUGHT_START) + 1, len(thought) - len(THOUGHT_END) - 3
-    return (SoftPart(start=start, end=end, is_reasoning=True),) if start < end else ()
+def _thoughtful(reasoning: str, text: str) -> Span:
+    """Render a thought and the text behind it."""
+    start = f"{THOUGHT_START}\n"
+    soft = SoftPart(start=len(start), end=len(start) + len(reasoning), is_reasoning=True)
+    return Span(
+        text=f"{start}{reasoning}\n{THOUGHT_END}\n\n{text}", soft=(soft,) if reasoning else ()
+    )
 
 
 def _calls(content: str, calls: Sequence[ToolCall]) -> str:
@@ -323,12 +323,10 @@ def _answer(message: Message, thinks: bool) -> list[Span]:
     text = content.lstrip("\n") + _calls(content, message.tool_calls)
     if not thinks:
         return _text(text)
-    thought = _thought(reasoning or "")
+    reasoning = (reasoning or "").strip("\n")
     # An empty thought is cut off even where the model wrote it: the answer's ids are then the
     # same as behind a prompt that ends with one.
-    if thought == EMPTY_THOUGHT:
-        return [Span(text=thought), *_text(text)]
-    return [Span(text=thought + text, soft=_soft_reasoning(thought))]
+    return [_thoughtful(reasoning, text)] if reasoning else _text(EMPTY_THOUGHT) + _text(text)
 
 
 def _history_body(message: Message, after_last_query: bool, is_last: bool) -> list[Span]:
@@ -344,8 +342,7 @@ def _plain_body(message: Message) -> list[Span]:
     text = message.content + _calls(message.content, message.tool_calls)
     if message.reasoning is None:
         return _text(text)
-    thought = _thought(message.reasoning)
-    return [Span(text=thought + text, soft=_soft_reasoning(thought))]
+    return [_thoughtful(message.reasoning.strip("\n"), text)]
 
 
 def _same_text(left: Sequence[Span], right: Sequence[Span]) -> bool:
