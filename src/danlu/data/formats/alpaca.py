@@ -28,7 +28,11 @@ DEFAULT_COLUMNS = {
 def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
     """Turn a row into a conversation that ends with the answer to learn. Raises BadRow."""
     row = row_object(row)
-    _check_columns(row, columns)
+    missing = [columns["response"]] if columns["response"] not in row else []
+    if columns["prompt"] not in row and columns["query"] not in row:
+        missing.insert(0, columns["prompt"])
+    if missing:
+        raise missing_columns(row, missing)
     prompt, query = (text(row.get(columns[part]), columns[part]) for part in ("prompt", "query"))
     question = "\n".join(part for part in (prompt, query) if part)
     if not question.strip():
@@ -46,15 +50,6 @@ def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
     return Conversation(
         messages=tuple(messages), tools=tools(row.get(columns["tools"]), columns["tools"])
     )
-
-
-def _check_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
-    """Tell a column that is missing from one that is empty."""
-    missing = [columns["response"]] if columns["response"] not in row else []
-    if columns["prompt"] not in row and columns["query"] not in row:
-        missing.insert(0, columns["prompt"])
-    if missing:
-        raise missing_columns(row, missing)
 
 
 def _history(value: Any, name: str) -> list[Message]:

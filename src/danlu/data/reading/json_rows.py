@@ -33,7 +33,8 @@ def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
     Raises BrokenFile where it cannot be read on, OSError.
     """
-    beginning = _first_text(file)
+    texts = (piece.lstrip(" \t\r\n") for piece in read_pieces(file))
+    beginning = next((text[:_LONGEST_TOKEN] for text in texts if text), "")
     if beginning.startswith("["):
         return array_rows(read_pieces(file))
     is_object_over_lines = re.match(r"\{[ \t\r]*\n", beginning) is not None
@@ -84,15 +85,6 @@ def _line_rows(file: Path) -> Iterator[tuple[int, Any]]:
                 _("Correct the line."),
             )
         yield number, content
-
-
-def _first_text(file: Path) -> str:
-    """Return the beginning of the first line that is not blank, without the space before it."""
-    for piece in read_pieces(file):
-        text = piece.lstrip(" \t\r\n")
-        if text:
-            return text[:_LONGEST_TOKEN]
-    return ""
 
 
 class _Decoder:

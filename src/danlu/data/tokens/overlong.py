@@ -35,24 +35,49 @@ def fit_row(
 
     Returns no examples for a row that is left out.
     """
-    limit = rendering.cutoff_len
+    limit, policy = rendering.cutoff_len, rendering.overlong
     longest = max(map(num_tokens, examples), default=0)
     if longest <= limit:
         return examples, None
-    if rendering.overlong == "cut":
-        fitted = [shorten(example, tokenizer, limit) for example in examples]
-    elif rendering.overlong == "llamafactory":
-        fitted = [
-            truncate_like_llamafactory(example, limit, last_first=rendering.mask_history)
-            for example in examples
-        ]
-    else:
-        return [], _left_out(place, longest, rendering)
-    whole = [example for example in fitted if example is not None and num_supervised(example)]
-    if len(whole) < len(examples):
-        return [], _does_not_fit(place, longest, limit)
-    cut = sum(map(num_tokens, examples)) - sum(map(num_tokens, whole))
-    return whole, _shortened(place, longest, limit, cut)
+    if policy in ("drop", "error"):
+        return [], Finding(
+            place=place,
+            kind="overlong" if policy == "error" else "overlong_left_out",
+            what=_("The row has {tokens} tokens, {limit} are allowed.").format(
+                tokens=longest, limit=limit
+            ),
+            fix=_("Raise --cutoff_len, shorten it, or use --overlong cut."),
+            severity="error" if policy == "error" else "warning",
+        )
+    cut = [
+        shorten(example, tokenizer, limit)
+        if policy == "cut"
+        else truncate_like_llamafactory(example, limit, last_first=rendering.mask_history)
+        for example in examples
+    ]
+    fitted = [example for example in cut if example is not None and num_supervised(example)]
+    if len(fitted) < len(examples):
+        return [], Finding(
+            place=place,
+            kind="overlong_left_out",
+            what=_(
+                "The row has {tokens} tokens, and what must stay whole is over {limit}: it is left "
+                "out."
+            ).format(tokens=longest, limit=limit),
+            fix=_("Raise --cutoff_len, or shorten the answers."),
+            severity="warning",
+        )
+    return fitted, Finding(
+        place=place,
+        kind="shortened",
+        what=_("The row has {tokens} tokens, {limit} are allowed; cut out: {cut}.").format(
+            tokens=longest,
+            limit=limit,
+            cut=sum(map(num_tokens, examples)) - sum(map(num_tokens, fitted)),
+        ),
+        fix=_("Raise --cutoff_len to keep it whole."),
+        severity="warning",
+    )
 
 
 def shorten(pieces: Pieces, tokenizer: Tokenizer, limit: int) -> Pieces | None:
@@ -188,40 +213,3 @@ def _first(pieces: Pieces, count: int) -> Pieces:
             kept.append((span, ids[:count]))
         count -= len(ids)
     return kept
-
-
-def _left_out(place: str, longest: int, rendering: Rendering) -> Finding:
-    is_error = rendering.overlong == "error"
-    return Finding(
-        place=place,
-        kind="overlong" if is_error else "overlong_left_out",
-        what=_("The row has {tokens} tokens, {limit} are allowed.").format(
-            tokens=longest, limit=rendering.cutoff_len
-        ),
-        fix=_("Raise --cutoff_len, shorten it, or use --overlong cut."),
-        severity="error" if is_error else "warning",
-    )
-
-
-def _does_not_fit(place: str, longest: int, limit: int) -> Finding:
-    return Finding(
-        place=place,
-        kind="overlong_left_out",
-        what=_(
-            "The row has {tokens} tokens, and what must stay whole is over {limit}: it is left out."
-        ).format(tokens=longest, limit=limit),
-        fix=_("Raise --cutoff_len, or shorten the answers."),
-        severity="warning",
-    )
-
-
-def _shortened(place: str, longest: int, limit: int, cut: int) -> Finding:
-    return Finding(
-        place=place,
-        kind="shortened",
-        what=_("The row has {tokens} tokens, {limit} are allowed; cut out: {cut}.").format(
-            tokens=longest, limit=limit, cut=cut
-        ),
-        fix=_("Raise --cutoff_len to keep it whole."),
-        severity="warning",
-    )
