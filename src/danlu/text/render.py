@@ -134,7 +134,7 @@ def render_training(
         turns = _turns(replace(conversation, messages=messages[:index]), template)
         prefix = _joined(turns) + _generation_prompt(template, thinks)
         body = _plain_body(message) if template == "qwen3_nothink" else _answer(message, thinks)
-        answer = [replace(span, supervised=True) for span in _written([*body, *_turn_end()])]
+        answer = [replace(span, supervised=True) for span in _written(body)]
         end = len(prefix) + len(answer)
         home = next((e for e in examples if _same_text(e.spans[:end], prefix + answer)), None)
         if home is None:
@@ -205,7 +205,7 @@ def _turns(conversation: Conversation, template: str) -> list[list[Span]]:
             else:
                 is_last = index == len(messages) - 1
                 body = _history_body(message, index > last_query, is_last)
-            turns.append([*_answer_start(), *_written([*body, *_turn_end()])])
+            turns.append([*_answer_start(), *_written(body)])
         elif message.role == "tool":
             turns.append(_tool_result(messages, index))
         elif message.role == "user" or index > 0:
@@ -219,9 +219,9 @@ def _joined(turns: Iterable[list[Span]]) -> list[Span]:
     return [span for turn in turns for span in turn]
 
 
-def _written(spans: Iterable[Span]) -> list[Span]:
-    """Mark spans as what the model writes."""
-    return [replace(span, in_answer=True) for span in spans]
+def _written(body: Sequence[Span]) -> list[Span]:
+    """Render what the model writes: an answer and its end."""
+    return [replace(span, in_answer=True) for span in [*body, *_turn_end()]]
 
 
 def _text(text: str) -> list[Span]:

@@ -139,7 +139,7 @@ class _Window:
     def value(self) -> Any:
         """Read one value. Raises BrokenFile."""
         while True:
-            problem: Exception | None = None
+            problem: json.JSONDecodeError | None = None
             try:
                 content, end = self._decoder.decode(self._text, self.position)
             except json.JSONDecodeError as error:
@@ -147,11 +147,11 @@ class _Window:
                 if error.msg.startswith("Unterminated string"):
                     end = len(self._text)
             except (ValueError, RecursionError) as error:
-                raise self.broken(_reason(error)) from None
+                raise self.broken(str(error)) from None
             # What ends or fails near the end of the text may go on in the next piece.
             if end > len(self._text) - _LONGEST_TOKEN and self._grow():
                 continue
-            if isinstance(problem, json.JSONDecodeError):
+            if problem is not None:
                 self._move(problem.pos)
                 raise self.broken(problem.msg)
             self._move(end)
