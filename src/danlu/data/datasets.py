@@ -17,7 +17,7 @@ from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.format import Format, format_of
+from danlu.data.formats.format import Format
 from danlu.data.formats.recognise import recognise
 from danlu.data.reading.download import hub_files
 from danlu.data.reading.rows import (
@@ -171,11 +171,10 @@ def _find(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> DataSet:
     else:
         entry = Entry()
         files = data_files(_path_of(name, dataset_dir, entries))
-    if entry.formatting is None:
+    if entry.format is None:
         form, origin = recognise(name, chain.from_iterable(map(read_rows, files)))
     else:
-        form = format_of(entry.formatting, columns=entry.columns, tags=entry.tags)
-        origin = _("as {info} says").format(info=info)
+        form, origin = entry.format, _("as {info} says").format(info=info)
     return DataSet(
         name=name, files=files, format=form, origin=origin, num_samples=entry.num_samples
     )
