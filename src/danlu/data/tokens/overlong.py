@@ -10,6 +10,7 @@ Knows examples. Must not know where rows come from.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -85,28 +86,22 @@ def shorten(pieces: Pieces, tokenizer: Tokenizer, limit: int) -> Pieces | None:
 
     None where that is impossible. Texts are cut between characters, at borders of tokens.
     """
-    parts = {
-        (at, number): _SoftText.of(span.text[part.start : part.end], part, tokenizer, limit)
-        for at, (span, _ids) in enumerate(pieces)
-        for number, part in enumerate(span.soft)
-    }
-    kept = {key: len(part.starts) for key, part in parts.items()}
-    while True:
+    parts = [
+        [_SoftText.of(span, part, tokenizer, limit) for part in span.soft] for span, _ids in pieces
+    ]
+    counts = [len(part.starts) for soft in parts for part in soft]
+    level: int | None = max(counts, default=0)
+    while level is not None:
         shorter = [
-            _with_texts(
-                piece,
-                [parts[at, n].shortened(kept[at, n]) for n in range(len(piece[0].soft))],
-                tokenizer,
-            )
-            for at, piece in enumerate(pieces)
+            _with_texts(piece, [part.shortened(level) for part in soft], tokenizer)
+            for piece, soft in zip(pieces, parts, strict=True)
         ]
         excess = num_tokens(shorter) - limit
         if excess <= 0:
             return shorter
-        level = _level(list(kept.values()), excess)
-        if level is None:
-            return None
-        kept = {key: min(count, level) for key, count in kept.items()}
+        counts = [min(count, level) for count in counts]
+        level = _level(counts, excess)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +114,8 @@ class _SoftText:
     mark_tokens: int
 
     @classmethod
-    def of(cls, text: str, part: SoftPart, tokenizer: Tokenizer, limit: int) -> _SoftText:
+    def of(cls, span: Span, part: SoftPart, tokenizer: Tokenizer, limit: int) -> _SoftText:
+        text = span.text[part.start : part.end]
         # The middle of a very long text is lost anyway: it need not be looked at.
         window = limit * _MOST_CHARACTERS_A_TOKEN
         if len(text) > 2 * window:
@@ -147,16 +143,12 @@ def _level(counts: Sequence[int], excess: int) -> int | None:
 
     None where KEPT_TOKENS a text would still be too many.
     """
-    low, high = KEPT_TOKENS, max(counts, default=0)
-    if sum(max(0, count - low) for count in counts) < excess:
-        return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(max(0, count - middle) for count in counts) >= excess:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    levels = range(KEPT_TOKENS, max(counts, default=0) + 1)
+    # The higher the level, the less it saves.
+    enough = bisect_right(
+        levels, -excess, key=lambda level: -sum(max(0, count - level) for count in counts)
+    )
+    return levels[enough - 1] if enough else None
 
 
 def _with_texts(
