@@ -13,6 +13,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal, get_args
 
 from danlu.errors import UsageError
@@ -273,9 +274,7 @@ def _tool_result(messages: Sequence[Message], index: int) -> list[Span]:
     if index and messages[index - 1].role == "tool":
         return []
     text, soft = "user", []
-    for message in messages[index:]:
-        if message.role != "tool":
-            break
+    for message in takewhile(lambda message: message.role == "tool", messages[index:]):
         text += "\n<tool_response>\n"
         soft.append(SoftPart(start=len(text), end=len(text) + len(message.content)))
         text += f"{message.content}\n</tool_response>"

@@ -92,7 +92,10 @@ class _Decoder:
 
     def __init__(self) -> None:
         self._twice: list[str] = []
-        self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=_constant)
+        self._json = json.JSONDecoder(
+            object_pairs_hook=self._object,
+            parse_constant=lambda name: None if name == "NaN" else float(name),
+        )
 
     def decode(self, text: str, position: int) -> tuple[Any, int]:
         """Return the value at a position and where it ends. Raises ValueError, RecursionError."""
@@ -188,10 +191,6 @@ class _Window:
         self._line_start -= self.position
         self._text, self.position = "".join(parts), 0
         return True
-
-
-def _constant(name: str) -> float | None:
-    return None if name == "NaN" else float(name)
 
 
 def _reason(problem: Exception) -> str:
