@@ -9,11 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.data.formats.format import DEFAULT_COLUMNS, DEFAULT_TAGS, Formatting
+from danlu.data.formats.format import DEFAULT_COLUMNS, DEFAULT_TAGS, Format, format_of
 from danlu.data.reading.rows import readable_data
 from danlu.errors import DataError, UsageError
 from danlu.language import _
@@ -27,7 +27,7 @@ _OTHER_COLUMNS = ("images", "videos", "audios", "chosen", "rejected", "kto_tag")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One data set of dataset_info.json. formatting: None where the entry leaves it open."""
+    """One data set of dataset_info.json. format: None where the entry leaves it open."""
 
     file_name: str | None = None
     hf_hub_url: str | None = None
@@ -35,10 +35,8 @@ class Entry:
     subset: str | None = None
     split: str = "train"
     folder: str | None = None
-    formatting: Formatting | None = None
     num_samples: int | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    format: Format | None = None
 
 
 def read_info(info: Path) -> dict[str, Any]:
@@ -94,13 +92,8 @@ def entry_of(name: str, value: Any, info: Path) -> Entry:
         raise refused.unknown("formatting", str(formatting), DEFAULT_COLUMNS)
     refused.unless_renames("columns", columns, DEFAULT_COLUMNS[formatting])
     refused.unless_renames("tags", tags, DEFAULT_TAGS[formatting])
-    return Entry(
-        **texts,
-        num_samples=number,
-        formatting=formatting,
-        columns=columns or {},
-        tags=tags or {},
-    )
+    form = format_of(formatting, columns=columns, tags=tags)
+    return Entry(**texts, num_samples=number, format=form)
 
 
 @dataclass(frozen=True)

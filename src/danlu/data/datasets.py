@@ -11,13 +11,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.format import Format, format_of
+from danlu.data.formats.format import Format
 from danlu.data.formats.recognise import recognise
 from danlu.data.reading.download import hub_files
 from danlu.data.reading.rows import (
@@ -98,8 +98,7 @@ class DataSet:
                 yield raw
 
     def _all_rows(self) -> Iterator[RawRow | Finding]:
-        for file in self.files:
-            yield from read_rows(file)
+        return chain.from_iterable(map(read_rows, self.files))
 
     def _times(self) -> Counter[int]:
         """Say how often each row is drawn; the order stays that of the file, so rows can stream."""
@@ -115,8 +114,7 @@ class DataSet:
 
 def rows_of(datasets: Iterable[DataSet]) -> Iterator[Row | Finding]:
     """Yield the rows of several data sets, one item a row, as `DataSet.rows` does."""
-    for dataset in datasets:
-        yield from dataset.rows()
+    return chain.from_iterable(dataset.rows() for dataset in datasets)
 
 
 def named_datasets(names: str, settings: DataSettings) -> list[DataSet]:
@@ -173,11 +171,10 @@ def _find(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> DataSet:
     else:
         entry = Entry()
         files = data_files(_path_of(name, dataset_dir, entries))
-    if entry.formatting is None:
-        form, origin = _recognised(name, files)
+    if entry.format is None:
+        form, origin = recognise(name, chain.from_iterable(map(read_rows, files)))
     else:
-        form = format_of(entry.formatting, columns=entry.columns, tags=entry.tags)
-        origin = _("as {info} says").format(info=info)
+        form, origin = entry.format, _("as {info} says").format(info=info)
     return DataSet(
         name=name, files=files, format=form, origin=origin, num_samples=entry.num_samples
     )
@@ -221,10 +218,3 @@ def _path_of(name: str, dataset_dir: Path, entries: Mapping[str, Any]) -> Path:
             file=INFO_FILE
         ),
     )
-
-
-def _recognised(name: str, files: tuple[Path, ...]) -> tuple[Format, str]:
-    found = recognise(name, (row for file in files for row in read_rows(file)))
-    if found is None:
-        return format_of("alpaca"), _("supposed because none of the first rows can be read")
-    return found.format, _("told from the fields {names}").format(names=", ".join(found.names))

@@ -63,8 +63,6 @@ class Parser:
         pieces = self._advance(final=True)
         if self._state == "call":
             pieces += self._emit_text(CALL_START + self._buffer)
-        elif self._buffer:
-            pieces += self._emit(self._buffer)
         self._buffer = ""
         return pieces
 
@@ -105,9 +103,8 @@ class Parser:
             else:
                 self._state, self._buffer = following, rest
             return pieces
-        keep = 0 if final else overlap(self._buffer, tag)
-        ready = self._buffer[: len(self._buffer) - keep]
-        self._buffer = self._buffer[len(self._buffer) - keep :]
+        end = len(self._buffer) - (0 if final else overlap(self._buffer, tag))
+        ready, self._buffer = self._buffer[:end], self._buffer[end:]
         return self._emit(ready)
 
     def _read_call(self, final: bool) -> list[Piece]:
@@ -116,14 +113,13 @@ class Parser:
             return []
         body, rest = self._buffer[:place], self._buffer[place + len(CALL_END) :]
         call = _parse_call(body)
-        self._state, self._buffer = "text", rest
         if call is None:
+            self._buffer = rest
             return self._emit_text(CALL_START + body + CALL_END)
         # The newline between text and a call belongs to neither.
-        self._held = self._held.removesuffix("\n")
-        pieces = self._release()
-        self._part_is_empty = True
-        return [*pieces, Call(call=call)]
+        held = self._held.removesuffix("\n")
+        self._enter("text", rest)
+        return [Text(text=held), Call(call=call)] if held else [Call(call=call)]
 
     def _enter(self, state: str, rest: str) -> None:
         self._state, self._buffer = state, rest
@@ -131,7 +127,7 @@ class Parser:
 
     def _emit(self, text: str) -> list[Piece]:
         """Give out text of the present part without the newlines around the part."""
-        if self._part_is_empty and self._state in ("thought", "text"):
+        if self._part_is_empty:
             text = text.lstrip("\n")
         if not text:
             return []
@@ -139,19 +135,14 @@ class Parser:
         whole = self._held + text
         body = whole.rstrip("\n")
         self._held = whole[len(body) :]
-        return [self._piece(body)] if body else []
+        if not body:
+            return []
+        return [Thought(text=body) if self._state == "thought" else Text(text=body)]
 
     def _emit_text(self, text: str) -> list[Piece]:
         """Give out text that only looked like a call."""
         self._state = "text"
         return self._emit(text)
-
-    def _release(self) -> list[Piece]:
-        held, self._held = self._held, ""
-        return [self._piece(held)] if held and not self._part_is_empty else []
-
-    def _piece(self, text: str) -> Piece:
-        return Thought(text=text) if self._state == "thought" else Text(text=text)
 
 
 def overlap(text: str, tag: str) -> int:
@@ -177,10 +168,8 @@ def _call_end(text: str, final: bool) -> int:
 def _ends_in_string(body: str) -> bool:
     try:
         json.loads(body)
-    except json.JSONDecodeError as problem:
-        return problem.msg.startswith("Unterminated string")
-    except (ValueError, RecursionError):
-        return False
+    except (ValueError, RecursionError) as problem:
+        return str(problem).startswith("Unterminated string")
     return False
 
 

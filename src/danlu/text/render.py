@@ -13,6 +13,7 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal, get_args
 
 from danlu.errors import UsageError
@@ -134,7 +135,7 @@ def render_training(
         turns = _turns(replace(conversation, messages=messages[:index]), template)
         prefix = _joined(turns) + _generation_prompt(template, thinks)
         body = _plain_body(message) if template == "qwen3_nothink" else _answer(message, thinks)
-        answer = [replace(span, supervised=True) for span in _written([*body, *_turn_end()])]
+        answer = [replace(span, supervised=True) for span in _written(body)]
         end = len(prefix) + len(answer)
         home = next((e for e in examples if _same_text(e.spans[:end], prefix + answer)), None)
         if home is None:
@@ -205,7 +206,7 @@ def _turns(conversation: Conversation, template: str) -> list[list[Span]]:
             else:
                 is_last = index == len(messages) - 1
                 body = _history_body(message, index > last_query, is_last)
-            turns.append([*_answer_start(), *_written([*body, *_turn_end()])])
+            turns.append([*_answer_start(), *_written(body)])
         elif message.role == "tool":
             turns.append(_tool_result(messages, index))
         elif message.role == "user" or index > 0:
@@ -219,9 +220,9 @@ def _joined(turns: Iterable[list[Span]]) -> list[Span]:
     return [span for turn in turns for span in turn]
 
 
-def _written(spans: Iterable[Span]) -> list[Span]:
-    """Mark spans as what the model writes."""
-    return [replace(span, in_answer=True) for span in spans]
+def _written(body: Sequence[Span]) -> list[Span]:
+    """Render what the model writes: an answer and its end."""
+    return [replace(span, in_answer=True) for span in [*body, *_turn_end()]]
 
 
 def _text(text: str) -> list[Span]:
@@ -273,9 +274,7 @@ def _tool_result(messages: Sequence[Message], index: int) -> list[Span]:
     if index and messages[index - 1].role == "tool":
         return []
     text, soft = "user", []
-    for message in messages[index:]:
-        if message.role != "tool":
-            break
+    for message in takewhile(lambda message: message.role == "tool", messages[index:]):
         text += "\n<tool_response>\n"
         soft.append(SoftPart(start=len(text), end=len(text) + len(message.content)))
         text += f"{message.content}\n</tool_response>"
@@ -303,13 +302,13 @@ def _answers_at_once(message: Message, enable_thinking: bool | None) -> bool:
     return not enable_thinking
 
 
-def _thought(reasoning: str) -> str:
-    return f"{THOUGHT_START}\n{reasoning.strip(chr(10))}\n{THOUGHT_END}\n\n"
-
-
-def _soft_reasoning(thought: str) -> tuple[SoftPart, ...]:
-    start, end = len(THOUGHT_START) + 1, len(thought) - len(THOUGHT_END) - 3
-    return (SoftPart(start=start, end=end, is_reasoning=True),) if start < end else ()
+def _thoughtful(reasoning: str, text: str) -> Span:
+    """Render a thought and the text behind it."""
+    start = f"{THOUGHT_START}\n"
+    soft = SoftPart(start=len(start), end=len(start) + len(reasoning), is_reasoning=True)
+    return Span(
+        text=f"{start}{reasoning}\n{THOUGHT_END}\n\n{text}", soft=(soft,) if reasoning else ()
+    )
 
 
 def _calls(content: str, calls: Sequence[ToolCall]) -> str:
@@ -323,12 +322,10 @@ def _answer(message: Message, thinks: bool) -> list[Span]:
     text = content.lstrip("\n") + _calls(content, message.tool_calls)
     if not thinks:
         return _text(text)
-    thought = _thought(reasoning or "")
+    reasoning = (reasoning or "").strip("\n")
     # An empty thought is cut off even where the model wrote it: the answer's ids are then the
     # same as behind a prompt that ends with one.
-    if thought == EMPTY_THOUGHT:
-        return [Span(text=thought), *_text(text)]
-    return [Span(text=thought + text, soft=_soft_reasoning(thought))]
+    return [_thoughtful(reasoning, text)] if reasoning else _text(EMPTY_THOUGHT) + _text(text)
 
 
 def _history_body(message: Message, after_last_query: bool, is_last: bool) -> list[Span]:
@@ -344,8 +341,7 @@ def _plain_body(message: Message) -> list[Span]:
     text = message.content + _calls(message.content, message.tool_calls)
     if message.reasoning is None:
         return _text(text)
-    thought = _thought(message.reasoning)
-    return [Span(text=thought + text, soft=_soft_reasoning(thought))]
+    return [_thoughtful(message.reasoning.strip("\n"), text)]
 
 
 def _same_text(left: Sequence[Span], right: Sequence[Span]) -> bool:

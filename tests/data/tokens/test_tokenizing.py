@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from danlu.data.datasets import Row, find_datasets
+from danlu.data.datasets import Row, find_datasets, rows_of
 from danlu.data.findings import Finding
 from danlu.data.tokens import token_cache
 from danlu.data.tokens import tokenizing as tokenized
@@ -54,6 +54,8 @@ def read(file: Path, tokenizer: Tokenizer, cache: Path | None, **changes: object
     overwrite = bool(changes.pop("overwrite", False))
     rendering = replace(RENDERING, **changes)  # type: ignore[arg-type]
     datasets = find_datasets(str(file), file.parent, max_samples=None, seed=42)
+    if cache is None:
+        return tokenize_rows(rows_of(datasets), tokenizer, rendering)
     return tokenize_datasets(datasets, tokenizer, rendering, cache=cache, overwrite=overwrite)
 
 
@@ -132,9 +134,11 @@ def test_half_a_character_costs_only_its_row(tokenizer: Tokenizer) -> None:
     ]
 
 
-def test_an_unknown_template_is_refused(rows_file: Path, tokenizer: Tokenizer) -> None:
+def test_an_unknown_template_is_refused(
+    rows_file: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="unknown"):
-        read(rows_file, tokenizer, None, template="llama3")
+        read(rows_file, tokenizer, tmp_path / "cache", template="llama3")
 
 
 def entries(cache: Path) -> list[Path]:

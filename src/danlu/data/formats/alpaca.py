@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from danlu.data.findings import BadRow
-from danlu.data.formats.fields import answer, missing_columns, row_object, structure, text, tools
+from danlu.data.formats import fields
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 
@@ -27,9 +27,14 @@ DEFAULT_COLUMNS = {
 
 def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
     """Turn a row into a conversation that ends with the answer to learn. Raises BadRow."""
-    row = row_object(row)
-    _check_columns(row, columns)
-    prompt, query = (text(row.get(columns[part]), columns[part]) for part in ("prompt", "query"))
+    row = fields.row_object(row)
+    missing = [columns["response"]] if columns["response"] not in row else []
+    if columns["prompt"] not in row and columns["query"] not in row:
+        missing.insert(0, columns["prompt"])
+    if missing:
+        raise fields.missing_columns(row, missing)
+    prompt = fields.text(row.get(columns["prompt"]), columns["prompt"])
+    query = fields.text(row.get(columns["query"]), columns["query"])
     question = "\n".join(part for part in (prompt, query) if part)
     if not question.strip():
         raise BadRow(
@@ -38,27 +43,18 @@ def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
             _("Fill in {name}.").format(name=columns["prompt"]),
         )
     messages = _history(row.get(columns["history"]), columns["history"])
-    system = text(row.get(columns["system"]), columns["system"])
+    system = fields.text(row.get(columns["system"]), columns["system"])
     if system:
         messages.insert(0, Message(role="system", content=system))
     messages.append(Message(role="user", content=question))
-    messages.append(answer(row.get(columns["response"]), columns["response"]))
+    messages.append(fields.answer(row.get(columns["response"]), columns["response"]))
     return Conversation(
-        messages=tuple(messages), tools=tools(row.get(columns["tools"]), columns["tools"])
+        messages=tuple(messages), tools=fields.tools(row.get(columns["tools"]), columns["tools"])
     )
 
 
-def _check_columns(row: Mapping[str, Any], columns: Mapping[str, str]) -> None:
-    """Tell a column that is missing from one that is empty."""
-    missing = [columns["response"]] if columns["response"] not in row else []
-    if columns["prompt"] not in row and columns["query"] not in row:
-        missing.insert(0, columns["prompt"])
-    if missing:
-        raise missing_columns(row, missing)
-
-
 def _history(value: Any, name: str) -> list[Message]:
-    pairs = structure(value, name) or []
+    pairs = fields.structure(value, name) or []
     messages: list[Message] = []
     for pair in pairs if isinstance(pairs, list) else [pairs]:
         if not isinstance(pair, list) or len(pair) != 2:
@@ -67,12 +63,12 @@ def _history(value: Any, name: str) -> list[Message]:
                 _("{name} holds something else than pairs.").format(name=name),
                 _("Write {name} as a list of [question, answer] pairs.").format(name=name),
             )
-        question = text(pair[0], name)
+        question = fields.text(pair[0], name)
         if not question.strip():
             raise BadRow(
                 "empty_question",
                 _("A question in {name} is empty.").format(name=name),
                 _("Fill it in, or remove it together with its answer."),
             )
-        messages += [Message(role="user", content=question), answer(pair[1], name)]
+        messages += [Message(role="user", content=question), fields.answer(pair[1], name)]
     return messages

@@ -86,7 +86,15 @@ def answer(value: Any, name: str, calls: tuple[ToolCall, ...] = ()) -> Message:
     """Return an answer, its reasoning apart. Raises BadRow where there is nothing to learn."""
     whole = text(value, name)
     reasoning, content = split_reasoning(whole)
-    _check_nothing_lost(whole, f"{reasoning or ''}{content}", name)
+    bare = whole.replace(THOUGHT_START, "").replace(THOUGHT_END, "")
+    kept = f"{reasoning or ''}{content}"
+    # The template's rule drops what stands before a thought or between several.
+    if THOUGHT_END in whole and bare.replace("\n", "") != kept.replace("\n", ""):
+        raise BadRow(
+            "several_thoughts",
+            _("{name} has text before its thought, or several thoughts.").format(name=name),
+            _("Keep one <think>...</think>, at the beginning: the rest would be lost."),
+        )
     if not content.strip() and not calls:
         raise BadRow(
             "empty_answer",
@@ -96,17 +104,6 @@ def answer(value: Any, name: str, calls: tuple[ToolCall, ...] = ()) -> Message:
             _("Fill in {name}.").format(name=name),
         )
     return Message(role="assistant", content=content, reasoning=reasoning, tool_calls=calls)
-
-
-def _check_nothing_lost(whole: str, kept: str, name: str) -> None:
-    """Raise BadRow where the template's rule drops text: before a thought, or between several."""
-    bare = whole.replace(THOUGHT_START, "").replace(THOUGHT_END, "")
-    if THOUGHT_END in whole and bare.replace("\n", "") != kept.replace("\n", ""):
-        raise BadRow(
-            "several_thoughts",
-            _("{name} has text before its thought, or several thoughts.").format(name=name),
-            _("Keep one <think>...</think>, at the beginning: the rest would be lost."),
-        )
 
 
 def tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:

@@ -16,16 +16,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from danlu.data.findings import BadRow
-from danlu.data.formats.fields import (
-    answer,
-    missing_columns,
-    row_object,
-    structure,
-    text,
-    tool_calls,
-    tools,
-    wrong_call,
-)
+from danlu.data.formats import fields
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, Role
 from danlu.text.render import split_reasoning
@@ -55,8 +46,6 @@ _ROLES: dict[str, Role | Literal["function"]] = {
     "function_tag": "function",
     "system_tag": "system",
 }
-# OpenAI's newer name of the system role.
-DEVELOPER = "developer"
 # What other data sets call the roles, to name the right one.
 _OTHER_NAMES = {
     **dict.fromkeys(("user", "human", "question"), "user_tag"),
@@ -71,13 +60,13 @@ Tags = Mapping[str, str]
 
 def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Conversation:
     """Turn a row into a conversation that ends with an answer to learn. Raises BadRow."""
-    row = row_object(row)
+    row = fields.row_object(row)
     entries = _entries(row, columns["messages"], tags)
     parsed = [_message(entry, number, tags) for number, entry in enumerate(entries, start=1)]
     _check_order(parsed, [str(entry[tags["role_tag"]]) for entry in entries])
     if parsed[0].role == "system" and not parsed[0].content:
         del parsed[0]
-    system = text(row.get(columns["system"]), columns["system"])
+    system = fields.text(row.get(columns["system"]), columns["system"])
     if system and parsed[0].role != "system":
         parsed.insert(0, Message(role="system", content=system))
     elif system and parsed[0].content != system:
@@ -89,15 +78,15 @@ def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Convers
             _("Remove one of them."),
         )
     return Conversation(
-        messages=tuple(parsed), tools=tools(row.get(columns["tools"]), columns["tools"])
+        messages=tuple(parsed), tools=fields.tools(row.get(columns["tools"]), columns["tools"])
     )
 
 
 def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str, Any]]:
     """Return the list of messages, each an object with a role that is text."""
     if name not in row:
-        raise missing_columns(row, [name])
-    listed = structure(row[name], name)
+        raise fields.missing_columns(row, [name])
+    listed = fields.structure(row[name], name)
     example = f'{{"{tags["role_tag"]}": "{tags["user_tag"]}", "{tags["content_tag"]}": "..."}}'
     if not isinstance(listed, list) or not listed:
         raise BadRow(
@@ -121,9 +110,9 @@ def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
     content = _content(entry.get(tags["content_tag"]), name)
     if role == "function":
         reasoning, call = split_reasoning(content)
-        calls = tool_calls(call, name)
+        calls = fields.tool_calls(call, name)
         if not calls:
-            raise wrong_call(name)
+            raise fields.wrong_call(name)
         return Message(role="assistant", reasoning=reasoning, tool_calls=calls)
     if role == "assistant":
         return _answer(entry, number, content, name)
@@ -145,12 +134,12 @@ def _answer(entry: Mapping[str, Any], number: int, content: str, name: str) -> M
             ),
             _("Remove the weight, or end the row before this message."),
         )
-    calls = tool_calls(
+    calls = fields.tool_calls(
         entry.get("tool_calls"), _("tool_calls of message {number}").format(number=number)
     )
     given = entry.get("reasoning_content") or entry.get("reasoning")
-    reasoning = text(given, _("reasoning of message {number}").format(number=number))
-    message = answer(content, name, calls)
+    reasoning = fields.text(given, _("reasoning of message {number}").format(number=number))
+    message = fields.answer(content, name, calls)
     if reasoning and message.reasoning is not None:
         raise BadRow(
             "two_thoughts",
@@ -165,7 +154,7 @@ def _answer(entry: Mapping[str, Any], number: int, content: str, name: str) -> M
 def _content(value: Any, name: str) -> str:
     """Return text, also from OpenAI's list of parts."""
     if not isinstance(value, list):
-        return text(value, name)
+        return fields.text(value, name)
     for part in value:
         if not isinstance(part, Mapping) or part.get("type") != "text":
             raise BadRow(
@@ -173,15 +162,15 @@ def _content(value: Any, name: str) -> str:
                 _("{name} has a part that is not text.").format(name=name),
                 _("danlu trains on text only: remove the row or the part."),
             )
-    return "".join(text(part.get("text"), name) for part in value)
+    return "".join(fields.text(part.get("text"), name) for part in value)
 
 
 def _role(value: str, number: int, tags: Tags) -> Role | Literal["function"]:
     for tag, role in _ROLES.items():
         if value == tags[tag]:
             return role
-    if value == DEVELOPER and tags["role_tag"] == "role":
-        return "system"
+    if value == "developer" and tags["role_tag"] == "role":
+        return "system"  # OpenAI's newer name for it
     roles = [tags[tag] for tag in _ROLES]
     meant = _OTHER_NAMES.get(value.lower())
     nearest = tags[meant] if meant else difflib.get_close_matches(value, roles, 1, 0.0)[0]

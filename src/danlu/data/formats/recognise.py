@@ -6,13 +6,12 @@ Used where nothing says it: a plain path, or an entry of dataset_info.json witho
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from danlu.data.findings import BadRow, Finding
 from danlu.data.formats.fields import row_object, structure
-from danlu.data.formats.format import Format, format_of
+from danlu.data.formats.format import Format, Formatting, format_of
 from danlu.data.reading.rows import RawRow
 from danlu.errors import DataError
 from danlu.language import _
@@ -30,16 +29,8 @@ _PAIRS = (
 _OTHER_ROLES = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recognised:
-    """A format, and the names it was told from."""
-
-    format: Format
-    names: tuple[str, ...]
-
-
-def recognise(name: str, rows: Iterable[RawRow | Finding]) -> Recognised | None:
-    """Return the format of the first rows; None where not one of them can be read.
+def recognise(name: str, rows: Iterable[RawRow | Finding]) -> tuple[Format, str]:
+    """Return the format of the first rows, and what says so: the end of a sentence.
 
     Raises DataError for rows in no known format.
     """
@@ -53,11 +44,11 @@ def recognise(name: str, rows: Iterable[RawRow | Finding]) -> Recognised | None:
         if found is not None:
             return found
     if not objects:
-        return None
+        return format_of("alpaca"), _("supposed because none of the first rows can be read")
     partly = [name for name in ("instruction", "output") if any(name in row for row in objects)]
     if partly:
         # Each row will say what it lacks.
-        return Recognised(format=format_of("alpaca"), names=tuple(partly))
+        return _told(partly, "alpaca")
     raise _unknown(name, objects[0])
 
 
@@ -77,7 +68,7 @@ def _unknown(name: str, row: Mapping[str, Any]) -> DataError:
     )
 
 
-def _of_messages(row: Mapping[str, Any]) -> Recognised | None:
+def _of_messages(row: Mapping[str, Any]) -> tuple[Format, str] | None:
     for column in ("messages", "conversations"):
         try:
             listed = structure(row.get(column), column)
@@ -85,26 +76,28 @@ def _of_messages(row: Mapping[str, Any]) -> Recognised | None:
             continue
         if not isinstance(listed, list) or not listed or not isinstance(listed[0], Mapping):
             continue
+        columns = {"messages": column}
         if "role" in listed[0]:
-            return Recognised(
-                format=format_of("openai", columns={"messages": column}), names=(column, "role")
-            )
+            return _told((column, "role"), "openai", columns=columns)
         if "from" in listed[0]:
             said = {str(entry.get("from")) for entry in listed if isinstance(entry, Mapping)}
             tags = _OTHER_ROLES if said & {"user", "assistant"} else {}
-            return Recognised(
-                format=format_of("sharegpt", columns={"messages": column}, tags=tags),
-                names=(column, "from"),
-            )
+            return _told((column, "from"), "sharegpt", columns=columns, tags=tags)
     return None
 
 
-def _of_pairs(row: Mapping[str, Any]) -> Recognised | None:
+def _of_pairs(row: Mapping[str, Any]) -> tuple[Format, str] | None:
     if "output" in row and ("instruction" in row or "input" in row):
-        names = tuple(name for name in ("instruction", "input", "output") if name in row)
-        return Recognised(format=format_of("alpaca"), names=names)
+        return _told([name for name in ("instruction", "input", "output") if name in row], "alpaca")
     for prompt, response in _PAIRS:
         if prompt in row and response in row:
             columns = {"prompt": prompt, "response": response}
-            return Recognised(format=format_of("alpaca", columns=columns), names=(prompt, response))
+            return _told((prompt, response), "alpaca", columns=columns)
     return None
+
+
+def _told(
+    names: Iterable[str], formatting: Formatting, **renamed: Mapping[str, str]
+) -> tuple[Format, str]:
+    origin = _("told from the fields {names}").format(names=", ".join(names))
+    return format_of(formatting, **renamed), origin

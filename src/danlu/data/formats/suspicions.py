@@ -7,7 +7,7 @@ marks and those of other models. Must not know tokens or files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 
 from danlu.data.findings import Finding
@@ -26,18 +26,17 @@ _OTHER_THOUGHT = re.compile(
 _PLACEHOLDER = re.compile(r"\{\{ ?(?:name|author) ?\}\}")
 
 
-def suspicions(conversation: Conversation, place: str) -> Iterator[Finding]:
-    """Yield what is suspicious in the texts of a row, each kind once."""
-    seen: set[str] = set()
+def suspicions(conversation: Conversation, place: str) -> Collection[Finding]:
+    """Return what is suspicious in the texts of a row, each kind once."""
+    found: dict[str, Finding] = {}
     for message in conversation.messages:
         for text in (message.content, message.reasoning or ""):
             # No mark is without one of these: most texts are passed over quickly.
             if not any(sign in text for sign in "<[{"):
                 continue
             for finding in _in_text(text, message, place):
-                if finding.kind not in seen:
-                    seen.add(finding.kind)
-                    yield finding
+                found.setdefault(finding.kind, finding)
+    return found.values()
 
 
 def _in_text(text: str, message: Message, place: str) -> Iterator[Finding]:

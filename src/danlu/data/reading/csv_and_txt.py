@@ -56,7 +56,16 @@ def csv_rows(file: Path) -> Iterator[tuple[int, Any]]:
         elif len(record) == len(header):
             yield first_line, dict(zip(header, record, strict=True))
         else:
-            yield first_line, _wrong_length(record, header)
+            yield (
+                first_line,
+                BadRow(
+                    "wrong_length",
+                    _("The row has {fields} fields, the first line names {columns}.").format(
+                        fields=len(record), columns=len(header)
+                    ),
+                    _("Put fields with commas or newlines between quotation marks."),
+                ),
+            )
 
 
 def txt_rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -89,13 +98,3 @@ def _header(record: list[str], line: int) -> list[str]:
             _("Give every column its own name in the first line."),
         )
     return names
-
-
-def _wrong_length(record: list[str], header: list[str]) -> BadRow:
-    return BadRow(
-        "wrong_length",
-        _("The row has {fields} fields, the first line names {columns}.").format(
-            fields=len(record), columns=len(header)
-        ),
-        _("Put fields with commas or newlines between quotation marks."),
-    )

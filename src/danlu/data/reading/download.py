@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,20 @@ class _Hub:
     command: str
 
 
+_HUGGING_FACE = _Hub(
+    name="Hugging Face",
+    library="huggingface_hub",
+    address="https://huggingface.co",
+    command="hf download {repository} --repo-type dataset --local-dir {folder}",
+)
+_MODELSCOPE = _Hub(
+    name="ModelScope",
+    library="modelscope",
+    address="https://www.modelscope.cn",
+    command="modelscope download --dataset {repository} --local_dir {folder}",
+)
+
+
 def hub_files(name: str, entry: Entry) -> tuple[Path, ...] | None:
     """Download the data files of an entry; None where the entry names no hub.
 
@@ -44,24 +58,30 @@ def hub_files(name: str, entry: Entry) -> tuple[Path, ...] | None:
     """
     prefers_modelscope = os.environ.get("USE_MODELSCOPE_HUB", "").lower() in ("1", "true")
     if entry.ms_hub_url and (prefers_modelscope or not entry.hf_hub_url):
-        folder = _from_modelscope(entry.ms_hub_url)
+        folder = _downloaded(_MODELSCOPE, entry.ms_hub_url)
     elif entry.hf_hub_url:
-        folder = _from_hugging_face(entry.hf_hub_url)
+        endpoint = os.environ.get("HF_ENDPOINT") or _HUGGING_FACE.address
+        folder = _downloaded(replace(_HUGGING_FACE, address=endpoint), entry.hf_hub_url)
     else:
         return None
     return _meant(name, folder, entry)
 
 
-def _from_hugging_face(repository: str) -> Path:
-    hub = _Hub(
-        name="Hugging Face",
-        library="huggingface_hub",
-        address=os.environ.get("HF_ENDPOINT") or "https://huggingface.co",
-        command="hf download {repository} --repo-type dataset --local-dir {folder}",
-    )
-    library = _library(hub)
-    offline = _why_unreachable(hub.address)
+def _downloaded(hub: _Hub, repository: str) -> Path:
     try:
+        library: Any = importlib.import_module(hub.library)
+    except ImportError as problem:
+        raise EnvironmentFault(
+            _("The data set is on {hub}, whose library is not installed.").format(hub=hub.name),
+            why=str(problem),
+            fix=f"pip install {hub.library}",
+        ) from problem
+    offline = _why_unreachable(hub.address)
+    if offline is not None and hub is _MODELSCOPE:
+        raise _not_downloaded(hub, repository, offline)
+    try:
+        if hub is _MODELSCOPE:
+            return Path(library.dataset_snapshot_download(repository, allow_patterns=_PATTERNS))
         # Without network an earlier download is used.
         folder = library.snapshot_download(
             repository,
@@ -69,38 +89,9 @@ def _from_hugging_face(repository: str) -> Path:
             allow_patterns=_PATTERNS,
             local_files_only=offline is not None,
         )
-    except Exception as fault:  # the library's errors have no common base
+    except Exception as fault:  # the libraries' errors have no common base
         raise _not_downloaded(hub, repository, offline or _first_line(fault)) from fault
     return Path(folder)
-
-
-def _from_modelscope(repository: str) -> Path:
-    hub = _Hub(
-        name="ModelScope",
-        library="modelscope",
-        address="https://www.modelscope.cn",
-        command="modelscope download --dataset {repository} --local_dir {folder}",
-    )
-    library = _library(hub)
-    offline = _why_unreachable(hub.address)
-    if offline is not None:
-        raise _not_downloaded(hub, repository, offline)
-    try:
-        folder = library.dataset_snapshot_download(repository, allow_patterns=_PATTERNS)
-    except Exception as fault:  # the library's errors have no common base
-        raise _not_downloaded(hub, repository, _first_line(fault)) from fault
-    return Path(folder)
-
-
-def _library(hub: _Hub) -> Any:
-    try:
-        return importlib.import_module(hub.library)
-    except ImportError as problem:
-        raise EnvironmentFault(
-            _("The data set is on {hub}, whose library is not installed.").format(hub=hub.name),
-            why=str(problem),
-            fix=f"pip install {hub.library}",
-        ) from problem
 
 
 def _why_unreachable(address: str) -> str | None:
@@ -137,12 +128,14 @@ def _not_downloaded(hub: _Hub, repository: str, why: str) -> EnvironmentFault:
 def _meant(name: str, root: Path, entry: Entry) -> tuple[Path, ...]:
     """Choose the files of the entry's folder, subset and split."""
     base = root / (entry.folder or "")
-    words = {
-        file: _split_words(file.relative_to(base))
-        for file in sorted(base.rglob("*"))
-        if is_data_file(file)
-    }
-    chosen = [file for file in words if _is_of_subset(file, base, entry.subset)]
+    files = [file.relative_to(base) for file in sorted(base.rglob("*")) if is_data_file(file)]
+    words = {file: _split_words(file) for file in files}
+    subset = entry.subset
+    chosen = [
+        file
+        for file in files
+        if subset is None or subset in file.parts or file.stem.startswith(subset)
+    ]
     # Where no file names a split, all of them are the train split.
     if entry.split != "train" or any(
         word.startswith(_SPLITS) for file in chosen for word in words[file]
@@ -154,11 +147,11 @@ def _meant(name: str, root: Path, entry: Entry) -> tuple[Path, ...]:
                 name=name, split=entry.split
             ),
             why=_("{folder} holds {files}.").format(
-                folder=base, files=", ".join(str(file.relative_to(base)) for file in words) or "-"
+                folder=base, files=", ".join(map(str, files)) or "-"
             ),
             fix=_("Correct folder, subset or split of the entry, or write a file as file_name."),
         )
-    return of_one_type(chosen, base)
+    return of_one_type([base / file for file in chosen], base)
 
 
 def _split_words(inside: Path) -> set[str]:
@@ -166,11 +159,6 @@ def _split_words(inside: Path) -> set[str]:
     shard = re.match(r"(.+)-\d{5}-of-\d{5}", inside.name)
     words = re.split(r"[^A-Za-z0-9]+", inside.stem)
     return {*inside.parent.parts, *([shard[1]] if shard else words)}
-
-
-def _is_of_subset(file: Path, base: Path, subset: str | None) -> bool:
-    inside = file.relative_to(base)
-    return subset is None or subset in inside.parts or inside.stem.startswith(subset)
 
 
 def _first_line(fault: object) -> str:

@@ -33,7 +33,8 @@ def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
     Raises BrokenFile where it cannot be read on, OSError.
     """
-    beginning = _first_text(file)
+    texts = (piece.lstrip(" \t\r\n") for piece in read_pieces(file))
+    beginning = next((text[:_LONGEST_TOKEN] for text in texts if text), "")
     if beginning.startswith("["):
         return array_rows(read_pieces(file))
     is_object_over_lines = re.match(r"\{[ \t\r]*\n", beginning) is not None
@@ -86,21 +87,15 @@ def _line_rows(file: Path) -> Iterator[tuple[int, Any]]:
         yield number, content
 
 
-def _first_text(file: Path) -> str:
-    """Return the beginning of the first line that is not blank, without the space before it."""
-    for piece in read_pieces(file):
-        text = piece.lstrip(" \t\r\n")
-        if text:
-            return text[:_LONGEST_TOKEN]
-    return ""
-
-
 class _Decoder:
     """Decodes single values."""
 
     def __init__(self) -> None:
         self._twice: list[str] = []
-        self._json = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=_constant)
+        self._json = json.JSONDecoder(
+            object_pairs_hook=self._object,
+            parse_constant=lambda name: None if name == "NaN" else float(name),
+        )
 
     def decode(self, text: str, position: int) -> tuple[Any, int]:
         """Return the value at a position and where it ends. Raises ValueError, RecursionError."""
@@ -147,7 +142,7 @@ class _Window:
     def value(self) -> Any:
         """Read one value. Raises BrokenFile."""
         while True:
-            problem: Exception | None = None
+            problem: json.JSONDecodeError | None = None
             try:
                 content, end = self._decoder.decode(self._text, self.position)
             except json.JSONDecodeError as error:
@@ -155,11 +150,11 @@ class _Window:
                 if error.msg.startswith("Unterminated string"):
                     end = len(self._text)
             except (ValueError, RecursionError) as error:
-                raise self.broken(_reason(error)) from None
+                raise self.broken(str(error)) from None
             # What ends or fails near the end of the text may go on in the next piece.
             if end > len(self._text) - _LONGEST_TOKEN and self._grow():
                 continue
-            if isinstance(problem, json.JSONDecodeError):
+            if problem is not None:
                 self._move(problem.pos)
                 raise self.broken(problem.msg)
             self._move(end)
@@ -196,10 +191,6 @@ class _Window:
         self._line_start -= self.position
         self._text, self.position = "".join(parts), 0
         return True
-
-
-def _constant(name: str) -> float | None:
-    return None if name == "NaN" else float(name)
 
 
 def _reason(problem: Exception) -> str:

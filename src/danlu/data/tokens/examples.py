@@ -128,14 +128,14 @@ def tokenize_row(
 ) -> list[Example]:
     """Return the examples of one conversation, whole; as `encode_conversations` raises."""
     (examples,) = encode_conversations([conversation], tokenizer, rendering)
-    return [_joined(pieces, row, part) for part, pieces in enumerate(examples)]
-
-
-def _joined(pieces: Pieces, row: int, part: int) -> Example:
-    supervised = [span.supervised for span, ids in pieces for _token in ids]
-    return Example(
-        tokens=np.asarray([token for _span, ids in pieces for token in ids], dtype=np.int32),
-        supervised=np.asarray(supervised, dtype=np.bool_),
-        row=row,
-        part=part,
-    )
+    return [
+        Example(
+            tokens=np.asarray([token for _span, ids in pieces for token in ids], dtype=np.int32),
+            supervised=np.asarray(
+                [span.supervised for span, ids in pieces for _token in ids], dtype=np.bool_
+            ),
+            row=row,
+            part=part,
+        )
+        for part, pieces in enumerate(examples)
+    ]

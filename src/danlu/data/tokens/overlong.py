@@ -10,6 +10,7 @@ Knows examples. Must not know where rows come from.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -35,24 +36,49 @@ def fit_row(
 
     Returns no examples for a row that is left out.
     """
-    limit = rendering.cutoff_len
+    limit, policy = rendering.cutoff_len, rendering.overlong
     longest = max(map(num_tokens, examples), default=0)
     if longest <= limit:
         return examples, None
-    if rendering.overlong == "cut":
-        fitted = [shorten(example, tokenizer, limit) for example in examples]
-    elif rendering.overlong == "llamafactory":
-        fitted = [
-            truncate_like_llamafactory(example, limit, last_first=rendering.mask_history)
-            for example in examples
-        ]
-    else:
-        return [], _left_out(place, longest, rendering)
-    whole = [example for example in fitted if example is not None and num_supervised(example)]
-    if len(whole) < len(examples):
-        return [], _does_not_fit(place, longest, limit)
-    cut = sum(map(num_tokens, examples)) - sum(map(num_tokens, whole))
-    return whole, _shortened(place, longest, limit, cut)
+    if policy in ("drop", "error"):
+        return [], Finding(
+            place=place,
+            kind="overlong" if policy == "error" else "overlong_left_out",
+            what=_("The row has {tokens} tokens, {limit} are allowed.").format(
+                tokens=longest, limit=limit
+            ),
+            fix=_("Raise --cutoff_len, shorten it, or use --overlong cut."),
+            severity="error" if policy == "error" else "warning",
+        )
+    cut = [
+        shorten(example, tokenizer, limit)
+        if policy == "cut"
+        else truncate_like_llamafactory(example, limit, last_first=rendering.mask_history)
+        for example in examples
+    ]
+    fitted = [example for example in cut if example is not None and num_supervised(example)]
+    if len(fitted) < len(examples):
+        return [], Finding(
+            place=place,
+            kind="overlong_left_out",
+            what=_(
+                "The row has {tokens} tokens, and what must stay whole is over {limit}: it is left "
+                "out."
+            ).format(tokens=longest, limit=limit),
+            fix=_("Raise --cutoff_len, or shorten the answers."),
+            severity="warning",
+        )
+    return fitted, Finding(
+        place=place,
+        kind="shortened",
+        what=_("The row has {tokens} tokens, {limit} are allowed; cut out: {cut}.").format(
+            tokens=longest,
+            limit=limit,
+            cut=sum(map(num_tokens, examples)) - sum(map(num_tokens, fitted)),
+        ),
+        fix=_("Raise --cutoff_len to keep it whole."),
+        severity="warning",
+    )
 
 
 def shorten(pieces: Pieces, tokenizer: Tokenizer, limit: int) -> Pieces | None:
@@ -60,28 +86,22 @@ def shorten(pieces: Pieces, tokenizer: Tokenizer, limit: int) -> Pieces | None:
 
     None where that is impossible. Texts are cut between characters, at borders of tokens.
     """
-    parts = {
-        (at, number): _SoftText.of(span.text[part.start : part.end], part, tokenizer, limit)
-        for at, (span, _ids) in enumerate(pieces)
-        for number, part in enumerate(span.soft)
-    }
-    kept = {key: len(part.starts) for key, part in parts.items()}
-    while True:
+    parts = [
+        [_SoftText.of(span, part, tokenizer, limit) for part in span.soft] for span, _ids in pieces
+    ]
+    counts = [len(part.starts) for soft in parts for part in soft]
+    level: int | None = max(counts, default=0)
+    while level is not None:
         shorter = [
-            _with_texts(
-                piece,
-                [parts[at, n].shortened(kept[at, n]) for n in range(len(piece[0].soft))],
-                tokenizer,
-            )
-            for at, piece in enumerate(pieces)
+            _with_texts(piece, [part.shortened(level) for part in soft], tokenizer)
+            for piece, soft in zip(pieces, parts, strict=True)
         ]
         excess = num_tokens(shorter) - limit
         if excess <= 0:
             return shorter
-        level = _level(list(kept.values()), excess)
-        if level is None:
-            return None
-        kept = {key: min(count, level) for key, count in kept.items()}
+        counts = [min(count, level) for count in counts]
+        level = _level(counts, excess)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +114,8 @@ class _SoftText:
     mark_tokens: int
 
     @classmethod
-    def of(cls, text: str, part: SoftPart, tokenizer: Tokenizer, limit: int) -> _SoftText:
+    def of(cls, span: Span, part: SoftPart, tokenizer: Tokenizer, limit: int) -> _SoftText:
+        text = span.text[part.start : part.end]
         # The middle of a very long text is lost anyway: it need not be looked at.
         window = limit * _MOST_CHARACTERS_A_TOKEN
         if len(text) > 2 * window:
@@ -122,16 +143,12 @@ def _level(counts: Sequence[int], excess: int) -> int | None:
 
     None where KEPT_TOKENS a text would still be too many.
     """
-    low, high = KEPT_TOKENS, max(counts, default=0)
-    if sum(max(0, count - low) for count in counts) < excess:
-        return None
-    while low < high:
-        middle = (low + high + 1) // 2
-        if sum(max(0, count - middle) for count in counts) >= excess:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    levels = range(KEPT_TOKENS, max(counts, default=0) + 1)
+    # The higher the level, the less it saves.
+    enough = bisect_right(
+        levels, -excess, key=lambda level: -sum(max(0, count - level) for count in counts)
+    )
+    return levels[enough - 1] if enough else None
 
 
 def _with_texts(
@@ -188,40 +205,3 @@ def _first(pieces: Pieces, count: int) -> Pieces:
             kept.append((span, ids[:count]))
         count -= len(ids)
     return kept
-
-
-def _left_out(place: str, longest: int, rendering: Rendering) -> Finding:
-    is_error = rendering.overlong == "error"
-    return Finding(
-        place=place,
-        kind="overlong" if is_error else "overlong_left_out",
-        what=_("The row has {tokens} tokens, {limit} are allowed.").format(
-            tokens=longest, limit=rendering.cutoff_len
-        ),
-        fix=_("Raise --cutoff_len, shorten it, or use --overlong cut."),
-        severity="error" if is_error else "warning",
-    )
-
-
-def _does_not_fit(place: str, longest: int, limit: int) -> Finding:
-    return Finding(
-        place=place,
-        kind="overlong_left_out",
-        what=_(
-            "The row has {tokens} tokens, and what must stay whole is over {limit}: it is left out."
-        ).format(tokens=longest, limit=limit),
-        fix=_("Raise --cutoff_len, or shorten the answers."),
-        severity="warning",
-    )
-
-
-def _shortened(place: str, longest: int, limit: int, cut: int) -> Finding:
-    return Finding(
-        place=place,
-        kind="shortened",
-        what=_("The row has {tokens} tokens, {limit} are allowed; cut out: {cut}.").format(
-            tokens=longest, limit=limit, cut=cut
-        ),
-        fix=_("Raise --cutoff_len to keep it whole."),
-        severity="warning",
-    )

@@ -63,8 +63,7 @@ class TokenizedData:
 
     def usable(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Leave out the rows that have no examples."""
-        starts = np.concatenate([np.zeros(1, dtype=np.int64), self.row_ends[:-1]])
-        return indices[(self.row_ends > starts)[indices]]
+        return indices[np.diff(self.row_ends, prepend=0)[indices] > 0]
 
 
 class TokenizedRows(Sequence[Sequence[Example]]):

@@ -24,7 +24,7 @@ from danlu.data.tokens.token_cache import CacheEntry
 from danlu.data.tokens.token_table import TokenizedData
 from danlu.errors import DataError
 from danlu.text.conversation import Conversation
-from danlu.text.render import TURN_END, TURN_START, check_template
+from danlu.text.render import TURN_END, TURN_START
 from danlu.text.tokenizer import Tokenizer
 
 BATCH_ROWS = 256
@@ -35,19 +35,16 @@ def tokenize_datasets(
     tokenizer: Tokenizer,
     rendering: Rendering,
     *,
-    cache: Path | None,
+    cache: Path,
     overwrite: bool = False,
 ) -> TokenizedData:
     """Tokenize all rows of some data sets, or take them from the folder `cache`.
 
-    overwrite: make them anew. Raises UsageError for an unknown template or a missing file,
-    DataError for a tokenizer without Qwen3's control tokens.
+    overwrite: make them anew. Raises UsageError for an unknown template, DataError for a tokenizer
+    without Qwen3's control tokens.
     """
-    check_template(rendering.template)
     for name in (TURN_START, TURN_END):
         tokenizer.control_id(name)
-    if cache is None:
-        return tokenize_rows(rows_of(datasets), tokenizer, rendering)
     entry = CacheEntry(cache, datasets, tokenizer, rendering)
     data = None if overwrite else entry.load()
     if data is None:
@@ -78,10 +75,37 @@ def tokenize_rows(
     batch_rows: int = BATCH_ROWS,
 ) -> TokenizedData:
     """Tokenize rows, `batch_rows` at a time; a finding becomes a row without examples."""
-    table = _Table()
+    tokens, supervised = array("i"), bytearray()
+    example_ends, row_ends = array("q"), array("q")
+    lengths, cut_tokens, digests = array("i"), array("i"), array("Q")
+    places: list[str] = []
+    findings: list[Finding] = []
     for row in fit_rows(items, tokenizer, rendering, batch_rows=batch_rows):
-        table.add(row)
-    return table.finished()
+        findings += row.findings
+        places.append(row.place)
+        for example in row.fitted:
+            for span, ids in example:
+                tokens.extend(ids)
+                supervised += (b"\1" if span.supervised else b"\0") * len(ids)
+            example_ends.append(len(tokens))
+        row_ends.append(len(example_ends))
+        whole = [num_tokens(example) for example in row.whole]
+        lengths.append(max(whole, default=0))
+        left = sum(map(num_tokens, row.fitted))
+        cut_tokens.append(sum(whole) - left if row.fitted else 0)
+        digests.extend((0, 0) if row.conversation is None else _digests(row.conversation))
+    return TokenizedData(
+        tokens=np.frombuffer(tokens, dtype=np.int32),
+        supervised=np.frombuffer(supervised, dtype=np.bool_),
+        example_ends=np.array(example_ends, dtype=np.int64),
+        row_ends=np.array(row_ends, dtype=np.int64),
+        lengths=np.array(lengths, dtype=np.int32),
+        cut_tokens=np.array(cut_tokens, dtype=np.int32),
+        row_digests=np.array(digests[::2], dtype=np.uint64),
+        question_digests=np.array(digests[1::2], dtype=np.uint64),
+        places=tuple(places),
+        findings=tuple(findings),
+    )
 
 
 def fit_rows(
@@ -132,53 +156,6 @@ def _encode(
                 fix=problem.fix,
             )
         ]
-
-
-class _Table:
-    """Arrays that grow row by row."""
-
-    def __init__(self) -> None:
-        self.findings: list[Finding] = []
-        self._tokens = array("i")
-        self._supervised = bytearray()
-        self._example_ends = array("q")
-        self._row_ends = array("q")
-        self._lengths = array("i")
-        self._cut_tokens = array("i")
-        self._digests = array("Q")
-        self._places: list[str] = []
-
-    def add(self, row: FittedRow) -> None:
-        """Add a row and its examples."""
-        self.findings += row.findings
-        self._places.append(row.place)
-        for example in row.fitted:
-            for span, ids in example:
-                self._tokens.extend(ids)
-                self._supervised += (b"\1" if span.supervised else b"\0") * len(ids)
-            self._example_ends.append(len(self._tokens))
-        self._row_ends.append(len(self._example_ends))
-        lengths = [num_tokens(example) for example in row.whole]
-        self._lengths.append(max(lengths, default=0))
-        left = sum(map(num_tokens, row.fitted))
-        self._cut_tokens.append(sum(lengths) - left if row.fitted else 0)
-        self._digests.extend((0, 0) if row.conversation is None else _digests(row.conversation))
-
-    def finished(self) -> TokenizedData:
-        """Return all rows that were added."""
-        digests = np.array(self._digests, dtype=np.uint64).reshape(-1, 2)
-        return TokenizedData(
-            tokens=np.frombuffer(self._tokens, dtype=np.int32),
-            supervised=np.frombuffer(self._supervised, dtype=np.bool_),
-            example_ends=np.array(self._example_ends, dtype=np.int64),
-            row_ends=np.array(self._row_ends, dtype=np.int64),
-            lengths=np.array(self._lengths, dtype=np.int32),
-            cut_tokens=np.array(self._cut_tokens, dtype=np.int32),
-            row_digests=digests[:, 0].copy(),
-            question_digests=digests[:, 1].copy(),
-            places=tuple(self._places),
-            findings=tuple(self.findings),
-        )
 
 
 def _digests(conversation: Conversation) -> tuple[int, int]:
