@@ -53,15 +53,9 @@ class Finetune:
         with prepared.open_folder() as folder:
             register(folder.path)
             base = self._load(folder)
-            manifest = manifest_of(
-                task.settings,
-                prepared.origins,
-                base=base,
-                data=task.data,
-                arithmetic=self._step_plan(folder),
-            )
+            manifest = manifest_of(prepared, base=base, arithmetic=self._step_plan(folder))
             resumed = None
-            if prepared.resumes:
+            if task.settings.resumes:
                 wanted = task.settings.resume_from_checkpoint
                 resumed = checkpoint_to_resume(folder, manifest, wanted)
                 manifest = going_on(manifest, folder.read(), resumed.step)
@@ -73,10 +67,10 @@ class Finetune:
                 method=method,
                 recipe=task.recipe,
                 step_plan=arithmetic_of(manifest, resumed.step if resumed else None),
-                train_rows=task.data.train_rows,
-                eval_rows=task.data.eval_rows,
+                train_rows=task.data.train,
+                eval_rows=task.data.held_out,
                 run_folder=folder,
-                places=task.data.train_places,
+                places=task.data.train.places,
             )
             if self._stop_requested:
                 trainer.request_stop()
@@ -94,9 +88,7 @@ class Finetune:
         outputs = Outputs(
             folder.path,
             task.settings,
-            facts=lambda: facts_of(
-                task.settings, task.recipe, task.data, trainer.progress, base=method.base
-            ),
+            facts=lambda: facts_of(task, trainer.progress, method.base),
             logging_steps=task.recipe.logging_steps,
             first_step=trainer.progress.step,
         )
@@ -134,7 +126,7 @@ class Finetune:
         return arithmetic_of(folder.read()) if plan is None else plan.chosen.step_plan
 
     def _load(self, folder: RunFolder) -> LoadedModel:
-        if self.prepared.resumes:
+        if self.prepared.settings.resumes:
             # Another number of threads adds in another order and gives other last bits.
             threads = folder.read().arithmetic.threads
             if threads is not None:
