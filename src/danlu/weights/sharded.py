@@ -181,13 +181,13 @@ def write_tensors(
     """Stream one safetensors file: one tensor at a time is fetched, written and freed."""
     # Readers of Hugging Face refuse files without this mark.
     metadata = {"format": "pt"}
-    with draft.stream(file_name) as stream:
-        stream.write(header_bytes([(p.name, p.dtype, p.shape) for p in plans], metadata))
+    with draft.stream(file_name) as write:
+        write(header_bytes([(p.name, p.dtype, p.shape) for p in plans], metadata))
         for plan in plans:
             tensor = fetch(plan.name)
             if tuple(tensor.shape) != plan.shape:
                 raise ValueError(f"{plan.name}: {tuple(tensor.shape)} is not {plan.shape}")
-            stream.write(tensor_bytes(tensor.to(device="cpu", dtype=plan.dtype)))
+            write(tensor_bytes(tensor.to(device="cpu", dtype=plan.dtype)))
 
 
 def save_weights(
