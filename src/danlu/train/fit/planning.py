@@ -1,4 +1,4 @@
-"""The plan of a run from its settings: rows, recipe and adapter as the figures that `plan` takes.
+"""The plan of a run: its rows and recipe as the figures that `plan` takes.
 
 Used before every run and by `danlu plan`, which needs neither the device nor the weights.
 """

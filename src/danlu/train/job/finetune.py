@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from danlu.hub.load import LoadedModel, load_model
-from danlu.plan.job import StepPlan
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
 from danlu.runs.folder import RunFolder
@@ -53,7 +52,9 @@ class Finetune:
         with prepared.open_folder() as folder:
             register(folder.path)
             base = self._load(folder)
-            manifest = manifest_of(prepared, base=base, arithmetic=self._step_plan(folder))
+            plan = prepared.plan
+            first = arithmetic_of(folder.read()) if plan is None else plan.chosen.step_plan
+            manifest = manifest_of(prepared, base=base, arithmetic=first)
             resumed = None
             if task.settings.resumes:
                 wanted = task.settings.resume_from_checkpoint
@@ -119,11 +120,6 @@ class Finetune:
         trainer.step_plan = plan.chosen.step_plan
         folder.write(with_plan(folder.read(), plan))
         yield Planned(plan=plan)
-
-    def _step_plan(self, folder: RunFolder) -> StepPlan:
-        """Return how the first step of the run is computed, or was."""
-        plan = self.prepared.plan
-        return arithmetic_of(folder.read()) if plan is None else plan.chosen.step_plan
 
     def _load(self, folder: RunFolder) -> LoadedModel:
         if self.prepared.settings.resumes:

@@ -1,4 +1,4 @@
-"""The rows of a run: checked, split and tokenized before any weights are loaded."""
+"""The rows of a run, checked before any weights are loaded, and what run.json says of them."""
 
 from __future__ import annotations
 
