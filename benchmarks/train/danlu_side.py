@@ -45,7 +45,7 @@ def train(inputs: Path, output: Path) -> list[Step]:
 def _tokens_of_steps(words: list[str]) -> list[tuple[list[int], int]]:
     """Return the lengths of each step's examples, and how many of their tokens are learned."""
     settings = resolve(TrainSettings, words, os.environ).values
-    rows = prepare_data(settings, check_model(settings.model_name_or_path).tokenizer).train_rows
+    rows = prepare_data(settings, check_model(settings.model_name_or_path).tokenizer).train
     order = epoch_order(len(rows), SEED, 0)
     steps = []
     for first in range(0, len(rows), ROWS_PER_STEP):

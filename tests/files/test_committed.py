@@ -25,9 +25,9 @@ from tests.helpers.faulty_disk import FailingReads, RefusingDisk, failing_reads
 def make(path: Path, content: bytes = b"content") -> None:
     with committed_folder(path) as draft:
         draft.write("a", content)
-        with draft.stream("b") as file:
-            file.write(b"one ")
-            file.write(memoryview(b"two"))
+        with draft.stream("b") as write:
+            write(b"one ")
+            write(memoryview(b"two"))
 
 
 def names(folder: Path) -> set[str]:

@@ -17,8 +17,8 @@ from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
-from danlu.train.loop.loss import loss_backward
 from danlu.ops import reference
+from danlu.train.loop.loss import loss_backward
 from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
 from tests.helpers.models.tiny_model import tiny_model
 

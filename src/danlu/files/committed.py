@@ -22,7 +22,7 @@ from danlu.errors import DataError
 from danlu.files import disk
 from danlu.files.atomic import make_folder, read_in_pieces
 from danlu.files.disk import Bytes
-from danlu.files.draft import Draft
+from danlu.files.draft import Draft, Write
 from danlu.files.leftovers import clean_leftovers, remove_any, temporary_path
 from danlu.files.os_errors import explained, readable
 from danlu.language import _
@@ -30,27 +30,6 @@ from danlu.language import _
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 TRASH = ".trash"
-
-
-class StreamedFile:
-    """A file of a draft, written in pieces and hashed on the way."""
-
-    def __init__(self, file: FileIO, shown_as: Path) -> None:
-        self._file = file
-        self._shown_as = shown_as
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def write(self, data: Bytes) -> None:
-        """Append bytes. Raises CapacityError or EnvironmentFault."""
-        with explained(self._shown_as, self.size + memoryview(data).nbytes):
-            disk.DISK.write(self._file, data)
-        self._hash.update(data)
-        self.size += memoryview(data).nbytes
-
-    def entry(self) -> dict[str, Any]:
-        """Return the manifest's entry for what was written so far."""
-        return {"size": self.size, "sha256": self._hash.hexdigest()}
 
 
 class FolderDraft(Draft):
@@ -67,16 +46,28 @@ class FolderDraft(Draft):
         return self._folder
 
     @contextmanager
-    def stream(self, name: str) -> Iterator[StreamedFile]:
-        """Open one file for writing piece by piece; it is synced at the end of the block."""
+    def stream(self, name: str) -> Iterator[Write]:
+        """Open one file for writing piece by piece; it is synced at the end of the block.
+
+        What is written is hashed on the way. Raises CapacityError or EnvironmentFault.
+        """
         if not _is_plain(name) or name == MANIFEST or name in self._entries:
             raise ValueError(f"not a usable name for a new file of a committed folder: {name!r}")
+        shown_as, digest, size = self._target / name, hashlib.sha256(), 0
         with self._create(name) as file:
-            streamed = StreamedFile(file, self._target / name)
-            yield streamed
-            with explained(self._target / name, streamed.size):
+
+            def write(data: Bytes) -> None:
+                nonlocal size
+                num_bytes = memoryview(data).nbytes
+                with explained(shown_as, size + num_bytes):
+                    disk.DISK.write(file, data)
+                digest.update(data)
+                size += num_bytes
+
+            yield write
+            with explained(shown_as, size):
                 disk.DISK.sync(file)
-        self._entries[name] = streamed.entry()
+        self._entries[name] = {"size": size, "sha256": digest.hexdigest()}
 
     def seal(self) -> None:
         """Write the manifest, the last file, and sync the draft's names."""

@@ -6,57 +6,43 @@ The draft of a committed folder is in `committed`. Knows names and bytes, not wh
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
 
 from danlu.files.atomic import Content, pieces
 from danlu.files.disk import Bytes
 
-
-class Stream(Protocol):
-    """A file that is written piece by piece."""
-
-    def write(self, data: Bytes) -> None:
-        """Append bytes."""
-        ...
+# Appends bytes to the file that is being written.
+Write = Callable[[Bytes], None]
 
 
 class Draft(ABC):
     """An unfinished folder. Names are plain file names, each used once."""
 
     @abstractmethod
-    def stream(self, name: str) -> AbstractContextManager[Stream]:
+    def stream(self, name: str) -> AbstractContextManager[Write]:
         """Open one file for writing piece by piece; it is finished at the end of the block."""
 
     def write(self, name: str, content: Content) -> None:
         """Write one whole file: bytes, text (stored as UTF-8) or pieces of bytes."""
-        with self.stream(name) as file:
+        with self.stream(name) as write:
             for piece in pieces(content):
-                file.write(piece)
+                write(piece)
 
 
 class HeldDraft(Draft):
     """A draft in memory, with a copy of every byte: its source may change at once."""
 
     def __init__(self) -> None:
-        self._files: dict[str, _HeldFile] = {}
+        self._files: dict[str, list[bytes]] = {}
 
     @contextmanager
-    def stream(self, name: str) -> Iterator[Stream]:
+    def stream(self, name: str) -> Iterator[Write]:
         """Open one file for writing piece by piece."""
-        file = self._files[name] = _HeldFile()
-        yield file
+        held = self._files[name] = []
+        yield lambda data: held.append(bytes(data))
 
     def copy_into(self, draft: Draft) -> None:
         """Write all files, in the same order, into another draft."""
-        for name, file in self._files.items():
-            draft.write(name, file.pieces)
-
-
-class _HeldFile:
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-
-    def write(self, data: Bytes) -> None:
-        self.pieces.append(bytes(data))
+        for name, held in self._files.items():
+            draft.write(name, held)

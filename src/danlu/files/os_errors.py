@@ -64,33 +64,24 @@ def readable_bytes(count: int) -> str:
 
 def explain(fault: OSError, path: Path, needed_bytes: int = 0) -> DanluError:
     """Choose the danlu error for a failed operation on `path`."""
-    detail = fault.strerror or str(fault)
-    what = _("Cannot write {path}").format(path=path)
     if fault.errno in _FULL:
         return disk_full(path, needed_bytes)
+    kind: type[DanluError] = EnvironmentFault
+    what = _("Cannot write {path}").format(path=path)
     if fault.errno in _REFUSED:
-        return EnvironmentFault(
-            what,
-            why=_("the system refuses: {detail}").format(detail=detail),
-            fix=_(
-                "choose a folder you may write to, or change its permissions (ls -ld {folder})"
-            ).format(folder=path.parent),
+        why = _("the system refuses: {detail}")
+        fix = _("choose a folder you may write to, or change its permissions (ls -ld {folder})")
+    elif fault.errno in _BAD_PATH:
+        kind = UsageError
+        why = _("the path cannot be used: {detail}")
+        fix = _(
+            "give another path: here a folder is missing, or a file is where a folder should be"
         )
-    if fault.errno in _BAD_PATH:
-        return UsageError(
-            what,
-            why=_("the path cannot be used: {detail}").format(detail=detail),
-            fix=_(
-                "give another path: here a folder is missing, or a file is where a folder should be"
-            ),
-        )
-    return EnvironmentFault(
-        what,
-        why=_("the system reports: {detail}").format(detail=detail),
-        fix=_("check the disk (df -h {folder}; dmesg | tail) and run the command again").format(
-            folder=path.parent
-        ),
-    )
+    else:
+        why = _("the system reports: {detail}")
+        fix = _("check the disk (df -h {folder}; dmesg | tail) and run the command again")
+    why = why.format(detail=fault.strerror or str(fault))
+    return kind(what, why=why, fix=fix.format(folder=path.parent))
 
 
 @contextmanager

@@ -158,10 +158,9 @@ def choose(
         basis.candidate(step_plan, packed[step_plan.micro_batch_tokens])
         for step_plan in _step_plans(packed, device, constraints)
     ]
-    fitting = [candidate for candidate in every if basis.fits(candidate)]
-    if not fitting:
-        return NothingFits(**vars(basis), leanest=min(every, key=_memory))
-    chosen = _leanest(fitting)
+    chosen = _best(every, basis)
+    if not basis.fits(chosen):
+        return NothingFits(**vars(basis), leanest=chosen)
     by_policy: dict[Recompute, list[Candidate]] = {}
     for candidate in every:
         by_policy.setdefault(candidate.step_plan.recompute, []).append(candidate)

@@ -55,7 +55,9 @@ def seconds_of(
 
 def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: Speed) -> float:
     """Predict one forward pass."""
-    flops = _forward_flops(job.config, shape) + _head_flops(job.config, shape)
+    config = job.config
+    body = 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
+    flops = body + _attention_flops(config, shape) + _head_flops(config, shape)
     return speed.factor * (flops / speed.flops + _launch_s(job, shape, device) / 3)
 
 
@@ -88,11 +90,6 @@ def _again_flops(config: ModelConfig, recompute: Recompute, shape: BatchShape) -
         "offload": _layer_weights(config) - _weights(config, "down_proj"),
     }[recompute]
     return again + 2.0 * shape.tokens * weights * config.num_hidden_layers
-
-
-def _forward_flops(config: ModelConfig, shape: BatchShape) -> float:
-    body = 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
-    return body + _attention_flops(config, shape)
 
 
 def _head_flops(config: ModelConfig, shape: BatchShape) -> float:

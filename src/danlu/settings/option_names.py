@@ -36,16 +36,12 @@ class Names:
         others = {name: Option(name=name, help="", types=any_value) for name in cls.FOREIGN}
         self._known = {**others, **self._own}
 
-    def find(self, key: str) -> Option | None:
-        """Look a name up."""
-        return self._known.get(key.replace("-", "_"))
-
     def get(self, key: str, origin: str, extra: Sequence[str] = ()) -> Option:
         """Look a name up. Raises UsageError naming the nearest one."""
-        found = self.find(key)
-        if found is not None:
-            return found
-        near = difflib.get_close_matches(key.replace("-", "_"), [*self._own, *extra], 1, 0.5)
+        name = key.replace("-", "_")
+        if name in self._known:
+            return self._known[name]
+        near = difflib.get_close_matches(name, [*self._own, *extra], 1, 0.5)
         raise UsageError(
             _("There is no setting named {key}").format(key=key),
             why=_("it is given in: {origin}").format(origin=shown_origin(origin)),

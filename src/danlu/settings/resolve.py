@@ -18,10 +18,10 @@ from danlu.settings.schema import Option, Settings, describe_type
 from danlu.settings.sources import (
     BOOLEANS,
     NULLS,
+    CommandLine,
     Given,
     read_environment,
     read_file,
-    read_words,
 )
 
 S = TypeVar("S", bound=Settings)
@@ -44,7 +44,7 @@ class Resolved(Generic[S]):
 def resolve(cls: type[S], argv: Sequence[str], environ: Mapping[str, str]) -> Resolved[S]:
     """Read a command's settings. Raises UsageError naming the key, the value and its origin."""
     names = Names(cls)
-    words = read_words(names, argv)
+    words = CommandLine(names, argv)
     in_file = read_file(names, words.file) if words.file else {}
     said = {**read_environment(names, environ), **_said(names, in_file), **words.values}
     given = {name: item for name, item in said.items() if name in names.options}

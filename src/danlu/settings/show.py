@@ -16,7 +16,7 @@ from danlu.language import _
 from danlu.settings.option_names import Names
 from danlu.settings.resolve import Resolved, S, resolve
 from danlu.settings.schema import Option, Settings, describe_type, options_of
-from danlu.settings.sources import read_words
+from danlu.settings.sources import CommandLine
 
 _HELP_COLUMN = 34
 
@@ -26,7 +26,7 @@ def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S
 
     Returns None after printing what --help or --print_settings asked for. Raises UsageError.
     """
-    asks = read_words(Names(cls), argv).asks
+    asks = CommandLine(Names(cls), argv).asks
     if "help" in asks:
         print(help_text(cls, command))
         return None

@@ -12,7 +12,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -36,33 +36,27 @@ class Given:
     origin: str
 
 
-@dataclass(kw_only=True)
-class CommandLine:
-    """A command's words, read. asks: which of COMMON were given."""
-
-    file: Path | None = None
-    values: dict[str, Given] = field(default_factory=dict)
-    asks: set[str] = field(default_factory=set)
-
-
 # Flags that every command has.
 COMMON = ("help", "print_settings")
 
 
-def read_words(names: Names, words: Sequence[str]) -> CommandLine:
-    """Read a command's words. Raises UsageError for an unknown flag or a surplus word."""
-    return _WordReader(names, words).read()
+class CommandLine:
+    """A command's words, read. Raises UsageError for an unknown flag or a surplus word.
 
+    file: of settings, where the first word names one. asks: which of COMMON were given.
+    """
 
-class _WordReader:
     def __init__(self, names: Names, words: Sequence[str]) -> None:
+        self.file: Path | None = None
+        self.values: dict[str, Given] = {}
+        self.asks: set[str] = set()
         self._names = names
         self._rest = deque(words)
-        self._found = CommandLine()
         self._places = list(names.placed)
         self._seen_a_word = False
+        self._read()
 
-    def read(self) -> CommandLine:
+    def _read(self) -> None:
         plain_only = False
         while self._rest:
             word = self._rest.popleft()
@@ -71,21 +65,20 @@ class _WordReader:
             elif word == "--":
                 plain_only = True
             elif word == "-h":
-                self._found.asks.add("help")
+                self.asks.add("help")
             else:
                 self._flag(word)
-        return self._found
 
     def _flag(self, word: str) -> None:
         key, equals, text = word.lstrip("-").partition("=")
         if key.replace("-", "_") in COMMON and not equals:
-            self._found.asks.add(key.replace("-", "_"))
+            self.asks.add(key.replace("-", "_"))
             return
         if not word.startswith("--"):  # -max_steps: not a flag here, but nearly one
             key = word
         option = self._names.get(key, COMMAND_LINE, COMMON)
         value = text if equals else self._value_of(option)
-        before = self._found.values.get(option.name)
+        before = self.values.get(option.name)
         if option.takes_many and before is not None:  # --adapter a=1 --adapter b=2 names both
             value = (*_texts(before.value), *_texts(value))
         self._set(option, value)
@@ -115,7 +108,7 @@ class _WordReader:
     def _plain(self, word: str) -> None:
         first, self._seen_a_word = not self._seen_a_word, True
         if first and _names_a_file(word):
-            self._found.file = Path(word)
+            self.file = Path(word)
             return
         pair = self._key_value(word)
         if pair is not None:
@@ -130,11 +123,11 @@ class _WordReader:
             )
 
     def _key_value(self, word: str) -> tuple[str, str] | None:
-        match = _KEY_VALUE.fullmatch(word) if self._found.file else None
+        match = _KEY_VALUE.fullmatch(word) if self.file else None
         return (match[1], match[2]) if match else None
 
     def _set(self, option: Option, value: str | tuple[str, ...]) -> None:
-        self._found.values[option.name] = Given(value=value, origin=COMMAND_LINE)
+        self.values[option.name] = Given(value=value, origin=COMMAND_LINE)
 
 
 def _texts(value: str | tuple[str, ...] | None) -> tuple[str, ...]:

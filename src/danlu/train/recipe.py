@@ -76,7 +76,12 @@ def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: in
     return Recipe(
         total_steps=total,
         rows_per_step=rows_per_step,
-        schedule=_schedule_of(settings, total),
+        schedule=Schedule(
+            name=settings.lr_scheduler_type,
+            peak=settings.learning_rate,
+            warmup_steps=_steps(settings.warmup_steps or settings.warmup_ratio, total),
+            numbers=read_numbers(settings.lr_scheduler_type, settings.lr_scheduler_kwargs),
+        ),
         weight_decay=settings.weight_decay,
         adam_betas=(settings.adam_beta1, settings.adam_beta2),
         adam_epsilon=settings.adam_epsilon,
@@ -90,16 +95,6 @@ def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: in
         load_best_model_at_end=settings.load_best_model_at_end,
         metric_for_best_model="eval_loss" if metric == "loss" else metric,
         early_stopping_patience=settings.early_stopping_patience,
-    )
-
-
-def _schedule_of(settings: TrainSettings, total: int) -> Schedule:
-    warmup = settings.warmup_steps or settings.warmup_ratio
-    return Schedule(
-        name=settings.lr_scheduler_type,
-        peak=settings.learning_rate,
-        warmup_steps=_steps(warmup, total),
-        numbers=read_numbers(settings.lr_scheduler_type, settings.lr_scheduler_kwargs),
     )
 
 

@@ -164,6 +164,11 @@ class TrainSettings(DataSettings):
     dtype: DtypeName = "auto"
     device: DeviceName = "auto"
 
+    @property
+    def resumes(self) -> bool:
+        """Whether the run in output_dir goes on."""
+        return self.resume_from_checkpoint is not False
+
 
 def check_settings(settings: TrainSettings, *, command: Literal["train", "plan"] = "train") -> None:
     """Raise UsageError for a setting that the command lacks, or that cannot work."""

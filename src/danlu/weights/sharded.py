@@ -182,13 +182,13 @@ def write_tensors(
     draft: Draft, file_name: str, plans: Sequence[TensorPlan], fetch: Callable[[str], Tensor]
 ) -> None:
     """Stream one safetensors file: one tensor at a time is fetched, written and freed."""
-    with draft.stream(file_name) as stream:
-        stream.write(header_bytes((p.name, p.dtype, p.shape) for p in plans))
+    with draft.stream(file_name) as write:
+        write(header_bytes((p.name, p.dtype, p.shape) for p in plans))
         for plan in plans:
             tensor = fetch(plan.name)
             if tuple(tensor.shape) != plan.shape:
                 raise ValueError(f"{plan.name}: {tuple(tensor.shape)} is not {plan.shape}")
-            stream.write(tensor_bytes(tensor.to(device="cpu", dtype=plan.dtype)))
+            write(tensor_bytes(tensor.to(device="cpu", dtype=plan.dtype)))
 
 
 def save_weights(

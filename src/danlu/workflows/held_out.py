@@ -18,7 +18,7 @@ from danlu.errors import DataError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.job.dataset import prepare_data
+from danlu.train.job.dataset import data_fingerprint, prepare_data
 from danlu.train.settings import TrainSettings
 
 
@@ -55,18 +55,18 @@ def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int
     """
     known = {name: settings[name] for name in TrainSettings.model_fields if name in settings}
     wanted = TrainSettings.model_validate(known)
-    prepared = prepare_data(wanted, tokenizer)
-    held_out = bool(prepared.eval_rows)
-    rows, places, names = prepared.train_rows[:limit], prepared.train_places, wanted.dataset
+    data = prepare_data(wanted, tokenizer)
+    held_out = bool(data.held_out)
+    rows, places, names = data.train[:limit], data.train.places, wanted.dataset
     if held_out:
-        rows, places = prepared.eval_rows, prepared.eval_places
+        rows, places = data.held_out, data.held_out.places
         names = wanted.eval_dataset or names
     chosen = _rows_at(places[:limit], names, wanted)
     return JudgedRows(
         held_out=held_out,
         questions=tuple(map(question_of, chosen)),
         rows=rows,
-        fingerprint=prepared.fingerprint,
+        fingerprint=data_fingerprint(data),
     )
 
 

@@ -15,7 +15,7 @@ from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
 from danlu.runs.manifest import DataRecord
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.job.dataset import prepare_data
+from danlu.train.job.dataset import data_fingerprint, data_record, prepare_data
 from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 
@@ -174,12 +174,12 @@ def test_what_training_gets(here: Path, tokenizer: Tokenizer) -> None:
     write("a.jsonl", ("Q", "A"), ("P", ""), ("R", "B"))
     settings = DataSettings(dataset="a.jsonl", skip_bad_rows=True)
     data = prepare_data(settings, tokenizer)
-    assert list(data.train_places) == ["a.jsonl:1", "a.jsonl:3"]
-    assert data.cost.num_rows == 2
-    assert data.record().model_fields_set == set(DataRecord.model_fields)
-    assert data.record().left_out_rows == ("a.jsonl:2: The answer is empty. Fill in output.",)
+    assert list(data.train.places) == ["a.jsonl:1", "a.jsonl:3"]
+    assert data.report.train.num_rows == 2
+    assert data_record(data).model_fields_set == set(DataRecord.model_fields)
+    assert data_record(data).left_out_rows == ("a.jsonl:2: The answer is empty. Fill in output.",)
     write("a.jsonl", ("Q", "A"), ("P", ""), ("R", "C"))
-    assert prepare_data(settings, tokenizer).fingerprint != data.fingerprint
+    assert data_fingerprint(prepare_data(settings, tokenizer)) != data_fingerprint(data)
 
 
 def test_a_frequent_kind_does_not_hide_the_others() -> None:

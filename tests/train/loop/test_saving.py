@@ -203,9 +203,9 @@ def test_a_stop_right_after_a_failed_save_tries_again(tmp_path: Path) -> None:
 def test_a_held_draft_is_a_copy(tmp_path: Path) -> None:
     source = bytearray(b"before")
     held = HeldDraft()
-    with held.stream("weights") as file:
-        file.write(source)
-        file.write(memoryview(source))
+    with held.stream("weights") as write:
+        write(source)
+        write(memoryview(source))
     held.write("text", "é")
     source[:] = b"after!"
     with installed(Disk()), commit_checkpoint(tmp_path, 1) as draft:

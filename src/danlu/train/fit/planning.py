@@ -1,35 +1,25 @@
-"""The plan of a run from its settings: rows, recipe and adapter as the figures that `plan` takes.
+"""The plan of a run: its rows and recipe as the figures that `plan` takes.
 
 Used before every run and by `danlu plan`, which needs neither the device nor the weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 
-import torch
-
 from danlu.data.tokens.examples import Example
 from danlu.device.datasheets import DeviceFacts
-from danlu.lora.adapter import LoraConfig
-from danlu.model.config import ModelConfig
 from danlu.plan.calibrate import ProbeFigure, calibrated
 from danlu.plan.choose import Constraints, NothingFits, Plan, choose
 from danlu.plan.job import Job, StepPlan
 from danlu.plan.refusal import refusal
 from danlu.plan.workload import ExampleShape, Workload
 from danlu.train.recipe import Recipe, rows_of_step
-from danlu.train.settings import TrainSettings
 
 # Steps that are looked at; a longer run is judged by its first ones.
 MOST_STEPS = 2000
-
-
-def job_of(config: ModelConfig, lora: LoraConfig | None, dtype: torch.dtype) -> Job:
-    """Describe what is trained: an adapter, or everything where lora is None."""
-    ranks = None if lora is None else dict.fromkeys(lora.target_modules, lora.r)
-    return Job(config=config, number_bytes=dtype.itemsize, ranks=ranks)
 
 
 def workload_of(
@@ -56,13 +46,13 @@ def workload_of(
             step, len(train_rows), rows_per_step=recipe.rows_per_step, seed=recipe.seed
         )
         steps.append([shape for row in rows for shape in shapes(row)])
-    evaluations = recipe.total_steps // recipe.eval_steps if recipe.eval_steps else 0
-    is_last_due = recipe.eval_steps and recipe.total_steps % recipe.eval_steps == 0
+    # Every eval_steps, and at the end.
+    evaluations = math.ceil(recipe.total_steps / (recipe.eval_steps or recipe.total_steps))
     return Workload(
         steps=steps,
         evaluation=[_example_shape(example, token_ratio) for row in eval_rows for example in row],
         total_steps=recipe.total_steps,
-        num_evaluations=evaluations + (0 if is_last_due else 1) + recipe.eval_on_start,
+        num_evaluations=evaluations + recipe.eval_on_start,
         longest_possible=round(longest * token_ratio) if recipe.total_steps > MOST_STEPS else 0,
         is_estimated=token_ratio != 1.0,
     )
@@ -72,14 +62,6 @@ def _example_shape(example: Example, ratio: float) -> ExampleShape:
     # A segment's first token has none before it that could predict it.
     tokens, targets = len(example.tokens), int(example.supervised[1:].sum())
     return ExampleShape(tokens=round(tokens * ratio), targets=round(targets * ratio))
-
-
-def constraints_of(settings: TrainSettings) -> Constraints:
-    """Return what the user has fixed."""
-    return Constraints(
-        micro_batch_tokens=settings.micro_batch_tokens,
-        recompute=None if settings.recompute == "auto" else settings.recompute,
-    )
 
 
 def recalibrated(plan: Plan, figures: Sequence[ProbeFigure], *, step_plan: StepPlan) -> Plan:
@@ -92,13 +74,9 @@ def recalibrated(plan: Plan, figures: Sequence[ProbeFigure], *, step_plan: StepP
     ran_out = step_plan != plan.chosen.step_plan
     if ran_out or measured.fits(measured.chosen):
         return measured
-    facts = measured.device
+    facts, budget = measured.device, plan.budget_bytes
     again = plan_run(
-        plan.job,
-        plan.workload,
-        facts,
-        budget_bytes=plan.budget_bytes,
-        constraints=plan.constraints,
+        plan.job, plan.workload, facts, budget_bytes=budget, constraints=plan.constraints
     )
     return again.with_speed(measured.speed, process_bytes=facts.context_bytes)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from danlu.hub.load import LoadedModel, load_model
-from danlu.plan.job import StepPlan
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
 from danlu.runs.folder import RunFolder
@@ -53,15 +52,11 @@ class Finetune:
         with prepared.open_folder() as folder:
             register(folder.path)
             base = self._load(folder)
-            manifest = manifest_of(
-                task.settings,
-                prepared.origins,
-                base=base,
-                data=task.data,
-                arithmetic=self._step_plan(folder),
-            )
+            plan = prepared.plan
+            first = recorded_step_plan(folder.read()) if plan is None else plan.chosen.step_plan
+            manifest = manifest_of(prepared, base=base, arithmetic=first)
             resumed = None
-            if prepared.resumes:
+            if task.settings.resumes:
                 wanted = task.settings.resume_from_checkpoint
                 resumed = checkpoint_to_resume(folder, manifest, wanted)
                 manifest = going_on(manifest, folder.read(), resumed.step)
@@ -73,10 +68,10 @@ class Finetune:
                 method=method,
                 recipe=task.recipe,
                 step_plan=recorded_step_plan(manifest, resumed.step if resumed else None),
-                train_rows=task.data.train_rows,
-                eval_rows=task.data.eval_rows,
+                train_rows=task.data.train,
+                eval_rows=task.data.held_out,
                 run_folder=folder,
-                places=task.data.train_places,
+                places=task.data.train.places,
             )
             if self._stop_requested:
                 trainer.request_stop()
@@ -94,9 +89,7 @@ class Finetune:
         outputs = Outputs(
             folder.path,
             task.settings,
-            facts=lambda: facts_of(
-                task.settings, task.recipe, task.data, trainer.progress, base=method.base
-            ),
+            facts=lambda: facts_of(task, trainer.progress, method.base),
             logging_steps=task.recipe.logging_steps,
             first_step=trainer.progress.step,
         )
@@ -129,13 +122,8 @@ class Finetune:
         folder.write(with_plan(folder.read(), plan))
         yield Planned(plan=plan)
 
-    def _step_plan(self, folder: RunFolder) -> StepPlan:
-        """Return how the first step of the run is computed, or was."""
-        plan = self.prepared.plan
-        return recorded_step_plan(folder.read()) if plan is None else plan.chosen.step_plan
-
     def _load(self, folder: RunFolder) -> LoadedModel:
-        if self.prepared.resumes:
+        if self.prepared.settings.resumes:
             # Another number of threads adds in another order and gives other last bits.
             threads = folder.read().arithmetic.threads
             if threads is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -26,22 +25,14 @@ from danlu.runs.manifest import (
 )
 from danlu.runs.trainer_files import RunFacts
 from danlu.train.events import Adapted
-from danlu.train.job.dataset import PreparedData
+from danlu.train.job.dataset import data_record
+from danlu.train.job.setup import LearningTask, PreparedRun
 from danlu.train.loop.training_state import Progress
-from danlu.train.recipe import Recipe
-from danlu.train.settings import TrainSettings
 
 
-def manifest_of(
-    settings: TrainSettings,
-    origins: Mapping[str, str],
-    *,
-    base: LoadedModel,
-    data: PreparedData,
-    arithmetic: StepPlan,
-) -> RunManifest:
+def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPlan) -> RunManifest:
     """Describe a run that is about to start."""
-    device = base.device
+    settings, device = prepared.settings, base.device
     return RunManifest(
         state="running",
         kind=settings.finetuning_type,
@@ -53,8 +44,12 @@ def manifest_of(
         template=settings.template,
         enable_thinking=settings.enable_thinking,
         settings=settings.model_dump(),
-        origins=dict(origins),
-        versions=versions(),
+        origins=dict(prepared.origins),
+        versions={
+            "danlu": danlu.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         arithmetic=ArithmeticRecord(
             device=device.kind,
             device_description=device.description,
@@ -62,7 +57,7 @@ def manifest_of(
             threads=device.threads,
             **asdict(arithmetic),
         ),
-        data=data.record(),
+        data=data_record(prepared.task.data),
         started=now(),
     )
 
@@ -133,24 +128,9 @@ def _changes_until(manifest: RunManifest, step: int) -> tuple[ChangeRecord, ...]
     return tuple(change for change in manifest.arithmetic.changes if change.step <= step)
 
 
-def versions() -> dict[str, str]:
-    """Name the versions that shape a run's numbers."""
-    return {
-        "danlu": danlu.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def facts_of(
-    settings: TrainSettings,
-    recipe: Recipe,
-    data: PreparedData,
-    progress: Progress,
-    *,
-    base: LoadedModel,
-) -> RunFacts:
+def facts_of(task: LearningTask, progress: Progress, base: LoadedModel) -> RunFacts:
     """Collect what the Trainer's files need besides the metrics."""
+    settings, recipe = task.settings, task.recipe
     embedding = base.model.embed_tokens.numel()
     parameters = sum(parameter.numel() for parameter in base.model.parameters()) - embedding
     result = progress.best_step if settings.load_best_model_at_end else progress.step
@@ -162,7 +142,7 @@ def facts_of(
         rows_per_step=recipe.rows_per_step,
         per_device_train_batch_size=settings.per_device_train_batch_size,
         num_train_epochs=settings.num_train_epochs,
-        num_eval_rows=len(data.eval_rows),
+        num_eval_rows=len(task.data.held_out),
         flops_per_token=6.0 * parameters,
         best_step=progress.best_step,
         best_loss=progress.best_loss,

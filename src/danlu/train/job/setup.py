@@ -6,25 +6,27 @@ The order matters to a user: model files and data are checked before gigabytes o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from danlu.data.doctor.check import CheckedData
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.detect import Device, select
 from danlu.device.facts import budget_bytes, device_facts
-from danlu.hub.adapters import AdapterSource
+from danlu.hub.adapters import AdapterSource, find_adapter
 from danlu.hub.load import check_model
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
-from danlu.plan.choose import Plan
+from danlu.plan.choose import Constraints, Plan
+from danlu.plan.job import Job
 from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.fit.disk_space import check_space, checkpoint_bytes
-from danlu.train.fit.planning import constraints_of, job_of, plan_run, workload_of
-from danlu.train.job.dataset import PreparedData, prepare_data
-from danlu.train.job.trainable import lora_config, named_adapter
+from danlu.train.fit.planning import plan_run, workload_of
+from danlu.train.job.dataset import prepare_data
+from danlu.train.job.trainable import lora_config
 from danlu.train.loop.precision import Precision, choose_precision
 from danlu.train.recipe import Recipe, recipe_of
 from danlu.train.settings import TrainSettings, check_settings
@@ -39,7 +41,7 @@ class LearningTask:
     """
 
     settings: TrainSettings
-    data: PreparedData
+    data: CheckedData
     recipe: Recipe
     adapter: AdapterSource | None
     lora: LoraConfig | None
@@ -49,9 +51,10 @@ class LearningTask:
         """Check, tokenize and split the rows, and read what the settings say."""
         data = prepare_data(settings, tokenizer)
         recipe = recipe_of(
-            settings, num_train_rows=len(data.train_rows), num_eval_rows=len(data.eval_rows)
+            settings, num_train_rows=len(data.train), num_eval_rows=len(data.held_out)
         )
-        adapter = named_adapter(settings)
+        name = settings.adapter_name_or_path
+        adapter = None if name is None else find_adapter(name)
         lora = lora_config(settings, adapter)
         return cls(settings=settings, data=data, recipe=recipe, adapter=adapter, lora=lora)
 
@@ -68,21 +71,24 @@ class LearningTask:
 
         token_ratio: tokens of the model's tokenizer for one that was counted here.
         """
-        data = self.data
-        longest = min(data.report.lengths.max, self.settings.cutoff_len)
-        return plan_run(
-            job_of(config, self.lora, dtype),
-            workload_of(
-                self.recipe,
-                data.train_rows,
-                data.eval_rows,
-                longest=longest,
-                token_ratio=token_ratio,
-            ),
-            facts,
-            budget_bytes=budget_bytes,
-            constraints=constraints_of(self.settings),
+        data, settings, lora = self.data, self.settings, self.lora
+        job = Job(
+            config=config,
+            number_bytes=dtype.itemsize,
+            ranks=None if lora is None else dict.fromkeys(lora.target_modules, lora.r),
         )
+        workload = workload_of(
+            self.recipe,
+            data.train,
+            data.held_out,
+            longest=min(data.report.lengths.max, settings.cutoff_len),
+            token_ratio=token_ratio,
+        )
+        constraints = Constraints(
+            micro_batch_tokens=settings.micro_batch_tokens,
+            recompute=None if settings.recompute == "auto" else settings.recompute,
+        )
+        return plan_run(job, workload, facts, budget_bytes=budget_bytes, constraints=constraints)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,21 +104,16 @@ class PreparedRun:
     precision: Precision
     task: LearningTask
     plan: Plan | None
-    origins: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str]
 
     @property
     def settings(self) -> TrainSettings:
         """The settings of the command."""
         return self.task.settings
 
-    @property
-    def resumes(self) -> bool:
-        """Whether it goes on with the run in its output folder."""
-        return _resumes(self.settings)
-
     def open_folder(self) -> RunFolder:
         """Take the output folder for this process."""
-        if self.resumes:
+        if self.settings.resumes:
             return RunFolder.reopen(self.path)
         return RunFolder.create(self.path, overwrite=self.settings.overwrite_output_dir)
 
@@ -124,7 +125,7 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
     """
     check_settings(settings)
     path = Path(settings.output_dir).expanduser().absolute()
-    if not (_resumes(settings) or settings.overwrite_output_dir):
+    if not (settings.resumes or settings.overwrite_output_dir):
         RunFolder.check_unused(path)
     device = select(settings.device)
     precision = choose_precision(settings, device)
@@ -133,7 +134,7 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
     size = checkpoint_bytes(model, task.lora, precision.dtype)
     check_space(path, size, kept=task.recipe.kept_checkpoints)
     plan = None
-    if not _resumes(settings):
+    if not settings.resumes:
         facts, budget = device_facts(device), budget_bytes(device)
         plan = task.plan(model.config, facts, dtype=precision.dtype, budget_bytes=budget)
     return PreparedRun(
@@ -144,7 +145,3 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
         plan=plan,
         origins=origins or {},
     )
-
-
-def _resumes(settings: TrainSettings) -> bool:
-    return settings.resume_from_checkpoint is not False

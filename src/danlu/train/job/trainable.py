@@ -6,18 +6,12 @@ from dataclasses import replace
 
 import torch
 
-from danlu.hub.adapters import AdapterSource, attach_adapter, find_adapter
+from danlu.hub.adapters import AdapterSource, attach_adapter
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig, target_list
 from danlu.lora.peft_files import read_config
 from danlu.train.loop.method import FullMethod, LoraMethod, Method
 from danlu.train.settings import TrainSettings
-
-
-def named_adapter(settings: TrainSettings) -> AdapterSource | None:
-    """Find the adapter that training goes on with. Raises UsageError where there is none."""
-    name = settings.adapter_name_or_path
-    return None if name is None else find_adapter(name)
 
 
 def lora_config(settings: TrainSettings, source: AdapterSource | None) -> LoraConfig | None:

@@ -1,10 +1,7 @@
 """The packed batches of each step, made ready while the device still works on the step before.
 
-Which rows a step takes is a pure function of (seed, step), so its batches can be packed early and
-put into memory that the device reads. No thread is needed: the host queues a step, prepares
-the next one, and only then waits.
-
-Must not know what the batches are computed for.
+No thread is needed: the host queues a step, packs the rows of the next one into memory that the
+device reads, and only then waits. Must not know what the batches are computed for.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class LossScale:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """The dtype of a run's weights, and a sentence where it is not what was asked for."""
+    """The dtype of a run's weights; note: a sentence where it is not what was asked for."""
 
     dtype: torch.dtype
     note: str = ""

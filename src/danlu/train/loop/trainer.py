@@ -1,8 +1,7 @@
 """The training loop: optimizer steps over packed rows, evaluation, checkpoints.
 
-One optimizer step takes a fixed number of rows and packs their examples into as few micro-batches
-as allowed. Which rows a step takes is a pure function of (seed, step); together with stateless
-dropout this makes a resumed run bit-identical on the CPU, with no random state to save.
+Which rows a step takes is a pure function of (seed, step); together with stateless dropout this
+makes a resumed run bit-identical on the CPU, with no random state to save.
 
 Knows tensors and runs; must not know flags, terminals or data files.
 """
@@ -156,8 +155,7 @@ class Trainer:
 
         Raises DataError when training diverges, CapacityError when the disk stays full, OutOfMemory
         when no way to compute a step is left, and Interrupted after `request_stop`; the last good
-        state has been saved where that is possible. However it ends, nothing is being written any
-        more.
+        state has been saved where that is possible, and nothing is being written any more.
         """
         yield Started(
             step=self._progress.step,
