@@ -22,8 +22,10 @@ demo: setup ## fine-tune, compare, merge and chat with the starter model (2 minu
 	$(DANLU) demo
 
 test: .venv/installed-dev ## run the whole test suite (no network)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --ignore tests/npu
-	$(BIN)/python -m pytest tests/npu
+	@failed=0; \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --ignore tests/npu || failed=1; \
+	$(BIN)/python -m pytest tests/npu || failed=1; \
+	exit $$failed
 
 soak: .venv/installed-dev ## run the long tests of reliability: kills, signals, damage, memory
 	$(BIN)/python -m pytest -m soak
@@ -39,6 +41,7 @@ check: .venv/installed-dev ## format, lint, types and the rules of the house
 bench-train: bench-places .venv/installed-dev ## training speed next to LLaMA-Factory and a plain loop
 	$(BIN)/python -m benchmarks.train --config "$(CONFIG)" --tokenizer "$(TOKENIZER)" --data "$(DATA)" \
 		$(if $(OUTPUT),--output "$(OUTPUT)") $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.neighbours train
 
 # It builds llama.cpp once, some ten minutes. BENCH_ARGS="--sides danlu,transformers" does without.
 bench-serve: .venv/installed-dev ## speed of inference next to transformers and llama.cpp
@@ -46,6 +49,7 @@ bench-serve: .venv/installed-dev ## speed of inference next to transformers and 
 		echo "usage: make bench-serve CONFIG=FOLDER TOKENIZER=FOLDER [OUTPUT=FIGURES.json]"; exit 2; }
 	$(BIN)/python -m benchmarks.serve --config "$(CONFIG)" --tokenizer "$(TOKENIZER)" \
 		$(if $(OUTPUT),--output "$(OUTPUT)") $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.neighbours decode
 
 bench-places:
 	@test -n "$(CONFIG)" -a -n "$(TOKENIZER)" -a -n "$(DATA)" || { \

@@ -28,6 +28,8 @@ LINES = (
     ("files", "settings"),
     ("errors", "language", "starter", "locale"),
     ("",),  # danlu/__init__.py: the version number
+    ("environment",),  # what danlu/__init__.py sets before torch is loaded
+    ("container",),
 )
 ARROWS = {
     ("web", "server"), ("web", "doctor"), ("doctor", "server"), ("ops", "device"),
@@ -43,7 +45,8 @@ INNER = {
 }
 
 ROOMS_WITHOUT_TORCH = {
-    "", "errors", "language", "starter", "files", "settings", "text", "data", "plan", "runs",
+    "", "container", "environment", "errors", "language", "starter", "files", "settings", "text",
+    "data", "plan", "runs",
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
     "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",

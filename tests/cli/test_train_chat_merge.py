@@ -15,7 +15,9 @@ import pytest
 
 from danlu.cli.main import main
 from danlu.dialog.assistant import Assistant
+from danlu.errors import UsageError
 from danlu.files.committed import verify
+from danlu.runs.manifest import read_manifest
 from danlu.text.conversation import Conversation
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import SHORT, start, train_words, write_rows
@@ -64,6 +66,26 @@ def test_training_says_what_it_does_and_where_the_result_is(place: Path, capsys:
     assert f"danlu chat --adapter {place / 'said'}" in output
     assert (place / "said" / "loss.png").read_bytes().startswith(b"\x89PNG")
     verify(place / "said" / "final")
+
+
+@pytest.mark.parametrize(
+    "fault", [RuntimeError("a card fell out"), MemoryError(), UsageError("w", why="y", fix="f")]
+)
+def test_a_report_that_fails_leaves_the_run_finished(
+    fault: Exception, place: Path, tmp_path: Path, capsys: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_words: object, **_named: object) -> Iterator[None]:
+        raise fault
+        yield
+
+    monkeypatch.setattr("danlu.workflows.report.report.write_report", broken)
+    run = tmp_path / "run"
+    words = train_words(place / "model", place / "rows.jsonl", run, max_steps=1, report="true")
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "The report could not be written" in said
+    assert f"danlu eval {run}" in said
+    assert read_manifest(run).state == "finished"
 
 
 def test_yaml_with_words_trains_the_same_as_flags(

@@ -10,6 +10,7 @@ import torch
 
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
+from danlu.errors import CapacityError
 from danlu.model.qwen3 import Qwen3
 from tests.helpers.models.tiny_engine import (
     GREEDY,
@@ -20,6 +21,7 @@ from tests.helpers.models.tiny_engine import (
     tokens_of,
     varied_model,
 )
+from tests.sim.memory import MEMORY
 from tests.sim.record import recording
 
 DRAWN = SamplingSettings(
@@ -31,7 +33,7 @@ DRAWN = SamplingSettings(
     seed=7,
     max_tokens=12,
 )
-settings = pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+samplings = pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 
 
 @lru_cache(maxsize=2)
@@ -50,7 +52,7 @@ def answers(subject: Qwen3, sampling: SamplingSettings) -> list[list[int]]:
     return [tokens_of(outputs) for outputs in run_all(engine, requests)]
 
 
-@settings
+@samplings
 def test_tokens_are_those_of_the_cpu(sampling: SamplingSettings) -> None:
     on_cpu = answers(model("cpu"), sampling)
     assert answers(model("npu"), sampling) == on_cpu
@@ -65,7 +67,7 @@ def test_tokens_in_bf16_are_those_of_the_cpu() -> None:
     assert on_npu == on_cpu
 
 
-@settings
+@samplings
 def test_no_float64_reaches_the_device(sampling: SamplingSettings) -> None:
     with recording(refuse_float64=True):
         answers(model("npu"), sampling)
@@ -100,3 +102,29 @@ def test_memory_is_given_back() -> None:
     gc.collect()
     assert engine.figures().cache_usage == 0
     assert torch.npu.memory_allocated() == before
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.7, 0.9])
+def test_it_starts_whatever_share_of_the_card_the_weights_take(share: float) -> None:
+    """The cache is sized by what the weights leave, not by what the card has."""
+    subject = model("npu")
+    gc.collect()
+    taken = torch.npu.memory_allocated()
+    with MEMORY.limited_to(int(taken / share)):
+        engine = Engine(subject, tokenizer(), prompt_tokens_per_step=8, num_requests=1)
+        assert torch.npu.memory_allocated() - taken <= 0.7 * (MEMORY.budget - taken)
+        request = Request(prompt=random_prompt(3), sampling=GREEDY)
+        [outputs] = run_all(engine, [request])
+    on_cpu = Engine(model("cpu"), tokenizer(), prompt_tokens_per_step=8, num_requests=1)
+    assert [tokens_of(outputs)] == [tokens_of(x) for x in run_all(on_cpu, [request])]
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache_tokens": 100_000}])
+def test_a_card_that_the_weights_fill_is_said(settings: dict[str, int]) -> None:
+    subject = model("npu")
+    gc.collect()
+    with (
+        MEMORY.limited_to(int(torch.npu.memory_allocated() * 1.01)),
+        pytest.raises(CapacityError, match="cache of keys and values"),
+    ):
+        Engine(subject, tokenizer(), **settings)

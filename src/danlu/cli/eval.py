@@ -107,6 +107,7 @@ def report_lines(event: Stage | BeforeAfter) -> list[str]:
     from danlu.workflows.report.measure import Stage
     from danlu.workflows.report.report import HTML_FILE
     from danlu.workflows.report.sentences import short_rows
+    from danlu.workflows.report.verdict import verdict
 
     if isinstance(event, Stage):
         what = {
@@ -118,6 +119,7 @@ def report_lines(event: Stage | BeforeAfter) -> list[str]:
     return [
         _("Before and after:"),
         *(f"  {name}: {before} -> {after}" for name, before, after in short_rows(event)),
+        *verdict(event),
         _("Report: {path}").format(path=event.folder / HTML_FILE),
     ]
 

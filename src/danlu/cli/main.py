@@ -14,7 +14,14 @@ import traceback
 from collections.abc import Sequence
 
 from danlu import __version__
-from danlu.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_OK, DanluError, UsageError
+from danlu.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CapacityError,
+    DanluError,
+    UsageError,
+)
 from danlu.language import _
 
 # Each command NAME is the module danlu.cli.NAME with `run(argv) -> exit code`.
@@ -116,12 +123,29 @@ def _ending(fault: BaseException) -> tuple[str, int]:
         return str(fault), fault.exit_code
     if isinstance(fault, KeyboardInterrupt):
         return _("interrupted"), EXIT_INTERRUPTED
+    if isinstance(fault, Exception) and _is_out_of_memory(fault):
+        full = CapacityError(
+            _("The memory ran out."),
+            why=str(fault).strip().partition("\n")[0] or type(fault).__name__,
+            fix=_(
+                "End other programs, or take a smaller model, shorter texts, --quantization int8"
+            ),
+        )
+        return str(full), full.exit_code
     lines = (
         _("danlu made a mistake: {kind}").format(kind=type(fault).__name__),
         str(fault).strip() or _("no further detail"),
         _("run the command again with --debug and report what it prints"),
     )
     return "\n".join(lines), EXIT_BUG
+
+
+def _is_out_of_memory(fault: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(fault, MemoryError)
+    from danlu.device.memory import is_out_of_memory
+
+    return is_out_of_memory(fault)
 
 
 if __name__ == "__main__":

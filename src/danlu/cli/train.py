@@ -41,6 +41,8 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     if job.prepared.settings.report:
         _report(job.prepared)
+    else:
+        _say_if_little_was_learned(job.prepared)
     _say_what_next(job.prepared)
     return EXIT_OK
 
@@ -59,9 +61,20 @@ def _report(run: PreparedRun) -> None:
             print("\n".join(report_lines(event)), flush=True)
     except KeyboardInterrupt:
         print(_("The report is left out; write it later: {command}").format(command=again))
-    except DanluError as problem:
-        print(_("The report could not be written: {what}").format(what=problem.what))
-        print(_("{why} Try again: {command}").format(why=problem.why, command=again))
+    except Exception as problem:
+        what, why = str(problem) or type(problem).__name__, ""
+        if isinstance(problem, DanluError):
+            what, why = problem.what, problem.why
+        print(_("The report could not be written: {what}").format(what=what))
+        print(_("{why} Try again: {command}").format(why=why, command=again).lstrip())
+
+
+def _say_if_little_was_learned(run: PreparedRun) -> None:
+    from danlu.runs.metrics import read_metrics
+    from danlu.workflows.report.verdict import little_learned
+
+    for line in little_learned(read_metrics(run.path)):
+        print(line)
 
 
 def _say_what_next(run: PreparedRun) -> None:

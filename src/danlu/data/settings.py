@@ -18,7 +18,11 @@ class DataSettings(Settings):
     dataset_dir: str = option("data", "folder that holds dataset_info.json")
     eval_dataset: str = option("", "data sets to evaluate on, instead of rows held out by val_size")
     max_samples: int | None = option(None, "use only the first rows of each data set")
-    val_size: NonNegativeFloat = option(0.0, "rows held out for evaluation: a fraction or a number")
+    val_size: NonNegativeFloat | None = option(
+        None,
+        "rows held out for evaluation: a fraction or a number; not given: a tenth of 50 rows or "
+        "more, at most 100 rows",
+    )
     template: Template = option("qwen3", "chat format")
     enable_thinking: bool | None = option(
         True,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from danlu.container import memory_bytes
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 
@@ -111,7 +112,7 @@ def _cpu() -> Device:
         kind="cpu",
         prompt_chunk=256,
         description=model,
-        memory_bytes=host_memory_bytes(),
+        memory_bytes=memory_bytes(),
         has_fast_bf16=has_bf16,
         has_fast_fp16=False,  # aten converts to fp32 and back
         has_fused_adamw=True,
@@ -151,14 +152,3 @@ def _processor() -> tuple[set[str], str]:
         elif key.strip() == "model name":
             name = value.strip()
     return flags, name
-
-
-def host_memory_bytes() -> int:
-    """Return the container's memory limit where there is one, else the machine's memory."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            continue
-    return total

@@ -30,5 +30,6 @@ def device_facts(device: Device) -> DeviceFacts:
 
 
 def budget_bytes(device: Device) -> int:
-    """Return what this process may use: the container's limit or the card, as far as it is free."""
-    return min(device.memory_bytes, free_bytes(device.torch_device))
+    """Return what this process may use, with what it uses already, of its container or card."""
+    taken = used_bytes(device.torch_device)
+    return min(device.memory_bytes, free_bytes(device.torch_device) + taken)

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from danlu.container import free_memory_bytes
+
 # How a RuntimeError says that memory is full where torch has no exception of its own for it: its
 # allocator on the CPU (c10/core/impl/alloc_cpu.cpp), C++'s new below it, drivers ("CUDA error: out
 # of memory", when host memory is pinned) and older torch_npu ("NPU out of memory"), cuBLAS.
@@ -79,12 +81,16 @@ def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Count the bytes that this process may still take, with those that it has already."""
-    if device.type != "cpu":
-        free, _total = torch.get_device_module(device).mem_get_info()
-        return int(free) + int(torch.get_device_module(device).memory_reserved())
-    available = _proc_bytes("/proc/meminfo", "MemAvailable:")
-    return sys.maxsize if available is None else available + used_bytes(device)
+    """Count the bytes that new tensors may take; on the CPU the container's limit counts, too.
+
+    What an accelerator's allocator keeps though no tensor uses it is free.
+    """
+    if device.type == "cpu":
+        free = free_memory_bytes()
+        return sys.maxsize if free is None else free
+    module = torch.get_device_module(device)
+    free_of_all, _total = module.mem_get_info()
+    return int(free_of_all) + int(module.memory_reserved()) - int(module.memory_allocated())
 
 
 def used_bytes(device: torch.device) -> int:
@@ -102,17 +108,9 @@ def peak_bytes(device: torch.device) -> int:
     """Count the most bytes that were ever in use; see `used_bytes`."""
     if device.type != "cpu":
         return int(torch.get_device_module(device).max_memory_allocated())
-    peak = _proc_bytes("/proc/self/status", "VmHWM:")
-    if peak is None:
-        # Not at once: getrusage also counts the program which started this one, before it did.
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    return peak
-
-
-def _proc_bytes(path: str, label: str) -> int | None:
-    """Read a number of KiB from a file of Linux; None where it is not there."""
     try:
-        lines = Path(path).read_text(encoding="ascii").splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(label))
+        # Not getrusage: that also counts the program which started this one, before it did.
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith("VmHWM:")) * 1024
     except (OSError, ValueError, StopIteration):
-        return None
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

@@ -49,14 +49,20 @@ class Assistant:
 
     @classmethod
     def over(
-        cls, loaded: LoadedModel, prompting: Prompting, *, num_requests: int = 64
+        cls,
+        loaded: LoadedModel,
+        prompting: Prompting,
+        *,
+        num_requests: int = 64,
+        cache_tokens: int | None = None,
     ) -> Assistant:
-        """Start an engine for a loaded model. num_requests: how many it computes at once."""
+        """Start an engine for a loaded model; see `Engine`. Raises CapacityError."""
         engine = Engine(
             loaded.model,
             loaded.tokenizer,
             prompt_tokens_per_step=loaded.device.prompt_chunk,
             num_requests=num_requests,
+            cache_tokens=cache_tokens,
         )
         defaults = generation_defaults(loaded.folder, loaded.config, enable_thinking=True)
         dialog = Dialog(
@@ -162,5 +168,9 @@ def open_assistant(
     )
     adapter, is_proven = attach_adapter(source, loaded) if source else (None, True)
     prompting = source.prompting if source else prompting_of_model(name)
-    assistant = Assistant.over(loaded, prompting.override(template, enable_thinking))
+    assistant = Assistant.over(
+        loaded,
+        prompting.override(template, enable_thinking),
+        cache_tokens=settings.cache_tokens,
+    )
     return replace(assistant, source=source, adapter=adapter, base_is_proven=is_proven)

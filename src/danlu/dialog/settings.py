@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from danlu.hub.settings import DeviceName, DtypeName, QuantizationChoice
+from danlu.hub.settings import CacheTokens, DeviceName, DtypeName, QuantizationChoice
 from danlu.settings.schema import Settings, option
 from danlu.text.render import Template
 
@@ -21,6 +21,7 @@ class ModelSettings(Settings):
     dtype: DtypeName = "auto"
     quantization: QuantizationChoice = None
     device: DeviceName = "auto"
+    cache_tokens: CacheTokens = None
 
 
 class AnswerSettings(ModelSettings):

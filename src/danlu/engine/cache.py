@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from danlu.device.memory import free_bytes
+from danlu.device.memory import free_bytes, is_out_of_memory
 from danlu.engine.scheduler import TokenSequence
+from danlu.errors import CapacityError
+from danlu.language import _
 from danlu.model.attention import rotated_qkv
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Layer
@@ -22,6 +24,8 @@ from danlu.ops import cached_attention, rotary_table
 # The share of free memory that a cache may take, and how many full contexts are enough.
 _CACHE_SHARE = 0.6
 _CONTEXTS = 16
+# With less than this no conversation is worth beginning.
+_LEAST_TOKENS = 256
 
 
 def empty_cache(
@@ -30,22 +34,58 @@ def empty_cache(
     """Allocate the store of all blocks: [layers, 2 (keys, values), kv_heads, S, head_dim].
 
     A head's tokens lie together: attention over 4,096 tokens runs twice as fast on a CPU as with S
-    before kv_heads.
+    before kv_heads. Raises CapacityError where memory does not suffice.
     """
     shape = (config.num_hidden_layers, 2, config.num_key_value_heads, num_slots, config.head_dim)
-    # Not filled: memory is touched when a block is first written.
-    return torch.empty(shape, device=device, dtype=dtype)
+    try:
+        # Not filled: on the CPU memory is touched when a block is first written.
+        return torch.empty(shape, device=device, dtype=dtype)
+    except Exception as problem:
+        if not is_out_of_memory(problem):
+            raise
+        raise _no_room(config, dtype, num_slots, free_bytes(device)) from problem
 
 
-def default_tokens(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> int:
+def default_tokens(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, step_tokens: int, rows: int
+) -> int:
     """Return how many tokens a cache should hold: a share of free memory, no more than needed.
 
-    On the CPU, memory counts only once it is used.
+    step_tokens, rows: the most tokens and rows of logits of one step, which needs memory beside the
+    cache. Raises CapacityError where next to nothing is left.
     """
+    widest = 2 * config.intermediate_size + 4 * config.hidden_size
+    # Of the widest operation its input and output; of logits also what sampling makes of them.
+    step_bytes = 2 * step_tokens * widest * dtype.itemsize + 3 * rows * config.vocab_size * 4
+    free = free_bytes(device)
+    fitting = int(_CACHE_SHARE * max(0, free - step_bytes)) // _token_bytes(config, dtype)
+    enough = _CONTEXTS * config.max_position_embeddings
+    if fitting < min(_LEAST_TOKENS, enough):
+        raise _no_room(config, dtype, _LEAST_TOKENS, free)
+    return min(fitting, enough)
+
+
+def _token_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     numbers = 2 * config.num_key_value_heads * config.head_dim
-    token_bytes = config.num_hidden_layers * numbers * dtype.itemsize
-    fitting = int(_CACHE_SHARE * free_bytes(device)) // token_bytes
-    return max(1, min(fitting, _CONTEXTS * config.max_position_embeddings))
+    return config.num_hidden_layers * numbers * dtype.itemsize
+
+
+def _no_room(config: ModelConfig, dtype: torch.dtype, num_tokens: int, free: int) -> CapacityError:
+    return CapacityError(
+        _("The memory does not suffice for the cache of keys and values."),
+        why=_(
+            "{tokens:,} tokens need {needed:.2f} GB beside the weights and the work of a step; "
+            "{free:.2f} GB are free."
+        ).format(
+            tokens=num_tokens,
+            needed=num_tokens * _token_bytes(config, dtype) / 1e9,
+            free=free / 1e9,
+        ),
+        fix=_(
+            "Use --quantization int8 or a smaller model, end other programs on the device, or give "
+            "fewer tokens: --cache_tokens {tokens}"
+        ).format(tokens=max(_LEAST_TOKENS, num_tokens // 2)),
+    )
 
 
 class CachedAttention:

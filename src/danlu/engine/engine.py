@@ -69,7 +69,13 @@ class Engine:
         self._tokenizer = tokenizer
         weight = model.embed_tokens
         if cache_tokens is None:
-            cache_tokens = default_tokens(model.config, weight.device, weight.dtype)
+            cache_tokens = default_tokens(
+                model.config,
+                weight.device,
+                weight.dtype,
+                step_tokens=prompt_tokens_per_step + num_requests,
+                rows=num_requests,
+            )
         num_blocks = -(-cache_tokens // BLOCK_TOKENS)
         self._store = empty_cache(
             model.config, num_blocks * BLOCK_TOKENS, device=weight.device, dtype=weight.dtype

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from danlu.model.config import Quantization
+from danlu.settings.ranges import Range
 from danlu.settings.schema import option
 from danlu.text.render import Template
 
@@ -20,6 +21,14 @@ QuantizationChoice = Annotated[
     Quantization | None,
     option(
         ..., "keep the weights in fewer bits: less memory, faster answers, slightly other numbers"
+    ),
+]
+CacheTokens = Annotated[
+    int | None,
+    Range(least=1),
+    option(
+        ...,
+        "tokens of prompts and answers that are kept at once; not given: a part of the free memory",
     ),
 ]
 TrainedTemplate = Annotated[Template | None, option(..., "chat format; as trained if not given")]

@@ -6,7 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import SecretStr, ValidationInfo, field_validator
 
-from danlu.hub.settings import DeviceName, DtypeName, QuantizationChoice, TrainedTemplate
+from danlu.hub.settings import (
+    CacheTokens,
+    DeviceName,
+    DtypeName,
+    QuantizationChoice,
+    TrainedTemplate,
+)
 from danlu.language import _
 from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, ranges_of
 from danlu.settings.schema import Settings, option
@@ -54,6 +60,7 @@ class ServeSettings(Settings):
     max_model_len: PositiveInt | None = option(
         None, "longest prompt and answer together, in tokens"
     )
+    cache_tokens: CacheTokens = None
     max_body_bytes: PositiveInt = option(4 * 1024 * 1024, "largest request body")
     dtype: DtypeName = "auto"
     quantization: QuantizationChoice = None

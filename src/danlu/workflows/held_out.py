@@ -5,6 +5,8 @@ Reports and scores read data only here. Knows settings and data; must not know m
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +23,10 @@ from danlu.text.tokenizer import Tokenizer
 from danlu.train.job.dataset import data_fingerprint, prepare_data
 from danlu.train.settings import TrainSettings
 
+# Of more rows than this only every so many-th is looked at, and of each the beginning of an answer.
+_LOOKED_AT_ROWS = 2000
+_LOOKED_AT_TOKENS = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -36,38 +42,63 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedRows:
-    """Rows as questions and as tokens. held_out: whether training never saw them.
+    """Rows as questions and as tokens, drawn from `total`. held_out: training never saw them.
 
     fingerprint: that of all rows of the run; it differs once the data has changed.
     """
 
     held_out: bool
+    total: int
     questions: tuple[Question, ...]
     rows: Sequence[Sequence[Example]]
     fingerprint: str
 
 
 def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int) -> JudgedRows:
-    """Read the held-out rows of a run: all of them as tokens, the first `limit` as questions.
+    """Read the held-out rows of a run: all of them as tokens, `limit` of them as questions.
 
-    settings: those recorded in run.json. If no rows were held out: the first `limit` training rows.
-    Raises UsageError or DataError where the data cannot be read.
+    settings: those recorded in run.json. If no rows were held out: `limit` training rows. They are
+    drawn over all rows, see `drawn`. Raises UsageError or DataError where the data cannot be read.
     """
     known = {name: settings[name] for name in TrainSettings.model_fields if name in settings}
     wanted = TrainSettings.model_validate(known)
     data = prepare_data(wanted, tokenizer)
     held_out = bool(data.held_out)
-    rows, places, names = data.train[:limit], data.train.places, wanted.dataset
-    if held_out:
-        rows, places = data.held_out, data.held_out.places
-        names = wanted.eval_dataset or names
-    chosen = _rows_at(places[:limit], names, wanted)
+    rows = data.held_out if held_out else data.train
+    chosen = drawn(rows, tokenizer, limit)
+    places = rows.places
+    names = (wanted.eval_dataset if held_out else "") or wanted.dataset
+    asked = _rows_at([places[index] for index in chosen], names, wanted)
     return JudgedRows(
         held_out=held_out,
-        questions=tuple(map(question_of, chosen)),
-        rows=rows,
+        total=len(rows),
+        questions=tuple(map(question_of, asked)),
+        rows=rows if held_out else [rows[index] for index in chosen],
         fingerprint=data_fingerprint(data),
     )
+
+
+def drawn(rows: Sequence[Sequence[Example]], tokenizer: Tokenizer, count: int) -> list[int]:
+    """Draw rows that stand for all: spread over the scripts of their answers, then over lengths.
+
+    Returns indices, rising. The same rows give the same indices.
+    """
+
+    def rank(index: int) -> tuple[str, int]:
+        answers = [int(t) for e in rows[index] for t in e.tokens[e.supervised][:_LOOKED_AT_TOKENS]]
+        return _script(tokenizer.decode(answers)), sum(len(e.tokens) for e in rows[index])
+
+    ranked = sorted(range(0, len(rows), max(1, len(rows) // _LOOKED_AT_ROWS)), key=rank)
+    if len(ranked) <= count:
+        return sorted(ranked)
+    # The middle of each of `count` equal parts.
+    return sorted(ranked[(2 * part + 1) * len(ranked) // (2 * count)] for part in range(count))
+
+
+def _script(text: str) -> str:
+    """Name the script that most letters are in, as Unicode names it: LATIN, CJK, CYRILLIC."""
+    counts = Counter(unicodedata.name(c, "").partition(" ")[0] for c in text if c.isalpha())
+    return max(counts, key=lambda name: (counts[name], name), default="")
 
 
 def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> list[Row]:

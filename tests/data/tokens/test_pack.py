@@ -26,6 +26,13 @@ def test_split_is_that_of_llamafactory() -> None:
     assert len(split(7, val_size=0, seed=1)[1]) == 0
 
 
+def test_a_tenth_is_held_out_where_there_are_enough_rows_and_nothing_is_said() -> None:
+    held_out = {n: len(split(n, val_size=None, seed=1)[1]) for n in (0, 49, 50, 999, 5000)}
+    assert held_out == {0: 0, 49: 0, 50: 5, 999: 99, 5000: 100}
+    by_default, as_said = split(60, val_size=None, seed=7), split(60, val_size=0.1, seed=7)
+    assert [part.tolist() for part in by_default] == [part.tolist() for part in as_said]
+
+
 def test_order_is_a_permutation_that_changes_with_the_epoch() -> None:
     first, second = epoch_order(50, 1, 0), epoch_order(50, 1, 1)
     assert sorted(first) == sorted(second) == list(range(50))

@@ -101,7 +101,7 @@ def test_its_losses_are_those_that_training_measured(place: Path) -> None:
     assert count(found) == 8
     assert after < before - 0.1
     text = page(place / "run")
-    assert f"| held-out loss | {before:.4f} | {after:.4f} |" in text
+    assert f"| held-out loss, 8 of 8 rows | {before:.4f} | {after:.4f} |" in text
     assert f"{trained_losses(place / 'run')[1]:.4f} at step 12" in text
 
 
@@ -140,16 +140,29 @@ def test_more_rows_than_fit_are_shown_twenty_of(place: Path) -> None:
     assert len(found.before.held_out) == len(found.after.held_out) == 20
 
 
-def test_without_held_out_rows_it_uses_training_rows_and_says_so(place: Path) -> None:
-    folder = train(place, "all", place / "rows.jsonl", val_size=0.0, max_steps=2)
+def test_without_held_out_rows_it_draws_training_rows_over_all_and_says_so(place: Path) -> None:
+    """The file begins with short English rows; Chinese and long ones must not be forgotten."""
+    file = place / "both.jsonl"
+    answers = [f"It is fox {n}." + " Yes." * (n // 10 * 8) for n in range(40)]
+    answers += [f"这是第{n}只狐狸。" for n in range(20)]
+    rows = [{"instruction": f"Q{n}?", "output": answer} for n, answer in enumerate(answers)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.write_text(text, encoding="utf-8")
+    folder = train(place, "all", file, val_size=0.0, max_steps=2)
     found = report(folder)
     assert found.judged is not None
     assert not found.judged.held_out
-    assert [question.place.rpartition(":")[2] for question in found.judged.questions] == [
-        str(number) for number in range(1, 21)
-    ]
+    lines = [int(question.place.rpartition(":")[2]) for question in found.judged.questions]
+    assert len(lines) == len(set(lines)) == 20
+    parts = [range(1, 11), range(11, 21), range(21, 31), range(31, 41), range(41, 61)]
+    counts = [sum(line in part for line in lines) for part in parts]
+    assert min(counts) >= 3
+    assert counts[4] in (6, 7)
     assert "No rows were held out" in page(folder)
-    assert "loss on training rows" in page(folder)
+    assert "loss on training rows, 20 of 60" in page(folder)
+    assert "as in the data, 20 of 60 rows" in page(folder)
+    first, last = (r["loss"] for r in read_metrics(folder) if r.get("loss") is not None)
+    assert f"| training loss, first and last steps | {first:.4f} | {last:.4f} |" in page(folder)
     assert "held-out loss" not in page(folder)
 
 

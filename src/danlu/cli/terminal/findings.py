@@ -28,6 +28,7 @@ def report_lines(report: DataReport) -> list[str]:
             held=report.held_out.num_rows,
             left_out=report.num_left_out,
         ),
+        *_held_out(report),
         *_examples(report),
         _("Tokens to learn from: {tokens}, {learned} of them learned ({share:.0%})").format(
             tokens=report.train.num_tokens,
@@ -79,10 +80,18 @@ def data_lines(report: DataReport) -> list[str]:
             learned=report.train.num_supervised,
             held=report.held_out.num_rows,
         ),
+        *_held_out(report),
         *_examples(report),
         *_cut(report),
         *_counted(report),
     ]
+
+
+def _held_out(report: DataReport) -> Iterator[str]:
+    if report.held_out_by_default and report.held_out.num_rows:
+        yield _(
+            "Held-out rows show what was learned beyond the data; --val_size 0 learns all rows."
+        )
 
 
 def _examples(report: DataReport) -> Iterator[str]:

@@ -39,6 +39,7 @@ from danlu.train.events import (
 from danlu.train.job.finetune import Finetune
 from danlu.train.job.setup import PreparedRun
 from danlu.train.loop.trainer import Interrupted
+from danlu.train.recipe import Recipe
 
 
 def describe(run: PreparedRun) -> list[str]:
@@ -58,7 +59,19 @@ def describe(run: PreparedRun) -> list[str]:
             steps=recipe.total_steps, rows=recipe.rows_per_step
         ),
         *([] if run.plan is None else [way(run.plan.chosen), summary(run.plan)]),
+        *_warm_up(recipe),
     ]
+
+
+def _warm_up(recipe: Recipe) -> Iterator[str]:
+    """Say that a run ends before its learning rate has reached its peak."""
+    warm_up = recipe.schedule.warmup_steps
+    if recipe.schedule.name != "constant" and warm_up >= recipe.total_steps:
+        yield _(
+            "ATTENTION: the warm-up takes {warm_up} steps and the run has {steps}: the learning "
+            "rate never reaches {rate:g}, and little will be learned. Use --warmup_steps 0 "
+            "--warmup_ratio 0.1, or raise --num_train_epochs."
+        ).format(warm_up=warm_up, steps=recipe.total_steps, rate=recipe.schedule.peak)
 
 
 # A pipe without a reader, a terminal whose window was closed.

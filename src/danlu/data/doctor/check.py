@@ -56,6 +56,7 @@ class DataReport:
 
     num_rows counts all rows, train and held_out those that are left. num_over_cutoff: rows with
     more tokens than cutoff_len, of which num_shortened were shortened by num_cut_tokens.
+    held_out_by_default: nothing was said of rows to hold out.
     """
 
     datasets: tuple[str, ...]
@@ -69,6 +70,7 @@ class DataReport:
     num_shortened: int
     num_cut_tokens: int
     skips_bad_rows: bool
+    held_out_by_default: bool
 
     @property
     def counts(self) -> dict[str, int]:
@@ -142,14 +144,15 @@ def check_data(settings: DataSettings, tokenizer: Tokenizer) -> CheckedData:
     Bad rows are findings of the report. Raises UsageError for unknown names and for settings that
     exclude each other.
     """
-    if settings.eval_dataset and settings.val_size > 0:
+    if settings.eval_dataset and settings.val_size:
         raise UsageError(
             _("--eval_dataset and --val_size exclude each other."),
             why=_("Both say which rows are held out."),
             fix=_("Leave one of them out."),
         )
     sentences, data = _read(settings.dataset, settings, tokenizer)
-    train, held_out = split(data.num_rows, val_size=settings.val_size, seed=settings.seed)
+    val_size = 0 if settings.eval_dataset else settings.val_size
+    train, held_out = split(data.num_rows, val_size=val_size, seed=settings.seed)
     both = [data]
     if settings.eval_dataset:
         more_sentences, eval_data = _read(settings.eval_dataset, settings, tokenizer)
@@ -174,6 +177,7 @@ def check_data(settings: DataSettings, tokenizer: Tokenizer) -> CheckedData:
         num_shortened=int((cut > 0).sum()),
         num_cut_tokens=int(cut.sum()),
         skips_bad_rows=settings.skip_bad_rows,
+        held_out_by_default=settings.val_size is None and not settings.eval_dataset,
     )
     return CheckedData(train=learned, held_out=held, report=report)
 

@@ -69,7 +69,12 @@ def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
         for name, folder in folders.named.items()
     }
     # After the adapters: the engine's cache takes what memory they leave.
-    assistant = Assistant.over(loaded, prompting, num_requests=settings.max_num_seqs)
+    assistant = Assistant.over(
+        loaded,
+        prompting,
+        num_requests=settings.max_num_seqs,
+        cache_tokens=settings.cache_tokens,
+    )
     num_seats = settings.max_num_seqs + settings.max_queue
     serving = Serving(
         name=name_of(settings, folders),

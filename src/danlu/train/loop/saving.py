@@ -16,7 +16,7 @@ from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from pathlib import Path
 
-from danlu.device.detect import host_memory_bytes
+from danlu.container import memory_bytes
 from danlu.errors import CapacityError
 from danlu.files.draft import Draft, HeldDraft
 from danlu.runs.checkpoints import commit_checkpoint, prune, remove_checkpoint
@@ -106,7 +106,7 @@ class Saver:
 
     def _start(self, progress: Progress, *, behind: bool) -> None:
         self._metrics.flush()
-        if behind and self._copy_bytes() <= HELD_SHARE * host_memory_bytes():
+        if behind and self._copy_bytes() <= HELD_SHARE * memory_bytes():
             held = HeldDraft()
             self._fill(held, progress)
             thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")

@@ -111,6 +111,7 @@ class BeforeAfter:
         return {
             "held_out": self.judged is not None and self.judged.held_out,
             "rows": losses[0].num_rows if losses else 0,
+            "total_rows": self.judged.total if self.judged else 0,
             "loss": [side.loss for side in losses] if losses else None,
             "loss_per_sample": [side.loss_per_sample for side in losses] if losses else None,
             "answered": len(self.answered()),

@@ -23,6 +23,7 @@ from danlu.workflows.report.page import (
     Table,
 )
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
+from danlu.workflows.report.verdict import loss_of_training, verdict
 from danlu.workflows.scores import is_exact
 
 # How many of the rows that were left out are listed.
@@ -58,20 +59,32 @@ def page_of(found: BeforeAfter) -> Page:
 def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
     """List the main figures, before and after; the terminal shows them, too."""
     rows: list[tuple[str, ...]] = []
-    held_out = found.judged is not None and found.judged.held_out
+    total = found.judged.total if found.judged else 0
     if found.losses is not None:
-        name = _("held-out loss") if held_out else _("loss on training rows")
+        held_out = found.judged is not None and found.judged.held_out
+        name = (
+            _("held-out loss, {count} of {total} rows")
+            if held_out
+            else _("loss on training rows, {count} of {total}")
+        ).format(count=found.losses[0].num_rows, total=total)
         rows += [
             (name, *(f"{side.loss:.4f}" for side in found.losses)),
             (_("mean of each row's loss"), *(f"{s.loss_per_sample:.4f}" for s in found.losses)),
             (_("perplexity"), *(_perplexity(side.loss) for side in found.losses)),
         ]
-    answered, likeness = found.answered(), found.likeness()
+    trained = loss_of_training(found.records)
+    if trained is not None:
+        name = _("training loss, first and last steps")
+        rows.append((name, *(f"{loss:.4f}" for loss in trained)))
+    likeness = found.likeness()
     if likeness is not None:
-        exact = found.exact()
-        total = len(answered)
+        count = len(found.answered())
+        name = _("answers exactly as in the data, {count} of {total} rows")
         rows += [
-            (_("answers exactly as in the data"), f"{exact[0]}/{total}", f"{exact[1]}/{total}"),
+            (
+                name.format(count=count, total=total),
+                *(f"{exact}/{count}" for exact in found.exact()),
+            ),
             (_("likeness to the data's answers (ROUGE-L)"), *(f"{x:.1f}" for x in likeness)),
         ]
     finished = [pair for pair in found.passed() if None not in pair]
@@ -87,7 +100,7 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
 
 def _warnings(found: BeforeAfter) -> list[Part]:
     judged = found.judged
-    lines = []
+    lines = verdict(found)
     if judged is None:
         lines.append(
             _("The run's data could not be read again: {problem}").format(
@@ -98,8 +111,9 @@ def _warnings(found: BeforeAfter) -> list[Part]:
         if not judged.held_out:
             lines.append(
                 _(
-                    "No rows were held out (val_size 0), so training rows are used here: they show "
-                    "whether the model learned them, not what it makes of new ones."
+                    "No rows were held out (val_size 0), so training rows are used here, drawn "
+                    "over all of them: they show whether the model learned them, not what it makes "
+                    "of new ones."
                 )
             )
         trained_on = found.run.data.fingerprint
