@@ -120,7 +120,8 @@ def test_the_split_is_over_all_rows_and_bad_ones_are_left_out_afterwards(
 
 def test_statistics(here: Path, tokenizer: Tokenizer) -> None:
     rows = [("Q" * n, "A" * n) for n in range(1, 101)]
-    data = check(tokenizer, write("a.jsonl", *rows), cutoff_len=150, overlong="drop")
+    path = write("a.jsonl", *rows)
+    data = check(tokenizer, path, cutoff_len=150, overlong="drop", val_size=0)
     report, lengths = data.report, data.report.lengths
     assert lengths.min < lengths.median < lengths.p90 < lengths.p99 <= lengths.max
     examples = [example for row in data.train for example in row]
