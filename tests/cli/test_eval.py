@@ -47,7 +47,7 @@ def test_the_report_is_written_again(
     words = ["eval", str(place / "run"), "--device", "cpu", "--dtype", "float32"]
     assert main(words) == 0
     output = capsys.readouterr().out
-    assert "held-out loss: " in output
+    assert "held-out loss, 4 of 4 rows: " in output
     assert f"Report: {place / 'run' / 'report.html'}" in output
     before = (place / "run" / "report.html").stat().st_mtime_ns
     assert main([*words, "--json"]) == 0

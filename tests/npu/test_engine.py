@@ -107,7 +107,8 @@ def test_memory_is_given_back() -> None:
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.7, 0.9])
 def test_it_starts_whatever_share_of_the_card_the_weights_take(share: float) -> None:
     """The cache is sized by what the weights leave, not by what the card has."""
-    subject = model("npu")
+    wide = {"hidden_size": 256, "intermediate_size": 2048}
+    subject = varied_model(device="npu", **wide)
     gc.collect()
     taken = torch.npu.memory_allocated()
     with MEMORY.limited_to(int(taken / share)):
@@ -115,7 +116,7 @@ def test_it_starts_whatever_share_of_the_card_the_weights_take(share: float) -> 
         assert torch.npu.memory_allocated() - taken <= 0.7 * (MEMORY.budget - taken)
         request = Request(prompt=random_prompt(3), sampling=GREEDY)
         [outputs] = run_all(engine, [request])
-    on_cpu = Engine(model("cpu"), tokenizer(), prompt_tokens_per_step=8, num_requests=1)
+    on_cpu = Engine(varied_model(**wide), tokenizer(), prompt_tokens_per_step=8, num_requests=1)
     assert [tokens_of(outputs)] == [tokens_of(x) for x in run_all(on_cpu, [request])]
 
 
