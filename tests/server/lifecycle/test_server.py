@@ -93,6 +93,12 @@ class Life:
 
         asyncio.run(together())
         self.listener.close()
+        # A server that ends does not wait for what it loads; the next test must not meet it.
+        for thread in threading.enumerate():
+            if thread.name == "loading":
+                thread.join(10)
+        if self.server.failure is not None and self.server.failure is not self.trouble:
+            assert not self.service.is_alive, self.server.failure
 
     def signal(self) -> None:
         self.server.handle_exit(signal.SIGTERM, None)
