@@ -53,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
     words = place.words("killed")
-    with running(words, place.folder / "log") as process:
+    with running(words, place.folder / "log", 25) as process:
         wait_for_step(process, place.folder / "killed", 25)
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -71,7 +71,7 @@ def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
 def test_ctrl_c_saves_the_last_step(place: Place) -> None:
     words, run = place.words("stopped", save_steps=1000), place.folder / "stopped"
     log = place.folder / "log"
-    with running(words, log) as process:
+    with running(words, log, 5) as process:
         wait_for_step(process, run, 5)
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130

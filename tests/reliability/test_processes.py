@@ -23,17 +23,14 @@ from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.metrics import read_metrics
 from tests.helpers.figures import figure, slowest
 from tests.helpers.program import start
-from tests.helpers.training.whole_run import RESUME, Place, wait_for_step
+from tests.helpers.training.whole_run import RESUME, Place, slow_behind, wait_for_step
 
 # Longer than two microsteps and a save of this model by far; other programs compute meanwhile.
 EXIT_LIMIT_S = 10.0
-# danlu with the terminal at its standard input as the one that controls it, as in a shell.
+# The terminal at its standard input is the one that controls it, as in a shell.
 IN_TERMINAL = """
-import fcntl, sys, termios
-from danlu.cli.main import main
-
+import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-sys.exit(main(sys.argv[1:]))
 """
 Stop = Callable[[subprocess.Popen[bytes], "Terminal"], None]
 SOAK = [pytest.mark.soak, pytest.mark.timeout(7200)]
@@ -148,7 +145,8 @@ def stop_in_terminal(words: list[str], run: Path, step: int, stop: Stop) -> floa
     """Run danlu in a terminal, stop it after a step; return the seconds until it had ended."""
     terminal = Terminal()
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal.program)
-    with start(words, program=IN_TERMINAL, start_new_session=True, **streams) as process:
+    program = slow_behind(step, IN_TERMINAL)
+    with start(words, program=program, start_new_session=True, **streams) as process:
         wait_for_step(process, run, step)
         began = time.perf_counter()
         stop(process, terminal)
@@ -165,7 +163,8 @@ def stop_in_terminal(words: list[str], run: Path, step: int, stop: Stop) -> floa
 def stop_by_closing_stdout(words: list[str], run: Path, step: int) -> float:
     """Run danlu into a pipe whose reader goes away, as `danlu train | head` does."""
     words = [*words, "--logging_steps", "1"]
-    with start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    program = slow_behind(step)
+    with start(words, program=program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for_step(process, run, step)
         began = time.perf_counter()
         process.stdout.close()
@@ -213,7 +212,7 @@ def test_a_second_run_on_the_same_folder_is_refused_until_the_first_is_dead(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, run = place.words("shared"), place.folder / "shared"
-    with start(words, stdout=subprocess.DEVNULL) as process:
+    with start(words, program=slow_behind(25), stdout=subprocess.DEVNULL) as process:
         wait_for_step(process, run, 25)
         for extra in (RESUME, ("--overwrite_output_dir", "true")):
             process.send_signal(signal.SIGSTOP)  # a machine that is slow, not dead

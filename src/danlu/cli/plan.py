@@ -47,10 +47,21 @@ def run(argv: Sequence[str]) -> int:
 
 def summary(plan: Plan) -> str:
     """Say in one sentence whether a run fits, and how long it takes."""
-    return _("fits: {needed:.1f} of {budget:.1f} GB, about {time}").format(
+    if plan.workload.report_s:
+        text = _(
+            "fits: {needed:.1f} of {budget:.1f} GB, about {time} for the steps; with loading, "
+            "measuring and the report at most {whole}"
+        )
+    else:
+        text = _(
+            "fits: {needed:.1f} of {budget:.1f} GB, about {time} for the steps; with loading and "
+            "measuring about {whole}"
+        )
+    return text.format(
         needed=plan.chosen.memory.total / _GB,
         budget=plan.budget_bytes / _GB,
         time=_duration(plan.total_s),
+        whole=_duration(plan.total_s + plan.around_s),
     )
 
 

@@ -14,7 +14,13 @@ from danlu.device.datasheets import DeviceFacts
 from danlu.model.recompute import POLICIES, Recompute, helpful_policies
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.memory import Memory, host_bytes, memory_of
-from danlu.plan.speed import Speed, evaluation_seconds, nominal_speed, seconds_of
+from danlu.plan.speed import (
+    Speed,
+    around_seconds,
+    evaluation_seconds,
+    nominal_speed,
+    seconds_of,
+)
 from danlu.plan.workload import Workload, pack_shapes
 
 # The part of the memory that a plan may fill: a prediction may be off by a few per cent.
@@ -107,6 +113,13 @@ class Plan(Basis):
         once = sum(evaluation_seconds(self.job, x, self.device, self.speed) for x in shapes)
         steps = self.chosen.step_s * self.workload.total_steps
         return steps + once * self.workload.num_evaluations
+
+    @property
+    def around_s(self) -> float:
+        """Bound the seconds around the steps: loading, the probes, and the report."""
+        weights = self.job.num_weights * self.job.number_bytes
+        microstep_s = self.chosen.step_s / self.chosen.microsteps
+        return around_seconds(weights, microstep_s, report_s=self.workload.report_s)
 
     def with_speed(self, speed: Speed, *, process_bytes: int) -> Plan:
         """Return the same choice with a measured speed, and other memory outside the formulas."""

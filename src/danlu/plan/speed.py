@@ -22,6 +22,12 @@ _LAUNCHES_PER_SEGMENT = 8
 _ATTENTION_BACKWARD = 2.5
 # Share of a layer's time that norms, rope and swiglu take when computed again (measured on CPU).
 _ELEMENTWISE_AGAIN = 0.03
+# Starting the program and reading the data (3 s measured on two cores), and a common disk.
+_START_S = 4.0
+_DISK_BYTES_PER_S = 1e9
+# Probes: four microsteps of the planned size, but not longer than this, and four of a third.
+_LONGEST_PROBE_S = 2.0
+_PROBES = 4 * (1 + 1 / 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +65,16 @@ def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: 
     body = 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
     flops = body + _attention_flops(config, shape) + _head_flops(config, shape)
     return speed.factor * (flops / speed.flops + _launch_s(job, shape, device) / 3)
+
+
+def around_seconds(weight_bytes: int, microstep_s: float, *, report_s: float) -> float:
+    """Bound what a run takes besides its steps: starting, loading, probes, and the report.
+
+    report_s: the report's limit; it loads the weights once more.
+    """
+    start = _START_S + weight_bytes / _DISK_BYTES_PER_S
+    probes = _PROBES * min(_LONGEST_PROBE_S, microstep_s)
+    return start + probes + (start + report_s if report_s else 0.0)
 
 
 def training_flops(job: Job, recompute: Recompute, shape: BatchShape) -> float:

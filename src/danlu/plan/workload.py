@@ -27,6 +27,7 @@ class ExampleShape:
 class Workload:
     """The examples of each step, of those looked at; and of one evaluation.
 
+    report_s: the most that the report behind the run may take, loading excepted; 0 without one.
     longest_possible: tokens of the longest example of all, where not every step was looked at.
     is_estimated: the lengths were guessed from characters, without the model's tokenizer.
     """
@@ -35,6 +36,7 @@ class Workload:
     evaluation: Sequence[ExampleShape]
     total_steps: int
     num_evaluations: int
+    report_s: float = 0.0
     longest_possible: int = 0
     is_estimated: bool = False
 

@@ -31,6 +31,10 @@ ScheduleName = Literal[
 Metric = Literal["eval_loss", "eval_loss_per_sample"]
 
 
+# The most that measuring for the report takes, loading excepted.
+REPORT_SECONDS = 60.0
+
+
 class TrainSettings(DataSettings):
     """Fine-tune a model on your own data."""
 

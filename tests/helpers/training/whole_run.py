@@ -17,6 +17,31 @@ from tests.helpers.program import leftovers, start, timeless, train_words, write
 
 STEPS = 120
 RESUME = ("--resume_from_checkpoint", "true")
+# danlu that goes slowly from a step on, well behind the one at which a test disturbs it: where other
+# programs keep all cores busy, the tiny run would be over before the test has seen the step.
+_SLOWLY = """
+import sys, time
+from danlu.cli.main import main
+from danlu.train.job.finetune import Finetune
+
+run = Finetune.run
+
+def slowly(self):
+    for event in run(self):
+        yield event
+        if getattr(event, "step", 0) >= {step}:
+            time.sleep(0.2)
+
+Finetune.run = slowly
+{before}
+sys.exit(main(sys.argv[1:]))
+"""
+_MARGIN = 10
+
+
+def slow_behind(step: int, before: str = "") -> str:
+    """Write a program for `start`: danlu, slow some steps behind one. before: what it does first."""
+    return _SLOWLY.format(step=step + _MARGIN, before=before)
 
 
 class Place:
@@ -52,9 +77,13 @@ def names(run: Path) -> set[str]:
 
 
 @contextmanager
-def running(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """danlu as a process of its own, never left behind; `log` gets what it prints."""
-    with log.open("wb") as file, start(words, stdout=file, stderr=file) as process:
+def running(words: list[str], log: Path, step: int) -> Iterator[subprocess.Popen[bytes]]:
+    """danlu as a process that is disturbed at a step, never left behind; `log` has what it prints."""
+    program = slow_behind(step)
+    with (
+        log.open("wb") as file,
+        start(words, program=program, stdout=file, stderr=file) as process,
+    ):
         try:
             yield process
         finally:

@@ -28,9 +28,12 @@ def workload_of(
     eval_rows: Sequence[Sequence[Example]],
     *,
     longest: int,
+    report_s: float,
     token_ratio: float = 1.0,
 ) -> Workload:
     """Describe the steps of a run. longest: tokens of the longest example of all rows.
+
+    report_s: as in `Workload`.
 
     token_ratio: tokens of the model's tokenizer for one that was counted; not 1 where lengths are
     estimated.
@@ -55,6 +58,7 @@ def workload_of(
         num_evaluations=evaluations + recipe.eval_on_start,
         longest_possible=round(longest * token_ratio) if recipe.total_steps > MOST_STEPS else 0,
         is_estimated=token_ratio != 1.0,
+        report_s=report_s,
     )
 
 

@@ -29,7 +29,7 @@ from danlu.train.job.dataset import prepare_data
 from danlu.train.job.trainable import lora_config
 from danlu.train.loop.precision import Precision, choose_precision
 from danlu.train.recipe import Recipe, recipe_of
-from danlu.train.settings import TrainSettings, check_settings
+from danlu.train.settings import REPORT_SECONDS, TrainSettings, check_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class LearningTask:
             data.train,
             data.held_out,
             longest=min(data.report.lengths.max, settings.cutoff_len),
+            report_s=REPORT_SECONDS if settings.report else 0.0,
             token_ratio=token_ratio,
         )
         constraints = Constraints(

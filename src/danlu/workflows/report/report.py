@@ -17,6 +17,7 @@ from danlu.hub.adapters import find_adapter
 from danlu.hub.load import check_model
 from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.metrics import read_metrics
+from danlu.train.settings import REPORT_SECONDS
 from danlu.workflows.answers import Clock
 from danlu.workflows.held_out import JudgedRows, judged_rows
 from danlu.workflows.report.before_after import BeforeAfter
@@ -35,7 +36,7 @@ def write_report(
     folder: Path,
     settings: ModelSettings | None = None,
     *,
-    limit_s: float = 60.0,
+    limit_s: float = REPORT_SECONDS,
     clock: Clock = time.monotonic,
 ) -> Iterator[Stage | BeforeAfter]:
     """Measure a run and write report.html and report.md into its folder.
