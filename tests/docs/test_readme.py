@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import shutil
@@ -67,6 +68,9 @@ def test_commands_run_in_order(
     said = capsys.readouterr().out
     # The adapter and the merged model both give the identity of the example's rows.
     assert said.count("Ember") + said.count("小雪") >= 2
+    # And not only of the row that was asked for: all rows, in both languages.
+    assert main(["eval", "my-run", "--dataset", "examples/identity.jsonl", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predict_exact_match"] >= 95
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -17,8 +17,8 @@ from tests.helpers.program import leftovers, start, timeless, train_words, write
 
 STEPS = 120
 RESUME = ("--resume_from_checkpoint", "true")
-# danlu that goes slowly from a step on, well behind the one at which a test disturbs it: where other
-# programs keep all cores busy, the tiny run would be over before the test has seen the step.
+# danlu that goes slowly from a step on, well behind the one at which a test disturbs it: where
+# other programs keep all cores busy, the tiny run would be over before the test has seen the step.
 _SLOWLY = """
 import sys, time
 from danlu.cli.main import main
@@ -40,7 +40,7 @@ _MARGIN = 10
 
 
 def slow_behind(step: int, before: str = "") -> str:
-    """Write a program for `start`: danlu, slow some steps behind one. before: what it does first."""
+    """Write a program for `start`: danlu, slow some steps behind `step`. before: done first."""
     return _SLOWLY.format(step=step + _MARGIN, before=before)
 
 
@@ -78,7 +78,7 @@ def names(run: Path) -> set[str]:
 
 @contextmanager
 def running(words: list[str], log: Path, step: int) -> Iterator[subprocess.Popen[bytes]]:
-    """danlu as a process that is disturbed at a step, never left behind; `log` has what it prints."""
+    """danlu as a process of its own, disturbed at a step; `log` gets what it prints."""
     program = slow_behind(step)
     with (
         log.open("wb") as file,
