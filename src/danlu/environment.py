@@ -9,7 +9,7 @@ of the names: the manual of libgomp. docs/performance.md holds what was measured
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from danlu.container import num_processors, processor_quota
 
@@ -25,3 +25,8 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ) -> None:
     quota = processor_quota()
     if quota is not None and quota < num_processors():
         environ.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))
+
+
+def waiting(environ: Mapping[str, str] = os.environ) -> str:
+    """Say how threads wait for each other: the variables that decide it."""
+    return " ".join(f"{name}={environ[name]}" for name in _WAITING if name in environ)

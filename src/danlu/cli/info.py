@@ -45,14 +45,19 @@ def machine_facts() -> dict[str, Any]:
     import torch
 
     import danlu
+    from danlu.container import num_processors, processor_quota
     from danlu.device.detect import select
+    from danlu.environment import waiting
     from danlu.files.home import danlu_home
 
-    device = select()
+    device, quota = select(), processor_quota()
     return {
         "device": f"{device.kind}: {device.description}",
         "memory": f"{device.memory_bytes / 1e9:.1f} GB",
         "threads": device.threads,
+        "processors": num_processors(),
+        "processor_quota": "-" if quota is None else quota,
+        "waiting": waiting(),
         "precision": str(device.preferred_dtype).removeprefix("torch."),
         "danlu": danlu.__version__,
         "torch": torch.__version__,
