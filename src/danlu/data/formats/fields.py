@@ -45,6 +45,11 @@ def row_object(row: Any) -> Mapping[str, Any]:
     return row
 
 
+def column(row: Mapping[str, Any], columns: Mapping[str, str], part: str) -> Any:
+    """Return what stands in the column of a part; None where there is no such column."""
+    return row.get(columns[part]) if part in columns else None
+
+
 def missing_columns(row: Mapping[str, Any], names: Sequence[str]) -> BadRow:
     """Say which columns a row lacks, and which it has."""
     return BadRow(

@@ -66,7 +66,7 @@ def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Convers
     _check_order(parsed, [str(entry[tags["role_tag"]]) for entry in entries])
     if parsed[0].role == "system" and not parsed[0].content:
         del parsed[0]
-    system = fields.text(row.get(columns["system"]), columns["system"])
+    system = fields.text(fields.column(row, columns, "system"), columns.get("system", ""))
     if system and parsed[0].role != "system":
         parsed.insert(0, Message(role="system", content=system))
     elif system and parsed[0].content != system:
@@ -77,9 +77,8 @@ def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Convers
             ),
             _("Remove one of them."),
         )
-    return Conversation(
-        messages=tuple(parsed), tools=fields.tools(row.get(columns["tools"]), columns["tools"])
-    )
+    tools = fields.tools(fields.column(row, columns, "tools"), columns.get("tools", ""))
+    return Conversation(messages=tuple(parsed), tools=tools)
 
 
 def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str, Any]]:
@@ -167,13 +166,13 @@ def _content(value: Any, name: str) -> str:
 
 def _role(value: str, number: int, tags: Tags) -> Role | Literal["function"]:
     for tag, role in _ROLES.items():
-        if value == tags[tag]:
+        if value == tags.get(tag):
             return role
     if value == "developer" and tags["role_tag"] == "role":
         return "system"  # OpenAI's newer name for it
-    roles = [tags[tag] for tag in _ROLES]
-    meant = _OTHER_NAMES.get(value.lower())
-    nearest = tags[meant] if meant else difflib.get_close_matches(value, roles, 1, 0.0)[0]
+    roles = [tags[tag] for tag in _ROLES if tag in tags]
+    meant = tags.get(_OTHER_NAMES.get(value.lower(), ""))
+    nearest = meant or difflib.get_close_matches(value, roles, 1, 0.0)[0]
     raise BadRow(
         "unknown_role",
         _("Message {number} has the role {role}; known are {roles}.").format(
