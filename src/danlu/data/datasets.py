@@ -121,7 +121,7 @@ def named_datasets(names: str, settings: DataSettings) -> list[DataSet]:
     """Find data sets as `find_datasets` does, with a command's settings."""
     return find_datasets(
         names,
-        Path(settings.dataset_dir).expanduser(),
+        Path(settings.dataset_dir),
         max_samples=settings.max_samples,
         seed=settings.seed,
     )
@@ -132,6 +132,7 @@ def find_datasets(
 ) -> list[DataSet]:
     """Find the data sets of a comma-separated list: names in dataset_info.json, else paths.
 
+    A `~` at the beginning of `dataset_dir` is the user's home, as in a path.
     Raises UsageError for what does not exist or is not supported, DataError for rows in no known
     format, EnvironmentFault where a file or hub cannot be reached.
     """
@@ -156,6 +157,7 @@ def find_datasets(
                 entry='{"NAME": {"hf_hub_url": "OWNER/NAME"}}', file=INFO_FILE
             ),
         )
+    dataset_dir = Path(os.path.expanduser(dataset_dir))
     entries = read_info(dataset_dir / INFO_FILE)
     return [
         replace(_find(name, dataset_dir, entries), max_samples=max_samples, seed=seed)
