@@ -254,6 +254,25 @@ def test_rows_for_another_training(tmp_path: Path) -> None:
     assert "preference training" in caught.value.why
 
 
+@pytest.mark.parametrize(
+    ("row", "why", "fix"),
+    [
+        (
+            {"conversations": [{"human": "Hello", "assistant": "Hi there"}]},
+            "no from; it has human, assistant",
+            '{"from": "human", "value": "..."}',
+        ),
+        ({"messages": ["Hello", "Hi"]}, "no role", '{"role": "user", "content": "..."}'),
+    ],
+)
+def test_lists_that_hold_no_messages(tmp_path: Path, row: Any, why: str, fix: str) -> None:
+    json_lines(tmp_path / "a.jsonl", [row])
+    with pytest.raises(DataError, match="The format of ") as caught:
+        found("a.jsonl", tmp_path)
+    assert why in caught.value.why
+    assert fix in caught.value.fix
+
+
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.format import Format
+from danlu.data.formats.format import NO_REMARKS, Format, Remarks
 from danlu.data.formats.recognise import recognise
 from danlu.data.reading.download import hub_files
 from danlu.data.reading.rows import (
@@ -36,10 +36,11 @@ from danlu.text.conversation import Conversation
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A usable row: where it stands, and the conversation it holds."""
+    """A usable row: where it stands, the conversation it holds, and what that does not show."""
 
     place: str
     conversation: Conversation
+    remarks: Remarks = NO_REMARKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,11 @@ class DataSet:
             except BadRow as problem:
                 yield problem.at(raw.place)
             else:
-                yield Row(place=raw.place, conversation=conversation)
+                yield Row(
+                    place=raw.place,
+                    conversation=conversation,
+                    remarks=self.format.remarks_on(raw.content),
+                )
 
     def describe(self) -> str:
         """Say in one sentence what was found, in which format, and why it is read so."""

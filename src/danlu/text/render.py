@@ -112,20 +112,21 @@ def render_training(
 ) -> list[list[Span]]:
     """Render the fewest examples in which every answer follows its true inference prefix.
 
-    Supervised are each answer, its end token and the newline after it. enable_thinking:
+    Supervised are each answer, its end token and the newline after it; of an answer that is not to
+    be learned nothing is, and what stands behind the last learned one is left out. enable_thinking:
     True: an answer without reasoning learns to write an empty thought; False: reasoning is
     removed everywhere and the empty thought belongs to the prompt; None: reasoning is learned
     where the row has it, elsewhere the empty thought belongs to the prompt. mask_history: only
-    the last answer is learned. train_on_prompt: the rest of the row is learned too, each message
-    in the first example that shows it. The prefix of an answer is `render` of the messages before
-    it, with enable_thinking False where the empty thought belongs to the prompt. Without an answer
-    the list is empty. Raises UsageError for an unknown template.
+    the last of these answers is learned. train_on_prompt: the rest of the row is learned too, each
+    message in the first example that shows it. The prefix of an answer is `render` of the messages
+    before it, with enable_thinking False where the empty thought belongs to the prompt. Without an
+    answer to learn the list is empty. Raises UsageError for an unknown template.
     """
     check_template(template)
     messages = conversation.messages
     if template == "qwen3" and enable_thinking is False:
         messages = tuple(_without_reasoning(message) for message in messages)
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    answers = [i for i, m in enumerate(messages) if m.role == "assistant" and m.is_learned]
     examples: list[_TrainingText] = []
     # Backwards: a longer example exists before the shorter ones that it may contain. The prefixes
     # of one sequence form a chain, so every answer joining any such example gives the fewest.

@@ -122,9 +122,9 @@ def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> l
 
 
 def question_of(row: Row) -> Question:
-    """Split a row at its last answer."""
+    """Split a row at its last answer that is to be learned."""
     messages = row.conversation.messages
-    last = max(i for i, message in enumerate(messages) if message.role == "assistant")
+    last = max(i for i, m in enumerate(messages) if m.role == "assistant" and m.is_learned)
     return Question(
         place=row.place,
         conversation=replace(row.conversation, messages=messages[:last]),
