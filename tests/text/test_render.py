@@ -115,6 +115,23 @@ def test_nothink_keeps_one_example_a_row_and_leaves_thoughts_alone() -> None:
     ]
 
 
+def test_thinking_begins_inside_the_thought_that_the_prompt_opened() -> None:
+    first = Message(role="assistant", content="A1", reasoning="r1")
+    row = talk("Q", first, "Q2", "A2")
+    for thinking in (True, False, None):
+        assert trained(row, thinking, "qwen3_thinking") == [
+            Q + "<think>\n[[r1\n</think>\n\nA1<|im_end|>\n]]",
+            Q + "A1<|im_end|>\n" + NEXT + "<think>\n[[\n</think>\n\nA2<|im_end|>\n]]",
+        ]
+        asked = render(talk("Q"), template="qwen3_thinking", enable_thinking=thinking)
+        assert marked(asked) == Q + "<think>\n"
+        assert ends_in_open_thought(asked)
+    closed = "r1\n</think>\n\nA1"  # what such a model writes
+    assert trained(talk("Q", closed), True, "qwen3_thinking") == [
+        Q + "<think>\n[[r1\n</think>\n\nA1<|im_end|>\n]]"
+    ]
+
+
 def test_system_and_tools_share_one_turn() -> None:
     row = talk("Q", tools=(TOOL,))
     row = replace(row, messages=(Message(role="system", content="S"), *row.messages))
@@ -364,7 +381,8 @@ def test_soft_parts_are_reasoning_and_what_was_asked(row: Conversation, template
                 text = span.text[part.start : part.end]
                 if part.is_reasoning:
                     assert span.in_answer
-                    assert span.text[: part.start] == "<think>\n"
+                    opened = "" if template == "qwen3_thinking" else "<think>\n"
+                    assert span.text[: part.start] == opened
                     assert span.text[part.end :].startswith("\n</think>\n\n")
                 else:
                     assert text in asked

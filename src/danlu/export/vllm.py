@@ -194,11 +194,15 @@ def _prompting_words(prompting: Prompting) -> list[str]:
     """Write thinking mode and parsers.
 
     `qwen3_nothink` never opens a thought, so nothing may look for one: vLLM's parser would take a
-    whole answer for reasoning.
+    whole answer for reasoning. With `qwen3_thinking` the prompt opens it, and the answer holds only
+    its end, as in DeepSeek R1.
     """
     tools = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     never_thinks = prompting.template == "qwen3_nothink"
     # Qwen3's template leaves the generation prompt alone with true; without it an empty thought.
-    thinks = never_thinks or bool(prompting.enable_thinking)
+    thinks = prompting.template != "qwen3" or bool(prompting.enable_thinking)
     words = ["--default-chat-template-kwargs", json.dumps({"enable_thinking": thinks}), *tools]
-    return words if never_thinks else [*words, "--reasoning-parser", "qwen3"]
+    if never_thinks:
+        return words
+    parser = "deepseek_r1" if prompting.template == "qwen3_thinking" else "qwen3"
+    return [*words, "--reasoning-parser", parser]
