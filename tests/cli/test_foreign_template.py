@@ -42,6 +42,8 @@ def test_what_the_model_writes_is_learned_and_said(
     assert "<think>" not in out
     assert main(["data", "check", "rows.jsonl", "--model", "m", "--template", "qwen3"]) == 0
     assert "template is qwen3_nothink; qwen3 is used" in capsys.readouterr().out
+    assert main(["data", "check", "rows.jsonl", "--model", "m", "--enable_thinking", "false"]) == 0
+    assert "--enable_thinking changes nothing in qwen3_nothink" in capsys.readouterr().out
     assert main(["info", "m", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["template"], facts["own_template"]) == ("qwen3_nothink", "qwen3_nothink")
@@ -60,6 +62,7 @@ def test_training_and_answers_take_the_models_format(
     wears(here, "{{ messages }}")
     opened = open_assistant(ModelSettings(adapter_name_or_path="run"))
     assert opened.prompting.template == "qwen3_thinking"
+    assert "Template qwen3_thinking, thinking always" in opened.describe()
     [remark] = [line for line in opened.describe() if "chat_template.jinja" in line]
     assert "qwen3_thinking is used" in remark
     capsys.readouterr()

@@ -69,7 +69,7 @@ def _check(argv: Sequence[str]) -> int:
     settings = resolved.values
     from danlu.cli.terminal.findings import report_lines, report_record
     from danlu.data.doctor.check import check_data
-    from danlu.hub.chat_template import template_remarks
+    from danlu.hub.chat_template import training_remarks
     from danlu.hub.names import model_folder
     from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
@@ -78,11 +78,11 @@ def _check(argv: Sequence[str]) -> int:
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
     report = check_data(settings, tokenizer).report
+    remarks = list(training_remarks(folder, settings))
     if settings.json_output:
-        print(json_line(report_record(report)))
+        print(json_line({**report_record(report), "remarks": remarks}))
     else:
-        lines = [*template_remarks(folder, settings.chat_format), *report_lines(report)]
-        print(printable("\n".join(lines)))
+        print(printable("\n".join([*remarks, *report_lines(report)])))
     return DataError.exit_code if report.refuses else EXIT_OK
 
 
@@ -97,7 +97,7 @@ def _preview(argv: Sequence[str]) -> int:
     from danlu.data.doctor.preview import preview
     from danlu.data.tokens.examples import Rendering
     from danlu.files.atomic import atomic_write
-    from danlu.hub.chat_template import template_remarks
+    from danlu.hub.chat_template import training_remarks
     from danlu.hub.names import model_folder
     from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
@@ -105,7 +105,7 @@ def _preview(argv: Sequence[str]) -> int:
     folder = model_folder(settings.model_name_or_path)
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
-    for remark in template_remarks(folder, settings.chat_format):
+    for remark in training_remarks(folder, settings):
         print(printable(remark))
     datasets = named_datasets(settings.dataset, settings)
     rows = preview(datasets, tokenizer, Rendering.from_settings(settings), num_rows=settings.rows)

@@ -133,9 +133,12 @@ def model_line(loaded: LoadedModel) -> str:
 
 def prompting_line(prompting: Prompting) -> str:
     """Say how a model is prompted."""
+    modes = {True: _("on"), False: _("off"), None: _("as trained")}
+    thinking = modes[prompting.enable_thinking]
+    if prompting.template == "qwen3_thinking":  # the prompt opens a thought whatever is asked for
+        thinking = _("always")
     return _("Template {template}, thinking {thinking}").format(
-        template=prompting.template,
-        thinking={True: _("on"), False: _("off"), None: _("as trained")}[prompting.enable_thinking],
+        template=prompting.template, thinking=thinking
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.data.settings import DataSettings
 from danlu.errors import DataError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, ToolCall
@@ -101,6 +102,15 @@ def own_template(folder: Path) -> OwnTemplate | None:
                 same_tools = _writes(template, name, _CALLS)
                 return OwnTemplate(path=path, format=name, same_tools=same_tools)
     return OwnTemplate(path=path, format=None)
+
+
+def training_remarks(folder: Path, settings: DataSettings) -> Iterator[str]:
+    """Say what a user should know of the format of the rows. Raises DataError."""
+    yield from template_remarks(folder, settings.chat_format)
+    if settings.chat_format != "qwen3" and settings.enable_thinking is not True:
+        yield _("--enable_thinking changes nothing in {used}: thoughts in the rows stay.").format(
+            used=settings.chat_format
+        )
 
 
 def template_remarks(folder: Path, used: str) -> Iterator[str]:

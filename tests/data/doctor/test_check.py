@@ -84,7 +84,10 @@ def test_the_users_own_special_tokens_are_named(here: Path, tokenizer: Tokenizer
         )
     (here / "tokenizer.json").write_text(json.dumps(own), encoding="utf-8")
     rows = [("Speak <|voice_1|> now, @speaker", "A"), ("Q", "so <|pause|> it is"), ("P", "@s")]
-    report = check(Tokenizer.load(here), write("a.jsonl", *rows)).report
+    loaded = Tokenizer.load(here)
+    assert len(loaded.encode_text("<|pause|>")) == 1
+    assert len(loaded.encode_text("<|voice_1|>")) > 1
+    report = check(loaded, write("a.jsonl", *rows)).report
     [finding] = report.findings
     assert (finding.kind, finding.place) == ("special_token_text", "a.jsonl:1")
     assert "<|voice_1|>, @speaker" in finding.what

@@ -132,6 +132,13 @@ BAD_ROWS: list[tuple[Formatting, Any, str, str, str]] = [
     ("openai", answered(thought="r", content="s</think>b"), "two_thoughts", "twice", "Remove"),
     (
         "openai",
+        answered(content=[{"type": "thinking", "thinking": "r"}, {"type": "text", "text": "b"}]),
+        "thought_part",
+        "content of message 2 has a thought",
+        "reasoning_content",
+    ),
+    (
+        "openai",
         answered(function_call={"name": "f"}),
         "renamed_key",
         "2 has function_call",

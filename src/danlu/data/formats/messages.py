@@ -53,6 +53,8 @@ _OTHER_NAMES = {
     **dict.fromkeys(("function_call", "tool_call"), "function_tag"),
     **dict.fromkeys(("system", "developer"), "system_tag"),
 }
+# Parts that hold a thought, in the APIs of Anthropic, Mistral and OpenAI.
+_THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking")
 # What other data sets call a message's text.
 _CONTENT_NAMES = ("content", "value", "text")
 
@@ -189,6 +191,12 @@ def _content(value: Any, name: str) -> str:
     if not isinstance(value, list):
         return fields.text(value, name)
     for part in value:
+        if isinstance(part, Mapping) and part.get("type") in _THOUGHT_PARTS:
+            raise BadRow(
+                "thought_part",
+                _("{name} has a thought among its parts.").format(name=name),
+                _("Write the thought as text, in reasoning_content."),
+            )
         if not isinstance(part, Mapping) or part.get("type") != "text":
             raise BadRow(
                 "media",
