@@ -126,7 +126,7 @@ BAD_ROWS: list[tuple[Formatting, Any, str, str, str]] = [
         "openai",
         answered(thinking="r", reasoning="s"),
         "two_thoughts",
-        "reasoning, thinking",
+        "thinking, reasoning",
         "but one",
     ),
     ("openai", answered(thought="r", content="s</think>b"), "two_thoughts", "twice", "Remove"),

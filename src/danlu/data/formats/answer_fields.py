@@ -69,13 +69,15 @@ def closes_a_thought_only(text: Any) -> bool:
 
 def _thought(entry: Mapping[str, Any], number: int) -> str | None:
     """Return the thought that stands beside the text, under whichever of its names."""
-    given = {key: entry[key] for key in THOUGHT_KEYS if entry.get(key)}
+    given = {key: value for key, value in entry.items() if key in THOUGHT_KEYS and value}
+    if not given:
+        return None
     texts = {
         key: fields.text(value, _("{tag} of message {number}").format(tag=key, number=number))
         for key, value in given.items()
         if isinstance(value, str)
     }
-    if given and not texts:
+    if not texts:
         key = next(iter(given))
         raise BadRow(
             "not_text",
@@ -96,9 +98,8 @@ def _thought(entry: Mapping[str, Any], number: int) -> str | None:
 def _is_learned(entry: Mapping[str, Any], number: int) -> bool:
     """Read the marks of a message that say whether its answer is to be learned."""
     said: dict[str, bool] = {}
-    for key in MARK_KEYS:
-        value = entry.get(key)
-        if value is None or value == "":
+    for key, value in entry.items():
+        if key not in MARK_KEYS or value is None or value == "":
             continue
         meant = _SAID.get(_as_word(value))
         if meant is None:

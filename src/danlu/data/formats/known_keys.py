@@ -107,9 +107,9 @@ CALL_KEYS: Mapping[str, KnownKey] = {
 
 def refuse_row(row: Mapping[str, Any], read: Collection[str]) -> None:
     """Raise BadRow for a row that carries what would be lost. read: the columns with a part."""
-    for name, key in ROW_KEYS.items():
-        value = row.get(name)
-        if name in read or is_nothing(value):
+    for name, value in row.items():
+        key = ROW_KEYS.get(name)
+        if key is None or name in read or is_nothing(value):
             continue
         if key.meaning == "media":
             raise BadRow(
@@ -145,8 +145,9 @@ def refuse_row(row: Mapping[str, Any], read: Collection[str]) -> None:
 
 def refuse_message(entry: Mapping[str, Any], number: int, read: Collection[str]) -> None:
     """Raise BadRow for a message that carries what would be lost. read: role and content."""
-    for name, key in MESSAGE_KEYS.items():
-        if name in read or is_nothing(entry.get(name)):
+    for name, value in entry.items():
+        key = MESSAGE_KEYS.get(name)
+        if key is None or name in read or is_nothing(value):
             continue
         if key.meaning == "media":
             raise BadRow(
