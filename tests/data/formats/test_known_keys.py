@@ -75,7 +75,9 @@ def test_a_call_without_arguments() -> None:
 
 
 def test_classes_named_label_are_no_judgement() -> None:
-    assert conversation("openai", answered() | {"label": 1}).messages == PLAIN
+    row = answered() | {"label": 1}
+    assert conversation("openai", row).messages == PLAIN
+    assert format_of("openai").remarks_on(row).unread == ("label",)
     row = {"text": "a", "label": "True"}
     columns = {"prompt": "text", "response": "label"}
     assert conversation("alpaca", row, columns=columns).messages == (user("a"), bot("True"))

@@ -55,7 +55,7 @@ ROW_KEYS: Mapping[str, KnownKey] = {
     "rejected_response": KnownKey(meaning="preference", written_by="ms-swift"),
     "rejected_messages": KnownKey(meaning="preference", written_by="ms-swift"),
     "kto_tag": KnownKey(meaning="judgement", written_by="LLaMA-Factory (KTO)"),
-    # Only true and false: numbers and words under this name are classes, and mean nothing here.
+    # Only true and false: numbers and words under this name are classes, which nothing reads.
     "label": KnownKey(meaning="judgement", written_by="LLaMA-Factory, TRL, ms-swift (KTO)"),
     "functions": _FUNCTIONS,
     "chat_template_kwargs": KnownKey(
@@ -168,9 +168,11 @@ def refuse_message(entry: Mapping[str, Any], number: int, read: Collection[str])
 
 
 def unread_in_row(row: Mapping[str, Any], read: Collection[str]) -> Iterator[str]:
-    """Yield the fields of a row that hold something and are neither read nor known."""
+    """Yield the fields of a usable row that hold something and are neither read nor harmless."""
     for name, value in row.items():
-        if name not in read and not is_nothing(value) and name not in ROW_KEYS:
+        key = ROW_KEYS.get(name)
+        is_harmless = key is not None and key.meaning == "harmless"
+        if name not in read and not is_nothing(value) and not is_harmless:
             yield str(name)
 
 
