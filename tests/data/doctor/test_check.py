@@ -106,6 +106,14 @@ def test_fields_that_nothing_reads_are_counted(here: Path, tokenizer: Tokenizer)
         assert "mood is not read; rows with it: 3" in finding.what
 
 
+def test_a_thought_beside_an_alpaca_answer_is_a_warning(here: Path, tokenizer: Tokenizer) -> None:
+    row = {"instruction": "What is 3+4?", "reasoning": "3 and 4 make 7.", "output": "7"}
+    Path("a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    [finding] = check(tokenizer, "a.jsonl").report.findings
+    assert (finding.kind, finding.severity) == ("unread_thought", "warning")
+    assert "<think>" in finding.fix
+
+
 @pytest.mark.parametrize(
     "answer",
     [
