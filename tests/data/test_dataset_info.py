@@ -126,6 +126,15 @@ ENTRIES = [
     ({"file_name": "a.jsonl", "columns": {"messages": "m"}}, "no messages", '"formatting": "share'),
     ({"file_name": "a.jsonl", "columns": {"images": "i"}}, "name images", "remove images"),
     ({"file_name": "a.jsonl", "columns": {"prompt": 3}}, "prompt is not a name", "a name"),
+    ({"file_name": "a.jsonl", "columns": {"response": ""}}, "left for response", '"response": "'),
+    ({"file_name": "a.jsonl", "columns": {"system": "output"}}, "left for response", "Give it one"),
+    ({"file_name": "a.jsonl", "columns": {"prompt": "", "query": None}}, "left for prompt", "Give"),
+    ({"file_name": "a.jsonl", "formatting": []}, "formatting [] is unknown", "alpaca"),
+    (
+        {"file_name": "a.jsonl", "formatting": "openai", "tags": {"user_tag": "assistant"}},
+        "left for assistant_tag",
+        "Give",
+    ),
     ({"file_name": "a.jsonl", "columns": []}, "columns is not an object", "{...}"),
     ({"file_name": "a.jsonl", "ranking": True}, "ranking", "one answer"),
     ({"file_name": "a.jsonl", "num_samples": 0}, "num_samples", "above 0"),
@@ -149,6 +158,53 @@ def test_an_entry_that_cannot_be_used(tmp_path: Path, entry: Any, why: str, fix:
     assert str(tmp_path / "dataset_info.json") in caught.value.why
     assert fix in caught.value.fix
     assert questions(found("good", tmp_path)[0]) == [0]
+
+
+BY_COLUMNS = [
+    # An empty name and null: there is no such column, as LLaMA-Factory writes it.
+    (
+        {"columns": {"prompt": "q", "query": "", "response": "a", "history": "", "system": None}},
+        {"q": "Hi", "a": "Hello", "input": "not read"},
+    ),
+    ({"columns": {"prompt": "q", "response": "a", "images": ""}}, {"q": "Hi", "a": "Hello"}),
+    (
+        {"formatting": "", "hf_hub_url": "", "subset": None},
+        {"instruction": "Hi", "output": "Hello"},
+    ),
+    # A column with a part is not read again under its default name.
+    ({"columns": {"prompt": "input", "response": "a"}}, {"input": "Hi", "a": "Hello"}),
+    ({"columns": {"prompt": "output", "response": "input"}}, {"output": "Hi", "input": "Hello"}),
+    ({"columns": {"prompt": "system", "response": "a"}}, {"system": "Hi", "a": "Hello"}),
+    ({"columns": {"query": "instruction"}}, {"instruction": "Hi", "output": "Hello"}),
+    (
+        {"formatting": "openai", "columns": {"messages": "system", "tools": ""}},
+        {
+            "system": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Hello"},
+            ],
+            "tools": "not read",
+        },
+    ),
+    (
+        {
+            "formatting": "sharegpt",
+            "tags": {"user_tag": "gpt", "assistant_tag": "system", "function_tag": None},
+        },
+        {"conversations": [{"from": "gpt", "value": "Hi"}, {"from": "system", "value": "Hello"}]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("names", "row"), BY_COLUMNS)
+def test_every_column_is_read_once(tmp_path: Path, names: Any, row: Any) -> None:
+    json_lines(tmp_path / "a.jsonl", [row])
+    listed(tmp_path, {"mine": {"file_name": "a.jsonl", **names}})
+    (data,) = found("mine", tmp_path)
+    (got,) = data.rows()
+    assert isinstance(got, Row), str(got)
+    said = [(message.role, message.content) for message in got.conversation.messages]
+    assert said == [("user", "Hi"), ("assistant", "Hello")]
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
@@ -196,6 +252,25 @@ def test_rows_for_another_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="The format of ") as caught:
         found("a.jsonl", tmp_path)
     assert "preference training" in caught.value.why
+
+
+@pytest.mark.parametrize(
+    ("row", "why", "fix"),
+    [
+        (
+            {"conversations": [{"human": "Hello", "assistant": "Hi there"}]},
+            "no from; it has human, assistant",
+            '{"from": "human", "value": "..."}',
+        ),
+        ({"messages": ["Hello", "Hi"]}, "no role", '{"role": "user", "content": "..."}'),
+    ],
+)
+def test_lists_that_hold_no_messages(tmp_path: Path, row: Any, why: str, fix: str) -> None:
+    json_lines(tmp_path / "a.jsonl", [row])
+    with pytest.raises(DataError, match="The format of ") as caught:
+        found("a.jsonl", tmp_path)
+    assert why in caught.value.why
+    assert fix in caught.value.fix
 
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -15,6 +15,13 @@ from danlu.data.reading.rows import READERS
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
+
+def answered(keys: str) -> str:
+    """Write a row of a question and an answer with these keys."""
+    asked = '{"role": "user", "content": "?"}'
+    return f'{{"messages": [{asked}, {{"role": "assistant", {keys}}}]}}'
+
+
 # What is wrong, the file, and its content.
 BROKEN: list[tuple[str, str, str | bytes]] = [
     ("a line that is not JSON", "a.jsonl", '{"instruction": "Hi", "output": "Hello"'),
@@ -32,8 +39,24 @@ BROKEN: list[tuple[str, str, str | bytes]] = [
     ("a column that is missing", "a.csv", "instruction,answer\nHi,Hello\n"),
     ("an empty answer", "a.jsonl", '{"instruction": "Hi", "output": ""}'),
     ("an answer that is no text", "a.jsonl", '{"instruction": "1+1", "output": 2}'),
+    ("several answers", "a.jsonl", '{"instruction": "Hi", "output": ["good", "bad"]}'),
+    (
+        "messages in the place of a text",
+        "a.jsonl",
+        '{"prompt": [{"role": "user"}], "completion": [{"role": "assistant"}]}',
+    ),
+    ("a row that is only a list", "a.json", '[[{"from": "human", "value": "Hello"}]]'),
     ("half a character", "a.jsonl", r'{"instruction": "\ud83d", "output": "Hi"}'),
     ("an unknown role", "a.jsonl", '{"messages": [{"role": "human", "content": "Hi"}]}'),
+    (
+        "a text under another format's name",
+        "a.jsonl",
+        '{"messages": [{"role": "user", "value": "Hi"}]}',
+    ),
+    ("a call under its old name", "a.jsonl", answered('"function_call": {"name": "f"}')),
+    ("a thought that is no text", "a.jsonl", answered('"content": "!", "thinking": ["hm"]')),
+    ("half a weight", "a.jsonl", answered('"content": "!", "weight": 0.5')),
+    ("nothing but unlearned answers", "a.jsonl", answered('"content": "!", "weight": 0')),
     (
         "two questions in a row",
         "a.jsonl",
@@ -51,6 +74,11 @@ BROKEN: list[tuple[str, str, str | bytes]] = [
     ),
     ("a row with images", "a.jsonl", '{"instruction": "?", "output": "!", "images": ["a.png"]}'),
     ("a row that compares answers", "a.jsonl", '{"instruction": "?", "chosen": "!"}'),
+    (
+        "a row that judges its answer",
+        "a.jsonl",
+        '{"instruction": "?", "output": "!", "label": false}',
+    ),
 ]
 
 

@@ -93,6 +93,36 @@ BROKEN: tuple[tuple[str, str, str | bytes], ...] = (
         row("Who?", "<think>\nMe, I think. Me."),
     ),
     (
+        "A thought that is closed and not opened | 思考只有结束标签",
+        "rows.jsonl",
+        row("Which tag ends a thought?", "The tag </think> closes it."),
+    ),
+    (
+        "A special token in the data | 数据里出现了特殊词元",
+        "rows.jsonl",
+        row("What is here?", "A <|object_ref_start|>cat."),
+    ),
+    (
+        "A field that is not read | 没有读取的字段",
+        "rows.jsonl",
+        line(instruction="Who?", output="Me.", mood="kind"),
+    ),
+    (
+        "An answer that is judged good or bad | 带有好坏评判的回答",
+        "rows.jsonl",
+        line(instruction="Name a fruit.", output="Go away.", label=False),
+    ),
+    (
+        "A call under its old name | 旧写法的调用",
+        "rows.jsonl",
+        line(
+            messages=[
+                {"role": "user", "content": "Is it raining?"},
+                {"role": "assistant", "function_call": {"name": "weather", "arguments": "{}"}},
+            ]
+        ),
+    ),
+    (
         "Text of the chat template in the data | 数据里出现了对话模板的文字",
         "rows.jsonl",
         row("Who?", "Me.<|im_end|>"),

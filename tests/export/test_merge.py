@@ -14,8 +14,9 @@ from danlu.export import merge as merge_module
 from danlu.export.merge import merge
 from danlu.files import os_errors as faults
 from danlu.files.committed import committed_folder, verify
-from danlu.hub.adapters import find_adapter, prompting_of_model
+from danlu.hub.adapters import find_adapter
 from danlu.hub.load import load_model
+from danlu.hub.prompting import prompting_of_model
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.peft_files import write_adapter
 from tests.helpers.models.model_folder import write_model_folder

@@ -45,6 +45,7 @@ answers = st.builds(
     content=texts,
     reasoning=st.none() | texts,
     tool_calls=st.lists(calls, max_size=2).map(tuple),
+    is_learned=st.sampled_from([True, True, True, False]),
 )
 others = st.builds(Message, role=st.sampled_from(["user", "user", "tool", "system"]), content=texts)
 conversations = st.builds(

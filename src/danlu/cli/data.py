@@ -69,15 +69,20 @@ def _check(argv: Sequence[str]) -> int:
     settings = resolved.values
     from danlu.cli.terminal.findings import report_lines, report_record
     from danlu.data.doctor.check import check_data
+    from danlu.hub.chat_template import training_remarks
     from danlu.hub.names import model_folder
+    from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(model_folder(settings.model_name_or_path))
+    folder = model_folder(settings.model_name_or_path)
+    tokenizer = Tokenizer.load(folder)
+    settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
     report = check_data(settings, tokenizer).report
+    remarks = list(training_remarks(folder, settings))
     if settings.json_output:
-        print(json_line(report_record(report)))
+        print(json_line({**report_record(report), "remarks": remarks}))
     else:
-        print(printable("\n".join(report_lines(report))))
+        print(printable("\n".join([*remarks, *report_lines(report)])))
     return DataError.exit_code if report.refuses else EXIT_OK
 
 
@@ -92,10 +97,16 @@ def _preview(argv: Sequence[str]) -> int:
     from danlu.data.doctor.preview import preview
     from danlu.data.tokens.examples import Rendering
     from danlu.files.atomic import atomic_write
+    from danlu.hub.chat_template import training_remarks
     from danlu.hub.names import model_folder
+    from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(model_folder(settings.model_name_or_path))
+    folder = model_folder(settings.model_name_or_path)
+    tokenizer = Tokenizer.load(folder)
+    settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
+    for remark in training_remarks(folder, settings):
+        print(printable(remark))
     datasets = named_datasets(settings.dataset, settings)
     rows = preview(datasets, tokenizer, Rendering.from_settings(settings), num_rows=settings.rows)
     if settings.html:

@@ -98,16 +98,17 @@ def folder_facts(name: str) -> dict[str, Any]:
 
 
 def _model_facts(name: str) -> dict[str, Any]:
-    from danlu.hub.adapters import prompting_of_model
+    from danlu.hub.chat_template import own_template
     from danlu.hub.fingerprint import fingerprint
     from danlu.hub.names import model_folder
+    from danlu.hub.prompting import prompting_of_model
     from danlu.model.config import load_config
     from danlu.weights.sharded import WeightFolder
 
     folder = model_folder(name)
     config, weights = load_config(folder), WeightFolder(folder)
     parameters = sum(math.prod(f.tensors[tensor].shape) for tensor, f in weights.files.items())
-    prompting = prompting_of_model(name)
+    prompting, own = prompting_of_model(name), own_template(folder)
     return {
         "kind": "model",
         "folder": str(folder),
@@ -120,5 +121,6 @@ def _model_facts(name: str) -> dict[str, Any]:
         "context": config.max_position_embeddings,
         "template": prompting.template,
         "thinking": prompting.enable_thinking,
+        "own_template": own.name if own else "-",
         "fingerprint": fingerprint(config, weights),
     }

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from danlu.data.formats.format import DEFAULT_COLUMNS, DEFAULT_TAGS, Format, format_of
+from danlu.data.formats.format import (
+    DEFAULT_COLUMNS,
+    DEFAULT_TAGS,
+    NEEDED_PARTS,
+    Format,
+    format_of,
+)
 from danlu.data.reading.rows import readable_data
 from danlu.errors import DataError, UsageError
 from danlu.language import _
@@ -81,19 +87,35 @@ def entry_of(name: str, value: Any, info: Path) -> Entry:
         raise refused.because(
             _("num_samples is not a number of rows"), _("Write a whole number above 0.")
         )
-    texts = {key: value[key] for key in _TEXT_KEYS if value.get(key) is not None}
+    texts = {key: value[key] for key in _TEXT_KEYS if not _is_empty(value.get(key))}
     refused.unless_texts(texts)
+    return Entry(**texts, num_samples=number, format=_format(value, refused))
+
+
+def _is_empty(name: Any) -> bool:
+    """Tell whether a name says "there is none", as LLaMA-Factory reads null and ""."""
+    return name is None or name == ""
+
+
+def _format(value: Mapping[str, Any], refused: _Refusal) -> Format | None:
+    """Return the format that an entry describes; None where it leaves it open."""
     formatting, columns, tags = (value.get(key) for key in ("formatting", "columns", "tags"))
-    if formatting is None and (columns is not None or tags is not None):
+    if _is_empty(formatting):
+        if columns is None and tags is None:
+            return None
         formatting = "alpaca"
-    if formatting is None:
-        return Entry(**texts, num_samples=number)
-    if formatting not in DEFAULT_COLUMNS:
+    if not isinstance(formatting, str) or formatting not in DEFAULT_COLUMNS:
         raise refused.unknown("formatting", str(formatting), DEFAULT_COLUMNS)
     refused.unless_renames("columns", columns, DEFAULT_COLUMNS[formatting])
     refused.unless_renames("tags", tags, DEFAULT_TAGS[formatting])
     form = format_of(formatting, columns=columns, tags=tags)
-    return Entry(**texts, num_samples=number, format=form)
+    for parts in NEEDED_PARTS[formatting]:
+        if not any(part in form.columns or part in form.tags for part in parts):
+            raise refused.because(
+                _("no name is left for {part}").format(part=parts[0]),
+                _("Give it one: {example}").format(example=f'"{parts[0]}": "..."'),
+            )
+    return form
 
 
 @dataclass(frozen=True)
@@ -122,7 +144,7 @@ class _Refusal:
 
     def unless_texts(self, values: Mapping[str, Any]) -> None:
         for key, value in values.items():
-            if not isinstance(value, str) or not value:
+            if not isinstance(value, str):
                 raise self.because(
                     _("{key} is not a name").format(key=key), _("Write a name as its value.")
                 )
@@ -134,7 +156,8 @@ class _Refusal:
             raise self.because(
                 _("{key} is not an object").format(key=kind), _("Write {...} as its value.")
             )
-        for key in renames:
+        named = {key: name for key, name in renames.items() if not _is_empty(name)}
+        for key in named:
             if key in known:
                 continue
             if key in _OTHER_COLUMNS:
@@ -152,4 +175,4 @@ class _Refusal:
                     ),
                 )
             raise self.unknown(f"{kind}:", key, known)
-        self.unless_texts(renames)
+        self.unless_texts(named)

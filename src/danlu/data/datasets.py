@@ -17,7 +17,7 @@ from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.format import Format
+from danlu.data.formats.format import NO_REMARKS, Format, Remarks
 from danlu.data.formats.recognise import recognise
 from danlu.data.reading.download import hub_files
 from danlu.data.reading.rows import (
@@ -36,10 +36,11 @@ from danlu.text.conversation import Conversation
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A usable row: where it stands, and the conversation it holds."""
+    """A usable row: where it stands, the conversation it holds, and what that does not show."""
 
     place: str
     conversation: Conversation
+    remarks: Remarks = NO_REMARKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,11 @@ class DataSet:
             except BadRow as problem:
                 yield problem.at(raw.place)
             else:
-                yield Row(place=raw.place, conversation=conversation)
+                yield Row(
+                    place=raw.place,
+                    conversation=conversation,
+                    remarks=self.format.remarks_on(raw.content),
+                )
 
     def describe(self) -> str:
         """Say in one sentence what was found, in which format, and why it is read so."""
@@ -121,7 +126,7 @@ def named_datasets(names: str, settings: DataSettings) -> list[DataSet]:
     """Find data sets as `find_datasets` does, with a command's settings."""
     return find_datasets(
         names,
-        Path(settings.dataset_dir).expanduser(),
+        Path(settings.dataset_dir),
         max_samples=settings.max_samples,
         seed=settings.seed,
     )
@@ -132,6 +137,7 @@ def find_datasets(
 ) -> list[DataSet]:
     """Find the data sets of a comma-separated list: names in dataset_info.json, else paths.
 
+    A `~` at the beginning of `dataset_dir` is the user's home, as in a path.
     Raises UsageError for what does not exist or is not supported, DataError for rows in no known
     format, EnvironmentFault where a file or hub cannot be reached.
     """
@@ -156,6 +162,7 @@ def find_datasets(
                 entry='{"NAME": {"hf_hub_url": "OWNER/NAME"}}', file=INFO_FILE
             ),
         )
+    dataset_dir = Path(os.path.expanduser(dataset_dir))
     entries = read_info(dataset_dir / INFO_FILE)
     return [
         replace(_find(name, dataset_dir, entries), max_samples=max_samples, seed=seed)

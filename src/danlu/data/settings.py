@@ -23,7 +23,7 @@ class DataSettings(Settings):
         "rows held out for evaluation: a fraction or a number; not given: a tenth of 50 rows or "
         "more, at most 100 rows",
     )
-    template: Template = option("qwen3", "chat format")
+    template: Template | None = option(None, "chat format; that of the model if not given")
     enable_thinking: bool | None = option(
         True,
         "true: answers without reasoning learn an empty thought; "
@@ -40,3 +40,8 @@ class DataSettings(Settings):
     skip_bad_rows: bool = option(False, "leave out rows that cannot be used instead of stopping")
     overwrite_cache: bool = option(False, "tokenize again even where the tokens are kept")
     seed: int = option(42, "decides order, held-out rows, dropout and the adapter's start")
+
+    @property
+    def chat_format(self) -> Template:
+        """The format that rows are rendered in: Qwen3's own where neither user nor model says."""
+        return self.template or "qwen3"

@@ -15,17 +15,12 @@ from danlu.dialog.events import Event
 from danlu.dialog.settings import AnswerSettings, ModelSettings
 from danlu.engine.engine import Engine
 from danlu.engine.request import SamplingSettings
-from danlu.hub.adapters import (
-    AdapterSource,
-    Prompting,
-    attach_adapter,
-    base_of,
-    find_adapter,
-    prompting_of_model,
-)
+from danlu.hub.adapters import AdapterSource, attach_adapter, base_of, find_adapter
+from danlu.hub.chat_template import template_remarks
 from danlu.hub.generation import generation_defaults
 from danlu.hub.load import LoadedModel, load_for_answers
 from danlu.hub.names import STARTER
+from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.text.conversation import Conversation
@@ -118,6 +113,7 @@ class Assistant:
                     _("The adapter does not record its base; only the shapes could be checked.")
                 )
         lines.append(prompting_line(self.prompting))
+        lines += template_remarks(self.loaded.folder, self.prompting.template)
         return lines
 
 
@@ -137,9 +133,12 @@ def model_line(loaded: LoadedModel) -> str:
 
 def prompting_line(prompting: Prompting) -> str:
     """Say how a model is prompted."""
+    modes = {True: _("on"), False: _("off"), None: _("as trained")}
+    thinking = modes[prompting.enable_thinking]
+    if prompting.template == "qwen3_thinking":  # the prompt opens a thought whatever is asked for
+        thinking = _("always")
     return _("Template {template}, thinking {thinking}").format(
-        template=prompting.template,
-        thinking={True: _("on"), False: _("off"), None: _("as trained")}[prompting.enable_thinking],
+        template=prompting.template, thinking=thinking
     )
 
 
@@ -167,7 +166,7 @@ def open_assistant(
         quantization=settings.quantization,
     )
     adapter, is_proven = attach_adapter(source, loaded) if source else (None, True)
-    prompting = source.prompting if source else prompting_of_model(name)
+    prompting = source.prompting(name) if source else prompting_of_model(name)
     assistant = Assistant.over(
         loaded,
         prompting.override(template, enable_thinking),

@@ -20,9 +20,10 @@ from danlu.device.detect import Device
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import committed_folder
 from danlu.files.os_errors import require_free
-from danlu.hub.adapters import MERGE_REPORT, AdapterSource, attach_adapter
+from danlu.hub.adapters import AdapterSource, attach_adapter
 from danlu.hub.load import LoadedModel, load_model
 from danlu.hub.names import model_folder
+from danlu.hub.prompting import MERGE_REPORT
 from danlu.hub.save import write_folder
 from danlu.language import _
 from danlu.lora.bank import AdapterBank
@@ -103,6 +104,7 @@ def merge(
         a, b = changes[name]
         return (tensor.float() + low_rank.config.scaling * (b @ a)).to(tensor.dtype)
 
+    prompting = adapter.prompting(base_name)
     with committed_folder(export_dir) as draft:
         write_folder(draft, plans, fetch, like=folder)
         merged = load_model(str(draft.path), device=device, dtype=precision)
@@ -113,8 +115,8 @@ def merge(
             base_fingerprint=expected.fingerprint,
             base_is_proven=expected.is_proven,
             adapter=str(adapter.folder),
-            template=adapter.prompting.template,
-            enable_thinking=adapter.prompting.enable_thinking,
+            template=prompting.template,
+            enable_thinking=prompting.enable_thinking,
             dtype=str(plans[0].dtype).removeprefix("torch."),
             verified_in=str(precision).removeprefix("torch."),
             num_merged_tensors=len(changes),
@@ -146,7 +148,7 @@ def _base_and_adapter(
     """Run base and adapter on the prompts; the model is freed before the merged one is loaded."""
     base = load_model(base_name, device=device, dtype=dtype)
     adapter, is_proven = attach_adapter(source, base)
-    prompting = source.prompting
+    prompting = source.prompting(base_name)
     prompts = [
         base.tokenizer.encode_spans(
             render(

@@ -18,15 +18,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from danlu.errors import DataError, EnvironmentFault, UsageError
-from danlu.hub.adapters import (
-    AdapterSource,
-    Prompting,
-    check_base,
-    find_adapter,
-    prompting_of_model,
-)
+from danlu.hub.adapters import AdapterSource, check_base, find_adapter
 from danlu.hub.fingerprint import fingerprint
 from danlu.hub.load import check_model
+from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.peft_files import read_config
 
@@ -146,18 +141,18 @@ def _check_template(folder: Path) -> None:
 
 def _common_prompting(server: VllmServer, sources: Mapping[str, AdapterSource]) -> Prompting:
     """Find the one way of prompting that fits all that is served: vLLM has one default."""
-    trained = [source.prompting for source in sources.values()]
+    trained = {name: source.prompting(server.model) for name, source in sources.items()}
     found = {
         prompting.override(server.template, server.enable_thinking)
-        for prompting in trained or [prompting_of_model(server.model)]
+        for prompting in trained.values() or [prompting_of_model(server.model)]
     }
     if len(found) > 1:
         raise UsageError(
             _("The adapters were not trained to be prompted alike."),
             why=_("vLLM has one default for all: {list}").format(
                 list="; ".join(
-                    f"{name}: {source.prompting.template}, {source.prompting.enable_thinking}"
-                    for name, source in sources.items()
+                    f"{name}: {prompting.template}, {prompting.enable_thinking}"
+                    for name, prompting in trained.items()
                 )
             ),
             fix=_("Add --template and --enable_thinking, or serve them one by one."),
@@ -194,11 +189,15 @@ def _prompting_words(prompting: Prompting) -> list[str]:
     """Write thinking mode and parsers.
 
     `qwen3_nothink` never opens a thought, so nothing may look for one: vLLM's parser would take a
-    whole answer for reasoning.
+    whole answer for reasoning. With `qwen3_thinking` the prompt opens it, and the answer holds only
+    its end, as in DeepSeek R1.
     """
     tools = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     never_thinks = prompting.template == "qwen3_nothink"
     # Qwen3's template leaves the generation prompt alone with true; without it an empty thought.
-    thinks = never_thinks or bool(prompting.enable_thinking)
+    thinks = prompting.template != "qwen3" or bool(prompting.enable_thinking)
     words = ["--default-chat-template-kwargs", json.dumps({"enable_thinking": thinks}), *tools]
-    return words if never_thinks else [*words, "--reasoning-parser", "qwen3"]
+    if never_thinks:
+        return words
+    parser = "deepseek_r1" if prompting.template == "qwen3_thinking" else "qwen3"
+    return [*words, "--reasoning-parser", parser]

@@ -1,12 +1,7 @@
-"""What an adapter's name means: a PEFT folder, or the output folder of a training run.
-
-Also finds how a fine-tuned model is to be prompted: the template and thinking mode it was trained
-with are in run.json, or in the report of the merge that made it.
-"""
+"""What an adapter's name means: a PEFT folder, or the output folder of a training run."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,29 +10,13 @@ import torch
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import MANIFEST, verify
 from danlu.hub.load import LoadedModel
-from danlu.hub.names import STARTER, model_folder
+from danlu.hub.names import STARTER
+from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
-
-MERGE_REPORT = "merge_report.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompting:
-    """The template and thinking mode of a model's training; Qwen3's own where unknown."""
-
-    template: str = "qwen3"
-    enable_thinking: bool | None = True
-
-    def override(self, template: str | None, enable_thinking: bool | None) -> Prompting:
-        """Replace what was trained by what is asked for; None leaves it."""
-        return Prompting(
-            template=self.template if template is None else template,
-            enable_thinking=self.enable_thinking if enable_thinking is None else enable_thinking,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +26,13 @@ class AdapterSource:
     folder: Path
     run: RunManifest | None
 
-    @property
-    def prompting(self) -> Prompting:
-        """The template and thinking mode that the adapter was trained with."""
+    def prompting(self, base: str) -> Prompting:
+        """Return how it was trained to be prompted; as its base model where that is unknown.
+
+        Raises DataError where the base's record cannot be read.
+        """
         if self.run is None:
-            return Prompting()
+            return prompting_of_model(base)
         return Prompting(template=self.run.template, enable_thinking=self.run.enable_thinking)
 
 
@@ -125,29 +106,9 @@ def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:
         )
 
 
-def prompting_of_model(name: str) -> Prompting:
-    """Return how a model is to be prompted: as its merge report or its run says, else as Qwen3.
+def trained_prompting(model: str, adapter: str | None) -> Prompting:
+    """Return how a model is to be prompted, with an adapter or without.
 
-    Raises DataError where the record cannot be read.
+    Raises what `find_adapter` and `prompting_of_model` raise.
     """
-    folder = model_folder(name)
-    report = folder / MERGE_REPORT
-    if report.is_file():
-        return _prompting_in(report)
-    for place in (folder, folder.parent):
-        if is_run(place):
-            run = read_manifest(place)
-            return Prompting(template=run.template, enable_thinking=run.enable_thinking)
-    return Prompting()
-
-
-def _prompting_in(report: Path) -> Prompting:
-    try:
-        fields = json.loads(report.read_text(encoding="utf-8"))
-        return Prompting(template=fields["template"], enable_thinking=fields["enable_thinking"])
-    except (ValueError, KeyError, TypeError) as problem:
-        raise DataError(
-            _("{path} cannot be used.").format(path=report),
-            why=f"{type(problem).__name__}: {problem}",
-            fix=_("Merge the adapter again."),
-        ) from problem
+    return find_adapter(adapter).prompting(model) if adapter else prompting_of_model(model)

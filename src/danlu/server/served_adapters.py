@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from danlu.errors import DataError, UsageError
-from danlu.hub.adapters import Prompting, attach_adapter, find_adapter
+from danlu.hub.adapters import attach_adapter, find_adapter
 from danlu.hub.load import LoadedModel
+from danlu.hub.prompting import Prompting
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE
@@ -139,5 +140,6 @@ def load_served_adapter(folder: Path, base: LoadedModel, settings: ServeSettings
                 ),
                 fix=_("Train it again; its training has diverged."),
             )
-    prompting = source.prompting.override(settings.template, settings.enable_thinking)
+    trained = source.prompting(str(base.folder))
+    prompting = trained.override(settings.template, settings.enable_thinking)
     return ServedAdapter(folder=source.folder, adapter=adapter, prompting=prompting)

@@ -23,12 +23,16 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn. `reasoning` and `tool_calls` belong to assistant messages only."""
+    """One turn. `reasoning`, `tool_calls` and `is_learned` belong to assistant messages only.
+
+    is_learned: training learns to write it; otherwise it is only what later answers follow.
+    """
 
     role: Role
     content: str = ""
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    is_learned: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

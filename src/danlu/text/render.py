@@ -1,8 +1,10 @@
 """Renders a conversation as spans of text: the only place where the Qwen3 chat format is written.
 
 A span is a piece that is tokenized alone. Joined, the spans of `render` are exactly the text of
-Qwen3's own chat template (the `chat_template` of its tokenizer_config.json). There is a cut at
-every generation boundary, in history too, so that training and use see the same token ids.
+the chat template of a Qwen3 model (the `chat_template` of its tokenizer_config.json): `qwen3` of
+those that think or not, `qwen3_thinking` of those that always think (Thinking-2507: the prompt
+opens the thought), `qwen3_nothink` of those that never do (Instruct-2507). There is a cut at every
+generation boundary, in history too, so that training and use see the same token ids.
 
 Knows the chat format and which text is learned. Must not know token ids, files or models.
 """
@@ -20,7 +22,7 @@ from danlu.errors import UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, ToolCall
 
-Template = Literal["qwen3", "qwen3_nothink"]
+Template = Literal["qwen3", "qwen3_thinking", "qwen3_nothink"]
 TEMPLATES: tuple[Template, ...] = get_args(Template)
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
@@ -66,6 +68,11 @@ class Span:
     soft: tuple[SoftPart, ...] = ()
 
 
+# How the prompt opens a thought in the name of the model. Compared by identity: it is no part of
+# what the model writes, although it stands inside of an answer's text.
+_OPENING = Span(text=f"{THOUGHT_START}\n")
+
+
 def check_template(name: str) -> None:
     """Raise UsageError, naming the nearest template, unless `name` is one of TEMPLATES."""
     if name in TEMPLATES:
@@ -88,9 +95,10 @@ def render(
     """Render the text that the model is fed, in Qwen3's chat format; nothing is supervised.
 
     enable_thinking: with False the generation prompt ends with an empty thought, so the model
-    answers at once. None does the same, as LLaMA-Factory does for models trained with None.
-    `qwen3_nothink` never adds or removes a thought. Raises UsageError for an unknown template and
-    ValueError for a conversation without messages.
+    answers at once. None does the same, as LLaMA-Factory does for models trained with None. It
+    means nothing to the other two: `qwen3_thinking` ends every generation prompt with an open
+    thought, `qwen3_nothink` never adds or removes a thought. Raises UsageError for an
+    unknown template and ValueError for a conversation without messages.
     """
     check_template(template)
     messages = conversation.messages
@@ -112,29 +120,30 @@ def render_training(
 ) -> list[list[Span]]:
     """Render the fewest examples in which every answer follows its true inference prefix.
 
-    Supervised are each answer, its end token and the newline after it. enable_thinking:
+    Supervised are each answer, its end token and the newline after it; of an answer that is not to
+    be learned nothing is, and what stands behind the last learned one is left out. enable_thinking:
     True: an answer without reasoning learns to write an empty thought; False: reasoning is
     removed everywhere and the empty thought belongs to the prompt; None: reasoning is learned
     where the row has it, elsewhere the empty thought belongs to the prompt. mask_history: only
-    the last answer is learned. train_on_prompt: the rest of the row is learned too, each message
-    in the first example that shows it. The prefix of an answer is `render` of the messages before
-    it, with enable_thinking False where the empty thought belongs to the prompt. Without an answer
-    the list is empty. Raises UsageError for an unknown template.
+    the last of these answers is learned. train_on_prompt: the rest of the row is learned too, each
+    message in the first example that shows it. The prefix of an answer is `render` of the messages
+    before it, with enable_thinking False where the empty thought belongs to the prompt. Without an
+    answer to learn the list is empty. Raises UsageError for an unknown template.
     """
     check_template(template)
     messages = conversation.messages
     if template == "qwen3" and enable_thinking is False:
         messages = tuple(_without_reasoning(message) for message in messages)
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    answers = [i for i, m in enumerate(messages) if m.role == "assistant" and m.is_learned]
     examples: list[_TrainingText] = []
     # Backwards: a longer example exists before the shorter ones that it may contain. The prefixes
     # of one sequence form a chain, so every answer joining any such example gives the fewest.
     for index in answers[: -2 if mask_history else None : -1]:
         message = messages[index]
-        thinks = template == "qwen3_nothink" or not _answers_at_once(message, enable_thinking)
+        thinks = template != "qwen3" or not _answers_at_once(message, enable_thinking)
         turns = _turns(replace(conversation, messages=messages[:index]), template)
         prefix = _joined(turns) + _generation_prompt(template, thinks)
-        body = _plain_body(message) if template == "qwen3_nothink" else _answer(message, thinks)
+        body = [span for span in _answer(message, template, thinks) if span is not _OPENING]
         answer = [replace(span, supervised=True) for span in _written(body)]
         end = len(prefix) + len(answer)
         home = next((e for e in examples if _same_text(e.spans[:end], prefix + answer)), None)
@@ -201,11 +210,8 @@ def _turns(conversation: Conversation, template: str) -> list[list[Span]]:
     last_query = _last_query_index(messages)
     for index, message in enumerate(messages):
         if message.role == "assistant":
-            if template == "qwen3_nothink":
-                body = _plain_body(message)
-            else:
-                is_last = index == len(messages) - 1
-                body = _history_body(message, index > last_query, is_last)
+            is_last = index == len(messages) - 1
+            body = _history_body(message, template, index > last_query, is_last)
             turns.append([*_answer_start(), *_written(body)])
         elif message.role == "tool":
             turns.append(_tool_result(messages, index))
@@ -222,7 +228,7 @@ def _joined(turns: Iterable[list[Span]]) -> list[Span]:
 
 def _written(body: Sequence[Span]) -> list[Span]:
     """Render what the model writes: an answer and its end."""
-    return [replace(span, in_answer=True) for span in [*body, *_turn_end()]]
+    return [replace(s, in_answer=s is not _OPENING) for s in [*body, *_turn_end()]]
 
 
 def _text(text: str) -> list[Span]:
@@ -244,6 +250,8 @@ def _answer_start() -> list[Span]:
 
 
 def _generation_prompt(template: str, enable_thinking: bool | None) -> list[Span]:
+    if template == "qwen3_thinking":
+        return [*_answer_start(), _OPENING]
     at_once = template == "qwen3" and not enable_thinking
     return [*_answer_start(), *_text(EMPTY_THOUGHT if at_once else "")]
 
@@ -302,9 +310,8 @@ def _answers_at_once(message: Message, enable_thinking: bool | None) -> bool:
     return not enable_thinking
 
 
-def _thoughtful(reasoning: str, text: str) -> Span:
-    """Render a thought and the text behind it."""
-    start = f"{THOUGHT_START}\n"
+def _thoughtful(reasoning: str, text: str, start: str = f"{THOUGHT_START}\n") -> Span:
+    """Render a thought and the text behind it. start: empty where the prompt opens the thought."""
     soft = SoftPart(start=len(start), end=len(start) + len(reasoning), is_reasoning=True)
     return Span(
         text=f"{start}{reasoning}\n{THOUGHT_END}\n\n{text}", soft=(soft,) if reasoning else ()
@@ -316,23 +323,29 @@ def _calls(content: str, calls: Sequence[ToolCall]) -> str:
     return f"\n{text}" if text and content else text
 
 
-def _answer(message: Message, thinks: bool) -> list[Span]:
-    """Render what the model writes after the generation prompt."""
+def _answer(message: Message, template: str, thinks: bool) -> list[Span]:
+    """Render what stands behind the start of an answer, an opening that the prompt wrote too."""
+    if template == "qwen3_nothink":
+        return _plain_body(message)
     reasoning, content = _reasoning_and_content(message)
     text = content.lstrip("\n") + _calls(content, message.tool_calls)
     if not thinks:
         return _text(text)
     reasoning = (reasoning or "").strip("\n")
+    if template == "qwen3_thinking":
+        return [_OPENING, _thoughtful(reasoning, text, start="")]
     # An empty thought is cut off even where the model wrote it: the answer's ids are then the
     # same as behind a prompt that ends with one.
     return [_thoughtful(reasoning, text)] if reasoning else _text(EMPTY_THOUGHT) + _text(text)
 
 
-def _history_body(message: Message, after_last_query: bool, is_last: bool) -> list[Span]:
-    """Render an answer as Qwen3's template shows it, which depends on where it stands."""
+def _history_body(
+    message: Message, template: str, after_last_query: bool, is_last: bool
+) -> list[Span]:
+    """Render an answer as the template shows it, which may depend on where it stands."""
     reasoning, content = _reasoning_and_content(message)
-    if after_last_query and (is_last or reasoning):
-        return _answer(message, thinks=True)
+    if template == "qwen3_nothink" or (after_last_query and (is_last or reasoning)):
+        return _answer(message, template, thinks=True)
     return _text(content + _calls(content, message.tool_calls))
 
 

@@ -42,6 +42,7 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self._control = {token.content: id_ for id_, token in added.items() if token.special}
         self._bytes: dict[int, bytes] = {}
+        self.control_tokens: frozenset[str] = frozenset(self._control)
         self.control_ids: frozenset[int] = frozenset(self._control.values())
         # One more than the highest id: ids may have holes, and embeddings are indexed by id.
         self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())

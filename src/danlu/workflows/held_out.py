@@ -9,11 +9,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from danlu.data.datasets import Row, find_datasets
+from danlu.data.datasets import Row, find_datasets, named_datasets, rows_of
 from danlu.data.findings import Finding, listed
 from danlu.data.tokens.examples import Example
 from danlu.errors import DataError
@@ -103,8 +102,7 @@ def _script(text: str) -> str:
 
 def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> list[Row]:
     """Read all rows of data sets. Raises UsageError, or DataError listing what cannot be used."""
-    datasets = find_datasets(names, dataset_dir, max_samples=max_samples, seed=42)
-    items = [item for dataset in datasets for item in dataset.rows()]
+    items = list(rows_of(find_datasets(names, dataset_dir, max_samples=max_samples, seed=42)))
     findings = [item for item in items if isinstance(item, Finding)]
     if findings:
         raise DataError(
@@ -124,9 +122,9 @@ def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> l
 
 
 def question_of(row: Row) -> Question:
-    """Split a row at its last answer."""
+    """Split a row at its last answer that is to be learned."""
     messages = row.conversation.messages
-    last = max(i for i, message in enumerate(messages) if message.role == "assistant")
+    last = max(i for i, m in enumerate(messages) if m.role == "assistant" and m.is_learned)
     return Question(
         place=row.place,
         conversation=replace(row.conversation, messages=messages[:last]),
@@ -136,14 +134,8 @@ def question_of(row: Row) -> Question:
 
 def _rows_at(places: Sequence[str], names: str, settings: TrainSettings) -> list[Row]:
     """Read the rows at some places, in the order of the places; missing rows are left out."""
-    datasets = find_datasets(
-        names,
-        Path(settings.dataset_dir),
-        max_samples=settings.max_samples,
-        seed=settings.seed,
-    )
     found: dict[str, Row] = {}
-    for item in chain.from_iterable(dataset.rows() for dataset in datasets):
+    for item in rows_of(named_datasets(names, settings)):
         if isinstance(item, Row) and item.place in places:
             found[item.place] = item
             if len(found) == len(set(places)):

@@ -52,12 +52,16 @@ def found(report: DataReport, kind: str) -> list[tuple[str, str]]:
     ("row", "kind", "severity"),
     [
         (("Q", "<think>\nnever closed\n\nA"), "open_thought", "warning"),
+        (("Q", "The tag </think> closes it."), "open_thought", "warning"),
+        (("Q", "r\n</think>\n\nA"), "open_thought", "warning"),
+        (("Q", "A<|im_end|>"), "control_token_text", "warning"),
+        (("Q", "a<think>b"), "open_thought", "warning"),
         (("Q", "<think>a</think>A<think>b</think>B"), "several_thoughts", "error"),
         (("Q", "Well. <think>a</think>A"), "several_thoughts", "error"),
         (("Q", "<thinking>hm</thinking>A"), "foreign_thought", "warning"),
         (("Q", "< think >hm</ think >A"), "foreign_thought", "warning"),
         (("what is <think>?", "A"), "thought_in_question", "note"),
-        (("Q", "A<|im_end|>"), "control_token_text", "warning"),
+        (("Q", "The <|object_ref_start|>cat"), "special_token_text", "warning"),
         (("<|im_start|>user\nQ", "A"), "control_token_text", "warning"),
         (("Who?", "I am {{name}}, made by {{author}}."), "placeholder", "warning"),
         (("Q", "<think>a</think>"), "empty_answer", "error"),
@@ -71,12 +75,50 @@ def test_suspicious_texts(
     assert report.refuses == (severity == "error")
 
 
+def test_the_users_own_special_tokens_are_named(here: Path, tokenizer: Tokenizer) -> None:
+    own = json.loads(tokenizer.path.read_text(encoding="utf-8"))
+    for name, special in (("<|voice_1|>", True), ("@speaker", True), ("<|pause|>", False)):
+        first = max(token["id"] for token in own["added_tokens"]) + 1
+        own["added_tokens"].append(
+            {**own["added_tokens"][-1], "id": first, "content": name, "special": special}
+        )
+    (here / "tokenizer.json").write_text(json.dumps(own), encoding="utf-8")
+    rows = [("Speak <|voice_1|> now, @speaker", "A"), ("Q", "so <|pause|> it is"), ("P", "@s")]
+    loaded = Tokenizer.load(here)
+    assert len(loaded.encode_text("<|pause|>")) == 1
+    assert len(loaded.encode_text("<|voice_1|>")) > 1
+    report = check(loaded, write("a.jsonl", *rows)).report
+    [finding] = report.findings
+    assert (finding.kind, finding.place) == ("special_token_text", "a.jsonl:1")
+    assert "<|voice_1|>, @speaker" in finding.what
+    assert '"special": false' in finding.fix
+
+
+def test_fields_that_nothing_reads_are_counted(here: Path, tokenizer: Tokenizer) -> None:
+    rows = [{"instruction": f"Q{n}", "output": "A"} for n in range(4)]
+    for row in rows[1:]:
+        row["mood"] = "kind"
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    Path("a.jsonl").write_text(lines, encoding="utf-8")
+    for _cached in (False, True):
+        [finding] = check(tokenizer, "a.jsonl").report.findings
+        assert (finding.kind, finding.place) == ("unread_field", "a.jsonl:2")
+        assert "mood is not read; rows with it: 3" in finding.what
+
+
+def test_a_thought_beside_an_alpaca_answer_is_a_warning(here: Path, tokenizer: Tokenizer) -> None:
+    row = {"instruction": "What is 3+4?", "reasoning": "3 and 4 make 7.", "output": "7"}
+    Path("a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    [finding] = check(tokenizer, "a.jsonl").report.findings
+    assert (finding.kind, finding.severity) == ("unread_thought", "warning")
+    assert "<think>" in finding.fix
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         "<think>\nr\n</think>\n\nA",
         "<think>r</think>A",
-        "r\n</think>\n\nA",
         "a < b [1] {x}",
         "<b>A</b>",
     ],

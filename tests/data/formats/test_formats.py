@@ -9,22 +9,10 @@ from typing import Any
 import pytest
 
 from danlu.data.datasets import DataSet, Row, find_datasets
-from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.format import Formatting, format_of
+from danlu.data.findings import Finding
 from danlu.text.conversation import Conversation, Message, ToolCall
 from tests.helpers.data_files import FILE_TYPES
-
-FUNCTION = {"name": "weather", "description": "查询天气", "parameters": {"type": "object"}}
-TOOL = {"type": "function", "function": FUNCTION}
-
-
-def user(text: str) -> Message:
-    return Message(role="user", content=text)
-
-
-def bot(text: str, reasoning: str | None = None, *calls: ToolCall) -> Message:
-    return Message(role="assistant", content=text, reasoning=reasoning, tool_calls=calls)
-
+from tests.helpers.rows import FUNCTION, OPENAI_CALL, PLAIN, TOOL, bot, conversation, messages, user
 
 TALK = (
     Message(role="system", content="Be kind.\nAlways."),
@@ -40,8 +28,6 @@ ASKS = (
     Message(role="tool", content="sunny"),
     bot("It is sunny."),
 )
-PLAIN = (user("a"), bot("b"))
-
 ALPACA_ROWS = [
     {
         "instruction": "What is",
@@ -81,11 +67,6 @@ SHAREGPT_ROWS = [
         "tools": "",
     },
 ]
-OPENAI_CALL = {
-    "id": "1",
-    "type": "function",
-    "function": {"name": "weather", "arguments": '{"city": "北京"}'},
-}
 OPENAI_ROWS = [
     {
         "messages": [
@@ -162,14 +143,6 @@ def test_text_rows(tmp_path: Path) -> None:
     assert unclosed.place == f"{file}:4"
 
 
-def conversation(formatting: Formatting, row: Any, **names: Any) -> Conversation:
-    return format_of(formatting, **names).conversation_of(row)
-
-
-def messages(*pairs: tuple[str, str]) -> dict[str, Any]:
-    return {"messages": [{"role": role, "content": content} for role, content in pairs]}
-
-
 def test_openai_parts_developer_and_several_results() -> None:
     row = {
         "messages": [
@@ -211,153 +184,6 @@ def test_missing_values_are_empty() -> None:
     assert got.messages == PLAIN
     got = conversation("openai", {**messages(("system", ""), ("user", "a"), ("assistant", "b"))})
     assert got.messages == PLAIN
-
-
-CALLED = {"role": "assistant", "tool_calls": [OPENAI_CALL]}
-ASKED = {"role": "user", "content": "a"}
-ANSWERED = {"role": "assistant", "content": "b"}
-# format, row, kind of the finding, a piece of what is wrong, a piece of the fix
-BAD_ROWS: list[tuple[Formatting, Any, str, str, str]] = [
-    ("alpaca", [], "not_an_object", "not an object", "instruction"),
-    ("alpaca", {"instruction": "a", "output": " "}, "empty_answer", "empty", "output"),
-    (
-        "alpaca",
-        {"instruction": "a", "output": "<think>\nr\n</think>\n\n"},
-        "empty_answer",
-        "behind its reasoning",
-        "output",
-    ),
-    ("alpaca", {"instruction": "a", "output": None}, "empty_answer", "empty", "output"),
-    ("alpaca", {"instruction": "", "output": "b"}, "empty_question", "empty", "instruction"),
-    ("alpaca", {"instruction": "a"}, "missing_column", "no output; it has instruction", "columns"),
-    ("alpaca", {"instruction": 1, "output": "b"}, "not_text", "instruction", "quotation"),
-    ("alpaca", {"instruction": "\ud83d", "output": "b"}, "lone_surrogate", "half", "whole"),
-    ("alpaca", {"instruction": "a", "output": "b", "images": ["x"]}, "media", "images", "Remove"),
-    ("alpaca", {"instruction": "a", "chosen": "b"}, "preference", "chosen", "answer"),
-    (
-        "alpaca",
-        {"instruction": "a", "output": "b", "history": [["q"]]},
-        "wrong_history",
-        "pairs",
-        "[question, answer]",
-    ),
-    (
-        "alpaca",
-        {"instruction": "a", "output": "b", "history": [["q", ""]]},
-        "empty_answer",
-        "empty",
-        "history",
-    ),
-    (
-        "alpaca",
-        {"instruction": "a", "output": "b", "history": "[["},
-        "broken_field",
-        "JSON",
-        "list",
-    ),
-    ("alpaca", {"instruction": "a", "output": "b", "tools": [{}]}, "wrong_tools", "names", "name"),
-    ("openai", {}, "missing_column", "no messages", "columns"),
-    ("openai", {"messages": "hello"}, "broken_field", "not JSON", "list"),
-    ("openai", {"messages": []}, "no_messages", "not a list", '"role": "user"'),
-    ("openai", {"messages": [{"content": "a"}]}, "no_role", "Message 1 has no role", "role"),
-    ("openai", messages(("user", "a"), ("gpt", "b")), "unknown_role", "role gpt", "assistant"),
-    ("openai", messages(("usr", "a")), "unknown_role", "role usr", "Write user"),
-    ("openai", messages(("user", "a")), "no_answer", "last message, 1 (user)", "Add the answer"),
-    (
-        "openai",
-        messages(("user", "a"), ("assistant", "b"), ("user", "c")),
-        "no_answer",
-        "last message, 3 (user)",
-        "remove",
-    ),
-    ("openai", messages(("assistant", "b")), "wrong_order", "first message", "question"),
-    (
-        "openai",
-        messages(("user", "a"), ("user", "a"), ("assistant", "b")),
-        "wrong_order",
-        "Message 2 (user) follows message 1 (user)",
-        "Join",
-    ),
-    (
-        "openai",
-        messages(("user", "a"), ("system", "s"), ("assistant", "b")),
-        "wrong_order",
-        "Message 2 (system)",
-        "first message",
-    ),
-    (
-        "openai",
-        messages(("user", "a"), ("tool", "1"), ("assistant", "b")),
-        "wrong_order",
-        "Message 2 (tool)",
-        "call",
-    ),
-    ("openai", {"messages": [ASKED, CALLED, ANSWERED]}, "wrong_order", "Message 3", "result"),
-    ("openai", messages(("user", " "), ("assistant", "b")), "empty_question", "1 is empty", "Fill"),
-    ("openai", messages(("user", "a"), ("assistant", "")), "empty_answer", "empty", "message 2"),
-    (
-        "openai",
-        {"messages": [ASKED, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}]},
-        "wrong_call",
-        "tool_calls of message 2",
-        "arguments",
-    ),
-    (
-        "openai",
-        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWERED]},
-        "media",
-        "content of message 1",
-        "text only",
-    ),
-    ("openai", {"messages": [ASKED, {**ANSWERED, "weight": 0}]}, "weight", "weight 0", "weight"),
-    (
-        "openai",
-        {"messages": [ASKED, {**ANSWERED, "reasoning": "r", "content": "<think>r</think>b"}]},
-        "two_thoughts",
-        "twice",
-        "Remove one",
-    ),
-    (
-        "openai",
-        {**messages(("system", "s"), ("user", "a"), ("assistant", "b")), "system": "t"},
-        "two_systems",
-        "two system",
-        "Remove one",
-    ),
-    (
-        "sharegpt",
-        {"conversations": [{"from": "user", "value": "a"}, {"from": "gpt", "value": "b"}]},
-        "unknown_role",
-        "Message 1 has the role user",
-        "Write human",
-    ),
-    (
-        "sharegpt",
-        {
-            "conversations": [
-                {"from": "human", "value": "a"},
-                {"from": "function_call", "value": "f(x)"},
-            ]
-        },
-        "broken_field",
-        "value of message 2",
-        "JSON",
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("formatting", "row", "kind", "what", "fix"),
-    [pytest.param(*case, id=f"{case[0]}-{case[2]}-{case[3]}") for case in BAD_ROWS],
-)
-def test_a_row_that_cannot_be_used(
-    formatting: Formatting, row: Any, kind: str, what: str, fix: str
-) -> None:
-    with pytest.raises(BadRow) as caught:
-        conversation(formatting, row)
-    assert caught.value.kind == kind
-    assert what in caught.value.what
-    assert fix in caught.value.fix
 
 
 @pytest.mark.parametrize(

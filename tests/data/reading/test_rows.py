@@ -131,6 +131,26 @@ def test_marks_ends_of_lines_and_nan(tmp_path: Path) -> None:
     assert [str(item.place) for item in read_rows(file)] == [f"{file}:2", f"{file}:3"]
 
 
+@pytest.mark.parametrize("file_type", [".parquet", ".arrow file", ".arrow stream"])
+def test_a_table_of_several_functions_gives_each_its_own_arguments(
+    tmp_path: Path, file_type: str
+) -> None:
+    def row(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        properties = {name: {"type": "number"} for name in arguments}
+        answer = {"role": "assistant", "tool_calls": [call, call]}
+        return {
+            "messages": [{"role": "user", "content": "?"}, answer],
+            "tools": [{"name": name, "parameters": {"properties": properties}}],
+        }
+
+    rows = [row("weather", {"city": "Oslo"}), row("add", {"a": 2, "b": [{"c": 1}, {"d": 2}]})]
+    suffix, write = FILE_TYPES[file_type]
+    file = tmp_path / f"rows{suffix}"
+    write(file, rows)
+    assert contents(read_rows(file)) == rows
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.txt"])
 def test_an_empty_file_has_no_rows(tmp_path: Path, name: str) -> None:
     assert list(read_rows(written(tmp_path / name, ""))) == []

@@ -28,8 +28,8 @@ from danlu.engine.request import Deliver, Output, RequestId, SamplingSettings, T
 from danlu.engine.request import Request as EngineRequest
 from danlu.engine.service import EngineService
 from danlu.engine.stop import StopFinder
-from danlu.hub.adapters import Prompting
 from danlu.hub.load import LoadedModel
+from danlu.hub.prompting import Prompting
 from danlu.server.lifecycle.app import create_app
 from danlu.server.prometheus import PrometheusFigures
 from danlu.server.served_adapters import ServedAdapter

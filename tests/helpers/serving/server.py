@@ -19,7 +19,7 @@ from danlu.engine.engine import Figures
 from danlu.engine.request import SamplingSettings
 from danlu.engine.service import EngineService
 from danlu.errors import CapacityError, DataError, EnvironmentFault, UsageError
-from danlu.hub.adapters import Prompting
+from danlu.hub.prompting import Prompting
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
 from danlu.server.lifecycle.app import create_app

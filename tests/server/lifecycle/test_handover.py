@@ -124,25 +124,28 @@ def test_limits_and_devices(made: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "settings", "thinks", "has_parser"),
+    ("run", "settings", "thinks", "parser"),
     [
-        ("thinks", {}, True, True),
-        ("answers", {}, False, True),
-        ("answers", {"enable_thinking": True}, True, True),
+        ("thinks", {}, True, "qwen3"),
+        ("answers", {}, False, "qwen3"),
+        ("answers", {"enable_thinking": True}, True, "qwen3"),
         # It never opens a thought: a parser would take the whole answer for one.
-        ("plain", {}, True, False),
-        (None, {}, True, True),
-        (None, {"enable_thinking": False}, False, True),
+        ("plain", {}, True, None),
+        # The prompt opens it, so the answer holds only its end.
+        (None, {"template": "qwen3_thinking"}, True, "deepseek_r1"),
+        (None, {}, True, "qwen3"),
+        (None, {"enable_thinking": False}, False, "qwen3"),
     ],
 )
 def test_prompting_is_handed_over(
-    made: Path, run: str | None, settings: dict[str, Any], thinks: bool, has_parser: bool
+    made: Path, run: str | None, settings: dict[str, Any], thinks: bool, parser: str | None
 ) -> None:
     adapters = (f"x={made / run}",) if run else ()
     words = command(made, adapter=adapters, **settings)
     kwargs = json.loads(value_of(words, "--default-chat-template-kwargs"))
     assert kwargs == {"enable_thinking": thinks}
-    assert ("--reasoning-parser" in words) == has_parser
+    assert (value_of(words, "--reasoning-parser") if parser else None) == parser
+    assert ("--reasoning-parser" in words) == (parser is not None)
 
 
 def test_the_base_is_found_through_the_adapter(made: Path) -> None:

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 
 from danlu.errors import UsageError
 from danlu.files.committed import committed_folder
-from danlu.hub.adapters import Prompting
 from danlu.hub.load import LoadedModel
+from danlu.hub.prompting import Prompting
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
 from danlu.runs.folder import RunFolder

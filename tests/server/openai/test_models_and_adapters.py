@@ -14,8 +14,8 @@ from danlu.device.detect import select
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request as EngineRequest
 from danlu.engine.request import SamplingSettings
-from danlu.hub.adapters import Prompting
 from danlu.hub.load import load_model
+from danlu.hub.prompting import Prompting
 from danlu.server.served_adapters import ServedAdapter
 from danlu.server.state import Serving
 from danlu.text.conversation import Conversation, Message

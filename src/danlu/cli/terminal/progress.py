@@ -22,6 +22,8 @@ from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.os_errors import readable_bytes
+from danlu.hub.chat_template import training_remarks
+from danlu.hub.names import model_folder
 from danlu.language import _
 from danlu.train.events import (
     Adapted,
@@ -54,6 +56,7 @@ def describe(run: PreparedRun) -> list[str]:
             kind=settings.finetuning_type,
         ),
         *([run.precision.note] if run.precision.note else []),
+        *training_remarks(model_folder(settings.model_name_or_path), settings),
         *data_lines(run.task.data.report),
         _("{steps} steps of {rows} rows").format(
             steps=recipe.total_steps, rows=recipe.rows_per_step

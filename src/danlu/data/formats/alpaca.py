@@ -6,11 +6,11 @@ of [user, assistant] pairs, whose answers are learned too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from danlu.data.findings import BadRow
-from danlu.data.formats import fields
+from danlu.data.formats import answer_fields, fields, known_keys
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 
@@ -28,29 +28,37 @@ DEFAULT_COLUMNS = {
 def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
     """Turn a row into a conversation that ends with the answer to learn. Raises BadRow."""
     row = fields.row_object(row)
+    known_keys.refuse_row(row, columns.values())
+    asked = [columns[part] for part in ("prompt", "query") if part in columns]
     missing = [columns["response"]] if columns["response"] not in row else []
-    if columns["prompt"] not in row and columns["query"] not in row:
-        missing.insert(0, columns["prompt"])
+    if not any(name in row for name in asked):
+        missing.insert(0, asked[0])
     if missing:
         raise fields.missing_columns(row, missing)
-    prompt = fields.text(row.get(columns["prompt"]), columns["prompt"])
-    query = fields.text(row.get(columns["query"]), columns["query"])
-    question = "\n".join(part for part in (prompt, query) if part)
+    parts = [fields.text(row.get(name), name) for name in asked]
+    question = "\n".join(part for part in parts if part)
     if not question.strip():
         raise BadRow(
             "empty_question",
             _("The question is empty."),
-            _("Fill in {name}.").format(name=columns["prompt"]),
+            _("Fill in {name}.").format(name=asked[0]),
         )
-    messages = _history(row.get(columns["history"]), columns["history"])
-    system = fields.text(row.get(columns["system"]), columns["system"])
+    messages = _history(fields.column(row, columns, "history"), columns.get("history", ""))
+    system = fields.text(fields.column(row, columns, "system"), columns.get("system", ""))
     if system:
         messages.insert(0, Message(role="system", content=system))
     messages.append(Message(role="user", content=question))
-    messages.append(fields.answer(row.get(columns["response"]), columns["response"]))
-    return Conversation(
-        messages=tuple(messages), tools=fields.tools(row.get(columns["tools"]), columns["tools"])
-    )
+    messages.append(answer_fields.answer(row.get(columns["response"]), columns["response"]))
+    tools = fields.tools(fields.column(row, columns, "tools"), columns.get("tools", ""))
+    return Conversation(messages=tuple(messages), tools=tools)
+
+
+def answer_texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[Any]:
+    """Yield the answers of a usable row as they stand there."""
+    yield row[columns["response"]]
+    pairs = fields.structure(fields.column(row, columns, "history"), "") or []
+    for _question, answer in pairs if isinstance(pairs, list) else [pairs]:
+        yield answer
 
 
 def _history(value: Any, name: str) -> list[Message]:
@@ -70,5 +78,5 @@ def _history(value: Any, name: str) -> list[Message]:
                 _("A question in {name} is empty.").format(name=name),
                 _("Fill it in, or remove it together with its answer."),
             )
-        messages += [Message(role="user", content=question), fields.answer(pair[1], name)]
+        messages += [Message(role="user", content=question), answer_fields.answer(pair[1], name)]
     return messages

@@ -12,37 +12,27 @@ from typing import Any
 
 from danlu.data.findings import BadRow
 from danlu.language import _
-from danlu.text.conversation import Message, ToolCall
-from danlu.text.render import THOUGHT_END, THOUGHT_START, split_reasoning
-
-# What text fine-tuning would lose without a word: other media, and rows made to compare answers.
-_MEDIA = ("images", "videos", "audios")
-_PREFERENCES = ("chosen", "rejected", "kto_tag")
+from danlu.text.conversation import ToolCall
 
 
 def row_object(row: Any) -> Mapping[str, Any]:
-    """Return the row if it is an object of text fine-tuning. Raises BadRow."""
-    if not isinstance(row, Mapping):
-        raise BadRow(
-            "not_an_object",
-            _("The row is not an object."),
-            _("Write it as {example}.").format(example='{"instruction": "...", "output": "..."}'),
-        )
-    for name in _MEDIA:
-        if row.get(name):
-            raise BadRow(
-                "media",
-                _("The row has {name}; danlu trains on text only.").format(name=name),
-                _("Remove the row, or {name} and what refers to it.").format(name=name),
-            )
-    for name in _PREFERENCES:
-        if row.get(name) is not None:
-            raise BadRow(
-                "preference",
-                _("The row has {name}: it is made for preference training.").format(name=name),
-                _("Write the answer to learn in the place of the format's answers."),
-            )
-    return row
+    """Return the row if it is an object. Raises BadRow."""
+    if isinstance(row, Mapping):
+        return row
+    example = '{"instruction": "...", "output": "..."}'
+    if isinstance(row, list) and row and isinstance(row[0], Mapping):
+        column = "conversations" if "from" in row[0] else "messages"
+        example = f'{{"{column}": [...]}}'
+    raise BadRow(
+        "not_an_object",
+        _("The row is not an object."),
+        _("Write it as {example}.").format(example=example),
+    )
+
+
+def column(row: Mapping[str, Any], columns: Mapping[str, str], part: str) -> Any:
+    """Return what stands in the column of a part; None where there is no such column."""
+    return row.get(columns[part]) if part in columns else None
 
 
 def missing_columns(row: Mapping[str, Any], names: Sequence[str]) -> BadRow:
@@ -61,11 +51,7 @@ def text(value: Any, name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise BadRow(
-            "not_text",
-            _("{name} is not text.").format(name=name),
-            _("Put it between quotation marks."),
-        )
+        raise _not_text(value, name)
     _check_characters(value, name)
     return value
 
@@ -80,30 +66,6 @@ def structure(value: Any, name: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError) as problem:
         raise _not_json(name, problem) from None
-
-
-def answer(value: Any, name: str, calls: tuple[ToolCall, ...] = ()) -> Message:
-    """Return an answer, its reasoning apart. Raises BadRow where there is nothing to learn."""
-    whole = text(value, name)
-    reasoning, content = split_reasoning(whole)
-    bare = whole.replace(THOUGHT_START, "").replace(THOUGHT_END, "")
-    kept = f"{reasoning or ''}{content}"
-    # The template's rule drops what stands before a thought or between several.
-    if THOUGHT_END in whole and bare.replace("\n", "") != kept.replace("\n", ""):
-        raise BadRow(
-            "several_thoughts",
-            _("{name} has text before its thought, or several thoughts.").format(name=name),
-            _("Keep one <think>...</think>, at the beginning: the rest would be lost."),
-        )
-    if not content.strip() and not calls:
-        raise BadRow(
-            "empty_answer",
-            _("The answer is empty.")
-            if reasoning is None
-            else _("The answer is empty behind its reasoning."),
-            _("Fill in {name}.").format(name=name),
-        )
-    return Message(role="assistant", content=content, reasoning=reasoning, tool_calls=calls)
 
 
 def tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
@@ -155,10 +117,31 @@ def _tool_call(value: Any, name: str) -> ToolCall:
     call = value.get("function", value) if isinstance(value, Mapping) else None
     if isinstance(call, Mapping) and _is_name(call.get("name")):
         arguments: Any = call.get("arguments")
+        if isinstance(arguments, str) and not arguments.strip():
+            arguments = {}  # how APIs write a call without arguments
         if isinstance(structure(arguments, name), Mapping):
             # Text stands as it is: the model learns the very characters.
             return ToolCall(name=call["name"], arguments=arguments)
     raise wrong_call(name)
+
+
+def _not_text(value: Any, name: str) -> BadRow:
+    """Say what stands where a text should, and what was probably meant by it."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        what = _("{name} is a list of messages, not a text.").format(name=name)
+        fix = _("Join question and answer to one list: {example}.").format(
+            example='{"messages": [...]}'
+        )
+    elif isinstance(value, list):
+        what = _("{name} is a list, not a text.").format(name=name)
+        fix = _("Write one text; of several answers to choose from, the one to learn.")
+    elif isinstance(value, Mapping):
+        what = _("{name} is an object, not a text.").format(name=name)
+        fix = _("Write its text alone.")
+    else:
+        what = _("{name} is not text.").format(name=name)
+        fix = _("Put it between quotation marks.")
+    return BadRow("not_text", what, fix)
 
 
 def _check_characters(text: str, name: str) -> None:

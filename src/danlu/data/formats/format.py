@@ -1,7 +1,8 @@
 """What a row means: which format it is in, and which names stand for what.
 
 The formats are LLaMA-Factory's. Names that are given replace the defaults one by one (there every
-name left out becomes empty, which nobody wants).
+name left out becomes empty, which nobody wants). A default gives way where its name was given to
+another part: no column is read twice. An empty name means that there is no such part.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from danlu.data.formats import alpaca, messages
+from danlu.data.formats import alpaca, answer_fields, known_keys, messages
 from danlu.text.conversation import Conversation
 
 Formatting = Literal["alpaca", "sharegpt", "openai"]
@@ -18,6 +19,14 @@ DEFAULT_COLUMNS: dict[Formatting, dict[str, str]] = {
     "alpaca": alpaca.DEFAULT_COLUMNS,
     "sharegpt": {"messages": "conversations", "system": "system", "tools": "tools"},
     "openai": {"messages": "messages", "system": "system", "tools": "tools"},
+}
+# What a format cannot do without: one of each group.
+NEEDED_PARTS: dict[Formatting, tuple[tuple[str, ...], ...]] = {
+    "alpaca": (("prompt", "query"), ("response",)),
+    **dict.fromkeys(
+        ("sharegpt", "openai"),
+        (("messages",), ("role_tag",), ("content_tag",), ("user_tag",), ("assistant_tag",)),
+    ),
 }
 DEFAULT_TAGS: dict[Formatting, dict[str, str]] = {
     "alpaca": {},
@@ -27,8 +36,23 @@ DEFAULT_TAGS: dict[Formatting, dict[str, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remarks:
+    """What a conversation does not show of its row.
+
+    unread: fields that hold something and are not read. half_thought: an answer closes a thought
+    that it does not open; what stands before is read as the thought.
+    """
+
+    unread: tuple[str, ...] = ()
+    half_thought: bool = False
+
+
+NO_REMARKS = Remarks()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Format:
-    """A format with all its names."""
+    """A format with the names of the parts that its rows have."""
 
     formatting: Formatting
     columns: Mapping[str, str]
@@ -40,16 +64,37 @@ class Format:
             return alpaca.conversation_of(row, self.columns)
         return messages.conversation_of(row, self.columns, self.tags)
 
+    def remarks_on(self, row: Mapping[str, Any]) -> Remarks:
+        """Say what a conversation does not show of its row; the row is usable."""
+        unread = list(known_keys.unread_in_row(row, self.columns.values()))
+        if self.formatting == "alpaca":
+            texts = alpaca.answer_texts(row, self.columns)
+        else:
+            texts = messages.answer_texts(row, self.columns, self.tags)
+            unread += messages.unread_fields(row, self.columns, self.tags)
+        return Remarks(
+            unread=tuple(dict.fromkeys(unread)),
+            half_thought=any(map(answer_fields.closes_a_thought_only, texts)),
+        )
+
 
 def format_of(
     formatting: Formatting,
     *,
-    columns: Mapping[str, str] | None = None,
-    tags: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
+    tags: Mapping[str, str | None] | None = None,
 ) -> Format:
-    """Return a format with the names that differ from its defaults."""
+    """Return a format with the names that differ from its defaults; None or "": no such part."""
     return Format(
         formatting=formatting,
-        columns={**DEFAULT_COLUMNS[formatting], **(columns or {})},
-        tags={**DEFAULT_TAGS[formatting], **(tags or {})},
+        columns=_names(DEFAULT_COLUMNS[formatting], columns or {}),
+        tags=_names(DEFAULT_TAGS[formatting], tags or {}),
     )
+
+
+def _names(defaults: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str]:
+    taken = set(given.values())
+    free = {
+        part: name for part, name in defaults.items() if part not in given and name not in taken
+    }
+    return free | {part: name for part, name in given.items() if name}

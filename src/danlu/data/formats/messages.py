@@ -11,12 +11,11 @@ message is an answer. A row that breaks it was cut or joined by mistake, and wou
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from danlu.data.findings import BadRow
-from danlu.data.formats import fields
+from danlu.data.formats import answer_fields, fields, known_keys
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, Role
 from danlu.text.render import split_reasoning
@@ -54,6 +53,10 @@ _OTHER_NAMES = {
     **dict.fromkeys(("function_call", "tool_call"), "function_tag"),
     **dict.fromkeys(("system", "developer"), "system_tag"),
 }
+# Parts that hold a thought, in the APIs of Anthropic, Mistral and OpenAI.
+_THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking")
+# What other data sets call a message's text.
+_CONTENT_NAMES = ("content", "value", "text")
 
 Tags = Mapping[str, str]
 
@@ -61,12 +64,19 @@ Tags = Mapping[str, str]
 def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Conversation:
     """Turn a row into a conversation that ends with an answer to learn. Raises BadRow."""
     row = fields.row_object(row)
+    known_keys.refuse_row(row, columns.values())
     entries = _entries(row, columns["messages"], tags)
     parsed = [_message(entry, number, tags) for number, entry in enumerate(entries, start=1)]
     _check_order(parsed, [str(entry[tags["role_tag"]]) for entry in entries])
+    if not any(message.role == "assistant" and message.is_learned for message in parsed):
+        raise BadRow(
+            "nothing_to_learn",
+            _("No answer of the row is to be learned."),
+            _("Remove the row, or the mark of the answer to learn."),
+        )
     if parsed[0].role == "system" and not parsed[0].content:
         del parsed[0]
-    system = fields.text(row.get(columns["system"]), columns["system"])
+    system = fields.text(fields.column(row, columns, "system"), columns.get("system", ""))
     if system and parsed[0].role != "system":
         parsed.insert(0, Message(role="system", content=system))
     elif system and parsed[0].content != system:
@@ -77,9 +87,32 @@ def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Convers
             ),
             _("Remove one of them."),
         )
-    return Conversation(
-        messages=tuple(parsed), tools=fields.tools(row.get(columns["tools"]), columns["tools"])
-    )
+    tools = fields.tools(fields.column(row, columns, "tools"), columns.get("tools", ""))
+    return Conversation(messages=tuple(parsed), tools=tools)
+
+
+def answer_texts(row: Mapping[str, Any], columns: Mapping[str, str], tags: Tags) -> Iterator[Any]:
+    """Yield the answers of a usable row as they stand there; parts are not put together."""
+    for entry in fields.structure(row[columns["messages"]], ""):
+        if entry[tags["role_tag"]] in _answering(tags):
+            yield entry.get(tags["content_tag"])
+
+
+def unread_fields(row: Mapping[str, Any], columns: Mapping[str, str], tags: Tags) -> Iterator[str]:
+    """Yield what the messages of a usable row hold and nothing reads, as `messages[].name`."""
+    column = columns["messages"]
+    for entry in fields.structure(row[column], ""):
+        is_answer = entry[tags["role_tag"]] in _answering(tags)
+        for name in known_keys.unread_in_message(entry, _read_keys(tags), is_answer=is_answer):
+            yield f"{column}[].{name}"
+        calls = fields.structure(entry.get("tool_calls"), "") if is_answer else None
+        for call in calls if isinstance(calls, list) else [calls]:
+            for name in known_keys.unread_in_call(call):
+                yield f"{column}[].tool_calls[].{name}"
+
+
+def _answering(tags: Tags) -> tuple[str | None, ...]:
+    return tags["assistant_tag"], tags.get("function_tag")
 
 
 def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str, Any]]:
@@ -96,9 +129,12 @@ def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str,
         )
     for number, entry in enumerate(listed, start=1):
         if not isinstance(entry, Mapping) or not isinstance(entry.get(tags["role_tag"]), str):
+            keys = ", ".join(map(str, entry)) if isinstance(entry, Mapping) else ""
             raise BadRow(
                 "no_role",
-                _("Message {number} has no {tag}.").format(number=number, tag=tags["role_tag"]),
+                _("Message {number} has no {tag}; it has {keys}.").format(
+                    number=number, tag=tags["role_tag"], keys=keys or "{}"
+                ),
                 _("Write each message as {example}.").format(example=example),
             )
     return listed
@@ -107,15 +143,23 @@ def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str,
 def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
     name = _("{tag} of message {number}").format(tag=tags["content_tag"], number=number)
     role = _role(entry[tags["role_tag"]], number, tags)
+    known_keys.refuse_message(entry, number, _read_keys(tags))
+    if tags["content_tag"] not in entry:
+        _refuse_other_content(entry, number, tags)
     content = _content(entry.get(tags["content_tag"]), name)
     if role == "function":
         reasoning, call = split_reasoning(content)
         calls = fields.tool_calls(call, name)
         if not calls:
             raise fields.wrong_call(name)
-        return Message(role="assistant", reasoning=reasoning, tool_calls=calls)
+        message = Message(role="assistant", reasoning=reasoning, tool_calls=calls)
+        return answer_fields.with_its_keys(message, entry, number)
     if role == "assistant":
-        return _answer(entry, number, content, name)
+        calls = fields.tool_calls(
+            entry.get("tool_calls"), _("tool_calls of message {number}").format(number=number)
+        )
+        message = answer_fields.answer(content, name, calls)
+        return answer_fields.with_its_keys(message, entry, number)
     if role == "user" and not content.strip():
         raise BadRow(
             "empty_question",
@@ -125,30 +169,21 @@ def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
     return Message(role=role, content=content)
 
 
-def _answer(entry: Mapping[str, Any], number: int, content: str, name: str) -> Message:
-    if entry.get("weight") == 0:
-        raise BadRow(
-            "weight",
-            _("Message {number} has the weight 0; danlu learns every answer.").format(
-                number=number
-            ),
-            _("Remove the weight, or end the row before this message."),
-        )
-    calls = fields.tool_calls(
-        entry.get("tool_calls"), _("tool_calls of message {number}").format(number=number)
-    )
-    given = entry.get("reasoning_content") or entry.get("reasoning")
-    reasoning = fields.text(given, _("reasoning of message {number}").format(number=number))
-    message = fields.answer(content, name, calls)
-    if reasoning and message.reasoning is not None:
-        raise BadRow(
-            "two_thoughts",
-            _("Message {number} has its reasoning twice, apart and in the text.").format(
-                number=number
-            ),
-            _("Remove one of them."),
-        )
-    return replace(message, reasoning=reasoning) if reasoning else message
+def _read_keys(tags: Tags) -> tuple[str, str]:
+    return tags["role_tag"], tags["content_tag"]
+
+
+def _refuse_other_content(entry: Mapping[str, Any], number: int, tags: Tags) -> None:
+    """Raise BadRow where a message has its text under another format's name."""
+    for name in _CONTENT_NAMES:
+        if isinstance(entry.get(name), str) and name not in _read_keys(tags):
+            raise BadRow(
+                "other_content",
+                _("Message {number} has {name}, not {tag}.").format(
+                    number=number, name=name, tag=tags["content_tag"]
+                ),
+                _("Rename it, or name it as content_tag in dataset_info.json."),
+            )
 
 
 def _content(value: Any, name: str) -> str:
@@ -156,6 +191,12 @@ def _content(value: Any, name: str) -> str:
     if not isinstance(value, list):
         return fields.text(value, name)
     for part in value:
+        if isinstance(part, Mapping) and part.get("type") in _THOUGHT_PARTS:
+            raise BadRow(
+                "thought_part",
+                _("{name} has a thought among its parts.").format(name=name),
+                _("Write the thought as text, in reasoning_content."),
+            )
         if not isinstance(part, Mapping) or part.get("type") != "text":
             raise BadRow(
                 "media",
@@ -167,13 +208,13 @@ def _content(value: Any, name: str) -> str:
 
 def _role(value: str, number: int, tags: Tags) -> Role | Literal["function"]:
     for tag, role in _ROLES.items():
-        if value == tags[tag]:
+        if value == tags.get(tag):
             return role
     if value == "developer" and tags["role_tag"] == "role":
         return "system"  # OpenAI's newer name for it
-    roles = [tags[tag] for tag in _ROLES]
-    meant = _OTHER_NAMES.get(value.lower())
-    nearest = tags[meant] if meant else difflib.get_close_matches(value, roles, 1, 0.0)[0]
+    roles = [tags[tag] for tag in _ROLES if tag in tags]
+    meant = tags.get(_OTHER_NAMES.get(value.lower(), ""))
+    nearest = meant or difflib.get_close_matches(value, roles, 1, 0.0)[0]
     raise BadRow(
         "unknown_role",
         _("Message {number} has the role {role}; known are {roles}.").format(

@@ -5,19 +5,22 @@ Used where nothing says it: a plain path, or an entry of dataset_info.json witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.fields import row_object, structure
+from danlu.data.formats.fields import structure
 from danlu.data.formats.format import Format, Formatting, format_of
+from danlu.data.formats.known_keys import refuse_row
 from danlu.data.reading.rows import RawRow
 from danlu.errors import DataError
 from danlu.language import _
 
 # Rows that are looked at: the first ones may be broken.
 _ROWS = 20
+# Where messages stand, and the format that they are in more often than not.
+_MESSAGE_COLUMNS: dict[str, Formatting] = {"messages": "openai", "conversations": "sharegpt"}
 # What pairs of question and answer are called, beside alpaca's instruction and output.
 _PAIRS = (
     ("instruction", "response"),
@@ -55,7 +58,9 @@ def recognise(name: str, rows: Iterable[RawRow | Finding]) -> tuple[Format, str]
 def _unknown(name: str, row: Mapping[str, Any]) -> DataError:
     what = _("The format of {name} is unknown.").format(name=name)
     try:
-        row_object(row)
+        refuse_row(row, ())
+        for form in _message_formats(row):
+            form.conversation_of(row)
     except BadRow as problem:
         return DataError(what, why=problem.what, fix=problem.fix)
     return DataError(
@@ -68,8 +73,15 @@ def _unknown(name: str, row: Mapping[str, Any]) -> DataError:
     )
 
 
+def _message_formats(row: Mapping[str, Any]) -> Iterator[Format]:
+    """Yield what a row with a list in the place of messages was probably meant to be."""
+    for column, formatting in _MESSAGE_COLUMNS.items():
+        if isinstance(row.get(column), list):
+            yield format_of(formatting, columns={"messages": column})
+
+
 def _of_messages(row: Mapping[str, Any]) -> tuple[Format, str] | None:
-    for column in ("messages", "conversations"):
+    for column in _MESSAGE_COLUMNS:
         try:
             listed = structure(row.get(column), column)
         except BadRow:

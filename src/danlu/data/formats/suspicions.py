@@ -1,7 +1,7 @@
 """Texts of a row that are probably not what its author meant: thoughts and control tokens.
 
 Such a row can be learned, and is; the findings are warnings and notes. Knows the chat format's
-marks and those of other models. Must not know tokens or files.
+marks and those of other models. Must not know token ids or files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import THOUGHT_END, THOUGHT_START
 
-_CONTROL = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id|start_header_id|end_header_id)\|>")
+# The template writes these by itself; other models' names mean that a text was rendered before.
+_OF_TEMPLATE = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+_OF_OTHERS = ("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
 _OTHER_THOUGHT = re.compile(
     r"</?(?:thinking|thoughts?|reasoning|reflection|seed:think)>"
     r"|\[/?THINK\]|<\|(?:begin|end)_of_thought\|>"
@@ -26,29 +28,78 @@ _OTHER_THOUGHT = re.compile(
 _PLACEHOLDER = re.compile(r"\{\{ ?(?:name|author) ?\}\}")
 
 
-def suspicions(conversation: Conversation, place: str) -> Collection[Finding]:
-    """Return what is suspicious in the texts of a row, each kind once."""
-    found: dict[str, Finding] = {}
-    for message in conversation.messages:
-        for text in (message.content, message.reasoning or ""):
-            # No mark is without one of these: most texts are passed over quickly.
-            if not any(sign in text for sign in "<[{"):
-                continue
-            for finding in _in_text(text, message, place):
-                found.setdefault(finding.kind, finding)
-    return found.values()
+class Suspicions:
+    """What to look for in texts. control_tokens: the names that the tokenizer keeps for itself."""
+
+    def __init__(self, control_tokens: Collection[str]) -> None:
+        names = {*control_tokens, *_OF_TEMPLATE, *_OF_OTHERS}
+        # Longer names first: one may begin another.
+        ordered = sorted(filter(None, names), key=lambda name: (-len(name), name))
+        self._control = re.compile("|".join(map(re.escape, ordered)))
+        # No mark is without one of these: most texts are passed over quickly.
+        self._signs = {"<", "[", "{"} | {name[0] for name in ordered}
+
+    def of(
+        self, conversation: Conversation, place: str, *, half_thought: bool = False
+    ) -> Collection[Finding]:
+        """Return what is suspicious in the texts of a row, each kind once.
+
+        half_thought: an answer closed a thought that it did not open.
+        """
+        found: dict[str, Finding] = {}
+        for message in conversation.messages:
+            for text in (message.content, message.reasoning or ""):
+                if not any(sign in text for sign in self._signs):
+                    continue
+                for finding in (
+                    *self._control_tokens(text, place),
+                    *_in_text(text, message, place),
+                ):
+                    found.setdefault(finding.kind, finding)
+        if half_thought:
+            found.setdefault("open_thought", _open_thought(place))
+        return found.values()
+
+    def _control_tokens(self, text: str, place: str) -> Iterator[Finding]:
+        of_template: dict[str, None] = {}
+        others: dict[str, None] = {}
+        for name in self._control.findall(text):
+            (of_template if name in (*_OF_TEMPLATE, *_OF_OTHERS) else others)[name] = None
+        for names, kind, fix in (
+            (of_template, "control_token_text", _("Remove it: the template adds the real ones.")),
+            (
+                others,
+                "special_token_text",
+                _(
+                    'Remove it; or, if the model is to know it as one token, write "special": '
+                    "false for it in tokenizer.json."
+                ),
+            ),
+        ):
+            if names:
+                yield Finding(
+                    place=place,
+                    kind=kind,
+                    what=_(
+                        "The text {text} stands in the data, where it stays ordinary text."
+                    ).format(text=", ".join(names)),
+                    fix=fix,
+                    severity="warning",
+                )
+
+
+def _open_thought(place: str) -> Finding:
+    return Finding(
+        place=place,
+        kind="open_thought",
+        what=_("A thought is opened and not closed, or closed and not opened."),
+        fix=_("Write <think>, the reasoning, </think>, and then the answer."),
+        severity="warning",
+    )
 
 
 def _in_text(text: str, message: Message, place: str) -> Iterator[Finding]:
     warning = partial(Finding, place=place, severity="warning")
-    if control := _CONTROL.search(text):
-        yield warning(
-            kind="control_token_text",
-            what=_("The text {text} stands in the data, where it stays ordinary text.").format(
-                text=control[0]
-            ),
-            fix=_("Remove it: the template adds the real ones."),
-        )
     if placeholder := _PLACEHOLDER.search(text):
         yield warning(
             kind="placeholder",
@@ -66,11 +117,7 @@ def _in_text(text: str, message: Message, place: str) -> Iterator[Finding]:
         )
     elif has_thought:
         # Whole thoughts have been taken out of the answer: this is half of one.
-        yield warning(
-            kind="open_thought",
-            what=_("A thought is opened and not closed, or closed and not opened."),
-            fix=_("Write <think>, the reasoning, </think>, and then the answer."),
-        )
+        yield _open_thought(place)
     elif message.role == "assistant" and (other := _OTHER_THOUGHT.search(text)):
         yield warning(
             kind="foreign_thought",

@@ -1,7 +1,9 @@
 """Rows of .parquet and .arrow files: a batch at a time, numbered from 1.
 
-.arrow is Arrow's IPC format, as a file or, as the library `datasets` saves it, as a stream. Knows
-how to reach the rows; must not know what they mean.
+.arrow is Arrow's IPC format, as a file or, as the library `datasets` saves it, as a stream. All
+structs of a column have the same members there, so a writer fills up those that differ with nulls:
+a null member of a struct is read as a missing one. Knows how to reach the rows; must not know what
+they mean.
 """
 
 from __future__ import annotations
@@ -75,4 +77,13 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
             ) from None
         for row in rows:
             number += 1
-            yield number, row
+            yield number, {name: _without_fillers(value) for name, value in row.items()}
+
+
+def _without_fillers(value: Any) -> Any:
+    """Return a value without the null members of its structs, at any depth."""
+    if isinstance(value, dict):
+        return {name: _without_fillers(v) for name, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_fillers(item) for item in value]
+    return value

@@ -45,7 +45,7 @@ class Rendering:
                 fix=_("Leave one of them out."),
             )
         return cls(
-            template=settings.template,
+            template=settings.chat_format,
             enable_thinking=settings.enable_thinking,
             mask_history=settings.mask_history,
             train_on_prompt=settings.train_on_prompt,

@@ -17,12 +17,14 @@ import numpy as np
 
 from danlu.data.datasets import DataSet, Row, rows_of
 from danlu.data.findings import Finding
-from danlu.data.formats.suspicions import suspicions
+from danlu.data.formats.known_keys import THOUGHT_KEYS
+from danlu.data.formats.suspicions import Suspicions
 from danlu.data.tokens.examples import Pieces, Rendering, encode_conversations, num_tokens
 from danlu.data.tokens.overlong import fit_row
 from danlu.data.tokens.token_cache import CacheEntry
 from danlu.data.tokens.token_table import TokenizedData
 from danlu.errors import DataError
+from danlu.language import _
 from danlu.text.conversation import Conversation
 from danlu.text.render import TURN_END, TURN_START
 from danlu.text.tokenizer import Tokenizer
@@ -57,6 +59,8 @@ def tokenize_datasets(
 class FittedRow:
     """One row on its way to tokens. conversation: None for a row that cannot be used.
 
+    unread: its fields that hold something and are not read.
+
     whole: its examples as they were; fitted: as they fit, none for a row that is left out.
     """
 
@@ -65,6 +69,7 @@ class FittedRow:
     whole: Sequence[Pieces] = ()
     fitted: Sequence[Pieces] = ()
     findings: tuple[Finding, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def tokenize_rows(
@@ -80,8 +85,12 @@ def tokenize_rows(
     lengths, cut_tokens, digests = array("i"), array("i"), array("Q")
     places: list[str] = []
     findings: list[Finding] = []
+    unread: dict[str, tuple[str, int]] = {}
     for row in fit_rows(items, tokenizer, rendering, batch_rows=batch_rows):
         findings += row.findings
+        for name in row.unread:
+            first, count = unread.get(name, (row.place, 0))
+            unread[name] = (first, count + 1)
         places.append(row.place)
         for example in row.fitted:
             for span, ids in example:
@@ -104,7 +113,22 @@ def tokenize_rows(
         row_digests=np.array(digests[::2], dtype=np.uint64),
         question_digests=np.array(digests[1::2], dtype=np.uint64),
         places=tuple(places),
-        findings=tuple(findings),
+        findings=(*findings, *(_unread(name, *found) for name, found in unread.items())),
+    )
+
+
+def _unread(name: str, first: str, count: int) -> Finding:
+    is_thought = name in THOUGHT_KEYS
+    return Finding(
+        place=first,
+        kind="unread_thought" if is_thought else "unread_field",
+        what=_("The field {name} is not read; rows with it: {count}.").format(
+            name=name, count=count
+        ),
+        fix=_("To learn it as a thought, begin the answer with it: <think>...</think>.")
+        if is_thought
+        else _("Leave it, if the model need not learn it."),
+        severity="warning" if is_thought else "note",
     )
 
 
@@ -117,6 +141,7 @@ def fit_rows(
 ) -> Iterator[FittedRow]:
     """Yield one row per item: encoded, checked for suspicious texts and made to fit."""
     items = iter(items)
+    suspicions = Suspicions(tokenizer.control_tokens)
     while batch := list(islice(items, batch_rows)):
         rows = [item for item in batch if isinstance(item, Row)]
         encoded = iter(_encode(rows, tokenizer, rendering))
@@ -129,13 +154,16 @@ def fit_rows(
                 yield FittedRow(place=item.place, findings=(found,))
                 continue
             fitted, finding = fit_row(found, item.place, tokenizer, rendering)
-            suspicious = suspicions(item.conversation, item.place)
+            suspicious = suspicions.of(
+                item.conversation, item.place, half_thought=item.remarks.half_thought
+            )
             yield FittedRow(
                 place=item.place,
                 conversation=item.conversation,
                 whole=found,
                 fitted=fitted,
                 findings=(*([finding] if finding else ()), *suspicious),
+                unread=item.remarks.unread,
             )
 
 

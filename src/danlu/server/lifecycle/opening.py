@@ -9,9 +9,11 @@ from danlu.device.detect import DTYPES, select
 from danlu.dialog.assistant import Assistant, model_line, own_sampling, prompting_line
 from danlu.engine.service import EngineService
 from danlu.errors import UsageError
-from danlu.hub.adapters import base_of, find_adapter, prompting_of_model
+from danlu.hub.adapters import base_of, find_adapter
+from danlu.hub.chat_template import template_remarks
 from danlu.hub.load import load_for_answers
 from danlu.hub.names import STARTER, model_folder
+from danlu.hub.prompting import prompting_of_model
 from danlu.language import _
 from danlu.lora.peft_files import CONFIG_FILE
 from danlu.server.served_adapters import AdapterFolders, load_served_adapter
@@ -103,7 +105,9 @@ def _context(settings: ServeSettings, longest: int) -> int:
 def describe(serving: Serving) -> list[str]:
     """Say what is served, and how it is prompted."""
     prompting = serving.assistant.prompting
-    lines = [model_line(serving.assistant.loaded), prompting_line(prompting)]
+    loaded = serving.assistant.loaded
+    lines = [model_line(loaded), prompting_line(prompting)]
+    lines += template_remarks(loaded.folder, prompting.template)
     for name, adapter in serving.adapters.items():
         lines.append(_("Adapter {name}: {folder}").format(name=name, folder=adapter.folder))
         if adapter.prompting != prompting:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import PlainTextResponse
 
 from danlu.errors import CapacityError, DataError, UsageError
-from danlu.hub.adapters import Prompting
+from danlu.hub.prompting import Prompting
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.server.edge.gate import serving_of

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from danlu.engine.request import Grammar, Request, SamplingSettings
-from danlu.hub.adapters import Prompting
+from danlu.hub.prompting import Prompting
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.openai.requests import ChatRequest, SamplingBody, TemplateSettings

@@ -11,7 +11,9 @@ from danlu.device.datasheets import CATALOGUE, DeviceFacts
 from danlu.device.detect import DTYPES, KINDS, select
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.errors import UsageError
+from danlu.hub.adapters import trained_prompting
 from danlu.hub.names import STARTER, model_folder
+from danlu.hub.prompting import with_template
 from danlu.language import _
 from danlu.model.config import ModelConfig, load_config
 from danlu.model.sizes import published_config, published_names
@@ -36,6 +38,8 @@ def forecast(settings: TrainSettings, device: str) -> Plan:
     facts, budget, dtype = _device(settings, device)
     config, tokenizer = _model(settings.model_name_or_path)
     if tokenizer is not None:
+        trained = trained_prompting(settings.model_name_or_path, settings.adapter_name_or_path)
+        settings = with_template(settings, trained)
         task = LearningTask.of(settings, tokenizer)
         return task.plan(config, facts, dtype=dtype, budget_bytes=budget)
     starter = Tokenizer.load(model_folder(STARTER))

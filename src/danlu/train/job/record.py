@@ -41,7 +41,7 @@ def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPla
             path=str(base.folder),
             fingerprint=base.fingerprint,
         ),
-        template=settings.template,
+        template=settings.chat_format,
         enable_thinking=settings.enable_thinking,
         settings=settings.model_dump(),
         origins=dict(prepared.origins),

@@ -15,8 +15,9 @@ from danlu.data.doctor.check import CheckedData
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.detect import Device, select
 from danlu.device.facts import budget_bytes, device_facts
-from danlu.hub.adapters import AdapterSource, find_adapter
+from danlu.hub.adapters import AdapterSource, find_adapter, trained_prompting
 from danlu.hub.load import check_model
+from danlu.hub.prompting import with_template
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
 from danlu.plan.choose import Constraints, Plan
@@ -131,6 +132,8 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
     device = select(settings.device)
     precision = choose_precision(settings, device)
     model = check_model(settings.model_name_or_path)
+    trained = trained_prompting(settings.model_name_or_path, settings.adapter_name_or_path)
+    settings = with_template(settings, trained)
     task = LearningTask.of(settings, model.tokenizer)
     size = checkpoint_bytes(model, task.lora, precision.dtype)
     check_space(path, size, kept=task.recipe.kept_checkpoints)

@@ -1,0 +1,218 @@
+"""Which of danlu's chat formats a model folder's own chat template writes.
+
+Told by what it does, not by its name or its text: the template renders a few conversations, in
+jinja2's sandbox, and the renderer (text/render.py) does. Templates that differ in anything that a
+probe shows are not known. Must not know weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from danlu.data.settings import DataSettings
+from danlu.errors import DataError
+from danlu.language import _
+from danlu.text.conversation import Conversation, Message, ToolCall
+from danlu.text.render import TEMPLATES, TURN_END, Template, render
+
+# Takes the variables of a chat template, returns its text.
+_Writer = Callable[..., str]
+TEMPLATE_FILE = "chat_template.jinja"
+_CONFIG_FILE = "tokenizer_config.json"
+# Far above those of real models; compiling time grows with it.
+_MOST_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTemplate:
+    """What a folder's own template writes.
+
+    format: None where it is none of danlu's. same_tools: tools and calls are written alike too.
+    """
+
+    path: Path
+    format: Template | None
+    same_tools: bool = True
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.format or _("unknown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    conversation: Conversation
+    add_generation_prompt: bool = True
+    enable_thinking: bool = True
+
+
+_SYSTEM = Message(role="system", content="Be brief.")
+_ASKED = Message(role="user", content="Name a nut.")
+_ANSWERED = Message(role="assistant", content="A hazelnut.")
+_THOUGHT = Message(role="assistant", content="A walnut.", reasoning="It has to be a nut.")
+_AGAIN = Message(role="user", content="Another one.")
+_CALLED = Message(
+    role="assistant", tool_calls=(ToolCall(name="nuts", arguments={"hard": True, "名": "核"}),)
+)
+_RESULTS = (Message(role="tool", content="1"), Message(role="tool", content="2"))
+_TOOL = {"type": "function", "function": {"name": "nuts", "parameters": {"type": "object"}}}
+
+
+def _of(*messages: Message, tools: Sequence[dict[str, Any]] = ()) -> Conversation:
+    return Conversation(messages=messages, tools=tools)
+
+
+_CHATS = (
+    _Probe(conversation=_of(_ASKED)),
+    _Probe(conversation=_of(_SYSTEM, _ASKED)),
+    _Probe(conversation=_of(_ASKED), enable_thinking=False),
+    _Probe(conversation=_of(_ASKED, _ANSWERED, _AGAIN)),
+    _Probe(conversation=_of(_ASKED, _ANSWERED), add_generation_prompt=False),
+)
+# Only of templates that know thoughts: what the others make of one, no prompt of theirs shows.
+_THOUGHTS = (
+    _Probe(conversation=_of(_ASKED, _THOUGHT, _AGAIN)),
+    _Probe(conversation=_of(_ASKED, _THOUGHT, _AGAIN, _THOUGHT), add_generation_prompt=False),
+)
+_CALLS = (
+    _Probe(conversation=_of(_ASKED, tools=(_TOOL,))),
+    _Probe(conversation=_of(_SYSTEM, _ASKED, _CALLED, *_RESULTS, tools=(_TOOL,))),
+)
+
+
+def own_template(folder: Path) -> OwnTemplate | None:
+    """Say what a model folder's own template writes; None without one.
+
+    Raises DataError where tokenizer_config.json cannot be read.
+    """
+    found = _template_text(folder)
+    if found is None:
+        return None
+    path, text = found
+    template = _compiled(text)
+    if template is not None:
+        for name in TEMPLATES:
+            probes = _CHATS if name == "qwen3_nothink" else (*_CHATS, *_THOUGHTS)
+            if _writes(template, name, probes):
+                same_tools = _writes(template, name, _CALLS)
+                return OwnTemplate(path=path, format=name, same_tools=same_tools)
+    return OwnTemplate(path=path, format=None)
+
+
+def training_remarks(folder: Path, settings: DataSettings) -> Iterator[str]:
+    """Say what a user should know of the format of the rows. Raises DataError."""
+    yield from template_remarks(folder, settings.chat_format)
+    if settings.chat_format != "qwen3" and settings.enable_thinking is not True:
+        yield _("--enable_thinking changes nothing in {used}: thoughts in the rows stay.").format(
+            used=settings.chat_format
+        )
+
+
+def template_remarks(folder: Path, used: str) -> Iterator[str]:
+    """Say in what a model's own template differs from the one that is used. Raises DataError."""
+    own = own_template(folder)
+    if own is None:
+        return
+    if own.format is None:
+        yield _(
+            "The model's own chat template ({path}) is none that danlu knows; {used} is used, in "
+            "training and in answers. Compare them with danlu data preview."
+        ).format(path=own.path, used=used)
+    elif own.format != used:
+        yield _("The model's own chat template is {own}; {used} is used.").format(
+            own=own.format, used=used
+        )
+    elif not own.same_tools:
+        yield _(
+            "The model's own chat template ({path}) writes tools and calls in another way than "
+            "{used}."
+        ).format(path=own.path, used=used)
+
+
+def _template_text(folder: Path) -> tuple[Path, str] | None:
+    """Find the template as transformers does: its own file before tokenizer_config.json."""
+    path = folder / TEMPLATE_FILE
+    try:
+        if path.is_file():
+            return path, path.read_text(encoding="utf-8")
+        path = folder / _CONFIG_FILE
+        if not path.is_file():
+            return None
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        found = fields.get("chat_template")
+        if isinstance(found, list):  # several by name
+            found = {entry["name"]: entry["template"] for entry in found}.get("default")
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as problem:
+        raise DataError(
+            _("{path} cannot be used.").format(path=path),
+            why=str(problem),
+            fix=_("Download the model's files again, or correct the file."),
+        ) from problem
+    return (path, found) if isinstance(found, str) and found else None
+
+
+def _compiled(text: str) -> _Writer | None:
+    """Compile a template as transformers does, in a sandbox; None where it cannot be."""
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(reason: str) -> None:
+        raise TemplateError(reason)
+
+    if len(text) > _MOST_CHARACTERS:
+        return None
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(text).render
+    except (TemplateError, RecursionError, ValueError):
+        return None
+
+
+def _writes(template: _Writer, name: Template, probes: Sequence[_Probe]) -> bool:
+    return all(_rendered(template, probe) == _expected(probe, name) for probe in probes)
+
+
+def _expected(probe: _Probe, name: Template) -> str:
+    spans = render(
+        probe.conversation,
+        template=name,
+        enable_thinking=probe.enable_thinking,
+        add_generation_prompt=probe.add_generation_prompt,
+    )
+    return "".join(span.text for span in spans)
+
+
+def _rendered(template: _Writer, probe: _Probe) -> str | None:
+    """Render a probe by the template; None where it fails, for whatever reason."""
+    try:
+        return template(
+            messages=[_entry(message) for message in probe.conversation.messages],
+            tools=list(probe.conversation.tools) or None,
+            add_generation_prompt=probe.add_generation_prompt,
+            enable_thinking=probe.enable_thinking,
+            eos_token=TURN_END,
+        )
+    except Exception:  # foreign code, which may raise anything
+        return None
+
+
+def _entry(message: Message) -> dict[str, Any]:
+    entry: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None:
+        entry["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        entry["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    return entry

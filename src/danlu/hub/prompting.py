@@ -1,0 +1,75 @@
+"""How a model is to be prompted: with which template, and in which thinking mode.
+
+A fine-tuned model is prompted as it was trained: that is in run.json, or in the report of the merge
+that made it. Another one is prompted as its own chat template does. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from danlu.data.settings import DataSettings
+from danlu.errors import DataError
+from danlu.hub.chat_template import own_template
+from danlu.hub.names import model_folder
+from danlu.language import _
+from danlu.runs.manifest import is_run, read_manifest
+
+_Settings = TypeVar("_Settings", bound=DataSettings)
+MERGE_REPORT = "merge_report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompting:
+    """The template and thinking mode to prompt a model with; Qwen3's own where unknown."""
+
+    template: str = "qwen3"
+    enable_thinking: bool | None = True
+
+    def override(self, template: str | None, enable_thinking: bool | None) -> Prompting:
+        """Replace what was trained by what is asked for; None leaves it."""
+        return Prompting(
+            template=self.template if template is None else template,
+            enable_thinking=self.enable_thinking if enable_thinking is None else enable_thinking,
+        )
+
+
+def prompting_of_model(name: str) -> Prompting:
+    """Return how a model is to be prompted: as its merge report, its run or its template says.
+
+    Raises DataError where the record or the template's file cannot be read.
+    """
+    folder = model_folder(name)
+    report = folder / MERGE_REPORT
+    if report.is_file():
+        return _prompting_in(report)
+    for place in (folder, folder.parent):
+        if is_run(place):
+            run = read_manifest(place)
+            return Prompting(template=run.template, enable_thinking=run.enable_thinking)
+    own = own_template(folder)
+    if own is None or own.format is None:
+        return Prompting()
+    return Prompting(template=own.format, enable_thinking=own.format != "qwen3_nothink")
+
+
+def with_template(settings: _Settings, prompting: Prompting) -> _Settings:
+    """Return settings of data with the template of a prompting, where they name none."""
+    if settings.template is not None:
+        return settings
+    return settings.model_copy(update={"template": prompting.template})
+
+
+def _prompting_in(report: Path) -> Prompting:
+    try:
+        fields = json.loads(report.read_text(encoding="utf-8"))
+        return Prompting(template=fields["template"], enable_thinking=fields["enable_thinking"])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise DataError(
+            _("{path} cannot be used.").format(path=report),
+            why=f"{type(problem).__name__}: {problem}",
+            fix=_("Merge the adapter again."),
+        ) from problem
