@@ -126,7 +126,7 @@ class CompletionReply(Reply):
         return choice_fields(index, {"text": "".join(choice.texts)}, logprobs, choice.finish_reason)
 
     def usages(self) -> list[Usage]:
-        """Return what each choice cost."""
+        """Return what each choice has cost so far."""
         return [choice.usage for choice in self._choices]
 
 

@@ -77,8 +77,9 @@ def _asked_for(
 ) -> Iterator[tuple[str, GrammarKind, Any]]:
     """Yield the fields that say what the answer looks like: name, kind of grammar, value."""
     if response_format is not None and response_format.type != "text":
-        schema = response_format.json_schema
-        yield "response_format", response_format.type, schema.schema_ if schema else {}
+        schema = response_format.wanted_schema
+        kind: GrammarKind = "json_object" if schema is None else "json_schema"
+        yield "response_format", kind, schema or {}
     structured = body.structured_outputs
     given = {} if structured is None else structured.model_dump(by_alias=True)
     yield "structured_outputs", "json_object", given.get("json_object")

@@ -21,7 +21,6 @@ from starlette.types import Receive, Scope, Send
 from danlu.errors import DanluError
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import api_error_of
-from danlu.server.openai.body_types import IGNORED_HEADER
 from danlu.server.openai.in_flight import RequestsInFlight
 from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.reply import Json, Reply
@@ -75,8 +74,7 @@ async def respond(
     async def answer() -> Response:
         reply = await asyncio.to_thread(prepared)
         in_flight.submit(reply.requests)
-        ignored = body.ignored()
-        headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
+        headers = body.ignored_header()
         if body.stream:
             # What refuses a request comes before the stream has begun, so with its own status.
             first = await _next_chunks(in_flight, reply, COMMENT_SECONDS)
