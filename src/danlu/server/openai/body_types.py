@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -89,12 +89,12 @@ class Body(BaseModel):
                 names |= dict.fromkeys(f"{field.alias or name}.{inner}" for inner in body.ignored())
         return list(names)
 
-    def ignored_header(self) -> Mapping[str, str]:
-        """Return the header that lists them, if there are any."""
-        names = self.ignored()
-        more = ["..."] if len(names) > _MOST_IGNORED else []
-        shown = ", ".join([*names[:_MOST_IGNORED], *more])
-        return {IGNORED_HEADER: shown} if shown else {}
+
+def ignored_header(names: Sequence[str]) -> Mapping[str, str]:
+    """Return the header that lists what is not honoured, if there is anything."""
+    more = ["..."] if len(names) > _MOST_IGNORED else []
+    shown = ", ".join([*names[:_MOST_IGNORED], *more])
+    return {IGNORED_HEADER: shown} if shown else {}
 
 
 def _bodies(value: object) -> Iterator[Body]:

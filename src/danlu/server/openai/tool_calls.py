@@ -1,7 +1,6 @@
-"""Tool calls as OpenAI's clients write and read them, and the grammar that makes a model call.
+"""Tools and tool calls as OpenAI's clients write and read them.
 
-Knows OpenAI's shapes and, for the grammar, the form of a call that the renderer writes. Must not
-know the engine. Source of the grammar's notation: llguidance's documentation of its Lark syntax.
+Must not know the engine, or how a model writes a call.
 """
 
 from __future__ import annotations
@@ -9,26 +8,17 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from danlu.engine.request import Grammar
 from danlu.server.openai.body_types import Body, JsonObject, Text, encodable
 from danlu.text.conversation import ToolCall
-from danlu.text.render import CALL_END, CALL_START, call_text
 
 # Longer than OpenAI's, and with the marks of servers of tools: `files/read`, `mcp:search`.
 _NAME = re.compile(r"[a-zA-Z0-9_./:-]{1,128}")
-# A call is written as it was learned: one space after colons and commas, no other white space.
-_WRITING = {
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "whitespace_flexible": False,
-    "lenient": True,
-}
 
 
 def _function_name(name: str) -> str:
@@ -196,39 +186,6 @@ ToolChoiceField = Annotated[
         json_schema_input_type=ChoiceMode | NamedChoice | ModeChoice | AllowedChoice | None,
     ),
 ]
-
-
-def call_grammar(
-    tools: Sequence[ToolBody], *, several: bool, answer_schema: Mapping[str, Any] | None = None
-) -> Grammar:
-    """Describe an answer that is one call of these tools, or several.
-
-    answer_schema: the answer may also be JSON of this schema, and no call.
-    """
-    calls = 'call ("\\n" call)*' if several else "call"
-    rules = [f"start: {calls}" if answer_schema is None else f"start: {calls} | answer"]
-    rules.append("call: " + " | ".join(f"call_{place}" for place in range(len(tools))))
-    for place, tool in enumerate(tools):
-        head, tail = _around_arguments(tool.function.name)
-        rules.append(f"call_{place}: {head} arguments_{place} {tail}")
-        rules.append(f"arguments_{place}: %json {_schema(tool.function.parameters)}")
-    if answer_schema is not None:
-        rules.append(f"answer: %json {json.dumps(dict(answer_schema))}")
-    return Grammar(kind="lark", source="\n".join(rules))
-
-
-def _around_arguments(name: str) -> tuple[str, str]:
-    """Return the text before and after a call's arguments, quoted for Lark."""
-    head, tail = call_text(ToolCall(name=name, arguments="\0")).split("\0")
-    assert head.startswith(CALL_START)
-    assert tail.endswith(CALL_END)
-    return json.dumps(head), json.dumps(tail)
-
-
-def _schema(parameters: Mapping[str, Any] | None) -> str:
-    if parameters is None:  # OpenAI: a function without parameters
-        parameters = {"properties": {}, "additionalProperties": False}
-    return json.dumps({**parameters, "type": "object", "x-guidance": _WRITING})
 
 
 def call_fields(call: ToolCall) -> dict[str, Any]:
