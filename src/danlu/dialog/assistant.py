@@ -28,6 +28,7 @@ from danlu.hub.load import LoadedModel, load_for_answers
 from danlu.hub.names import STARTER
 from danlu.language import _
 from danlu.lora.adapter import Adapter
+from danlu.settings.ranges import check_ranges
 from danlu.text.conversation import Conversation
 
 
@@ -91,7 +92,11 @@ class Assistant:
         )
 
     def sampling(self, settings: AnswerSettings) -> SamplingSettings:
-        """Return the model's own sampling defaults, overridden by what was given."""
+        """Return the model's own sampling defaults, overridden by what was given.
+
+        Raises UsageError for a value out of range, by the name of its setting.
+        """
+        check_ranges(settings)
         thinking = settings.enable_thinking
         if thinking is None:
             thinking = self.prompting.enable_thinking
