@@ -140,16 +140,17 @@ class ChatReply(Reply):
         waiting: list[Json] = []
         for event in choice.read(output, one_call=self._one_call):
             if isinstance(event, Tokens):
-                waiting += chat_logprobs(event.logprobs, self._tokenizer)
+                entries = chat_logprobs(event.logprobs, self._tokenizer)
+                waiting += entries
+                if not self.is_streamed:
+                    choice.logprobs += entries
                 continue
             delta = choice.add(event)
             if delta is not None:
                 chunks.append(self._delta(index, delta, waiting))
-                choice.logprobs += waiting
                 waiting = []
         if waiting:  # the text of these tokens has not become certain yet
             chunks.append(self._delta(index, {"content": ""}, waiting))
-            choice.logprobs += waiting
         if choice.finish_reason is not None:
             chunks.append(self.chunk(index, {"delta": {}}, end=choice.finish_reason))
         return chunks

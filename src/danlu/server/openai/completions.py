@@ -81,10 +81,12 @@ class _CompletionChoice:
         self.texts.append(output.text)
         self.usage = self.usage.plus(output)
         self.finish_reason = output.finish_reason
-        lists = self._logprobs.lists(output.logprobs)
+        return self._logprobs.lists(output.logprobs)
+
+    def keep(self, lists: dict[str, list[Any]]) -> None:
+        """Put log probabilities behind those before."""
         for name, values in lists.items():
             self.lists.setdefault(name, []).extend(values)
-        return lists
 
 
 class CompletionReply(Reply):
@@ -113,7 +115,10 @@ class CompletionReply(Reply):
 
     def feed(self, index: int, output: Output) -> list[Json]:
         """Return a chunk for an output that is not empty."""
-        lists = self._choices[index].add(output)
+        choice = self._choices[index]
+        lists = choice.add(output)
+        if not self.is_streamed:
+            choice.keep(lists)
         if not (output.text or output.logprobs or output.finish_reason):
             return []
         logprobs = lists if self._has_logprobs else None

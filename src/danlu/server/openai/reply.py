@@ -19,11 +19,14 @@ class Reply(ABC):
     """The answer to one HTTP request: chunks while it is computed, or one body.
 
     requests: what the engine computes, one for each choice; `index` means the place in it.
+    is_streamed: what has become a chunk is not needed again. Log probabilities, some kilobytes a
+    token, are then not kept.
     """
 
     requests: Sequence[Request]
 
     def __init__(self, body: SamplingBody, *, model: str, prefix: str, kind: str) -> None:
+        self.is_streamed = bool(body.stream)
         self._choices_per_prompt = body.choices
         options = body.stream_options or StreamOptions()
         self._include_usage = bool(options.include_usage)
