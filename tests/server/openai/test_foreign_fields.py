@@ -140,7 +140,7 @@ def test_two_names_of_one_field_must_agree(client: TestClient) -> None:
 
 
 def test_names_in_the_header_are_bounded_and_safe(client: TestClient) -> None:
-    notes = {f"note{place:03}\r\nx-evil: 中文": 1 for place in range(300)}
+    notes = {f"note{place:03}\r\nx-evil: 中文": 1 for place in range(100)}
     message = {"role": "user", "content": "Hi", **notes}
     response = client.post(CHAT, json={"messages": [message, {**message, "y" * 500: 1}]})
     assert response.status_code == 200

@@ -293,8 +293,17 @@ class CompletionRequest(SamplingBody):
     echo: bool | None = None
     logprobs: Whole | None = Field(None, ge=0, le=20)
 
+    max_tokens: Annotated[
+        Annotated[Whole, Field(ge=0, le=MAX_TOKEN)] | None, BeforeValidator(_no_limit)
+    ] = Field(None, description="-1: what the context leaves; 0, with echo: the prompt only")
+
     @model_validator(mode="after")
-    def _fields_that_exclude_others(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
-            raise ValueError("The prompt has no log probabilities: use logprobs without echo.")
+    def _nothing_only_with_echo(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens must be 1 or more, or 0 with echo: true.")
         return self
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether the log probabilities of the prompt are wanted too."""
+        return bool(self.echo) and self.logprobs is not None
