@@ -239,6 +239,29 @@ def test_usage_can_stand_in_every_chunk(subject: Subject) -> None:
     assert all(chunk["usage"]["prompt_tokens"] for chunk in chunks)
 
 
+def test_defaults_that_are_written_out_ask_for_nothing(subject: Subject) -> None:
+    """As the web page of llama.cpp and others write all that they have settings for."""
+    defaults: dict[str, Any] = {
+        "logprobs": False,
+        "top_logprobs": 0,
+        "tools": [],
+        "tool_choice": "auto",
+        "stop": [],
+        "logit_bias": {},
+        "response_format": {"type": "text"},
+        "max_tokens": -1,
+        "reasoning_format": "auto",
+        "typ_p": 1,
+        "xtc_probability": 0,
+        "dry_multiplier": 0,
+        "prompt_logprobs": None,
+        "something_new": None,
+    }
+    response = subject.answers("Fine.").post(**defaults, xtc_threshold=0.1)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-danlu-ignored"] == "xtc_threshold"
+
+
 def test_options_of_a_stream_harm_no_answer_in_one_piece(subject: Subject) -> None:
     subject.answers("Fine.")
     assert subject.message(stream_options={"include_usage": True})["content"] == "Fine."

@@ -49,21 +49,31 @@ SAMPLING_FIELDS: ForeignFields = {
     **_foreign(
         "metadata moderation prediction prompt_cache_key prompt_cache_options "
         "prompt_cache_retention safety_identifier service_tier verbosity priority request_id "
-        "keep_alive provider usage cache_prompt cache_salt session_id guided_decoding_backend"
+        "keep_alive ttl provider usage cache_prompt cache_salt session_id rid id_slot "
+        "guided_decoding_backend timings_per_token return_progress"
+    ),
+    # Of samplers that are off unless a field below says otherwise.
+    **_foreign(
+        "mirostat_tau mirostat_eta dynatemp_exponent xtc_threshold dry_base dry_allowed_length "
+        "dry_penalty_last_n dry_sequence_breakers"
     ),
     **_foreign("store", False),
     **_foreign("repeat_penalty", same_as="repetition_penalty"),
+    **_foreign("random_seed", same_as="seed"),
     **_foreign("best_of", 1, advice="Use n: every answer that is computed is returned."),
     **_foreign("use_beam_search early_stopping", False, advice="Answers are sampled: use n."),
     **_foreign("length_penalty", 1, advice="Answers are sampled: there is no beam search."),
-    **_foreign("typical_p tfs_z", 1, advice=_SAMPLERS),
-    **_foreign("mirostat top_a xtc_probability dry_multiplier", 0, advice=_SAMPLERS),
+    **_foreign("typical_p typ_p tfs_z", 1, advice=_SAMPLERS),
+    **_foreign("mirostat top_a dynatemp_range xtc_probability dry_multiplier", 0, advice=_SAMPLERS),
+    **_foreign("logits_processors vllm_xargs samplers", advice=_SAMPLERS),
     **_foreign(
         "skip_special_tokens", True, advice="Control tokens are never written as text: leave it."
     ),
     **_foreign("spaces_between_special_tokens add_special_tokens", True, False),
     **_foreign(
-        "include_stop_str_in_output", False, advice="The client knows the stop text: add it there."
+        "include_stop_str_in_output no_stop_trim",
+        False,
+        advice="The client knows the stop text: add it there.",
     ),
     **_foreign("return_token_ids return_tokens_as_token_ids", False, advice="Use /tokenize."),
     **_foreign("bad_words allowed_token_ids", advice="Use logit_bias, with token ids."),
@@ -80,10 +90,14 @@ CHAT_FIELDS: ForeignFields = {
     **SAMPLING_FIELDS,
     **_foreign("thinking_budget", same_as="thinking_token_budget"),
     **_foreign(
-        "include_reasoning",
+        "include_reasoning separate_reasoning stream_reasoning",
         True,
         advice="The thought comes apart from the content: do not read it, or use reasoning_effort.",
     ),
+    **_foreign(
+        "reasoning_format", "auto", "deepseek", advice="The thought comes apart from the content."
+    ),
+    **_foreign("safe_prompt", False, advice="Write a system message."),
     **_foreign("echo", False, advice="Only /v1/completions gives the prompt back."),
     **_foreign("prompt_logprobs", advice="Use /v1/completions with echo and logprobs."),
     **_foreign("suffix", advice="Text cannot be inserted: the model writes on."),

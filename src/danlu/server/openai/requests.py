@@ -248,7 +248,7 @@ class ChatRequest(SamplingBody):
 
     @model_validator(mode="after")
     def _fields_that_need_others(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs is only for logprobs: true.")
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
