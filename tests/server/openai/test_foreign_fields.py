@@ -15,7 +15,16 @@ from danlu.server.openai import foreign_fields
 from tests.helpers.models.tiny_engine import tokenizer
 from tests.helpers.serving.served import ScriptedEngine, client_for, served
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "serving.md"
+PAGES = Path(__file__).resolve().parents[3] / "docs"
+HEADINGS = {
+    "serving.md": "### Fields of other servers",
+    "serving.zh-CN.md": "### 其他服务器和客户端的字段",
+}
+IN_ENGLISH = {
+    "两者": "both",
+    "接受，并列出": "accepted, and listed",
+    "此值或空值接受，其他值拒绝": "accepted with this value or empty, else refused",
+}
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 BODIES: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
@@ -43,12 +52,14 @@ TABLES = {
 SOMETHING = {"a": ["value"]}  # that no field takes
 
 
-def rows() -> Iterator[tuple[str, str, list[Any], str]]:
-    """Give (place, field, its values, what happens) of the page's table."""
-    section = PAGE.read_text(encoding="utf-8").split("### Fields of other servers")[1]
+def rows(page: str = "serving.md") -> Iterator[tuple[str, str, list[Any], str]]:
+    """Give (place, field, its values, what happens) of a page's table, in English words."""
+    section = (PAGES / page).read_text(encoding="utf-8").split(HEADINGS[page])[1]
     lines = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("|")]
     for line in lines[2:]:
-        place, fields, fate = (cell.strip() for cell in line.strip("|").split("|"))
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        place, fields, fate = (IN_ENGLISH.get(cell, cell) for cell in cells)
+        fate = fate.replace("等同于", "the same as")
         values: dict[str, list[Any]] = {}
         for name, value in re.findall(r"`(\w+)(?:: ([^`]+))?`", fields):
             values.setdefault(name, []).extend([json.loads(value)] if value else [])
@@ -102,6 +113,10 @@ def test_a_field_has_the_fate_that_the_page_says(
             error = response.json()["error"]
             assert (response.status_code, error["param"]) == (400, path)
             assert len(error["message"].removeprefix(f"{path}: ")) > 10  # what to use instead
+
+
+def test_the_chinese_page_says_the_same() -> None:
+    assert list(rows("serving.zh-CN.md")) == ROWS
 
 
 def test_the_page_names_all_fields_that_have_a_fate() -> None:
