@@ -327,6 +327,7 @@ AS_TEXT = json.dumps(SCHEMA)
     [
         ({"response_format": {"type": "text"}}, None, ""),
         ({"response_format": {"type": "json_object"}}, "json_object", ""),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "json_object", ""),
         (
             {
                 "response_format": {

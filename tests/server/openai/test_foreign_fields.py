@@ -27,7 +27,10 @@ IN_ENGLISH = {
 }
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 BODIES: dict[str, dict[str, Any]] = {
-    CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+    CHAT: {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "response_format": {"type": "text"},
+    },
     COMPLETIONS: {"prompt": "Hi"},
 }
 # Which routes a row of the table is about, and where its fields stand in their bodies.
@@ -36,6 +39,7 @@ PLACES: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "chat": ((CHAT,), ()),
     "completions": ((COMPLETIONS,), ()),
     "`messages[]`": ((CHAT,), ("messages", 0)),
+    "`response_format`": ((CHAT,), ("response_format",)),
     "`stream_options`": ((CHAT, COMPLETIONS), ("stream_options",)),
     "`reasoning`": ((CHAT,), ("reasoning",)),
     "`thinking`": ((CHAT,), ("thinking",)),
@@ -45,6 +49,7 @@ TABLES = {
     "chat": foreign_fields.CHAT_FIELDS,
     "completions": foreign_fields.COMPLETION_FIELDS,
     "`messages[]`": foreign_fields.MESSAGE_FIELDS,
+    "`response_format`": foreign_fields.FORMAT_FIELDS,
     "`stream_options`": foreign_fields.STREAM_FIELDS,
     "`reasoning`": foreign_fields.REASONING_FIELDS,
     "`thinking`": foreign_fields.THINKING_FIELDS,
@@ -149,7 +154,8 @@ def test_an_unknown_field_is_refused_and_the_nearest_is_named(
 
 def test_two_names_of_one_field_must_agree(client: TestClient) -> None:
     both = {"repeat_penalty": 1.1, "repetition_penalty": 1.1}
-    assert client.post(CHAT, json=BODIES[CHAT] | both).status_code == 200
+    for fields in (both, both | {"repetition_penalty": None}):
+        assert client.post(CHAT, json=BODIES[CHAT] | fields).status_code == 200
     response = client.post(CHAT, json=BODIES[CHAT] | both | {"repetition_penalty": 1.2})
     assert response.json()["error"]["param"] == "repeat_penalty"
 

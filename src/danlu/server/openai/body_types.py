@@ -70,7 +70,7 @@ class Body(BaseModel):
             if foreign is None:
                 raise _refusal(name, _no_such_field(name, own))
             if foreign.same_as:
-                if fields.get(foreign.same_as, value[name]) != value[name]:
+                if fields.get(foreign.same_as) not in (None, value[name]):
                     raise _refusal(name, f"It contradicts {foreign.same_as}.")
                 fields[foreign.same_as] = value[name]
             elif foreign.advice:

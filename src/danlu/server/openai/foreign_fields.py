@@ -130,6 +130,9 @@ MESSAGE_FIELDS: ForeignFields = {
     **_foreign("function_call", advice="This is outdated: use tool_calls."),
 }
 
+# What belongs to the schema, where that stands beside the type.
+FORMAT_FIELDS: ForeignFields = _foreign("name description strict")
+
 STREAM_FIELDS: ForeignFields = _foreign("include_obfuscation", False)
 
 REASONING_FIELDS: ForeignFields = {

@@ -153,8 +153,8 @@ def _asked_for(
     """Yield the fields that say what the answer looks like: name, kind of grammar, value."""
     if response_format is not None and response_format.type != "text":
         schema = response_format.wanted_schema
-        kind: GrammarKind = "json_object" if schema is None else "json_schema"
-        yield "response_format", kind, schema or {}
+        any_object = response_format.type == "json_object" and not schema
+        yield "response_format", "json_object" if any_object else "json_schema", schema or {}
     structured = body.structured_outputs
     given = {} if structured is None else structured.model_dump(by_alias=True)
     yield "structured_outputs", "json_object", given.get("json_object")

@@ -24,6 +24,7 @@ from danlu.server.openai.chat_messages import ChatMessage
 from danlu.server.openai.foreign_fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
+    FORMAT_FIELDS,
     REASONING_FIELDS,
     STREAM_FIELDS,
     THINKING_FIELDS,
@@ -162,6 +163,8 @@ class JsonSchemaFormat(Body):
 
 class ResponseFormat(Body):
     """What an answer must look like: OpenAI's form, and llama.cpp's with the schema beside it."""
+
+    FOREIGN = FORMAT_FIELDS
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
