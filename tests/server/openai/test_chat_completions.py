@@ -469,7 +469,9 @@ def test_fields_that_need_others_say_so(subject: Subject, fields: dict[str, Any]
     assert next(iter(fields)) in message
 
 
-def test_too_long_is_refused_with_numbers(subject: Subject) -> None:
+def test_too_long_is_refused_with_numbers(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject.answers("Fine.", context_tokens=100).message()
     length = len(subject.engine.requests[0].prompt)
     assert subject.engine.requests[0].sampling.max_tokens == 100 - length
@@ -483,5 +485,7 @@ def test_too_long_is_refused_with_numbers(subject: Subject) -> None:
     assert error["code"] == "context_length_exceeded"
     assert error["n_prompt_tokens"] > 1000
     # The words by which LiteLLM and aider tell this error from others, whatever the language.
+    monkeypatch.setenv("DANLU_LANG", "zh")
+    error = subject.refusal(messages=[{"role": "user", "content": "long " * 1000}])
     assert "maximum context length is 100 tokens. However," in error["message"]
     assert subject.serving.service.num_seats_taken == 0

@@ -76,6 +76,7 @@ def test_notes_in_calls_and_tools_are_accepted_and_listed(subject: Subject) -> N
         (None, "{}"),
         ("", "{}"),
         (" \n", "{}"),
+        ([], "{}"),
         ({"city": "北京"}, '{"city": "北京"}'),
         ('{"city":"北京"}', '{"city": "北京"}'),
     ],

@@ -84,8 +84,7 @@ class ChatMessage(Body):
 
     def ignored(self) -> list[str]:
         """List what was given and the model is not shown."""
-        shown = {"tool": ("tool_call_id", "name")}.get(self.role, ())
-        hidden = [name for name in ("name", "tool_call_id") if name not in shown]
+        hidden = () if self.role == "tool" else ("name", "tool_call_id")
         return [*super().ignored(), *(name for name in hidden if getattr(self, name))]
 
     def message(self) -> Message:

@@ -66,7 +66,7 @@ def _arguments(value: object) -> object:
     """Read arguments that are an object, or nothing, as the text that they would be."""
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
-    return "" if value is None else value
+    return "" if value is None or value == [] else value  # PHP's empty object
 
 
 class CalledFunction(Body):
