@@ -122,6 +122,13 @@ def test_a_tool_that_must_be_called_may_have_any_schema(client: TestClient) -> N
     assert response.headers["x-danlu-ignored"] == "tools.contains, tools.pattern"
 
 
+def test_settings_of_the_library_are_not_the_clients(client: TestClient) -> None:
+    schema = {"type": "object", "x-guidance": {"whitespace_pattern": r"\s*"}}
+    response = client.post("/v1/chat/completions", json=asked(schema))
+    assert response.status_code == 200, response.text
+    assert response.headers["x-danlu-ignored"] == "response_format.x-guidance"
+
+
 def test_names_of_properties_are_no_words_of_the_schema(client: TestClient) -> None:
     properties = {"uniqueItems": {"const": True}, "format": {"const": "x"}, "pattern": {"const": 1}}
     schema = {

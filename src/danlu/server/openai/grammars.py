@@ -67,6 +67,7 @@ _CHECKS: Checks = {
     "format": lambda value: value is None or (isinstance(value, str) and value in _FORMATS),
     "uniqueItems": lambda value: not value,
     "pattern": lambda value: not re.search(r"\(\?(?:[=!]|<[=!])", str(value)),
+    "x-guidance": lambda value: value is None,  # llguidance's, which is told what stands here
 }
 # A tool's schema comes from elsewhere, and the model is shown it: here nothing is refused.
 _TOOL_CHECKS: Checks = {
