@@ -199,6 +199,13 @@ CASES = [
         "must be more than 0|It is 0.0.|_seconds 100",
     ),
     ("range", nothing, f"{GENERATE} --model model --top_p 2", 2, "top_p cannot be 2.0|<= 1|0.95"),
+    (
+        "range",
+        nothing,
+        "generate hello --model model --max_new_tokens 0",
+        2,
+        "--max_new_tokens must be 1|It is 0.|--max_new_tokens 1",
+    ),
     ("range", nothing, "serve --port 70000", 2, "'70000'|command line; a port|give port as INT: "),
     ("range", nothing, "serve --max_queue -1", 2, "'-1'|; it must be 0 or more|give max_queue as"),
 ]

@@ -1,4 +1,4 @@
-"""docs/serving.md: its commands run, its settings exist with these defaults, its limits hold."""
+"""docs/serving.md: commands run, settings exist with these defaults, limits hold; Chinese too."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from danlu.server.settings import ServeSettings
 from tests.helpers.program import free_port, serving
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+PAGE, CHINESE = (
+    (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for name in ("serving.md", "serving.zh-CN.md")
+)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page's commands need curl")
-def test_commands_run() -> None:
-    page = PAGE.replace("8000", free_port())
+@pytest.mark.parametrize("given", [PAGE, CHINESE], ids=["English", "Chinese"])
+def test_commands_run(given: str) -> None:
+    page = given.replace("8000", free_port())
     found = {
         kind: re.findall(rf"```{kind}\n(.*?)```", page, flags=re.DOTALL)[0]
         for kind in ("bash", "curl", "python")
@@ -56,3 +60,13 @@ def test_limits_are_those_of_the_server() -> None:
     assert f"body to arrive | {request_body.BODY_SECONDS:.0f} s" in text
     head, write = connections.HEAD_SECONDS, connections.WRITE_SECONDS
     assert f"client to read | {head:.0f} s; {write:.0f} s |" in text
+
+
+def test_the_chinese_page_has_the_same_commands_settings_and_numbers() -> None:
+    def said(page: str) -> tuple[list[str], list[str], list[str]]:
+        fenced = re.findall(r"```(?:text|bash)\n(.*?)```", page, flags=re.DOTALL)
+        limits = [line for line in page.splitlines() if line.startswith("| ")]
+        numbers = re.findall(r"\d+(?:[.,]\d+)*", "\n".join(limits))
+        return fenced, re.findall(r"--[a-z_0-9]+", page), numbers
+
+    assert said(CHINESE) == said(PAGE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,9 +93,63 @@ def test_broken_calls_are_text() -> None:
     assert parsed(["abc\n<tool_call>{x}</tool_call>"]).content == "abc\n<tool_call>{x}</tool_call>"
 
 
+@pytest.mark.parametrize(
+    ("body", "calls"),
+    [
+        ('{"name": "f", "parameters": {"a": 1}}', [("f", {"a": 1})]),
+        ('{"name": "f", "arguments": "{\\"a\\": 1}"}', [("f", {"a": 1})]),
+        ('{"name": "f", "arguments": null}', [("f", {})]),
+        ('{"name": "f", "arguments": " "}', [("f", {})]),
+        ('{"name": "f", "arguments": {}}\n{"name": "g"}', [("f", {}), ("g", {})]),
+        ('[{"name": "f", "arguments": {}}, {"name": "g"}]', [("f", {}), ("g", {})]),
+        ('{"name": "f"}\n<tool_call>\n{"name": "g"}', [("f", {}), ("g", {})]),
+        ('{"name": "f", "arguments": {"code": "a\nb\tc"}}', [("f", {"code": "a\nb\tc"})]),
+        ('{"type": "function", "name": "f", "arguments": {"a": 1.5}}', [("f", {"a": 1.5})]),
+        ('{"name": "f", "parameters": {"a": "</tool_call>\n"}}', [("f", {"a": "</tool_call>\n"})]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("tail", ["\n</tool_call>", "\n", ""])
+def test_calls_are_read_as_models_write_them(
+    body: str, calls: list[tuple[str, dict[str, object]]], tail: str
+) -> None:
+    text = f"Look.\n<tool_call>\n{body}{tail}"
+    for size in (1, 7, len(text)):
+        got = parsed([text[i : i + size] for i in range(0, len(text), size)])
+        assert [(call.name, call.arguments) for call in got.tool_calls] == calls
+        assert got.content == "Look."
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"name": "f", "arguments": {"a": NaN}}',
+        '{"name": "f", "arguments": {"a": -Infinity}}',
+        '{"name": "f", "arguments": {"a": 1e400}}',
+        '{"name": "f", "arguments": "{\\"a\\": NaN}"}',
+        '{"name": "f", "arguments": "a=1"}',
+        '{"name": "f", "arguments": "[1]"}',
+        '{"name": "f", "arguments": [1]}',
+        '{"name": "f", "arguments": {}, "parameters": {"a": 1}}',
+        '{"name": "f", "args": {"a": 1}}',
+        '{"name": "f", "arguments": {}} {"name": 1}',
+        "[]",
+        "",
+    ],
+)
+def test_what_would_lose_something_as_a_call_is_text(body: str) -> None:
+    for tail in ("\n</tool_call>", ""):
+        text = f"<tool_call>\n{body}{tail}"
+        for size in (1, 7, len(text)):
+            got = parsed([text[i : i + size] for i in range(0, len(text), size)])
+            assert (got.tool_calls, got.content) == ((), text.rstrip("\n"))
+
+
 WORDS = st.text(alphabet="ab<>/\n{}", max_size=12)
 TAGS = st.sampled_from(
-    ["<think>", "</think>", "<tool_call>", "</tool_call>", "\n", '{"name": "f"}']
+    [
+        *("<think>", "</think>", "<tool_call>", "</tool_call>", "\n"),
+        *('{"name": "f"}', '{"name": "</tool_call>"}', "[", "]", ",", '"'),
+    ]
 )
 
 

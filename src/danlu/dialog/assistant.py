@@ -23,6 +23,7 @@ from danlu.hub.names import STARTER
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
+from danlu.settings.ranges import check_ranges
 from danlu.text.conversation import Conversation
 
 
@@ -86,7 +87,11 @@ class Assistant:
         )
 
     def sampling(self, settings: AnswerSettings) -> SamplingSettings:
-        """Return the model's own sampling defaults, overridden by what was given."""
+        """Return the model's own sampling defaults, overridden by what was given.
+
+        Raises UsageError for a value out of range, by the name of its setting.
+        """
+        check_ranges(settings)
         thinking = settings.enable_thinking
         if thinking is None:
             thinking = self.prompting.enable_thinking

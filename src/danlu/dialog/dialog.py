@@ -192,13 +192,17 @@ class Reading:
         reason = output.finish_reason
         if reason is None or reason == "error":
             return events
-        usage = Usage(
+        return [*events, *self._parser.finish(), self.usage, End(reason=reason)]
+
+    @property
+    def usage(self) -> Usage:
+        """What the answer has cost so far."""
+        return Usage(
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion,
             cached_tokens=self._cached,
             reasoning_tokens=self._reasoning,
         )
-        return [*events, *self._parser.finish(), usage, End(reason=reason)]
 
     def _count(self, token: int) -> None:
         if self._thinking is not None:

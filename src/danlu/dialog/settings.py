@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from danlu.hub.settings import CacheTokens, DeviceName, DtypeName, QuantizationChoice
+from danlu.settings.ranges import PositiveInt
 from danlu.settings.schema import Settings, option
 from danlu.text.render import Template
 
@@ -37,4 +38,6 @@ class AnswerSettings(ModelSettings):
     min_p: float = option(0.0, "drop tokens below this share of the likeliest one")
     repetition_penalty: float = option(1.0, "above 1: repeat less")
     seed: int | None = option(None, "the same seed gives the same answer")
-    max_new_tokens: int | None = option(None, "longest answer in tokens", aliases=("max_tokens",))
+    max_new_tokens: PositiveInt | None = option(
+        None, "longest answer in tokens", aliases=("max_tokens",)
+    )

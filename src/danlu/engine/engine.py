@@ -18,7 +18,8 @@ from torch import Tensor
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
 from danlu.engine.grammar import GrammarCompiler
-from danlu.engine.request import Deliver, Output, Request, RequestId
+from danlu.engine.logits import token_logprobs
+from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogprobs
 from danlu.engine.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
@@ -34,8 +35,12 @@ from danlu.text.tokenizer import Tokenizer
 # An answer without `max_tokens` ends here: Qwen3's recommended output length.
 DEFAULT_MAX_TOKENS = 32_768
 BLOCK_TOKENS = 16
-# How many tokens each sequence has in a step.
+# Rows of logits that are held at once for the log probabilities of prompts: with Qwen3's vocabulary
+# 20 MB in float32.
+_SCORED_ROWS = 32
+# How many tokens each sequence has in a step; the log probabilities of their prompts' tokens.
 _Batch = Mapping[RequestSequence, int]
+_Scores = dict[RequestSequence, list[TokenLogprobs]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +192,7 @@ class Engine:
         if not batch:
             return
         try:
-            logits = self._forward(batch)
+            logits, scores = self._forward(batch)
         except Exception as problem:
             for sequence, num_tokens in batch.items():
                 if len(batch) == 1:
@@ -196,13 +201,20 @@ class Engine:
                     self._compute({sequence: num_tokens})
         else:
             self._scheduler.commit(batch)
+            for sequence, entries in scores.items():
+                sequence.num_scored += len(entries)
+                output = Output(request_id=sequence.id, prompt_logprobs=tuple(entries))
+                self._deliver(sequence, output)
             writing = [sequence for sequence in batch if sequence.pending == 0]
             if writing:
                 self._choose(writing, logits)
 
     @torch.inference_mode()
-    def _forward(self, batch: _Batch) -> Tensor:
-        """Compute the batch; return logits [N, V] for the N requests that get a token."""
+    def _forward(self, batch: _Batch) -> tuple[Tensor, _Scores]:
+        """Compute the batch; return logits [N, V] for the N requests that get a token.
+
+        And the log probabilities of the prompts' tokens, for the requests that want them.
+        """
         model = self._model
         ids: list[int] = []
         last: list[int] = []
@@ -217,9 +229,31 @@ class Engine:
         linear = AdapterBank([(sequence.request.adapter, n) for sequence, n in batch.items()])
         device = self._store.device
         hidden = model(torch.tensor(ids, device=device), attend, linear)  # [T, H]
+        scores = self._score(batch, hidden, linear)
         if len(last) < len(ids):
             hidden = hidden[torch.tensor(last, dtype=torch.long, device=device)]
-        return linear(model.head, "lm_head", hidden)
+        return linear(model.head, "lm_head", hidden), scores
+
+    def _score(self, batch: _Batch, hidden: Tensor, linear: AdapterBank) -> _Scores:
+        """Return log probabilities of the prompts' tokens; a few rows of logits at a time.
+
+        hidden: [T, H] of all T tokens of the batch. Raises DataError where they are not finite.
+        """
+        scores: _Scores = {}
+        row = 0
+        for sequence, num_tokens in batch.items():
+            start, tokens = sequence.unscored(num_tokens)
+            for place in range(0, len(tokens), _SCORED_ROWS):
+                part = tokens[place : place + _SCORED_ROWS]
+                first = row + start + place
+                rows = hidden[first : first + len(part)]
+                logits = linear(self._model.head, "lm_head", rows)
+                if not torch.isfinite(logits.amax(dim=-1)).all():
+                    raise _not_finite()
+                count = sequence.request.prompt_logprobs or 0
+                scores.setdefault(sequence, []).extend(token_logprobs(logits, part, count))
+            row += num_tokens
+        return scores
 
     @torch.inference_mode()
     def _choose(self, writing: Sequence[RequestSequence], logits: Tensor) -> None:

@@ -30,6 +30,9 @@ from danlu.language import _
 from danlu.text.tokenizer import Tokenizer
 
 MAX_SOURCE_CHARACTERS = 128 * 1024
+# What may stand between the parts of JSON: nothing, a space, or a new line and its indentation.
+# Models get lost where more blanks may follow each other.
+JSON_WHITE_SPACE = r"\x20|\x0A\x20{0,24}|\x0A\x09{0,8}"
 NUM_CACHED = 32
 _TRIAL = Path(__file__).with_name("grammar_trial.py")
 _TRIAL_SECONDS = 20.0  # of waiting; the trial itself ends after one second of work
@@ -126,8 +129,7 @@ def _json_schema(source: str) -> str:
     return LLMatcher.grammar_from_json_schema(
         source,
         overrides={
-            # Between the parts of a text, but not without end: models get lost in it.
-            "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,40}",
+            "whitespace_pattern": JSON_WHITE_SPACE,
             "item_separator": ",",
             "key_separator": ":",
         },

@@ -1,4 +1,4 @@
-"""Applies a request's settings to one row of logits: penalties, and which ids may be drawn.
+"""From logits to numbers: penalties, which ids may be drawn, log probabilities.
 
 Shapes: V vocab_size; every row is [V] fp32, and a changed row is a new tensor.
 """
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from danlu.engine.request import SamplingSettings
+from danlu.engine.request import SamplingSettings, TokenLogprobs
 
 
 class Penalties:
@@ -79,3 +79,22 @@ def candidates(row: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]
         kept = probabilities >= settings.min_p * probabilities.max()
         tokens, scores = tokens[kept], scores[kept]
     return tokens, scores
+
+
+def token_logprobs(rows: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:
+    """Return the log probability of a token in each row, and the `count` likeliest of the row.
+
+    rows: [R, V], the model's own logits in its dtype, for R tokens.
+    """
+    values = rows.float().log_softmax(dim=-1)
+    chosen = torch.tensor(tokens, dtype=torch.long, device=rows.device)
+    top = values.topk(min(count, values.shape[-1]), dim=-1)
+    columns = (
+        values.gather(1, chosen[:, None])[:, 0].tolist(),
+        top.indices.tolist(),
+        top.values.tolist(),
+    )
+    return [
+        TokenLogprobs(token=token, logprob=logprob, top=tuple(zip(ids, likeliest, strict=True)))
+        for token, logprob, ids, likeliest in zip(tokens, *columns, strict=True)
+    ]

@@ -124,7 +124,8 @@ class Request:
     """A prompt to continue, as token ids.
 
     adapter None: the plain model. end_token_ids: ids that end the answer. thinking None: the answer
-    has no thought.
+    has no thought. prompt_logprobs: None, or how many alternatives to give with the log probability
+    of each of the prompt's tokens but the first; nothing of such a prompt is taken from the cache.
     """
 
     prompt: tuple[int, ...]
@@ -132,6 +133,7 @@ class Request:
     adapter: Adapter | None = None
     end_token_ids: frozenset[int] = frozenset()
     thinking: Thinking | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,15 +151,17 @@ class Output:
 
     tokens: the new ids, an end token included. text: what became readable, which may lag behind
     the tokens (half a character, the beginning of a stop text). logprobs: one entry a token where
-    they were asked for. cached_tokens: how much of the prompt was found computed already, with the
-    first token; else 0. finish_reason None: there is more to come. error: why a request failed,
-    with finish_reason "error".
+    they were asked for. prompt_logprobs: the same for the next tokens of the prompt, before the
+    first token of the answer. cached_tokens: how much of the prompt was found computed already,
+    with the first token; else 0. finish_reason None: there is more to come. error: why a request
+    failed, with finish_reason "error".
     """
 
     request_id: RequestId
     tokens: tuple[int, ...] = ()
     text: str = ""
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: Exception | None = None

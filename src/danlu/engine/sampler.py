@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from danlu.engine.grammar import Guide
-from danlu.engine.logits import Penalties, candidates
+from danlu.engine.logits import Penalties, candidates, token_logprobs
 from danlu.engine.request import Request, TokenLogprobs
 from danlu.engine.thought import ThoughtTracker
 from danlu.errors import UsageError
@@ -146,15 +146,7 @@ class Sampler:
         row: [V], the model's own logits.
         """
         count = self.settings.logprobs
-        if count is None:
-            return None
-        values = row.float().log_softmax(dim=0)
-        top = values.topk(min(count, values.shape[0]))
-        return TokenLogprobs(
-            token=token,
-            logprob=float(values[token]),
-            top=tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)),
-        )
+        return None if count is None else token_logprobs(row[None], [token], count)[0]
 
     def _allowed(self, guide: Guide, vocab_size: int, too_early: bool) -> Tensor:
         """Return which tokens the grammar allows: [V] bool on the CPU."""

@@ -40,6 +40,11 @@ class TokenSequence:
         return len(self.tokens) - self.computed
 
     @property
+    def is_read_whole(self) -> bool:
+        """Whether the prompt is computed even where the cache holds it."""
+        return False
+
+    @property
     def end(self) -> Contents:
         """The name of the last full block's contents, the root where there is none."""
         return self.contents[-1] if self.contents else self.root
@@ -126,12 +131,13 @@ class Scheduler(Generic[SequenceT]):
         for sequence in list(self._waiting):
             if budget == 0 or len(self._running) >= self._num_requests:
                 break
-            found = self._pool.find(sequence.root, sequence.tokens[:-1])
+            is_whole = sequence.is_read_whole
+            found = [] if is_whole else self._pool.find(sequence.root, sequence.tokens[:-1])
             blocks = [block for block, _contents in found]
             contents = [contents for _block, contents in found]
             start = len(found) * self._pool.block_tokens
             key = self._key(sequence, start, contents[-1] if contents else sequence.root)
-            if key is not None and key in under_way:
+            if key is not None and key in under_way and not is_whole:
                 continue
             missing = self._blocks_for(len(sequence.tokens)) - len(found)
             self._pool.share(blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from danlu.engine.request import Deliver, FinishReason, Output, Request
@@ -13,7 +14,10 @@ from danlu.text.detokenize import Detokenizer
 
 @dataclass(kw_only=True, eq=False)
 class RequestSequence(TokenSequence):
-    """A request that runs or waits. deliver: gets its outputs."""
+    """A request that runs or waits. deliver: gets its outputs.
+
+    num_scored: how many tokens of the prompt, from the second on, have their log probabilities.
+    """
 
     request: Request
     deliver: Deliver
@@ -21,6 +25,25 @@ class RequestSequence(TokenSequence):
     sampler: Sampler
     detokenizer: Detokenizer
     stops: StopFinder
+    num_scored: int = 0
+
+    @property
+    def is_read_whole(self) -> bool:
+        """Whether log probabilities of the prompt are still wanted."""
+        wanted = self.request.prompt_logprobs is not None
+        return wanted and self.num_scored < len(self.request.prompt) - 1
+
+    def unscored(self, num_tokens: int) -> tuple[int, Sequence[int]]:
+        """Return which of the next tokens precede some whose log probabilities are wanted.
+
+        The place of the first among the next `num_tokens`, and the tokens behind it and those
+        that follow it. After a preemption tokens are computed again, but not scored again.
+        """
+        if not self.is_read_whole:
+            return 0, ()
+        first = max(self.num_scored, self.computed)
+        end = min(self.computed + num_tokens, len(self.request.prompt) - 1)
+        return first - self.computed, self.request.prompt[first + 1 : end + 1]
 
     @property
     def num_written(self) -> int:

@@ -1,15 +1,19 @@
 """Generated text to thought, text and tool calls, while it streams.
 
 A state machine over the tags of `render.py`. A tag may arrive in pieces: what could still become
-one is held back. Inside a thought nothing but its end is a tag. A tool call whose JSON is broken is
-given out as the text that it is. White space between the parts is dropped just as the renderer
-puts it, so that a parsed answer renders to what was generated.
+one is held back. Inside a thought nothing but its end is a tag. Calls are read as models write
+them: several in one tag, `parameters` for `arguments`, no tag at the end. What is no JSON, or holds
+more than a call has, is given out as the text that it is. White space between the parts is dropped
+just as the renderer puts it, so that a parsed answer renders to what was generated.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from danlu.text.conversation import ToolCall
 from danlu.text.render import CALL_END, CALL_START, THOUGHT_END, THOUGHT_START
@@ -59,7 +63,7 @@ class Parser:
         return self._advance(final=False)
 
     def finish(self) -> list[Piece]:
-        """Return what was held back; an unfinished tool call comes out as text."""
+        """Return what was held back; a tool call that was cut off in its JSON comes out as text."""
         pieces = self._advance(final=True)
         if self._state == "call":
             pieces += self._emit_text(CALL_START + self._buffer)
@@ -112,14 +116,14 @@ class Parser:
         if place < 0:
             return []
         body, rest = self._buffer[:place], self._buffer[place + len(CALL_END) :]
-        call = _parse_call(body)
-        if call is None:
+        calls = _parse_calls(body)
+        if not calls:
             self._buffer = rest
             return self._emit_text(CALL_START + body + CALL_END)
         # The newline between text and a call belongs to neither.
         held = self._held.removesuffix("\n")
         self._enter("text", rest)
-        return [Text(text=held), Call(call=call)] if held else [Call(call=call)]
+        return [*([Text(text=held)] if held else []), *(Call(call=call) for call in calls)]
 
     def _enter(self, state: str, rest: str) -> None:
         self._state, self._buffer = state, rest
@@ -155,33 +159,77 @@ def _call_end(text: str, final: bool) -> int:
     """Find the end of a call's body; -1 where it has not come yet.
 
     A tag inside a string of the call's JSON is part of the string. Where the JSON is not completed
-    at any later tag, the call was broken and the first tag ended it.
+    at any later tag, the call was broken and the first tag ended it. At the end of the text calls
+    that are complete need no tag.
     """
     first = place = text.find(CALL_END)
     while place >= 0 and _ends_in_string(text[:place]):
         place = text.find(CALL_END, place + 1)
+    if place < 0 and final:
+        return len(text) if _parse_calls(text) else first
     if place < 0:
-        return first if final else -1
-    return place if _parse_call(text[:place]) is not None else first
+        return -1
+    return place if _parse_calls(text[:place]) else first
 
 
 def _ends_in_string(body: str) -> bool:
     try:
-        json.loads(body)
+        _json_values(body)
     except (ValueError, RecursionError) as problem:
         return str(problem).startswith("Unterminated string")
     return False
 
 
-def _parse_call(body: str) -> ToolCall | None:
-    """Read one call's JSON; None where it is not an object with a name and arguments."""
+def _no_such_number(text: str) -> float:
+    """Read a number. Raises ValueError for one that no other program could read in JSON."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("JSON has no such number")
+    return number
+
+
+# Models write newlines into strings as they are, which JSON wants escaped.
+_DECODER = json.JSONDecoder(
+    strict=False, parse_constant=_no_such_number, parse_float=_no_such_number
+)
+_BETWEEN = re.compile(rf"(?:\s|{re.escape(CALL_START)})*")
+
+
+def _json_values(body: str) -> list[Any]:
+    """Read the JSON values of a body; between them may be white space and tags left open."""
+    values: list[Any] = []
+    place = _end_of_blank(body, 0)
+    while place < len(body):
+        value, end = _DECODER.raw_decode(body, place)
+        values += value if isinstance(value, list) else [value]
+        place = _end_of_blank(body, end)
+    return values
+
+
+def _end_of_blank(body: str, place: int) -> int:
+    found = _BETWEEN.match(body, place)
+    return found.end() if found else place
+
+
+def _parse_calls(body: str) -> list[ToolCall]:
+    """Read the calls of a tag; [] where anything in it is no call."""
     try:
-        fields = json.loads(body)
+        calls = [_call_of(value) for value in _json_values(body)]
     except (ValueError, RecursionError):
-        return None
+        return []
+    return [call for call in calls if call is not None] if None not in calls else []
+
+
+def _call_of(fields: object) -> ToolCall | None:
+    """Read a call: an object with a name and arguments, by either of their names, and no more."""
     if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
         return None
-    arguments = fields.get("arguments", {})
-    if isinstance(arguments, dict | str):
-        return ToolCall(name=fields["name"], arguments=arguments)
-    return None
+    given = [fields[key] for key in ("arguments", "parameters") if key in fields]
+    if len(given) > 1 or not fields.keys() <= {"name", "arguments", "parameters", "id", "type"}:
+        return None
+    arguments = given[0] if given else {}
+    if isinstance(arguments, str):  # JSON within JSON
+        arguments = _DECODER.decode(arguments) if arguments.strip() else {}
+    arguments = {} if arguments is None else arguments
+    is_object = isinstance(arguments, dict)
+    return ToolCall(name=fields["name"], arguments=arguments) if is_object else None

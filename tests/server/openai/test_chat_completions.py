@@ -327,6 +327,7 @@ AS_TEXT = json.dumps(SCHEMA)
     [
         ({"response_format": {"type": "text"}}, None, ""),
         ({"response_format": {"type": "json_object"}}, "json_object", ""),
+        ({"response_format": {"type": "json_object", "schema": {}}}, "json_object", ""),
         (
             {
                 "response_format": {
@@ -354,7 +355,13 @@ def test_what_an_answer_must_look_like_reaches_the_engine(
 ) -> None:
     subject.answers("Fine.").message(**fields)
     grammar = subject.engine.requests[0].sampling.grammar
-    assert (grammar and grammar.kind, grammar.source if grammar else "") == (kind, source)
+    assert (grammar and grammar.kind) == kind
+    found = grammar.source if grammar else ""
+    if kind == "json_schema":
+        schema = json.loads(found)
+        assert schema.pop("x-guidance")["coerce_one_of"] is True
+        found = json.dumps(schema)
+    assert found == source
 
 
 @pytest.mark.parametrize(
@@ -452,7 +459,6 @@ def test_what_cannot_be_served_is_refused_by_name(
     "fields",
     [
         {"top_logprobs": 3},
-        {"stream_options": {"include_usage": True}},
         {"tool_choice": "required"},
         {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}},
         {"tools": TOOLS + TOOLS},
@@ -463,7 +469,9 @@ def test_fields_that_need_others_say_so(subject: Subject, fields: dict[str, Any]
     assert next(iter(fields)) in message
 
 
-def test_too_long_is_refused_with_numbers(subject: Subject) -> None:
+def test_too_long_is_refused_with_numbers(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     subject.answers("Fine.", context_tokens=100).message()
     length = len(subject.engine.requests[0].prompt)
     assert subject.engine.requests[0].sampling.max_tokens == 100 - length
@@ -476,4 +484,8 @@ def test_too_long_is_refused_with_numbers(subject: Subject) -> None:
     error = subject.refusal(messages=[{"role": "user", "content": "long " * 1000}], stream=True)
     assert error["code"] == "context_length_exceeded"
     assert error["n_prompt_tokens"] > 1000
+    # The words by which LiteLLM and aider tell this error from others, whatever the language.
+    monkeypatch.setenv("DANLU_LANG", "zh")
+    error = subject.refusal(messages=[{"role": "user", "content": "long " * 1000}])
+    assert "maximum context length is 100 tokens. However," in error["message"]
     assert subject.serving.service.num_seats_taken == 0

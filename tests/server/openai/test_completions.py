@@ -121,6 +121,60 @@ def test_log_probabilities_stand_beside_their_tokens() -> None:
     assert joined == lists
 
 
+@pytest.mark.parametrize("prompt", ["The fox 你好 🦊 <|im_end|> jumps", [33, 34, 35], "T"])
+@pytest.mark.parametrize("max_tokens", [0, 1, 5])
+def test_the_prompt_has_log_probabilities_too(
+    client: TestClient, prompt: str | list[int], max_tokens: int
+) -> None:
+    """What programs such as lm-eval sum up to compare endings of a text."""
+    fields = {"prompt": prompt, "max_tokens": max_tokens, "echo": True, "logprobs": 2}
+    body = post(client, **fields, temperature=0)
+    [choice] = body["choices"]
+    ids = tokenizer().encode_text(prompt) if isinstance(prompt, str) else prompt
+    shown = tokenizer().decode(ids)
+    lists = choice["logprobs"]
+    assert choice["text"].startswith(shown)
+    assert {len(values) for values in lists.values()} == {len(ids) + max_tokens}
+    assert body["usage"]["completion_tokens"] == max_tokens
+    assert choice["finish_reason"] == "length"
+    assert (choice["text"] == shown) == (max_tokens == 0)
+    answer = reference(ids)[0][:max_tokens]
+    request = Request(
+        prompt=(*ids, *answer),
+        sampling=SamplingSettings(temperature=0.0, max_tokens=1),
+        prompt_logprobs=2,
+    )
+    entries = [e for output in tiny_engine.alone(request) for e in output.prompt_logprobs]
+    assert lists["token_logprobs"][0] is lists["top_logprobs"][0] is None
+    assert lists["token_logprobs"][1:] == pytest.approx([e.logprob for e in entries], abs=1e-4)
+    for token, top, entry in zip(
+        lists["tokens"][1:], lists["top_logprobs"][1:], entries, strict=True
+    ):
+        is_likeliest = entry.token == entry.top[0][0]
+        assert (max(top, key=top.get) == token) == is_likeliest
+    assert lists["text_offset"][0] == 0
+    assert lists["text_offset"][: len(ids)] == sorted(lists["text_offset"][: len(ids)])
+    streamed = events_of(client.post("/v1/completions", json=fields | {"stream": True}).text)
+    joined: dict[str, list[Any]] = {name: [] for name in lists}
+    text = ""
+    for chunk in streamed[:-1]:
+        text += chunk["choices"][0]["text"]
+        for name, values in (chunk["choices"][0]["logprobs"] or {}).items():
+            joined[name] += values
+    assert text == choice["text"]
+    assert joined["tokens"] == lists["tokens"]
+    assert joined["token_logprobs"][1:] == pytest.approx(lists["token_logprobs"][1:], abs=1e-4)
+
+
+def test_with_echo_the_end_has_its_entry_too() -> None:
+    """Programs leave out as many entries as tokens were written; one is missing otherwise."""
+    with served(ScriptedEngine(tokenizer(), lambda _request: "")) as serving:
+        fields = {"prompt": "ab", "max_tokens": 5, "echo": True, "logprobs": 1}
+        [choice] = post(client_for(serving), **fields)["choices"]
+    assert choice["text"] == "ab"
+    assert choice["logprobs"]["tokens"][-1] == "<|im_end|>"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -137,13 +191,14 @@ def test_log_probabilities_stand_beside_their_tokens() -> None:
         ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
+        ({"prompt": "a", "max_tokens": 0}, None),
         ({"prompt": "a", "logprobs": True}, "logprobs"),
         ({"prompt": "a", "messages": []}, "messages"),
         ({}, "prompt"),
     ],
 )
 def test_bad_requests_are_refused_by_name(
-    client: TestClient, serving: Serving, fields: dict[str, Any], param: str
+    client: TestClient, serving: Serving, fields: dict[str, Any], param: str | None
 ) -> None:
     assert refused(client, **fields)["error"]["param"] == param
     assert serving.service.num_seats_taken == 0

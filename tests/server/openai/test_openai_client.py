@@ -198,3 +198,33 @@ def test_a_client_that_stops_reading_frees_its_seat(
     while place[0].service.num_seats_taken:
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")  # the client warns of its own field
+def test_what_the_helpers_return_can_be_sent_back(client: openai.OpenAI) -> None:
+    """The loop of every agent: the parsed message goes into the history as it is."""
+    tools = [openai.pydantic_function_tool(weather)]
+    with client.chat.completions.stream(
+        model="tiny",
+        messages=HELLO,  # type: ignore[arg-type]
+        tools=tools,
+    ) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    parsed = (
+        client.chat.completions.parse(model="tiny", messages=HELLO, tools=tools)  # type: ignore[arg-type]
+        .choices[0]
+        .message
+    )
+    as_json = client.chat.completions.parse(
+        model="tiny",
+        messages=HELLO,  # type: ignore[arg-type]
+        response_format=Place,
+    )
+    for message in (streamed, parsed, as_json.choices[0].message):
+        history = [*HELLO, message, message.model_dump(warnings=False)]
+        history += [
+            {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+            for call in message.tool_calls or ()
+        ]
+        answer = client.chat.completions.create(model="tiny", messages=history)  # type: ignore[arg-type]
+        assert answer.choices[0].message.content

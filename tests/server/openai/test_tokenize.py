@@ -79,3 +79,10 @@ def test_an_unknown_model_is_not_found(client: TestClient) -> None:
         response = client.post(path, json={"model": "other", **body})
         assert response.status_code == 404
         assert "tiny" in response.json()["error"]["message"]
+
+
+def test_notes_in_messages_are_listed(client: TestClient) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi", "id": "m1"}]}
+    response = client.post("/tokenize", json=body)
+    assert response.status_code == 200
+    assert response.headers["x-danlu-ignored"] == "messages.id"

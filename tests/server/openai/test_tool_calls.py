@@ -12,13 +12,8 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from danlu.engine.request import Grammar
-from danlu.server.openai.tool_calls import (
-    CallBody,
-    ToolBody,
-    arguments_text,
-    call_fields,
-    call_grammar,
-)
+from danlu.server.openai.grammars import call_grammar
+from danlu.server.openai.tool_calls import CallBody, ToolBody, arguments_text, call_fields
 from danlu.text.conversation import ToolCall
 from danlu.text.parse import Call, Parser
 from danlu.text.render import call_text

@@ -155,13 +155,40 @@ def _field_path(place: Sequence[str | int]) -> str:
     return path
 
 
+# Addresses that clients ask for: those of other APIs, and ours without the /v1 of their base
+# address; each with the one that does what they want.
+_ELSEWHERE = {
+    "/chat/completions": "/v1/chat/completions",
+    "/v1/v1/chat/completions": "/v1/chat/completions",
+    "/v1/responses": "/v1/chat/completions",
+    "/v1/messages": "/v1/chat/completions",
+    "/api/chat": "/v1/chat/completions",
+    "/completions": "/v1/completions",
+    "/completion": "/v1/completions",
+    "/api/generate": "/v1/completions",
+    "/models": "/v1/models",
+    "/v1/v1/models": "/v1/models",
+    "/api/tags": "/v1/models",
+    "/v1/tokenize": "/tokenize",
+    "/v1/detokenize": "/detokenize",
+}
+
+
 def _of_routing(problem: HTTPException, request: Request) -> ApiError:
     """Name the route that does not exist, or what it cannot do."""
-    place = f"{request.method} {request.url.path}"
-    message = {
-        404: _("There is no route {place}. GET /docs lists all routes.").format(place=place),
-        405: _("{place} is not possible. GET /docs lists all routes.").format(place=place),
-    }.get(problem.status_code, str(problem.detail or HTTPStatus(problem.status_code).phrase))
+    path = request.url.path
+    place, near = f"{request.method} {path}", _ELSEWHERE.get(path)
+    if problem.status_code == 405:
+        message = _("{place} is not possible. GET /docs lists all routes.").format(place=place)
+    elif problem.status_code != 404:
+        message = str(problem.detail or HTTPStatus(problem.status_code).phrase)
+    elif near is None:
+        message = _("There is no route {place}. GET /docs lists all routes.").format(place=place)
+    else:
+        message = _(
+            "There is no route {place}; use {near}. The base address of OpenAI's clients ends with "
+            "/v1. GET /docs lists all routes."
+        ).format(place=place, near=near)
     return ApiError(problem.status_code, message, headers=problem.headers)
 
 

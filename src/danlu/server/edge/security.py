@@ -20,7 +20,7 @@ from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
 
 # What a browser loads before it can be given a key, and what supervisors poll.
-PUBLIC_PATHS = frozenset({"/health", "/docs", "/docs/page.js", "/docs/page.css"})
+PUBLIC_PATHS = frozenset({"/", "/health", "/docs", "/docs/page.js", "/docs/page.css"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}

@@ -1,7 +1,8 @@
-"""The application: routes in the middle, four layers around them.
+"""The application: routes in the middle, five layers around them.
 
-From the outside in: `access` (id, log line, an answer to every exception), `security` (Host,
-Origin, key), `gate` (503 without a model), `limits` (sizes, counts). Must not know sockets.
+From the outside in: `access` (id, log line, an answer to every exception), `request_line` (HEAD,
+whole addresses), `security` (Host, Origin, key), `gate` (503 without a model), `limits` (sizes,
+counts). Must not know sockets.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from danlu.server.edge.limits import Limits
 from danlu.server.edge.security import PUBLIC_PATHS, Security
 from danlu.server.lifecycle import status
 from danlu.server.lifecycle.docs import docs_router
+from danlu.server.lifecycle.request_line import RequestLine
 from danlu.server.openai import chat_completions, completions, models, tokenize
 from danlu.server.state import ServerState
 
@@ -78,5 +80,6 @@ def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
     app.add_middleware(Limits, settings=settings)
     app.add_middleware(Gate)
     app.add_middleware(Security, settings=settings, keys=keys)
+    app.add_middleware(RequestLine)
     app.add_middleware(Access)
     return app

@@ -1,4 +1,4 @@
-"""/docs: a page that lists the routes from /openapi.json, out of three files of this package.
+"""/docs, and /: a page that lists the routes of /openapi.json, out of three files of this package.
 
 It loads nothing from anywhere else, works offline and behind a path prefix (all its addresses are
 relative), and asks for the key if there is one.
@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 _FOLDER = Path(__file__).parent / "pages"
 _FILES = {
+    "/": ("docs.html", "text/html"),  # what a browser asks for first
     "/docs": ("docs.html", "text/html"),
     "/docs/page.js": ("docs.js", "text/javascript"),
     "/docs/page.css": ("docs.css", "text/css"),

@@ -69,8 +69,12 @@ class _ChatChoice:
         self.texts: list[str] = []
         self.calls: list[Json] = []
         self.logprobs: list[Json] = []
-        self.usage: Usage | None = None
         self.finish_reason: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the choice has cost so far."""
+        return self._reading.usage
 
     def read(self, output: Output, *, one_call: bool) -> Iterator[Event]:
         """Yield the events of an output; with `one_call` nothing that follows the first call."""
@@ -89,9 +93,7 @@ class _ChatChoice:
         if isinstance(event, Call):
             self.calls.append(call_fields(event.call))
             return {"tool_calls": [{"index": len(self.calls) - 1, **self.calls[-1]}]}
-        if isinstance(event, Usage):
-            self.usage = event
-        elif isinstance(event, End):
+        if isinstance(event, End):
             # An answer that was cut after its call ends with "abort".
             has_called = self.calls and event.reason != "length"
             self.finish_reason = "tool_calls" if has_called else event.reason
@@ -138,16 +140,17 @@ class ChatReply(Reply):
         waiting: list[Json] = []
         for event in choice.read(output, one_call=self._one_call):
             if isinstance(event, Tokens):
-                waiting += chat_logprobs(event.logprobs, self._tokenizer)
+                entries = chat_logprobs(event.logprobs, self._tokenizer)
+                waiting += entries
+                if not self.is_streamed:
+                    choice.logprobs += entries
                 continue
             delta = choice.add(event)
             if delta is not None:
                 chunks.append(self._delta(index, delta, waiting))
-                choice.logprobs += waiting
                 waiting = []
         if waiting:  # the text of these tokens has not become certain yet
             chunks.append(self._delta(index, {"content": ""}, waiting))
-            choice.logprobs += waiting
         if choice.finish_reason is not None:
             chunks.append(self.chunk(index, {"delta": {}}, end=choice.finish_reason))
         return chunks
@@ -163,8 +166,8 @@ class ChatReply(Reply):
         return choice_fields(index, {"message": choice.message()}, logprobs, choice.finish_reason)
 
     def usages(self) -> list[Usage]:
-        """Return what each choice cost."""
-        return [choice.usage for choice in self._choices if choice.usage]
+        """Return what each choice has cost so far."""
+        return [choice.usage for choice in self._choices]
 
     def _delta(self, index: int, delta: Json, logprobs: list[Json]) -> Json:
         return self.chunk(index, {"delta": delta}, self._logprobs(logprobs) if logprobs else None)

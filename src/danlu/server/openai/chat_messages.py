@@ -6,13 +6,15 @@ Must not know templates or tokens.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from danlu.server.openai.body_types import Body, Text, encodable, refused
+from danlu.server.openai.body_types import Body, Text, encodable
+from danlu.server.openai.foreign_fields import MESSAGE_FIELDS
 from danlu.server.openai.tool_calls import CallBody, ToolBody
 from danlu.text.conversation import Conversation, Message, Role
 
@@ -20,45 +22,55 @@ from danlu.text.conversation import Conversation, Message, Role
 class TextPart(Body):
     """A piece of a message."""
 
-    type: Literal["text"]
+    ANNOTATED = True
+
+    type: Literal["text", "input_text", "output_text"]
     text: Text
 
 
-def _content(value: object) -> str | None:
-    """Read a text, or text parts, which are joined by newlines as vLLM joins them."""
+def _parts(value: object, info: ValidationInfo) -> object:
+    """Read a text, a list of texts or parts; a tool may also answer with JSON, or with nothing."""
+    if info.data.get("role") == "tool" and not isinstance(value, str) and not _are_parts(value):
+        value = "" if value is None else json.dumps(value, ensure_ascii=False)
     if value is None:
         return None
-    if isinstance(value, str):
-        return encodable(value)
-    if not isinstance(value, list):
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list):
         raise ValueError("It must be a text or a list of text parts.")
-    return encodable("\n".join(_part(part) for part in value))
-
-
-def _part(part: object) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text":
+    if not all(isinstance(item, str) or _is_text_part(item) for item in items):
         raise ValueError("Only text parts are served: no images, audio, files or addresses.")
-    if part.keys() != {"type", "text"} or not isinstance(part["text"], str):
-        raise ValueError("A text part has the fields type and text, and nothing else.")
-    return part["text"]
+    return [
+        {"type": "text", "text": encodable(item)} if isinstance(item, str) else item
+        for item in items
+    ]
+
+
+def _are_parts(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, str) or (isinstance(item, dict) and "type" in item) for item in value
+    )
+
+
+def _is_text_part(item: object) -> bool:
+    return isinstance(item, dict) and item.get("type") in ("text", "input_text", "output_text")
 
 
 class ChatMessage(Body):
-    """One message. Fields that clients send back as they got them are accepted where empty."""
+    """One message, as clients write it and as they send back what they got."""
+
+    FOREIGN = MESSAGE_FIELDS
+    ANNOTATED = True
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Annotated[
-        str | None, PlainValidator(_content, json_schema_input_type=str | list[TextPart] | None)
-    ] = None
+        list[TextPart] | None,
+        BeforeValidator(_parts, json_schema_input_type=str | list[TextPart] | None),
+    ] = Field(None, validate_default=True)
     name: Text | None = None
     reasoning: Text | None = None
     reasoning_content: Text | None = None
     tool_calls: list[CallBody] | None = Field(None, max_length=128)
     tool_call_id: Text | None = None
-    refusal: Annotated[Any, refused("A refusal cannot be shown to the model: use content.")] = None
-    annotations: list[Any] | None = Field(None, max_length=0)
-    audio: Annotated[Any, refused("Only text is served.")] = None
-    function_call: Annotated[Any, refused("This is outdated: use tool_calls.")] = None
 
     @model_validator(mode="after")
     def _fields_of_its_role(self) -> ChatMessage:
@@ -68,9 +80,12 @@ class ChatMessage(Body):
             for name in ("reasoning", "reasoning_content", "tool_calls"):
                 if getattr(self, name):
                     raise ValueError(f"{name} is only for the assistant.")
-        if self.role != "tool" and self.tool_call_id is not None:
-            raise ValueError("tool_call_id is only for the role tool.")
         return self
+
+    def ignored(self) -> list[str]:
+        """List what was given and the model is not shown."""
+        hidden = () if self.role == "tool" else ("name", "tool_call_id")
+        return [*super().ignored(), *(name for name in hidden if getattr(self, name))]
 
     def message(self) -> Message:
         """Return the message in the form that is rendered."""
@@ -78,7 +93,8 @@ class ChatMessage(Body):
         reasoning = self.reasoning if self.reasoning is not None else self.reasoning_content
         return Message(
             role=role,
-            content=self.content or "",
+            # Parts are joined by newlines, as vLLM joins them.
+            content="\n".join(part.text for part in self.content or ()),
             reasoning=reasoning if role == "assistant" else None,
             tool_calls=tuple(call.call() for call in self.tool_calls or ()),
         )

@@ -6,6 +6,7 @@ Source of the shapes: OpenAI's API reference.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from danlu.dialog.events import Usage
-from danlu.engine.request import Output, Request
+from danlu.engine.request import FinishReason, Output, Request
 from danlu.server.openai.grammars import grammar_of
 from danlu.server.openai.logprobs import CompletionLogprobs
 from danlu.server.openai.models import Target
@@ -42,7 +43,8 @@ def prompt_requests(body: CompletionRequest, target: Target, serving: Serving) -
         # Not a chat: no thought is wanted before the text.
         serving.defaults[False],
         vocab_size=vocab_size,
-        max_tokens=body.max_tokens,
+        # With 0 the answer is not shown; the engine always writes a token.
+        max_tokens=None if body.max_tokens is None else max(1, body.max_tokens),
         logprobs=body.logprobs,
         grammar=grammar_of(body),
     )
@@ -52,6 +54,7 @@ def prompt_requests(body: CompletionRequest, target: Target, serving: Serving) -
             sampling=sampling,
             adapter=target.adapter,
             end_token_ids=serving.assistant.dialog.end_token_ids,
+            prompt_logprobs=body.logprobs if body.wants_prompt_logprobs else None,
         )
         for prompt in body.prompt
     ]
@@ -72,7 +75,8 @@ class _CompletionChoice:
     def __init__(self, request: Request, prompt: str, tokenizer: Tokenizer) -> None:
         self.usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=0)
         self.texts = [prompt]
-        self._logprobs = CompletionLogprobs(tokenizer)
+        listed = () if request.prompt_logprobs is None else request.prompt
+        self._logprobs = CompletionLogprobs(tokenizer, listed)
         self.lists: dict[str, list[Any]] = {}
         self.finish_reason: str | None = None
 
@@ -81,10 +85,12 @@ class _CompletionChoice:
         self.texts.append(output.text)
         self.usage = self.usage.plus(output)
         self.finish_reason = output.finish_reason
-        lists = self._logprobs.lists(output.logprobs)
+        return self._logprobs.lists([*output.prompt_logprobs, *output.logprobs])
+
+    def keep(self, lists: dict[str, list[Any]]) -> None:
+        """Put log probabilities behind those before."""
         for name, values in lists.items():
             self.lists.setdefault(name, []).extend(values)
-        return lists
 
 
 class CompletionReply(Reply):
@@ -94,6 +100,7 @@ class CompletionReply(Reply):
         super().__init__(body, model=target.name, prefix="cmpl", kind="text_completion")
         tokenizer = serving.assistant.loaded.tokenizer
         self._echo = bool(body.echo)
+        self._is_prompt_only = body.max_tokens == 0
         self._has_logprobs = body.logprobs is not None
         self._choices: list[_CompletionChoice] = []
         self.requests: list[Request] = []
@@ -113,8 +120,14 @@ class CompletionReply(Reply):
 
     def feed(self, index: int, output: Output) -> list[Json]:
         """Return a chunk for an output that is not empty."""
-        lists = self._choices[index].add(output)
-        if not (output.text or output.logprobs or output.finish_reason):
+        if self._is_prompt_only:
+            end: FinishReason | None = None if output.finish_reason is None else "length"
+            output = replace(output, tokens=(), text="", logprobs=(), finish_reason=end)
+        choice = self._choices[index]
+        lists = choice.add(output)
+        if not self.is_streamed:
+            choice.keep(lists)
+        if not (output.text or lists["tokens"] or output.finish_reason):
             return []
         logprobs = lists if self._has_logprobs else None
         return [self.chunk(index, {"text": output.text}, logprobs, output.finish_reason)]
@@ -126,7 +139,7 @@ class CompletionReply(Reply):
         return choice_fields(index, {"text": "".join(choice.texts)}, logprobs, choice.finish_reason)
 
     def usages(self) -> list[Usage]:
-        """Return what each choice cost."""
+        """Return what each choice has cost so far."""
         return [choice.usage for choice in self._choices]
 
 

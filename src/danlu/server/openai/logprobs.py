@@ -1,7 +1,8 @@
 """Log probabilities in the shapes of OpenAI's two routes.
 
-Every generated token is listed, thoughts and calls included; control tokens are not, since
-they have no text. Source: OpenAI's API reference ("logprobs" of both routes).
+Every generated token is listed, thoughts and calls included; control tokens are not, since they
+have no text, unless the prompt is listed too: programs then count on an entry for each token.
+Source: OpenAI's API reference ("logprobs" of both routes).
 """
 
 from __future__ import annotations
@@ -47,21 +48,30 @@ def token_text(token: int, tokenizer: Tokenizer) -> str:
 
 
 class CompletionLogprobs:
-    """Writes entries as the completions route does: four lists of equal length."""
+    """Writes entries as the completions route does: four lists of equal length.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    prompt: its tokens, where they are listed before the answer's.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._hidden = frozenset() if prompt else tokenizer.control_ids
+        # Nothing stands before it that could make it more or less likely.
+        self._first = prompt[:1]
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
 
     def lists(self, entries: Sequence[TokenLogprobs]) -> dict[str, list[Any]]:
         """Write the next entries; offsets count the characters of the text before a token."""
-        kept = [entry for entry in entries if entry.token not in self._tokenizer.control_ids]
+        first, self._first = self._first, ()
+        kept = [entry for entry in entries if entry.token not in self._hidden]
+        tokens = [*first, *(entry.token for entry in kept)]
+        unknown = [None] * len(first)
         return {
-            "tokens": [token_text(entry.token, self._tokenizer) for entry in kept],
-            "token_logprobs": [max(entry.logprob, LEAST) for entry in kept],
-            "top_logprobs": [self._alternatives(entry) for entry in kept],
-            "text_offset": [self._passed(entry.token) for entry in kept],
+            "tokens": [token_text(token, self._tokenizer) for token in tokens],
+            "token_logprobs": [*unknown, *(max(entry.logprob, LEAST) for entry in kept)],
+            "top_logprobs": [*unknown, *(self._alternatives(entry) for entry in kept)],
+            "text_offset": [self._passed(token) for token in tokens],
         }
 
     def _alternatives(self, entry: TokenLogprobs) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from danlu.dialog.events import Usage
 from danlu.engine.request import Output, Request
-from danlu.server.openai.requests import SamplingBody
+from danlu.server.openai.requests import SamplingBody, StreamOptions
 
 Json = dict[str, Any]
 
@@ -19,13 +19,18 @@ class Reply(ABC):
     """The answer to one HTTP request: chunks while it is computed, or one body.
 
     requests: what the engine computes, one for each choice; `index` means the place in it.
+    is_streamed: what has become a chunk is not needed again. Log probabilities, some kilobytes a
+    token, are then not kept.
     """
 
     requests: Sequence[Request]
 
     def __init__(self, body: SamplingBody, *, model: str, prefix: str, kind: str) -> None:
+        self.is_streamed = bool(body.stream)
         self._choices_per_prompt = body.choices
-        self._include_usage = body.include_usage
+        options = body.stream_options or StreamOptions()
+        self._include_usage = bool(options.include_usage)
+        self._has_usage_in_chunks = bool(options.continuous_usage_stats)
         self._head: Json = {
             "id": f"{prefix}-{secrets.token_hex(16)}",
             "object": kind,
@@ -48,7 +53,7 @@ class Reply(ABC):
 
     @abstractmethod
     def usages(self) -> list[Usage]:
-        """Return what each choice of a complete answer cost."""
+        """Return what each choice has cost so far."""
 
     def has_enough(self, index: int) -> bool:
         """Whether the rest of a request's outputs is not wanted."""
@@ -68,6 +73,8 @@ class Reply(ABC):
     ) -> Json:
         """Write a chunk of one choice. end: why the choice ends with it."""
         chunk = self._head | {"choices": [choice_fields(index, content, logprobs, end)]}
+        if self._has_usage_in_chunks:
+            return chunk | {"usage": self._usage()}
         return chunk | ({"usage": None} if self._include_usage else {})
 
     def _usage(self) -> Json:

@@ -13,15 +13,22 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
 from danlu.server.openai.body_types import (
-    AcceptedOnly,
     Body,
     JsonObject,
     Text,
+    Whole,
     are_token_ids,
     encodable,
-    refused,
 )
 from danlu.server.openai.chat_messages import ChatMessage
+from danlu.server.openai.foreign_fields import (
+    CHAT_FIELDS,
+    COMPLETION_FIELDS,
+    FORMAT_FIELDS,
+    REASONING_FIELDS,
+    STREAM_FIELDS,
+    THINKING_FIELDS,
+)
 from danlu.server.openai.tool_calls import ToolBody, ToolChoiceField
 
 MAX_CHOICES = 8
@@ -60,27 +67,29 @@ def _prompts(value: object) -> list[str | list[int]]:
     return prompts
 
 
-def _text_only(value: list[str]) -> list[str]:
-    if value != ["text"]:
-        raise ValueError("Only text is served.")
-    return value
-
-
-def _one(value: int) -> int:
-    if value != 1:
-        raise ValueError("Use n: every answer that is computed is returned.")
-    return value
+def _no_limit(value: object) -> object:
+    """Read -1, by which clients of llama.cpp and LM Studio say that there is no limit."""
+    return None if value == -1 else value
 
 
 StopText = Annotated[Text, Field(min_length=1, max_length=256)]
-TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN)]
+TokenId = Annotated[Whole, Field(ge=0, le=MAX_TOKEN)]
+MaxTokens = Annotated[
+    Annotated[Whole, Field(ge=1, le=MAX_TOKEN)] | None, BeforeValidator(_no_limit)
+]
 
 
 class StreamOptions(Body):
-    """What a stream brings beside the answer. include_usage: one more chunk, with the usage."""
+    """What a stream brings beside the answer; an answer in one piece has its usage anyway.
 
-    include_usage: bool = False
-    include_obfuscation: bool | None = None
+    include_usage: one more chunk, with the usage. continuous_usage_stats: the usage so far in
+    every chunk, as vLLM sends it.
+    """
+
+    FOREIGN = STREAM_FIELDS
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class StructuredOutputs(Body):
@@ -99,25 +108,25 @@ class StructuredOutputs(Body):
         return self
 
 
-class SamplingBody(AcceptedOnly):
+class SamplingBody(Body):
     """How tokens are chosen, when to stop and what to return: the same for both routes.
 
     What is not given (or null) comes from the model's own files.
     """
 
     model: Text | None = None
-    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    n: Whole | None = Field(None, ge=1, le=MAX_CHOICES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, le=MAX_TOKEN, description="0 and -1: off")
+    top_k: Whole | None = Field(None, ge=-1, le=MAX_TOKEN, description="0 and -1: off")
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: Annotated[dict[str, float], AfterValidator(_biases)] | None = None
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)
     stop: (
         Annotated[
             list[StopText],
@@ -127,8 +136,8 @@ class SamplingBody(AcceptedOnly):
         | None
     ) = None
     stop_token_ids: list[TokenId] | None = Field(None, max_length=128)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKEN)
-    min_tokens: int | None = Field(None, ge=0, le=MAX_TOKEN)
+    max_tokens: MaxTokens = Field(None, description="-1: what the context leaves")
+    min_tokens: Whole | None = Field(None, ge=0, le=MAX_TOKEN)
     ignore_eos: bool | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: JsonObject | Text | None = None
@@ -137,51 +146,44 @@ class SamplingBody(AcceptedOnly):
     guided_grammar: Text | None = None
     user: Text | None = Field(None, description="who asks; nothing is done with it")
 
-    @model_validator(mode="after")
-    def _stream_options_need_a_stream(self) -> SamplingBody:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is only for stream: true.")
-        return self
-
     @property
     def choices(self) -> int:
         """How many answers to each prompt."""
         return self.n or 1
 
-    @property
-    def include_usage(self) -> bool:
-        """Whether the stream ends with the usage."""
-        return self.stream_options is not None and self.stream_options.include_usage
-
-    def ignored(self) -> list[str]:
-        """List the fields that were given and will not be honoured."""
-        options = self.stream_options
-        names = super().ignored()
-        if options is not None and options.include_obfuscation:
-            names.append("stream_options.include_obfuscation")
-        return names
-
 
 class JsonSchemaFormat(Body):
-    """A JSON schema with a name, as OpenAI wants it. It is always enforced."""
+    """A JSON schema, with OpenAI's fields about it. It is always enforced."""
 
-    name: Text = Field(max_length=64)
+    name: Text | None = Field(None, max_length=64)
     description: Text | None = None
     schema_: JsonObject = Field(default_factory=dict, alias="schema")
     strict: bool | None = None
 
 
 class ResponseFormat(Body):
-    """OpenAI's way to say what an answer must look like."""
+    """What an answer must look like: OpenAI's form, and llama.cpp's with the schema beside it."""
+
+    FOREIGN = FORMAT_FIELDS
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    schema_: JsonObject | None = Field(None, alias="schema")
 
     @model_validator(mode="after")
     def _schema_with_its_type(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema belongs to the type json_schema.")
+        if self.json_schema is not None and (self.type != "json_schema" or self.schema_):
+            raise ValueError("json_schema belongs to the type json_schema, without schema.")
+        if self.type == "json_schema" and self.wanted_schema is None:
+            raise ValueError("The type json_schema needs json_schema.")
+        if self.type == "text" and self.wanted_schema is not None:
+            raise ValueError("schema belongs to the types json_schema and json_object.")
         return self
+
+    @property
+    def wanted_schema(self) -> dict[str, Any] | None:
+        """The schema, wherever it stands."""
+        return self.schema_ if self.json_schema is None else self.json_schema.schema_
 
 
 class TemplateSettings(Body):
@@ -193,15 +195,41 @@ class TemplateSettings(Body):
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
+class ReasoningSettings(Body):
+    """OpenRouter's way to say how long to think. max_tokens: of the thought."""
+
+    FOREIGN = REASONING_FIELDS
+
+    effort: ReasoningEffort | None = None
+    max_tokens: Whole | None = Field(default=None, ge=0, le=MAX_TOKEN)
+    enabled: bool | None = None
+
+
+class ThinkingSettings(Body):
+    """Anthropic's way to say whether to think, and how many tokens at most."""
+
+    FOREIGN = THINKING_FIELDS
+
+    type: Literal["enabled", "disabled", "auto", "adaptive"] = "auto"
+    budget_tokens: Whole | None = Field(default=None, ge=0, le=MAX_TOKEN)
+
+    @property
+    def enabled(self) -> bool | None:
+        """Whether to think; None leaves it to the model's training."""
+        return {"enabled": True, "disabled": False}.get(self.type)
+
+
 class ChatRequest(SamplingBody):
     """The body of /v1/chat/completions."""
 
+    FOREIGN = CHAT_FIELDS
+
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
-    max_completion_tokens: int | None = Field(
-        None, ge=1, le=MAX_TOKEN, description="the same as max_tokens, which it goes before"
+    max_completion_tokens: MaxTokens = Field(
+        None, description="the same as max_tokens, which it goes before"
     )
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     tools: list[ToolBody] | None = Field(None, max_length=128)
     tool_choice: ToolChoiceField = None
@@ -212,18 +240,18 @@ class ChatRequest(SamplingBody):
         description="none: no thought. Else the longest thought in tokens: minimal 512, low 1024, "
         "medium 4096; above, any",
     )
-    thinking_token_budget: int | None = Field(
+    thinking_token_budget: Whole | None = Field(
         None, ge=0, le=MAX_TOKEN, description="tokens after which a thought is ended"
     )
-    modalities: Annotated[list[str], AfterValidator(_text_only)] | None = None
-    audio: Annotated[Any, refused("Only text is served.")] = None
-    functions: Annotated[Any, refused("This is outdated: use tools.")] = None
-    function_call: Annotated[Any, refused("This is outdated: use tool_choice.")] = None
-    web_search_options: Annotated[Any, refused("The server does not search the web.")] = None
+    enable_thinking: bool | None = Field(
+        None, description="the same as enable_thinking in chat_template_kwargs"
+    )
+    reasoning: ReasoningSettings | None = None
+    thinking: ThinkingSettings | None = None
 
     @model_validator(mode="after")
     def _fields_that_need_others(self) -> ChatRequest:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs is only for logprobs: true.")
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
@@ -231,21 +259,22 @@ class ChatRequest(SamplingBody):
         choice = self.tool_choice
         if choice is not None and choice.needs_a_call and not names:
             raise ValueError("tool_choice asks for a call, but there are no tools.")
-        if choice is not None and choice.name is not None and choice.name not in names:
+        if choice is not None and not choice.names <= set(names):
             raise ValueError("tool_choice names a function that tools does not hold.")
         return self
 
     @property
     def usable_tools(self) -> list[ToolBody]:
         """The tools that the model is shown."""
-        is_forbidden = self.tool_choice is not None and self.tool_choice.mode == "none"
-        return [] if is_forbidden else self.tools or []
+        tools, choice = self.tools or [], self.tool_choice
+        if choice is not None and choice.mode == "none":
+            return []
+        allowed = choice.allowed if choice is not None else None
+        return [tool for tool in tools if allowed is None or tool.function.name in allowed]
 
     def ignored(self) -> list[str]:
-        """List the fields that were given and will not be honoured."""
+        """List what was given and will not be honoured."""
         names = super().ignored()
-        if any(message.name and message.role != "tool" for message in self.messages):
-            names.append("messages.name")
         is_forced = self.tool_choice is not None and self.tool_choice.needs_a_call
         if any(tool.function.strict for tool in self.tools or ()) and not is_forced:
             names.append("tools.function.strict")
@@ -258,17 +287,26 @@ Prompt = str | list[int]
 class CompletionRequest(SamplingBody):
     """The body of /v1/completions. Names of control tokens in a text are text; ids may be any."""
 
+    FOREIGN = COMPLETION_FIELDS
+
     prompt: Annotated[
         list[Prompt],
         PlainValidator(_prompts, json_schema_input_type=Prompt | list[Prompt]),
     ]
     echo: bool | None = None
-    logprobs: int | None = Field(None, ge=0, le=20)
-    best_of: Annotated[int, AfterValidator(_one)] | None = None
-    suffix: Annotated[Any, refused("Text cannot be inserted: the model writes on.")] = None
+    logprobs: Whole | None = Field(None, ge=0, le=20)
+
+    max_tokens: Annotated[
+        Annotated[Whole, Field(ge=0, le=MAX_TOKEN)] | None, BeforeValidator(_no_limit)
+    ] = Field(None, description="-1: what the context leaves; 0, with echo: the prompt only")
 
     @model_validator(mode="after")
-    def _fields_that_exclude_others(self) -> CompletionRequest:
-        if self.echo and self.logprobs is not None:
-            raise ValueError("The prompt has no log probabilities: use logprobs without echo.")
+    def _nothing_only_with_echo(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens must be 1 or more, or 0 with echo: true.")
         return self
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether the log probabilities of the prompt are wanted too."""
+        return bool(self.echo) and self.logprobs is not None

@@ -21,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 from danlu.errors import DanluError
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import api_error_of
-from danlu.server.openai.body_types import IGNORED_HEADER
+from danlu.server.openai.body_types import ignored_header
+from danlu.server.openai.grammars import unchecked
 from danlu.server.openai.in_flight import RequestsInFlight
 from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.reply import Json, Reply
@@ -66,17 +67,15 @@ async def respond(
     figures = state_of(http.app).figures
     in_flight = RequestsInFlight(serving.service, figures, record, seats=seats)
 
-    def prepared() -> Reply:
+    def prepared() -> tuple[Reply, Mapping[str, str]]:
         reply = make_reply(body, target, serving)
         for request in reply.requests:
             serving.service.prepare(request)
-        return reply
+        return reply, ignored_header([*body.ignored(), *unchecked(body)])
 
     async def answer() -> Response:
-        reply = await asyncio.to_thread(prepared)
+        reply, headers = await asyncio.to_thread(prepared)
         in_flight.submit(reply.requests)
-        ignored = body.ignored()
-        headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
         if body.stream:
             # What refuses a request comes before the stream has begun, so with its own status.
             first = await _next_chunks(in_flight, reply, COMMENT_SECONDS)

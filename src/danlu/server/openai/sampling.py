@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from danlu.engine.request import Grammar, Request, SamplingSettings
 from danlu.hub.prompting import Prompting
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
-from danlu.server.openai.requests import ChatRequest, SamplingBody, TemplateSettings
+from danlu.server.openai.requests import (
+    ChatRequest,
+    ReasoningSettings,
+    SamplingBody,
+    TemplateSettings,
+    ThinkingSettings,
+)
+
+ValueT = TypeVar("ValueT")
 
 _SAME_NAMES = (
     *("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
@@ -27,22 +35,45 @@ _EFFORTS = {"minimal": 512, "low": 1024, "medium": 4096}
 def thinking_mode(body: ChatRequest, prompting: Prompting) -> tuple[bool, int | None]:
     """Decide whether to think, and how many tokens at most.
 
-    As the request says, else as the model was trained. Raises ApiError for a contradiction.
+    As the request says, under whichever of its names, else as the model was trained. Raises
+    ApiError for a contradiction.
     """
-    effort = body.reasoning_effort
-    wanted = (body.chat_template_kwargs or TemplateSettings()).enable_thinking
-    if effort is not None:
-        if wanted is not None and wanted != (effort != "none"):
-            raise ApiError(
-                400,
-                _("reasoning_effort contradicts enable_thinking in chat_template_kwargs."),
-                param="reasoning_effort",
-            )
-        wanted = effort != "none"
+    reasoning = body.reasoning or ReasoningSettings()
+    thinking = body.thinking or ThinkingSettings()
+    effort = _agreed(
+        ("reasoning.effort", reasoning.effort),
+        ("reasoning_effort", body.reasoning_effort),
+    )
+    wanted = _agreed(
+        ("chat_template_kwargs", (body.chat_template_kwargs or TemplateSettings()).enable_thinking),
+        ("enable_thinking", body.enable_thinking),
+        ("thinking", thinking.enabled),
+        ("reasoning", reasoning.enabled),
+        ("reasoning_effort", None if effort is None else effort != "none"),
+    )
+    budget = _agreed(
+        ("thinking.budget_tokens", thinking.budget_tokens),
+        ("reasoning.max_tokens", reasoning.max_tokens),
+        ("thinking_token_budget", body.thinking_token_budget),
+    )
     if not (prompting.enable_thinking if wanted is None else wanted):
         return False, None
-    budget = body.thinking_token_budget
     return True, _EFFORTS.get(effort or "") if budget is None else budget
+
+
+def _agreed(*given: tuple[str, ValueT | None]) -> ValueT | None:
+    """Return what was said under one name or several. Raises ApiError where they disagree."""
+    said = [(name, value) for name, value in given if value is not None]
+    for name, value in said[1:]:
+        if value != said[0][1]:
+            raise ApiError(
+                400,
+                _("{name} contradicts {other}. Leave one of them out.").format(
+                    name=name, other=said[0][0]
+                ),
+                param=name,
+            )
+    return said[0][1] if said else None
 
 
 def sampling_of(
@@ -106,10 +137,10 @@ def fitting(request: Request, context_tokens: int, *, param: str) -> Request:
     if prompt + (wanted or 1) > context_tokens:
         raise ApiError(
             400,
-            _(
-                "This model's context has room for {context} tokens: the prompt has {prompt}, and "
-                "the answer may have {answer}. Shorten the prompt or lower max_tokens."
-            ).format(context=context_tokens, prompt=prompt, answer=wanted or 1),
+            # In English whatever the language: programs (LiteLLM, aider) look for these words.
+            f"This model's maximum context length is {context_tokens} tokens. However, the prompt "
+            f"has {prompt} tokens, and the answer may have {wanted or 1}. Shorten the prompt or "
+            "lower max_tokens.",
             code="context_length_exceeded",
             param=param,
             extra={"n_prompt_tokens": prompt, "n_ctx": context_tokens},

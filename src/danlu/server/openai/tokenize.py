@@ -8,9 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, PlainValidator, model_validator
 from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 
 from danlu.server.edge.gate import serving_of
-from danlu.server.openai.body_types import Body, Text, are_token_ids
+from danlu.server.openai.body_types import Body, Text, are_token_ids, ignored_header
 from danlu.server.openai.chat_messages import ChatMessage, conversation_of
 from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.requests import TemplateSettings, TokenId
@@ -70,8 +71,11 @@ class DetokenizeResponse(BaseModel):
 
 
 @router.post("/tokenize")
-async def tokenize(body: TokenizeRequest, request: HttpRequest) -> TokenizeResponse:
+async def tokenize(
+    body: TokenizeRequest, request: HttpRequest, response: Response
+) -> TokenizeResponse:
     """Say what tokens the model would be given."""
+    response.headers.update(ignored_header(body.ignored()))
     serving = serving_of(request.app)
     target = target_of(serving, body.model)
     return await asyncio.to_thread(_tokenize, body, serving, target)

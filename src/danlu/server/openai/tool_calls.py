@@ -1,7 +1,6 @@
-"""Tool calls as OpenAI's clients write and read them, and the grammar that makes a model call.
+"""Tools and tool calls as OpenAI's clients write and read them.
 
-Knows OpenAI's shapes and, for the grammar, the form of a call that the renderer writes. Must not
-know the engine. Source of the grammar's notation: llguidance's documentation of its Lark syntax.
+Must not know the engine, or how a model writes a call.
 """
 
 from __future__ import annotations
@@ -9,30 +8,22 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from danlu.engine.request import Grammar
 from danlu.server.openai.body_types import Body, JsonObject, Text, encodable
 from danlu.text.conversation import ToolCall
-from danlu.text.render import CALL_END, CALL_START, call_text
 
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-# A call is written as it was learned: one space after colons and commas, no other white space.
-_WRITING = {
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "whitespace_flexible": False,
-    "lenient": True,
-}
+# Longer than OpenAI's, and with the marks of servers of tools: `files/read`, `mcp:search`.
+_NAME = re.compile(r"[a-zA-Z0-9_./:-]{1,128}")
 
 
 def _function_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError("It must be 1 to 64 letters, digits, dots, dashes and underscores.")
+        raise ValueError("It must be 1 to 128 letters, digits and the marks _ - . / :")
     return name
 
 
@@ -48,6 +39,8 @@ FunctionName = Annotated[str, AfterValidator(_function_name)]
 class FunctionBody(Body):
     """What a function is called, what it does, and the JSON schema of its parameters."""
 
+    ANNOTATED = True
+
     name: FunctionName
     description: Text | None = None
     parameters: Annotated[JsonObject, AfterValidator(_object_schema)] | None = None
@@ -57,7 +50,9 @@ class FunctionBody(Body):
 class ToolBody(Body):
     """A function that the model may call."""
 
-    type: Literal["function"]
+    ANNOTATED = True
+
+    type: Literal["function"] = "function"
     function: FunctionBody
 
     def shown(self) -> dict[str, Any]:
@@ -67,19 +62,29 @@ class ToolBody(Body):
         return {"type": "function", "function": {"name": self.function.name, **fields}}
 
 
-class CalledFunction(Body):
-    """The function of a call; arguments are JSON as text."""
+def _arguments(value: object) -> object:
+    """Read arguments that are an object, or nothing, as the text that they would be."""
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None or value == [] else value  # PHP's empty object
 
-    name: FunctionName
-    arguments: Text
+
+class CalledFunction(Body):
+    """The function of a call, by any name that a model may have written; arguments are JSON."""
+
+    ANNOTATED = True
+
+    name: Text
+    arguments: Annotated[Text, BeforeValidator(_arguments)] = ""
 
 
 class CallBody(Body):
     """A call in an assistant's message, as the client got it."""
 
+    ANNOTATED = True
+
     id: Text | None = None
-    type: Literal["function"] = "function"
-    index: int | None = None
+    type: Literal["function"] | None = None
     function: CalledFunction
 
     def call(self) -> ToolCall:
@@ -89,7 +94,7 @@ class CallBody(Body):
         """
         text = self.function.arguments
         try:
-            fields = json.loads(text or "{}")
+            fields = json.loads(text.strip() or "{}")
             encodable(json.dumps(fields, ensure_ascii=False, allow_nan=False))
         except (ValueError, RecursionError):
             fields = None
@@ -98,83 +103,89 @@ class CallBody(Body):
         )
 
 
+ChoiceMode = Literal["auto", "none", "required", "any"]
+
+
 @dataclass(frozen=True)
 class ToolChoice:
-    """Whether to call: as the model likes, never, at least once, or the function `name`."""
+    """Whether to call: as the model likes, never, at least once, or the function `name`.
+
+    allowed: the functions that may be called; None: all.
+    """
 
     mode: Literal["auto", "none", "required", "named"]
     name: str | None = None
+    allowed: frozenset[str] | None = None
 
     @property
     def needs_a_call(self) -> bool:
         """Whether the answer must be a call."""
         return self.mode in ("required", "named")
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The functions that are named."""
+        return frozenset([self.name] if self.name else []) | (self.allowed or frozenset())
+
 
 class ChosenFunction(Body):
-    """The name of the function to call."""
+    """The name of a function."""
 
     name: FunctionName
 
 
 class NamedChoice(Body):
-    """One function that must be called."""
+    """One function: that must be called, or that may be."""
 
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: ChosenFunction
 
 
+class ModeChoice(Body):
+    """A mode as an object; any is Mistral's and Anthropic's word for required."""
+
+    type: ChoiceMode
+
+
+class AllowedTools(Body):
+    """The functions that may be called, and whether one must be."""
+
+    mode: Literal["auto", "required"]
+    tools: list[NamedChoice] = Field(min_length=1, max_length=128)
+
+
+class AllowedChoice(Body):
+    """Some of the functions, as OpenAI says it."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 def _tool_choice(value: object) -> object:
-    """Read auto, none, required or a named function into a ToolChoice."""
+    """Read a mode, a named function or some allowed ones into a ToolChoice."""
     if value is None or isinstance(value, ToolChoice):
         return value
     if value == "auto" or value == "none" or value == "required":
         return ToolChoice(value)
-    if isinstance(value, dict):
+    if value == "any":
+        return ToolChoice("required")
+    if not isinstance(value, dict):
+        raise ValueError("It must be auto, none, required or a function's name as an object.")
+    if value.get("type") == "allowed_tools":
+        chosen = AllowedChoice.model_validate(value).allowed_tools
+        return ToolChoice(chosen.mode, allowed=frozenset(t.function.name for t in chosen.tools))
+    if value.get("type") == "function":
         return ToolChoice("named", NamedChoice.model_validate(value).function.name)
-    raise ValueError("It must be auto, none, required or a function's name as an object.")
+    return _tool_choice(ModeChoice.model_validate(value).type)
 
 
 ToolChoiceField = Annotated[
     ToolChoice | None,
     BeforeValidator(
         _tool_choice,
-        json_schema_input_type=Literal["auto", "none", "required"] | NamedChoice | None,
+        json_schema_input_type=ChoiceMode | NamedChoice | ModeChoice | AllowedChoice | None,
     ),
 ]
-
-
-def call_grammar(
-    tools: Sequence[ToolBody], *, several: bool, answer_schema: Mapping[str, Any] | None = None
-) -> Grammar:
-    """Describe an answer that is one call of these tools, or several.
-
-    answer_schema: the answer may also be JSON of this schema, and no call.
-    """
-    calls = 'call ("\\n" call)*' if several else "call"
-    rules = [f"start: {calls}" if answer_schema is None else f"start: {calls} | answer"]
-    rules.append("call: " + " | ".join(f"call_{place}" for place in range(len(tools))))
-    for place, tool in enumerate(tools):
-        head, tail = _around_arguments(tool.function.name)
-        rules.append(f"call_{place}: {head} arguments_{place} {tail}")
-        rules.append(f"arguments_{place}: %json {_schema(tool.function.parameters)}")
-    if answer_schema is not None:
-        rules.append(f"answer: %json {json.dumps(dict(answer_schema))}")
-    return Grammar(kind="lark", source="\n".join(rules))
-
-
-def _around_arguments(name: str) -> tuple[str, str]:
-    """Return the text before and after a call's arguments, quoted for Lark."""
-    head, tail = call_text(ToolCall(name=name, arguments="\0")).split("\0")
-    assert head.startswith(CALL_START)
-    assert tail.endswith(CALL_END)
-    return json.dumps(head), json.dumps(tail)
-
-
-def _schema(parameters: Mapping[str, Any] | None) -> str:
-    if parameters is None:  # OpenAI: a function without parameters
-        parameters = {"properties": {}, "additionalProperties": False}
-    return json.dumps({**parameters, "type": "object", "x-guidance": _WRITING})
 
 
 def call_fields(call: ToolCall) -> dict[str, Any]:
