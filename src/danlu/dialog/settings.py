@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from danlu.engine.request import RepetitionPenalty, Temperature, TopP
 from danlu.hub.settings import CacheTokens, DeviceName, DtypeName, QuantizationChoice
+from danlu.settings.ranges import NonNegativeInt, PositiveInt, Seed, Share
 from danlu.settings.schema import Settings, option
 from danlu.text.render import Template
 
@@ -31,10 +33,12 @@ class AnswerSettings(ModelSettings):
     template: Template | None = option(None, "chat format")
     enable_thinking: bool | None = option(None, "let the model reason before it answers")
     do_sample: bool = option(True, "false: always take the likeliest token")
-    temperature: float | None = option(None, "higher is more varied; 0 is greedy")
-    top_p: float | None = option(None, "smallest set of tokens with this probability")
-    top_k: int | None = option(None, "only the likeliest tokens; 0 is off")
-    min_p: float = option(0.0, "drop tokens below this share of the likeliest one")
-    repetition_penalty: float = option(1.0, "above 1: repeat less")
-    seed: int | None = option(None, "the same seed gives the same answer")
-    max_new_tokens: int | None = option(None, "longest answer in tokens", aliases=("max_tokens",))
+    temperature: Temperature | None = option(None, "higher is more varied; 0 is greedy")
+    top_p: TopP | None = option(None, "smallest set of tokens with this probability")
+    top_k: NonNegativeInt | None = option(None, "only the likeliest tokens; 0 is off")
+    min_p: Share = option(0.0, "drop tokens below this share of the likeliest one")
+    repetition_penalty: RepetitionPenalty = option(1.0, "above 1: repeat less")
+    seed: Seed | None = option(None, "the same seed gives the same answer")
+    max_new_tokens: PositiveInt | None = option(
+        None, "longest answer in tokens", aliases=("max_tokens",)
+    )

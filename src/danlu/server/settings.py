@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import SecretStr, ValidationInfo, field_validator
+from pydantic import SecretStr, field_validator
 
 from danlu.hub.settings import (
     CacheTokens,
@@ -14,10 +14,8 @@ from danlu.hub.settings import (
     TrainedTemplate,
 )
 from danlu.language import _
-from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, ranges_of
+from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from danlu.settings.schema import Settings, option
-
-PORT = Range(least=0, greatest=65535)
 
 
 class ServeSettings(Settings):
@@ -39,7 +37,9 @@ class ServeSettings(Settings):
     )
     served_model_name: str | None = option(None, "what requests call the model")
     host: str = option("127.0.0.1", "address to listen on; any other needs a key")
-    port: Annotated[int, PORT] = option(8000, "port to listen on; 0: any free one")
+    port: Annotated[int, Range(least=0, greatest=65535)] = option(
+        8000, "port to listen on; 0: any free one"
+    )
     api_key_file: str | None = option(
         None, "file with the keys that programs must show, one a line"
     )
@@ -79,14 +79,6 @@ class ServeSettings(Settings):
     tensor_parallel_size: PositiveInt = option(1, "devices that share each layer; vllm only")
     pipeline_parallel_size: PositiveInt = option(1, "devices that share the layers; vllm only")
 
-    @field_validator("*")
-    @classmethod
-    def _is_in_range(cls, value: Any, info: ValidationInfo) -> Any:
-        allowed = ranges_of(cls).get(info.field_name or "")
-        if allowed is not None and not allowed.holds(value):
-            raise ValueError(_rule(allowed))
-        return value
-
     @field_validator("served_model_name")
     @classmethod
     def _is_a_name(cls, value: str | None) -> str | None:
@@ -106,9 +98,3 @@ class ServeSettings(Settings):
                     )
                 )
         return values
-
-
-def _rule(allowed: Range) -> str:
-    if allowed == PORT:
-        return _("a port is a number from 0 to 65535")
-    return _("it must be 1 or more") if allowed.least else _("it must be 0 or more")
