@@ -94,11 +94,11 @@ def test_a_merge_that_answers_differently_is_never_shown(
     adapter = write_random_adapter(tmp_path / "adapter", base, scale=0.5)
     real = merge_module.write_folder
 
-    def forget_the_adapter(draft, plans, fetch, *, like):  # type: ignore[no-untyped-def]
+    def forget_the_adapter(draft, plans, fetch, *, like, at_once):  # type: ignore[no-untyped-def]
         from danlu.weights.sharded import WeightFolder
 
         files = WeightFolder(base).files
-        real(draft, plans, lambda name: files[name].read(name), like=like)
+        real(draft, plans, lambda name: files[name].read(name), like=like, at_once=at_once)
 
     monkeypatch.setattr(merge_module, "write_folder", forget_the_adapter)
     with pytest.raises(DataError, match="nothing was written"):

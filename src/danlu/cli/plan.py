@@ -39,8 +39,6 @@ def run(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json_line(plan_record(plan)))
         return EXIT_OK
-    for note in resolved.notes:
-        print(note)
     print(printable("\n".join(plan_lines(plan, settings.model_name_or_path))))
     return EXIT_OK
 

@@ -22,8 +22,6 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(TrainSettings, "train", argv)
     if resolved is None:
         return EXIT_OK
-    for note in resolved.notes:
-        print(note)
     from danlu.cli.terminal.progress import describe, show_training
     from danlu.train.job.finetune import Finetune
     from danlu.train.job.setup import prepare_run

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from danlu.engine.request import RepetitionPenalty, Temperature, TopP
-from danlu.hub.settings import CacheTokens, DeviceName, DtypeName, QuantizationChoice
+from danlu.hub.settings import AnsweringDtype, CacheTokens, DeviceName, QuantizationChoice
+from danlu.settings.foreign_options import ANSWERING
 from danlu.settings.ranges import NonNegativeInt, PositiveInt, Seed, Share
-from danlu.settings.schema import Settings, option
+from danlu.settings.schema import Foreign, Settings, option
 from danlu.text.render import Template
 
 
@@ -20,7 +24,7 @@ class ModelSettings(Settings):
     adapter_name_or_path: str | None = option(
         None, "output folder of a training run, or a PEFT adapter", aliases=("adapter",)
     )
-    dtype: DtypeName = "auto"
+    dtype: AnsweringDtype = "auto"
     quantization: QuantizationChoice = None
     device: DeviceName = "auto"
     cache_tokens: CacheTokens = None
@@ -29,7 +33,9 @@ class ModelSettings(Settings):
 class AnswerSettings(ModelSettings):
     """How a model answers. What is not given comes from the model's own files and its training."""
 
-    system: str | None = option(None, "system prompt")
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = ANSWERING
+
+    system: str | None = option(None, "system prompt", aliases=("default_system",))
     template: Template | None = option(None, "chat format")
     enable_thinking: bool | None = option(None, "let the model reason before it answers")
     do_sample: bool = option(True, "false: always take the likeliest token")

@@ -32,6 +32,11 @@ class Prompting:
     template: str = "qwen3"
     enable_thinking: bool | None = True
 
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether a prompt ends with an empty thought, so that the answer begins at once."""
+        return self.template == "qwen3" and not self.enable_thinking
+
     def override(self, template: str | None, enable_thinking: bool | None) -> Prompting:
         """Replace what was trained by what is asked for; None leaves it."""
         return Prompting(
@@ -69,9 +74,23 @@ def find_adapter(name: str) -> AdapterSource:
         if newest is not None and (newest.path / CONFIG_FILE).is_file():
             return AdapterSource(folder=newest.path, run=read_manifest(folder))
         raise _no_adapter(folder, read_manifest(folder))
+    if "," in name and not folder.exists():
+        raise _several(name)
     read_config(folder)
     run = next((p for p in folder.parents if is_run(p)), None)
     return AdapterSource(folder=folder, run=read_manifest(run) if run else None)
+
+
+def _several(name: str) -> UsageError:
+    first, *others = (part.strip() for part in name.split(","))
+    return UsageError(
+        _("{name} names several adapters.").format(name=name),
+        why=_("danlu uses and merges one adapter at a time."),
+        fix=_(
+            "Merge {first}: danlu merge --adapter {first} --export_dir merged; then name {others} "
+            "with --model merged"
+        ).format(first=first, others=", ".join(others)),
+    )
 
 
 def _no_adapter(folder: Path, run: RunManifest) -> UsageError:

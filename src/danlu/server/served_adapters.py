@@ -47,12 +47,23 @@ class AdapterFolders:
     below: Path | None = None
 
     @classmethod
-    def of(cls, adapters: Sequence[str], adapter_dir: str | None = None) -> AdapterFolders:
-        """Read `NAME=PATH` words. Raises UsageError for a bad name and a folder that is missing."""
+    def of(
+        cls,
+        adapters: Sequence[str],
+        adapter_dir: str | None = None,
+        served_name: str | None = None,
+    ) -> AdapterFolders:
+        """Read `NAME=PATH` words; PATH alone is named `served_name`, or as its folder.
+
+        Raises UsageError for a bad name and a folder that is missing.
+        """
         named: dict[str, Path] = {}
         for word in adapters:
             name, equals, path = word.partition("=")
-            if not equals or not path or not is_adapter_name(name):
+            if not equals:
+                path = word
+                name = served_name or Path(word).expanduser().absolute().name
+            if not path or not is_adapter_name(name):
                 raise UsageError(
                     _("{word} does not name an adapter.").format(word=repr(word)),
                     why=_(

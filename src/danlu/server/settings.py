@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import SecretStr, field_validator
 
 from danlu.hub.settings import (
+    AnsweringDtype,
     CacheTokens,
     DeviceName,
-    DtypeName,
     QuantizationChoice,
     TrainedTemplate,
 )
 from danlu.language import _
+from danlu.settings.foreign_options import SERVING
 from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
-from danlu.settings.schema import Settings, option
+from danlu.settings.schema import Foreign, Settings, option
 
 
 class ServeSettings(Settings):
     """Serve a model and its adapters to programs that speak OpenAI's API."""
+
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = SERVING
 
     model_name_or_path: str | None = option(
         None,
@@ -29,8 +33,9 @@ class ServeSettings(Settings):
     )
     adapter: tuple[str, ...] = option(
         (),
-        "adapters as NAME=PATH; a request names one as its model",
-        aliases=("adapters", "lora_modules"),
+        "adapters as NAME=PATH; a request names one as its model. PATH alone is named by its "
+        "folder, or by served_model_name",
+        aliases=("adapters", "adapter_name_or_path", "lora_modules"),
     )
     adapter_dir: str | None = option(
         None, "programs may load further adapters, but only from this folder"
@@ -62,7 +67,7 @@ class ServeSettings(Settings):
     )
     cache_tokens: CacheTokens = None
     max_body_bytes: PositiveInt = option(4 * 1024 * 1024, "largest request body")
-    dtype: DtypeName = "auto"
+    dtype: AnsweringDtype = "auto"
     quantization: QuantizationChoice = None
     device: DeviceName = "auto"
     template: TrainedTemplate = None

@@ -41,7 +41,7 @@ COMMON = ("help", "print_settings")
 
 
 class CommandLine:
-    """A command's words, read. Raises UsageError for an unknown flag or a surplus word.
+    """A command's words, read. Raises UsageError for a surplus word; unknown flags are noted.
 
     file: of settings, where the first word names one. asks: which of COMMON were given.
     """

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
+from pydantic import field_validator
+
 from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
 from danlu.hub.settings import DeviceName, DtypeName
 from danlu.language import _
 from danlu.model.recompute import Recompute
+from danlu.settings.foreign_options import TRAINING
 from danlu.settings.ranges import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -25,7 +28,6 @@ from danlu.settings.ranges import (
     ShareOrCount,
 )
 from danlu.settings.schema import Foreign, option
-from danlu.train.foreign_options import FOREIGN
 
 ScheduleName = Literal[
     "linear",
@@ -38,6 +40,11 @@ ScheduleName = Literal[
     "inverse_sqrt",
 ]
 Metric = Literal["eval_loss", "eval_loss_per_sample"]
+# What report_to may name in transformers and LLaMA-Factory, and what leaves the machine.
+SERVICES = (
+    *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "mlflow"),
+    *("neptune", "swanlab", "trackio", "wandb"),
+)
 
 
 class TrainSettings(DataSettings):
@@ -82,7 +89,7 @@ class TrainSettings(DataSettings):
             "num_train_epochs": "1.0",
         },
     }
-    FOREIGN: ClassVar[Mapping[str, Foreign]] = FOREIGN
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = TRAINING
 
     preset: Literal["tutorial", "quality", "quick"] | None = option(
         None, "a set of values for what is not given; see docs/training.md"
@@ -176,6 +183,19 @@ class TrainSettings(DataSettings):
     bf16: bool = option(False, "the same as --dtype bfloat16")
     dtype: DtypeName = "auto"
     device: DeviceName = "auto"
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _logs_here(cls, value: object) -> object:
+        services = [name for name in str(value).split(",") if name.strip() in SERVICES]
+        if services:
+            raise ValueError(
+                _(
+                    "danlu sends nothing to {services}: it writes metrics.jsonl, curves and, with "
+                    "tensorboard, TensorBoard's files"
+                ).format(services=", ".join(services))
+            )
+        return value
 
     @property
     def resumes(self) -> bool:
