@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     job = Finetune(prepare_run(resolved.values, resolved.origins))
     print("\n".join(describe(job.prepared)), flush=True)
     try:
-        show_training(job)
+        show_training(job, argv)
     except Interrupted:
         # The same command goes on with the run instead of refusing its folder.
         command = shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])
