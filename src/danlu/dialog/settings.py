@@ -12,6 +12,9 @@ from danlu.settings.ranges import NonNegativeInt, PositiveInt, Seed, Share
 from danlu.settings.schema import Foreign, Settings, option
 from danlu.text.render import Template
 
+# How long an answer may be where nobody says it: a whole thought of Qwen3 and an answer after it.
+ANSWER_TOKENS = 4096
+
 
 class ModelSettings(Settings):
     """Which model answers."""
@@ -46,5 +49,8 @@ class AnswerSettings(ModelSettings):
     repetition_penalty: RepetitionPenalty = option(1.0, "above 1: repeat less")
     seed: Seed | None = option(None, "the same seed gives the same answer")
     max_new_tokens: PositiveInt | None = option(
-        None, "longest answer in tokens", aliases=("max_tokens",)
+        None,
+        "longest answer in tokens, its thought included; not given: 4096, or what the context "
+        "leaves",
+        aliases=("max_tokens",),
     )
