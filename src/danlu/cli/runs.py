@@ -12,7 +12,7 @@ from typing import Literal
 
 from danlu.cli.terminal.screen import json_line, print_table, printable
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
-from danlu.files.os_errors import readable_bytes
+from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
 from danlu.runs.trash import empty_trash, list_trash

@@ -22,7 +22,7 @@ from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
 from danlu.errors import EXIT_INTERRUPTED
-from danlu.files.os_errors import readable_bytes
+from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.train.events import (
     Adapted,
