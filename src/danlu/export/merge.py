@@ -133,10 +133,11 @@ def merge(
 
 
 def _changes(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return by name the matrices A and B whose product is added to a tensor."""
+    """Return by name the matrices A and B whose product is added to a tensor, if it is not 0."""
     return {
         f"{projection_module(layer, target)}.weight": (a, b)
         for layer, target, a, b in adapter.tensors()
+        if b.any()
     }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from danlu.errors import DataError, UsageError
+from danlu.errors import UsageError
 from danlu.hub.adapters import Prompting, attach_adapter, find_adapter
 from danlu.hub.load import LoadedModel
 from danlu.language import _
@@ -134,21 +134,9 @@ def load_served_adapter(folder: Path, base: LoadedModel, settings: ServeSettings
     """Load and check an adapter for the model that is served; takes seconds.
 
     It is prompted as it was trained to be, unless the server's settings say otherwise. Raises
-    UsageError and DataError as `attach_adapter` does, and DataError for numbers that are not
-    finite, which would spoil every answer.
+    UsageError and DataError as `attach_adapter` does.
     """
     source = find_adapter(str(folder))
     adapter, _is_proven = attach_adapter(source, base)
-    for layer, target, a, b in adapter.tensors():
-        if not (a.isfinite().all() and b.isfinite().all()):
-            raise DataError(
-                _("The adapter {folder} holds numbers that are not finite.").format(
-                    folder=source.folder
-                ),
-                why=_("The first are in {target} of layer {layer}.").format(
-                    target=target, layer=layer
-                ),
-                fix=_("Train it again; its training has diverged."),
-            )
     prompting = source.prompting.override(settings.template, settings.enable_thinking)
     return ServedAdapter(folder=source.folder, adapter=adapter, prompting=prompting)
