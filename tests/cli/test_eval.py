@@ -161,9 +161,9 @@ def test_bad_input_is_explained(place: Path, capsys: Screen) -> None:
         ([str(place / "run"), "--adapter", str(place / "run")], 2, "brings its own adapter"),
         ([str(place / "run"), "--output_dir", "x"], 2, "--output_dir has no meaning"),
         ([str(place / "run"), "--enable_thinking", "true"], 2, "--enable_thinking has no meaning"),
-        ([str(place / "run"), "--report_seconds", "0"], 2, "--report_seconds must be more"),
-        ([*model, "--dataset", "x", "--max_new_tokens", "0"], 2, "--max_new_tokens must be more"),
-        ([*model, "--dataset", "x", "--max_samples", "-1"], 2, "--max_samples must be more"),
+        ([str(place / "run"), "--report_seconds", "0"], 2, "it must be more than 0"),
+        ([*model, "--dataset", "x", "--max_new_tokens", "0"], 2, "it must be 1 or more"),
+        ([*model, "--dataset", "x", "--max_samples", "-1"], 2, "it must be 1 or more"),
     ):
         assert part in failed(words, code, capsys), words
     assert not list(place.glob("eval-*"))

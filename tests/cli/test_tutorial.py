@@ -90,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    (folder / "said").write_text(done.stdout, encoding="utf-8")
+    (folder / "said").write_text(done.stdout + done.stderr, encoding="utf-8")
     return folder / "saves/Qwen3-8B/lora/sft"
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from danlu.dialog.dialog import Dialog
 from danlu.dialog.events import Call, End, Event, Text, Thought, Usage, assistant_message
+from danlu.dialog.settings import ANSWER_TOKENS, AnswerSettings
 from danlu.engine.request import Deliver, Output, Request, RequestId, SamplingSettings
 from danlu.errors import DataError, UsageError
+from danlu.settings.schema import options_of
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import render
 from tests.helpers.models.tiny_engine import (
@@ -27,6 +29,8 @@ END = tokenizer().control_id("<|im_end|>")
 
 class ScriptedEngine:
     """Gives out a fixed answer, one character an output."""
+
+    context_tokens = 10_000
 
     def __init__(self, answer: str, reason: str = "stop") -> None:
         self.answer = answer
@@ -197,3 +201,21 @@ def test_a_request_that_fails_raises_its_error() -> None:
 def test_an_unknown_template_is_refused() -> None:
     with pytest.raises(UsageError):
         next(dialog(engine(), template="llama3").answer(HELLO, sampling=GREEDY))
+
+
+@pytest.mark.parametrize(
+    ("context", "asked", "bound"),
+    [(10_000, None, ANSWER_TOKENS), (10_000, 9000, 9000), (1000, None, None)],
+)
+def test_an_answer_that_nobody_bounded_ends(
+    context: int, asked: int | None, bound: int | None
+) -> None:
+    scripted = ScriptedEngine("never-ending")
+    scripted.context_tokens = context
+    list(dialog(scripted).answer(HELLO, sampling=SamplingSettings(max_tokens=asked)))
+    (request,) = scripted.requests
+    assert request.sampling.max_tokens == bound
+
+
+def test_the_help_names_the_bound() -> None:
+    assert f" {ANSWER_TOKENS}," in options_of(AnswerSettings)["max_new_tokens"].help

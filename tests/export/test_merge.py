@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from danlu.export import merge as merge_module
 from danlu.export.merge import merge
 from danlu.files import os_errors as faults
 from danlu.files.committed import committed_folder, verify
-from danlu.hub.adapters import find_adapter
+from danlu.hub.adapters import base_of, find_adapter
 from danlu.hub.load import load_model
 from danlu.hub.prompting import prompting_of_model
 from danlu.lora.adapter import Adapter, LoraConfig
@@ -95,11 +96,11 @@ def test_a_merge_that_answers_differently_is_never_shown(
     adapter = write_random_adapter(tmp_path / "adapter", base, scale=0.5)
     real = merge_module.write_folder
 
-    def forget_the_adapter(draft, plans, fetch, *, like):  # type: ignore[no-untyped-def]
+    def forget_the_adapter(draft, plans, fetch, *, like, at_once):  # type: ignore[no-untyped-def]
         from danlu.weights.sharded import WeightFolder
 
         files = WeightFolder(base).files
-        real(draft, plans, lambda name: files[name].read(name), like=like)
+        real(draft, plans, lambda name: files[name].read(name), like=like, at_once=at_once)
 
     monkeypatch.setattr(merge_module, "write_folder", forget_the_adapter)
     with pytest.raises(DataError, match="nothing was written"):
@@ -116,3 +117,74 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not empty"):
         merge(str(base), find_adapter(str(adapter)), target, device=CPU)
     assert (target / "thesis.txt").read_text(encoding="utf-8") == "mine"
+
+
+def write_peft_adapter(folder: Path, base: Path, **settings: Any) -> Path:
+    """Write an adapter as PEFT does, with changes that can be seen."""
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config = PeftConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
+    model = get_peft_model(model, config)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.05, generator=generator)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": r".*\.layers\.1\..*(q_proj|v_proj)"},
+        {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [0]},
+        {"target_modules": ["layers.0.self_attn.q_proj", "layers.1.mlp.up_proj"]},
+    ],
+    ids=str,
+)
+def test_an_adapter_on_some_layers_is_merged_as_peft_does(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = write_model_folder(tmp_path / "base", dtype=torch.float32)
+    adapter = write_peft_adapter(tmp_path / "adapter", base, **settings)
+    report = merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+    assert report.num_merged_tensors == 2
+    theirs = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter)
+    ).merge_and_unload()
+    state = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(state[name], tensor)
+
+
+def test_an_adapter_that_diverged_is_called_so(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base = write_model_folder(tmp_path / "base")
+    adapter = write_peft_adapter(tmp_path / "adapter", base, target_modules=["q_proj"])
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors[sorted(tensors)[0]][0, 0] = float("nan")
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(DataError, match="not finite") as caught:
+        merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+    assert "diverged" in caught.value.fix
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("name", ["someone/qwen3-0.6b-bnb-4bit", ""])
+def test_a_base_that_is_not_here_is_named(tmp_path: Path, name: str) -> None:
+    base = write_model_folder(tmp_path / "base")
+    adapter = write_random_adapter(tmp_path / "adapter", base)
+    path = adapter / "adapter_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(fields | {"base_model_name_or_path": name}), encoding="utf-8")
+    with pytest.raises(UsageError, match="is not found") as caught:
+        base_of(find_adapter(str(adapter)))
+    assert name in caught.value.why
+    assert "--model_name_or_path" in caught.value.fix

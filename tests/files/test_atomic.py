@@ -49,7 +49,7 @@ def test_a_full_disk_says_how_much_was_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk, "DISK", RefusingDisk(errno.ENOSPC, "write"))
-    with pytest.raises(CapacityError, match=r"at least 5\.0 KB are needed"):
+    with pytest.raises(CapacityError, match=r"at least 4\.9 KiB are needed"):
         atomic_write(tmp_path / "a", bytes(5000))
 
 
@@ -144,5 +144,5 @@ def test_copies_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.M
 def test_free_space(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "not" / "yet" / "there") > 0
     require_free(tmp_path, 1)
-    with pytest.raises(CapacityError, match="GB are needed"):
+    with pytest.raises(CapacityError, match="GiB are needed"):
         require_free(tmp_path, 10**18)

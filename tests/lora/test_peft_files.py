@@ -57,6 +57,54 @@ def test_a_folder_without_an_adapter(tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
+def test_weights_in_the_older_format_are_called_so(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(DataError, match=r"adapter_model\.bin") as caught:
+        load(folder)
+    assert "save_pretrained" in caught.value.fix
+
+
+def test_an_adapted_output_matrix_is_named_with_a_way_out(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    name = "base_model.model.lm_head.base_layer.weight"
+    path.write_bytes(header_bytes([(name, torch.float32, (1,))]) + bytes(4))
+    with pytest.raises(DataError, match="adapts lm_head") as caught:
+        load(folder)
+    assert "Merge it with PEFT first" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": r".*\.layers\.[01]\..*_proj"},
+        {"layers_to_transform": [0, 1]},
+        {"target_modules": ["layers.0.mlp.up_proj", "layers.1.mlp.up_proj"]},
+    ],
+    ids=str,
+)
+def test_layers_that_an_adapter_leaves_out_change_nothing(
+    folder: Path, fields: dict[str, Any]
+) -> None:
+    config, _model = tiny_model(num_hidden_layers=3)
+    change(folder, **fields)
+    adapter = load_adapter(folder, config, device=torch.device("cpu"), dtype=torch.float32)
+    changed = {layer for layer, _target, a, b in adapter.tensors() if a.any() and b.any()}
+    assert changed == {0, 1}
+    assert not any(a.any() or b.any() for layer, _t, a, b in adapter.tensors() if layer == 2)
+    # More layers than the model has still belong to another one.
+    with pytest.raises(DataError, match="another base model"):
+        load(folder, num_hidden_layers=1)
+
+
+def test_half_a_pair_is_never_taken_for_a_layer_left_out(folder: Path) -> None:
+    change(folder, layers_to_transform=[0, 1])
+    path = folder / "adapter_model.safetensors"
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    path.write_bytes(header_bytes([(name, torch.float32, (4, 64))]) + bytes(4 * 4 * 64))
+    with pytest.raises(DataError, match="another base model"):
+        load(folder)
+
+
 def test_missing_weights_name_the_file(folder: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(DataError, match=r"adapter_model\.safetensors"):
@@ -84,7 +132,6 @@ def test_another_base_is_told_by_shape(folder: Path, overrides: dict[str, int]) 
         {"rank_pattern": {"q_proj": 16}},
         {"alpha_pattern": {"q_proj": 16}},
         {"fan_in_fan_out": True},
-        {"layers_to_transform": [0]},
         {"peft_type": "IA3"},
         {"init_lora_weights": "pissa_niter_16"},
         {"alora_invocation_tokens": [1, 2]},

@@ -105,7 +105,7 @@ def test_a_model_that_does_not_fit_is_refused_with_both_sizes(place: Path, capsy
     with MEMORY.limited_to(100_000):
         assert main(["generate", "hello", "--model", str(place / "model")]) == 4
     said = capsys.readouterr().err
-    assert f"{DESCRIPTION} has 0.0 GB" in said
+    assert f"{DESCRIPTION} has 97.7 KiB" in said
 
 
 def test_info_names_the_device(capsys: Screen) -> None:

@@ -73,7 +73,7 @@ def test_the_environment_gives_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a key with spaces\n", 0o600, "without spaces"),
         ("schlüssel\n", 0o600, "without spaces"),
         (b"\xff\xfe\n", 0o600, "without spaces"),
-        ("a" * 70_000, 0o600, "64 KB"),
+        ("a" * 70_000, 0o600, "64 KiB"),
     ],
 )
 def test_bad_key_files(tmp_path: Path, text: str | bytes, mode: int, says: str) -> None:

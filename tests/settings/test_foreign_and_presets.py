@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
 
+from danlu.cli.merge import MergeSettings
+from danlu.dialog.settings import AnswerSettings
 from danlu.errors import UsageError
+from danlu.server.settings import ServeSettings
 from danlu.settings.resolve import resolve
-from danlu.settings.schema import Foreign, Settings, foreign, option
+from danlu.settings.schema import Foreign, Settings, foreign, option, options_of
+from danlu.train.settings import TrainSettings
 
 
 class Example(Settings):
@@ -95,3 +100,83 @@ def test_a_settings_file_may_lie_under_a_path_with_spaces(tmp_path: Path) -> Non
     assert resolve(Example, [str(file), "name=a"], {}).values.rank == 4
     with pytest.raises(UsageError, match="no meaning"):
         resolve(Example, ["write me a run.yaml"], {})
+
+
+def test_all_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("rnak: 4\nuse_dora: true\nzzzzzz: 1\n", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        resolve(Example, [str(file), "--pakcing", "--use_dora", "false", "--nmae=x"], {})
+    assert caught.value.what.endswith(": pakcing, nmae, rnak, zzzzzz")
+    pakcing, nmae, rnak, zzzzzz = caught.value.why.splitlines()
+    assert "command line" in pakcing
+    assert "did you mean packing?" in pakcing
+    assert "did you mean name?" in nmae
+    assert f"{file}:1" in rnak
+    assert "did you mean rank?" in rnak
+    assert f"{file}:3" in zzzzzz
+    with pytest.raises(UsageError) as caught:
+        resolve(Example, [str(file)], {})
+    assert f"{file}:2: use_dora true is not supported; use plain LoRA" in caught.value.why
+
+
+# The options of LLaMA-Factory and transformers, by what danlu train makes of them.
+SAID_TO_HAVE_NO_EFFECT = """
+    freeze_vision_tower=true image_max_pixels=262144 video_max_pixels=65536 crop_to_patches=true
+    max_new_tokens=512 num_beams=1 temperature=0.95 top_p=0.7 save_on_each_node=true
+    llamaboard_log_dir=x swanlab_project=p tokenizer_name=x torch_empty_cache_steps=4
+    hub_strategy=every_save past_index=-1 split_special_tokens=true
+"""
+SILENT = """
+    split_special_tokens=false dataloader_drop_last=false freeze_language_model=false media_dir=null
+    lora_bias=none eval_delay=0 disable_shuffling=false cp_size=1 use_swanlab=false
+"""
+REFUSED = """
+    dataloader_drop_last=true eval_delay=10 disable_shuffling=true cp_size=2 lora_bias=all
+    quantization_bit=4 deepspeed=ds.json neftune_noise_alpha=5 use_swanlab=true
+"""
+
+
+@pytest.mark.parametrize("pair", SAID_TO_HAVE_NO_EFFECT.split())
+def test_options_without_effect_are_said(pair: str) -> None:
+    (note,) = resolve(TrainSettings, [f"--{pair}"], {}).notes
+    assert note.startswith(f"{pair.partition('=')[0]}: no effect here; ")
+
+
+@pytest.mark.parametrize("pair", SILENT.split())
+def test_options_that_ask_for_nothing_are_silent(pair: str) -> None:
+    assert resolve(TrainSettings, [f"--{pair}"], {}).notes == ()
+
+
+@pytest.mark.parametrize("pair", REFUSED.split())
+def test_options_that_would_be_missed_are_refused(pair: str) -> None:
+    with pytest.raises(UsageError, match="is not supported"):
+        resolve(TrainSettings, [f"--{pair}"], {})
+
+
+@pytest.mark.parametrize("value", ["wandb", "swanlab", "mlflow", "tensorboard,wandb"])
+def test_services_that_danlu_never_reports_to_have_a_sentence(value: str) -> None:
+    with pytest.raises(UsageError, match="danlu sends nothing to") as caught:
+        resolve(TrainSettings, ["--report_to", value], {})
+    assert "tensorboard" in caught.value.fix
+
+
+def test_every_argument_of_transformers_is_known() -> None:
+    from transformers import Seq2SeqTrainingArguments
+
+    names = {field.name for field in dataclasses.fields(Seq2SeqTrainingArguments)}
+    assert len(names) > 100
+    assert sorted(names - names_of(TrainSettings)) == []
+
+
+@pytest.mark.parametrize("cls", [TrainSettings, AnswerSettings, ServeSettings, MergeSettings])
+def test_no_option_of_danlu_is_hidden_behind_another_programs(cls: type[Settings]) -> None:
+    assert sorted(own_names(cls) & set(cls.FOREIGN)) == []
+
+
+def own_names(cls: type[Settings]) -> set[str]:
+    return {n for found in options_of(cls).values() for n in (found.name, *found.aliases)}
+
+
+def names_of(cls: type[Settings]) -> set[str]:
+    return own_names(cls) | set(cls.FOREIGN)

@@ -17,6 +17,7 @@ CASES: list[tuple[str, dict[str, float]]] = [
     ("cosine_with_min_lr", {"min_lr": 1e-5}),
     ("cosine_with_min_lr", {"min_lr_rate": 0.2}),
     ("cosine_with_restarts", {"num_cycles": 3}),
+    ("cosine_with_restarts", {"num_cycles": 1.5}),
     ("polynomial", {"power": 2.0, "lr_end": 1e-6}),
     ("inverse_sqrt", {"timescale": 50}),
 ]
@@ -45,7 +46,18 @@ def test_every_schedule_with_numbers_is_offered() -> None:
     assert set(NUMBERS) <= set(get_args(ScheduleName))
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"cycles": 2}', '{"num_cycles": "many"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1]",
+        '{"cycles": 2}',
+        '{"num_cycles": "many"}',
+        '{"num_cycles": -1}',
+        '{"num_cycles": NaN}',
+        '{"num_cycles": Infinity}',
+    ],
+)
 def test_wrong_numbers_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="lr_scheduler_kwargs"):
         read_numbers("cosine", text)

@@ -10,7 +10,7 @@ from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
-from danlu.settings.ranges import PositiveInt, check_ranges
+from danlu.settings.ranges import PositiveInt
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 
@@ -91,7 +91,6 @@ def _preview(argv: Sequence[str]) -> int:
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
-    check_ranges(settings, ["rows"])
     from danlu.cli.terminal.preview import page, terminal_lines
     from danlu.data.datasets import named_datasets
     from danlu.data.doctor.preview import preview

@@ -6,13 +6,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
-from danlu.settings.ranges import Range, check_ranges
+from danlu.settings.ranges import PositiveFloat, PositiveInt
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from danlu.workflows.evaluation import EvaluationProgress, Scored
     from danlu.workflows.report.before_after import BeforeAfter
     from danlu.workflows.report.measure import Stage
-
-
-ABOVE_ZERO = Range(least=0, above=True, example="100")
 
 
 class EvalSettings(ModelSettings):
@@ -33,18 +30,14 @@ class EvalSettings(ModelSettings):
         "", "score on these: data files, folders or names in dataset_info.json, by commas"
     )
     dataset_dir: str = option("data", "folder that holds dataset_info.json")
-    max_samples: Annotated[int | None, ABOVE_ZERO] = option(
-        None, "use only the first rows of each data set"
-    )
+    max_samples: PositiveInt | None = option(None, "use only the first rows of each data set")
     template: TrainedTemplate = None
     enable_thinking: bool | None = option(None, "let the model reason; as trained if not given")
-    max_new_tokens: Annotated[int, ABOVE_ZERO] = option(
-        512, "longest answer in tokens", aliases=("max_tokens",)
-    )
+    max_new_tokens: PositiveInt = option(512, "longest answer in tokens", aliases=("max_tokens",))
     output_dir: str | None = option(
         None, "folder for predictions and scores; a new one, eval-TIME, if not given"
     )
-    report_seconds: Annotated[float, ABOVE_ZERO] = option(
+    report_seconds: PositiveFloat = option(
         60.0, "time for the report's measurements, loading excepted"
     )
     json_output: bool = option(False, "print JSON and nothing else", aliases=("json",))
@@ -84,7 +77,6 @@ def _check(settings: EvalSettings) -> None:
                 why=_("A report lies in the folder of its run and uses what the run was made of."),
                 fix=_("Leave it out, or name a --dataset to score on."),
             )
-    check_ranges(settings)
 
 
 def _report(settings: EvalSettings) -> None:

@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
             why=_("None was given, and standard input is a terminal or empty."),
             fix='danlu generate "..."',
         )
-    from danlu.cli.terminal.screen import json_line, show_answer
+    from danlu.cli.terminal.screen import json_line, say_if_cut, show_answer
     from danlu.dialog.assistant import open_assistant
     from danlu.dialog.events import End, Usage, assistant_message
     from danlu.text.conversation import Conversation, Message
@@ -48,6 +48,7 @@ def run(argv: Sequence[str]) -> int:
         show_answer(answer)
         return EXIT_OK
     events = list(answer)
+    say_if_cut(events)
     message = assistant_message(events)
     usage = next(event for event in events if isinstance(event, Usage))
     record = {

@@ -49,11 +49,12 @@ def machine_facts() -> dict[str, Any]:
     from danlu.device.detect import select
     from danlu.environment import waiting
     from danlu.files.home import danlu_home
+    from danlu.files.units import readable_bytes
 
     device, quota = select(), processor_quota()
     return {
         "device": f"{device.kind}: {device.description}",
-        "memory": f"{device.memory_bytes / 1e9:.1f} GB",
+        "memory": readable_bytes(device.memory_bytes),
         "threads": device.threads,
         "processors": num_processors(),
         "processor_quota": "-" if quota is None else quota,
@@ -98,6 +99,7 @@ def folder_facts(name: str) -> dict[str, Any]:
 
 
 def _model_facts(name: str) -> dict[str, Any]:
+    from danlu.files.units import readable_bytes
     from danlu.hub.chat_template import own_template
     from danlu.hub.fingerprint import fingerprint
     from danlu.hub.names import model_folder
@@ -113,7 +115,7 @@ def _model_facts(name: str) -> dict[str, Any]:
         "kind": "model",
         "folder": str(folder),
         "parameters": f"{parameters / 1e6:.1f} million",
-        "weights": f"{weights.num_bytes / 1e6:.1f} MB",
+        "weights": readable_bytes(weights.num_bytes),
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
         "heads": f"{config.num_attention_heads} ({config.num_key_value_heads} for keys and values)",

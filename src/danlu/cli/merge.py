@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
-from danlu.hub.settings import DeviceName
+from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
-from danlu.settings.schema import Settings, option
+from danlu.settings.foreign_options import MERGING
+from danlu.settings.schema import Foreign, Settings, option
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
 class MergeSettings(Settings):
     """Merge an adapter into its base model."""
 
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = MERGING
+
     adapter_name_or_path: str = option("", "the run or adapter to merge", aliases=("adapter",))
     export_dir: str = option("", "new folder for the merged model")
     model_name_or_path: str | None = option(
         None, "the base model; found from the adapter if not given", aliases=("model",)
+    )
+    template: TrainedTemplate = None
+    enable_thinking: bool | None = option(
+        None, "whether it reasons where nobody says so; as trained if not given"
     )
     device: DeviceName = option("auto", "where to verify")
     json_output: bool = option(False, "print the report as JSON", aliases=("json",))
@@ -46,19 +53,26 @@ def run(argv: Sequence[str]) -> int:
     from pathlib import Path
 
     from danlu.device.detect import select
+    from danlu.dialog.assistant import prompting_line
     from danlu.export.merge import merge
     from danlu.hub.adapters import base_of, find_adapter
 
     source = find_adapter(settings.adapter_name_or_path)
     export_dir = Path(settings.export_dir).expanduser().absolute()
     base = settings.model_name_or_path or base_of(source)
-    report = merge(base, source, export_dir, device=select(settings.device))
+    prompting = source.prompting(base).override(settings.template, settings.enable_thinking)
+    report = merge(base, source, export_dir, device=select(settings.device), prompting=prompting)
     if settings.json_output:
         print(json_line(asdict(report)))
         return EXIT_OK
     if not report.base_is_proven:
         print(_("The adapter does not record its base; only the shapes could be checked."))
     print(merge_summary(report))
+    print(
+        _(
+            "{prompting}: recorded for danlu, and the default of its chat template elsewhere."
+        ).format(prompting=prompting_line(prompting))
+    )
     print(_("Merged model: {path}").format(path=export_dir))
     print(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
     return EXIT_OK

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from danlu.cli.terminal.screen import json_line, printable
 from danlu.errors import EXIT_OK
+from danlu.files.units import GIB, readable_bytes
 from danlu.language import _
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
     from danlu.plan.choose import Candidate, Plan
-
-_GB = 1e9
 
 
 def run(argv: Sequence[str]) -> int:
@@ -39,8 +38,6 @@ def run(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json_line(plan_record(plan)))
         return EXIT_OK
-    for note in resolved.notes:
-        print(note)
     print(printable("\n".join(plan_lines(plan, settings.model_name_or_path))))
     return EXIT_OK
 
@@ -49,17 +46,17 @@ def summary(plan: Plan) -> str:
     """Say in one sentence whether a run fits, and how long it takes."""
     if plan.workload.report_s:
         text = _(
-            "fits: {needed:.1f} of {budget:.1f} GB, about {time} for the steps; with loading, "
-            "measuring and the report at most {whole}"
+            "fits: {needed} of {budget}, about {time} for the steps; with loading, measuring and "
+            "the report at most {whole}"
         )
     else:
         text = _(
-            "fits: {needed:.1f} of {budget:.1f} GB, about {time} for the steps; with loading and "
-            "measuring about {whole}"
+            "fits: {needed} of {budget}, about {time} for the steps; with loading and measuring "
+            "about {whole}"
         )
     return text.format(
-        needed=plan.chosen.memory.total / _GB,
-        budget=plan.budget_bytes / _GB,
+        needed=readable_bytes(plan.chosen.memory.total),
+        budget=readable_bytes(plan.budget_bytes),
         time=_duration(plan.total_s),
         whole=_duration(plan.total_s + plan.around_s),
     )
@@ -143,17 +140,17 @@ def _memory_table(plan: Plan) -> list[str]:
     if plan.host_bytes:
         rows.append((_("on the host"), plan.host_bytes, ""))
     return [
-        _("Memory in GB"),
-        *(f"  {_padded(name, 46)}{size / _GB:7.2f}  {note}".rstrip() for name, size, note in rows),
+        _("Memory in GiB"),
+        *(f"  {_padded(name, 46)}{size / GIB:7.2f}  {note}".rstrip() for name, size, note in rows),
     ]
 
 
 def _candidates_table(plan: Plan) -> list[str]:
     heads = _padded(_("recomputation"), 16) + _padded(_("micro-batch"), 14)
-    heads += _padded(_("a step"), 9) + f"{'GB':>7}  {_('s a step')}"
+    heads += _padded(_("a step"), 9) + f"{'GiB':>7}  {_('s a step')}"
     lines = [_("Ways to compute a step"), f"  {heads}"]
     for candidate in plan.candidates:
-        step_plan, size = candidate.step_plan, candidate.memory.total / _GB
+        step_plan, size = candidate.step_plan, candidate.memory.total / GIB
         verdict = "" if plan.fits(candidate) else _("too large")
         lines.append(
             f"  {_padded(step_plan.recompute, 16)}{step_plan.micro_batch_tokens:<14}"

@@ -1,4 +1,4 @@
-"""`danlu runs`: the runs of this machine; `show` one of them, `stop` one that is going on."""
+"""`danlu runs`: the runs of this machine; `show` or `stop` one of them; what was moved aside."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Literal
 
 from danlu.cli.terminal.screen import json_line, print_table, printable
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
-from danlu.files.os_errors import readable_bytes
+from danlu.files.units import readable_bytes
 from danlu.language import _
-from danlu.runs.registry import RunStatus, find_run, list_runs, status_of
+from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
+from danlu.runs.trash import empty_trash, list_trash
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -23,10 +24,11 @@ STOP_WAIT_S = 600.0
 
 
 class RunsSettings(Settings):
-    """List the runs of this machine, show one, or stop one after it has been saved."""
+    """List the runs of this machine, show or stop one, or list and empty the trash."""
 
-    action: Literal["list", "show", "stop"] = option("list", "what to do", position=0)
+    action: Literal["list", "show", "stop", "trash"] = option("list", "what to do", position=0)
     run: str | None = option(None, "name or folder of a run, for show and stop", position=1)
+    empty: bool = option(False, "with trash: remove for good what is in it")
     json_output: bool = option(False, "print JSON", aliases=("json",))
 
 
@@ -36,8 +38,12 @@ def run(argv: Sequence[str]) -> int:
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
+    _check(settings)
     if settings.action == "list":
         _list(settings.json_output)
+        return EXIT_OK
+    if settings.action == "trash":
+        _trash(settings)
         return EXIT_OK
     if settings.run is None:
         raise UsageError(
@@ -51,6 +57,20 @@ def run(argv: Sequence[str]) -> int:
     else:
         _stop(folder)
     return EXIT_OK
+
+
+def _check(settings: RunsSettings) -> None:
+    """Refuse what the chosen action would ignore."""
+    for name, meant, given in (
+        ("empty", "trash", settings.empty and settings.action != "trash"),
+        ("run", "show", settings.run is not None and settings.action in ("list", "trash")),
+    ):
+        if given:
+            raise UsageError(
+                _("--{name} has no meaning here.").format(name=name),
+                why=_("danlu runs {action} does not take it.").format(action=settings.action),
+                fix=f"danlu runs {meant} {settings.run or '--empty'}",
+            )
 
 
 def _record(run: RunStatus) -> dict[str, object]:
@@ -70,7 +90,7 @@ def _list(as_json: bool) -> None:
     rows = (
         (
             run.path.name,
-            _state(run.state),
+            shown_state(run.state),
             str(run.step),
             _loss(run.loss),
             _loss(run.eval_loss),
@@ -82,15 +102,30 @@ def _list(as_json: bool) -> None:
     print_table(heads, rows)
 
 
-def _state(state: str) -> str:
-    return {
-        "running": _("running"),
-        "finished": _("finished"),
-        "stopped": _("stopped by itself"),
-        "interrupted": _("interrupted"),
-        "failed": _("failed"),
-        "died": _("died"),
-    }.get(state, state)
+def _trash(settings: RunsSettings) -> None:
+    """List what was moved aside, or remove it."""
+    entries = list_trash()
+    if settings.empty:
+        removed = list(empty_trash(entries))
+        print(
+            _("Removed: {count}, {size}").format(
+                count=len(removed), size=readable_bytes(sum(one.size_bytes for one in removed))
+            )
+        )
+        for entry in entries:
+            if entry not in removed:
+                print(_("In use, and left: {path}").format(path=entry.path))
+        return
+    if settings.json_output:
+        for entry in entries:
+            print(json_line({**asdict(entry), "path": str(entry.path)}))
+        return
+    if not entries:
+        print(_("The trash is empty."))
+        return
+    for entry in entries:  # one a line and whole, so that a path can be copied
+        print(printable(f"{readable_bytes(entry.size_bytes):>9}  {entry.path}"))
+    print(_("Take one back with mv; danlu runs trash --empty removes all for good."))
 
 
 def _loss(value: float | None) -> str:

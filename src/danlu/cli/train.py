@@ -22,8 +22,6 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(TrainSettings, "train", argv)
     if resolved is None:
         return EXIT_OK
-    for note in resolved.notes:
-        print(note)
     from danlu.cli.terminal.progress import describe, show_training
     from danlu.train.job.finetune import Finetune
     from danlu.train.job.setup import prepare_run
@@ -32,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
     job = Finetune(prepare_run(resolved.values, resolved.origins))
     print("\n".join(describe(job.prepared)), flush=True)
     try:
-        show_training(job)
+        show_training(job, argv)
     except Interrupted:
         # The same command goes on with the run instead of refusing its folder.
         command = shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from danlu.settings.ranges import NonNegativeFloat, PositiveInt
+from danlu.settings.ranges import PositiveInt, Seed, ShareOrCount
 from danlu.settings.schema import Settings, option
 from danlu.text.render import Template
 
@@ -17,8 +17,8 @@ class DataSettings(Settings):
     )
     dataset_dir: str = option("data", "folder that holds dataset_info.json")
     eval_dataset: str = option("", "data sets to evaluate on, instead of rows held out by val_size")
-    max_samples: int | None = option(None, "use only the first rows of each data set")
-    val_size: NonNegativeFloat | None = option(
+    max_samples: PositiveInt | None = option(None, "use only the first rows of each data set")
+    val_size: ShareOrCount | None = option(
         None,
         "rows held out for evaluation: a fraction or a number; not given: a tenth of 50 rows or "
         "more, at most 100 rows",
@@ -39,7 +39,7 @@ class DataSettings(Settings):
     )
     skip_bad_rows: bool = option(False, "leave out rows that cannot be used instead of stopping")
     overwrite_cache: bool = option(False, "tokenize again even where the tokens are kept")
-    seed: int = option(42, "decides order, held-out rows, dropout and the adapter's start")
+    seed: Seed = option(42, "decides order, held-out rows, dropout and the adapter's start")
 
     @property
     def chat_format(self) -> Template:

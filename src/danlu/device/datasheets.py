@@ -1,8 +1,9 @@
 """Memory and speed of devices, as data, also of those that this machine lacks. No torch here.
 
-The figures are the makers' (dense bf16 matrix products, memory as sold, bandwidth), from their data
-sheets; `achieved` is the share of the first that training reaches, an assumption until a probe has
-measured it. Predictions of a device from this page alone are rough, and say so.
+The figures are the makers' (dense bf16 matrix products, memory, bandwidth), from their data sheets;
+a card that is sold as "64 GB" has 64 GiB. `achieved` is the share of the first that training
+reaches, an assumption until a probe has measured it. Predictions of a device from this page alone
+are rough, and say so.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ class DeviceFacts:
 
 
 def _card(
-    name: str, description: str, gigabytes: float, tera_flops: float, gigabytes_per_s: float
+    name: str, product: str, gibibytes: float, tera_flops: float, gigabytes_per_s: float
 ) -> DeviceFacts:
     return DeviceFacts(
         name=name,
         kind="cuda",
-        description=description,
-        memory_bytes=int(gigabytes * GIB),
+        description=f"{product}, {gibibytes} GiB",
+        memory_bytes=int(gibibytes * GIB),
         context_bytes=700 * 2**20,
         flops=tera_flops * 1e12,
         flops_fp32=tera_flops * 1e12 / 4,
@@ -67,8 +68,8 @@ def _card(
     )
 
 
-def _ascend(name: str, description: str, gigabytes: int, tera_flops: float) -> DeviceFacts:
-    card = _card(name, description, gigabytes, tera_flops, 1400)
+def _ascend(name: str, product: str, gibibytes: int, tera_flops: float) -> DeviceFacts:
+    card = _card(name, product, gibibytes, tera_flops, 1400)
     return replace(card, kind="npu", context_bytes=int(1.5 * GIB), launch_s=12e-6)
 
 
@@ -105,16 +106,16 @@ def cpu_facts(
 CATALOGUE: dict[str, DeviceFacts] = {
     facts.name: facts
     for facts in (
-        _ascend("ascend-910b-64g", "Ascend 910B, 64 GB", 64, 376),
-        _ascend("ascend-910b-32g", "Ascend 910B4, 32 GB", 32, 280),
-        _card("h200-141g", "NVIDIA H200, 141 GB", 139.7, 989, 4800),
-        _card("h100-80g", "NVIDIA H100, 80 GB", 79.2, 989, 3350),
-        _card("a100-80g", "NVIDIA A100, 80 GB", 79.2, 312, 2039),
-        _card("a100-40g", "NVIDIA A100, 40 GB", 39.4, 312, 1555),
-        _card("l40s-48g", "NVIDIA L40S, 48 GB", 44.4, 362, 864),
-        _card("rtx-5090-32g", "NVIDIA GeForce RTX 5090, 32 GB", 31.4, 209, 1792),
-        _card("rtx-4090-24g", "NVIDIA GeForce RTX 4090, 24 GB", 23.5, 165, 1008),
-        _card("rtx-3090-24g", "NVIDIA GeForce RTX 3090, 24 GB", 23.6, 71, 936),
+        _ascend("ascend-910b-64g", "Ascend 910B", 64, 376),
+        _ascend("ascend-910b-32g", "Ascend 910B4", 32, 280),
+        _card("h200-141g", "NVIDIA H200", 139.7, 989, 4800),
+        _card("h100-80g", "NVIDIA H100", 79.2, 989, 3350),
+        _card("a100-80g", "NVIDIA A100", 79.2, 312, 2039),
+        _card("a100-40g", "NVIDIA A100", 39.4, 312, 1555),
+        _card("l40s-48g", "NVIDIA L40S", 44.4, 362, 864),
+        _card("rtx-5090-32g", "NVIDIA GeForce RTX 5090", 31.4, 209, 1792),
+        _card("rtx-4090-24g", "NVIDIA GeForce RTX 4090", 23.5, 165, 1008),
+        _card("rtx-3090-24g", "NVIDIA GeForce RTX 3090", 23.6, 71, 936),
     )
 }
 

@@ -23,7 +23,6 @@ from danlu.hub.names import STARTER
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
-from danlu.settings.ranges import check_ranges
 from danlu.text.conversation import Conversation
 
 
@@ -87,11 +86,7 @@ class Assistant:
         )
 
     def sampling(self, settings: AnswerSettings) -> SamplingSettings:
-        """Return the model's own sampling defaults, overridden by what was given.
-
-        Raises UsageError for a value out of range, by the name of its setting.
-        """
-        check_ranges(settings)
+        """Return the model's own sampling defaults, overridden by what was given."""
         thinking = settings.enable_thinking
         if thinking is None:
             thinking = self.prompting.enable_thinking

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from danlu.dialog.events import End, Event, Tokens, Usage
+from danlu.dialog.settings import ANSWER_TOKENS
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, SamplingSettings, Thinking
 from danlu.lora.adapter import Adapter
@@ -115,13 +116,22 @@ class Dialog:
     ) -> Generator[Event, None, None]:
         """Yield the events of the next answer; Usage and End come last.
 
-        `assistant_message` makes the events a message for the history. Closing the iterator aborts
-        the request. Raises what `prepare` raises, and UsageError for a prompt that is too long.
+        `assistant_message` makes the events a message for the history. Without max_tokens it ends
+        after ANSWER_TOKENS, or with the context. Closing the iterator aborts the request. Raises
+        what `prepare` raises, and UsageError for a prompt that is too long.
         """
         prepared = self.prepare(
             conversation, sampling=sampling, adapter=adapter, enable_thinking=enable_thinking
         )
-        yield from self._run(prepared.request, Reading(prepared).feed)
+        yield from self._run(self._bounded(prepared.request), Reading(prepared).feed)
+
+    def _bounded(self, request: Request) -> Request:
+        """Bound an answer that nobody bounded: a model that never ends would fill the context."""
+        if request.sampling.max_tokens is not None:
+            return request
+        if self._engine.context_tokens - len(request.prompt) <= ANSWER_TOKENS:
+            return request  # the engine ends it with the context
+        return replace(request, sampling=replace(request.sampling, max_tokens=ANSWER_TOKENS))
 
     def write(
         self,

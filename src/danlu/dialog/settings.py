@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from danlu.hub.settings import CacheTokens, DeviceName, DtypeName, QuantizationChoice
-from danlu.settings.ranges import PositiveInt
-from danlu.settings.schema import Settings, option
+from collections.abc import Mapping
+from typing import ClassVar
+
+from danlu.engine.request import RepetitionPenalty, Temperature, TopP
+from danlu.hub.settings import AnsweringDtype, CacheTokens, DeviceName, QuantizationChoice
+from danlu.settings.foreign_options import ANSWERING
+from danlu.settings.ranges import NonNegativeInt, PositiveInt, Seed, Share
+from danlu.settings.schema import Foreign, Settings, option
 from danlu.text.render import Template
+
+# How long an answer may be where nobody says it: a whole thought of Qwen3 and an answer after it.
+ANSWER_TOKENS = 4096
 
 
 class ModelSettings(Settings):
@@ -19,7 +27,7 @@ class ModelSettings(Settings):
     adapter_name_or_path: str | None = option(
         None, "output folder of a training run, or a PEFT adapter", aliases=("adapter",)
     )
-    dtype: DtypeName = "auto"
+    dtype: AnsweringDtype = "auto"
     quantization: QuantizationChoice = None
     device: DeviceName = "auto"
     cache_tokens: CacheTokens = None
@@ -28,16 +36,21 @@ class ModelSettings(Settings):
 class AnswerSettings(ModelSettings):
     """How a model answers. What is not given comes from the model's own files and its training."""
 
-    system: str | None = option(None, "system prompt")
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = ANSWERING
+
+    system: str | None = option(None, "system prompt", aliases=("default_system",))
     template: Template | None = option(None, "chat format")
     enable_thinking: bool | None = option(None, "let the model reason before it answers")
     do_sample: bool = option(True, "false: always take the likeliest token")
-    temperature: float | None = option(None, "higher is more varied; 0 is greedy")
-    top_p: float | None = option(None, "smallest set of tokens with this probability")
-    top_k: int | None = option(None, "only the likeliest tokens; 0 is off")
-    min_p: float = option(0.0, "drop tokens below this share of the likeliest one")
-    repetition_penalty: float = option(1.0, "above 1: repeat less")
-    seed: int | None = option(None, "the same seed gives the same answer")
+    temperature: Temperature | None = option(None, "higher is more varied; 0 is greedy")
+    top_p: TopP | None = option(None, "smallest set of tokens with this probability")
+    top_k: NonNegativeInt | None = option(None, "only the likeliest tokens; 0 is off")
+    min_p: Share = option(0.0, "drop tokens below this share of the likeliest one")
+    repetition_penalty: RepetitionPenalty = option(1.0, "above 1: repeat less")
+    seed: Seed | None = option(None, "the same seed gives the same answer")
     max_new_tokens: PositiveInt | None = option(
-        None, "longest answer in tokens", aliases=("max_tokens",)
+        None,
+        "longest answer in tokens, its thought included; not given: 4096, or what the context "
+        "leaves",
+        aliases=("max_tokens",),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from danlu.device.memory import free_bytes, is_out_of_memory
 from danlu.engine.scheduler import TokenSequence
 from danlu.errors import CapacityError
+from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.model.attention import rotated_qkv
 from danlu.model.config import ModelConfig
@@ -74,12 +75,12 @@ def _no_room(config: ModelConfig, dtype: torch.dtype, num_tokens: int, free: int
     return CapacityError(
         _("The memory does not suffice for the cache of keys and values."),
         why=_(
-            "{tokens:,} tokens need {needed:.2f} GB beside the weights and the work of a step; "
-            "{free:.2f} GB are free."
+            "{tokens:,} tokens need {needed} beside the weights and the work of a step; "
+            "{free} are free."
         ).format(
             tokens=num_tokens,
-            needed=num_tokens * _token_bytes(config, dtype) / 1e9,
-            free=free / 1e9,
+            needed=readable_bytes(num_tokens * _token_bytes(config, dtype)),
+            free=readable_bytes(free),
         ),
         fix=_(
             "Use --quantization int8 or a smaller model, end other programs on the device, or give "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NewType
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.settings.ranges import Range, out_of_range
+from danlu.settings.ranges import NonNegativeInt, PositiveInt, Range, Seed, Share, out_of_range
 
 if TYPE_CHECKING:
     from danlu.lora.adapter import Adapter
@@ -33,8 +33,11 @@ class Grammar:
     source: str
 
 
-PENALTY = Range(least=-2, greatest=2, text="-2 ... 2", example="0")
-BIAS = Range(least=-100, greatest=100, text="-100 ... 100", example="0")
+BIAS = Range(least=-100, greatest=100)
+Penalty = Annotated[float, Range(least=-2, greatest=2)]
+Temperature = Annotated[float, Range(least=0)]
+TopP = Annotated[float, Range(least=0, above=True, greatest=1)]
+RepetitionPenalty = Annotated[float, Range(least=0.01, greatest=100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,40 +56,31 @@ class SamplingSettings:
     Raises UsageError for a value out of range.
     """
 
-    temperature: Annotated[float, Range(least=0, text="0 ...", example="0")] = 1.0
-    top_k: Annotated[int, Range(least=0, text="0 (off), 1, 2 ...", example="20")] = 0
-    top_p: Annotated[
-        float, Range(least=0, above=True, greatest=1, text="0 < top_p <= 1", example="0.95")
-    ] = 1.0
-    min_p: Annotated[float, Range(least=0, greatest=1, text="0 ... 1", example="0")] = 0.0
-    repetition_penalty: Annotated[
-        float, Range(least=0.01, greatest=100, text="0.01 ... 100", example="1.0")
-    ] = 1.0
-    presence_penalty: Annotated[float, PENALTY] = 0.0
-    frequency_penalty: Annotated[float, PENALTY] = 0.0
+    temperature: Temperature = 1.0
+    top_k: NonNegativeInt = 0
+    top_p: TopP = 1.0
+    min_p: Share = 0.0
+    repetition_penalty: RepetitionPenalty = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
-    seed: Annotated[
-        int | None, Range(least=0, greatest=2**63 - 1, text="0 ... 2^63 - 1", example="1")
-    ] = None
-    max_tokens: Annotated[int | None, Range(least=1, text="1, 2 ...", example="512")] = None
-    min_tokens: Annotated[int, Range(least=0, text="0, 1, 2 ...", example="0")] = 0
+    seed: Seed | None = None
+    max_tokens: PositiveInt | None = None
+    min_tokens: NonNegativeInt = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
-    logprobs: Annotated[
-        int | None,
-        Range(least=0, greatest=20, text="0 ... 20", example="5"),
-    ] = None
+    logprobs: Annotated[int | None, Range(least=0, greatest=20)] = None
     grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in out_of_range(self):
-            raise _refusal(name, value, allowed.text, allowed.example)
+            raise _refusal(name, value, allowed.rule())
         biases = [bias for _token, bias in self.logit_bias]
         if not all(BIAS.holds(bias) for bias in biases):
-            raise _refusal("logit_bias", biases, BIAS.text, BIAS.example)
+            raise _refusal("logit_bias", biases, BIAS.rule())
         if not all(self.stop):
-            raise _refusal("stop", self.stop, '!= ""', "END")
+            raise _refusal("stop", self.stop, _("an empty text ends nothing"))
 
     @property
     def greedy(self) -> bool:
@@ -94,13 +88,11 @@ class SamplingSettings:
         return self.temperature < 1e-5  # where dividing by it would leave fp32's range
 
 
-def _refusal(name: str, value: object, text: str, example: str) -> UsageError:
+def _refusal(name: str, value: object, why: str) -> UsageError:
     return UsageError(
         _("The sampling setting {name} cannot be {value}.").format(name=name, value=value),
-        why=_("Its range is: {range}").format(range=text),
-        fix=_("Use a value inside the range, for example --{name} {example}").format(
-            name=name, example=example
-        ),
+        why=why,
+        fix=_("Use another {name}, or leave it out").format(name=name),
     )
 
 

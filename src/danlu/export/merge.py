@@ -23,9 +23,10 @@ from danlu.files.os_errors import require_free
 from danlu.hub.adapters import AdapterSource, attach_adapter
 from danlu.hub.load import LoadedModel, load_model
 from danlu.hub.names import model_folder
-from danlu.hub.prompting import MERGE_REPORT
+from danlu.hub.prompting import MERGE_REPORT, Prompting
 from danlu.hub.save import write_folder
 from danlu.language import _
+from danlu.lora.adapter import Adapter
 from danlu.lora.bank import AdapterBank
 from danlu.lora.peft_files import load_adapter
 from danlu.model.attention import PackedAttention
@@ -71,31 +72,32 @@ class MergeReport:
 
 
 def merge(
-    base_name: str, adapter: AdapterSource, export_dir: Path, *, device: Device
+    base_name: str,
+    adapter: AdapterSource,
+    export_dir: Path,
+    *,
+    device: Device,
+    prompting: Prompting | None = None,
 ) -> MergeReport:
     """Merge, verify and commit to `export_dir`, which must be new or empty; return the report.
 
+    prompting: how the merged model is to be prompted; None: as the adapter was trained. The chat
+    template has it as its default, for other programs.
     Raises UsageError, CapacityError (before anything is written), or DataError where the merged
     model's logits differ.
     """
     _check_empty(export_dir)
+    prompting = prompting or adapter.prompting(base_name)
     folder = model_folder(base_name)
     config = load_config(folder)
     weights = WeightFolder(folder)
     # The merged model is as large as its base; its companion files are small.
     require_free(export_dir, weights.num_bytes + 32 * 2**20)
     precision = _verification_dtype(weights, device)
-    expected = _base_and_adapter(base_name, adapter, device, precision)
+    expected = _base_and_adapter(base_name, adapter, prompting, device, precision)
     low_rank = load_adapter(adapter.folder, config, device=torch.device("cpu"), dtype=torch.float32)
-    changes = {
-        f"{projection_module(layer, target)}.weight": (a, b)
-        for layer, target, a, b in low_rank.tensors()
-    }
-    plans = [
-        TensorPlan(name=name, dtype=TORCH_DTYPES[stored.dtype], shape=stored.shape)
-        for name, file in weights.files.items()
-        for stored in (file.tensors[name],)
-    ]
+    changes = _changes(low_rank)
+    plans = _copied(weights)
 
     def fetch(name: str) -> Tensor:
         tensor = weights.files[name].read(name)
@@ -104,9 +106,8 @@ def merge(
         a, b = changes[name]
         return (tensor.float() + low_rank.config.scaling * (b @ a)).to(tensor.dtype)
 
-    prompting = adapter.prompting(base_name)
     with committed_folder(export_dir) as draft:
-        write_folder(draft, plans, fetch, like=folder)
+        write_folder(draft, plans, fetch, like=folder, at_once=prompting.answers_at_once)
         merged = load_model(str(draft.path), device=device, dtype=precision)
         logits = _prompt_logits(merged, plain_linear, expected.prompts)
         difference, mean_kl, top1 = _compare(expected.logits, logits)
@@ -132,6 +133,24 @@ def merge(
     return report
 
 
+def _changes(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return by name the matrices A and B whose product is added to a tensor, if it is not 0."""
+    return {
+        f"{projection_module(layer, target)}.weight": (a, b)
+        for layer, target, a, b in adapter.tensors()
+        if b.any()
+    }
+
+
+def _copied(weights: WeightFolder) -> list[TensorPlan]:
+    """Plan a folder with the same tensors."""
+    return [
+        TensorPlan(name=name, dtype=TORCH_DTYPES[stored.dtype], shape=stored.shape)
+        for name, file in weights.files.items()
+        for stored in (file.tensors[name],)
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Expected:
     """What the merged model must answer. logits: [all prompt tokens, vocab] in fp32."""
@@ -143,12 +162,15 @@ class _Expected:
 
 
 def _base_and_adapter(
-    base_name: str, source: AdapterSource, device: Device, dtype: torch.dtype
+    base_name: str,
+    source: AdapterSource,
+    prompting: Prompting,
+    device: Device,
+    dtype: torch.dtype,
 ) -> _Expected:
     """Run base and adapter on the prompts; the model is freed before the merged one is loaded."""
     base = load_model(base_name, device=device, dtype=dtype)
     adapter, is_proven = attach_adapter(source, base)
-    prompting = source.prompting(base_name)
     prompts = [
         base.tokenizer.encode_spans(
             render(

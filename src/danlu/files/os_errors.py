@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from danlu.errors import CapacityError, DanluError, DataError, EnvironmentFault, UsageError
+from danlu.files.units import readable_bytes
 from danlu.language import _
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -52,14 +53,6 @@ def disk_full(path: Path, needed_bytes: int) -> CapacityError:
         ),
         fix=_("free some space, or choose a folder on another disk, and run the command again"),
     )
-
-
-def readable_bytes(count: int) -> str:
-    """Write a number of bytes for people: `1.5 GB`, `37.0 MB`, `12 bytes`."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def explain(fault: OSError, path: Path, needed_bytes: int = 0) -> DanluError:

@@ -10,7 +10,7 @@ import torch
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import MANIFEST, verify
 from danlu.hub.load import LoadedModel
-from danlu.hub.names import STARTER
+from danlu.hub.names import STARTER, model_folder
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
@@ -50,9 +50,23 @@ def find_adapter(name: str) -> AdapterSource:
         if newest is not None and (newest.path / CONFIG_FILE).is_file():
             return AdapterSource(folder=newest.path, run=read_manifest(folder))
         raise _no_adapter(folder, read_manifest(folder))
+    if "," in name and not folder.exists():
+        raise _several(name)
     read_config(folder)
     run = next((p for p in folder.parents if is_run(p)), None)
     return AdapterSource(folder=folder, run=read_manifest(run) if run else None)
+
+
+def _several(name: str) -> UsageError:
+    first, *others = (part.strip() for part in name.split(","))
+    return UsageError(
+        _("{name} names several adapters.").format(name=name),
+        why=_("danlu uses and merges one adapter at a time."),
+        fix=_(
+            "Merge {first}: danlu merge --adapter {first} --export_dir merged; then name {others} "
+            "with --model merged"
+        ).format(first=first, others=", ".join(others)),
+    )
 
 
 def _no_adapter(folder: Path, run: RunManifest) -> UsageError:
@@ -70,7 +84,23 @@ def _no_adapter(folder: Path, run: RunManifest) -> UsageError:
 
 
 def base_of(source: AdapterSource) -> str:
-    """Name an adapter's base model: as its run recorded it, else as PEFT's file says."""
+    """Name an adapter's base model: as its run recorded it, else as PEFT's file says.
+
+    Raises UsageError where that is not on this machine.
+    """
+    name = _recorded_base(source)
+    if name == STARTER or (name and model_folder(name).is_dir()):
+        return name
+    raise UsageError(
+        _("The base model of the adapter {folder} is not found.").format(folder=source.folder),
+        why=_("The adapter names {base}, which is no folder on this machine.").format(base=name)
+        if name
+        else _("The adapter does not name it."),
+        fix=_("Name its folder: --model_name_or_path FOLDER"),
+    )
+
+
+def _recorded_base(source: AdapterSource) -> str:
     if source.run is not None:
         return source.run.base.name if source.run.base.name == STARTER else source.run.base.path
     return read_config(source.folder)[1]
@@ -82,8 +112,9 @@ def attach_adapter(
     """Load an adapter for a loaded base model; the flag tells whether the base was proven right.
 
     With a run's record the base's fingerprint must agree; without one only the shapes can be
-    checked. dtype None means the base's. Raises DataError for another base, and where danlu wrote
-    the files and they have changed since.
+    checked. dtype None means the base's. Raises DataError for another base, for numbers that are
+    not finite, which would spoil every answer, and where danlu wrote the files and they have
+    changed since.
     """
     check_base(source, name=base.name, fingerprint=base.fingerprint)
     if (source.folder / MANIFEST).is_file():
@@ -91,7 +122,20 @@ def attach_adapter(
     adapter = load_adapter(
         source.folder, base.config, device=base.device.torch_device, dtype=dtype or base.dtype
     )
+    _check_finite(adapter, source.folder)
     return adapter, source.run is not None
+
+
+def _check_finite(adapter: Adapter, folder: Path) -> None:
+    for layer, target, a, b in adapter.tensors():
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise DataError(
+                _("The adapter {folder} holds numbers that are not finite.").format(folder=folder),
+                why=_("The first are in {target} of layer {layer}.").format(
+                    target=target, layer=layer
+                ),
+                fix=_("Train it again; its training has diverged."),
+            )
 
 
 def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:
@@ -102,7 +146,7 @@ def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:
             why=_("It was trained on {trained}; {name} has other weights.").format(
                 trained=source.run.base.name, name=name
             ),
-            fix=_("Use --model_name_or_path {base}").format(base=base_of(source)),
+            fix=_("Use --model_name_or_path {base}").format(base=_recorded_base(source)),
         )
 
 

@@ -15,14 +15,13 @@ from typing import Any
 
 from danlu.data.settings import DataSettings
 from danlu.errors import DataError
+from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import TEMPLATES, TURN_END, Template, render
 
 # Takes the variables of a chat template, returns its text.
 _Writer = Callable[..., str]
-TEMPLATE_FILE = "chat_template.jinja"
-_CONFIG_FILE = "tokenizer_config.json"
 # Far above those of real models; compiling time grows with it.
 _MOST_CHARACTERS = 100_000
 
@@ -140,7 +139,7 @@ def _template_text(folder: Path) -> tuple[Path, str] | None:
     try:
         if path.is_file():
             return path, path.read_text(encoding="utf-8")
-        path = folder / _CONFIG_FILE
+        path = folder / TOKENIZER_CONFIG
         if not path.is_file():
             return None
         fields = json.loads(path.read_text(encoding="utf-8"))

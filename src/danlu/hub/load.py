@@ -9,6 +9,7 @@ import torch
 
 from danlu.device.detect import Device
 from danlu.errors import CapacityError, UsageError
+from danlu.files.units import readable_bytes
 from danlu.hub.fingerprint import fingerprint
 from danlu.hub.names import model_folder
 from danlu.language import _
@@ -140,8 +141,10 @@ def _check_memory(
     if needed > device.memory_bytes:
         raise CapacityError(
             _("The model in {folder} does not fit into memory.").format(folder=checked.folder),
-            why=_("Its weights need {needed:.1f} GB, {device} has {total:.1f} GB.").format(
-                needed=needed / 1e9, device=device.description, total=device.memory_bytes / 1e9
+            why=_("Its weights need {needed}, {device} has {total}.").format(
+                needed=readable_bytes(needed),
+                device=device.description,
+                total=readable_bytes(device.memory_bytes),
             ),
             fix=_("Use a smaller model, or --dtype bfloat16 where that is not set."),
         )

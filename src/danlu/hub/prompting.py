@@ -29,6 +29,11 @@ class Prompting:
     template: str = "qwen3"
     enable_thinking: bool | None = True
 
+    @property
+    def answers_at_once(self) -> bool:
+        """Whether a prompt ends with an empty thought, so that the answer begins at once."""
+        return self.template == "qwen3" and not self.enable_thinking
+
     def override(self, template: str | None, enable_thinking: bool | None) -> Prompting:
         """Replace what was trained by what is asked for; None leaves it."""
         return Prompting(

@@ -9,32 +9,41 @@ from pathlib import Path
 from torch import Tensor
 
 from danlu.files.draft import Draft
+from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG, with_default
 from danlu.model.qwen3 import Qwen3
 from danlu.weights.sharded import TensorPlan, save_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
 )
 # Everything beside the weights that transformers, vLLM or llama.cpp's converter look for.
 COMPANION_FILES = ("generation_config.json", *TOKENIZER_FILES)
 
 
-def write_model(draft: Draft, model: Qwen3, *, like: Path) -> None:
-    """Write a model folder; everything but the weights is taken from the folder `like`."""
+def write_model(draft: Draft, model: Qwen3, *, like: Path, at_once: bool = False) -> None:
+    """Write a model folder; everything but the weights is taken from the folder `like`.
+
+    at_once: whether the model was trained to answer without a thought.
+    """
     tensors = dict(model.hf_tensors())
     dtype = model.embed_tokens.dtype
     plans = [TensorPlan(name=n, dtype=dtype, shape=tuple(t.shape)) for n, t in tensors.items()]
-    write_folder(draft, plans, tensors.__getitem__, like=like)
+    write_folder(draft, plans, tensors.__getitem__, like=like, at_once=at_once)
 
 
 def write_folder(
-    draft: Draft, plans: Sequence[TensorPlan], fetch: Callable[[str], Tensor], *, like: Path
+    draft: Draft,
+    plans: Sequence[TensorPlan],
+    fetch: Callable[[str], Tensor],
+    *,
+    like: Path,
+    at_once: bool = False,
 ) -> None:
     """Write planned tensors and the companions of `like`; config.json names the first's dtype."""
     save_weights(draft, plans, fetch)
@@ -43,16 +52,16 @@ def write_folder(
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = str(plans[0].dtype).removeprefix("torch.")
     draft.write("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    _copy(draft, COMPANION_FILES, like)
+    _copy(draft, COMPANION_FILES, like, at_once)
 
 
-def copy_tokenizer(draft: Draft, *, like: Path) -> None:
+def copy_tokenizer(draft: Draft, *, like: Path, at_once: bool = False) -> None:
     """Copy the tokenizer's files and the chat template from the folder `like`."""
-    _copy(draft, TOKENIZER_FILES, like)
+    _copy(draft, TOKENIZER_FILES, like, at_once)
 
 
-def _copy(draft: Draft, names: Sequence[str], like: Path) -> None:
+def _copy(draft: Draft, names: Sequence[str], like: Path, at_once: bool) -> None:
     for name in names:
         path = like / name
         if path.is_file():
-            draft.write(name, path.read_bytes())
+            draft.write(name, with_default(name, path.read_bytes(), at_once=at_once))

@@ -16,6 +16,10 @@ from danlu.text.render import Template
 DtypeName = Annotated[
     Literal["auto", "bfloat16", "float16", "float32"], option(..., "precision of the weights")
 ]
+AnsweringDtype = Annotated[
+    Literal["auto", "bfloat16", "float16", "float32"],
+    option(..., "precision of the weights", aliases=("infer_dtype",)),
+]
 DeviceName = Annotated[Literal["auto", "npu", "cuda", "cpu"], option(..., "where to compute")]
 QuantizationChoice = Annotated[
     Quantization | None,

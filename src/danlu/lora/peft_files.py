@@ -30,6 +30,10 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _TENSOR = re.compile(
     r"base_model\.model\.model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
 )
+# A module outside of the layers, such as lm_head: its own matrices, or its copy of the weights.
+_OTHER_MODULE = re.compile(
+    r"base_model\.model\.(?:model\.)?(lm_head|embed_tokens|norm)\.(?:lora_|base_layer|modules_to_s).*"
+)
 # Ways to start training that also change the base model's weights: without them the sum is wrong.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # What reading fields of unknown types out of any JSON text can raise.
@@ -94,11 +98,17 @@ def read_config(folder: Path) -> tuple[LoraConfig, str]:
 def load_adapter(
     folder: Path, model: ModelConfig, *, device: torch.device, dtype: torch.dtype
 ) -> Adapter:
-    """Load an adapter for a model. Raises DataError where a tensor is missing or does not fit."""
+    """Load an adapter for a model; matrices of layers that it leaves out are zero, as in PEFT.
+
+    Raises DataError where a tensor is missing or does not fit.
+    """
     config, base = read_config(folder)
     adapter = Adapter(config, model, device=device, dtype=dtype)
     file = SafetensorsFile(folder / WEIGHTS_FILE)
     wanted = _named_tensors(adapter)
+    if _chooses_layers(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))):
+        for absent in _absent(wanted, file):
+            wanted.pop(absent).zero_()
     odd = sorted(set(wanted) ^ set(file.tensors))
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     odd += [n for n, t in file.tensors.items() if n in shapes and t.shape != shapes[n]]
@@ -113,6 +123,27 @@ def load_adapter(
     for name, tensor in wanted.items():
         file.read_into(name, tensor)
     return adapter
+
+
+def _chooses_layers(fields: Mapping[str, Any]) -> bool:
+    """Whether the settings name modules one by one, so that some layers may have no matrices.
+
+    A list of plain names means every layer: what is missing then belongs to another base.
+    """
+    targets = fields.get("target_modules")
+    named = targets if isinstance(targets, list) else [targets or "all-linear"]
+    return (
+        fields.get("layers_to_transform") is not None
+        or bool(fields.get("exclude_modules"))
+        or any(name != "all-linear" and name not in ALL_TARGETS for name in named)
+    )
+
+
+def _absent(wanted: Mapping[str, Tensor], file: SafetensorsFile) -> list[str]:
+    """List the matrices whose pair is left out whole; half a pair is an error, found later."""
+    pairs = {name: re.sub(r"lora_[AB]", "lora_?", name) for name in wanted}
+    present = {pairs[name] for name in wanted if name in file.tensors}
+    return [name for name, pair in pairs.items() if pair not in present]
 
 
 def _named_tensors(adapter: Adapter) -> dict[str, Tensor]:
@@ -130,9 +161,14 @@ def _targets_in(folder: Path, rank: int) -> tuple[str, ...]:
     The rank must show in every shape: nothing is allocated on the word of a settings file.
     """
     path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise _no_weights(folder)
     found: set[str] = set()
     for name, stored in SafetensorsFile(path).tensors.items():
         match = _TENSOR.fullmatch(name)
+        other = _OTHER_MODULE.fullmatch(name)
+        if match is None and other is not None:
+            raise _adapts_more(folder, other.group(1), name)
         if match is None or match.group(2) not in ALL_TARGETS:
             raise _unusable(path, _("{name} is no LoRA matrix of Qwen3.").format(name=name))
         if rank not in stored.shape:
@@ -162,7 +198,6 @@ def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
                 "modules_to_save",
                 "rank_pattern",
                 "alpha_pattern",
-                "layers_to_transform",
                 "layer_replication",
                 "lora_bias",
                 "target_parameters",
@@ -183,6 +218,34 @@ def _refuse_unsupported(path: Path, fields: Mapping[str, Any]) -> None:
                 why=_("Its field {name} is {value}.").format(name=name, value=value),
                 fix=_("Use a plain LoRA adapter, or merge this one with PEFT first."),
             )
+
+
+def _no_weights(folder: Path) -> DataError:
+    older = folder / "adapter_model.bin"
+    if older.is_file():
+        return DataError(
+            _("The adapter {folder} has its weights in adapter_model.bin.").format(folder=folder),
+            why=_("That is PEFT's older format; it can run code, and danlu does not open it."),
+            fix=_(
+                "Save it again with a current PEFT: PeftModel.from_pretrained(base, "
+                "{folder}).save_pretrained(NEW)"
+            ).format(folder=repr(str(folder))),
+        )
+    return DataError(
+        _("The adapter {folder} has no weights.").format(folder=folder),
+        why=_("It holds no {name}.").format(name=WEIGHTS_FILE),
+        fix=_("Copy the adapter folder again, or train it again."),
+    )
+
+
+def _adapts_more(folder: Path, module: str, name: str) -> DataError:
+    return DataError(
+        _("The adapter {folder} adapts {module}.").format(folder=folder, module=module),
+        why=_("danlu adapts {names}; the file holds {name}.").format(
+            names=", ".join(ALL_TARGETS), name=name
+        ),
+        fix=_("Merge it with PEFT first (merge_and_unload), or train with --lora_target all"),
+    )
 
 
 def _unusable(path: Path, why: str) -> DataError:

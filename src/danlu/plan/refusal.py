@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import chain
 
 from danlu.errors import CapacityError
+from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.model.layout import PROJECTIONS
 from danlu.model.sizes import num_parameters, published_config, published_names
@@ -15,7 +16,6 @@ from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
 
 _CUTOFFS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256)
-_GB = 1e9
 
 
 def refusal(found: NothingFits) -> CapacityError:
@@ -24,19 +24,19 @@ def refusal(found: NothingFits) -> CapacityError:
     fix = next(_changes_that_fit(found), None)
     needed = least.memory.total / USABLE
     if fix is None:
-        fix = _("Use a device with {size:.0f} GB or more.").format(size=needed / _GB)
+        fix = _("Use a device with {size} or more.").format(size=readable_bytes(int(needed)))
     return CapacityError(
         _("This run does not fit into the memory of {device}.").format(
             device=found.device.description
         ),
         why=_(
-            "It needs {needed:.1f} GB at least ({weights:.1f} GB of weights, {trained:.1f} GB for "
-            "what is trained); {budget:.1f} GB can be used."
+            "It needs {needed} at least ({weights} of weights, {trained} for what is trained); "
+            "{budget} can be used."
         ).format(
-            needed=needed / _GB,
-            weights=least.memory.weights / _GB,
-            trained=least.memory.trained / _GB,
-            budget=found.budget_bytes / _GB,
+            needed=readable_bytes(int(needed)),
+            weights=readable_bytes(least.memory.weights),
+            trained=readable_bytes(least.memory.trained),
+            budget=readable_bytes(found.budget_bytes),
         ),
         fix=fix,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from danlu.errors import UsageError
 from danlu.files.atomic import make_folder
-from danlu.files.committed import retire
+from danlu.files.committed import TRASH, retire
 from danlu.files.leftovers import clean_leftovers, is_leftover
 from danlu.files.lock import LOCK_FILE, FolderLock, holder_of
 from danlu.files.os_errors import explained
@@ -20,10 +20,14 @@ from danlu.runs.manifest import RunManifest, read_manifest, write_manifest
 
 
 class RunFolder:
-    """A locked run. Use `create` or `reopen` to take it, and `with` or `close` to unlock it."""
+    """A locked run. Use `create` or `reopen` to take it, and `with` or `close` to unlock it.
 
-    def __init__(self, path: Path, lock: ExitStack) -> None:
+    moved_to: where the folder is now that was here before; None where there was none.
+    """
+
+    def __init__(self, path: Path, lock: ExitStack, *, moved_to: Path | None = None) -> None:
         self.path = path
+        self.moved_to = moved_to
         self._lock = lock
 
     @classmethod
@@ -36,17 +40,18 @@ class RunFolder:
         make_folder(path)
         if not overwrite and not _is_empty(path) and not (path / LOCK_FILE).exists():
             raise _not_empty(path)  # before a lock file is left in a stranger's folder
+        moved_to = None
         with ExitStack() as lock:
             lock.enter_context(FolderLock(path))
             if not _is_empty(path):
                 if not overwrite:
                     raise _not_empty(path)
-                retire(_movable(path))
+                moved_to = retire(_movable(path))
                 lock.close()
                 make_folder(path)
                 lock.enter_context(FolderLock(path))
             clean_leftovers(path)
-            return cls(path, lock.pop_all())
+            return cls(path, lock.pop_all(), moved_to=moved_to)
 
     @classmethod
     def reopen(cls, path: Path) -> RunFolder:
@@ -109,5 +114,5 @@ def _not_empty(path: Path) -> UsageError:
         fix=_(
             "add --resume_from_checkpoint true to go on with that run, "
             "or --overwrite_output_dir to move it to {trash} and start anew"
-        ).format(trash=path.parent / ".trash"),
+        ).format(trash=path.parent / TRASH),
     )

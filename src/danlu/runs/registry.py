@@ -51,12 +51,20 @@ def register(folder: Path) -> None:
         atomic_write(entries / f"{digest}.json", json.dumps({"path": str(folder)}) + "\n")
 
 
+def registered_folders() -> list[Path]:
+    """Return the folders of all runs that were started, also of those that are gone."""
+    folders = []
+    for entry in sorted((danlu_home() / "runs").glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            folders.append(Path(json.loads(entry.read_text(encoding="utf-8"))["path"]))
+    return folders
+
+
 def list_runs() -> list[RunStatus]:
     """Return all runs that still exist, the newest first."""
     found = []
-    for entry in sorted((danlu_home() / "runs").glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError, DanluError):
-            folder = Path(json.loads(entry.read_text(encoding="utf-8"))["path"])
+    for folder in registered_folders():
+        with suppress(OSError, DanluError):
             if is_run(folder):
                 found.append(status_of(folder))
     return sorted(found, key=lambda run: run.started, reverse=True)
@@ -101,11 +109,23 @@ def status_of(folder: Path) -> RunStatus:
         step=records[-1]["step"] if records else 0,
         loss=_last(records, "loss"),
         eval_loss=_last(records, "eval_loss"),
-        size_bytes=_size_of(folder),
+        size_bytes=size_of(folder),
         started=run.started,
         ended=run.ended,
         pid=holder.pid if holder else None,
     )
+
+
+def shown_state(state: str) -> str:
+    """Write a state for people."""
+    return {
+        "running": _("running"),
+        "finished": _("finished"),
+        "stopped": _("stopped by itself"),
+        "interrupted": _("interrupted"),
+        "failed": _("failed"),
+        "died": _("died"),
+    }.get(state, state)
 
 
 def _last(records: list[dict[str, object]], key: str) -> float | None:
@@ -113,11 +133,11 @@ def _last(records: list[dict[str, object]], key: str) -> float | None:
     return values[-1] if values else None
 
 
-def _size_of(folder: Path) -> int:
-    """Sum the files of a folder; one that vanishes meanwhile does not count."""
+def size_of(path: Path) -> int:
+    """Sum the files of a folder, or take the one file; what vanishes meanwhile does not count."""
     total = 0
-    for path in folder.rglob("*"):
+    for file in (path, *path.rglob("*")):
         with suppress(OSError):
-            if path.is_file() and not path.is_symlink():
-                total += path.stat().st_size
+            if file.is_file() and not file.is_symlink():
+                total += file.stat().st_size
     return total

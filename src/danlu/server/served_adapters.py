@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from danlu.errors import DataError, UsageError
+from danlu.errors import UsageError
 from danlu.hub.adapters import attach_adapter, find_adapter
 from danlu.hub.load import LoadedModel
 from danlu.hub.prompting import Prompting
@@ -48,12 +48,23 @@ class AdapterFolders:
     below: Path | None = None
 
     @classmethod
-    def of(cls, adapters: Sequence[str], adapter_dir: str | None = None) -> AdapterFolders:
-        """Read `NAME=PATH` words. Raises UsageError for a bad name and a folder that is missing."""
+    def of(
+        cls,
+        adapters: Sequence[str],
+        adapter_dir: str | None = None,
+        served_name: str | None = None,
+    ) -> AdapterFolders:
+        """Read `NAME=PATH` words; PATH alone is named `served_name`, or as its folder.
+
+        Raises UsageError for a bad name and a folder that is missing.
+        """
         named: dict[str, Path] = {}
         for word in adapters:
             name, equals, path = word.partition("=")
-            if not equals or not path or not is_adapter_name(name):
+            if not equals:
+                path = word
+                name = served_name or Path(word).expanduser().absolute().name
+            if not path or not is_adapter_name(name):
                 raise UsageError(
                     _("{word} does not name an adapter.").format(word=repr(word)),
                     why=_(
@@ -124,22 +135,10 @@ def load_served_adapter(folder: Path, base: LoadedModel, settings: ServeSettings
     """Load and check an adapter for the model that is served; takes seconds.
 
     It is prompted as it was trained to be, unless the server's settings say otherwise. Raises
-    UsageError and DataError as `attach_adapter` does, and DataError for numbers that are not
-    finite, which would spoil every answer.
+    UsageError and DataError as `attach_adapter` does.
     """
     source = find_adapter(str(folder))
     adapter, _is_proven = attach_adapter(source, base)
-    for layer, target, a, b in adapter.tensors():
-        if not (a.isfinite().all() and b.isfinite().all()):
-            raise DataError(
-                _("The adapter {folder} holds numbers that are not finite.").format(
-                    folder=source.folder
-                ),
-                why=_("The first are in {target} of layer {layer}.").format(
-                    target=target, layer=layer
-                ),
-                fix=_("Train it again; its training has diverged."),
-            )
     trained = source.prompting(str(base.folder))
     prompting = trained.override(settings.template, settings.enable_thinking)
     return ServedAdapter(folder=source.folder, adapter=adapter, prompting=prompting)

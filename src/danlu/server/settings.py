@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import SecretStr, ValidationInfo, field_validator
+from pydantic import SecretStr, field_validator
 
 from danlu.hub.settings import (
+    AnsweringDtype,
     CacheTokens,
     DeviceName,
-    DtypeName,
     QuantizationChoice,
     TrainedTemplate,
 )
 from danlu.language import _
-from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, ranges_of
-from danlu.settings.schema import Settings, option
-
-PORT = Range(least=0, greatest=65535)
+from danlu.settings.foreign_options import SERVING
+from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
+from danlu.settings.schema import Foreign, Settings, option
 
 
 class ServeSettings(Settings):
     """Serve a model and its adapters to programs that speak OpenAI's API."""
+
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = SERVING
 
     model_name_or_path: str | None = option(
         None,
@@ -31,15 +33,18 @@ class ServeSettings(Settings):
     )
     adapter: tuple[str, ...] = option(
         (),
-        "adapters as NAME=PATH; a request names one as its model",
-        aliases=("adapters", "lora_modules"),
+        "adapters as NAME=PATH; a request names one as its model. PATH alone is named by its "
+        "folder, or by served_model_name",
+        aliases=("adapters", "adapter_name_or_path", "lora_modules"),
     )
     adapter_dir: str | None = option(
         None, "programs may load further adapters, but only from this folder"
     )
     served_model_name: str | None = option(None, "what requests call the model")
     host: str = option("127.0.0.1", "address to listen on; any other needs a key")
-    port: Annotated[int, PORT] = option(8000, "port to listen on; 0: any free one")
+    port: Annotated[int, Range(least=0, greatest=65535)] = option(
+        8000, "port to listen on; 0: any free one"
+    )
     api_key_file: str | None = option(
         None, "file with the keys that programs must show, one a line"
     )
@@ -62,7 +67,7 @@ class ServeSettings(Settings):
     )
     cache_tokens: CacheTokens = None
     max_body_bytes: PositiveInt = option(4 * 1024 * 1024, "largest request body")
-    dtype: DtypeName = "auto"
+    dtype: AnsweringDtype = "auto"
     quantization: QuantizationChoice = None
     device: DeviceName = "auto"
     template: TrainedTemplate = None
@@ -78,14 +83,6 @@ class ServeSettings(Settings):
     )
     tensor_parallel_size: PositiveInt = option(1, "devices that share each layer; vllm only")
     pipeline_parallel_size: PositiveInt = option(1, "devices that share the layers; vllm only")
-
-    @field_validator("*")
-    @classmethod
-    def _is_in_range(cls, value: Any, info: ValidationInfo) -> Any:
-        allowed = ranges_of(cls).get(info.field_name or "")
-        if allowed is not None and not allowed.holds(value):
-            raise ValueError(_rule(allowed))
-        return value
 
     @field_validator("served_model_name")
     @classmethod
@@ -106,9 +103,3 @@ class ServeSettings(Settings):
                     )
                 )
         return values
-
-
-def _rule(allowed: Range) -> str:
-    if allowed == PORT:
-        return _("a port is a number from 0 to 65535")
-    return _("it must be 1 or more") if allowed.least else _("it must be 0 or more")

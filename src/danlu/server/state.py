@@ -56,7 +56,9 @@ class ServerState:
     @classmethod
     def of(cls, settings: ServeSettings, serving: Serving | None = None) -> ServerState:
         """Make the state of a new server. Raises UsageError for adapters that are not there."""
-        folders = AdapterFolders.of(settings.adapter, settings.adapter_dir)
+        folders = AdapterFolders.of(
+            settings.adapter, settings.adapter_dir, settings.served_model_name
+        )
         return cls(settings=settings, adapter_folders=folders, serving=serving)
 
 

@@ -1,18 +1,22 @@
 """The names of a command's settings: own names, aliases, those of other programs.
 
-A name that does not exist is answered with the nearest one.
+Names that do not exist, and options that would be missed, are refused together: a settings file
+needs one run to be put right, not one for each of its lines.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.settings.schema import Option, Settings, options_of
 
 COMMAND_LINE = "command line"
+# An option that is not ours takes one value, or stands alone.
+_ANY_VALUE = (str, bool, type(None))
 
 
 def shown_origin(origin: str) -> str:
@@ -20,32 +24,73 @@ def shown_origin(origin: str) -> str:
     return _("command line") if origin == COMMAND_LINE else origin
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A setting that cannot be used: what it is, where it was given, what to do instead."""
+
+    name: str
+    origin: str
+    what: str
+    why: str
+    fix: str
+
+
+@dataclass(kw_only=True)
+class Refusals:
+    """The settings of one command that cannot be used, in the order in which they were met."""
+
+    found: list[Refused] = field(default_factory=list)
+
+    def add(self, name: str, origin: str, *, what: str, fix: str, detail: str = "") -> None:
+        """Note one setting."""
+        why = _("it is given in: {origin}").format(origin=shown_origin(origin))
+        why = f"{why}; {detail}" if detail else why
+        self.found.append(Refused(name=name, origin=origin, what=what, why=why, fix=fix))
+
+    def check(self) -> None:
+        """Raise UsageError for all that was noted, if anything was."""
+        if len(self.found) == 1:
+            (one,) = self.found
+            raise UsageError(one.what, why=one.why, fix=one.fix)
+        if self.found:
+            names = ", ".join(dict.fromkeys(refused.name for refused in self.found))
+            lines = [f"{shown_origin(r.origin)}: {r.what}; {r.fix}" for r in self.found]
+            raise UsageError(
+                _("Some settings cannot be used: {names}").format(names=names),
+                why="\n".join(dict.fromkeys(lines)),
+                fix=_("change or remove them; add --help to the command to see all settings"),
+            )
+
+
 class Names:
     """A command's options by any of their names: own name, alias, dashes for underscores.
 
-    placed: the options that words without a flag fill, in order.
+    placed: the options that words without a flag fill, in order. refusals: the names that were
+    looked up and do not exist.
     """
 
     def __init__(self, cls: type[Settings]) -> None:
         self.options = options_of(cls)
+        self.refusals = Refusals()
         placed = [option for option in self.options.values() if option.position is not None]
         self.placed = sorted(placed, key=lambda option: option.position or 0)
         self._own = {n: o for o in self.options.values() for n in (o.name, *o.aliases)}
-        # An option of another program takes one value, or stands alone.
-        any_value = (str, bool, type(None))
-        others = {name: Option(name=name, help="", types=any_value) for name in cls.FOREIGN}
+        others = {name: Option(name=name, help="", types=_ANY_VALUE) for name in cls.FOREIGN}
         self._known = {**others, **self._own}
 
     def get(self, key: str, origin: str, extra: Sequence[str] = ()) -> Option:
-        """Look a name up. Raises UsageError naming the nearest one."""
+        """Look a name up; one that does not exist is noted, with the nearest one that does."""
         name = key.replace("-", "_")
         if name in self._known:
             return self._known[name]
         near = difflib.get_close_matches(name, [*self._own, *extra], 1, 0.5)
-        raise UsageError(
-            _("There is no setting named {key}").format(key=key),
-            why=_("it is given in: {origin}").format(origin=shown_origin(origin)),
+        near = near or difflib.get_close_matches(name, self._known, 1, 0.8)
+        self.refusals.add(
+            key,
+            origin,
+            what=_("There is no setting named {key}").format(key=key),
             fix=_("did you mean {name}?").format(name=near[0])
             if near
             else _("add --help to the command to see all settings"),
         )
+        return Option(name=name, help="", types=_ANY_VALUE)

@@ -1,18 +1,16 @@
 """Ranges of numbers, declared in the type of a field, of settings classes and of dataclasses.
 
-Knows no pydantic, so that rooms without settings can use it. `check_ranges` has the words of most
-commands; others word the refusal themselves.
+Knows no pydantic, so that rooms without settings can use it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
 
-from danlu.errors import UsageError
 from danlu.language import _
 
 
@@ -20,27 +18,53 @@ from danlu.language import _
 class Range:
     """The numbers a field may hold. None is always allowed; infinity and NaN never.
 
-    least, greatest: the ends, both allowed. above: `least` itself is not allowed.
-    text: the range as an error message writes it. example: a value inside, for the fix.
+    least, greatest: the ends, both allowed. above: `least` itself is not allowed; below: `greatest`
+    is not. or_whole: from 1 on only whole numbers, below 1 it is a share.
     """
 
     least: float
     greatest: float = math.inf
     above: bool = False
-    text: str = ""
-    example: str = ""
+    below: bool = False
+    or_whole: bool = False
 
     def holds(self, value: float | None) -> bool:
         """Tell whether a value is allowed."""
         if value is None:
             return True
         starts = self.least < value if self.above else self.least <= value
-        return starts and value <= self.greatest and value < math.inf
+        ends = value < self.greatest if self.below else value <= self.greatest
+        if not (starts and ends and value < math.inf):
+            return False
+        return not self.or_whole or value < 1 or value == math.floor(value)
+
+    def rule(self) -> str:
+        """Say what is allowed, as a clause."""
+        if self.or_whole:
+            sentence = _("it must be a share from {least} to below 1, or a whole number")
+            if self.above:
+                sentence = _("it must be a share of more than {least}, or a whole number")
+        elif self.greatest == math.inf:
+            sentence = _("it must be {least} or more")
+            if self.above:
+                sentence = _("it must be more than {least}")
+        else:
+            sentence = _("it must be from {least} to {greatest}")
+            if self.above:
+                sentence = _("it must be more than {least} and at most {greatest}")
+            elif self.below:
+                sentence = _("it must be from {least} to below {greatest}")
+        return sentence.format(least=self.least, greatest=self.greatest)
 
 
 PositiveInt = Annotated[int, Range(least=1)]
 NonNegativeInt = Annotated[int, Range(least=0)]
+PositiveFloat = Annotated[float, Range(least=0, above=True)]
 NonNegativeFloat = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, greatest=1)]
+ShareBelowOne = Annotated[float, Range(least=0, greatest=1, below=True)]
+ShareOrCount = Annotated[float, Range(least=0, or_whole=True)]
+Seed = Annotated[int, Range(least=0, greatest=2**63 - 1)]
 
 
 @cache
@@ -61,17 +85,3 @@ def out_of_range(record: Any) -> Iterator[tuple[str, Any, Range]]:
         value = getattr(record, name)
         if not allowed.holds(value):
             yield name, value, allowed
-
-
-def check_ranges(settings: object, names: Collection[str] = ()) -> None:
-    """Raise UsageError for the first setting out of range; of `names` only, if any are given."""
-    for name, value, allowed in out_of_range(settings):
-        if names and name not in names:
-            continue
-        raise UsageError(
-            _("--{name} must be more than 0.").format(name=name)
-            if allowed.above
-            else _("--{name} must be {least} or more.").format(name=name, least=allowed.least),
-            why=_("It is {value}.").format(value=value),
-            fix=f"--{name} {allowed.example or allowed.least}",
-        )

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.settings.option_names import Names, shown_origin
+from danlu.settings.option_names import Names, Refusals, shown_origin
 from danlu.settings.schema import Option, Settings, describe_type
 from danlu.settings.sources import (
     BOOLEANS,
@@ -42,13 +42,17 @@ class Resolved(Generic[S]):
 
 
 def resolve(cls: type[S], argv: Sequence[str], environ: Mapping[str, str]) -> Resolved[S]:
-    """Read a command's settings. Raises UsageError naming the key, the value and its origin."""
+    """Read a command's settings. Raises UsageError naming the key, the value and its origin;
+    names that do not exist and options that would be missed are named together.
+    """
     names = Names(cls)
     words = CommandLine(names, argv)
     in_file = read_file(names, words.file) if words.file else {}
     said = {**read_environment(names, environ), **_said(names, in_file), **words.values}
     given = {name: item for name, item in said.items() if name in names.options}
-    notes = _foreign_notes(cls, {name: said[name] for name in said if name not in given})
+    others = {name: said[name] for name in said if name in cls.FOREIGN and name not in given}
+    notes = _foreign_notes(cls, others, names.refusals)
+    names.refusals.check()
     given = {**_preset(cls, given), **given}
     values = {name: _interpret(names.options[name], item) for name, item in given.items()}
     try:
@@ -66,22 +70,25 @@ def _preset(cls: type[S], given: Mapping[str, Given]) -> dict[str, Given]:
     return {name: Given(value=text, origin=f"preset {chosen}") for name, text in values.items()}
 
 
-def _foreign_notes(cls: type[Settings], given: Mapping[str, Given]) -> tuple[str, ...]:
-    """Say why options of other programs have no effect; refuse those that would be missed."""
+def _foreign_notes(
+    cls: type[Settings], given: Mapping[str, Given], refusals: Refusals
+) -> tuple[str, ...]:
+    """Say why options of other programs have no effect; note those that would be missed."""
     names: dict[str, list[str]] = {}
     for name, item in given.items():
         foreign, shown = cls.FOREIGN[name], _shown(item.value)
         if shown.lower() in foreign.off:
             continue
         if foreign.instead:
-            raise UsageError(
-                _("{name} {value} is not supported").format(name=name, value=shown),
-                why=_("it is given in: {origin}; danlu knows this option of LLaMA-Factory").format(
-                    origin=shown_origin(item.origin)
-                ),
+            refusals.add(
+                name,
+                item.origin,
+                what=_("{name} {value} is not supported").format(name=name, value=shown),
+                detail=_("danlu knows this option of LLaMA-Factory"),
                 fix=_(foreign.instead),
             )
-        names.setdefault(foreign.note, []).append(name)
+        else:
+            names.setdefault(foreign.note, []).append(name)
     return tuple(
         _("{names}: no effect here; {why}").format(names=", ".join(options), why=_(note))
         for note, options in names.items()

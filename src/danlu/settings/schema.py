@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from danlu.settings.ranges import ranges_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
     )
+
+    @field_validator("*")
+    @classmethod
+    def _is_in_range(cls, value: Any, info: ValidationInfo) -> Any:
+        allowed = ranges_of(cls).get(info.field_name or "")
+        if allowed is not None and not allowed.holds(value):
+            raise ValueError(allowed.rule())
+        return value
 
 
 def option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -24,13 +25,16 @@ _HELP_COLUMN = 34
 def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S] | None:
     """Resolve a command's settings from its words and the environment.
 
-    Returns None after printing what --help or --print_settings asked for. Raises UsageError.
+    Options of other programs that have no effect are named on standard error. Returns None after
+    printing what --help or --print_settings asked for. Raises UsageError.
     """
     asks = CommandLine(Names(cls), argv).asks
     if "help" in asks:
         print(help_text(cls, command))
         return None
     resolved = resolve(cls, argv, os.environ)
+    for note in resolved.notes:
+        print(note, file=sys.stderr)
     if "print_settings" in asks:
         print(settings_text(resolved))
         return None

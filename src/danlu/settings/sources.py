@@ -2,14 +2,15 @@
 
 Each source gives text (or several texts for a list) with its place; resolve.py turns text into
 typed values. Words follow Hugging Face's style: `--key value`, `--key=value`, `--do_train` alone is
-true, dashes and underscores are the same. `key=value` is read only after a first word that ends in
-.yaml or .yml, which is the settings file.
+true, dashes and underscores are the same. `key=value` is read only after a first word that names
+the settings file: it ends in .yaml or .yml, or in .json where the command takes no other words.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from danlu.settings.schema import Option
 
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 NULLS = ("null", "none")
+_OF_A_MODEL = {"architectures", "model_type", "hidden_size"}
 _KEY_VALUE = re.compile(r"([A-Za-z][\w-]*)=(.*)", re.DOTALL)
 _NUMBER = re.compile(r"-(\d|\.\d)")
 
@@ -41,7 +43,7 @@ COMMON = ("help", "print_settings")
 
 
 class CommandLine:
-    """A command's words, read. Raises UsageError for an unknown flag or a surplus word.
+    """A command's words, read. Raises UsageError for a surplus word; unknown flags are noted.
 
     file: of settings, where the first word names one. asks: which of COMMON were given.
     """
@@ -107,7 +109,8 @@ class CommandLine:
 
     def _plain(self, word: str) -> None:
         first, self._seen_a_word = not self._seen_a_word, True
-        if first and _names_a_file(word):
+        # Where words have places of their own, a .json among them is data.
+        if first and (_names_a_file(word) or (not self._places and word.endswith(".json"))):
             self.file = Path(word)
             return
         pair = self._key_value(word)
@@ -144,7 +147,7 @@ def _is_value(word: str) -> bool:
 
 
 def read_file(names: Names, path: Path) -> dict[str, Given]:
-    """Read a YAML settings file. Raises UsageError with file:line."""
+    """Read a settings file, YAML or JSON. Raises UsageError with file:line."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
     except OSError as fault:
@@ -161,6 +164,14 @@ def read_file(names: Names, path: Path) -> dict[str, Given]:
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise _bad_file(f"{path}:1", _("it must hold lines of the form key: value"))
+    if {str(key.value) for key, _value in root.value} & _OF_A_MODEL:
+        raise UsageError(
+            _("{path} holds no settings.").format(path=path),
+            why=_("It is the configuration of a model."),
+            fix=_("name the model's folder: --model {folder}").format(
+                folder=shlex.quote(str(path.parent))
+            ),
+        )
     found: dict[str, Given] = {}
     for key, value in root.value:
         place = f"{path}:{key.start_mark.line + 1}"

@@ -25,6 +25,20 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replaced:
+    """What was in the output folder lies in the trash now.
+
+    state: of the run that it was, "" for anything else; step of total_steps: how far it was.
+    """
+
+    moved_to: Path
+    state: str = ""
+    step: int = 0
+    total_steps: int | None = None
+    num_checkpoints: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resumed:
     """The run goes on from checkpoint-`step`; newer ones were damaged, each with a sentence."""
 
@@ -114,6 +128,7 @@ class Adapted:
 Event = (
     Planned
     | Started
+    | Replaced
     | Resumed
     | StepDone
     | StepSkipped

@@ -13,14 +13,21 @@ from dataclasses import dataclass, field
 
 from danlu.errors import UsageError
 from danlu.language import _
+from danlu.settings.ranges import Range
+
+_ABOVE_ZERO, _FROM_ZERO = Range(least=0, above=True), Range(least=0)
 
 # What lr_scheduler_kwargs may hold, by schedule.
-NUMBERS = {
-    "cosine": ("num_cycles",),
-    "cosine_with_restarts": ("num_cycles",),
-    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
-    "polynomial": ("power", "lr_end"),
-    "inverse_sqrt": ("timescale",),
+NUMBERS: Mapping[str, Mapping[str, Range]] = {
+    "cosine": {"num_cycles": _ABOVE_ZERO},
+    "cosine_with_restarts": {"num_cycles": _ABOVE_ZERO},
+    "cosine_with_min_lr": {
+        "num_cycles": _ABOVE_ZERO,
+        "min_lr": _FROM_ZERO,
+        "min_lr_rate": Range(least=0, greatest=1),
+    },
+    "polynomial": {"power": _ABOVE_ZERO, "lr_end": _FROM_ZERO},
+    "inverse_sqrt": {"timescale": _ABOVE_ZERO},
 }
 
 
@@ -49,7 +56,7 @@ class Schedule:
         if self.name == "cosine":
             return _cosine(progress * numbers.get("num_cycles", 0.5) * 2)
         if self.name == "cosine_with_restarts":
-            cycles = int(numbers.get("num_cycles", 1))
+            cycles = numbers.get("num_cycles", 1)
             return 0.0 if progress >= 1.0 else _cosine((cycles * progress) % 1.0)
         if self.name == "cosine_with_min_lr":
             floor = numbers.get("min_lr_rate", numbers.get("min_lr", 0.0) / self.peak)
@@ -68,7 +75,7 @@ class Schedule:
 
 def read_numbers(name: str, text: str) -> dict[str, float]:
     """Read `lr_scheduler_kwargs`. Raises UsageError for what the schedule does not know."""
-    known = NUMBERS.get(name, ())
+    known = NUMBERS.get(name, {})
     try:
         found = json.loads(text) if text else {}
         if not isinstance(found, dict):
@@ -80,7 +87,11 @@ def read_numbers(name: str, text: str) -> dict[str, float]:
                     schedule=name, names=", ".join(unknown)
                 )
             )
-        return {key: float(value) for key, value in found.items()}
+        numbers = {key: float(value) for key, value in found.items()}
+        for key, value in numbers.items():
+            if not known[key].holds(value):
+                raise ValueError(f"{key} {value}: {known[key].rule()}")
+        return numbers
     except (ValueError, TypeError) as problem:
         raise UsageError(
             _("lr_scheduler_kwargs cannot be used."),

@@ -7,16 +7,27 @@ paths are the user's; `quality` and `quick` are danlu's (measured in docs/traini
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import field_validator
 
 from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
 from danlu.hub.settings import DeviceName, DtypeName
 from danlu.language import _
 from danlu.model.recompute import Recompute
-from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, check_ranges
+from danlu.settings.foreign_options import TRAINING
+from danlu.settings.ranges import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    Share,
+    ShareBelowOne,
+    ShareOrCount,
+)
 from danlu.settings.schema import Foreign, option
-from danlu.train.foreign_options import FOREIGN
 
 ScheduleName = Literal[
     "linear",
@@ -29,6 +40,11 @@ ScheduleName = Literal[
     "inverse_sqrt",
 ]
 Metric = Literal["eval_loss", "eval_loss_per_sample"]
+# What report_to may name in transformers and LLaMA-Factory, and what leaves the machine.
+SERVICES = (
+    *("azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "mlflow"),
+    *("neptune", "swanlab", "trackio", "wandb"),
+)
 
 
 # The most that measuring for the report takes, loading excepted.
@@ -77,7 +93,7 @@ class TrainSettings(DataSettings):
             "num_train_epochs": "1.0",
         },
     }
-    FOREIGN: ClassVar[Mapping[str, Foreign]] = FOREIGN
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = TRAINING
 
     preset: Literal["tutorial", "quality", "quick"] | None = option(
         None, "a set of values for what is not given; see docs/training.md"
@@ -96,46 +112,48 @@ class TrainSettings(DataSettings):
         False, "go on from the newest good checkpoint, or from this one of the run"
     )
     finetuning_type: Literal["lora", "full"] = option("lora", "an adapter, or every weight")
-    lora_rank: int = option(8, "rank of the adapter's matrices")
-    lora_alpha: float | None = option(None, "scale is alpha / rank; twice the rank if not given")
-    lora_dropout: float = option(0.0, "share of the adapter's inputs set to zero")
+    lora_rank: PositiveInt = option(8, "rank of the adapter's matrices")
+    lora_alpha: PositiveFloat | None = option(
+        None, "scale is alpha / rank; twice the rank if not given"
+    )
+    lora_dropout: ShareBelowOne = option(0.0, "share of the adapter's inputs set to zero")
     lora_target: str = option("all", "projections: all, or some such as q_proj,v_proj,up_proj")
     use_rslora: bool = option(False, "scale by alpha / sqrt(rank) instead")
     per_device_train_batch_size: PositiveInt = option(
         2, "rows of a step = this x accumulation steps"
     )
     gradient_accumulation_steps: PositiveInt = option(8, "rows of a step = batch size x this")
-    learning_rate: NonNegativeFloat = option(1e-4, "peak learning rate")
+    learning_rate: PositiveFloat = option(1e-4, "peak learning rate")
     lr_scheduler_type: ScheduleName = option("cosine", "shape of the learning rate")
     lr_scheduler_kwargs: str = option(
         "", 'its numbers as JSON: {"num_cycles": 2}, {"power": 2}, {"min_lr": 1e-6}'
     )
-    warmup_steps: NonNegativeFloat = option(0, "steps until the peak; below 1 a share of all steps")
-    warmup_ratio: NonNegativeFloat = option(
-        0.0, "share of all steps until the peak, if warmup_steps is 0"
+    warmup_steps: ShareOrCount = option(0, "steps until the peak; below 1 a share of all steps")
+    warmup_ratio: Share = option(0.0, "share of all steps until the peak, if warmup_steps is 0")
+    num_train_epochs: PositiveFloat = option(3.0, "passes over the data")
+    max_steps: Annotated[int, Range(least=-1)] = option(
+        -1, "stop after this many steps, instead of num_train_epochs; -1 or 0: not"
     )
-    num_train_epochs: float = option(3.0, "passes over the data")
-    max_steps: int = option(-1, "stop after this many steps; replaces num_train_epochs")
-    weight_decay: float = option(0.0, "AdamW's decay; never applied to norm weights")
-    adam_beta1: float = option(0.9, "AdamW's memory of the gradient")
-    adam_beta2: float = option(0.999, "AdamW's memory of its square")
-    adam_epsilon: float = option(1e-8, "AdamW's smallest divisor")
-    max_grad_norm: float = option(1.0, "gradients are scaled down to this length; 0 is off")
+    weight_decay: NonNegativeFloat = option(0.0, "AdamW's decay; never applied to norm weights")
+    adam_beta1: ShareBelowOne = option(0.9, "AdamW's memory of the gradient")
+    adam_beta2: ShareBelowOne = option(0.999, "AdamW's memory of its square")
+    adam_epsilon: PositiveFloat = option(1e-8, "AdamW's smallest divisor")
+    max_grad_norm: NonNegativeFloat = option(
+        1.0, "gradients are scaled down to this length; 0 is off"
+    )
     eval_on_start: bool = option(False, "evaluate before the first step too")
     eval_strategy: Literal["auto", "no", "steps", "epoch"] = option(
         "auto",
         "when to evaluate besides the end; auto: every eval_steps where given",
         aliases=("evaluation_strategy",),
     )
-    eval_steps: NonNegativeFloat = option(
+    eval_steps: ShareOrCount = option(
         0, "evaluate every so many steps; below 1 a share of all steps"
     )
     save_strategy: Literal["no", "steps", "epoch", "best"] = option(
         "steps", "when to save besides the end and each new best evaluation"
     )
-    save_steps: NonNegativeFloat = option(
-        500, "save every so many steps; below 1 a share of all steps"
-    )
+    save_steps: ShareOrCount = option(500, "save every so many steps; below 1 a share of all steps")
     save_total_limit: PositiveInt | None = option(
         None, "keep only the newest checkpoints and the best"
     )
@@ -148,7 +166,9 @@ class TrainSettings(DataSettings):
         "stop after so many evaluations without a better one; 0 is off",
         aliases=("early_stopping_steps",),
     )
-    logging_steps: NonNegativeFloat = option(10, "a line and a log entry every so many steps")
+    logging_steps: Annotated[float, Range(least=0, above=True, or_whole=True)] = option(
+        10, "a line and a log entry every so many steps"
+    )
     plot_loss: bool = option(True, "draw the loss curves")
     report_to: Literal["auto", "none", "tensorboard", "all"] = option(
         "auto", "auto: TensorBoard where logging_dir or AutoDL's log folder exists"
@@ -167,6 +187,19 @@ class TrainSettings(DataSettings):
     bf16: bool = option(False, "the same as --dtype bfloat16")
     dtype: DtypeName = "auto"
     device: DeviceName = "auto"
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _logs_here(cls, value: object) -> object:
+        services = [name for name in str(value).split(",") if name.strip() in SERVICES]
+        if services:
+            raise ValueError(
+                _(
+                    "danlu sends nothing to {services}: it writes metrics.jsonl, curves and, with "
+                    "tensorboard, TensorBoard's files"
+                ).format(services=", ".join(services))
+            )
+        return value
 
     @property
     def resumes(self) -> bool:
@@ -203,4 +236,3 @@ def check_settings(settings: TrainSettings, *, command: Literal["train", "plan"]
                 adapter=settings.adapter_name_or_path
             ),
         )
-    check_ranges(settings)

@@ -76,6 +76,18 @@ def test_every_part_of_an_answer_is_made_harmless(
     assert is_harmless(output)
 
 
+def test_an_answer_that_was_cut_is_called_so_apart_from_the_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    usage = Usage(prompt_tokens=3, completion_tokens=40)
+    show_answer(iter([Text(text="and then"), usage, End(reason="length")]))
+    said = capsys.readouterr()
+    assert said.out == "and then\n"
+    assert "cut after 40 tokens; --max_new_tokens 80 allows more" in said.err
+    show_answer(iter([Text(text="the end"), usage, End(reason="stop")]))
+    assert capsys.readouterr().err == ""
+
+
 def test_ctrl_c_keeps_what_came_so_far(capsys: pytest.CaptureFixture[str]) -> None:
     def answer() -> Iterator[Event]:
         yield Text(text="as far as")

@@ -145,7 +145,7 @@ def test_a_port_in_use_ends_with_3_before_anything_is_loaded(
         (["--max_num_seqs", "0"], "1 or more"),
         (["--drain_s", "-1"], "0 or more"),
         (["--served_model_name", " "], "not empty"),
-        (["--adapter", "fox"], "NAME=PATH"),
+        (["--adapter", "fox it"], "NAME=PATH"),
         (["--adapter", "a=x", "--adapter", "a=y"], "given twice"),
         (["starter", "--served_model_name", "fox", "--adapter", "fox=x"], "both called fox"),
         (["--adapter_dir", "/no/such/folder"], "does not exist"),

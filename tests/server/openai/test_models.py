@@ -258,14 +258,23 @@ def test_many_at_once_load_one_of_a_name(made: Place) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["fox"], ["=path"], ["fox="], ["a b=path"], ["../x=path"], [".x=path"], ["fox=a", "fox=b"],
-        ["starter"], ["x" * 65 + "=path"],
+        ["fox it"], ["=path"], ["fox="], ["a b=path"], ["../x=path"], [".x=path"],
+        ["fox=a", "fox=b"],
+        ["/"], ["a/.x"], ["x" * 65 + "=path"],
     ],
 )  # fmt: skip
 def test_words_that_name_no_adapter(words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         AdapterFolders.of(words)
     assert "name" in str(caught.value)
+
+
+def test_a_folder_alone_is_named_by_itself_or_as_the_server_says(tmp_path: Path) -> None:
+    word = str(tmp_path / "fox")
+    assert AdapterFolders.of([word]).named == {"fox": tmp_path / "fox"}
+    assert AdapterFolders.of([word], served_name="gpt").named == {"gpt": tmp_path / "fox"}
+    with pytest.raises(UsageError, match="given twice"):
+        AdapterFolders.of([word, word])
 
 
 def test_a_missing_adapter_dir_is_said(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_data_and_cost_come_from_the_run(place: Path) -> None:
         "| rows shortened | 5 |",
         "| found: empty_answer | 2 |",
         "| left out | a.jsonl:3: no \\| answer |",
-        "| peak memory | 1.50 GB |",
+        "| peak memory | 1.4 GiB |",
         "| energy | not measured |",
         "| steps | 2 |",
     ):

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any
@@ -20,8 +20,9 @@ from rich.text import Text
 
 from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
+from danlu.cli.terminal.moved_aside import replaced_lines
 from danlu.errors import EXIT_INTERRUPTED
-from danlu.files.os_errors import readable_bytes
+from danlu.files.units import readable_bytes
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
 from danlu.language import _
@@ -31,6 +32,7 @@ from danlu.train.events import (
     Event,
     NotSaved,
     Planned,
+    Replaced,
     Resumed,
     Saved,
     Started,
@@ -81,13 +83,14 @@ def _warm_up(recipe: Recipe) -> Iterator[str]:
 _READER_GONE = (errno.EPIPE, errno.EIO)
 
 
-def show_training(job: Finetune) -> None:
-    """Run a job and show its events.
+def show_training(job: Finetune, words: Sequence[str] = ()) -> None:
+    """Run a job and show its events. words: of the command, where there is one.
 
     Ctrl-C, SIGTERM, SIGHUP and a closed output save the last completed step and raise Interrupted;
     a second signal ends the process at once, and all files are valid then too.
     """
-    view = _Bar() if sys.stdout.isatty() else _Lines(job.prepared.task.recipe.logging_steps)
+    every = job.prepared.task.recipe.logging_steps
+    view = _Bar(words) if sys.stdout.isatty() else _Lines(words, every)
     with stopped_by_signals(job.request_stop), view:
         for event in job.run():
             try:
@@ -139,9 +142,13 @@ def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
 
 
 class _View(AbstractContextManager["_View"]):
-    """What shows a run; entered before its first event. Keeps totals and the last evaluation."""
+    """What shows a run; entered before its first event. Keeps totals and the last evaluation.
 
-    def __init__(self) -> None:
+    words: of the command that runs.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
         self._total_steps = 0
         self._eval_loss: float | None = None
         self._tokens = 0
@@ -162,6 +169,9 @@ class _View(AbstractContextManager["_View"]):
             self._seconds += event.seconds
             self._steps += 1
             self._show_step(event)
+        elif isinstance(event, Replaced):
+            for line in replaced_lines(event, self._words):
+                self._say(line)
         for line in _sentences(event):
             self._say(line)
 
@@ -198,8 +208,8 @@ class _Bar(_View):
     Evaluations and trouble stay as lines above it.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, words: Sequence[str]) -> None:
+        super().__init__(words)
         self._started = time.monotonic()
         self._last: StepDone | None = None
         self._live = Live(
@@ -242,8 +252,8 @@ class _Bar(_View):
 class _Lines(_View):
     """Plain text: a line every `every` steps."""
 
-    def __init__(self, every: int) -> None:
-        super().__init__()
+    def __init__(self, words: Sequence[str], every: int) -> None:
+        super().__init__(words)
         self._every = every
 
     def _show_step(self, event: StepDone) -> None:

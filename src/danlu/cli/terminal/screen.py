@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from danlu.dialog.events import Call, Event, Text, Thought
+from danlu.dialog.events import Call, End, Event, Text, Thought, Usage
+from danlu.language import _
 from danlu.text.printable import printable as printable
 from danlu.text.render import call_text
 
@@ -40,7 +41,7 @@ def print_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 def show_answer(events: Iterator[Event]) -> list[Event]:
     """Stream an answer to standard output, thoughts dimmed; return all its events.
 
-    Ctrl-C stops the answer: what came so far is returned.
+    Ctrl-C stops the answer: what came so far is returned. An answer that was cut is called so.
     """
     colours = sys.stdout.isatty()
     seen: list[Event] = []
@@ -63,7 +64,21 @@ def show_answer(events: Iterator[Event]) -> list[Event]:
     finally:
         _write(_PLAIN if colours and in_thought else "")
         _write("\n")
+    say_if_cut(seen)
     return seen
+
+
+def say_if_cut(events: Iterable[Event]) -> None:
+    """Say on standard error, apart from the answer, that it was cut and how to get all of it."""
+    counts = {type(event): event for event in events}
+    end, usage = counts.get(End), counts.get(Usage)
+    if isinstance(end, End) and isinstance(usage, Usage) and end.reason == "length":
+        text = _(
+            "The answer was cut after {count} tokens; --max_new_tokens {more} allows more, as far "
+            "as the context goes."
+        )
+        count = usage.completion_tokens
+        print(text.format(count=count, more=2 * count), file=sys.stderr)
 
 
 def _write(text: str) -> None:

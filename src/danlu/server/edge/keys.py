@@ -94,7 +94,7 @@ def _keys_in(path: Path) -> list[str]:
     except OSError as problem:
         raise _unusable(path, problem.strerror or str(problem)) from problem
     if len(text) > _MAX_FILE_BYTES:
-        raise _unusable(path, _("It is larger than 64 KB."))
+        raise _unusable(path, _("It is larger than 64 KiB."))
     lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines()]
     keys = [_checked(line, str(path)) for line in lines if line and not line.startswith("#")]
     if not keys:

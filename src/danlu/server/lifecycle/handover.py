@@ -13,15 +13,8 @@ from danlu.server.settings import ServeSettings
 
 # What vLLM has no counterpart for, or does in its own way.
 _OURS_ONLY = (
-    *(
-        "adapter_dir",
-        "allowed_host",
-        "max_queue",
-        "max_requests_per_key",
-        "max_body_bytes",
-        "cache_tokens",
-    ),
-    *("quantization", "device", "drain_s", "log_prompts", "cache_tokens"),
+    *("adapter_dir", "allowed_host", "max_queue", "max_requests_per_key", "max_body_bytes"),
+    *("quantization", "cache_tokens", "device", "drain_s", "log_prompts"),
 )
 
 
@@ -37,7 +30,7 @@ def vllm_server(settings: ServeSettings, given: Collection[str]) -> VllmServer:
                 why=_("vLLM has no such setting, or does it in its own way."),
                 fix=_("Leave one of the two out."),
             )
-    folders = AdapterFolders.of(settings.adapter)
+    folders = AdapterFolders.of(settings.adapter, served_name=settings.served_model_name)
     return VllmServer(
         model=model_of(settings, folders),
         served_name=name_of(settings, folders),

@@ -40,7 +40,9 @@ def model_of(settings: ServeSettings, folders: AdapterFolders) -> str:
 def name_of(settings: ServeSettings, folders: AdapterFolders) -> str:
     """Say what requests call the model. Raises UsageError where an adapter has that name."""
     model = model_of(settings, folders)
-    name = settings.served_model_name or (
+    # An adapter without a name of its own is what is served; its base keeps its own name.
+    has_nameless = any("=" not in word for word in settings.adapter)
+    name = (None if has_nameless else settings.served_model_name) or (
         model if model == STARTER else model_folder(model).name or model
     )
     if name in folders.named:

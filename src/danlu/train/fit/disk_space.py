@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from danlu.errors import CapacityError
-from danlu.files.os_errors import free_bytes, readable_bytes
+from danlu.files.os_errors import free_bytes
+from danlu.files.units import readable_bytes
 from danlu.hub.load import CheckedModel
 from danlu.language import _
 from danlu.lora.adapter import Adapter, LoraConfig

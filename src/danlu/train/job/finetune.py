@@ -20,6 +20,7 @@ from danlu.train.fit.planning import recalibrated
 from danlu.train.job.outcome import record_change, record_costs, recording_end
 from danlu.train.job.outputs import Outputs
 from danlu.train.job.record import facts_of, going_on, manifest_of, recorded_step_plan, with_plan
+from danlu.train.job.replaced import what_was_replaced
 from danlu.train.job.resume import checkpoint_to_resume
 from danlu.train.job.setup import PreparedRun
 from danlu.train.job.trainable import method_of
@@ -51,6 +52,8 @@ class Finetune:
         started = time.perf_counter()
         with prepared.open_folder() as folder:
             register(folder.path)
+            if folder.moved_to is not None:
+                yield what_was_replaced(folder.moved_to)
             base = self._load(folder)
             plan = prepared.plan
             first = recorded_step_plan(folder.read()) if plan is None else plan.chosen.step_plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from danlu.files.committed import retire, verify
 from danlu.language import _
 from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.folder import RunFolder
-from danlu.runs.manifest import RunManifest
+from danlu.runs.manifest import RunManifest, is_run, read_manifest
 from danlu.train.events import Resumed
 
 # Settings that a resumed run may change: they do not touch the numbers.
@@ -29,6 +30,36 @@ _FREE_TO_CHANGE = {
     "output_dir",
     "preset",
 }
+
+
+def check_own_checkpoint(folder: Path, wanted: str) -> None:
+    """Raise UsageError where the checkpoint that is named lies in another run's folder."""
+    checkpoint = Path(wanted).expanduser().absolute()
+    run = checkpoint if is_run(checkpoint) else checkpoint.parent
+    if run.resolve() == folder.resolve() or not checkpoint.is_dir():
+        return
+    if not is_run(run):
+        raise UsageError(
+            _("{checkpoint} belongs to no run of danlu.").format(checkpoint=checkpoint),
+            why=_("Only danlu's own checkpoints hold what a run needs to go on."),
+            fix=_("Begin a new run from its weights: --adapter {checkpoint}").format(
+                checkpoint=shlex.quote(wanted)
+            ),
+        )
+    named = "true" if run == checkpoint else checkpoint.name
+    begins = "--model" if read_manifest(run).kind == "full" else "--adapter"
+    raise UsageError(
+        _("{checkpoint} belongs to the run {run}.").format(checkpoint=wanted, run=run),
+        why=_("A run goes on in its own folder; --output_dir names {folder}.").format(
+            folder=folder
+        ),
+        fix=_(
+            "To go on with it: --output_dir {run} --resume_from_checkpoint {named}; to begin a new "
+            "run from it, instead of --resume_from_checkpoint: {begins} {checkpoint}"
+        ).format(
+            run=shlex.quote(str(run)), named=named, begins=begins, checkpoint=shlex.quote(wanted)
+        ),
+    )
 
 
 def checkpoint_to_resume(folder: RunFolder, manifest: RunManifest, wanted: bool | str) -> Resumed:

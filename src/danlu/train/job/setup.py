@@ -27,6 +27,7 @@ from danlu.text.tokenizer import Tokenizer
 from danlu.train.fit.disk_space import check_space, checkpoint_bytes
 from danlu.train.fit.planning import plan_run, workload_of
 from danlu.train.job.dataset import prepare_data
+from danlu.train.job.resume import check_own_checkpoint
 from danlu.train.job.trainable import lora_config
 from danlu.train.loop.precision import Precision, choose_precision
 from danlu.train.recipe import Recipe, recipe_of
@@ -127,6 +128,8 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
     """
     check_settings(settings)
     path = Path(settings.output_dir).expanduser().absolute()
+    if isinstance(settings.resume_from_checkpoint, str):
+        check_own_checkpoint(path, settings.resume_from_checkpoint)
     if not (settings.resumes or settings.overwrite_output_dir):
         RunFolder.check_unused(path)
     device = select(settings.device)

@@ -8,6 +8,7 @@ import torch
 
 from danlu.hub.adapters import AdapterSource, attach_adapter
 from danlu.hub.load import LoadedModel
+from danlu.hub.prompting import Prompting
 from danlu.lora.adapter import LoraConfig, target_list
 from danlu.lora.peft_files import read_config
 from danlu.train.loop.method import FullMethod, LoraMethod, Method
@@ -40,10 +41,12 @@ def method_of(
 
     Without a source the adapter is new. Raises DataError where it belongs to another base.
     """
+    prompting = Prompting(template=settings.chat_format, enable_thinking=settings.enable_thinking)
+    at_once = prompting.answers_at_once
     if lora is None:
-        return FullMethod(base)
+        return FullMethod(base, at_once=at_once)
     if source is None:
-        return LoraMethod.fresh(base, lora, seed=settings.seed)
+        return LoraMethod.fresh(base, lora, seed=settings.seed, at_once=at_once)
     adapter, _is_proven = attach_adapter(source, base, dtype=torch.float32)
     adapter.config = lora  # with the dropout of this command
-    return LoraMethod(adapter, base=base, seed=settings.seed)
+    return LoraMethod(adapter, base=base, seed=settings.seed, at_once=at_once)

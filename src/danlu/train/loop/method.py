@@ -25,11 +25,13 @@ from danlu.model.recompute import Recompute
 class Method(ABC):
     """The difference between LoRA and full-parameter training.
 
-    base: the model that is trained, or that the adapter is trained for.
+    base: the model that is trained, or that the adapter is trained for. at_once: whether it learns
+    to answer without a thought, which other programs read in the chat template.
     """
 
-    def __init__(self, base: LoadedModel) -> None:
+    def __init__(self, base: LoadedModel, *, at_once: bool = False) -> None:
         self.base = base
+        self.at_once = at_once
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
@@ -55,18 +57,22 @@ class Method(ABC):
 class LoraMethod(Method):
     """Train one adapter; the model's weights stay as they are."""
 
-    def __init__(self, adapter: Adapter, *, base: LoadedModel, seed: int) -> None:
-        super().__init__(base)
+    def __init__(
+        self, adapter: Adapter, *, base: LoadedModel, seed: int, at_once: bool = False
+    ) -> None:
+        super().__init__(base, at_once=at_once)
         self.adapter = adapter
         self._seed = seed
 
     @classmethod
-    def fresh(cls, base: LoadedModel, config: LoraConfig, *, seed: int) -> LoraMethod:
+    def fresh(
+        cls, base: LoadedModel, config: LoraConfig, *, seed: int, at_once: bool = False
+    ) -> LoraMethod:
         """Start with a new adapter that changes nothing yet."""
         device = base.device.torch_device
         adapter = Adapter(config, base.config, device=device, dtype=torch.float32)
         adapter.initialise(seed)
-        return cls(adapter, base=base, seed=seed)
+        return cls(adapter, base=base, seed=seed, at_once=at_once)
 
     def parameters(self) -> list[nn.Parameter]:
         """List the matrices A and B."""
@@ -93,7 +99,7 @@ class LoraMethod(Method):
     def save_result(self, draft: Draft) -> None:
         """Write the adapter and how to tokenize and prompt: what other programs look for."""
         self.save(draft)
-        copy_tokenizer(draft, like=self.base.folder)
+        copy_tokenizer(draft, like=self.base.folder, at_once=self.at_once)
 
 
 class FullMethod(Method):
@@ -113,4 +119,4 @@ class FullMethod(Method):
 
     def save(self, draft: Draft) -> None:
         """Write a complete model folder."""
-        write_model(draft, self.base.model, like=self.base.folder)
+        write_model(draft, self.base.model, like=self.base.folder, at_once=self.at_once)

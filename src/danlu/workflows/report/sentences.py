@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
 from danlu.text.conversation import Conversation
@@ -318,7 +319,7 @@ def _cost(found: BeforeAfter) -> list[tuple[str, str]]:
         (_("seconds in steps"), f"{seconds:.1f}"),
         (_("tokens a second"), f"{tokens / seconds:,.0f}" if seconds else "-"),
         (_("seconds in evaluations"), f"{evaluating:.1f}"),
-        (_("peak memory"), _("not recorded") if memory is None else f"{memory / 1e9:.2f} GB"),
+        (_("peak memory"), _("not recorded") if memory is None else readable_bytes(int(memory))),
         (_("energy"), _("not measured")),
         (_("device"), run.arithmetic.device_description or "-"),
         (_("precision"), run.arithmetic.dtype or "-"),
