@@ -21,17 +21,17 @@ def open_regular(path: Path) -> BufferedReader:
 
     Raises DataError for a pipe, a device, a socket or a folder, OSError as `open` does.
     """
+    return open(path, "rb", opener=_checked)
+
+
+def _checked(path: str, flags: int) -> int:
     # Without O_NONBLOCK the opening of a pipe waits; for a regular file the flag means nothing.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    handle = os.open(path, flags)
-    try:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            raise _not_regular(path, mode)
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    raise _not_regular(Path(path), mode)
 
 
 def read_regular(path: Path, *, most_bytes: int) -> bytes:

@@ -6,7 +6,6 @@ with are in run.json, or in the report of the merge that made it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import MANIFEST, verify
+from danlu.files.json_file import read_json_file
 from danlu.hub.load import LoadedModel
 from danlu.hub.names import STARTER, model_folder
 from danlu.language import _
@@ -21,6 +21,7 @@ from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
+from danlu.text.render import TEMPLATES
 
 MERGE_REPORT = "merge_report.json"
 
@@ -132,7 +133,7 @@ def prompting_of_model(name: str) -> Prompting:
     """
     folder = model_folder(name)
     report = folder / MERGE_REPORT
-    if report.is_file():
+    if report.exists():
         return _prompting_in(report)
     for place in (folder, folder.parent):
         if is_run(place):
@@ -142,12 +143,12 @@ def prompting_of_model(name: str) -> Prompting:
 
 
 def _prompting_in(report: Path) -> Prompting:
-    try:
-        fields = json.loads(report.read_text(encoding="utf-8"))
-        return Prompting(template=fields["template"], enable_thinking=fields["enable_thinking"])
-    except (ValueError, KeyError, TypeError) as problem:
-        raise DataError(
-            _("{path} cannot be used.").format(path=report),
-            why=f"{type(problem).__name__}: {problem}",
-            fix=_("Merge the adapter again."),
-        ) from problem
+    file = read_json_file(report, fix=_("Merge the adapter again."))
+    template = file.text("template")
+    if template not in TEMPLATES:
+        raise file.broken(
+            _("template is {value}; known are {names}").format(
+                value=template, names=", ".join(TEMPLATES)
+            )
+        )
+    return Prompting(template=template, enable_thinking=file.switch("enable_thinking"))

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from danlu.files.atomic import read_in_pieces
 from danlu.files.draft import Draft
+from danlu.model.config import read_model_json
 from danlu.model.qwen3 import Qwen3
 from danlu.weights.sharded import TensorPlan, save_weights
 
@@ -38,7 +40,7 @@ def write_folder(
 ) -> None:
     """Write planned tensors and the companions of `like`; config.json names the first's dtype."""
     save_weights(draft, plans, fetch)
-    config = json.loads((like / "config.json").read_text(encoding="utf-8"))
+    config = dict(read_model_json(like / "config.json").fields)
     # Newer files say `dtype`, older ones `torch_dtype`; the model says the same in its own words.
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = str(plans[0].dtype).removeprefix("torch.")
@@ -54,5 +56,5 @@ def copy_tokenizer(draft: Draft, *, like: Path) -> None:
 def _copy(draft: Draft, names: Sequence[str], like: Path) -> None:
     for name in names:
         path = like / name
-        if path.is_file():
-            draft.write(name, path.read_bytes())
+        if path.exists():
+            draft.write(name, read_in_pieces(path))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +17,22 @@ from pathlib import Path
 from danlu.errors import DanluError, UsageError
 from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.home import danlu_home
+from danlu.files.json_file import read_json_file
 from danlu.files.lock import holder_of
 from danlu.language import _
 from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.metrics import read_metrics
+from danlu.text.printable import printable
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """How a run stands. state: as in run.json, or `died` for one whose process is gone.
 
-    loss and eval_loss are the last ones; pid names the process that writes to it now.
+    loss and eval_loss are the last ones. is_held: somebody writes to it now; pid: this process,
+    None where it cannot be seen from here.
     """
 
     path: Path
@@ -39,6 +46,7 @@ class RunStatus:
     size_bytes: int
     started: str
     ended: str
+    is_held: bool
     pid: int | None
 
 
@@ -55,10 +63,14 @@ def list_runs() -> list[RunStatus]:
     """Return all runs that still exist, the newest first."""
     found = []
     for entry in sorted((danlu_home() / "runs").glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError, DanluError):
-            folder = Path(json.loads(entry.read_text(encoding="utf-8"))["path"])
+        try:
+            record = read_json_file(entry, fix=f"rm {shlex.quote(str(entry))}")
+            folder = Path(record.text("path"))
             if is_run(folder):
                 found.append(status_of(folder))
+        except (DanluError, OSError) as fault:
+            reason = " ".join(str(fault).splitlines()[:2])
+            _log.warning(printable(_("A run is not shown. {reason}").format(reason=reason)))
     return sorted(found, key=lambda run: run.started, reverse=True)
 
 
@@ -104,6 +116,7 @@ def status_of(folder: Path) -> RunStatus:
         size_bytes=_size_of(folder),
         started=run.started,
         ended=run.ended,
+        is_held=holder is not None,
         pid=holder.pid if holder else None,
     )
 

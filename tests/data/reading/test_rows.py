@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import time
@@ -18,8 +19,8 @@ from hypothesis import strategies as st
 
 from danlu.data.findings import Finding
 from danlu.data.reading import encoding
-from danlu.data.reading.rows import FATAL_KINDS, RawRow, data_files, read_rows
-from danlu.errors import EnvironmentFault, UsageError
+from danlu.data.reading.rows import FATAL_KINDS, READERS, RawRow, data_files, read_rows
+from danlu.errors import DataError, EnvironmentFault, UsageError
 from tests.helpers.data_files import FILE_TYPES, json_array, json_lines, table_of_text
 
 CHINESE = '{"instruction": "你好，请问你是谁？", "output": "我是一个助手。"}'
@@ -208,10 +209,30 @@ def test_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_a_file_that_the_system_refuses(tmp_path: Path) -> None:
-    folder = tmp_path / "a.parquet"
-    folder.mkdir()
+    file = tmp_path / "a.parquet"
+    file.symlink_to(file)
     with pytest.raises(EnvironmentFault, match="cannot be read"):
-        list(read_rows(folder))
+        list(read_rows(file))
+
+
+@pytest.mark.parametrize("suffix", sorted(READERS))
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a device"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, suffix: str, kind: str) -> None:
+    file = tmp_path / f"a{suffix}"
+    if kind == "a folder":
+        file.mkdir()
+    elif kind == "a named pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=f"{kind}, not a file"):
+        list(read_rows(file))
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    json_lines(tmp_path / "rows.jsonl", [{"a": 1}, {"a": 2}])
+    (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
+    assert len(list(read_rows(tmp_path / "link.jsonl"))) == 2
 
 
 @pytest.mark.parametrize("beginning", ["", "[", "[1, ", '{"a": 1}\n', '[{"a": "'])

@@ -13,6 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from danlu.data.findings import BadRow
+from danlu.files.regular import open_regular
 from danlu.language import _
 
 # No row of text is that long; what is, is a broken file that would fill the memory. Counted in
@@ -40,7 +41,7 @@ class BrokenFile(BadRow):
 
 def read_lines(file: Path) -> Iterator[str]:
     """Yield the lines with their ends; only a newline ends a line. Raises BrokenFile, OSError."""
-    with file.open("rb") as raw:
+    with open_regular(file) as raw:
         _open_text(raw, file)
         number = 0
         while line := raw.readline(MAX_ROW_BYTES + 1):
@@ -58,7 +59,7 @@ def read_pieces(file: Path) -> Iterator[str]:
     """Yield the text in pieces of about 1 MiB, cut anywhere. Raises BrokenFile, OSError."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, piece = 1, b""
-    with file.open("rb") as raw:
+    with open_regular(file) as raw:
         _open_text(raw, file)
         while True:
             line += piece.count(b"\n")

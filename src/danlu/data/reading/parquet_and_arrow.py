@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.reading.encoding import BrokenFile
+from danlu.files.regular import open_regular
 from danlu.language import _
 
 _BATCH_ROWS = 256
@@ -31,14 +32,14 @@ def _parquet_batches(file: Path) -> Iterator[Any]:
     from pyarrow import parquet  # type: ignore[import-untyped]
 
     # Opened by us: then a file that is refused is told from one that is damaged.
-    with file.open("rb") as raw, parquet.ParquetFile(raw) as table:
+    with open_regular(file) as raw, parquet.ParquetFile(raw) as table:
         yield from table.iter_batches(batch_size=_BATCH_ROWS)
 
 
 def _arrow_batches(file: Path) -> Iterator[Any]:
     import pyarrow
 
-    with file.open("rb") as raw:
+    with open_regular(file) as raw:
         is_file = raw.read(len(_ARROW_FILE)) == _ARROW_FILE
     with pyarrow.memory_map(str(file)) as mapped:
         if is_file:
