@@ -229,6 +229,18 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, suffix: str, kind: s
         list(read_rows(file))
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_name_that_stands_twice_among_many_is_found_in_linear_time(
+    tmp_path: Path, suffix: str
+) -> None:
+    names = [f"k{number}" for number in range(100_000)] + ["k7"]
+    line = json.dumps({"x": 1})[:-1] + "".join(f', "{name}": 1' for name in names) + "}"
+    file = written(tmp_path / f"a{suffix}", line if suffix == ".jsonl" else ",".join(names))
+    started = time.process_time()
+    assert "k7" in last(file).what
+    assert time.process_time() - started < 10
+
+
 def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
     json_lines(tmp_path / "rows.jsonl", [{"a": 1}, {"a": 2}])
     (tmp_path / "link.jsonl").symlink_to("rows.jsonl")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,8 @@ class _Decoder:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) != len(pairs):
-            keys = [key for key, _value in pairs]
-            self._twice.append(next(key for key in keys if keys.count(key) > 1))
+            counts = Counter(key for key, _value in pairs)
+            self._twice.append(next(key for key, count in counts.items() if count > 1))
         return content
 
 
