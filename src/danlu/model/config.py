@@ -68,6 +68,12 @@ def load_config(folder: Path) -> ModelConfig:
     that cannot be read or lacks a field.
     """
     path = folder / "config.json"
+    if folder.suffix.lower() == ".gguf" and folder.is_file():
+        raise UsageError(
+            _("{folder} is a GGUF file, not a model folder.").format(folder=folder),
+            why=_("danlu reads Hugging Face folders; GGUF is llama.cpp's format."),
+            fix=_("Download the model as a folder with config.json and *.safetensors files."),
+        )
     if not folder.is_dir():
         raise UsageError(
             _("The model folder {folder} does not exist.").format(folder=folder),

@@ -138,13 +138,12 @@ def render_training(
         prefix = _joined(turns) + _generation_prompt(template, thinks)
         body = _plain_body(message) if template == "qwen3_nothink" else _answer(message, thinks)
         answer = [replace(span, supervised=True) for span in _written(body)]
-        end = len(prefix) + len(answer)
-        example = prefix + answer
-        home = next((e for e in examples if _begins_with(e.spans, example)), None)
+        whole = prefix + answer
+        home = next((e for e in examples if _begins_with(e.spans, whole)), None)
         if home is None:
-            examples.append(_TrainingText(spans=example, turns=turns))
+            examples.append(_TrainingText(spans=whole, turns=turns))
         else:
-            home.spans[len(prefix) : end] = answer
+            home.spans[len(prefix) : len(whole)] = answer
     examples.reverse()
     if train_on_prompt:
         num_learned = 0

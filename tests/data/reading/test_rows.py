@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.data.findings import Finding
 from danlu.data.reading import encoding
+from danlu.data.reading.encoding import MOST_ROW_CHARACTERS
 from danlu.data.reading.rows import FATAL_KINDS, READERS, RawRow, data_files, read_rows
 from danlu.errors import DataError, EnvironmentFault, UsageError
 from tests.helpers.data_files import FILE_TYPES, json_array, json_lines, table_of_text
@@ -289,3 +291,49 @@ def test_rows_are_not_held_in_memory(tmp_path: Path, file_type: str) -> None:
     tracemalloc.stop()
     assert count == 4_000
     assert peak + pyarrow.default_memory_pool().bytes_allocated() - pool < 16 << 20  # of 40 MB
+
+
+def test_a_small_table_that_stands_for_gigabytes_is_read_in_little_memory(tmp_path: Path) -> None:
+    one = pyarrow.array(["x" * (30 << 20)])
+    shared = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 200, pyarrow.int32()), one)
+    table = pyarrow.table({"instruction": shared, "output": pyarrow.array(["y"] * 200)})
+    file = tmp_path / "bomb.parquet"
+    pyarrow.parquet.write_table(table, file, compression="zstd")
+    assert file.stat().st_size < 1 << 20
+    tracemalloc.start()
+    pool = pyarrow.default_memory_pool()
+    items = list(read_rows(file))
+    assert tracemalloc.get_traced_memory()[1] + pool.max_memory() < 500 << 20
+    tracemalloc.stop()
+    assert contents(items) == ["row_too_long"] * 200
+
+
+def test_a_time_outside_of_pythons_is_a_finding(tmp_path: Path) -> None:
+    moment = pyarrow.array([2**62], pyarrow.timestamp("us"))
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"instruction": moment}), file)
+    assert last(file).kind == "damaged_table"
+
+
+@pytest.mark.parametrize("file_type", FILE_TYPES)
+def test_a_row_that_no_context_holds_costs_only_itself(tmp_path: Path, file_type: str) -> None:
+    suffix, write = FILE_TYPES[file_type]
+    file = tmp_path / f"a{suffix}"
+    texts = ["before", "x" * (MOST_ROW_CHARACTERS + 1), "after"]
+    write(file, [{"instruction": text, "output": "y"} for text in texts])
+    first, long, third = read_rows(file)
+    assert contents([long]) == ["row_too_long"]
+    assert [row.content["instruction"] for row in (first, third)] == ["before", "after"]
+
+
+@pytest.mark.parametrize(("character", "name"), [("\ufeff", "byte order mark"), ("\u200b", "zero")])
+def test_a_character_that_cannot_be_seen_is_named(
+    tmp_path: Path, character: str, name: str
+) -> None:
+    # As after `cat a.jsonl b.jsonl`, where b begins with the mark.
+    text = f'{{"instruction": "a"}}\n{character}{{"instruction": "c"}}\n'
+    _first, finding = read_rows(written(tmp_path / "a.jsonl", text))
+    assert isinstance(finding, Finding)
+    assert finding.place.endswith(":2")
+    assert f"U+{ord(character):04X}" in finding.what
+    assert name in finding.what
