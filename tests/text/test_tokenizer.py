@@ -155,6 +155,15 @@ def test_half_a_character_is_named(tokenizer: Tokenizer) -> None:
         tokenizer.encode_text("ab\ud83d")
 
 
+def test_gbk_on_standard_input_is_called_what_it_is(tokenizer: Tokenizer) -> None:
+    text = "hello 你好".encode("gbk").decode("utf-8", "surrogateescape")
+    with pytest.raises(DataError, match="not UTF-8") as refused:
+        tokenizer.encode_text(text)
+    assert "Character 7 is the byte 0xC4" in refused.value.why
+    assert "GBK" in refused.value.why
+    assert "iconv -f GB18030" in refused.value.fix
+
+
 def test_long_texts_are_encoded_as_short_ones(tokenizer: Tokenizer) -> None:
     piece = "The fox 你好 🤖 <|im_end|> <think>\n"
     count = 1000  # longer than where another way is taken

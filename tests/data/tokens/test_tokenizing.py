@@ -292,7 +292,7 @@ def test_two_processes_at_once(rows_file: Path, tokenizer: Tokenizer, tmp_path: 
 
 
 # FORMAT of the cache -> what these rows give with it.
-KNOWN = {1: "b98e44cdfd365fa7"}
+KNOWN = {2: "b98e44cdfd365fa7"}
 
 
 def test_other_tokens_need_another_format(tokenizer: Tokenizer) -> None:
