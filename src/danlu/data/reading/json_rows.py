@@ -98,8 +98,9 @@ def _invisible_start(line: str) -> BadRow | None:
         return None
     return BadRow(
         "broken_line",
-        _("The line begins with U+{code:04X}, {name}, which cannot be seen.").format(
-            code=ord(first), name=_INVISIBLE.get(first) or unicodedata.name(first, "?").lower()
+        _("The line begins with {code}, {name}, which cannot be seen.").format(
+            code=f"U+{ord(first):04X}",
+            name=_INVISIBLE.get(first) or unicodedata.name(first, "?").lower(),
         ),
         _("Remove it; joining files leaves such marks."),
     )
