@@ -325,4 +325,4 @@ def test_a_prompt_that_is_not_utf8(
     assert main(["generate", "--model", "model"]) == 5
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    assert "cannot be encoded" in lines[0]
+    assert "is not UTF-8" in lines[0]

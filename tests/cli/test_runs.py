@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from danlu.cli.main import main
+from danlu.files.lock import LOCK_FILE, FolderLock
+from danlu.files.process import this_process
 from danlu.runs.checkpoints import list_checkpoints
-from danlu.runs.manifest import read_manifest
+from danlu.runs.manifest import read_manifest, write_manifest
 from danlu.runs.metrics import read_metrics
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import start, train_words, write_rows
@@ -91,6 +94,52 @@ def test_a_finished_run_cannot_be_stopped(place: Path, capsys: Screen) -> None:
     assert main(words(place, "done")) == 0
     assert main(["runs", "stop", "done"]) == 2
     assert "not going on" in capsys.readouterr().err
+
+
+def test_stop_signals_no_process_that_does_not_hold_the_run(place: Path, capsys: Screen) -> None:
+    assert main(words(place, "done")) == 0
+    run = place / "done"
+    write_manifest(run, read_manifest(run).changed(state="running"))
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        started = Path(f"/proc/{innocent.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        forged = {"pid": innocent.pid, "started": int(started), "host": this_process().host}
+        (run / LOCK_FILE).write_text(json.dumps(forged))
+        capsys.readouterr()
+        assert main(["runs", "stop", "done"]) == 2
+        assert "Its state is died" in capsys.readouterr().err
+        with FolderLock(run):  # held, by somebody else than the text says
+            (run / LOCK_FILE).write_text(json.dumps(forged))
+            assert main(["runs", "stop", "done"]) == 3
+            assert "another machine" in capsys.readouterr().err
+        assert innocent.poll() is None
+        innocent.kill()
+
+
+@pytest.mark.parametrize("bad", ["nesting", "device", "pipe", "no path", "bad run"])
+def test_one_bad_entry_does_not_hide_the_others(
+    place: Path, capsys: Screen, caplog: pytest.LogCaptureFixture, bad: str
+) -> None:
+    assert main(words(place, "done")) == 0
+    entry = place / "home" / "runs" / "0.json"
+    if bad == "nesting":
+        entry.write_text("[" * 100_000)
+    elif bad == "device":
+        entry.symlink_to("/dev/zero")
+    elif bad == "pipe":
+        os.mkfifo(entry)
+    elif bad == "no path":
+        entry.write_text('{"path": 1}')
+    else:
+        (place / "bad").mkdir()
+        os.mkfifo(place / "bad" / "run.json")
+        entry.write_text(json.dumps({"path": str(place / "bad")}))
+    capsys.readouterr()
+    assert main(["runs", "--json"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["path"] == str(place / "done")
+    [warning] = caplog.messages
+    assert "A run is not shown. " in warning
+    assert ("bad/run.json" if bad == "bad run" else "0.json") in warning
 
 
 def wait_for_step(run: Path, step: int) -> None:

@@ -137,8 +137,9 @@ ENTRIES = [
     ),
     ({"file_name": "a.jsonl", "columns": []}, "columns is not an object", "{...}"),
     ({"file_name": "a.jsonl", "ranking": True}, "ranking", "one answer"),
-    ({"file_name": "a.jsonl", "num_samples": 0}, "num_samples", "above 0"),
-    ({"file_name": "a.jsonl", "num_samples": "9"}, "num_samples", "above 0"),
+    ({"file_name": "a.jsonl", "num_samples": 0}, "num_samples", "from 1 to"),
+    ({"file_name": "a.jsonl", "num_samples": 10**12}, "num_samples", "from 1 to"),
+    ({"file_name": "a.jsonl", "num_samples": "9"}, "num_samples", "from 1 to"),
     ({"file_name": ["a.jsonl"]}, "file_name is not a name", "a name"),
     ({"script_url": "x.py"}, "script_url is not supported", "file_name"),
     ({"om_hub_url": "o/n", "file_name": "a.jsonl"}, "om_hub_url", "hf_hub_url"),
@@ -235,7 +236,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 def test_a_broken_list_is_named(tmp_path: Path, text: str | bytes) -> None:
     data = text.encode() if isinstance(text, str) else text
     (tmp_path / "dataset_info.json").write_bytes(data)
-    with pytest.raises(DataError, match=r"dataset_info\.json cannot be read"):
+    with pytest.raises(DataError, match=r"dataset_info\.json cannot be used"):
         found("a", tmp_path)
 
 

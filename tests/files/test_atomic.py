@@ -12,6 +12,8 @@ import pytest
 from danlu.errors import CapacityError, EnvironmentFault, UsageError
 from danlu.files import disk
 from danlu.files.atomic import append_line, atomic_write, link_or_copy, make_folder
+from danlu.files.leftovers import locked
+from danlu.files.lock import is_locked
 from danlu.files.os_errors import free_bytes, require_free
 from danlu.files.process import this_process
 from tests.helpers.faulty_disk import FaultyDisk, RefusingDisk, installed
@@ -94,6 +96,29 @@ def test_parts_of_dead_writers_are_cleaned(tmp_path: Path) -> None:
     (tmp_path / f".b.part-999999999-5-{host}-0").touch()
     atomic_write(tmp_path / "a", b"")
     assert names(tmp_path) == {"a", f".b.part-999999999-5-{host}-0"}
+
+
+def test_a_part_that_a_container_of_the_same_name_still_writes_is_left(tmp_path: Path) -> None:
+    # Its process number means nothing here: there may be no such process, or another one.
+    part = tmp_path / f".a.part-999999999-5-{this_process().host}-0"
+    part.touch()
+    with locked(part):
+        atomic_write(tmp_path / "a", b"")
+        assert part.exists()
+    atomic_write(tmp_path / "a", b"")
+    assert not part.exists()
+
+
+def test_what_is_being_written_is_locked(tmp_path: Path) -> None:
+    def content() -> Iterator[bytes]:
+        [part] = tmp_path.iterdir()
+        handle = os.open(part, os.O_RDONLY)
+        assert is_locked(handle)
+        os.close(handle)
+        yield b"x"
+
+    atomic_write(tmp_path / "a", content())
+    assert names(tmp_path) == {"a"}
 
 
 def test_parts_of_another_host_are_left_for_a_day(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from danlu.errors import CapacityError, DataError, EnvironmentFault
 from danlu.files import disk
 from danlu.files.committed import MANIFEST, committed_folder, discard, retire, verify
-from danlu.files.leftovers import clean_leftovers
+from danlu.files.leftovers import clean_leftovers, locked
+from danlu.files.lock import is_locked
 from danlu.files.process import this_process
 from tests.helpers.faulty_disk import FailingReads, RefusingDisk, failing_reads
 
@@ -154,6 +155,33 @@ def test_a_reused_process_number_does_not_keep_a_draft(tmp_path: Path) -> None:
     (tmp_path / f".out.draft-{os.getpid()}-{me.started - 1}-{me.host}-0").mkdir()
     clean_leftovers(tmp_path)
     assert names(tmp_path) == set()
+
+
+def test_a_draft_that_a_container_of_the_same_name_still_writes_is_left(tmp_path: Path) -> None:
+    draft = tmp_path / f".out.draft-999999999-5-{this_process().host}-0"
+    draft.mkdir()
+    with locked(draft):
+        make(tmp_path / "out")
+        assert draft.exists()
+    make(tmp_path / "out")
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_draft_is_locked_until_it_is_in_place(tmp_path: Path) -> None:
+    with committed_folder(tmp_path / "out") as draft:
+        handle = os.open(draft.path, os.O_RDONLY)
+        assert is_locked(handle)
+    assert not is_locked(handle)
+    os.close(handle)
+
+
+@pytest.mark.parametrize("name", ["a", MANIFEST])
+def test_a_pipe_in_a_files_place_is_named(tmp_path: Path, name: str) -> None:
+    make(tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    os.mkfifo(tmp_path / "out" / name)
+    with pytest.raises(DataError, match=name):
+        verify(tmp_path / "out")
 
 
 def test_retired_folders_are_kept_apart(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from danlu.errors import UsageError
-from danlu.files.lock import LOCK_FILE, FolderLock
+from danlu.files.lock import LOCK_FILE, FolderLock, Holder, holder_of
 from danlu.files.process import this_process
 
 HOLD = (
@@ -69,6 +70,51 @@ def test_dead_and_reused_process_numbers_do_not_lock(tmp_path: Path) -> None:
     write_holder(tmp_path, pid=999999999, started=1)
     FolderLock(tmp_path).release()
     write_holder(tmp_path, pid=os.getpid(), started=this_process().started - 1)
+    FolderLock(tmp_path).release()
+
+
+def test_a_link_in_the_locks_place_is_refused_and_its_target_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "victim.txt").write_text("precious")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / LOCK_FILE).symlink_to("../victim.txt")
+    with pytest.raises(UsageError, match="is a link") as refused:
+        FolderLock(folder)
+    assert (tmp_path / "victim.txt").read_text() == "precious"
+    assert refused.value.fix == f"rm {folder / LOCK_FILE}"
+    assert holder_of(folder) is None
+
+
+def test_a_pipe_in_the_locks_place_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK_FILE)
+    assert holder_of(tmp_path) is None
+    with pytest.raises(UsageError, match="no file"):
+        FolderLock(tmp_path)
+
+
+def test_a_text_that_names_a_process_does_not_make_it_the_holder(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        stat = Path(f"/proc/{innocent.pid}/stat").read_text()
+        started = int(stat.rpartition(")")[2].split()[19])
+        write_holder(tmp_path, pid=innocent.pid, started=started)
+        assert holder_of(tmp_path) is None
+        with FolderLock(tmp_path):
+            assert holder_of(tmp_path) == Holder(pid=os.getpid())
+            # The lock is held, but not by whom the text names.
+            write_holder(tmp_path, pid=innocent.pid, started=started)
+            assert holder_of(tmp_path) == Holder(pid=None)
+            with pytest.raises(UsageError, match="cannot be seen from here"):
+                FolderLock(tmp_path)
+        assert holder_of(tmp_path) is None
+        innocent.kill()
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 2**40, 1.5, True])
+def test_no_number_of_a_group_or_of_nothing_is_taken_for_a_process(
+    tmp_path: Path, pid: Any
+) -> None:
+    write_holder(tmp_path, pid=pid, started=0)
+    assert holder_of(tmp_path) is None
     FolderLock(tmp_path).release()
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 from danlu.errors import DanluError
-from danlu.files import disk
+from danlu.files import disk, regular
 from danlu.files.disk import Bytes, Disk
 from danlu.files.process import ProcessName
 from tests.helpers.figures import figure
@@ -213,5 +213,9 @@ def failing_reads(reads: FailingReads) -> Iterator[None]:
         binary = _FailingFile(path, reads)
         return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8")
 
-    with patch.object(io, "open", opened):
+    # Path.open is io.open; who opens regular files only takes the built-in one.
+    with (
+        patch.object(io, "open", opened),
+        patch.object(regular, "open", opened, create=True),
+    ):
         yield

@@ -134,6 +134,28 @@ def test_missing_folder_and_missing_file(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+def test_a_gguf_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UsageError, match="is a GGUF file"):
+        load_config(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: 10**18} for name in FIELDS if name.endswith("size") or name.startswith("num_")),
+        {"head_dim": 10**18},
+        {"num_hidden_layers": 2**31},
+        {"max_position_embeddings": 2**31},
+    ],
+    ids=str,
+)
+def test_sizes_that_no_machine_holds_are_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(DataError, match="at most") as caught:
+        read(**changes)
+    assert next(iter(changes)) in caught.value.why
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'"text"', b"[" * 100_000])
 def test_a_file_that_is_no_json_object(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content)

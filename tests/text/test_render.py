@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -386,3 +387,18 @@ def test_soft_parts_are_reasoning_and_what_was_asked(row: Conversation, template
                     assert span.text[part.end :].startswith("\n</think>\n\n")
                 else:
                     assert text in asked
+
+
+def test_a_row_of_many_turns_takes_no_minutes() -> None:
+    turns = [
+        (Message(role="user", content=f"{n}?"), Message(role="assistant", content=f"{n}."))
+        for n in range(300)
+    ]
+    conversation = Conversation(messages=tuple(message for turn in turns for message in turn))
+    for enable_thinking in (True, None, False):
+        started = time.process_time()
+        examples = render_training(conversation, template="qwen3", enable_thinking=enable_thinking)
+        # Comparing all with all from their beginnings took over 20 s.
+        assert time.process_time() - started < 5
+        assert len(examples) == 300
+        assert "299." in examples[-1][-3].text

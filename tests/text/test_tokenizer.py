@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as Backend
@@ -48,6 +51,81 @@ def test_another_kind_of_vocabulary(tmp_path: Path) -> None:
         Tokenizer.load(tmp_path)
 
 
+def written(folder: Path, change: dict[str, Any]) -> Path:
+    """Write the tiny tokenizer with some of its fields changed."""
+    write_tiny_tokenizer(folder)
+    path = folder / "tokenizer.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**fields, **change}), encoding="utf-8")
+    return folder
+
+
+# What transformers leaves in the file when it saves after a call for a batch.
+CUT = {"direction": "Right", "max_length": 6, "strategy": "LongestFirst", "stride": 0}
+PADDED = {
+    "strategy": {"Fixed": 40},
+    "direction": "Right",
+    "pad_to_multiple_of": None,
+    "pad_id": 0,
+    "pad_type_id": 0,
+    "pad_token": "<|endoftext|>",
+}
+
+
+def test_texts_are_read_whole_whatever_a_batch_left_in_the_file(
+    tmp_path: Path, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "What is the name of the quick brown fox? " * 3
+    expected = tokenizer.encode_text(text)
+    assert len(expected) > 6
+    assert not caplog.messages
+    for name, change in (("truncation", CUT), ("padding", PADDED)):
+        loaded = Tokenizer.load(written(tmp_path / name, {name: change}))
+        assert loaded.encode_text(text) == expected
+        assert loaded.encode_texts([text, "a"]) == [expected, tokenizer.encode_text("a")]
+        [line] = caplog.messages
+        assert f"asks for {name}:" in line
+        caplog.clear()
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        {"type": "Replace", "pattern": {"String": "H"}, "content": "x" * 1000},
+        {"type": "Prepend", "prepend": "x"},
+        {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFKC"}]},
+        {"type": "Lowercase"},
+    ],
+)
+def test_a_normalizer_that_rewrites_the_text_is_refused(
+    tmp_path: Path, normalizer: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError) as refused:
+        Tokenizer.load(written(tmp_path, {"normalizer": normalizer}))
+    assert f"{normalizer['type']}; Qwen3's is NFC" in refused.value.why
+
+
+def test_a_tokenizer_without_normalizer_loads(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    loaded = Tokenizer.load(written(tmp_path, {"normalizer": None}))
+    assert loaded.encode_text("fox") == tokenizer.encode_text("fox")
+
+
+def test_a_panic_of_the_library_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        """As pyo3's: no Exception."""
+
+    def panic(*_texts: Any, **_options: Any) -> Any:
+        raise PanicException("called `Result::unwrap()` on an `Err` value\nwith a second line")
+
+    panicking = SimpleNamespace(encode=panic, encode_batch_fast=panic)
+    tokenizer = Tokenizer.load(folder)
+    monkeypatch.setattr(tokenizer, "_backend", panicking)
+    for call in (tokenizer.encode_text, tokenizer.token_starts, tokenizer.encode_texts):
+        with pytest.raises(DataError, match="unwrap") as told:
+            call("text")
+        assert len(str(told.value).splitlines()) == 3
+
+
 def test_a_model_with_too_few_embeddings_is_a_mismatch(tokenizer: Tokenizer) -> None:
     tokenizer.check_fits(tokenizer.vocab_size)
     with pytest.raises(DataError, match="vocab_size"):
@@ -75,6 +153,15 @@ def test_a_missing_control_token_is_named(tokenizer: Tokenizer) -> None:
 def test_half_a_character_is_named(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"Character 3 is U\+D83D"):
         tokenizer.encode_text("ab\ud83d")
+
+
+def test_gbk_on_standard_input_is_called_what_it_is(tokenizer: Tokenizer) -> None:
+    text = "hello 你好".encode("gbk").decode("utf-8", "surrogateescape")
+    with pytest.raises(DataError, match="not UTF-8") as refused:
+        tokenizer.encode_text(text)
+    assert "Character 7 is the byte 0xC4" in refused.value.why
+    assert "GBK" in refused.value.why
+    assert "iconv -f GB18030" in refused.value.fix
 
 
 def test_long_texts_are_encoded_as_short_ones(tokenizer: Tokenizer) -> None:

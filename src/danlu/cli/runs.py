@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
 from collections.abc import Sequence
@@ -165,12 +166,19 @@ def _show(folder: Path, as_json: bool) -> None:
 
 def _stop(folder: Path) -> None:
     """Ask the run's process to save and end, and wait until it has."""
-    pid = status_of(folder).pid
+    status = status_of(folder)
+    pid = status.pid
+    if pid is None and status.is_held:
+        raise EnvironmentFault(
+            _("The run {path} cannot be stopped.").format(path=folder),
+            why=_("Its process is on another machine or in another container."),
+            fix=_("Stop it there: danlu runs stop {path}").format(path=shlex.quote(str(folder))),
+        )
     if pid is None:
         raise UsageError(
             _("The run {path} is not going on.").format(path=folder),
-            why=_("Its state is {state}.").format(state=status_of(folder).state),
-            fix=f"danlu runs show {folder}",
+            why=_("Its state is {state}.").format(state=status.state),
+            fix=f"danlu runs show {shlex.quote(str(folder))}",
         )
     try:
         os.kill(pid, signal.SIGTERM)
@@ -191,7 +199,7 @@ def _stop(folder: Path) -> None:
         raise EnvironmentFault(
             _("The run {path} has not ended yet.").format(path=folder),
             why=_("Process {pid} is still saving.").format(pid=pid),
-            fix=f"danlu runs show {folder}",
+            fix=f"danlu runs show {shlex.quote(str(folder))}",
         )
     print(
         _("Stopped at step {step}. Go on with --resume_from_checkpoint true.").format(step=now.step)

@@ -7,7 +7,6 @@ the keys of an entry; must not know rows.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,14 @@ from danlu.data.formats.format import (
     Format,
     format_of,
 )
-from danlu.data.reading.rows import readable_data
-from danlu.errors import DataError, UsageError
+from danlu.errors import UsageError
+from danlu.files.json_file import read_json_file
 from danlu.language import _
 
 INFO_FILE = "dataset_info.json"
 _TEXT_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "subset", "split", "folder")
 _KNOWN_KEYS = (*_TEXT_KEYS, "formatting", "num_samples", "ranking", "columns", "tags", "file_sha1")
+_MOST_SAMPLES = 10_000_000  # rows that are drawn stand in memory as a number each
 _OTHER_SOURCES = ("om_hub_url", "script_url", "cloud_file_name")
 _OTHER_COLUMNS = ("images", "videos", "audios", "chosen", "rejected", "kto_tag")
 
@@ -47,21 +47,10 @@ class Entry:
 
 def read_info(info: Path) -> dict[str, Any]:
     """Return the entries by name, unchecked; none without the file. Raises DataError."""
-    if not info.is_file():
+    if not info.exists():
         return {}
-    with readable_data(info):
-        content = info.read_bytes()
-    try:
-        entries = json.loads(content.decode("utf-8-sig"))
-        if not isinstance(entries, dict):
-            raise ValueError(_("it is not an object"))
-        return entries
-    except (ValueError, RecursionError) as problem:
-        raise DataError(
-            _("{path} cannot be read.").format(path=info),
-            why=str(problem),
-            fix=_("Correct the file; it must be valid JSON in UTF-8."),
-        ) from problem
+    fix = _("Correct the file; it must be valid JSON in UTF-8.")
+    return dict(read_json_file(info, fix=fix).fields)
 
 
 def entry_of(name: str, value: Any, info: Path) -> Entry:
@@ -83,9 +72,10 @@ def entry_of(name: str, value: Any, info: Path) -> Entry:
         if key not in _KNOWN_KEYS:
             raise refused.unknown(_("the key"), key, _KNOWN_KEYS)
     number = value.get("num_samples")
-    if number is not None and (type(number) is not int or number < 1):
+    if number is not None and (type(number) is not int or not 1 <= number <= _MOST_SAMPLES):
         raise refused.because(
-            _("num_samples is not a number of rows"), _("Write a whole number above 0.")
+            _("num_samples is not a number of rows"),
+            _("Write a whole number from 1 to {most}.").format(most=_MOST_SAMPLES),
         )
     texts = {key: value[key] for key in _TEXT_KEYS if not _is_empty(value.get(key))}
     refused.unless_texts(texts)

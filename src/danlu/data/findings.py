@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from danlu.text.printable import one_line
+
 # error: the row cannot be learned and training refuses to start without --skip_bad_rows.
 # warning: training would do something that the user may not want. note: worth knowing.
 Severity = Literal["error", "warning", "note"]
@@ -29,7 +31,7 @@ class Finding:
     def __str__(self) -> str:
         # No space after a Chinese full stop.
         between = "" if self.what.endswith("。") else " "
-        return f"{self.place}: {self.what}{between}{self.fix}"
+        return one_line(f"{self.place}: {self.what}{between}{self.fix}")
 
 
 class BadRow(Exception):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from danlu.files import disk
 from danlu.files.disk import Bytes
-from danlu.files.leftovers import clean_leftovers, temporary_path
+from danlu.files.leftovers import clean_leftovers, locked, temporary_path
 from danlu.files.os_errors import explained, readable
+from danlu.files.regular import open_regular
 
 COPY_BYTES = 1 << 20
 Content = Bytes | str | Iterable[Bytes]
@@ -30,7 +31,7 @@ def atomic_write(path: Path, content: Content) -> None:
     with removed_on_failure(part):
         with explained(path):
             file = disk.DISK.create(part)
-        with file:
+        with file, locked(part):
             written = 0
             for piece in pieces(content):
                 with explained(path, written + len(piece)):
@@ -90,7 +91,7 @@ def make_folder(path: Path) -> None:
 
 def read_in_pieces(path: Path) -> Iterator[bytes]:
     """Yield a file's bytes in pieces of 1 MiB. Raises DataError or EnvironmentFault."""
-    with readable(path), path.open("rb") as file:
+    with readable(path), open_regular(path) as file:
         while piece := file.read(COPY_BYTES):
             yield piece
 

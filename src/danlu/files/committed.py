@@ -23,8 +23,10 @@ from danlu.files import disk
 from danlu.files.atomic import make_folder, read_in_pieces
 from danlu.files.disk import Bytes
 from danlu.files.draft import Draft, Write
-from danlu.files.leftovers import clean_leftovers, remove_any, temporary_path
+from danlu.files.json_file import MOST_BYTES, parsed
+from danlu.files.leftovers import clean_leftovers, locked, remove_any, temporary_path
 from danlu.files.os_errors import explained, readable
+from danlu.files.regular import read_regular
 from danlu.language import _
 
 MANIFEST = "manifest.json"
@@ -99,9 +101,10 @@ def committed_folder(path: Path) -> Iterator[FolderDraft]:
         with explained(path):
             disk.DISK.make_folder(draft)
         content = FolderDraft(draft, path)
-        yield content
-        content.seal()
-        _put_in_place(draft, path)
+        with locked(draft):
+            yield content
+            content.seal()
+            _put_in_place(draft, path)
     except BaseException:
         with suppress(OSError):
             remove_any(draft)
@@ -122,7 +125,7 @@ def verify(path: Path) -> tuple[str, ...]:
 
 
 def _check(file: Path, entry: dict[str, Any]) -> None:
-    if not file.is_file():
+    if not file.exists():
         raise _damaged(file, _("the file is missing"))
     size = file.stat().st_size
     if size != entry.get("size"):
@@ -187,12 +190,12 @@ def _put_in_place(draft: Path, path: Path) -> None:
 def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     file = path / MANIFEST
     with readable(file):
-        if not file.is_file():
+        if not file.exists():
             raise _damaged(file, _("the file is missing"))
-        data = file.read_bytes()
+        data = read_regular(file, most_bytes=MOST_BYTES)
     try:
-        manifest = json.loads(data)
-    except (ValueError, RecursionError) as fault:
+        manifest = parsed(data)
+    except ValueError as fault:
         raise _damaged(file, str(fault)) from fault
     if data != _manifest_bytes(manifest):
         # No digest covers the manifest itself, so it must be exactly what `seal` writes.

@@ -2,17 +2,23 @@
 
 `.NAME.KIND-PID-STARTED-HOST-NUMBER` lies beside NAME. Kinds: `part` an unfinished file, `draft` an
 unfinished folder, `old` the folder that a draft is about to replace, `gone` one being removed.
+A writer keeps its parts and drafts locked (flock): containers can share a disk and a host's name.
 """
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from danlu.files import disk
+from danlu.files.lock import is_locked
 from danlu.files.os_errors import explained
 from danlu.files.process import ProcessName, this_process
 
@@ -61,9 +67,42 @@ def remove_any(path: Path) -> None:
         disk.DISK.remove(path)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep a file or folder locked inside the block, where the file system has locks."""
+    try:
+        handle = _opened(path)
+    except OSError:
+        yield  # the writer's own operation will say what is wrong
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        handle = _opened(path)
+    except OSError:
+        return False
+    try:
+        return is_locked(handle)
+    finally:
+        os.close(handle)
+
+
 def _is_dead(path: Path, match: re.Match[str]) -> bool:
     writer = ProcessName(pid=int(match[3]), started=int(match[4]), host=int(match[5]))
     running = writer.is_running()
+    if not running and _is_locked(path):
+        return False
     if running is None:
         return time.time() - path.lstat().st_mtime > FOREIGN_AGE_S
     return not running

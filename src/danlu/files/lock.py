@@ -2,7 +2,8 @@
 
 The system's own lock (flock) is released with the process that held it. The file's content names
 the holder, for the message, and is the lock itself on file systems without flock: a holder that no
-longer runs, or whose number now belongs to another process, does not count.
+longer runs, or whose number now belongs to another process, does not count. Anyone may write such a
+text; whom it names is believed only where that process has this very file open.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import errno
 import fcntl
 import json
 import os
+import shlex
+import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from danlu.errors import UsageError
-from danlu.files.os_errors import explained
+from danlu.errors import DanluError, UsageError
+from danlu.files.os_errors import explain, explained
 from danlu.files.process import ProcessName, this_process
 from danlu.language import _
 
@@ -47,8 +51,7 @@ class FolderLock:
 
     def _acquire(self, folder: Path) -> int | None:
         while True:
-            with explained(self._path):
-                handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = _opened(self._path, os.O_RDWR | os.O_CREAT)
             try:
                 self._take(handle, folder)
                 if self._is_still_there(handle):
@@ -65,13 +68,13 @@ class FolderLock:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use(folder, holder) from None
+            raise _in_use(folder, _holder(handle)) from None
         except OSError as fault:
             if fault.errno not in _NO_FLOCK:
                 with explained(self._path):
                     raise
             if holder is not None and holder.is_running() is not False:
-                raise _in_use(folder, holder) from None
+                raise _in_use(folder, Holder(pid=holder.pid)) from None
 
     def _is_still_there(self, handle: int) -> bool:
         # The folder may have been moved to the trash between open and lock.
@@ -81,24 +84,80 @@ class FolderLock:
             return False
 
 
-def holder_of(folder: Path) -> ProcessName | None:
-    """Name the process that holds a folder now; None where nobody does, as far as can be seen."""
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a folder. pid: None where it is no process that can be seen from here."""
+
+    pid: int | None
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Tell who holds a folder now; None where nobody does, as far as can be seen."""
     try:
-        handle = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        handle = _opened(folder / LOCK_FILE, os.O_RDONLY)
+    except DanluError:
         return None
     try:
-        holder = _read_holder(handle)
+        return _holder(handle)
     finally:
         os.close(handle)
-    return holder if holder is not None and holder.is_running() is not False else None
+
+
+def _holder(handle: int) -> Holder | None:
+    named = _read_holder(handle)
+    if named is None:
+        return None
+    if named.is_running() and named.has_open(os.fstat(handle)):
+        return Holder(pid=named.pid)
+    return Holder(pid=None) if is_locked(handle) else None
+
+
+def is_locked(handle: int) -> bool:
+    """Tell whether another process has locked an open file or folder (flock)."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # this file system has no locks
+    return False
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a lock file. Whoever can write to a shared folder could make it a link to any file."""
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        handle = os.open(path, flags, 0o644)
+    except OSError as fault:
+        if fault.errno == errno.ELOOP:
+            raise _foreign_lock(path) from fault
+        raise explain(fault, path) from fault
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise _foreign_lock(path)
+
+
+def _foreign_lock(path: Path) -> UsageError:
+    return UsageError(
+        _("The folder {path} is not used").format(path=path.parent),
+        why=_("its lock file {name} is a link or no file; danlu did not make it").format(
+            name=path.name
+        ),
+        fix=f"rm {shlex.quote(str(path))}",
+    )
 
 
 def _read_holder(handle: int) -> ProcessName | None:
     try:
         record = json.loads(os.pread(handle, 4096, 0))
-        return ProcessName(pid=record["pid"], started=record["started"], host=record["host"])
-    except (ValueError, TypeError, KeyError):
+        numbers = {name: record[name] for name in ("pid", "started", "host")}
+        # Process 0 and the negative ones are groups.
+        if all(type(number) is int for number in numbers.values()) and 0 < numbers["pid"] < 2**31:
+            return ProcessName(**numbers)
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
@@ -109,10 +168,18 @@ def _write_holder(handle: int) -> None:
     os.pwrite(handle, record.encode(), 0)
 
 
-def _in_use(folder: Path, holder: ProcessName | None) -> UsageError:
-    pid = str(holder.pid) if holder else "?"
+def _in_use(folder: Path, holder: Holder | None) -> UsageError:
+    what = _("The folder {path} is in use").format(path=folder)
+    if holder is None or holder.pid is None:
+        return UsageError(
+            what,
+            why=_("a process is writing to it that cannot be seen from here"),
+            fix=_("wait until it ends, stop it where it runs, or choose another folder"),
+        )
     return UsageError(
-        _("The folder {path} is in use").format(path=folder),
-        why=_("process {pid} is writing to it").format(pid=pid),
-        fix=_("wait until it ends, stop it (kill {pid}), or choose another folder").format(pid=pid),
+        what,
+        why=_("process {pid} is writing to it").format(pid=holder.pid),
+        fix=_("wait until it ends, stop it (kill {pid}), or choose another folder").format(
+            pid=holder.pid
+        ),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,21 @@ class ProcessName:
         except PermissionError:
             pass  # alive, and somebody else's
         return self.started == _start_ticks(self.pid)
+
+    def has_open(self, file: os.stat_result) -> bool:
+        """Tell whether the running process has a file open, or cannot be looked into."""
+        place = f"/proc/{self.pid}/fd"
+        try:
+            handles = os.listdir(place)
+        except PermissionError:
+            return True  # somebody else's, whom nobody here could signal
+        except OSError:
+            return False
+        for handle in handles:
+            with suppress(OSError):
+                if os.path.samestat(os.stat(f"{place}/{handle}"), file):
+                    return True
+        return False
 
 
 def this_process() -> ProcessName:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.settings import DataSettings
-from danlu.errors import DataError
+from danlu.files.os_errors import readable
+from danlu.files.regular import read_regular
 from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG
 from danlu.language import _
+from danlu.model.config import read_model_json
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import TEMPLATES, TURN_END, Template, render
 
@@ -24,6 +26,7 @@ from danlu.text.render import TEMPLATES, TURN_END, Template, render
 _Writer = Callable[..., str]
 # Far above those of real models; compiling time grows with it.
 _MOST_CHARACTERS = 100_000
+_MOST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,22 +139,20 @@ def template_remarks(folder: Path, used: str) -> Iterator[str]:
 def _template_text(folder: Path) -> tuple[Path, str] | None:
     """Find the template as transformers does: its own file before tokenizer_config.json."""
     path = folder / TEMPLATE_FILE
-    try:
-        if path.is_file():
-            return path, path.read_text(encoding="utf-8")
-        path = folder / TOKENIZER_CONFIG
-        if not path.is_file():
-            return None
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        found = fields.get("chat_template")
-        if isinstance(found, list):  # several by name
+    if path.exists():
+        with readable(path):
+            content = read_regular(path, most_bytes=_MOST_BYTES)
+        return path, content.decode("utf-8", "replace")
+    path = folder / TOKENIZER_CONFIG
+    if not path.exists():
+        return None
+    file = read_model_json(path)
+    found = file.fields.get("chat_template")
+    if isinstance(found, list):  # several by name
+        try:
             found = {entry["name"]: entry["template"] for entry in found}.get("default")
-    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError) as problem:
-        raise DataError(
-            _("{path} cannot be used.").format(path=path),
-            why=str(problem),
-            fix=_("Download the model's files again, or correct the file."),
-        ) from problem
+        except (TypeError, KeyError) as problem:
+            raise file.broken(f"chat_template: {type(problem).__name__}: {problem}") from problem
     return (path, found) if isinstance(found, str) and found else None
 
 

@@ -10,6 +10,8 @@ import hashlib
 import json
 from dataclasses import asdict
 
+from danlu.files.os_errors import readable
+from danlu.files.regular import open_regular
 from danlu.model.config import ModelConfig
 from danlu.weights.sharded import WeightFolder
 
@@ -26,7 +28,8 @@ def fingerprint(config: ModelConfig, weights: WeightFolder) -> str:
         stored = weights.files[name].tensors[name]
         digest.update(f"{name} {stored.dtype} {stored.shape}".encode())
         span = stored.stop - stored.start
-        with weights.files[name].path.open("rb") as file:
+        path = weights.files[name].path
+        with readable(path), open_regular(path) as file:
             for part in range(_SAMPLES):
                 file.seek(stored.start + span * part // _SAMPLES)
                 digest.update(file.read(min(_SAMPLE_BYTES, span)))

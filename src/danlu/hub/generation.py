@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from danlu.model.config import ModelConfig, broken_file, token_ids
+from danlu.files.json_file import JsonFile
+from danlu.model.config import ModelConfig, end_token_ids, read_model_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +28,14 @@ def generation_defaults(
 ) -> GenerationDefaults:
     """Read a model's defaults. Raises DataError where generation_config.json cannot be read."""
     path = folder / "generation_config.json"
-    fields: dict[str, Any] = {}
-    try:
-        if path.is_file():
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        ends = token_ids(fields.get("eos_token_id"))
-        thinking = (
-            float(fields.get("temperature", 0.6)),
-            float(fields.get("top_p", 0.95)),
-            int(fields.get("top_k", 20)),
-        )
-    except (ValueError, TypeError, AttributeError) as problem:
-        raise broken_file(path, str(problem)) from problem
-    if fields.get("do_sample") is False:
+    file = read_model_json(path) if path.exists() else JsonFile(path=path, fields={}, fix="")
+    ends = end_token_ids(file)
+    thinking = (
+        file.number("temperature", 0.6),
+        file.number("top_p", 0.95, positive=True, most=1.0),
+        file.integer("top_k", 20, least=0),
+    )
+    if file.switch("do_sample") is False:
         thinking = (0.0, 1.0, 0)
     chosen = thinking if enable_thinking or thinking[0] == 0.0 else _NO_THINKING
     temperature, top_p, top_k = chosen

@@ -6,17 +6,17 @@ that made it. Another one is prompted as its own chat template does. No torch he
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from danlu.data.settings import DataSettings
-from danlu.errors import DataError
+from danlu.files.json_file import read_json_file
 from danlu.hub.chat_template import own_template
 from danlu.hub.names import model_folder
 from danlu.language import _
 from danlu.runs.manifest import is_run, read_manifest
+from danlu.text.render import TEMPLATES
 
 _Settings = TypeVar("_Settings", bound=DataSettings)
 MERGE_REPORT = "merge_report.json"
@@ -49,7 +49,7 @@ def prompting_of_model(name: str) -> Prompting:
     """
     folder = model_folder(name)
     report = folder / MERGE_REPORT
-    if report.is_file():
+    if report.exists():
         return _prompting_in(report)
     for place in (folder, folder.parent):
         if is_run(place):
@@ -69,12 +69,12 @@ def with_template(settings: _Settings, prompting: Prompting) -> _Settings:
 
 
 def _prompting_in(report: Path) -> Prompting:
-    try:
-        fields = json.loads(report.read_text(encoding="utf-8"))
-        return Prompting(template=fields["template"], enable_thinking=fields["enable_thinking"])
-    except (ValueError, KeyError, TypeError) as problem:
-        raise DataError(
-            _("{path} cannot be used.").format(path=report),
-            why=f"{type(problem).__name__}: {problem}",
-            fix=_("Merge the adapter again."),
-        ) from problem
+    file = read_json_file(report, fix=_("Merge the adapter again."))
+    template = file.text("template")
+    if template not in TEMPLATES:
+        raise file.broken(
+            _("template is {value}; known are {names}").format(
+                value=template, names=", ".join(TEMPLATES)
+            )
+        )
+    return Prompting(template=template, enable_thinking=file.switch("enable_thinking"))

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from danlu.files.atomic import read_in_pieces
 from danlu.files.draft import Draft
 from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG, with_default
+from danlu.model.config import read_model_json
 from danlu.model.qwen3 import Qwen3
 from danlu.weights.sharded import TensorPlan, save_weights
 
@@ -47,7 +49,7 @@ def write_folder(
 ) -> None:
     """Write planned tensors and the companions of `like`; config.json names the first's dtype."""
     save_weights(draft, plans, fetch)
-    config = json.loads((like / "config.json").read_text(encoding="utf-8"))
+    config = dict(read_model_json(like / "config.json").fields)
     # Newer files say `dtype`, older ones `torch_dtype`; the model says the same in its own words.
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = str(plans[0].dtype).removeprefix("torch.")
@@ -63,5 +65,6 @@ def copy_tokenizer(draft: Draft, *, like: Path, at_once: bool = False) -> None:
 def _copy(draft: Draft, names: Sequence[str], like: Path, at_once: bool) -> None:
     for name in names:
         path = like / name
-        if path.is_file():
-            draft.write(name, with_default(name, path.read_bytes(), at_once=at_once))
+        if path.exists():
+            data = b"".join(read_in_pieces(path))
+            draft.write(name, with_default(name, data, at_once=at_once))

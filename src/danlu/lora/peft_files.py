@@ -18,6 +18,7 @@ from torch import Tensor
 
 from danlu.errors import DataError, UsageError
 from danlu.files.draft import Draft
+from danlu.files.json_file import read_json_file
 from danlu.language import _
 from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig
 from danlu.model.config import ModelConfig
@@ -36,8 +37,8 @@ _OTHER_MODULE = re.compile(
 )
 # Ways to start training that also change the base model's weights: without them the sum is wrong.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-# What reading fields of unknown types out of any JSON text can raise.
-_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+# With more, the scaled matrices have no finite values in fp32.
+_MOST_ALPHA = 1e6
 
 
 def write_adapter(draft: Draft, adapter: Adapter, *, base_model: str) -> None:
@@ -73,26 +74,24 @@ def read_config(folder: Path) -> tuple[LoraConfig, str]:
     Raises UsageError for a folder without an adapter or for a kind that is not supported.
     """
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(
             _("{folder} is not an adapter folder.").format(folder=folder),
             why=_("It holds no adapter_config.json."),
             fix=_("Point to the output folder of a training run, or to a PEFT adapter."),
         )
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        _refuse_unsupported(path, fields)
-        rank = int(fields["r"])
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=float(fields["lora_alpha"]),
-            lora_dropout=float(fields.get("lora_dropout") or 0.0),
-            use_rslora=bool(fields.get("use_rslora")),
-            target_modules=_targets_in(folder, rank),
-        )
-        return config, str(fields.get("base_model_name_or_path") or "")
-    except _MALFORMED as problem:
-        raise _unusable(path, f"{type(problem).__name__}: {problem}") from problem
+    file = read_json_file(path, fix=_("Copy the adapter folder again, or train it again."))
+    _refuse_unsupported(path, file.fields)
+    rank = file.integer("r")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=file.number("lora_alpha", most=_MOST_ALPHA),
+        lora_dropout=file.number("lora_dropout", 0.0, most=1.0),
+        use_rslora=file.switch("use_rslora") or False,
+        target_modules=_targets_in(folder, rank),
+    )
+    base = file.fields.get("base_model_name_or_path")
+    return config, "" if base is None else file.text("base_model_name_or_path")
 
 
 def load_adapter(

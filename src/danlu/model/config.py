@@ -6,20 +6,30 @@ windows, biases) is refused by name, never computed wrongly.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from danlu.errors import DataError, UsageError
+from danlu.errors import UsageError
+from danlu.files.json_file import JsonFile, read_json_file
 from danlu.language import _
 
 # In how many bits the projections' matrices may be kept for answering.
 Quantization = Literal["int8", "int4"]
 
-_LARGEST = sys.float_info.max  # JSON allows whole numbers that no float can hold
+# Several times what any published model has. Sizes are multiplied, and memory is taken by them,
+# before anything can be compared with the weights.
+_MOST = {
+    "vocab_size": 1 << 22,
+    "hidden_size": 1 << 16,
+    "intermediate_size": 1 << 18,
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 10,
+    "num_key_value_heads": 1 << 10,
+    "head_dim": 1 << 10,
+    "max_position_embeddings": 1 << 22,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,55 +68,79 @@ def load_config(folder: Path) -> ModelConfig:
     that cannot be read or lacks a field.
     """
     path = folder / "config.json"
+    if folder.suffix.lower() == ".gguf" and folder.is_file():
+        raise UsageError(
+            _("{folder} is a GGUF file, not a model folder.").format(folder=folder),
+            why=_("danlu reads Hugging Face folders; GGUF is llama.cpp's format."),
+            fix=_("Download the model as a folder with config.json and *.safetensors files."),
+        )
     if not folder.is_dir():
         raise UsageError(
             _("The model folder {folder} does not exist.").format(folder=folder),
             why=_("A model is a folder with config.json, tokenizer.json and *.safetensors files."),
             fix=_("Check the path, or use the built-in model: --model starter"),
         )
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(
             _("{folder} is not a model folder.").format(folder=folder),
             why=_("It holds no config.json."),
             fix=_("Point to the folder that holds config.json, or download the model again."),
         )
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise broken_file(path, str(problem)) from problem
-    if not isinstance(fields, dict):
-        raise broken_file(path, _("The file holds no JSON object."))
-    return config_from_fields(fields, source=path)
+    return config_from_fields(read_model_json(path).fields, source=path)
+
+
+def read_model_json(path: Path) -> JsonFile:
+    """Read a JSON file of a model folder. Raises DataError, EnvironmentFault."""
+    return read_json_file(path, fix=_fix())
+
+
+def _fix() -> str:
+    return _("Download the model's files again, or correct the file.")
 
 
 def config_from_fields(fields: Mapping[str, Any], *, source: Path) -> ModelConfig:
     """Build the config from config.json's fields; `source` is named in errors."""
-    _refuse_unsupported(fields, source)
-    hidden_size = _integer(fields, "hidden_size", source)
-    num_attention_heads = _integer(fields, "num_attention_heads", source)
-    num_key_value_heads = _integer(fields, "num_key_value_heads", source, num_attention_heads)
+    file = JsonFile(path=source, fields=fields, fix=_fix())
+    _refuse_unsupported(file)
+
+    def size(name: str, default: int | None = None) -> int:
+        return file.integer(name, default, most=_MOST[name])
+
+    hidden_size = size("hidden_size")
+    num_attention_heads = size("num_attention_heads")
+    num_key_value_heads = size("num_key_value_heads", num_attention_heads)
     if num_attention_heads % num_key_value_heads:
-        raise broken_file(source, _("num_attention_heads is not a multiple of num_key_value_heads"))
-    head_dim = _integer(fields, "head_dim", source, hidden_size // num_attention_heads)
+        raise file.broken(_("num_attention_heads is not a multiple of num_key_value_heads"))
+    head_dim = size("head_dim", hidden_size // num_attention_heads)
     if head_dim % 2:
-        raise broken_file(
-            source, _("head_dim is {value}; RoPE needs an even number").format(value=head_dim)
+        raise file.broken(
+            _("head_dim is {value}; RoPE needs an even number").format(value=head_dim)
         )
     return ModelConfig(
-        vocab_size=_integer(fields, "vocab_size", source),
+        vocab_size=size("vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=_integer(fields, "intermediate_size", source),
-        num_hidden_layers=_integer(fields, "num_hidden_layers", source),
+        intermediate_size=size("intermediate_size"),
+        num_hidden_layers=size("num_hidden_layers"),
         num_attention_heads=num_attention_heads,
         num_key_value_heads=num_key_value_heads,
         head_dim=head_dim,
-        rms_norm_eps=_positive_number("rms_norm_eps", fields.get("rms_norm_eps", 1e-6), source),
-        rope_theta=_rope_theta(fields, source),
-        max_position_embeddings=_integer(fields, "max_position_embeddings", source),
-        tie_word_embeddings=bool(fields.get("tie_word_embeddings", False)),
+        rms_norm_eps=file.number(
+            "rms_norm_eps", None if "rms_norm_eps" in fields else 1e-6, positive=True
+        ),
+        rope_theta=_rope_theta(file),
+        max_position_embeddings=size("max_position_embeddings"),
+        tie_word_embeddings=file.switch("tie_word_embeddings") or False,
         dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
-        eos_token_ids=_eos_token_ids(fields, source),
+        eos_token_ids=end_token_ids(file),
     )
+
+
+def end_token_ids(file: JsonFile) -> tuple[int, ...]:
+    """Read `eos_token_id` of config.json or generation_config.json. Raises DataError."""
+    try:
+        return token_ids(file.fields.get("eos_token_id"))
+    except ValueError as problem:
+        raise file.broken(f"eos_token_id: {problem}") from problem
 
 
 def token_ids(value: Any) -> tuple[int, ...]:
@@ -122,14 +156,8 @@ def token_ids(value: Any) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _eos_token_ids(fields: Mapping[str, Any], source: Path) -> tuple[int, ...]:
-    try:
-        return token_ids(fields.get("eos_token_id"))
-    except ValueError as problem:
-        raise broken_file(source, f"eos_token_id: {problem}") from problem
-
-
-def _refuse_unsupported(fields: Mapping[str, Any], source: Path) -> None:
+def _refuse_unsupported(file: JsonFile) -> None:
+    fields, source = file.fields, file.path
     model_type = fields.get("model_type")
     refusals = {
         "model_type": model_type != "qwen3" and model_type,
@@ -140,7 +168,7 @@ def _refuse_unsupported(fields: Mapping[str, Any], source: Path) -> None:
         "rope_scaling": _rope_scaling(fields),
     }
     if model_type is None:
-        raise broken_file(source, _("The field {name} is missing.").format(name="model_type"))
+        raise file.broken(_("The field {name} is missing.").format(name="model_type"))
     if model_type == "qwen3_moe":
         raise UsageError(
             _("{source} describes a mixture-of-experts model.").format(source=source),
@@ -167,49 +195,13 @@ def _rope_scaling(fields: Mapping[str, Any]) -> object:
     return None
 
 
-def _rope_theta(fields: Mapping[str, Any], source: Path) -> float:
+def _rope_theta(file: JsonFile) -> float:
     """Read the RoPE base: `rope_parameters.rope_theta` (newer files) or `rope_theta` (older).
 
     There is no default on purpose: a wrong base gives a model that speaks, but badly.
     """
-    parameters = fields.get("rope_parameters")
+    parameters = file.fields.get("rope_parameters")
     theta = parameters.get("rope_theta") if isinstance(parameters, Mapping) else None
-    theta = fields.get("rope_theta") if theta is None else theta
-    if theta is None:
-        raise broken_file(source, _("The field {name} is missing.").format(name="rope_theta"))
-    return _positive_number("rope_theta", theta, source)
-
-
-def _positive_number(name: str, value: Any, source: Path) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
-        raise broken_file(
-            source,
-            _("{name} is {value}; a positive number is needed").format(
-                name=name, value=repr(value)
-            ),
-        )
-    return float(value)
-
-
-def _integer(fields: Mapping[str, Any], name: str, source: Path, default: int | None = None) -> int:
-    value = fields.get(name)
-    value = default if value is None else value
-    if value is None:
-        raise broken_file(source, _("The field {name} is missing.").format(name=name))
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise broken_file(
-            source,
-            _("{name} is {value}; a positive whole number is needed").format(
-                name=name, value=repr(value)
-            ),
-        )
-    return value
-
-
-def broken_file(path: Path, why: str) -> DataError:
-    """Build the error for a model's JSON file that cannot be used."""
-    return DataError(
-        _("{path} cannot be used.").format(path=path),
-        why=why,
-        fix=_("Download the model's files again, or correct the file."),
-    )
+    if theta is not None:
+        file = replace(file, fields={"rope_theta": theta})
+    return file.number("rope_theta", positive=True)

@@ -5,11 +5,14 @@ Front matter as in Hugging Face's model cards. Knows run.json; says only what it
 
 from __future__ import annotations
 
+import re
+from html import escape
 from typing import Any
 
 import yaml
 
 from danlu.runs.manifest import RunManifest
+from danlu.text.printable import one_line
 
 CARD_FILE = "README.md"
 _SHOWN_SETTINGS = (
@@ -44,9 +47,9 @@ def model_card(run: RunManifest, *, name: str) -> str:
         yaml.safe_dump(front, allow_unicode=True, sort_keys=False).strip(),
         "---",
         "",
-        f"# {name}",
+        f"# {_plain(name)}",
         "",
-        f"{kind} {run.base.name}, made with danlu {run.versions.get('danlu', '')}.",
+        f"{kind} {_plain(run.base.name)}, made with danlu {run.versions.get('danlu', '')}.",
         "",
         f"Prompt it with the template `{run.template}`, thinking {thinking}: it was trained so.",
         "",
@@ -57,6 +60,13 @@ def model_card(run: RunManifest, *, name: str) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _plain(text: str) -> str:
+    """Escape a name of the user's, so that it becomes neither markup nor a line of its own."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", escape(one_line(text), quote=False))
+
+
 def _table(head: str, values: dict[str, Any] | dict[str, str]) -> list[str]:
-    rows = [f"| {key} | {value} |" for key, value in values.items() if value is not None]
+    rows = [
+        f"| {key} | {_plain(str(value))} |" for key, value in values.items() if value is not None
+    ]
     return [f"| {head} | value |", "|---|---|", *rows, ""] if rows else []

@@ -18,9 +18,9 @@ from pydantic import (
     model_serializer,
 )
 
-from danlu.errors import DataError, UsageError
+from danlu.errors import UsageError
 from danlu.files.atomic import atomic_write
-from danlu.files.os_errors import readable
+from danlu.files.json_file import read_json_file
 from danlu.language import _
 from danlu.model.recompute import Recompute
 
@@ -145,27 +145,23 @@ def write_manifest(folder: Path, manifest: RunManifest) -> None:
 
 def is_run(folder: Path) -> bool:
     """Tell whether a folder holds a run."""
-    return (folder / RUN_FILE).is_file()
+    return (folder / RUN_FILE).exists()
 
 
 def read_manifest(folder: Path) -> RunManifest:
     """Read run.json. Raises UsageError when there is none, DataError when damaged or newer."""
     file = folder / RUN_FILE
-    with readable(file):
-        if not is_run(folder):
-            raise UsageError(
-                _("{path} is not a run of danlu").format(path=folder),
-                why=_("it has no file {name}").format(name=RUN_FILE),
-                fix=_("give the output_dir of a `danlu train` command"),
-            )
-        data = file.read_bytes()
+    if not is_run(folder):
+        raise UsageError(
+            _("{path} is not a run of danlu").format(path=folder),
+            why=_("it has no file {name}").format(name=RUN_FILE),
+            fix=_("give the output_dir of a `danlu train` command"),
+        )
+    fix = _("if a newer danlu wrote it, update danlu; otherwise start the run again")
+    record = read_json_file(file, fix=fix)
     try:
-        return RunManifest.model_validate_json(data)
+        return RunManifest.model_validate(record.fields)
     except ValidationError as fault:
         first = fault.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise DataError(
-            _("{path} cannot be read").format(path=file),
-            why=f"{place}: {first['msg']}" if place else first["msg"],
-            fix=_("if a newer danlu wrote it, update danlu; otherwise start the run again"),
-        ) from fault
+        raise record.broken(f"{place}: {first['msg']}" if place else first["msg"]) from fault

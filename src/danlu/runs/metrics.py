@@ -15,10 +15,14 @@ from typing import Any
 
 from danlu.errors import CapacityError, DataError
 from danlu.files.atomic import append_line, atomic_write, sync_lines
+from danlu.files.json_file import parsed
 from danlu.files.os_errors import readable
+from danlu.files.regular import read_regular
 from danlu.language import _
 
 METRICS_FILE = "metrics.jsonl"
+# Two million steps.
+MOST_BYTES = 512 << 20
 Value = str | int | float | bool | None
 
 
@@ -74,13 +78,15 @@ def truncate_after(folder: Path, step: int) -> None:
 def _lines(file: Path) -> list[bytes]:
     """Read the complete lines."""
     with readable(file):
-        return file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+        if not file.exists():
+            return []
+        return read_regular(file, most_bytes=MOST_BYTES).split(b"\n")[:-1]
 
 
 def _is_kept(line: bytes, step: int) -> bool:
     try:
-        return bool(json.loads(line)["step"] <= step)
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return bool(parsed(line)["step"] <= step)
+    except (ValueError, TypeError, KeyError):
         return False
 
 
@@ -94,7 +100,7 @@ def _to_line(record: Mapping[str, Value]) -> str:
 
 def _parse(file: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parsed(line)
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             return record
         why = _("it is not an object with a step")

@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
+import logging
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.errors import DanluError, UsageError
 from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.home import danlu_home
+from danlu.files.json_file import read_json_file
 from danlu.files.lock import holder_of
 from danlu.language import _
 from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.metrics import read_metrics
+from danlu.text.printable import printable
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """How a run stands. state: as in run.json, or `died` for one whose process is gone.
 
-    loss and eval_loss are the last ones; pid names the process that writes to it now.
+    loss and eval_loss are the last ones. is_held: somebody writes to it now; pid: this process,
+    None where it cannot be seen from here.
     """
 
     path: Path
@@ -39,6 +47,7 @@ class RunStatus:
     size_bytes: int
     started: str
     ended: str
+    is_held: bool
     pid: int | None
 
 
@@ -55,8 +64,9 @@ def registered_folders() -> list[Path]:
     """Return the folders of all runs that were started, also of those that are gone."""
     folders = []
     for entry in sorted((danlu_home() / "runs").glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            folders.append(Path(json.loads(entry.read_text(encoding="utf-8"))["path"]))
+        with _warning():
+            record = read_json_file(entry, fix=f"rm {shlex.quote(str(entry))}")
+            folders.append(Path(record.text("path")))
     return folders
 
 
@@ -64,10 +74,20 @@ def list_runs() -> list[RunStatus]:
     """Return all runs that still exist, the newest first."""
     found = []
     for folder in registered_folders():
-        with suppress(OSError, DanluError):
+        with _warning():
             if is_run(folder):
                 found.append(status_of(folder))
     return sorted(found, key=lambda run: run.started, reverse=True)
+
+
+@contextmanager
+def _warning() -> Iterator[None]:
+    """Warn of a run that cannot be read; the others are shown."""
+    try:
+        yield
+    except (DanluError, OSError) as fault:
+        reason = " ".join(str(fault).splitlines()[:2])
+        _log.warning(printable(_("A run is not shown. {reason}").format(reason=reason)))
 
 
 def find_run(name: str) -> Path:
@@ -112,6 +132,7 @@ def status_of(folder: Path) -> RunStatus:
         size_bytes=size_of(folder),
         started=run.started,
         ended=run.ended,
+        is_held=holder is not None,
         pid=holder.pid if holder else None,
     )
 

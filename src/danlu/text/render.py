@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import takewhile
 from typing import Any, Literal, get_args
 
@@ -135,22 +136,23 @@ def render_training(
     if template == "qwen3" and enable_thinking is False:
         messages = tuple(_without_reasoning(message) for message in messages)
     answers = [i for i, m in enumerate(messages) if m.role == "assistant" and m.is_learned]
+    turns_before = _turns_before(replace(conversation, messages=messages), template)
     examples: list[_TrainingText] = []
     # Backwards: a longer example exists before the shorter ones that it may contain. The prefixes
     # of one sequence form a chain, so every answer joining any such example gives the fewest.
     for index in answers[: -2 if mask_history else None : -1]:
         message = messages[index]
         thinks = template != "qwen3" or not _answers_at_once(message, enable_thinking)
-        turns = _turns(replace(conversation, messages=messages[:index]), template)
+        turns = turns_before(index)
         prefix = _joined(turns) + _generation_prompt(template, thinks)
         body = [span for span in _answer(message, template, thinks) if span is not _OPENING]
         answer = [replace(span, supervised=True) for span in _written(body)]
-        end = len(prefix) + len(answer)
-        home = next((e for e in examples if _same_text(e.spans[:end], prefix + answer)), None)
+        whole = prefix + answer
+        home = next((e for e in examples if _begins_with(e.spans, whole)), None)
         if home is None:
-            examples.append(_TrainingText(spans=prefix + answer, turns=turns))
+            examples.append(_TrainingText(spans=whole, turns=turns))
         else:
-            home.spans[len(prefix) : end] = answer
+            home.spans[len(prefix) : len(whole)] = answer
     examples.reverse()
     if train_on_prompt:
         num_learned = 0
@@ -205,20 +207,33 @@ def _json(value: Mapping[str, Any]) -> str:
 
 def _turns(conversation: Conversation, template: str) -> list[list[Span]]:
     """Render the opening and then each message; a message shown with another one has no spans."""
+    return _turns_before(conversation, template)(len(conversation.messages))
+
+
+def _turns_before(conversation: Conversation, template: str) -> Callable[[int], list[list[Span]]]:
+    """Return a function that gives `_turns` of the messages before a message, an answer or the end.
+
+    Each form of a turn is rendered once: what a conversation costs is then what its examples hold.
+    """
     messages = conversation.messages
-    turns = [_opening(conversation)]
-    last_query = _last_query_index(messages)
-    for index, message in enumerate(messages):
+    opening = _opening(conversation)
+
+    @cache
+    def turn(index: int, after_last_query: bool, is_last: bool) -> list[Span]:
+        message = messages[index]
         if message.role == "assistant":
-            is_last = index == len(messages) - 1
-            body = _history_body(message, template, index > last_query, is_last)
-            turns.append([*_answer_start(), *_written(body)])
-        elif message.role == "tool":
-            turns.append(_tool_result(messages, index))
-        elif message.role == "user" or index > 0:
-            turns.append(_turn(message.role, message.content))
-        else:
-            turns.append([])
+            body = _history_body(message, template, after_last_query, is_last)
+            return [*_answer_start(), *_written(body)]
+        if message.role == "tool":
+            return _tool_result(messages, index)
+        if message.role == "user" or index > 0:
+            return _turn(message.role, message.content)
+        return []
+
+    def turns(end: int) -> list[list[Span]]:
+        last_query = _last_query_index(messages[:end])
+        return [opening, *(turn(i, i > last_query, i == end - 1) for i in range(end))]
+
     return turns
 
 
@@ -357,7 +372,10 @@ def _plain_body(message: Message) -> list[Span]:
     return [_thoughtful(message.reasoning.strip("\n"), text)]
 
 
-def _same_text(left: Sequence[Span], right: Sequence[Span]) -> bool:
-    return len(left) == len(right) and all(
-        a.text == b.text and a.control == b.control for a, b in zip(left, right, strict=True)
+def _begins_with(spans: Sequence[Span], beginning: Sequence[Span]) -> bool:
+    """Compare texts from the end of `beginning`: an answer in history is what differs, if any."""
+    return len(beginning) <= len(spans) and all(
+        spans[i] is beginning[i]
+        or (spans[i].text == beginning[i].text and spans[i].control == beginning[i].control)
+        for i in reversed(range(len(beginning)))
     )

@@ -8,17 +8,27 @@ Knows the `tokenizers` library and byte-level vocabularies. Must not know templa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
 
 from danlu.errors import DataError, UsageError
+from danlu.files.os_errors import readable
+from danlu.files.regular import read_regular
 from danlu.language import _
+from danlu.text.printable import printable
 from danlu.text.render import Span
 
 TOKENIZER_FILE = "tokenizer.json"
+# Qwen3's has 11 MB.
+MOST_FILE_BYTES = 64 << 20
 _LONG_TEXT = 10_000
+# Qwen3's, and none. Others rewrite the text; what they make of it has no bound.
+_NORMALIZERS = ("NoneType", "NFC")
+_log = logging.getLogger(__name__)
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -33,10 +43,15 @@ _BYTE_OF = _byte_of_character()
 
 
 class Tokenizer:
-    """A byte-level tokenizer; `path` is its tokenizer.json. Open one with `Tokenizer.load`."""
+    """A byte-level tokenizer; `path` is its tokenizer.json. Open one with `Tokenizer.load`.
+
+    It always encodes a text whole: what a file says of truncation and padding is for batches.
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer, path: Path) -> None:
         backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
         self.path = path
         self._backend = backend
         added = backend.get_added_tokens_decoder()
@@ -49,23 +64,29 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
-        """Read tokenizer.json in `folder`.
+        """Read tokenizer.json in `folder`; a warning in the log names what of it is not followed.
 
-        Raises UsageError where it is missing, DataError where it is damaged or not byte-level.
+        Raises UsageError where it is missing, DataError where it is damaged, not byte-level, or
+        rewrites text as Qwen3's never does.
         """
         path = folder / TOKENIZER_FILE
-        if not path.is_file():
+        if not path.exists():
             raise UsageError(
                 _("There is no tokenizer in {folder}.").format(folder=folder),
                 why=_("The file {path} does not exist.").format(path=path),
                 fix=_("Name a complete model folder, or copy tokenizer.json into this one."),
             )
+        with readable(path):
+            content = read_regular(path, most_bytes=MOST_FILE_BYTES)
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            with _panics_told(path):
+                backend = tokenizers.Tokenizer.from_buffer(content)
+        except DataError:
+            raise
         except Exception as error:  # the library raises plain Exception for every damage
             raise _damaged(path, str(error)) from error
-        if type(backend.decoder).__name__ != "ByteLevel":
-            raise _damaged(path, _("Its vocabulary is not byte-level, as those of Qwen3 are."))
+        _refuse_unlike_qwen3(backend, path)
+        _say_what_is_switched_off(backend, path)
         return cls(backend, path)
 
     def check_fits(self, model_vocab_size: int) -> None:
@@ -86,19 +107,21 @@ class Tokenizer:
         Raises DataError for half a surrogate pair, which no encoding can hold.
         """
         try:
-            if len(text) < _LONG_TEXT:
-                return list(self._backend.encode(text, add_special_tokens=False).ids)
-            # Encodes the same, and lets other threads run meanwhile, which `encode` does not: a
-            # server would stand still for seconds.
-            [found] = self._backend.encode_batch_fast([text], add_special_tokens=False)
-            return list(found.ids)
+            with _panics_told(self.path):
+                if len(text) < _LONG_TEXT:
+                    return list(self._backend.encode(text, add_special_tokens=False).ids)
+                # Encodes the same, and lets other threads run meanwhile, which `encode` does not:
+                # a server would stand still for seconds.
+                [found] = self._backend.encode_batch_fast([text], add_special_tokens=False)
+                return list(found.ids)
         except TypeError as error:
             raise _surrogate(text) from error
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode many texts as `encode_text` does each: faster, and on several threads."""
         try:
-            found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            with _panics_told(self.path):
+                found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except TypeError:
             return [self.encode_text(text) for text in texts]  # raises, naming the character
         return [list(encoding.ids) for encoding in found]
@@ -108,7 +131,8 @@ class Tokenizer:
 
         A token that begins inside of a character counts from that character.
         """
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        with _panics_told(self.path):
+            encoding = self._backend.encode(text, add_special_tokens=False)
         return [start for start, _end in encoding.offsets]
 
     def encode_spans(self, spans: Iterable[Span]) -> list[int]:
@@ -152,6 +176,41 @@ class Tokenizer:
         return found
 
 
+@contextmanager
+def _panics_told(path: Path) -> Iterator[None]:
+    """Turn a panic of the library, which is no Exception, into a DataError with its words."""
+    try:
+        yield
+    except BaseException as fault:
+        if type(fault).__name__ != "PanicException":
+            raise
+        raise _damaged(path, str(fault).partition("\n")[0]) from fault
+
+
+def _refuse_unlike_qwen3(backend: tokenizers.Tokenizer, path: Path) -> None:
+    if type(backend.decoder).__name__ != "ByteLevel":
+        raise _damaged(path, _("Its vocabulary is not byte-level, as those of Qwen3 are."))
+    normalizer = type(backend.normalizer).__name__
+    if normalizer not in _NORMALIZERS:
+        raise _damaged(path, _("Its normalizer is {name}; Qwen3's is NFC.").format(name=normalizer))
+    if not backend.get_vocab_size():
+        raise _damaged(path, _("Its vocabulary is empty."))
+
+
+def _say_what_is_switched_off(backend: tokenizers.Tokenizer, path: Path) -> None:
+    """Warn of settings that were left from a call for batches; transformers ignores them too."""
+    found = {"truncation": backend.truncation, "padding": backend.padding}
+    names = ", ".join(name for name, value in found.items() if value is not None)
+    if names:
+        _log.warning(
+            printable(
+                _("{path} asks for {names}: not followed, texts are read whole.").format(
+                    path=path, names=names
+                )
+            )
+        )
+
+
 def _damaged(path: Path, why: str) -> DataError:
     return DataError(
         _("{path} cannot be used as a tokenizer.").format(path=path),
@@ -162,6 +221,15 @@ def _damaged(path: Path, why: str) -> DataError:
 
 def _surrogate(text: str) -> DataError:
     place = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+    if "\udc80" <= text[place] <= "\udcff":
+        # What Python makes of a byte of the command line or of standard input that is not UTF-8.
+        return DataError(
+            _("The text is not UTF-8."),
+            why=_("Character {place} is the byte {byte}; Chinese text is then often GBK.").format(
+                place=place + 1, byte=f"0x{ord(text[place]) - 0xDC00:02X}"
+            ),
+            fix=_("Convert it: iconv -f GB18030 -t UTF-8 (and use a terminal in UTF-8)."),
+        )
     return DataError(
         _("The text holds half a character and cannot be encoded."),
         why=_("Character {place} is {code}, one half of a surrogate pair.").format(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from danlu.device.memory import is_readable_in_place
 from danlu.errors import DataError
 from danlu.files.os_errors import readable
+from danlu.files.regular import open_regular
 from danlu.language import _
 
 MAX_HEADER_BYTES = 100_000_000
@@ -65,7 +67,7 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with readable(path), path.open("rb") as file:
+        with readable(path), open_regular(path) as file:
             self.tensors, self.metadata = _read_header(file, path)
 
     def check_fits(self, name: str, destination: Tensor) -> torch.dtype:
@@ -97,7 +99,7 @@ class SafetensorsFile:
         Raises DataError where `check_fits` does, and for a file that has shrunk or cannot be read.
         """
         dtype = self.check_fits(name, destination)
-        with readable(self.path), self.path.open("rb") as file:
+        with readable(self.path), open_regular(self.path) as file:
             file.seek(self.tensors[name].start)
             if destination.dtype == dtype and is_readable_in_place(destination):
                 self._fill(file, name, destination)
@@ -136,7 +138,7 @@ class SafetensorsFile:
 
 
 def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    size = path.stat().st_size
+    size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     if len(prefix) < 8:
         raise damaged(path, _("The file is shorter than a safetensors header."))

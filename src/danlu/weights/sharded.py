@@ -8,6 +8,7 @@ tensors the files hold.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from danlu.errors import DataError, UsageError
 from danlu.files.draft import Draft
+from danlu.files.json_file import read_json_file
 from danlu.language import _
 from danlu.weights.safetensors import (
     SafetensorsFile,
@@ -119,6 +121,7 @@ class WeightFolder:
         )
 
 
+_LONGEST_NAME = 255  # NAME_MAX, in bytes
 _SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 
 
@@ -127,24 +130,10 @@ def _weight_files(folder: Path) -> list[Path]:
 
     The single file, else those the index names; without either, every safetensors file.
     """
-    if (folder / SINGLE_FILE).is_file():
+    if (folder / SINGLE_FILE).exists():
         return [folder / SINGLE_FILE]
-    index = folder / INDEX_FILE
-    if index.is_file():
-        try:
-            names = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
-            raise damaged(
-                index, _("it is not a weight index: {detail}").format(detail=problem)
-            ) from problem
-        if any(not isinstance(name, str) or Path(name).name != name for name in names):
-            raise damaged(index, _("it names a file outside its folder"))
-        absent = [name for name in names if not (folder / name).is_file()]
-        if absent:
-            raise damaged(folder / absent[0], _("The index names this file, but it is missing."))
-        return [folder / name for name in names]
+    if (folder / INDEX_FILE).exists():
+        return _indexed(folder / INDEX_FILE)
     # A checkpoint's optimizer state is a safetensors file as well.
     paths = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     if not paths:
@@ -162,6 +151,29 @@ def _weight_files(folder: Path) -> list[Path]:
             ),
         )
     return paths
+
+
+def _indexed(index: Path) -> list[Path]:
+    """List the files that an index names. Raises DataError where it is damaged or one is absent."""
+    file = read_json_file(index, fix=_("Download or copy this file again."))
+    weight_map = file.fields.get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise file.broken(_("The field {name} is missing.").format(name="weight_map"))
+    names = set(weight_map.values()) if all(map(_is_file_name, weight_map.values())) else set()
+    if not names:
+        raise file.broken(_("weight_map holds something else than names of files beside it"))
+    paths = [index.parent / name for name in sorted(names)]
+    for path in paths:
+        if not path.exists():
+            raise damaged(path, _("The index names this file, but it is missing."))
+    return paths
+
+
+def _is_file_name(value: object) -> bool:
+    """Tell whether a value is a name that a file beside the index may have on Linux."""
+    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or "\0" in value:
+        return False
+    return len(os.fsencode(value)) <= _LONGEST_NAME
 
 
 @dataclass(frozen=True, kw_only=True)

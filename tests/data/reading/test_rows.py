@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import time
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.data.findings import Finding
 from danlu.data.reading import encoding
-from danlu.data.reading.rows import FATAL_KINDS, RawRow, data_files, read_rows
-from danlu.errors import EnvironmentFault, UsageError
+from danlu.data.reading.encoding import MOST_ROW_CHARACTERS
+from danlu.data.reading.rows import FATAL_KINDS, READERS, RawRow, data_files, read_rows
+from danlu.errors import DataError, EnvironmentFault, UsageError
 from tests.helpers.data_files import FILE_TYPES, json_array, json_lines, table_of_text
 
 CHINESE = '{"instruction": "你好，请问你是谁？", "output": "我是一个助手。"}'
@@ -228,10 +231,42 @@ def test_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_a_file_that_the_system_refuses(tmp_path: Path) -> None:
-    folder = tmp_path / "a.parquet"
-    folder.mkdir()
+    file = tmp_path / "a.parquet"
+    file.symlink_to(file)
     with pytest.raises(EnvironmentFault, match="cannot be read"):
-        list(read_rows(folder))
+        list(read_rows(file))
+
+
+@pytest.mark.parametrize("suffix", sorted(READERS))
+@pytest.mark.parametrize("kind", ["a folder", "a named pipe", "a device"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, suffix: str, kind: str) -> None:
+    file = tmp_path / f"a{suffix}"
+    if kind == "a folder":
+        file.mkdir()
+    elif kind == "a named pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=f"{kind}, not a file"):
+        list(read_rows(file))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_name_that_stands_twice_among_many_is_found_in_linear_time(
+    tmp_path: Path, suffix: str
+) -> None:
+    names = [f"k{number}" for number in range(100_000)] + ["k7"]
+    line = json.dumps({"x": 1})[:-1] + "".join(f', "{name}": 1' for name in names) + "}"
+    file = written(tmp_path / f"a{suffix}", line if suffix == ".jsonl" else ",".join(names))
+    started = time.process_time()
+    assert "k7" in last(file).what
+    assert time.process_time() - started < 10
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    json_lines(tmp_path / "rows.jsonl", [{"a": 1}, {"a": 2}])
+    (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
+    assert len(list(read_rows(tmp_path / "link.jsonl"))) == 2
 
 
 @pytest.mark.parametrize("beginning", ["", "[", "[1, ", '{"a": 1}\n', '[{"a": "'])
@@ -276,3 +311,49 @@ def test_rows_are_not_held_in_memory(tmp_path: Path, file_type: str) -> None:
     tracemalloc.stop()
     assert count == 4_000
     assert peak + pyarrow.default_memory_pool().bytes_allocated() - pool < 16 << 20  # of 40 MB
+
+
+def test_a_small_table_that_stands_for_gigabytes_is_read_in_little_memory(tmp_path: Path) -> None:
+    one = pyarrow.array(["x" * (30 << 20)])
+    shared = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 200, pyarrow.int32()), one)
+    table = pyarrow.table({"instruction": shared, "output": pyarrow.array(["y"] * 200)})
+    file = tmp_path / "bomb.parquet"
+    pyarrow.parquet.write_table(table, file, compression="zstd")
+    assert file.stat().st_size < 1 << 20
+    tracemalloc.start()
+    pool = pyarrow.default_memory_pool()
+    items = list(read_rows(file))
+    assert tracemalloc.get_traced_memory()[1] + pool.max_memory() < 500 << 20
+    tracemalloc.stop()
+    assert contents(items) == ["row_too_long"] * 200
+
+
+def test_a_time_outside_of_pythons_is_a_finding(tmp_path: Path) -> None:
+    moment = pyarrow.array([2**62], pyarrow.timestamp("us"))
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"instruction": moment}), file)
+    assert last(file).kind == "damaged_table"
+
+
+@pytest.mark.parametrize("file_type", FILE_TYPES)
+def test_a_row_that_no_context_holds_costs_only_itself(tmp_path: Path, file_type: str) -> None:
+    suffix, write = FILE_TYPES[file_type]
+    file = tmp_path / f"a{suffix}"
+    texts = ["before", "x" * (MOST_ROW_CHARACTERS + 1), "after"]
+    write(file, [{"instruction": text, "output": "y"} for text in texts])
+    first, long, third = read_rows(file)
+    assert contents([long]) == ["row_too_long"]
+    assert [row.content["instruction"] for row in (first, third)] == ["before", "after"]
+
+
+@pytest.mark.parametrize(("character", "name"), [("\ufeff", "byte order mark"), ("\u200b", "zero")])
+def test_a_character_that_cannot_be_seen_is_named(
+    tmp_path: Path, character: str, name: str
+) -> None:
+    # As after `cat a.jsonl b.jsonl`, where b begins with the mark.
+    text = f'{{"instruction": "a"}}\n{character}{{"instruction": "c"}}\n'
+    _first, finding = read_rows(written(tmp_path / "a.jsonl", text))
+    assert isinstance(finding, Finding)
+    assert finding.place.endswith(":2")
+    assert f"U+{ord(character):04X}" in finding.what
+    assert name in finding.what

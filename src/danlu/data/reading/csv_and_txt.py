@@ -8,6 +8,7 @@ must not know what the rows mean.
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def txt_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
 def _header(record: list[str], line: int) -> list[str]:
     names = [name.strip() for name in record]
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise BrokenFile(
             "broken_csv",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,12 @@ def _not_downloaded(hub: _Hub, repository: str, why: str) -> EnvironmentFault:
         why=why,
         fix=_(
             "Where there is network, run {command} and give the folder {folder} as --dataset"
-        ).format(command=hub.command.format(repository=repository, folder=folder), folder=folder),
+        ).format(
+            command=hub.command.format(
+                repository=shlex.quote(repository), folder=shlex.quote(folder)
+            ),
+            folder=shlex.quote(folder),
+        ),
     )
 
 

@@ -13,11 +13,14 @@ from io import BufferedReader
 from pathlib import Path
 
 from danlu.data.findings import BadRow
+from danlu.files.regular import open_regular
 from danlu.language import _
 
 # No row of text is that long; what is, is a broken file that would fill the memory. Counted in
 # bytes, or in characters where the bytes are no longer known.
 MAX_ROW_BYTES = 32 << 20
+# Many times Qwen3's context: to tokenize more takes gigabytes, and none of it could be learned.
+MOST_ROW_CHARACTERS = 1 << 20
 PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 1024
 _SAMPLE_BYTES = 1 << 16
@@ -40,7 +43,7 @@ class BrokenFile(BadRow):
 
 def read_lines(file: Path) -> Iterator[str]:
     """Yield the lines with their ends; only a newline ends a line. Raises BrokenFile, OSError."""
-    with file.open("rb") as raw:
+    with open_regular(file) as raw:
         _open_text(raw, file)
         number = 0
         while line := raw.readline(MAX_ROW_BYTES + 1):
@@ -58,7 +61,7 @@ def read_pieces(file: Path) -> Iterator[str]:
     """Yield the text in pieces of about 1 MiB, cut anywhere. Raises BrokenFile, OSError."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, piece = 1, b""
-    with file.open("rb") as raw:
+    with open_regular(file) as raw:
         _open_text(raw, file)
         while True:
             line += piece.count(b"\n")
@@ -85,6 +88,17 @@ def row_too_large(line: int) -> BrokenFile:
         line,
         _("The row that begins here is larger than {size} MiB.").format(size=MAX_ROW_BYTES >> 20),
         _("Perhaps a quotation mark or bracket is missing, or the file is not text."),
+    )
+
+
+def row_too_long(size: int) -> BadRow:
+    """Return what is wrong with a row of `size` characters; the rows behind it can be read."""
+    return BadRow(
+        "row_too_long",
+        _("The row has {size:,} characters, at most {most:,} are read.").format(
+            size=size, most=MOST_ROW_CHARACTERS
+        ),
+        _("Divide it into several rows; no model's context holds that much."),
     )
 
 

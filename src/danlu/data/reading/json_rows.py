@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from danlu.data.reading.encoding import (
 )
 from danlu.language import _
 
+# Names that people know better than Unicode's.
+_INVISIBLE = {"\ufeff": "byte order mark"}
 _SPACE = re.compile(r"[ \t\r\n]*")
 # What a cut leaves undecided (the end of a number, a word, an escape) is never longer.
 _LONGEST_TOKEN = 32
@@ -79,12 +83,27 @@ def _line_rows(file: Path) -> Iterator[tuple[int, Any]]:
             if end != len(line):
                 raise json.JSONDecodeError("Extra data", line, end)
         except (ValueError, RecursionError) as problem:
-            content = BadRow(
+            content = _invisible_start(line) or BadRow(
                 "broken_line",
                 _("The line is not JSON: {reason}.").format(reason=_reason(problem)),
                 _("Correct the line."),
             )
         yield number, content
+
+
+def _invisible_start(line: str) -> BadRow | None:
+    """Name a character before the row that no editor shows, such as the mark of a joined file."""
+    first = line[0]
+    if unicodedata.category(first) != "Cf":
+        return None
+    return BadRow(
+        "broken_line",
+        _("The line begins with {code}, {name}, which cannot be seen.").format(
+            code=f"U+{ord(first):04X}",
+            name=_INVISIBLE.get(first) or unicodedata.name(first, "?").lower(),
+        ),
+        _("Remove it; joining files leaves such marks."),
+    )
 
 
 class _Decoder:
@@ -112,8 +131,8 @@ class _Decoder:
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) != len(pairs):
-            keys = [key for key, _value in pairs]
-            self._twice.append(next(key for key in keys if keys.count(key) > 1))
+            counts = Counter(key for key, _value in pairs)
+            self._twice.append(next(key for key, count in counts.items() if count > 1))
         return content
 
 

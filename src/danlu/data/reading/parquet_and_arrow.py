@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.data.reading.encoding import BrokenFile
+from danlu.data.reading.encoding import MAX_ROW_BYTES, BrokenFile, row_too_long
+from danlu.files.regular import open_regular
 from danlu.language import _
 
 _BATCH_ROWS = 256
@@ -33,14 +34,33 @@ def _parquet_batches(file: Path) -> Iterator[Any]:
     from pyarrow import parquet  # type: ignore[import-untyped]
 
     # Opened by us: then a file that is refused is told from one that is damaged.
-    with file.open("rb") as raw, parquet.ParquetFile(raw) as table:
-        yield from table.iter_batches(batch_size=_BATCH_ROWS)
+    with open_regular(file) as raw:
+        with parquet.ParquetFile(raw) as table:
+            names, num_rows = _text_columns(table.schema_arrow), _rows_a_batch(table.metadata)
+        raw.seek(0)
+        # A value that many rows share stays one value: a small file can stand for any size.
+        with parquet.ParquetFile(raw, read_dictionary=names) as table:
+            yield from table.iter_batches(batch_size=num_rows)
+
+
+def _text_columns(schema: Any) -> list[str]:
+    import pyarrow
+
+    kinds = (pyarrow.string(), pyarrow.large_string())
+    return [field.name for field in schema if field.type in kinds]
+
+
+def _rows_a_batch(metadata: Any) -> int:
+    """Return how many rows have about MAX_ROW_BYTES, by what the file says of itself."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(_BATCH_ROWS, int(MAX_ROW_BYTES / max(1, largest))))
 
 
 def _arrow_batches(file: Path) -> Iterator[Any]:
     import pyarrow
 
-    with file.open("rb") as raw:
+    with open_regular(file) as raw:
         is_file = raw.read(len(_ARROW_FILE)) == _ARROW_FILE
     with pyarrow.memory_map(str(file)) as mapped:
         if is_file:
@@ -51,6 +71,33 @@ def _arrow_batches(file: Path) -> Iterator[Any]:
         for batch in batches:
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield batch.slice(start, _BATCH_ROWS)
+
+
+def _rows(batch: Any) -> Iterator[Any]:
+    """Yield a batch's rows as Python objects, MAX_ROW_BYTES of them at once; none is larger."""
+    size = sum(map(_num_bytes, batch.columns))
+    if size <= MAX_ROW_BYTES:
+        yield from batch.to_pylist()
+    elif batch.num_rows == 1:
+        yield row_too_long(size)
+    else:
+        half = batch.num_rows // 2
+        yield from _rows(batch.slice(0, half))
+        yield from _rows(batch.slice(half))
+
+
+def _num_bytes(column: Any) -> int:
+    """Count the bytes of a column's values, each as often as it stands there."""
+    import pyarrow
+    from pyarrow import compute
+
+    if not pyarrow.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    try:
+        lengths = compute.binary_length(column.dictionary)
+    except pyarrow.ArrowNotImplementedError:
+        return int(column.nbytes)  # numbers
+    return int(compute.sum(lengths.take(column.indices)).as_py() or 0)
 
 
 def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
@@ -64,8 +111,12 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
                 return
             # Damaged offsets would make the conversion read memory that is not ours, and crash.
             batch.validate(full=True)
-            rows = batch.to_pylist()
-        except (pyarrow.ArrowException, ValueError, OSError) as problem:
+            for row in _rows(batch):
+                number += 1
+                if isinstance(row, dict):
+                    row = {name: _without_fillers(value) for name, value in row.items()}
+                yield number, row
+        except (pyarrow.ArrowException, ValueError, OverflowError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno is not None:
                 raise  # the file is refused, not damaged
             reason = str(problem).partition("\n")[0].rstrip(".")
@@ -75,9 +126,6 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
                 _("The table cannot be read on: {reason}.").format(reason=reason),
                 _("Copy it again, or save it as .jsonl."),
             ) from None
-        for row in rows:
-            number += 1
-            yield number, {name: _without_fillers(value) for name, value in row.items()}
 
 
 def _without_fillers(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from danlu.data.findings import BadRow, Finding
 from danlu.data.reading.csv_and_txt import csv_rows, txt_rows
-from danlu.data.reading.encoding import BrokenFile
+from danlu.data.reading.encoding import MOST_ROW_CHARACTERS, BrokenFile, row_too_long
 from danlu.data.reading.json_rows import json_rows
 from danlu.data.reading.parquet_and_arrow import arrow_rows, parquet_rows
 from danlu.errors import EnvironmentFault, UsageError
@@ -54,12 +54,29 @@ def read_rows(file: Path) -> Iterator[RawRow | Finding]:
         with readable_data(file):
             for number, content in READERS[file.suffix.lower()](file):
                 place = f"{file}:{number}"
+                size = _num_characters(content)
                 if isinstance(content, BadRow):
                     yield content.at(place)
+                elif size > MOST_ROW_CHARACTERS:
+                    yield row_too_long(size).at(place)
                 else:
                     yield RawRow(place=place, content=content)
     except BrokenFile as problem:
         yield problem.at(f"{file}:{problem.line}")
+
+
+def _num_characters(content: Any) -> int:
+    """Count the characters of all texts in a row, at any depth."""
+    size, waiting = 0, [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
+    return size
 
 
 @contextmanager

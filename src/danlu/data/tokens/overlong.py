@@ -86,6 +86,8 @@ def shorten(pieces: Pieces, tokenizer: Tokenizer, limit: int) -> Pieces | None:
 
     None where that is impossible. Texts are cut between characters, at borders of tokens.
     """
+    if _unshortened_tokens(pieces) > limit:
+        return None  # before every text is looked at: a row of many turns has many examples
     parts = [
         [_SoftText.of(span, part, tokenizer, limit) for part in span.soft] for span, _ids in pieces
     ]
@@ -102,6 +104,11 @@ def shorten(pieces: Pieces, tokenizer: Tokenizer, limit: int) -> Pieces | None:
         counts = [min(count, level) for count in counts]
         level = _level(counts, excess)
     return None
+
+
+def _unshortened_tokens(pieces: Pieces) -> int:
+    """Count the tokens of the spans that hold nothing that may be shortened."""
+    return sum(len(ids) for span, ids in pieces if not span.soft)
 
 
 @dataclass(frozen=True, kw_only=True)

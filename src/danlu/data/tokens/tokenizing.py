@@ -10,7 +10,6 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from danlu.text.render import TURN_END, TURN_START
 from danlu.text.tokenizer import Tokenizer
 
 BATCH_ROWS = 256
+BATCH_CHARACTERS = 1 << 20
 
 
 def tokenize_datasets(
@@ -140,9 +140,8 @@ def fit_rows(
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[FittedRow]:
     """Yield one row per item: encoded, checked for suspicious texts and made to fit."""
-    items = iter(items)
     suspicions = Suspicions(tokenizer.control_tokens)
-    while batch := list(islice(items, batch_rows)):
+    for batch in _batches(items, batch_rows):
         rows = [item for item in batch if isinstance(item, Row)]
         encoded = iter(_encode(rows, tokenizer, rendering))
         for item in batch:
@@ -165,6 +164,24 @@ def fit_rows(
                 findings=(*([finding] if finding else ()), *suspicious),
                 unread=item.remarks.unread,
             )
+
+
+def _batches(items: Iterable[Row | Finding], most_rows: int) -> Iterator[list[Row | Finding]]:
+    """Divide items into batches of at most `most_rows`, and of not much more than BATCH_CHARACTERS.
+
+    Tokens on their way take a hundred bytes a character.
+    """
+    batch: list[Row | Finding] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        if isinstance(item, Row):
+            size += sum(len(m.content) + len(m.reasoning or "") for m in item.conversation.messages)
+        if len(batch) == most_rows or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _encode(

@@ -10,8 +10,10 @@ import logging
 import re
 from typing import Any
 
-# C0, DEL, C1, surrogates; line and paragraph separator; marks that turn the reading direction.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
+from danlu.text.printable import UNPRINTABLE
+
+# The second part: halves of surrogate pairs.
+_CONTROL = re.compile(rf"[{UNPRINTABLE}\ud800-\udfff]")
 
 
 def escaped(text: str, *, keep: str = "") -> str:
