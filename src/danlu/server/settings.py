@@ -14,6 +14,7 @@ from danlu.hub.settings import (
     TrainedTemplate,
 )
 from danlu.language import _
+from danlu.server.host_names import listed_name
 from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, ranges_of
 from danlu.settings.schema import Settings, option
 
@@ -93,6 +94,18 @@ class ServeSettings(Settings):
         if value is not None and not (value.strip() and value.isprintable()):
             raise ValueError(_("a name is one line that is not empty"))
         return value
+
+    @field_validator("allowed_host")
+    @classmethod
+    def _are_hosts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if listed_name(value) is None:
+                raise ValueError(
+                    _("{value} is no name of a host: write one name, such as my-box.local").format(
+                        value=repr(value)
+                    )
+                )
+        return values
 
     @field_validator("allowed_origin")
     @classmethod

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys, is_loopback
+from danlu.server.host_names import host_name, listed_name
 from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
 
@@ -31,10 +32,10 @@ class Security:
 
     def __init__(self, app: ASGIApp, *, settings: ServeSettings, keys: Keys) -> None:
         self._app = app
-        names = (settings.host, *settings.allowed_host)
+        names = {listed_name(name) for name in (settings.host, *settings.allowed_host)}
         self._keys = keys
         self._on_loopback = is_loopback(settings.host)
-        self._hosts = _LOOPBACK_NAMES | {host_name(name) for name in names}
+        self._hosts = _LOOPBACK_NAMES | (names - {None})
         self._origins = frozenset(origin.lower() for origin in settings.allowed_origin)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,6 +63,8 @@ class Security:
         if len(given) != 1:
             raise ApiError(400, _("A request names exactly one Host."), code="invalid_host")
         name = host_name(given[0])
+        if name is None:
+            raise ApiError(400, _("The Host of the request is no name."), code="invalid_host")
         if self._on_loopback and name not in self._hosts:
             raise ApiError(
                 403,
@@ -112,19 +115,6 @@ class Security:
                 headers={"www-authenticate": "Bearer"},
             )
         return name
-
-
-def host_name(host: str) -> str:
-    """Return the name in a Host header, without port and final dot, in small letters.
-
-    An IPv6 address stands in brackets.
-    """
-    name = host.strip().lower()
-    if name.startswith("["):
-        return name.partition("]")[0] + "]"
-    if name.count(":") > 1:
-        return f"[{name}]"
-    return name.partition(":")[0].rstrip(".")
 
 
 def _same_host(origin: str, host: str) -> bool:
