@@ -68,6 +68,7 @@ class Life:
         return router
 
     async def ask(self, method: str, path: str, body: bytes = b"{}") -> tuple[int, bytes]:
+        body = b"" if method == "GET" else body
         reader, writer = await asyncio.open_connection(*self.address)
         head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.logs import escaped
-from danlu.server.edge.request_body import check_form, read_json
+from danlu.server.edge.request_body import check_form, check_no_body, read_json
 from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
 
@@ -38,10 +38,12 @@ class Limits:
             await self._app(scope, receive, send)
             return
         _check_header_size(scope)
+        headers = Headers(scope=scope)
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            check_no_body(headers)
             await self._app(scope, receive, send)
             return
-        record, headers = record_of(scope), Headers(scope=scope)
+        record = record_of(scope)
         check_form(headers)
         with self._counted(record.key):
             body = await read_json(headers, receive, limit=self._settings.max_body_bytes)

@@ -7,7 +7,6 @@ a parser sees the body. Must not know routes.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.types import Receive
@@ -19,7 +18,6 @@ MAX_DEPTH = 32
 # A body has this long to arrive, and a second more for each of these many bytes that have come.
 BODY_SECONDS = 10.0
 SLOWEST_BYTES_PER_SECOND = 16 * 1024
-SKIP_SECONDS = 1.0
 # Longer bodies are scanned on a thread, so that other requests do not wait for it.
 _LONG_BODY = 64 * 1024
 _ALIKE = bytes.maketrans(b"{}", b"[]")
@@ -49,11 +47,16 @@ def check_form(headers: Headers) -> None:
     raise ApiError(415, wish, code="unsupported_media_type")
 
 
+def check_no_body(headers: Headers) -> None:
+    """Refuse a body where no route reads one: it would be parsed for nothing."""
+    if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+        raise ApiError(400, _("A request of this method has no body here."), headers=_CLOSE)
+
+
 async def _read_body(headers: Headers, receive: Receive, *, limit: int) -> bytes:
     """Read a body of at most `limit` bytes, whatever its headers promise."""
     declared = headers.get("content-length", "0")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
-        await _skip_rest(receive)
         raise _too_large(limit)
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -70,21 +73,9 @@ async def _read_body(headers: Headers, receive: Receive, *, limit: int) -> bytes
             raise ApiError(400, _("The body ended too early."), headers=_CLOSE)
         body += message.get("body", b"")
         if len(body) > limit:
-            await _skip_rest(receive)
             raise _too_large(limit)
         if not message.get("more_body", False):
             return bytes(body)
-
-
-async def _skip_rest(receive: Receive) -> None:
-    """Read on for a moment: many clients read the answer only once all is sent."""
-
-    async def skip() -> None:
-        while (await receive()).get("more_body", False):
-            pass
-
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(skip(), SKIP_SECONDS)
 
 
 def _too_large(limit: int) -> ApiError:
