@@ -14,7 +14,7 @@ import uvicorn
 
 from danlu.server.edge import connections
 from danlu.server.edge.connections import connection_class
-from danlu.server.edge.http_parser import Parser
+from danlu.server.edge.http_parser import HttpParser
 
 GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -237,13 +237,13 @@ def test_a_body_in_tiny_chunks_is_refused(size: int) -> None:
 
 def test_what_follows_a_refusal_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[Any] = []
-    real = Parser.next_event
+    real = HttpParser.next_event
 
-    def noted(self: Parser) -> Any:
+    def noted(self: HttpParser) -> Any:
         parsed.append(real(self))
         return parsed[-1]
 
-    monkeypatch.setattr(Parser, "next_event", noted)
+    monkeypatch.setattr(HttpParser, "next_event", noted)
     monkeypatch.setattr(connections, "LINGER_SECONDS", 0.5)
 
     async def scenario(connect: Any) -> None:

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
-from danlu.server.edge.http_parser import Parser
+from danlu.server.edge.http_parser import HttpParser
 from danlu.server.edge.limits import MAX_HEADER_BYTES
 
 HEAD_SECONDS = 10.0
@@ -70,7 +70,7 @@ class Connection(H11Protocol):
 
     def __init__(self, *words: Any, **named: Any) -> None:
         super().__init__(*words, **named)
-        self.conn: Parser = Parser(h11.SERVER, MAX_HEADER_BYTES)
+        self.conn: HttpParser = HttpParser(h11.SERVER, MAX_HEADER_BYTES)
         self.app = self._answer
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._is_deaf = False

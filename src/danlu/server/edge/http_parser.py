@@ -18,7 +18,7 @@ SMALL_CHUNKS = 1000
 CHUNK_BYTES = 256
 
 
-class Parser(h11.Connection):
+class HttpParser(h11.Connection):
     """A server's parser of one connection.
 
     refusal: why the request was refused, where it is more than that it is no HTTP/1.1.

@@ -15,11 +15,15 @@ from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 
 MAX_DEPTH = 32
+# Parsers hold up all threads while they work, and of bytes these are what takes them long.
+MAX_NAMES = 32_768
+MAX_CONTAINERS = 65_536
+MAX_VALUES = 1_000_000
 # A body has this long to arrive, and a second more for each of these many bytes that have come.
 BODY_SECONDS = 10.0
 SLOWEST_BYTES_PER_SECOND = 16 * 1024
 # Longer bodies are scanned on a thread, so that other requests do not wait for it.
-_LONG_BODY = 64 * 1024
+LONG_BODY = 64 * 1024
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CLOSE = {"connection": "close"}
@@ -28,7 +32,7 @@ _CLOSE = {"connection": "close"}
 async def read_json(headers: Headers, receive: Receive, *, limit: int) -> bytes:
     """Read and scan a body of at most `limit` bytes. Raises ApiError where it is refused."""
     body = await _read_body(headers, receive, limit=limit)
-    if len(body) > _LONG_BODY:
+    if len(body) > LONG_BODY:
         await asyncio.to_thread(check_json, body)
     else:
         check_json(body)
@@ -90,7 +94,7 @@ def check_json(body: bytes) -> None:
     """Refuse what JSON parsers disagree about, in linear time.
 
     That is text which is not UTF-8, NaN and Infinity, which JSON does not have, and nesting deeper
-    than 32. Whether the rest is JSON the parser will say.
+    than 32. Also what has too many parts. Whether the rest is JSON the parser will say.
     """
     position = body.find(b"\0")  # in no JSON, but in UTF-16, which parsers would accept
     if position < 0:
@@ -116,6 +120,20 @@ def check_json(body: bytes) -> None:
             _(
                 "The body is no JSON: its brackets do not match, or are nested deeper than {depth}."
             ).format(depth=MAX_DEPTH)
+        )
+    _check_number(outside.count(b":"), MAX_NAMES, _("named fields"))
+    _check_number(outside.count(b"[") + outside.count(b"{"), MAX_CONTAINERS, _("lists and objects"))
+    _check_number(outside.count(b","), MAX_VALUES, _("values"))
+
+
+def _check_number(number: int, most: int, things: str) -> None:
+    if number > most:
+        raise ApiError(
+            400,
+            _("The body holds {number} {things}, at most {most} are read.").format(
+                number=number, things=things, most=most
+            ),
+            code="body_too_complex",
         )
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, model_validator
 
 IGNORED_HEADER = "x-danlu-ignored"
+# More than any object needs; each one that is wrong would cost an error of its own.
+_MOST_FIELDS = 128
 
 
 class Body(BaseModel):
@@ -21,6 +23,13 @@ class Body(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MOST_FIELDS:
+            raise ValueError(f"It has {len(value)} fields, at most {_MOST_FIELDS} are read.")
+        return value
 
 
 def encodable(text: str) -> str:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from danlu.dialog.dialog import PreparedRequest, Reading
 from danlu.dialog.events import Call, End, Event, Text, Thought, Tokens, Usage
 from danlu.engine.request import Output
+from danlu.server.edge.long_bodies import LongBodyRoute
 from danlu.server.openai.chat_messages import conversation_of
 from danlu.server.openai.grammars import chat_grammar
 from danlu.server.openai.logprobs import chat_logprobs
@@ -27,7 +28,7 @@ from danlu.server.openai.sampling import fitting, request_of_choice, sampling_of
 from danlu.server.openai.tool_calls import call_fields
 from danlu.server.state import Serving
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], route_class=LongBodyRoute)
 
 
 @router.post("/v1/chat/completions", response_model=None)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from danlu.dialog.events import Usage
 from danlu.engine.request import Output, Request
+from danlu.server.edge.long_bodies import LongBodyRoute
 from danlu.server.openai.grammars import grammar_of
 from danlu.server.openai.logprobs import CompletionLogprobs
 from danlu.server.openai.models import Target
@@ -24,7 +25,7 @@ from danlu.server.openai.sampling import check_ids, fitting, request_of_choice, 
 from danlu.server.state import Serving
 from danlu.text.tokenizer import Tokenizer
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], route_class=LongBodyRoute)
 
 
 @router.post("/v1/completions", response_model=None)

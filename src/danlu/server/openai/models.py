@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse
 
 from danlu.errors import CapacityError, DataError, UsageError
@@ -19,6 +19,8 @@ from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import ApiError, api_error_of
+from danlu.server.edge.long_bodies import LongBodyRoute
+from danlu.server.openai.body_types import Body
 from danlu.server.served_adapters import (
     MAX_ADAPTERS,
     ServedAdapter,
@@ -27,7 +29,7 @@ from danlu.server.served_adapters import (
 )
 from danlu.server.state import Serving, record_of, state_of
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=LongBodyRoute)
 _MOST_NAMES = 20
 
 
@@ -76,18 +78,16 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class LoadAdapter(BaseModel):
+class LoadAdapter(Body):
     """Which folder to load, and what requests will call it."""
 
-    model_config = ConfigDict(extra="forbid")
     lora_name: str = Field(description="letters, digits, dots, dashes and underscores, at most 64")
     lora_path: str = Field(description="a folder that was registered when the server was started")
 
 
-class UnloadAdapter(BaseModel):
+class UnloadAdapter(Body):
     """Which adapter to forget."""
 
-    model_config = ConfigDict(extra="forbid")
     lora_name: str
     lora_int_id: int | None = Field(None, description="vLLM's; it is not looked at")
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, PlainValidator, model_validator
 from starlette.requests import Request as HttpRequest
 
 from danlu.server.edge.gate import serving_of
+from danlu.server.edge.long_bodies import LongBodyRoute
 from danlu.server.openai.body_types import Body, Text, are_token_ids
 from danlu.server.openai.chat_messages import ChatMessage, conversation_of
 from danlu.server.openai.models import Target, target_of
@@ -19,7 +20,7 @@ from danlu.server.openai.tool_calls import ToolBody
 from danlu.server.state import Serving
 from danlu.text.render import render
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(tags=["tokens"], route_class=LongBodyRoute)
 
 
 class TokenizeRequest(Body):
@@ -27,8 +28,8 @@ class TokenizeRequest(Body):
 
     model: Text | None = None
     prompt: Text | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024)
-    tools: list[ToolBody] | None = Field(None, max_length=128)
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024, fail_fast=True)
+    tools: list[ToolBody] | None = Field(None, max_length=128, fail_fast=True)
     add_generation_prompt: bool = True
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
