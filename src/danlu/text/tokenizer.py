@@ -8,7 +8,9 @@ Knows the `tokenizers` library and byte-level vocabularies. Must not know templa
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -30,6 +32,20 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_of_character()
+
+
+class TextTooLong(UsageError):
+    """A text that cannot fit, whatever its tokens are. least: how many it has at least."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        super().__init__(
+            _("The text is too long."),
+            why=_("It has at least {least} tokens, and there is room for {most}.").format(
+                least=least, most=most
+            ),
+            fix=_("Shorten it."),
+        )
 
 
 class Tokenizer:
@@ -109,6 +125,26 @@ class Tokenizer:
         """
         encoding = self._backend.encode(text, add_special_tokens=False)
         return [start for start, _end in encoding.offsets]
+
+    def check_length(self, texts: Iterable[str], most_tokens: int) -> None:
+        """Raise TextTooLong where texts have more tokens than that if all were the longest.
+
+        Encoding a text takes seconds and gigabytes where it has megabytes; this takes neither.
+        """
+        longest = self._longest_token
+        size = 0
+        for text in texts:
+            # Normalized, it may be shorter.
+            text = unicodedata.normalize("NFC", text) if len(text) > longest else text
+            size += len(text.encode("utf-8", "surrogatepass"))
+        least = -(-size // longest)
+        if least > most_tokens:
+            raise TextTooLong(least, most_tokens)
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """How many bytes the longest token stands for."""
+        return max(len(self.token_bytes(id_)) for id_ in range(self.vocab_size))
 
     def encode_spans(self, spans: Iterable[Span]) -> list[int]:
         """Encode each span alone and join the ids. Raises DataError as its two parts do."""

@@ -1,4 +1,4 @@
-"""Parses and validates a long body on a thread, so that other requests do not wait for it.
+"""Parses, validates and reads a long body on a thread, so that other requests do not wait for it.
 
 What the scan in `request_body` lets through is bounded, so no single call of a parser holds up the
 threads for long either. Must not know routes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -17,6 +17,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from danlu.server.edge.request_body import LONG_BODY
+from danlu.server.state import state_of
+
+Result = TypeVar("Result")
+
+
+async def on_thread(request: Request, read: Callable[..., Result], *words: Any) -> Result:
+    """Run what reads the text of a request on a thread; of long ones only few at once."""
+    if len(await request.body()) <= LONG_BODY:
+        return await asyncio.to_thread(read, *words)
+    async with state_of(request.app).long_texts:
+        return await asyncio.to_thread(read, *words)
 
 
 class LongBodyRoute(APIRoute):

@@ -24,7 +24,13 @@ from danlu.server.openai.models import Target
 from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import ChatRequest
 from danlu.server.openai.respond import respond
-from danlu.server.openai.sampling import fitting, request_of_choice, sampling_of, thinking_mode
+from danlu.server.openai.sampling import (
+    fitting,
+    fitting_texts,
+    request_of_choice,
+    sampling_of,
+    thinking_mode,
+)
 from danlu.server.openai.tool_calls import call_fields
 from danlu.server.state import Serving
 
@@ -49,14 +55,16 @@ def ask(body: ChatRequest, target: Target, serving: Serving) -> PreparedRequest:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=chat_grammar(body, tools),
     )
-    prepared = serving.assistant.dialog.prepare(
-        conversation_of(body.messages, tools),
-        sampling=sampling,
-        adapter=target.adapter,
-        enable_thinking=thinks,
-        template=target.prompting.template,
-        thinking_budget=budget,
-    )
+    with fitting_texts(serving.context_tokens, param="messages"):
+        prepared = serving.assistant.dialog.prepare(
+            conversation_of(body.messages, tools),
+            sampling=sampling,
+            adapter=target.adapter,
+            enable_thinking=thinks,
+            template=target.prompting.template,
+            thinking_budget=budget,
+            most_tokens=serving.context_tokens,
+        )
     request = fitting(prepared.request, serving.context_tokens, param="messages")
     return replace(prepared, request=request, may_call=bool(tools))
 

@@ -21,7 +21,13 @@ from danlu.server.openai.models import Target
 from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import CompletionRequest, Prompt
 from danlu.server.openai.respond import respond
-from danlu.server.openai.sampling import check_ids, fitting, request_of_choice, sampling_of
+from danlu.server.openai.sampling import (
+    check_ids,
+    fitting,
+    fitting_texts,
+    request_of_choice,
+    sampling_of,
+)
 from danlu.server.state import Serving
 from danlu.text.tokenizer import Tokenizer
 
@@ -47,6 +53,10 @@ def prompt_requests(body: CompletionRequest, target: Target, serving: Serving) -
         logprobs=body.logprobs,
         grammar=grammar_of(body),
     )
+    with fitting_texts(serving.context_tokens, param="prompt"):
+        for prompt in body.prompt:
+            if isinstance(prompt, str):
+                loaded.tokenizer.check_length([prompt], serving.context_tokens)
     requests = [
         Request(
             prompt=tuple(prompt_ids(prompt, loaded.tokenizer, vocab_size)),

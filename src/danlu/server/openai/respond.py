@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from danlu.errors import DanluError
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import api_error_of
+from danlu.server.edge.long_bodies import on_thread
 from danlu.server.openai.body_types import IGNORED_HEADER
 from danlu.server.openai.in_flight import RequestsInFlight
 from danlu.server.openai.models import Target, target_of
@@ -73,7 +74,7 @@ async def respond(
         return reply
 
     async def answer() -> Response:
-        reply = await asyncio.to_thread(prepared)
+        reply = await on_thread(http, prepared)
         in_flight.submit(reply.requests)
         ignored = body.ignored()
         headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}

@@ -6,7 +6,8 @@ or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from danlu.hub.adapters import Prompting
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.openai.requests import ChatRequest, SamplingBody, TemplateSettings
+from danlu.text.tokenizer import TextTooLong
 
 _SAME_NAMES = (
     *("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty"),
@@ -95,6 +97,24 @@ def request_of_choice(request: Request, index: int) -> Request:
     if not index or seed is None:
         return request
     return replace(request, sampling=replace(request.sampling, seed=(seed + index) % 2**63))
+
+
+@contextmanager
+def fitting_texts(context_tokens: int, *, param: str) -> Iterator[None]:
+    """Raise ApiError for a text that cannot fit, where its tokens were not even counted."""
+    try:
+        yield
+    except TextTooLong as problem:
+        raise ApiError(
+            400,
+            _(
+                "This model's maximum context length is {context} tokens. However, the text has "
+                "at least {least} tokens."
+            ).format(context=context_tokens, least=problem.least),
+            code="context_length_exceeded",
+            param=param,
+            extra={"n_prompt_tokens": problem.least, "n_ctx": context_tokens},
+        ) from problem
 
 
 def fitting(request: Request, context_tokens: int, *, param: str) -> Request:
