@@ -21,7 +21,7 @@ from danlu.server.prometheus import PrometheusFigures
 from danlu.server.served_adapters import AdapterFolders, ServedAdapter
 from danlu.server.settings import ServeSettings
 
-_LONG_TEXTS = 2
+_AT_ONCE = 2
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,8 @@ class ServerState:
     """The state of one server; changes only on the event loop.
 
     serving: None while the model loads. adapter_lock: held while an adapter is being loaded.
-    long_texts: held while a long text is tokenized, so that threads and memory are left for others.
+    long_texts, grammars: held while a long text is tokenized or a grammar compiled, so that threads
+    and memory are left for others.
     """
 
     settings: ServeSettings
@@ -55,7 +56,8 @@ class ServerState:
     is_stopping: bool = False
     figures: PrometheusFigures = field(default_factory=PrometheusFigures)
     adapter_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    long_texts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LONG_TEXTS))
+    long_texts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    grammars: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     @classmethod
     def of(cls, settings: ServeSettings, serving: Serving | None = None) -> ServerState:

@@ -67,14 +67,17 @@ async def respond(
     figures = state_of(http.app).figures
     in_flight = RequestsInFlight(serving.service, figures, record, seats=seats)
 
-    def prepared() -> Reply:
-        reply = make_reply(body, target, serving)
-        for request in reply.requests:
-            serving.service.prepare(request)
+    async def prepared() -> Reply:
+        reply = await on_thread(http, make_reply, body, target, serving)
+        for request in reply.requests[:1]:
+            if request.sampling.grammar is not None:
+                # Few at once: hostile ones would keep the threads from all others.
+                async with state_of(http.app).grammars:
+                    await asyncio.to_thread(serving.service.prepare, request)
         return reply
 
     async def answer() -> Response:
-        reply = await on_thread(http, prepared)
+        reply = await prepared()
         in_flight.submit(reply.requests)
         ignored = body.ignored()
         headers = {IGNORED_HEADER: ", ".join(ignored)} if ignored else {}
