@@ -20,12 +20,13 @@ MEMORY_BYTES = 1 << 30
 LEXER_STATES = 50_000
 # A text that leaves no choice takes a microsecond a byte, in one step, while all others wait.
 FORCED_BYTES = 8192
+STEPS = 24
 # Half of what a thread gets at least, so what passes here has room everywhere.
 STACK_BYTES = 1 << 20
 
 
 def main() -> None:
-    """Compile what standard input holds, and compute the first step."""
+    """Compile what standard input holds, and follow it for a few steps."""
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
     source = sys.stdin.buffer.read().decode()
@@ -38,11 +39,20 @@ def main() -> None:
         limits = LLParserLimits(max_lexer_states=LEXER_STATES)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         matcher = LLMatcher(LLTokenizer("byte"), source, log_level=0, limits=limits)
-        if not matcher.is_error():
-            matcher.compute_bitmask()
-        error = matcher.get_error()
-        if not error and len(matcher.compute_ff_bytes()) > FORCED_BYTES:
-            error = f"it leaves no choice for more than {FORCED_BYTES} bytes"
+        error = ""
+        for step in range(STEPS):
+            if matcher.is_stopped():
+                break
+            marks = matcher.compute_logit_bias()
+            forced = 0 if matcher.is_error() else len(matcher.compute_ff_bytes())
+            if forced > FORCED_BYTES:
+                error = f"it leaves no choice for more than {FORCED_BYTES} bytes"
+                break
+            # The first way, then the last, in turns: what comes after a choice is seen too.
+            way = marks.rfind(200) if step % 2 else marks.find(200)
+            if way < 0 or way >= len(marks) - 1 or not matcher.consume_token(way):
+                break
+        error = matcher.get_error() or error
         taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         sys.stdout.buffer.write(f"{taken} {error}".encode())
 
