@@ -124,7 +124,8 @@ class Request:
     """A prompt to continue, as token ids.
 
     adapter None: the plain model. end_token_ids: ids that end the answer. thinking None: the answer
-    has no thought.
+    has no thought. owner: who asks; what was computed for one is not used for another, who could
+    tell from the time and the count of cached tokens what the first has asked.
     """
 
     prompt: tuple[int, ...]
@@ -132,6 +133,7 @@ class Request:
     adapter: Adapter | None = None
     end_token_ids: frozenset[int] = frozenset()
     thinking: Thinking | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
