@@ -21,6 +21,7 @@ from danlu.text.render import Span
 
 TOKENIZER_FILE = "tokenizer.json"
 _LONG_TEXT = 10_000
+_COSTLY_BYTES = 256 * 1024
 
 
 def _byte_of_character() -> dict[str, int]:
@@ -127,9 +128,10 @@ class Tokenizer:
         return [start for start, _end in encoding.offsets]
 
     def check_length(self, texts: Iterable[str], most_tokens: int) -> None:
-        """Raise TextTooLong where texts have more tokens than that if all were the longest.
+        """Raise TextTooLong where long texts have more tokens than that if all were the longest.
 
-        Encoding a text takes seconds and gigabytes where it has megabytes; this takes neither.
+        Encoding a text takes seconds and gigabytes where it has megabytes; this takes neither. Of
+        shorter ones the caller finds the number out.
         """
         longest = self._longest_token
         size = 0
@@ -138,7 +140,7 @@ class Tokenizer:
             text = unicodedata.normalize("NFC", text) if len(text) > longest else text
             size += len(text.encode("utf-8", "surrogatepass"))
         least = -(-size // longest)
-        if least > most_tokens:
+        if size > _COSTLY_BYTES and least > most_tokens:
             raise TextTooLong(least, most_tokens)
 
     @cached_property
