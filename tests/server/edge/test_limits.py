@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.server.edge import request_body
+from danlu.server.edge import limits, request_body
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.request_body import MAX_DEPTH, check_json
@@ -219,6 +219,45 @@ def test_requests_of_one_key_are_bounded_and_others_are_not_disturbed() -> None:
         return [refused, *done, await one("one")]
 
     assert asyncio.run(together()) == [429, 200, 200, 200, 200]
+
+
+def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is below its own limit, and those that never end take no more than their part."""
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 0)
+
+    async def together() -> list[int]:
+        app = server_app(max_body_bytes=10_000)  # so 40,000 for all
+        release = asyncio.Event()
+        begun = 0
+
+        async def unfinished() -> int:
+            pieces = [sized(9_000)]
+
+            async def receive() -> dict[str, Any]:
+                nonlocal begun
+                if pieces:
+                    return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+                begun += 1
+                await release.wait()
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            return (
+                await ask_async(app, "POST", "/test/echo", headers=[JSON], receive=receive)
+            ).status
+
+        held = [asyncio.create_task(unfinished()) for _client in range(4)]
+        while begun < 4:
+            await asyncio.sleep(0)
+        small = await ask_async(app, "POST", "/test/echo", headers=[JSON], body=sized(2_000))
+        large = await ask_async(app, "POST", "/test/echo", headers=[JSON], body=sized(9_000))
+        assert large.error["code"] == "busy"
+        assert int(large.headers["retry-after"]) > 0
+        release.set()
+        statuses = [small.status, large.status, *[await task for task in held]]
+        again = await ask_async(app, "POST", "/test/echo", headers=[JSON], body=sized(9_000))
+        return [*statuses, again.status]
+
+    assert asyncio.run(together()) == [200, 503, 200, 200, 200, 200, 200]
 
 
 @pytest.mark.parametrize("log_prompts", [False, True])

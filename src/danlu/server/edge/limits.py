@@ -14,14 +14,17 @@ from contextlib import contextmanager
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from danlu.container import memory_bytes
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.logs import escaped
-from danlu.server.edge.request_body import check_form, check_no_body, read_json
+from danlu.server.edge.request_body import BodyRoom, check_form, check_no_body, read_json
 from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
 
 MAX_HEADER_BYTES = 16 * 1024
+# All bodies under way may take one part of so many of the memory; what they become takes more.
+_MEMORY_PART = 16
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Limits:
         self._app = app
         self._settings = settings
         self._running: Counter[str] = Counter()
+        self._room = BodyRoom(max(memory_bytes() // _MEMORY_PART, 4 * settings.max_body_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,8 +50,9 @@ class Limits:
             return
         record = record_of(scope)
         check_form(headers)
-        with self._counted(record.key):
-            body = await read_json(headers, receive, limit=self._settings.max_body_bytes)
+        with self._counted(record.key), self._room.part() as take:
+            limit = self._settings.max_body_bytes
+            body = await read_json(headers, receive, limit=limit, take=take)
             if self._settings.log_prompts:
                 # On a thread: escaping four megabytes takes a while.
                 text = await asyncio.to_thread(escaped, body.decode("utf-8"))

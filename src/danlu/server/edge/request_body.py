@@ -7,6 +7,8 @@ a parser sees the body. Must not know routes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import Receive
@@ -29,9 +31,47 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CLOSE = {"connection": "close"}
 
 
-async def read_json(headers: Headers, receive: Receive, *, limit: int) -> bytes:
-    """Read and scan a body of at most `limit` bytes. Raises ApiError where it is refused."""
-    body = await _read_body(headers, receive, limit=limit)
+class BodyRoom:
+    """How many bytes the bodies of all requests may hold together, from arrival to answer."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.taken = 0
+
+    @contextmanager
+    def part(self) -> Iterator[Callable[[int], None]]:
+        """Give a function that takes bytes for one body; they are free again at the end.
+
+        It raises ApiError where the others leave too few.
+        """
+        part = 0
+
+        def take(size: int) -> None:
+            nonlocal part
+            if self.taken + size > self._most:
+                raise ApiError(
+                    503,
+                    _("Too many long requests are under way. Try again in a moment."),
+                    code="busy",
+                    headers={"retry-after": "1"},
+                )
+            part += size
+            self.taken += size
+
+        try:
+            yield take
+        finally:
+            self.taken -= part
+
+
+async def read_json(
+    headers: Headers, receive: Receive, *, limit: int, take: Callable[[int], None]
+) -> bytes:
+    """Read and scan a body of at most `limit` bytes. Raises ApiError where it is refused.
+
+    take: is told how many bytes have come, and may refuse them.
+    """
+    body = await _read_body(headers, receive, limit=limit, take=take)
     if len(body) > LONG_BODY:
         await asyncio.to_thread(check_json, body)
     else:
@@ -57,7 +97,9 @@ def check_no_body(headers: Headers) -> None:
         raise ApiError(400, _("A request of this method has no body here."), headers=_CLOSE)
 
 
-async def _read_body(headers: Headers, receive: Receive, *, limit: int) -> bytes:
+async def _read_body(
+    headers: Headers, receive: Receive, *, limit: int, take: Callable[[int], None]
+) -> bytes:
     """Read a body of at most `limit` bytes, whatever its headers promise."""
     declared = headers.get("content-length", "0")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
@@ -75,7 +117,9 @@ async def _read_body(headers: Headers, receive: Receive, *, limit: int) -> bytes
             ) from None
         if message["type"] == "http.disconnect":
             raise ApiError(400, _("The body ended too early."), headers=_CLOSE)
-        body += message.get("body", b"")
+        piece = message.get("body", b"")
+        take(len(piece))
+        body += piece
         if len(body) > limit:
             raise _too_large(limit)
         if not message.get("more_body", False):
