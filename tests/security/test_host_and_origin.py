@@ -153,6 +153,17 @@ def test_preflights() -> None:
     assert answer.status == 204
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert "authorization" in answer.headers["access-control-allow-headers"]
+    # What OpenAI's client for JavaScript sends from a browser, and what nobody needs.
+    sent = (
+        "authorization, Content-Type, x-stainless-arch, x-stainless-lang, x-stainless-os, "
+        "x-stainless-package-version, x-stainless-retry-count, x-stainless-runtime, "
+        "x-stainless-runtime-version, x-stainless-timeout, openai-organization"
+    )
+    others = "cookie, x-api-key, host, x-stainless, x-stainless-\u00e9, *"
+    headers = [("origin", PAGE), asks, ("access-control-request-headers", f"{sent},{others}")]
+    answer = ask(app, "OPTIONS", "/test/echo", headers=headers)
+    allowed = answer.headers["access-control-allow-headers"].split(", ")
+    assert set(allowed) == set(sent.lower().split(", "))
     for origin in ("https://evil.example", "null"):
         answer = ask(app, "OPTIONS", "/test/echo", headers=[("origin", origin), asks])
         assert answer.status == 401

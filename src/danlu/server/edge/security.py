@@ -9,6 +9,8 @@ Sources: Fetch Metadata (Sec-Fetch-Site), the Fetch standard (Origin, CORS), RFC
 
 from __future__ import annotations
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,6 +26,10 @@ from danlu.server.state import record_of
 PUBLIC_PATHS = frozenset({"/health", "/docs", "/docs/page.js", "/docs/page.css"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_USUAL_HEADERS = frozenset({"authorization", "content-type"})
+_ASKED_HEADER = re.compile(
+    r"accept|idempotency-key|user-agent|x-request-id|(?:x-stainless|openai)-[a-z0-9-]{1,64}"
+)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -45,7 +51,7 @@ class Security:
         headers, method, record = Headers(scope=scope), scope["method"], record_of(scope)
         self._check_host(headers)
         if self._allows_origin(headers):
-            record.headers |= _allowing(headers["origin"])
+            record.headers |= _allowing(headers)
             if method == "OPTIONS" and "access-control-request-method" in headers:
                 await Response(status_code=204)(scope, receive, send)
                 return
@@ -126,12 +132,18 @@ def _same_host(origin: str, host: str) -> bool:
     return place.removesuffix(port) == host.strip().lower().removesuffix(port)
 
 
-def _allowing(origin: str) -> dict[str, str]:
-    """Return headers that let a listed page read any answer; it needs a key all the same."""
+def _allowing(headers: Headers) -> dict[str, str]:
+    """Return headers that let a listed page read any answer; it needs a key all the same.
+
+    A preflight names the headers that the page will send; of those are allowed what programs of
+    OpenAI's API send.
+    """
+    asked = headers.get("access-control-request-headers", "").lower().split(",")
+    names = {name.strip() for name in asked if _ASKED_HEADER.fullmatch(name.strip())}
     return {
-        "access-control-allow-origin": origin,
+        "access-control-allow-origin": headers["origin"],
         "access-control-allow-methods": "GET, POST",
-        "access-control-allow-headers": "authorization, content-type",
+        "access-control-allow-headers": ", ".join(sorted(_USUAL_HEADERS | names)),
         "access-control-expose-headers": "x-request-id",
         "access-control-max-age": "600",
         "vary": "origin",
