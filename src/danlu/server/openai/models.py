@@ -7,7 +7,11 @@ nothing disappears under them.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -31,6 +35,10 @@ from danlu.server.state import Serving, record_of, state_of
 
 router = APIRouter(tags=["models"], route_class=LongBodyRoute)
 _MOST_NAMES = 20
+# The folders of an absolute path.
+_FOLDERS = re.compile(r"(?<![^\s'\"(])/(?:[^\s'\"/]+/)+")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +68,10 @@ def target_of(serving: Serving, name: str | None) -> Target:
 
 
 class ModelCard(BaseModel):
-    """A model, or an adapter that requests name like one. root: where it comes from."""
+    """A model, or an adapter that requests name like one.
+
+    root: the last names of the folder that it comes from, not where that lies on the server.
+    """
 
     id: str
     object: str = "model"
@@ -156,21 +167,33 @@ def _load(path: str, request: Request) -> ServedAdapter:
     try:
         return load_served_adapter(folder, base, state.settings)
     except (UsageError, DataError, CapacityError) as problem:
-        raise api_error_of(problem, record_of(request.scope).id, param="lora_path") from problem
+        record = record_of(request.scope)
+        _log.warning("request %s: %s %s", record.id, problem.what, problem.why)
+        error = api_error_of(problem, record.id, param="lora_path")
+        places = (folder, state.adapter_folders.below, base.folder)
+        error.message = _without_places(error.message, [place for place in places if place])
+        raise error from problem
+
+
+def _without_places(message: str, places: Sequence[Path]) -> str:
+    """Leave only the last name of each path: where files lie on the server is not told."""
+    for place in places:
+        message = message.replace(f"{place}/", "").replace(str(place), place.name)
+    return _FOLDERS.sub("", message)
 
 
 def _cards(serving: Serving) -> list[ModelCard]:
     base = ModelCard(
         id=serving.name,
         created=int(serving.started_at),
-        root=serving.assistant.loaded.name,
+        root=Path(serving.assistant.loaded.name).name,
         max_model_len=serving.context_tokens,
     )
     adapters = [
         ModelCard(
             id=name,
             created=int(served.loaded_at),
-            root=str(served.folder),
+            root="/".join(served.folder.parts[-2:]),
             parent=serving.name,
             max_model_len=serving.context_tokens,
         )
