@@ -62,7 +62,10 @@ class ServeSettings(Settings):
         None, "longest prompt and answer together, in tokens"
     )
     cache_tokens: CacheTokens = None
-    max_body_bytes: PositiveInt = option(4 * 1024 * 1024, "largest request body")
+    # A smaller limit would let no question through.
+    max_body_bytes: Annotated[int, Range(least=1024)] = option(
+        4 * 1024 * 1024, "largest request body"
+    )
     dtype: DtypeName = "auto"
     quantization: QuantizationChoice = None
     device: DeviceName = "auto"
@@ -124,4 +127,4 @@ class ServeSettings(Settings):
 def _rule(allowed: Range) -> str:
     if allowed == PORT:
         return _("a port is a number from 0 to 65535")
-    return _("it must be 1 or more") if allowed.least else _("it must be 0 or more")
+    return _("it must be {least} or more").format(least=allowed.least)

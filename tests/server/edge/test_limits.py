@@ -14,6 +14,7 @@ from fastapi import APIRouter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from danlu.errors import UsageError
 from danlu.server.edge import limits, request_body
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
@@ -21,6 +22,7 @@ from danlu.server.edge.request_body import MAX_DEPTH, check_json
 from danlu.server.lifecycle.app import create_app
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
+from danlu.settings.resolve import resolve
 from tests.helpers.serving.server import (
     JSON,
     ask,
@@ -31,7 +33,7 @@ from tests.helpers.serving.server import (
     server_app,
 )
 
-LIMIT = 1000
+LIMIT = 1024
 TEXT = st.text(max_size=5) | st.sampled_from(['"', "\\", '\\"', "[{", "NaN", "\\\\"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | TEXT,
@@ -59,6 +61,12 @@ def test_the_body_is_bounded_whatever_its_headers_say(declared: str | None, piec
         assert answer.status == expected
         if expected == 413:
             assert answer.error["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1023", "-5"])
+def test_a_limit_that_lets_nothing_through_is_refused_at_the_start(value: str) -> None:
+    with pytest.raises(UsageError):
+        resolve(ServeSettings, ["--max_body_bytes", value], {})
 
 
 def test_a_declared_size_is_refused_before_it_arrives() -> None:
