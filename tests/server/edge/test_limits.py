@@ -202,10 +202,12 @@ def test_a_body_that_no_route_reads_is_refused(method: str, header: tuple[str, s
 def test_requests_of_one_key_are_bounded_and_others_are_not_disturbed() -> None:
     async def together() -> list[int]:
         release = asyncio.Event()
+        waiting: list[int] = []
         router = APIRouter()
 
         @router.post("/test/wait")
         async def wait() -> None:
+            waiting.append(1)
             await release.wait()
 
         state = ServerState.of(ServeSettings(max_requests_per_key=2), scripted_serving())
@@ -220,7 +222,8 @@ def test_requests_of_one_key_are_bounded_and_others_are_not_disturbed() -> None:
             return answer.status
 
         running = [asyncio.create_task(one(key)) for key in ("one", "one", "two")]
-        await asyncio.sleep(0.05)
+        while len(waiting) < 3:
+            await asyncio.sleep(0)
         refused = await one("one")
         release.set()
         done = [await task for task in running]
