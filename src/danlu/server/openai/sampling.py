@@ -105,12 +105,11 @@ def fitting_texts(context_tokens: int, *, param: str) -> Iterator[None]:
     try:
         yield
     except TextTooLong as problem:
+        # In English whatever the language: programs look for these words.
         raise ApiError(
             400,
-            _(
-                "This model's maximum context length is {context} tokens. However, the text has "
-                "at least {least} tokens."
-            ).format(context=context_tokens, least=problem.least),
+            f"This model's maximum context length is {context_tokens} tokens. However, the text "
+            f"has at least {problem.least} tokens.",
             code="context_length_exceeded",
             param=param,
             extra={"n_prompt_tokens": problem.least, "n_ctx": context_tokens},
