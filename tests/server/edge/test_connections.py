@@ -67,6 +67,7 @@ async def serving() -> AsyncIterator[Callable[[], Coroutine[Any, Any, Streams]]]
         clients.append(await asyncio.open_connection("127.0.0.1", port))
         return clients[-1]
 
+    connect.server = server  # type: ignore[attr-defined]
     try:
         yield connect
     finally:
@@ -283,6 +284,22 @@ def test_an_answer_reaches_a_client_that_reads_only_once_all_is_sent() -> None:
         )
         await asyncio.wait_for(streams[1].drain(), 5)
         assert (await answer_of(streams)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+    run(scenario)
+
+
+def test_a_client_that_sends_on_does_not_hold_up_the_end_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "LINGER_SECONDS", 3600.0)
+
+    async def scenario(connect: Any) -> None:
+        streams = await connect()
+        streams[1].write(POST % b"/refused")
+        assert await answer_of(streams)  # and it sends on, perhaps
+        [connection] = connect.server.server_state.connections
+        connection.shutdown()
+        await until(lambda: not connect.server.server_state.connections)
 
     run(scenario)
 

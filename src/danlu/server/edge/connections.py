@@ -122,6 +122,13 @@ class Connection(H11Protocol):
         super().resume_writing()
         self._stop_timer("write")
 
+    def shutdown(self) -> None:
+        """End the connection when the server stops; who is only sending on is not waited for."""
+        if "linger" in self._timers:
+            self._abort()
+        else:
+            super().shutdown()
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP in OpenAI's error shape too."""
         why = self.conn.refusal or _(
