@@ -199,6 +199,7 @@ def test_no_setting_is_ignored(made: Path, tmp_path: Path) -> None:
         "api_key_file": str(keys), "api_key": "secret-key", "allowed_host": ("my-box",),
         "allowed_origin": ("https://a.example",), "max_num_seqs": 3, "max_queue": 3,
         "max_requests_per_key": 3, "max_model_len": 1024, "max_body_bytes": 1024,
+        "cache_tokens": 4096,
         "dtype": "bfloat16", "quantization": "int8", "device": "cpu", "template": "qwen3_nothink",
         "enable_thinking": False, "drain_s": 3.0, "log_prompts": True,
         "tensor_parallel_size": 2, "pipeline_parallel_size": 2,

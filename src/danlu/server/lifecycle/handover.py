@@ -14,7 +14,7 @@ from danlu.server.settings import ServeSettings
 # What vLLM has no counterpart for, or does in its own way.
 _OURS_ONLY = (
     *("adapter_dir", "allowed_host", "max_queue", "max_requests_per_key", "max_body_bytes"),
-    *("quantization", "device", "drain_s", "log_prompts"),
+    *("cache_tokens", "quantization", "device", "drain_s", "log_prompts"),
 )
 
 
