@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.server.edge import connections, limits, request_body
+from danlu.server.edge import connections, http_parser, limits, request_body
 from danlu.server.settings import ServeSettings
 from tests.helpers.program import free_port, serving
 
@@ -55,6 +55,10 @@ def test_limits_are_those_of_the_server() -> None:
     table = [line for line in PAGE.splitlines() if line.startswith("| ")]
     text = "\n".join(table)
     assert f"depth of its JSON | {request_body.MAX_DEPTH} |" in text
+    parts = request_body.MAX_NAMES, request_body.MAX_CONTAINERS, request_body.MAX_VALUES
+    assert "values in it | {:,}; {:,}; {:,} |".format(*parts) in text
+    assert f"chunks of a body | {http_parser.SMALL_CHUNKS:,}," in text
+    assert f"every {http_parser.CHUNK_BYTES} bytes" in text
     assert f"headers | {limits.MAX_HEADER_BYTES // 1024} KiB |" in text
     assert request_body.SLOWEST_BYTES_PER_SECOND == 16 * 1024
     assert f"body to arrive | {request_body.BODY_SECONDS:.0f} s" in text

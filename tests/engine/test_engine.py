@@ -17,6 +17,7 @@ from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, RequestId, SamplingSettings
 from danlu.engine.sequence import RequestSequence
 from danlu.errors import DataError, UsageError
+from danlu.lora.adapter import Adapter
 from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
 from tests.helpers.models.invariants import check_engine
@@ -160,6 +161,24 @@ def test_a_later_turn_computes_only_what_is_new() -> None:
     assert sum(output.cached_tokens for output in outputs) == 32
     [outputs] = run_all(subject, [Request(prompt=LONG, sampling=GREEDY, adapter=random_adapter(5))])
     assert outputs[0].cached_tokens == 0
+
+
+@pytest.mark.parametrize("adapter", [None, random_adapter(5)])
+def test_what_was_computed_for_one_is_not_used_for_another(adapter: Adapter | None) -> None:
+    subject = engine(prompt_tokens_per_step=1000)
+
+    def found(*owners: str) -> list[int]:
+        asked = [
+            Request(prompt=LONG, sampling=GREEDY, adapter=adapter, owner=owner) for owner in owners
+        ]
+        return [outputs[0].cached_tokens for outputs in run_all(subject, asked)]
+
+    assert found("one") == [0]
+    assert found("two", "one") == [0, 32]
+    assert found("", "two", "", "three") == [0, 32, 32, 0]
+    if adapter is not None:
+        subject.forget(adapter)
+        assert found("one") == [0]
 
 
 def test_the_same_prompt_many_times_at_once_is_computed_once() -> None:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from danlu.engine import grammar as grammars
 from danlu.engine.grammar import MAX_SOURCE_CHARACTERS, GrammarCompiler, Guide
 from danlu.engine.request import Grammar, Request, SamplingSettings, Thinking
 from danlu.engine.sampler import ChosenToken, Sampler, sample
@@ -315,6 +316,11 @@ HOSTILE = {
     ),
     "ambiguous": Grammar(kind="lark", source='start: s\ns: s s s | s s | "a" | '),
     "left recursion": Grammar(kind="lark", source='start: a\na: b "x" | \nb: a | b a'),
+    "a repeated literal behind a choice": Grammar(kind="regex", source="[ab](ab){1000000}"),
+    "a repeated literal in a schema": Grammar(
+        kind="json_schema",
+        source='{"properties": {"x": {"pattern": "^(ab){1000000}$"}}, "required": ["x"]}',
+    ),
     "not": Grammar(kind="lark", source="start: T\nT: ~/(.*a.*){30}/ & /(.|\\n)*b{50}/"),
 }
 
@@ -377,3 +383,47 @@ def test_any_thread_may_compile_and_guides_are_independent() -> None:
         follow(guide, [letter] * (place % 4 + 1))
         assert guide.is_complete
     assert not compiler.guide(grammars[0]).is_complete
+
+
+FORCED = [
+    Grammar(kind="regex", source="(ab){1000000}"),
+    Grammar(kind="regex", source="(ab){5000}"),
+    Grammar(kind="regex", source="(a{1000}){1000000}"),
+    Grammar(kind="lark", source="start: A\nA: /(ab){1000000}/"),
+    Grammar(kind="json_schema", source='{"type": "string", "pattern": "^x(ab){1000000}$"}'),
+    Grammar(kind="json_schema", source=json.dumps({"const": "ab" * 30_000})),
+    Grammar(kind="choice", source=json.dumps(["ab" * 30_000, "c"])),
+]
+
+
+@pytest.mark.parametrize("grammar", FORCED)
+def test_a_text_without_choices_is_bounded(grammar: Grammar) -> None:
+    """The engine would follow it in one step to its end, while all other answers wait."""
+    compiler = GrammarCompiler(tokenizer())
+    with pytest.raises(UsageError):
+        compiler.guide(grammar)
+    assert compiler.kept_kilobytes == 0
+
+
+def test_a_short_text_without_choices_is_followed() -> None:
+    guide = COMPILER.guide(Grammar(kind="regex", source="(ab){1000}"))
+    follow(guide, tokenizer().encode_text("ab" * 1000))
+    assert guide.is_complete
+
+
+def test_what_is_kept_compiled_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(tokenizer())
+    monkeypatch.setattr(grammars, "CACHE_KILOBYTES", 4096)
+    tried: list[str] = []
+    real = grammars._try_out
+
+    def noted(source: str) -> int:
+        tried.append(source)
+        return max(real(source), 1500)
+
+    monkeypatch.setattr(grammars, "_try_out", noted)
+    sources = ["[a-z]{1}", "[a-z]{2}", "[a-z]{1}", "[a-z]{3}", "[a-z]{1}", "[a-z]{2}"]
+    for source in sources:
+        compiler.guide(Grammar(kind="regex", source=source))
+        assert 1500 <= compiler.kept_kilobytes <= 4096
+    assert len(tried) == 4  # the second was used least recently when the third came

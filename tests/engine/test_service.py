@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -150,3 +151,27 @@ def test_a_broken_thread_leaves_nobody_waiting(broken_step: int) -> None:
     assert {output.finish_reason for output in endings} == {"error"}
     assert not service.is_alive
     assert service.num_seats_taken == 0
+
+
+def test_who_no_longer_waits_for_a_call_does_not_end_the_thread(service: EngineService) -> None:
+    """A client that disconnects cancels what its request waits for."""
+    begun, release = threading.Event(), threading.Event()
+
+    def hold(_engine: Engine) -> None:
+        begun.set()
+        assert release.wait(20)
+
+    async def ask(function: Callable[[Engine], object]) -> None:
+        waiting = asyncio.ensure_future(asyncio.wrap_future(service.call(function)))
+        await asyncio.to_thread(begun.wait, 20)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(ask(hold))
+    waiting = service.call(lambda _engine: 5)  # not begun yet
+    waiting.cancel()
+    asyncio.run(ask(lambda engine: engine.figures()))
+    release.set()
+    assert service.call(lambda _engine: 7).result(20) == 7
+    assert service.is_alive

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from danlu.errors import UsageError
-from danlu.server.edge.security import host_name
+from danlu.server.host_names import host_name
 from danlu.server.settings import ServeSettings
 from danlu.settings.resolve import resolve
 from tests.helpers.serving.server import JSON, KEY, ask, bearer, post, server_app
@@ -13,16 +13,25 @@ from tests.helpers.serving.server import JSON, KEY, ask, bearer, post, server_ap
 PAGE = "https://chat.example.org"
 
 
+NO_HOSTS = [
+    "localhost@evil.example", "localhost:80@evil.com", "[::1].evil.com", "[::1]evil.com",
+    "localhost:evil.com", "localhost..", ".localhost", "[::1", "::1", "[1.2.3.4]", "[::1%eth0]",
+    "localhost:80:80", "localhost, evil.com", "http://localhost", "local host", "*", "*.local",
+    "localhos\u212a", "%6cocalhost", "",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("host", "name"),
     [
         ("localhost", "localhost"), ("LocalHost:8000", "localhost"), ("localhost.:1", "localhost"),
-        ("[::1]:8000", "[::1]"), ("[::1]", "[::1]"), ("::1", "[::1]"), ("127.0.0.1:", "127.0.0.1"),
-        ("localhost@evil.example", "localhost@evil.example"), ("", ""),
+        ("[::1]:8000", "[::1]"), ("[::1]", "[::1]"), ("[0:0::1]", "[::1]"),
+        ("127.0.0.1:", "127.0.0.1"), ("a_b-c.local", "a_b-c.local"),
         ("localhost.evil.example:80", "localhost.evil.example"),
+        *((host, None) for host in NO_HOSTS),
     ],
 )  # fmt: skip
-def test_the_name_in_a_host(host: str, name: str) -> None:
+def test_the_name_in_a_host(host: str, name: str | None) -> None:
     assert host_name(host) == name
 
 
@@ -31,13 +40,27 @@ def test_the_name_in_a_host(host: str, name: str) -> None:
     [
         ("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:9", 200), ("MY-box.local:8000", 200),
         ("evil.example", 403), ("localhost.evil.example", 403), ("127.0.0.1.evil.example", 403),
-        ("192.168.1.7:8000", 403), ("", 403), ("localhost@evil.example", 403),
+        ("192.168.1.7:8000", 403),
+        *((host, 400) for host in NO_HOSTS if host.isascii()),
     ],
 )  # fmt: skip
 def test_on_loopback_only_listed_names_are_answered(host: str, status: int) -> None:
     app = server_app(allowed_host=("my-box.local",))
     for path in ("/health", "/docs", "/v1/models"):
         assert ask(app, "GET", path, host=host).status == status
+
+
+# A setting is a list with commas, and an address in it needs no brackets.
+@pytest.mark.parametrize("host", sorted({*NO_HOSTS} - {"", "::1", "localhost, evil.com"}))
+def test_what_is_no_name_is_refused_at_the_start(host: str) -> None:
+    with pytest.raises(UsageError):
+        resolve(ServeSettings, ["--allowed_host", host], {})
+
+
+def test_an_address_may_be_listed_in_any_form() -> None:
+    app = server_app(allowed_host=("fe80:0::1", "[::2]:80"))
+    for host in ("[fe80::1]:8000", "[0::2]"):
+        assert ask(app, "GET", "/health", host=host).status == 200
 
 
 def test_a_key_does_not_open_loopback_to_other_names() -> None:
@@ -130,6 +153,17 @@ def test_preflights() -> None:
     assert answer.status == 204
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert "authorization" in answer.headers["access-control-allow-headers"]
+    # What OpenAI's client for JavaScript sends from a browser, and what nobody needs.
+    sent = (
+        "authorization, Content-Type, x-stainless-arch, x-stainless-lang, x-stainless-os, "
+        "x-stainless-package-version, x-stainless-retry-count, x-stainless-runtime, "
+        "x-stainless-runtime-version, x-stainless-timeout, openai-organization"
+    )
+    others = "cookie, x-api-key, host, x-stainless, x-stainless-\u00e9, *"
+    headers = [("origin", PAGE), asks, ("access-control-request-headers", f"{sent},{others}")]
+    answer = ask(app, "OPTIONS", "/test/echo", headers=headers)
+    allowed = answer.headers["access-control-allow-headers"].split(", ")
+    assert set(allowed) == set(sent.lower().split(", "))
     for origin in ("https://evil.example", "null"):
         answer = ask(app, "OPTIONS", "/test/echo", headers=[("origin", origin), asks])
         assert answer.status == 401

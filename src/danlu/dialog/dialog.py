@@ -74,15 +74,19 @@ class Dialog:
         enable_thinking: bool | None = None,
         template: str | None = None,
         thinking_budget: int | None = None,
+        most_tokens: int | None = None,
     ) -> PreparedRequest:
         """Render and tokenize a conversation; takes milliseconds per thousand tokens.
 
         template, enable_thinking: None means the dialog's own. thinking_budget: tokens after which
-        a thought is ended. Raises UsageError for an unknown template, DataError for text that
-        cannot be encoded.
+        a thought is ended. most_tokens: what cannot fit into so many is not tokenized. Raises
+        UsageError for an unknown template, TextTooLong, and DataError for text that cannot be
+        encoded.
         """
         wanted = self._enable_thinking if enable_thinking is None else enable_thinking
         spans = render(conversation, template=template or self._template, enable_thinking=wanted)
+        if most_tokens is not None:
+            self._tokenizer.check_length((span.text for span in spans), most_tokens)
         is_open = ends_in_open_thought(spans)
         request = Request(
             prompt=tuple(self._tokenizer.encode_spans(spans)),

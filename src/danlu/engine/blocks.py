@@ -6,7 +6,8 @@ Kept blocks are evicted in order of their last use, oldest first.
 
 Contents are found by exact token ids: a full block is known under the contents before it and its
 own ids, so what is found has been compared id by id and no hash can mislead. The first block of a
-request follows a root, one for each adapter, because an adapter changes keys and values.
+request follows a root, one for each adapter, because an adapter changes keys and values, and for
+each owner, because what others have asked is nobody's business.
 
 Blocks of one request should lie side by side: attention reads a run of them without copying.
 """

@@ -89,9 +89,9 @@ class Engine:
         self._scheduler: Scheduler[RequestSequence] = Scheduler(
             self._pool, prompt_tokens=prompt_tokens_per_step, num_requests=num_requests
         )
-        # What an adapter computes continues only what it has computed itself.
-        self._plain_root = self._pool.new_root()
-        self._roots: WeakKeyDictionary[Adapter, Contents] = WeakKeyDictionary()
+        # What an adapter computes continues only what it has computed itself, for the same owner.
+        self._plain_roots: dict[str, Contents] = {}
+        self._roots: WeakKeyDictionary[Adapter, dict[str, Contents]] = WeakKeyDictionary()
         self._grammars = GrammarCompiler(tokenizer)
         self._sequences: dict[RequestId, RequestSequence] = {}
         self._ids = itertools.count()
@@ -136,9 +136,6 @@ class Engine:
         where prompt and answer exceed the context, and DataError for ids outside the vocabulary.
         """
         max_tokens = self._checked_max_tokens(request)
-        root = self._plain_root
-        if request.adapter is not None:
-            root = self._roots.setdefault(request.adapter, self._pool.new_root())
         grammar = request.sampling.grammar
         sampler = Sampler(
             request,
@@ -149,7 +146,7 @@ class Engine:
         sequence = RequestSequence(
             id=self.new_id() if request_id is None else request_id,
             tokens=list(request.prompt),
-            root=root,
+            root=self._root(request),
             request=request,
             deliver=deliver,
             max_tokens=max_tokens,
@@ -176,9 +173,15 @@ class Engine:
 
     def forget(self, adapter: Adapter) -> None:
         """Drop the cached blocks of an adapter that no new request will use."""
-        root = self._roots.pop(adapter, None)
-        if root is not None:
+        for root in self._roots.pop(adapter, {}).values():
             self._pool.forget(root)
+
+    def _root(self, request: Request) -> Contents:
+        """Return the beginning of all that was computed for an owner by an adapter."""
+        roots = self._plain_roots
+        if request.adapter is not None:
+            roots = self._roots.setdefault(request.adapter, {})
+        return roots.setdefault(request.owner, self._pool.new_root())
 
     def _deliver(self, sequence: RequestSequence, output: Output) -> None:
         if output.finish_reason is not None:

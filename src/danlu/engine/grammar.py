@@ -7,8 +7,8 @@ like are text.
 
 A grammar is untrusted input, and a bad one may fail only its own request: its length is bounded, it
 is tried out in a process of its own before it is compiled here, and llguidance bounds the work of
-every step. Nothing is ever fetched: references to other documents are refused. Must not know
-sampling.
+every step but the first, which the trial bounds. Nothing is ever fetched: references to other
+documents are refused. Must not know sampling.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
+from danlu.engine.grammar_trial import FORCED_BYTES, LEXER_STATES
 from danlu.engine.request import Grammar, GrammarKind
 from danlu.errors import UsageError
 from danlu.language import _
@@ -33,11 +36,15 @@ MAX_SOURCE_CHARACTERS = 128 * 1024
 # What may stand between the parts of JSON: nothing, a space, or a new line and its indentation.
 # Models get lost where more blanks may follow each other.
 JSON_WHITE_SPACE = r"\x20|\x0A\x20{0,24}|\x0A\x09{0,8}"
-NUM_CACHED = 32
+# What the grammars that are kept compiled may take together, and one of them.
+CACHE_KILOBYTES = 256 * 1024
+MOST_KILOBYTES = 64 * 1024
+# What is not tried out counts as this: choices, which are short, and any JSON object.
+_USUAL_KILOBYTES = 1024
 _TRIAL = Path(__file__).with_name("grammar_trial.py")
-_TRIAL_SECONDS = 20.0  # of waiting; the trial itself ends after one second of work
-# Its other bounds, of the work of a step, suit us: some 20 ms.
-_LIMITS = LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+_TRIAL_SECONDS = 20.0  # of waiting; the trial itself ends after half a second of work
+# Its other bounds, of the work of a step, suit us: some 50 ms.
+_LIMITS = LLParserLimits(max_lexer_states=LEXER_STATES, verbose_errors=False)
 
 
 class Guide:
@@ -74,7 +81,14 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._compiled = lru_cache(maxsize=NUM_CACHED)(self._compile)
+        self._lock = threading.Lock()
+        # With the kilobytes that each takes; the latest used is the last.
+        self._kept: OrderedDict[Grammar, tuple[LLMatcher, int]] = OrderedDict()
+
+    @property
+    def kept_kilobytes(self) -> int:
+        """How much the grammars take that are kept compiled."""
+        return sum(size for _matcher, size in self._kept.values())
 
     def guide(self, grammar: Grammar) -> Guide:
         """Return a new guide.
@@ -83,9 +97,20 @@ class GrammarCompiler:
         first one prepares the vocabulary, which takes about one. Raises UsageError for a grammar
         that is wrong, too long or too complex.
         """
-        return Guide(self._compiled(grammar).deep_copy())
+        with self._lock:
+            found = self._kept.pop(grammar, None)
+            if found is not None:
+                self._kept[grammar] = found
+        if found is None:
+            found = self._compile(grammar)
+            with self._lock:
+                self._kept[grammar] = found
+                while self.kept_kilobytes > CACHE_KILOBYTES:
+                    self._kept.popitem(last=False)
+        return Guide(found[0].deep_copy())
 
-    def _compile(self, grammar: Grammar) -> LLMatcher:
+    def _compile(self, grammar: Grammar) -> tuple[LLMatcher, int]:
+        """Compile a grammar; return it with the kilobytes that it takes."""
         if len(grammar.source) > MAX_SOURCE_CHARACTERS:
             raise _refused(
                 _("It has {length} characters, {most} at most are read.").format(
@@ -96,12 +121,13 @@ class GrammarCompiler:
             source = _READERS[grammar.kind](grammar.source)
         except (ValueError, RecursionError) as problem:
             raise _refused(str(problem)) from problem
+        size = _USUAL_KILOBYTES
         if grammar.kind not in ("choice", "json_object"):
-            _try_out(source)
+            size = _try_out(source)
         matcher = LLMatcher(self._library, source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _refused(matcher.get_error())
-        return matcher
+        return matcher, size
 
     @cached_property
     def _library(self) -> LLTokenizer:
@@ -142,6 +168,8 @@ def _choice(source: str) -> str:
         raise ValueError("choices are a list that is not empty")
     if not all(isinstance(choice, str) for choice in choices):
         raise ValueError("every choice is a text")
+    if any(len(choice.encode()) > FORCED_BYTES for choice in choices):
+        raise ValueError(f"a choice has at most {FORCED_BYTES} bytes")
     # In capitals: one expression, where a rule would cost an item for each choice and step.
     return _lark("start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, choices)))
 
@@ -159,8 +187,11 @@ _READERS: dict[GrammarKind, Callable[[str], str]] = {
 }
 
 
-def _try_out(source: str) -> None:
-    """Compile a grammar where it can do no harm. Raises UsageError where it is wrong, or would."""
+def _try_out(source: str) -> int:
+    """Compile a grammar where it can do no harm; return the kilobytes that it takes.
+
+    Raises UsageError where it is wrong, or would do harm.
+    """
     command = [sys.executable, "-I", str(_TRIAL)]
     try:
         done = subprocess.run(
@@ -168,8 +199,12 @@ def _try_out(source: str) -> None:
         )
     except subprocess.SubprocessError as problem:
         raise _refused(_("It is too complex.")) from problem
-    if done.stdout:
-        raise _refused(done.stdout.decode())
+    size, _space, error = done.stdout.decode().partition(" ")
+    if error:
+        raise _refused(error)
+    if int(size) > MOST_KILOBYTES:
+        raise _refused(_("It is too complex."))
+    return max(int(size), _USUAL_KILOBYTES)
 
 
 def _refused(reason: str) -> UsageError:

@@ -118,6 +118,8 @@ class Request:
     adapter None: the plain model. end_token_ids: ids that end the answer. thinking None: the answer
     has no thought. prompt_logprobs: None, or how many alternatives to give with the log probability
     of each of the prompt's tokens but the first; nothing of such a prompt is taken from the cache.
+    owner: who asks; what was computed for one is not used for another, who could tell from the time
+    and the count of cached tokens what the first has asked.
     """
 
     prompt: tuple[int, ...]
@@ -126,6 +128,7 @@ class Request:
     end_token_ids: frozenset[int] = frozenset()
     thinking: Thinking | None = None
     prompt_logprobs: int | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from danlu.hub.settings import (
     TrainedTemplate,
 )
 from danlu.language import _
+from danlu.server.host_names import listed_name
 from danlu.settings.foreign_options import SERVING
 from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from danlu.settings.schema import Foreign, Settings, option
@@ -66,7 +67,10 @@ class ServeSettings(Settings):
         None, "longest prompt and answer together, in tokens"
     )
     cache_tokens: CacheTokens = None
-    max_body_bytes: PositiveInt = option(4 * 1024 * 1024, "largest request body")
+    # A smaller limit would let no question through.
+    max_body_bytes: Annotated[int, Range(least=1024)] = option(
+        4 * 1024 * 1024, "largest request body"
+    )
     dtype: AnsweringDtype = "auto"
     quantization: QuantizationChoice = None
     device: DeviceName = "auto"
@@ -90,6 +94,18 @@ class ServeSettings(Settings):
         if value is not None and not (value.strip() and value.isprintable()):
             raise ValueError(_("a name is one line that is not empty"))
         return value
+
+    @field_validator("allowed_host")
+    @classmethod
+    def _are_hosts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if listed_name(value) is None:
+                raise ValueError(
+                    _("{value} is no name of a host: write one name, such as my-box.local").format(
+                        value=repr(value)
+                    )
+                )
+        return values
 
     @field_validator("allowed_origin")
     @classmethod

@@ -21,6 +21,8 @@ from danlu.server.prometheus import PrometheusFigures
 from danlu.server.served_adapters import AdapterFolders, ServedAdapter
 from danlu.server.settings import ServeSettings
 
+_AT_ONCE = 2
+
 
 @dataclass(kw_only=True)
 class Serving:
@@ -44,6 +46,8 @@ class ServerState:
     """The state of one server; changes only on the event loop.
 
     serving: None while the model loads. adapter_lock: held while an adapter is being loaded.
+    long_texts, grammars: held while a long text is tokenized or a grammar compiled, so that threads
+    and memory are left for others.
     """
 
     settings: ServeSettings
@@ -52,6 +56,8 @@ class ServerState:
     is_stopping: bool = False
     figures: PrometheusFigures = field(default_factory=PrometheusFigures)
     adapter_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    long_texts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    grammars: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     @classmethod
     def of(cls, settings: ServeSettings, serving: Serving | None = None) -> ServerState:

@@ -9,8 +9,10 @@ Knows the `tokenizers` library and byte-level vocabularies. Must not know templa
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -26,6 +28,7 @@ TOKENIZER_FILE = "tokenizer.json"
 # Qwen3's has 11 MB.
 MOST_FILE_BYTES = 64 << 20
 _LONG_TEXT = 10_000
+_COSTLY_BYTES = 256 * 1024
 # Qwen3's, and none. Others rewrite the text; what they make of it has no bound.
 _NORMALIZERS = ("NoneType", "NFC")
 _log = logging.getLogger(__name__)
@@ -40,6 +43,20 @@ def _byte_of_character() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_of_character()
+
+
+class TextTooLong(UsageError):
+    """A text that cannot fit, whatever its tokens are. least: how many it has at least."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        super().__init__(
+            _("The text is too long."),
+            why=_("It has at least {least} tokens, and there is room for {most}.").format(
+                least=least, most=most
+            ),
+            fix=_("Shorten it."),
+        )
 
 
 class Tokenizer:
@@ -134,6 +151,27 @@ class Tokenizer:
         with _panics_told(self.path):
             encoding = self._backend.encode(text, add_special_tokens=False)
         return [start for start, _end in encoding.offsets]
+
+    def check_length(self, texts: Iterable[str], most_tokens: int) -> None:
+        """Raise TextTooLong where long texts have more tokens than that if all were the longest.
+
+        Encoding a text takes seconds and gigabytes where it has megabytes; this takes neither. Of
+        shorter ones the caller finds the number out.
+        """
+        longest = self._longest_token
+        size = 0
+        for text in texts:
+            # Normalized, it may be shorter.
+            text = unicodedata.normalize("NFC", text) if len(text) > longest else text
+            size += len(text.encode("utf-8", "surrogatepass"))
+        least = -(-size // longest)
+        if size > _COSTLY_BYTES and least > most_tokens:
+            raise TextTooLong(least, most_tokens)
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """How many bytes the longest token stands for."""
+        return max(len(self.token_bytes(id_)) for id_ in range(self.vocab_size))
 
     def encode_spans(self, spans: Iterable[Span]) -> list[int]:
         """Encode each span alone and join the ids. Raises DataError as its two parts do."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -158,8 +158,12 @@ async def ask_async(
     host: str | None = "localhost:8000",
     body: bytes | Sequence[bytes] = b"",
     delay_s: float = 0.0,
+    receive: Callable[[], Awaitable[dict[str, Any]]] | None = None,
 ) -> Reply:
-    """Ask an application directly; a body in pieces arrives in pieces, each after a delay."""
+    """Ask an application directly; a body in pieces arrives in pieces, each after a delay.
+
+    receive: what the client sends, in place of a body.
+    """
     pieces = [body] if isinstance(body, bytes) else list(body)
     given = [] if host is None else [("host", host)]
     target, _question, query = path.partition("?")
@@ -176,7 +180,7 @@ async def ask_async(
     }
     sent: list[dict[str, Any]] = []
 
-    async def receive() -> dict[str, Any]:
+    async def receive_pieces() -> dict[str, Any]:
         if not pieces:
             await asyncio.sleep(3600)
         await asyncio.sleep(delay_s)
@@ -186,7 +190,7 @@ async def ask_async(
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await app(scope, receive, send)
+    await app(scope, receive or receive_pieces, send)
     assert sent[0]["type"] == "http.response.start"
     return Reply(
         status=sent[0]["status"],

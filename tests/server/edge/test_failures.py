@@ -173,7 +173,7 @@ def test_rendering_and_tokenizing_do_not_hold_up_the_event_loop(
 def test_an_engine_that_stops_ends_answers_with_an_error(stream: bool) -> None:
     engine = scripted("word " * 2000)
     engine.step_seconds = 0.005
-    with served(engine) as serving, running(application(serving)) as address:
+    with served(engine) as serving, running(app := application(serving)) as address:
         found: list[httpx.Response] = []
 
         def ask() -> None:
@@ -181,8 +181,7 @@ def test_an_engine_that_stops_ends_answers_with_an_error(stream: bool) -> None:
 
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_until(lambda: serving.service.num_seats_taken == 1)
-        time.sleep(0.1)
+        wait_until(lambda: recorded(app).tokens > 5)  # so its stream has begun
         serving.service.stop()
         thread.join()
         later = httpx.post(address + CHAT, json=HELLO)

@@ -14,13 +14,15 @@ from fastapi import APIRouter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.server.edge import request_body
+from danlu.errors import UsageError
+from danlu.server.edge import limits, request_body
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.request_body import MAX_DEPTH, check_json
 from danlu.server.lifecycle.app import create_app
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
+from danlu.settings.resolve import resolve
 from tests.helpers.serving.server import (
     JSON,
     ask,
@@ -31,7 +33,7 @@ from tests.helpers.serving.server import (
     server_app,
 )
 
-LIMIT = 1000
+LIMIT = 1024
 TEXT = st.text(max_size=5) | st.sampled_from(['"', "\\", '\\"', "[{", "NaN", "\\\\"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | TEXT,
@@ -47,11 +49,8 @@ def sized(size: int) -> bytes:
 
 @pytest.mark.parametrize("declared", [None, "5", "0", "junk", "-1", "9" * 40])
 @pytest.mark.parametrize("pieces", [1, 7])
-def test_the_body_is_bounded_whatever_its_headers_say(
-    declared: str | None, pieces: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_body_is_bounded_whatever_its_headers_say(declared: str | None, pieces: int) -> None:
     app = server_app(max_body_bytes=LIMIT)
-    monkeypatch.setattr(request_body, "SKIP_SECONDS", 0.05)
     headers = [JSON, *([("content-length", declared)] if declared else [])]
     for size, status in ((LIMIT, 200), (LIMIT + 1, 413), (50 * LIMIT, 413)):
         body = sized(size)
@@ -64,8 +63,13 @@ def test_the_body_is_bounded_whatever_its_headers_say(
             assert answer.error["code"] == "request_too_large"
 
 
-def test_a_declared_size_is_refused_before_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_body, "SKIP_SECONDS", 0.05)
+@pytest.mark.parametrize("value", ["0", "1", "1023", "-5"])
+def test_a_limit_that_lets_nothing_through_is_refused_at_the_start(value: str) -> None:
+    with pytest.raises(UsageError):
+        resolve(ServeSettings, ["--max_body_bytes", value], {})
+
+
+def test_a_declared_size_is_refused_before_it_arrives() -> None:
     app = server_app(max_body_bytes=LIMIT)
     headers = [JSON, ("content-length", str(LIMIT + 1))]
     # Reading would wait for an hour.
@@ -186,13 +190,24 @@ def test_headers_are_bounded() -> None:
     assert ask(app, "GET", "/health?" + "a" * 17_000).status == 431
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize("header", [("transfer-encoding", "chunked"), ("content-length", "1")])
+def test_a_body_that_no_route_reads_is_refused(method: str, header: tuple[str, str]) -> None:
+    answer = ask(server_app(), method, "/health", headers=[header], body=[])
+    assert answer.status == 400
+    assert answer.headers["connection"] == "close"
+    assert ask(server_app(), "GET", "/health", headers=[("content-length", "0")]).status == 200
+
+
 def test_requests_of_one_key_are_bounded_and_others_are_not_disturbed() -> None:
     async def together() -> list[int]:
         release = asyncio.Event()
+        waiting: list[int] = []
         router = APIRouter()
 
         @router.post("/test/wait")
         async def wait() -> None:
+            waiting.append(1)
             await release.wait()
 
         state = ServerState.of(ServeSettings(max_requests_per_key=2), scripted_serving())
@@ -207,13 +222,53 @@ def test_requests_of_one_key_are_bounded_and_others_are_not_disturbed() -> None:
             return answer.status
 
         running = [asyncio.create_task(one(key)) for key in ("one", "one", "two")]
-        await asyncio.sleep(0.05)
+        while len(waiting) < 3:
+            await asyncio.sleep(0)
         refused = await one("one")
         release.set()
         done = [await task for task in running]
         return [refused, *done, await one("one")]
 
     assert asyncio.run(together()) == [429, 200, 200, 200, 200]
+
+
+def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is below its own limit, and those that never end take no more than their part."""
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 0)
+
+    async def together() -> list[int]:
+        app = server_app(max_body_bytes=10_000)  # so 40,000 for all
+        release = asyncio.Event()
+        begun = 0
+
+        async def unfinished() -> int:
+            pieces = [sized(9_000)]
+
+            async def receive() -> dict[str, Any]:
+                nonlocal begun
+                if pieces:
+                    return {"type": "http.request", "body": pieces.pop(), "more_body": True}
+                begun += 1
+                await release.wait()
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            return (
+                await ask_async(app, "POST", "/test/echo", headers=[JSON], receive=receive)
+            ).status
+
+        held = [asyncio.create_task(unfinished()) for _client in range(4)]
+        while begun < 4:
+            await asyncio.sleep(0)
+        small = await ask_async(app, "POST", "/test/echo", headers=[JSON], body=sized(2_000))
+        large = await ask_async(app, "POST", "/test/echo", headers=[JSON], body=sized(9_000))
+        assert large.error["code"] == "busy"
+        assert int(large.headers["retry-after"]) > 0
+        release.set()
+        statuses = [small.status, large.status, *[await task for task in held]]
+        again = await ask_async(app, "POST", "/test/echo", headers=[JSON], body=sized(9_000))
+        return [*statuses, again.status]
+
+    assert asyncio.run(together()) == [200, 503, 200, 200, 200, 200, 200]
 
 
 @pytest.mark.parametrize("log_prompts", [False, True])

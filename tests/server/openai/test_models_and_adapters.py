@@ -16,8 +16,11 @@ from danlu.engine.request import Request as EngineRequest
 from danlu.engine.request import SamplingSettings
 from danlu.hub.load import load_model
 from danlu.hub.prompting import Prompting
+from danlu.server.edge.keys import Keys
+from danlu.server.lifecycle.app import create_app
 from danlu.server.served_adapters import ServedAdapter
-from danlu.server.state import Serving
+from danlu.server.settings import ServeSettings
+from danlu.server.state import ServerState, Serving
 from danlu.text.conversation import Conversation, Message
 from danlu.text.render import render
 from tests.helpers.models.tiny_engine import alone, random_adapter, text_of, tokenizer
@@ -94,6 +97,27 @@ def test_what_was_computed_already_is_counted(client: TestClient) -> None:
     usage = events_of(client.post(CHAT, json=choices).text)[-2]["usage"]
     assert usage["prompt_tokens_details"]["cached_tokens"] >= details[1]["cached_tokens"]
     assert usage["completion_tokens"] <= 4
+
+
+@pytest.mark.parametrize("model", ["tiny", "quick"])
+def test_one_key_cannot_learn_what_another_has_asked(serving: Serving, model: str) -> None:
+    app = create_app(ServerState.of(ServeSettings(), serving), keys=Keys.of(["one", "two"]))
+    keyed = TestClient(app, base_url="http://127.0.0.1")
+    secret = {
+        "messages": [{"role": "user", "content": "my password is " * 30}],
+        "max_tokens": 1,
+        "model": model,
+    }
+
+    def cached(key: str) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        usage = keyed.post(CHAT, json=secret, headers=headers).json()["usage"]
+        return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+    assert cached("one") == 0
+    assert cached("one") > 0
+    assert cached("two") == 0
+    assert cached("two") > 0
 
 
 def test_the_models_own_sampling_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,10 +72,10 @@ def _line(record: RequestRecord, scope: Scope) -> str:
     """Write a request's line: method, route, status, milliseconds, tokens, id."""
     route = scope.get("route")
     # Without a route (refused before, or none found) the path is text of the client's.
-    path = getattr(route, "path", None) or escaped(scope["path"])[:200]
+    path = getattr(route, "path", None) or escaped(scope["path"][:200])[:200]
     milliseconds = 1000 * (time.monotonic() - record.started)
     tokens = f"{record.prompt_tokens}+{record.completion_tokens}"
     return (
-        f"{escaped(scope['method'])[:20]} {path} {record.status or 'no answer'} "
+        f"{escaped(scope['method'][:20])[:20]} {path} {record.status or 'no answer'} "
         f"{milliseconds:.0f}ms tokens {tokens} {record.id}"
     )

@@ -84,7 +84,9 @@ def as_response(error: ApiError) -> Response:
     fields = body["error"]
     for name in ("message", "param"):
         if fields[name] is not None:
-            fields[name] = escaped(str(fields[name]), keep="\n\t")[:_LONGEST_MESSAGE]
+            # Cut before too: escaping a long text takes long.
+            text = escaped(str(fields[name])[:_LONGEST_MESSAGE], keep="\n\t")
+            fields[name] = text[:_LONGEST_MESSAGE]
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 

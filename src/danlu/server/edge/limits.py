@@ -5,6 +5,7 @@ Inner layers get the body in one piece, already checked; then the client's disco
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator
@@ -13,14 +14,17 @@ from contextlib import contextmanager
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from danlu.container import memory_bytes
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.logs import escaped
-from danlu.server.edge.request_body import check_form, read_json
+from danlu.server.edge.request_body import BodyRoom, check_form, check_no_body, read_json
 from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
 
 MAX_HEADER_BYTES = 16 * 1024
+# All bodies under way may take one part of so many of the memory; what they become takes more.
+_MEMORY_PART = 16
 
 _log = logging.getLogger(__name__)
 
@@ -32,21 +36,27 @@ class Limits:
         self._app = app
         self._settings = settings
         self._running: Counter[str] = Counter()
+        self._room = BodyRoom(max(memory_bytes() // _MEMORY_PART, 4 * settings.max_body_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         _check_header_size(scope)
+        headers = Headers(scope=scope)
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            check_no_body(headers)
             await self._app(scope, receive, send)
             return
-        record, headers = record_of(scope), Headers(scope=scope)
+        record = record_of(scope)
         check_form(headers)
-        with self._counted(record.key):
-            body = await read_json(headers, receive, limit=self._settings.max_body_bytes)
+        with self._counted(record.key), self._room.part() as take:
+            limit = self._settings.max_body_bytes
+            body = await read_json(headers, receive, limit=limit, take=take)
             if self._settings.log_prompts:
-                _log.info("request %s body %s", record.id, escaped(body.decode("utf-8")))
+                # On a thread: escaping four megabytes takes a while.
+                text = await asyncio.to_thread(escaped, body.decode("utf-8"))
+                await asyncio.to_thread(_log.info, "request %s body %s", record.id, text)
             await self._app(scope, _replaying(body, receive), send)
 
     @contextmanager

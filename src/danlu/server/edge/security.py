@@ -9,6 +9,8 @@ Sources: Fetch Metadata (Sec-Fetch-Site), the Fetch standard (Origin, CORS), RFC
 
 from __future__ import annotations
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys, is_loopback
+from danlu.server.host_names import host_name, listed_name
 from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
 
@@ -23,6 +26,10 @@ from danlu.server.state import record_of
 PUBLIC_PATHS = frozenset({"/", "/health", "/docs", "/docs/page.js", "/docs/page.css"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_USUAL_HEADERS = frozenset({"authorization", "content-type"})
+_ASKED_HEADER = re.compile(
+    r"accept|idempotency-key|user-agent|x-request-id|(?:x-stainless|openai)-[a-z0-9-]{1,64}"
+)
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
@@ -31,10 +38,10 @@ class Security:
 
     def __init__(self, app: ASGIApp, *, settings: ServeSettings, keys: Keys) -> None:
         self._app = app
-        names = (settings.host, *settings.allowed_host)
+        names = {listed_name(name) for name in (settings.host, *settings.allowed_host)}
         self._keys = keys
         self._on_loopback = is_loopback(settings.host)
-        self._hosts = _LOOPBACK_NAMES | {host_name(name) for name in names}
+        self._hosts = _LOOPBACK_NAMES | (names - {None})
         self._origins = frozenset(origin.lower() for origin in settings.allowed_origin)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +51,7 @@ class Security:
         headers, method, record = Headers(scope=scope), scope["method"], record_of(scope)
         self._check_host(headers)
         if self._allows_origin(headers):
-            record.headers |= _allowing(headers["origin"])
+            record.headers |= _allowing(headers)
             if method == "OPTIONS" and "access-control-request-method" in headers:
                 await Response(status_code=204)(scope, receive, send)
                 return
@@ -62,6 +69,8 @@ class Security:
         if len(given) != 1:
             raise ApiError(400, _("A request names exactly one Host."), code="invalid_host")
         name = host_name(given[0])
+        if name is None:
+            raise ApiError(400, _("The Host of the request is no name."), code="invalid_host")
         if self._on_loopback and name not in self._hosts:
             raise ApiError(
                 403,
@@ -114,19 +123,6 @@ class Security:
         return name
 
 
-def host_name(host: str) -> str:
-    """Return the name in a Host header, without port and final dot, in small letters.
-
-    An IPv6 address stands in brackets.
-    """
-    name = host.strip().lower()
-    if name.startswith("["):
-        return name.partition("]")[0] + "]"
-    if name.count(":") > 1:
-        return f"[{name}]"
-    return name.partition(":")[0].rstrip(".")
-
-
 def _same_host(origin: str, host: str) -> bool:
     """Compare an Origin with a Host; a proxy may have ended the https."""
     scheme, _separator, place = origin.strip().lower().partition("://")
@@ -136,12 +132,18 @@ def _same_host(origin: str, host: str) -> bool:
     return place.removesuffix(port) == host.strip().lower().removesuffix(port)
 
 
-def _allowing(origin: str) -> dict[str, str]:
-    """Return headers that let a listed page read any answer; it needs a key all the same."""
+def _allowing(headers: Headers) -> dict[str, str]:
+    """Return headers that let a listed page read any answer; it needs a key all the same.
+
+    A preflight names the headers that the page will send; of those are allowed what programs of
+    OpenAI's API send.
+    """
+    asked = headers.get("access-control-request-headers", "").lower().split(",")
+    names = {name.strip() for name in asked if _ASKED_HEADER.fullmatch(name.strip())}
     return {
-        "access-control-allow-origin": origin,
+        "access-control-allow-origin": headers["origin"],
         "access-control-allow-methods": "GET, POST",
-        "access-control-allow-headers": "authorization, content-type",
+        "access-control-allow-headers": ", ".join(sorted(_USUAL_HEADERS | names)),
         "access-control-expose-headers": "x-request-id",
         "access-control-max-age": "600",
         "vary": "origin",

@@ -24,7 +24,6 @@ import uvicorn
 from danlu.language import _
 from danlu.server.edge.connections import ACCEPTED_AT_ONCE, IDLE_SECONDS, connection_class
 from danlu.server.edge.keys import Keys
-from danlu.server.edge.limits import MAX_HEADER_BYTES
 from danlu.server.edge.logs import log_to_stderr
 from danlu.server.lifecycle.app import create_app
 from danlu.server.lifecycle.listening import BACKLOG, url_of
@@ -75,7 +74,6 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=int(state.settings.drain_s) + _LAST_SECONDS,
             )

@@ -32,6 +32,8 @@ IGNORED_HEADER = "x-danlu-ignored"
 # Names in the header come from the client: so many at most, and so long.
 _MOST_IGNORED = 20
 _LONGEST_NAME = 40
+# More than any object needs; each one that is wrong would cost work of its own.
+_MOST_FIELDS = 128
 _ANNOTATION = ForeignField()
 
 AnyBody = TypeVar("AnyBody", bound="Body")
@@ -60,6 +62,8 @@ class Body(BaseModel):
         """Give the class its own fields; decide about the others, in the order of the request."""
         if not isinstance(value, dict):
             return handler(value)
+        if len(value) > _MOST_FIELDS:
+            raise ValueError(f"It has {len(value)} fields, at most {_MOST_FIELDS} are read.")
         own = {field.alias or name for name, field in cls.model_fields.items()}
         fields = {name: value[name] for name in value if name in own}
         ignored: list[str] = []

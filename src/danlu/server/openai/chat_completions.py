@@ -16,6 +16,7 @@ from starlette.responses import Response
 from danlu.dialog.dialog import PreparedRequest, Reading
 from danlu.dialog.events import Call, End, Event, Text, Thought, Tokens, Usage
 from danlu.engine.request import Output
+from danlu.server.edge.long_bodies import LongBodyRoute
 from danlu.server.openai.chat_messages import conversation_of
 from danlu.server.openai.grammars import chat_grammar
 from danlu.server.openai.logprobs import chat_logprobs
@@ -23,11 +24,17 @@ from danlu.server.openai.models import Target
 from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import ChatRequest
 from danlu.server.openai.respond import respond
-from danlu.server.openai.sampling import fitting, request_of_choice, sampling_of, thinking_mode
+from danlu.server.openai.sampling import (
+    fitting,
+    fitting_texts,
+    request_of_choice,
+    sampling_of,
+    thinking_mode,
+)
 from danlu.server.openai.tool_calls import call_fields
 from danlu.server.state import Serving
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], route_class=LongBodyRoute)
 
 
 @router.post("/v1/chat/completions", response_model=None)
@@ -48,14 +55,16 @@ def ask(body: ChatRequest, target: Target, serving: Serving) -> PreparedRequest:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=chat_grammar(body, tools),
     )
-    prepared = serving.assistant.dialog.prepare(
-        conversation_of(body.messages, tools),
-        sampling=sampling,
-        adapter=target.adapter,
-        enable_thinking=thinks,
-        template=target.prompting.template,
-        thinking_budget=budget,
-    )
+    with fitting_texts(serving.context_tokens, param="messages"):
+        prepared = serving.assistant.dialog.prepare(
+            conversation_of(body.messages, tools),
+            sampling=sampling,
+            adapter=target.adapter,
+            enable_thinking=thinks,
+            template=target.prompting.template,
+            thinking_budget=budget,
+            most_tokens=serving.context_tokens,
+        )
     request = fitting(prepared.request, serving.context_tokens, param="messages")
     return replace(prepared, request=request, may_call=bool(tools))
 

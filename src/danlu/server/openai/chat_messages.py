@@ -69,7 +69,7 @@ class ChatMessage(Body):
     name: Text | None = None
     reasoning: Text | None = None
     reasoning_content: Text | None = None
-    tool_calls: list[CallBody] | None = Field(None, max_length=128)
+    tool_calls: list[CallBody] | None = Field(None, max_length=128, fail_fast=True)
     tool_call_id: Text | None = None
 
     @model_validator(mode="after")

@@ -15,17 +15,24 @@ from starlette.responses import Response
 
 from danlu.dialog.events import Usage
 from danlu.engine.request import FinishReason, Output, Request
+from danlu.server.edge.long_bodies import LongBodyRoute
 from danlu.server.openai.grammars import grammar_of
 from danlu.server.openai.logprobs import CompletionLogprobs
 from danlu.server.openai.models import Target
 from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import CompletionRequest, Prompt
 from danlu.server.openai.respond import respond
-from danlu.server.openai.sampling import check_ids, fitting, request_of_choice, sampling_of
+from danlu.server.openai.sampling import (
+    check_ids,
+    fitting,
+    fitting_texts,
+    request_of_choice,
+    sampling_of,
+)
 from danlu.server.state import Serving
 from danlu.text.tokenizer import Tokenizer
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], route_class=LongBodyRoute)
 
 
 @router.post("/v1/completions", response_model=None)
@@ -48,6 +55,10 @@ def prompt_requests(body: CompletionRequest, target: Target, serving: Serving) -
         logprobs=body.logprobs,
         grammar=grammar_of(body),
     )
+    with fitting_texts(serving.context_tokens, param="prompt"):
+        for prompt in body.prompt:
+            if isinstance(prompt, str):
+                loaded.tokenizer.check_length([prompt], serving.context_tokens)
     requests = [
         Request(
             prompt=tuple(prompt_ids(prompt, loaded.tokenizer, vocab_size)),

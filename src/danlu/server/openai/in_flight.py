@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from danlu.dialog.events import Usage
@@ -74,6 +74,7 @@ class RequestsInFlight:
     def submit(self, requests: Sequence[Request]) -> None:
         """Hand the requests to the engine, one a seat; from then on an index names each."""
         for index, request in enumerate(requests):
+            request = replace(request, owner=self._record.key)
             request_id = self._service.submit(request, partial(self._deliver, index))
             self._seats -= 1
             usage = Usage(prompt_tokens=len(request.prompt), completion_tokens=0)

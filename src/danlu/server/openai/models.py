@@ -7,10 +7,14 @@ nothing disappears under them.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse
 
 from danlu.errors import CapacityError, DataError, UsageError
@@ -19,6 +23,8 @@ from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import ApiError, api_error_of
+from danlu.server.edge.long_bodies import LongBodyRoute
+from danlu.server.openai.body_types import Body
 from danlu.server.served_adapters import (
     MAX_ADAPTERS,
     ServedAdapter,
@@ -27,8 +33,12 @@ from danlu.server.served_adapters import (
 )
 from danlu.server.state import Serving, record_of, state_of
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=LongBodyRoute)
 _MOST_NAMES = 20
+# The folders of an absolute path.
+_FOLDERS = re.compile(r"(?<![^\s'\"(])/(?:[^\s'\"/]+/)+")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +68,10 @@ def target_of(serving: Serving, name: str | None) -> Target:
 
 
 class ModelCard(BaseModel):
-    """A model, or an adapter that requests name like one. root: where it comes from."""
+    """A model, or an adapter that requests name like one.
+
+    root: the last names of the folder that it comes from, not where that lies on the server.
+    """
 
     id: str
     object: str = "model"
@@ -76,18 +89,16 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class LoadAdapter(BaseModel):
+class LoadAdapter(Body):
     """Which folder to load, and what requests will call it."""
 
-    model_config = ConfigDict(extra="forbid")
     lora_name: str = Field(description="letters, digits, dots, dashes and underscores, at most 64")
     lora_path: str = Field(description="a folder that was registered when the server was started")
 
 
-class UnloadAdapter(BaseModel):
+class UnloadAdapter(Body):
     """Which adapter to forget."""
 
-    model_config = ConfigDict(extra="forbid")
     lora_name: str
     lora_int_id: int | None = Field(None, description="vLLM's; it is not looked at")
 
@@ -156,21 +167,33 @@ def _load(path: str, request: Request) -> ServedAdapter:
     try:
         return load_served_adapter(folder, base, state.settings)
     except (UsageError, DataError, CapacityError) as problem:
-        raise api_error_of(problem, record_of(request.scope).id, param="lora_path") from problem
+        record = record_of(request.scope)
+        _log.warning("request %s: %s %s", record.id, problem.what, problem.why)
+        error = api_error_of(problem, record.id, param="lora_path")
+        places = (folder, state.adapter_folders.below, base.folder)
+        error.message = _without_places(error.message, [place for place in places if place])
+        raise error from problem
+
+
+def _without_places(message: str, places: Sequence[Path]) -> str:
+    """Leave only the last name of each path: where files lie on the server is not told."""
+    for place in places:
+        message = message.replace(f"{place}/", "").replace(str(place), place.name)
+    return _FOLDERS.sub("", message)
 
 
 def _cards(serving: Serving) -> list[ModelCard]:
     base = ModelCard(
         id=serving.name,
         created=int(serving.started_at),
-        root=serving.assistant.loaded.name,
+        root=Path(serving.assistant.loaded.name).name,
         max_model_len=serving.context_tokens,
     )
     adapters = [
         ModelCard(
             id=name,
             created=int(served.loaded_at),
-            root=str(served.folder),
+            root="/".join(served.folder.parts[-2:]),
             parent=serving.name,
             max_model_len=serving.context_tokens,
         )

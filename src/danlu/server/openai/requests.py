@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 
 from danlu.server.openai.body_types import (
     Body,
@@ -40,9 +46,13 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _biases(value: dict[str, float]) -> dict[str, float]:
-    if len(value) > 1024:
+def _few(value: object) -> object:
+    if isinstance(value, dict) and len(value) > 1024:
         raise ValueError("It may have at most 1024 entries.")
+    return value
+
+
+def _biases(value: dict[str, float]) -> dict[str, float]:
     for name, bias in value.items():
         if not (name.isascii() and name.isdigit() and len(name) < 10):
             raise ValueError("Its keys must be token ids.")
@@ -125,7 +135,9 @@ class SamplingBody(Body):
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: Annotated[dict[str, float], AfterValidator(_biases)] | None = None
+    logit_bias: (
+        Annotated[dict[str, float], BeforeValidator(_few), AfterValidator(_biases)] | None
+    ) = None
     seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)
     stop: (
         Annotated[
@@ -224,14 +236,14 @@ class ChatRequest(SamplingBody):
 
     FOREIGN = CHAT_FIELDS
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1024, fail_fast=True)
     max_completion_tokens: MaxTokens = Field(
         None, description="the same as max_tokens, which it goes before"
     )
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: list[ToolBody] | None = Field(None, max_length=128)
+    tools: list[ToolBody] | None = Field(None, max_length=128, fail_fast=True)
     tool_choice: ToolChoiceField = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateSettings | None = None

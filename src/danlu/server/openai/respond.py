@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from danlu.errors import DanluError
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import api_error_of
+from danlu.server.edge.long_bodies import on_thread
 from danlu.server.openai.body_types import ignored_header
 from danlu.server.openai.grammars import unchecked
 from danlu.server.openai.in_flight import RequestsInFlight
@@ -67,14 +68,21 @@ async def respond(
     figures = state_of(http.app).figures
     in_flight = RequestsInFlight(serving.service, figures, record, seats=seats)
 
-    def prepared() -> tuple[Reply, Mapping[str, str]]:
+    def made() -> tuple[Reply, Mapping[str, str]]:
         reply = make_reply(body, target, serving)
-        for request in reply.requests:
-            serving.service.prepare(request)
         return reply, ignored_header([*body.ignored(), *unchecked(body)])
 
+    async def prepared() -> tuple[Reply, Mapping[str, str]]:
+        reply, headers = await on_thread(http, made)
+        for request in reply.requests[:1]:
+            if request.sampling.grammar is not None:
+                # Few at once: hostile ones would keep the threads from all others.
+                async with state_of(http.app).grammars:
+                    await asyncio.to_thread(serving.service.prepare, request)
+        return reply, headers
+
     async def answer() -> Response:
-        reply, headers = await asyncio.to_thread(prepared)
+        reply, headers = await prepared()
         in_flight.submit(reply.requests)
         if body.stream:
             # What refuses a request comes before the stream has begun, so with its own status.

@@ -6,7 +6,8 @@ or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ from danlu.server.openai.requests import (
     TemplateSettings,
     ThinkingSettings,
 )
+from danlu.text.tokenizer import TextTooLong
 
 ValueT = TypeVar("ValueT")
 
@@ -126,6 +128,23 @@ def request_of_choice(request: Request, index: int) -> Request:
     if not index or seed is None:
         return request
     return replace(request, sampling=replace(request.sampling, seed=(seed + index) % 2**63))
+
+
+@contextmanager
+def fitting_texts(context_tokens: int, *, param: str) -> Iterator[None]:
+    """Raise ApiError for a text that cannot fit, where its tokens were not even counted."""
+    try:
+        yield
+    except TextTooLong as problem:
+        # In English whatever the language: programs look for these words.
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {context_tokens} tokens. However, the text "
+            f"has at least {problem.least} tokens.",
+            code="context_length_exceeded",
+            param=param,
+            extra={"n_prompt_tokens": problem.least, "n_ctx": context_tokens},
+        ) from problem
 
 
 def fitting(request: Request, context_tokens: int, *, param: str) -> Request:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -11,16 +10,17 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from danlu.server.edge.gate import serving_of
+from danlu.server.edge.long_bodies import LongBodyRoute, on_thread
 from danlu.server.openai.body_types import Body, Text, are_token_ids, ignored_header
 from danlu.server.openai.chat_messages import ChatMessage, conversation_of
 from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.requests import TemplateSettings, TokenId
-from danlu.server.openai.sampling import check_ids
+from danlu.server.openai.sampling import check_ids, fitting_texts
 from danlu.server.openai.tool_calls import ToolBody
 from danlu.server.state import Serving
 from danlu.text.render import render
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(tags=["tokens"], route_class=LongBodyRoute)
 
 
 class TokenizeRequest(Body):
@@ -28,8 +28,8 @@ class TokenizeRequest(Body):
 
     model: Text | None = None
     prompt: Text | None = None
-    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024)
-    tools: list[ToolBody] | None = Field(None, max_length=128)
+    messages: list[ChatMessage] | None = Field(None, min_length=1, max_length=1024, fail_fast=True)
+    tools: list[ToolBody] | None = Field(None, max_length=128, fail_fast=True)
     add_generation_prompt: bool = True
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
@@ -78,13 +78,16 @@ async def tokenize(
     response.headers.update(ignored_header(body.ignored()))
     serving = serving_of(request.app)
     target = target_of(serving, body.model)
-    return await asyncio.to_thread(_tokenize, body, serving, target)
+    return await on_thread(request, _tokenize, body, serving, target)
 
 
 def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> TokenizeResponse:
-    tokenizer = serving.assistant.loaded.tokenizer
+    tokenizer, most = serving.assistant.loaded.tokenizer, serving.context_tokens
     if body.messages is None:
-        ids = tokenizer.encode_text(body.prompt or "")
+        text = body.prompt or ""
+        with fitting_texts(most, param="prompt"):
+            tokenizer.check_length([text], most)
+        ids = tokenizer.encode_text(text)
     else:
         wanted = (body.chat_template_kwargs or TemplateSettings()).enable_thinking
         spans = render(
@@ -93,13 +96,17 @@ def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> Tokeni
             enable_thinking=target.prompting.enable_thinking if wanted is None else wanted,
             add_generation_prompt=body.add_generation_prompt,
         )
+        with fitting_texts(most, param="messages"):
+            tokenizer.check_length((span.text for span in spans), most)
         ids = tokenizer.encode_spans(spans)
-    texts = [tokenizer.decode([token], skip_control=False) for token in ids]
+    texts = None
+    if body.return_token_strs:
+        texts = [tokenizer.decode([token], skip_control=False) for token in ids]
     return TokenizeResponse(
         count=len(ids),
         max_model_len=serving.context_tokens,
         tokens=ids,
-        token_strs=texts if body.return_token_strs else None,
+        token_strs=texts,
     )
 
 
@@ -108,7 +115,7 @@ async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> Detokeniz
     """Say what text token ids stand for; bytes that are no characters become U+FFFD."""
     serving = serving_of(request.app)
     target_of(serving, body.model)
-    return await asyncio.to_thread(_detokenize, body.tokens, serving)
+    return await on_thread(request, _detokenize, body.tokens, serving)
 
 
 def _detokenize(ids: list[int], serving: Serving) -> DetokenizeResponse:
