@@ -80,6 +80,9 @@ def test_a_template_that_writes_tools_otherwise_is_named(tmp_path: Path) -> None
         "{{ messages.append(1) }}",
         "{{ ''.__class__.__mro__ }}",
         "{% for i in range(10 ** 9) %}{% endfor %}",
+        # Endless work and memory end the process that renders, and nothing else.
+        "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+        "{{ 'a' * 10 ** 10 }}",
         "{{ 1 / 0 }}",
         "x" * 200_000,
         PLAIN_CHAT.replace("im_start", "start"),

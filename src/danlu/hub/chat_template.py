@@ -1,15 +1,18 @@
 """Which of danlu's chat formats a model folder's own chat template writes.
 
-Told by what it does, not by its name or its text: the template renders a few conversations, in
-jinja2's sandbox, and the renderer (text/render.py) does. Templates that differ in anything that a
-probe shows are not known. Must not know weights.
+Told by what it does, not by its name or its text: the template renders a few conversations, in a
+process of its own (`template_trial`), and the renderer (text/render.py) does. Templates that differ
+in anything that a probe shows are not known. Must not know weights.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,8 @@ from danlu.model.config import read_model_json
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import TEMPLATES, TURN_END, Template, render
 
-# Takes the variables of a chat template, returns its text.
-_Writer = Callable[..., str]
+_TRIAL = Path(__file__).with_name("template_trial.py")
+_TRIAL_SECONDS = 20.0  # of waiting; the trial itself ends after two seconds of work
 # Far above those of real models; compiling time grows with it.
 _MOST_CHARACTERS = 100_000
 _MOST_BYTES = 16 << 20
@@ -46,7 +49,7 @@ class OwnTemplate:
         return self.format or _("unknown")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Probe:
     conversation: Conversation
     add_generation_prompt: bool = True
@@ -88,21 +91,21 @@ _CALLS = (
 
 
 def own_template(folder: Path) -> OwnTemplate | None:
-    """Say what a model folder's own template writes; None without one.
+    """Say what a model folder's own template writes; None without one. Takes 0.2 seconds.
 
-    Raises DataError where tokenizer_config.json cannot be read.
+    Raises DataError where its file cannot be read.
     """
     found = _template_text(folder)
     if found is None:
         return None
     path, text = found
-    template = _compiled(text)
-    if template is not None:
-        for name in TEMPLATES:
-            probes = _CHATS if name == "qwen3_nothink" else (*_CHATS, *_THOUGHTS)
-            if _writes(template, name, probes):
-                same_tools = _writes(template, name, _CALLS)
-                return OwnTemplate(path=path, format=name, same_tools=same_tools)
+    every = (*_CHATS, *_THOUGHTS, *_CALLS)
+    texts = dict(zip(every, _rendered(text, every), strict=True))
+    for name in TEMPLATES:
+        probes = _CHATS if name == "qwen3_nothink" else (*_CHATS, *_THOUGHTS)
+        if all(texts[probe] == _expected(probe, name) for probe in probes):
+            same_tools = all(texts[probe] == _expected(probe, name) for probe in _CALLS)
+            return OwnTemplate(path=path, format=name, same_tools=same_tools)
     return OwnTemplate(path=path, format=None)
 
 
@@ -156,30 +159,25 @@ def _template_text(folder: Path) -> tuple[Path, str] | None:
     return (path, found) if isinstance(found, str) and found else None
 
 
-def _compiled(text: str) -> _Writer | None:
-    """Compile a template as transformers does, in a sandbox; None where it cannot be."""
-    from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(reason: str) -> None:
-        raise TemplateError(reason)
-
+@lru_cache(maxsize=8)
+def _rendered(text: str, probes: tuple[_Probe, ...]) -> Sequence[str | None]:
+    """Render probes by a template; None for each where it fails, for whatever reason."""
+    nothing = [None] * len(probes)
     if len(text) > _MOST_CHARACTERS:
-        return None
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    environment.globals["raise_exception"] = refuse
+        return nothing
+    task = {"template": text, "probes": [_variables(probe) for probe in probes]}
     try:
-        return environment.from_string(text).render
-    except (TemplateError, RecursionError, ValueError):
-        return None
-
-
-def _writes(template: _Writer, name: Template, probes: Sequence[_Probe]) -> bool:
-    return all(_rendered(template, probe) == _expected(probe, name) for probe in probes)
+        done = subprocess.run(
+            [sys.executable, "-I", str(_TRIAL)],
+            input=json.dumps(task).encode(),
+            capture_output=True,
+            check=True,
+            timeout=_TRIAL_SECONDS,
+        )
+        texts: list[str | None] = json.loads(done.stdout)
+    except (subprocess.SubprocessError, ValueError):
+        return nothing
+    return texts
 
 
 def _expected(probe: _Probe, name: Template) -> str:
@@ -192,18 +190,14 @@ def _expected(probe: _Probe, name: Template) -> str:
     return "".join(span.text for span in spans)
 
 
-def _rendered(template: _Writer, probe: _Probe) -> str | None:
-    """Render a probe by the template; None where it fails, for whatever reason."""
-    try:
-        return template(
-            messages=[_entry(message) for message in probe.conversation.messages],
-            tools=list(probe.conversation.tools) or None,
-            add_generation_prompt=probe.add_generation_prompt,
-            enable_thinking=probe.enable_thinking,
-            eos_token=TURN_END,
-        )
-    except Exception:  # foreign code, which may raise anything
-        return None
+def _variables(probe: _Probe) -> dict[str, Any]:
+    return {
+        "messages": [_entry(message) for message in probe.conversation.messages],
+        "tools": list(probe.conversation.tools) or None,
+        "add_generation_prompt": probe.add_generation_prompt,
+        "enable_thinking": probe.enable_thinking,
+        "eos_token": TURN_END,
+    }
 
 
 def _entry(message: Message) -> dict[str, Any]:
