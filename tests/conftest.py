@@ -17,9 +17,14 @@ os.environ["DANLU_LANG"] = "en"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Runs register themselves; the list of whoever runs the tests stays as it is.
 os.environ["DANLU_HOME"] = tempfile.mkdtemp(prefix="danlu-tests-")
-# A script's background job ignores Ctrl-C, and so would the programs that tests interrupt.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A script's background job ignores Ctrl-C, and what nohup starts a hang-up; so would the programs
+# that tests stop in these ways.
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -200,7 +200,7 @@ def test_chat_remembers_until_it_starts_over(
     assert main(["chat", *which]) == 0
     output = capsys.readouterr().out
     assert str(place / "run" / "final") in output
-    assert "half a character" in output  # and the conversation goes on
+    assert "The text is not UTF-8" in output  # and the conversation goes on
     first, _broken, second, third = asked
     assert first == third == ["system: Be kind.", "user: hello"]
     assert second[:2] == first
