@@ -14,7 +14,7 @@ from collections.abc import Mapping, MutableMapping
 from danlu.container import num_processors, processor_quota
 
 # Rounds for which a thread spins before it sleeps.
-SPIN_ROUNDS = 2000
+SPIN_ROUNDS = 1000
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
