@@ -2,7 +2,7 @@
 
 torch computes on the CPU with a pool of OpenMP threads. GNU's OpenMP lets them spin while they wait
 for each other, and beside any other program each wait then costs a time slice of the system: steps
-take ten times as long. A container's quota of processor time is worse: spinning uses it up. Source
+take three times as long. A container's quota of processor time is worse: spinning uses it up. Source
 of the names: the manual of libgomp. docs/performance.md holds what was measured.
 """
 
