@@ -2,8 +2,8 @@
 
 torch computes on the CPU with a pool of OpenMP threads. GNU's OpenMP lets them spin while they wait
 for each other, and beside any other program each wait then costs a time slice of the system: steps
-take three times as long. A container's quota of processor time is worse: spinning uses it up. Source
-of the names: the manual of libgomp. docs/performance.md holds what was measured.
+take three times as long. A container's quota of processor time is worse: spinning uses it up.
+Source of the names: the manual of libgomp. docs/performance.md holds what was measured.
 """
 
 from __future__ import annotations
