@@ -153,6 +153,8 @@ def test_preflights() -> None:
     assert answer.status == 204
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert "authorization" in answer.headers["access-control-allow-headers"]
+    # A page can read which fields of its request were not honoured.
+    assert "x-danlu-ignored" in answer.headers["access-control-expose-headers"]
     # What OpenAI's client for JavaScript sends from a browser, and what nobody needs.
     sent = (
         "authorization, Content-Type, x-stainless-arch, x-stainless-lang, x-stainless-os, "
