@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from danlu import container, environment
-from danlu.environment import SPIN_ROUNDS, prepare_environment
+from danlu.environment import SPIN_ROUNDS, prepare_environment, waited_ns
 
 ASK = """
 import os, sys
@@ -29,7 +29,7 @@ def cgroup(folder: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("module", ["danlu", "danlu.cli.main", "danlu.errors"])
-def test_threads_are_told_to_sleep_before_torch_is_loaded(module: str) -> None:
+def test_how_threads_wait_is_left_to_the_watch_or_set_before_torch_is_loaded(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ASK.format(module=module)],
         env={"PYTHONPATH": ":".join(sys.path)},
@@ -37,7 +37,18 @@ def test_threads_are_told_to_sleep_before_torch_is_loaded(module: str) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [str(SPIN_ROUNDS), "None"]
+    assert done.stdout.split() == ["None" if waited_ns() else str(SPIN_ROUNDS), "None"]
+
+
+def test_where_waiting_is_not_counted_threads_spin_a_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(environment, "waited_ns", dict)
+    environ: dict[str, str] = {}
+    prepare_environment(environ)
+    assert environ["GOMP_SPINCOUNT"] == str(SPIN_ROUNDS)
+    assert not environment.is_watched(environ)
+    assert environment.waiting(environ) == f"GOMP_SPINCOUNT={SPIN_ROUNDS}"
 
 
 @pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])

@@ -9,6 +9,7 @@ from typing import Any
 
 from danlu.cli.terminal.screen import json_line, printable
 from danlu.errors import EXIT_OK
+from danlu.language import _
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -58,7 +59,7 @@ def machine_facts() -> dict[str, Any]:
         "threads": device.threads,
         "processors": num_processors(),
         "processor_quota": "-" if quota is None else quota,
-        "waiting": waiting(),
+        "waiting": waiting() or _("spinning; asleep beside other programs"),
         "precision": str(device.preferred_dtype).removeprefix("torch."),
         "danlu": danlu.__version__,
         "torch": torch.__version__,

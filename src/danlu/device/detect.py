@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from danlu.container import memory_bytes
+from danlu.device.openmp import watch_waiting
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 
@@ -71,7 +72,8 @@ class Device:
 def select(kind: str = "auto") -> Device:
     """Choose this process's device; `auto` takes an NPU, then a CUDA card, then the CPU.
 
-    The CPU's choice limits, in the environment, how many kernels oneDNN keeps. Raises UsageError
+    From then on it is watched how threads wait for each other. The CPU's choice limits, in the
+    environment, how many kernels oneDNN keeps. Raises UsageError
     for an unknown kind and EnvironmentFault for one that is not usable here.
     """
     if kind == "auto":
@@ -90,6 +92,7 @@ def select(kind: str = "auto") -> Device:
             ),
             fix=_("Install the driver and torch build for it, or use --device cpu"),
         )
+    watch_waiting()
     return _cpu() if kind == "cpu" else _accelerator(kind)
 
 

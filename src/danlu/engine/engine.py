@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from danlu.engine.admission import admitted
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
-from danlu.engine.grammar import GrammarCompiler
+from danlu.engine.grammar_compiler import GrammarCompiler
 from danlu.engine.logits import token_logprobs
 from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogprobs
 from danlu.engine.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
 from danlu.engine.stop import StopFinder
-from danlu.errors import DataError, UsageError
+from danlu.errors import DataError
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.bank import AdapterBank
@@ -32,8 +33,6 @@ from danlu.model.qwen3 import Qwen3
 from danlu.text.detokenize import Detokenizer
 from danlu.text.tokenizer import Tokenizer
 
-# An answer without `max_tokens` ends here: Qwen3's recommended output length.
-DEFAULT_MAX_TOKENS = 32_768
 BLOCK_TOKENS = 16
 # Rows of logits that are held at once for the log probabilities of prompts: with Qwen3's vocabulary
 # 20 MB in float32.
@@ -115,13 +114,15 @@ class Engine:
             num_preemptions=self._scheduler.num_preemptions,
         )
 
-    def prepare(self, request: Request) -> None:
+    def prepare(self, request: Request) -> Request:
         """Compile a request's grammar, which may take long; any thread may do so before `add`.
 
-        Raises UsageError for a grammar that cannot be used.
+        Raises UsageError for a grammar that cannot be used, CapacityError where it has no room.
         """
-        if request.sampling.grammar is not None:
-            self._grammars.guide(request.sampling.grammar)
+        grammar = request.sampling.grammar
+        if grammar is None or request.compiled is not None:
+            return request
+        return replace(request, compiled=self._grammars.compiled(grammar))
 
     def new_id(self) -> RequestId:
         """Return the id of a request that is to be added; any thread may ask."""
@@ -132,16 +133,16 @@ class Engine:
     ) -> RequestId:
         """Queue a request; `deliver` gets its outputs while `step` or `abort` runs.
 
-        request_id: from `new_id`; None takes a new one. Raises UsageError for an empty prompt, or
-        where prompt and answer exceed the context, and DataError for ids outside the vocabulary.
+        request_id: from `new_id`; None takes a new one. Raises what `admitted` and `prepare` raise.
         """
-        max_tokens = self._checked_max_tokens(request)
-        grammar = request.sampling.grammar
+        vocab_size = self._model.config.vocab_size
+        request = admitted(request, vocab_size=vocab_size, context_tokens=self.context_tokens)
+        request = self.prepare(request)
         sampler = Sampler(
             request,
             self._tokenizer,
-            vocab_size=self._model.config.vocab_size,
-            guide=None if grammar is None else self._grammars.guide(grammar),
+            vocab_size=vocab_size,
+            guide=None if request.compiled is None else request.compiled.guide(),
         )
         sequence = RequestSequence(
             id=self.new_id() if request_id is None else request_id,
@@ -149,7 +150,6 @@ class Engine:
             root=self._root(request),
             request=request,
             deliver=deliver,
-            max_tokens=max_tokens,
             sampler=sampler,
             detokenizer=Detokenizer(self._tokenizer),
             stops=StopFinder(request.sampling.stop),
@@ -286,39 +286,6 @@ class Engine:
     def _fail(self, sequence: RequestSequence, problem: Exception) -> None:
         output = Output(request_id=sequence.id, finish_reason="error", error=problem)
         self._deliver(sequence, output)
-
-    def _checked_max_tokens(self, request: Request) -> int:
-        prompt, config = request.prompt, self._model.config
-        if not prompt:
-            raise UsageError(
-                _("The prompt is empty."),
-                why=_("The model needs at least one token to continue."),
-                fix=_("Give a prompt."),
-            )
-        if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
-            raise DataError(
-                _("The prompt holds token ids that the model does not have."),
-                why=_("Ids go from {low} to {high}; vocab_size in config.json is {size}.").format(
-                    low=min(prompt), high=max(prompt), size=config.vocab_size
-                ),
-                fix=_("Use the tokenizer.json that came with this model."),
-            )
-        left = self.context_tokens - len(prompt)
-        wanted = request.sampling.max_tokens
-        if left < (wanted or 1):
-            raise UsageError(
-                _("Prompt and answer do not fit into the model's context."),
-                why=_(
-                    "The prompt has {prompt} tokens, the answer may have {answer}; "
-                    "there is room for {context} (max_position_embeddings, or what memory allows)."
-                ).format(prompt=len(prompt), answer=wanted or 1, context=self.context_tokens),
-                fix=_("Shorten the prompt, or set --max_tokens to {left} or less.").format(
-                    left=left
-                )
-                if left > 0
-                else _("Shorten the prompt, or start a new conversation."),
-            )
-        return wanted or min(left, DEFAULT_MAX_TOKENS)
 
 
 def _by_adapter(batch: _Batch) -> _Batch:

@@ -27,10 +27,10 @@ STACK_BYTES = 1 << 20
 
 def main() -> None:
     """Compile what standard input holds, and follow it for a few steps."""
+    os.nice(10)  # answers are more urgent, also than what follows
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
     source = sys.stdin.buffer.read().decode()
-    os.nice(10)  # answers are more urgent
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal ends the process

@@ -9,28 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal, NewType
 
+from danlu.engine.grammar import Grammar
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.settings.ranges import NonNegativeInt, PositiveInt, Range, Seed, Share, out_of_range
 
 if TYPE_CHECKING:
+    from danlu.engine.grammar_compiler import CompiledGrammar
     from danlu.lora.adapter import Adapter
 
 RequestId = NewType("RequestId", int)
 FinishReason = Literal["stop", "length", "abort", "error"]
-GrammarKind = Literal["json_schema", "json_object", "regex", "choice", "lark"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grammar:
-    """What an answer must look like.
-
-    source: the schema as JSON, "" for json_object, the expression, the choices as a JSON list of
-    texts, or the Lark grammar.
-    """
-
-    kind: GrammarKind
-    source: str
 
 
 BIAS = Range(least=-100, greatest=100)
@@ -48,7 +37,7 @@ class SamplingSettings:
     and OpenAI's (presence_penalty, frequency_penalty, which count the answer's tokens only;
     logit_bias as (id, bias)). temperature 0 (or next to it) is greedy. top_k 0, top_p 1, min_p 0,
     repetition_penalty 1 and the other penalties 0 change nothing. seed None: another answer each
-    time. max_tokens None: as many as the model's context leaves, within the engine's own bound.
+    time. max_tokens None: as many as the model's context leaves.
     min_tokens: no end before that many. stop: texts that end the answer and are not part of it;
     stop_token_ids: further ids that end it; ignore_eos: the request's end tokens do not. logprobs:
     None, or how many alternatives to give with each token's log probability. grammar: what the
@@ -118,6 +107,7 @@ class Request:
     adapter None: the plain model. end_token_ids: ids that end the answer. thinking None: the answer
     has no thought. prompt_logprobs: None, or how many alternatives to give with the log probability
     of each of the prompt's tokens but the first; nothing of such a prompt is taken from the cache.
+    compiled: the grammar of `sampling`, by `Engine.prepare`; None: it is compiled when added.
     owner: who asks; what was computed for one is not used for another, who could tell from the time
     and the count of cached tokens what the first has asked.
     """
@@ -128,6 +118,7 @@ class Request:
     end_token_ids: frozenset[int] = frozenset()
     thinking: Thinking | None = None
     prompt_logprobs: int | None = None
+    compiled: CompiledGrammar | None = None
     owner: str = ""
 
 

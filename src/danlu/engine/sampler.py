@@ -18,13 +18,13 @@ Shapes: V vocab_size of the model, which may exceed the tokenizer's; N requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from danlu.engine.grammar import Guide
+from danlu.engine.grammar_compiler import Guide
 from danlu.engine.logits import Penalties, candidates, token_logprobs
 from danlu.engine.request import Request, TokenLogprobs
 from danlu.engine.thought import ThoughtTracker
@@ -44,8 +44,7 @@ class ChosenToken:
 class Sampler:
     """Chooses the tokens of one request: its settings, random numbers and tokens so far.
 
-    vocab_size: the model's. guide: a new one for `request.sampling.grammar`.
-    Raises UsageError for ids in logit_bias or stop_token_ids that the model does not have.
+    request: an admitted one. vocab_size: the model's. guide: a new one for its grammar.
     """
 
     def __init__(
@@ -55,8 +54,6 @@ class Sampler:
         self.settings = settings
         self._guide = guide
         self._bias = dict(settings.logit_bias)
-        _check_ids("logit_bias", self._bias, vocab_size)
-        _check_ids("stop_token_ids", settings.stop_token_ids, vocab_size)
         ends = settings.stop_token_ids
         if not settings.ignore_eos:
             ends |= request.end_token_ids
@@ -192,15 +189,3 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Ex
 
 def _long(ids: Sequence[int], like: Tensor) -> Tensor:
     return torch.tensor(ids, dtype=torch.long, device=like.device)
-
-
-def _check_ids(name: str, ids: Iterable[int], vocab_size: int) -> None:
-    for id_ in ids:
-        if not 0 <= id_ < vocab_size:
-            raise UsageError(
-                _(
-                    "The sampling setting {name} holds an id that the model does not have: {id}."
-                ).format(name=name, id=id_),
-                why=_("Ids go from 0 to {highest}.").format(highest=vocab_size - 1),
-                fix=_("Use the ids of this model's tokenizer."),
-            )

@@ -21,7 +21,6 @@ class RequestSequence(TokenSequence):
 
     request: Request
     deliver: Deliver
-    max_tokens: int
     sampler: Sampler
     detokenizer: Detokenizer
     stops: StopFinder
@@ -81,7 +80,7 @@ class RequestSequence(TokenSequence):
     def _end_by(self, token: int) -> FinishReason | None:
         if token in self.sampler.end_ids or self.sampler.is_done:
             return "stop"
-        return "length" if self.num_written == self.max_tokens else None
+        return "length" if self.num_written == self.request.sampling.max_tokens else None
 
     def _last(self, reason: FinishReason) -> tuple[str, FinishReason]:
         """Return the text that was held back, unless it completes a stop text, and the reason."""

@@ -77,12 +77,12 @@ class EngineService:
         with self._lock:
             self._taken -= seats
 
-    def prepare(self, request: Request) -> None:
+    def prepare(self, request: Request) -> Request:
         """Compile a request's grammar on the caller's thread; optional, before `submit`.
 
-        Raises UsageError for a grammar that cannot be used.
+        Raises what `Engine.prepare` raises.
         """
-        self._engine.prepare(request)
+        return self._engine.prepare(request)
 
     def submit(self, request: Request, deliver: Deliver) -> RequestId:
         """Hand in a request that has a seat; the seat is free again with its last output.

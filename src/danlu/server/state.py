@@ -15,7 +15,8 @@ from starlette.applications import Starlette
 from starlette.types import Scope
 
 from danlu.dialog.assistant import Assistant
-from danlu.engine.request import SamplingSettings
+from danlu.engine.admission import admitted
+from danlu.engine.request import Request, SamplingSettings
 from danlu.engine.service import EngineService
 from danlu.server.prometheus import PrometheusFigures
 from danlu.server.served_adapters import AdapterFolders, ServedAdapter
@@ -39,6 +40,14 @@ class Serving:
     context_tokens: int
     adapters: dict[str, ServedAdapter] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
+
+    def admitted(self, request: Request) -> Request:
+        """Return the request with room for its answer. Raises what the engine would."""
+        return admitted(
+            request,
+            vocab_size=self.assistant.loaded.config.vocab_size,
+            context_tokens=self.context_tokens,
+        )
 
 
 @dataclass(kw_only=True)

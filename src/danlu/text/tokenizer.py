@@ -46,10 +46,10 @@ _BYTE_OF = _byte_of_character()
 
 
 class TextTooLong(UsageError):
-    """A text that cannot fit, whatever its tokens are. least: how many it has at least."""
+    """A text of at least so many tokens, whatever they are, where `most` have room."""
 
     def __init__(self, least: int, most: int) -> None:
-        self.least = least
+        self.least, self.most = least, most
         super().__init__(
             _("The text is too long."),
             why=_("It has at least {least} tokens, and there is room for {most}.").format(

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, SecretStr
 from starlette.testclient import TestClient
 
 from danlu.engine.engine import Engine
-from danlu.engine.grammar import GrammarCompiler
+from danlu.engine.grammar_compiler import GrammarCompiler
 from danlu.server.openai.grammars import chat_grammar
 from danlu.server.openai.requests import ChatRequest
 from tests.helpers.models.tiny_engine import tokenizer
@@ -168,10 +168,10 @@ def test_blanks_in_an_answer_are_those_of_a_layout(with_tools: bool) -> None:
     grammar = chat_grammar(body, body.usable_tools)
     assert grammar is not None
 
-    compiler = GrammarCompiler(tokenizer())
+    compiled = GrammarCompiler(tokenizer()).compiled(grammar)
 
     def fits(text: str) -> bool:
-        guide = compiler.guide(grammar)
+        guide = compiled.guide()
         for token in tokenizer().encode_text(text):
             if not guide.allowed()[0][token]:
                 return False

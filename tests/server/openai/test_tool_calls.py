@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from danlu.engine.request import Grammar
+from danlu.engine.grammar import Grammar
 from danlu.server.openai.grammars import call_grammar
 from danlu.server.openai.tool_calls import CallBody, ToolBody, arguments_text, call_fields
 from danlu.text.conversation import ToolCall

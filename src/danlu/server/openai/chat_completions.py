@@ -25,8 +25,7 @@ from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import ChatRequest
 from danlu.server.openai.respond import respond
 from danlu.server.openai.sampling import (
-    fitting,
-    fitting_texts,
+    admission,
     request_of_choice,
     sampling_of,
     thinking_mode,
@@ -50,12 +49,11 @@ def ask(body: ChatRequest, target: Target, serving: Serving) -> PreparedRequest:
     sampling = sampling_of(
         body,
         serving.defaults[thinks],
-        vocab_size=serving.assistant.loaded.config.vocab_size,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         grammar=chat_grammar(body, tools),
     )
-    with fitting_texts(serving.context_tokens, param="messages"):
+    with admission(param="messages"):
         prepared = serving.assistant.dialog.prepare(
             conversation_of(body.messages, tools),
             sampling=sampling,
@@ -65,7 +63,7 @@ def ask(body: ChatRequest, target: Target, serving: Serving) -> PreparedRequest:
             thinking_budget=budget,
             most_tokens=serving.context_tokens,
         )
-    request = fitting(prepared.request, serving.context_tokens, param="messages")
+        request = serving.admitted(prepared.request)
     return replace(prepared, request=request, may_call=bool(tools))
 
 

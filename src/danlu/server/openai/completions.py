@@ -5,7 +5,6 @@ Source of the shapes: OpenAI's API reference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,9 +22,7 @@ from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import CompletionRequest, Prompt
 from danlu.server.openai.respond import respond
 from danlu.server.openai.sampling import (
-    check_ids,
-    fitting,
-    fitting_texts,
+    admission,
     request_of_choice,
     sampling_of,
 )
@@ -44,40 +41,32 @@ async def completions(body: CompletionRequest, request: HttpRequest) -> Response
 def prompt_requests(body: CompletionRequest, target: Target, serving: Serving) -> list[Request]:
     """Tokenize the prompts; one request for each. Raises ApiError."""
     loaded = serving.assistant.loaded
-    vocab_size = loaded.config.vocab_size
     sampling = sampling_of(
         body,
         # Not a chat: no thought is wanted before the text.
         serving.defaults[False],
-        vocab_size=vocab_size,
         # With 0 the answer is not shown; the engine always writes a token.
         max_tokens=None if body.max_tokens is None else max(1, body.max_tokens),
         logprobs=body.logprobs,
         grammar=grammar_of(body),
     )
-    with fitting_texts(serving.context_tokens, param="prompt"):
-        for prompt in body.prompt:
-            if isinstance(prompt, str):
-                loaded.tokenizer.check_length([prompt], serving.context_tokens)
-    requests = [
-        Request(
-            prompt=tuple(prompt_ids(prompt, loaded.tokenizer, vocab_size)),
+
+    def request_of(prompt: Prompt) -> Request:
+        ids = loaded.tokenizer.encode_text(prompt) if isinstance(prompt, str) else prompt
+        request = Request(
+            prompt=tuple(ids),
             sampling=sampling,
             adapter=target.adapter,
             end_token_ids=serving.assistant.dialog.end_token_ids,
             prompt_logprobs=body.logprobs if body.wants_prompt_logprobs else None,
         )
-        for prompt in body.prompt
-    ]
-    return [fitting(request, serving.context_tokens, param="prompt") for request in requests]
+        return serving.admitted(request)
 
-
-def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, vocab_size: int) -> Sequence[int]:
-    """Return a prompt's token ids. Raises ApiError for ids that the model does not have."""
-    if isinstance(prompt, str):
-        return tokenizer.encode_text(prompt)
-    check_ids(prompt, vocab_size, "prompt")
-    return prompt
+    with admission(param="prompt"):
+        for prompt in body.prompt:
+            if isinstance(prompt, str):
+                loaded.tokenizer.check_length([prompt], serving.context_tokens)
+        return [request_of(prompt) for prompt in body.prompt]
 
 
 class _CompletionChoice:

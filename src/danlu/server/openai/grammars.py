@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from danlu.engine.grammar import JSON_WHITE_SPACE, MAX_SOURCE_CHARACTERS
-from danlu.engine.request import Grammar, GrammarKind
+from danlu.engine.grammar import Grammar, GrammarKind
+from danlu.engine.grammar_compiler import JSON_WHITE_SPACE, MAX_SOURCE_CHARACTERS
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.openai.requests import ChatRequest, ResponseFormat, SamplingBody

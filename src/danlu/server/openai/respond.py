@@ -11,13 +11,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from danlu.engine.request import Request
 from danlu.errors import DanluError
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import api_error_of
@@ -73,12 +82,15 @@ async def respond(
         return reply, ignored_header([*body.ignored(), *unchecked(body)])
 
     async def prepared() -> tuple[Reply, Mapping[str, str]]:
-        reply, headers = await on_thread(http, made)
-        for request in reply.requests[:1]:
-            if request.sampling.grammar is not None:
+        """Refuse what is wrong with the request; what fails behind this is the server's."""
+        try:
+            reply, headers = await on_thread(http, made)
+            if any(request.sampling.grammar is not None for request in reply.requests):
                 # Few at once: hostile ones would keep the threads from all others.
                 async with state_of(http.app).grammars:
-                    await asyncio.to_thread(serving.service.prepare, request)
+                    reply.requests = await asyncio.to_thread(_compiled, serving, reply.requests)
+        except DanluError as problem:
+            raise api_error_of(problem, record.id) from problem
         return reply, headers
 
     async def answer() -> Response:
@@ -101,6 +113,10 @@ async def respond(
         if isinstance(problem, DanluError):
             raise api_error_of(problem, record.id, in_engine=True) from problem
         raise
+
+
+def _compiled(serving: Serving, requests: Sequence[Request]) -> list[Request]:
+    return [serving.service.prepare(request) for request in requests]
 
 
 async def _next_chunks(

@@ -6,12 +6,14 @@ or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from danlu.engine.request import Grammar, Request, SamplingSettings
+from danlu.engine.admission import ContextExceeded, UnknownTokens
+from danlu.engine.grammar import Grammar
+from danlu.engine.request import Request, SamplingSettings
 from danlu.hub.prompting import Prompting
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
@@ -82,44 +84,28 @@ def sampling_of(
     body: SamplingBody,
     defaults: SamplingSettings,
     *,
-    vocab_size: int,
     max_tokens: int | None,
     logprobs: int | None,
     grammar: Grammar | None,
 ) -> SamplingSettings:
-    """Override the model's defaults with what was given. Raises ApiError for ids out of range."""
+    """Override the model's defaults with what was given. Raises ApiError for a contradiction."""
     given: dict[str, Any] = {
         name: getattr(body, name) for name in _SAME_NAMES if getattr(body, name) is not None
     }
     if body.top_k is not None:
-        given["top_k"] = min(max(body.top_k, 0), vocab_size)
+        given["top_k"] = max(body.top_k, 0)
     if body.seed is not None:
         given["seed"] = body.seed % 2**63
     if body.stop is not None:
         given["stop"] = tuple(body.stop)
     if body.logit_bias is not None:
-        biases = tuple((int(token), bias) for token, bias in body.logit_bias.items())
-        check_ids([token for token, _bias in biases], vocab_size, "logit_bias")
-        given["logit_bias"] = biases
+        given["logit_bias"] = tuple((int(token), bias) for token, bias in body.logit_bias.items())
     if body.stop_token_ids is not None:
-        check_ids(body.stop_token_ids, vocab_size, "stop_token_ids")
         given["stop_token_ids"] = frozenset(body.stop_token_ids)
     if max_tokens is not None and max_tokens < (body.min_tokens or 0):
         raise ApiError(400, _("min_tokens is greater than max_tokens."), param="min_tokens")
     given |= {"max_tokens": max_tokens, "logprobs": logprobs, "grammar": grammar}
     return replace(defaults, **given)
-
-
-def check_ids(ids: Collection[int], vocab_size: int, param: str) -> None:
-    """Raise ApiError for token ids that the model does not have."""
-    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
-        raise ApiError(
-            400,
-            _("{param}: token ids go from 0 to {highest}.").format(
-                param=param, highest=vocab_size - 1
-            ),
-            param=param,
-        )
 
 
 def request_of_choice(request: Request, index: int) -> Request:
@@ -131,40 +117,30 @@ def request_of_choice(request: Request, index: int) -> Request:
 
 
 @contextmanager
-def fitting_texts(context_tokens: int, *, param: str) -> Iterator[None]:
-    """Raise ApiError for a text that cannot fit, where its tokens were not even counted."""
+def admission(*, param: str) -> Iterator[None]:
+    """Raise ApiError, in the words that programs look for, where the engine would take no request.
+
+    param: the field with the prompt.
+    """
     try:
         yield
+    except UnknownTokens as problem:
+        raise ApiError(400, f"{problem.what} {problem.why}", param=problem.field) from problem
+    except ContextExceeded as problem:
+        long = f"the prompt has {problem.prompt} tokens, and the answer may have {problem.answer}"
+        raise _too_long(problem.context, problem.prompt, long, param) from problem
     except TextTooLong as problem:
-        # In English whatever the language: programs look for these words.
-        raise ApiError(
-            400,
-            f"This model's maximum context length is {context_tokens} tokens. However, the text "
-            f"has at least {problem.least} tokens.",
-            code="context_length_exceeded",
-            param=param,
-            extra={"n_prompt_tokens": problem.least, "n_ctx": context_tokens},
-        ) from problem
+        long = f"the text has at least {problem.least} tokens"
+        raise _too_long(problem.most, problem.least, long, param) from problem
 
 
-def fitting(request: Request, context_tokens: int, *, param: str) -> Request:
-    """Return the request with room for its answer: what was asked for, or what is left.
-
-    Raises ApiError where prompt and answer exceed the context; nothing is ever cut off.
-    """
-    prompt, wanted = len(request.prompt), request.sampling.max_tokens
-    if prompt + (wanted or 1) > context_tokens:
-        raise ApiError(
-            400,
-            # In English whatever the language: programs (LiteLLM, aider) look for these words.
-            f"This model's maximum context length is {context_tokens} tokens. However, the prompt "
-            f"has {prompt} tokens, and the answer may have {wanted or 1}. Shorten the prompt or "
-            "lower max_tokens.",
-            code="context_length_exceeded",
-            param=param,
-            extra={"n_prompt_tokens": prompt, "n_ctx": context_tokens},
-        )
-    if wanted is not None:
-        return request
-    sampling = replace(request.sampling, max_tokens=context_tokens - prompt)
-    return replace(request, sampling=sampling)
+def _too_long(context: int, prompt: int, long: str, param: str) -> ApiError:
+    return ApiError(
+        400,
+        # In English whatever the language: programs (LiteLLM, aider) look for these words.
+        f"This model's maximum context length is {context} tokens. However, {long}. Shorten the "
+        "prompt or lower max_tokens.",
+        code="context_length_exceeded",
+        param=param,
+        extra={"n_prompt_tokens": prompt, "n_ctx": context},
+    )

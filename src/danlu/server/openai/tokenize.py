@@ -9,13 +9,14 @@ from pydantic import BaseModel, Field, PlainValidator, model_validator
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from danlu.engine.admission import check_ids
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.long_bodies import LongBodyRoute, on_thread
 from danlu.server.openai.body_types import Body, Text, are_token_ids, ignored_header
 from danlu.server.openai.chat_messages import ChatMessage, conversation_of
 from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.requests import TemplateSettings, TokenId
-from danlu.server.openai.sampling import check_ids, fitting_texts
+from danlu.server.openai.sampling import admission
 from danlu.server.openai.tool_calls import ToolBody
 from danlu.server.state import Serving
 from danlu.text.render import render
@@ -85,7 +86,7 @@ def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> Tokeni
     tokenizer, most = serving.assistant.loaded.tokenizer, serving.context_tokens
     if body.messages is None:
         text = body.prompt or ""
-        with fitting_texts(most, param="prompt"):
+        with admission(param="prompt"):
             tokenizer.check_length([text], most)
         ids = tokenizer.encode_text(text)
     else:
@@ -96,7 +97,7 @@ def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> Tokeni
             enable_thinking=target.prompting.enable_thinking if wanted is None else wanted,
             add_generation_prompt=body.add_generation_prompt,
         )
-        with fitting_texts(most, param="messages"):
+        with admission(param="messages"):
             tokenizer.check_length((span.text for span in spans), most)
         ids = tokenizer.encode_spans(spans)
     texts = None
@@ -120,5 +121,6 @@ async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> Detokeniz
 
 def _detokenize(ids: list[int], serving: Serving) -> DetokenizeResponse:
     loaded = serving.assistant.loaded
-    check_ids(ids, loaded.config.vocab_size, "tokens")
+    with admission(param="tokens"):
+        check_ids("tokens", ids, loaded.config.vocab_size)
     return DetokenizeResponse(prompt=loaded.tokenizer.decode(ids, skip_control=False))

@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.engine import grammar as grammars
-from danlu.engine.grammar import MAX_SOURCE_CHARACTERS, GrammarCompiler, Guide
-from danlu.engine.request import Grammar, Request, SamplingSettings, Thinking
+from danlu.engine import grammar_compiler as grammars
+from danlu.engine.grammar import Grammar
+from danlu.engine.grammar_compiler import MAX_SOURCE_CHARACTERS, GrammarCompiler, Guide
+from danlu.engine.request import Request, SamplingSettings, Thinking
 from danlu.engine.sampler import ChosenToken, Sampler, sample
-from danlu.errors import UsageError
+from danlu.errors import CapacityError, UsageError
 from danlu.text.parse import Parser, Text
 from tests.helpers.models.tiny_engine import tokenizer
 
@@ -40,7 +41,9 @@ def write(
     """What a random model writes under a grammar, and whether it came to its end."""
     sampling = SamplingSettings(grammar=grammar, seed=seed, **asked)
     request = Request(prompt=(0,), sampling=sampling, thinking=thinking, end_token_ids=ends)
-    subject = Sampler(request, tokenizer(), vocab_size=SIZE, guide=COMPILER.guide(grammar))
+    subject = Sampler(
+        request, tokenizer(), vocab_size=SIZE, guide=COMPILER.compiled(grammar).guide()
+    )
     generator = torch.Generator().manual_seed(seed)
     tokens: list[int] = []
     while len(tokens) < max_tokens:
@@ -129,7 +132,7 @@ def test_json_by_a_schema_is_valid_and_a_cut_one_can_be_completed(
     assert conforms(json.loads(text_of(tokens)), schema)
     begun, _ended = write(grammar, seed=seed, max_tokens=cut + 1)
     assert begun == tokens[: cut + 1]
-    follow(COMPILER.guide(grammar), begun)
+    follow(COMPILER.compiled(grammar).guide(), begun)
 
 
 @settings(max_examples=30, deadline=None)
@@ -171,7 +174,7 @@ _BRIEF = tuple((tokenizer().encode_text(mark)[0], 8.0) for mark in ('"', "}", "]
 
 
 def test_ids_without_text_and_control_tokens_are_impossible() -> None:
-    allowed, may_end = COMPILER.guide(Grammar(kind="regex", source="(?s:.)*")).allowed()
+    allowed, may_end = COMPILER.compiled(Grammar(kind="regex", source="(?s:.)*")).guide().allowed()
     assert may_end
     barred = {id_ for id_ in range(tokenizer().vocab_size) if not allowed[id_]}
     assert tokenizer().control_ids <= barred
@@ -274,7 +277,7 @@ BROKEN = [
 @pytest.mark.parametrize("grammar", BROKEN, ids=lambda grammar: grammar.source[:40])
 def test_a_broken_grammar_is_refused_with_the_reason(grammar: Grammar) -> None:
     with pytest.raises(UsageError) as problem:
-        COMPILER.guide(grammar)
+        COMPILER.compiled(grammar)
     assert problem.value.why
     assert len(str(problem.value)) < 1000
 
@@ -330,7 +333,7 @@ def test_a_hostile_grammar_is_refused_or_cheap(name: str) -> None:
     """The bounds are several times what a slow machine needs; a hang is what they find."""
     started = time.process_time()
     try:
-        guide = COMPILER.guide(HOSTILE[name])
+        guide = COMPILER.compiled(HOSTILE[name]).guide()
     except UsageError:
         guide = None
     assert time.process_time() - started < 5.0
@@ -353,7 +356,7 @@ def test_a_hostile_grammar_is_refused_or_cheap(name: str) -> None:
 def test_a_grammar_without_a_way_on_fails_its_own_row_only() -> None:
     lost = Grammar(kind="lark", source='start: "a" T\nT: /b/ & /c/')
     try:
-        guide = COMPILER.guide(lost)
+        guide = COMPILER.compiled(lost).guide()
     except UsageError:
         return
     requests = [
@@ -377,12 +380,12 @@ def test_any_thread_may_compile_and_guides_are_independent() -> None:
     compiler = GrammarCompiler(tokenizer())
     grammars = [Grammar(kind="regex", source=f"[a-z]{{{n}}}") for n in range(1, 5)] * 4
     with ThreadPoolExecutor(8) as pool:
-        guides = list(pool.map(compiler.guide, grammars))
+        guides = list(pool.map(lambda grammar: compiler.compiled(grammar).guide(), grammars))
     letter = tokenizer().encode_text("a")[0]
     for place, guide in enumerate(guides):
         follow(guide, [letter] * (place % 4 + 1))
         assert guide.is_complete
-    assert not compiler.guide(grammars[0]).is_complete
+    assert not compiler.compiled(grammars[0]).guide().is_complete
 
 
 FORCED = [
@@ -401,12 +404,12 @@ def test_a_text_without_choices_is_bounded(grammar: Grammar) -> None:
     """The engine would follow it in one step to its end, while all other answers wait."""
     compiler = GrammarCompiler(tokenizer())
     with pytest.raises(UsageError):
-        compiler.guide(grammar)
-    assert compiler.kept_kilobytes == 0
+        compiler.compiled(grammar)
+    assert compiler.kilobytes == 0
 
 
 def test_a_short_text_without_choices_is_followed() -> None:
-    guide = COMPILER.guide(Grammar(kind="regex", source="(ab){1000}"))
+    guide = COMPILER.compiled(Grammar(kind="regex", source="(ab){1000}")).guide()
     follow(guide, tokenizer().encode_text("ab" * 1000))
     assert guide.is_complete
 
@@ -424,6 +427,22 @@ def test_what_is_kept_compiled_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(grammars, "_try_out", noted)
     sources = ["[a-z]{1}", "[a-z]{2}", "[a-z]{1}", "[a-z]{3}", "[a-z]{1}", "[a-z]{2}"]
     for source in sources:
-        compiler.guide(Grammar(kind="regex", source=source))
-        assert 1500 <= compiler.kept_kilobytes <= 4096
+        compiler.compiled(Grammar(kind="regex", source=source))
+        assert 1500 <= compiler.kilobytes <= 4096
     assert len(tried) == 4  # the second was used least recently when the third came
+
+
+def test_what_requests_hold_stays_compiled_and_leaves_less_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiler = GrammarCompiler(tokenizer())
+    monkeypatch.setattr(grammars, "CACHE_KILOBYTES", 3 * grammars._USUAL_KILOBYTES)
+    held = [
+        compiler.compiled(Grammar(kind="choice", source=json.dumps([f"a{n}"]))) for n in range(3)
+    ]
+    another = Grammar(kind="choice", source='["b"]')
+    with pytest.raises(CapacityError):
+        compiler.compiled(another)
+    follow(held[0].guide(), tokenizer().encode_text("a0"))
+    held.pop()
+    compiler.compiled(another)
