@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
 def _show(demo: Demo) -> None:
     from danlu.cli.info import machine_facts
     from danlu.cli.merge import merge_summary
-    from danlu.cli.terminal.facts import print_facts
+    from danlu.cli.terminal.fact_table import print_facts
     from danlu.cli.terminal.progress import describe, show_training
     from danlu.cli.terminal.screen import print_table, show_answer, waiting
     from danlu.workflows.demo import QUESTIONS, answer_text, ask, held_out_scores
@@ -119,6 +119,11 @@ def _show(demo: Demo) -> None:
 _NEW_SKILL = "Write this as an order slip:\nPlease send a silver bell to Maradon."
 
 
-def _title(number: int, text: str) -> None:
+def heading(number: int, text: str) -> str:
+    """Write the heading of a part of the demo as one line."""
     head = f"── {number}. {text} "
-    print("\n" + head + "─" * max(0, 72 - columns(head)), flush=True)
+    return head + "─" * max(0, 72 - columns(head))
+
+
+def _title(number: int, text: str) -> None:
+    print(f"\n{heading(number, text)}", flush=True)

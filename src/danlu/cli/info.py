@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from danlu.cli.terminal.facts import print_facts
+from danlu.cli.terminal.fact_table import print_facts
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK
 from danlu.language import _

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from danlu.cli.terminal.facts import print_facts
+from danlu.cli.terminal.fact_table import print_facts
 from danlu.cli.terminal.screen import json_line, print_table, printable
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes

@@ -246,7 +246,7 @@ class _Bar(_View):
         grid.add_row(Text(f"{last.step}/{total}"), bar, Text(times))
         outer = Table.grid()
         outer.add_row(grid)
-        for line in _lines(self._numbers(last), self._live.console.width):
+        for line in lines_of(self._numbers(last), self._live.console.width):
             outer.add_row(Text(line))
         return outer
 
@@ -268,7 +268,7 @@ class _Lines(_View):
         print(line, flush=True)
 
 
-def _lines(parts: Sequence[str], width: int) -> Iterator[str]:
+def lines_of(parts: Sequence[str], width: int) -> Iterator[str]:
     """Join parts into lines of at most `width` columns, each part whole."""
     line = parts[0]
     for part in parts[1:]:
