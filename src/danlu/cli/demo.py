@@ -53,6 +53,12 @@ def run(argv: Sequence[str]) -> int:
             print(_("Stopped. danlu demo starts over."))
             return EXIT_INTERRUPTED
     print(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
+    print_next_steps()
+    return EXIT_OK
+
+
+def print_next_steps() -> None:
+    """Print the commands for a model and data of the user's own; each works as printed."""
     print()
     print(_("Download Qwen3-8B (Hugging Face or ModelScope), then:"))
     if shutil.which("danlu") is None and sys.prefix != sys.base_prefix:
@@ -61,7 +67,6 @@ def run(argv: Sequence[str]) -> int:
     print("  danlu chat --adapter my-run")
     print("  danlu merge --adapter my-run --export_dir my-model")
     print("  danlu chat --model my-model")
-    return EXIT_OK
 
 
 def _show(demo: Demo) -> None:

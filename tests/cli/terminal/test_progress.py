@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from danlu.cli.demo import heading
+from danlu.cli.demo import heading, print_next_steps
 from danlu.cli.terminal.progress import lines_of
 from danlu.language import columns
 
@@ -33,3 +36,21 @@ def test_headings_take_one_line_of_one_length() -> None:
         "微调前后对比",
     )
     assert {columns(heading(1, text)) for text in texts} == {72}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_demo_ends_with_commands_that_work_in_this_terminal(
+    is_known: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`make demo` calls danlu by its path; the user's terminal does not know it yet."""
+    (tmp_path / "danlu").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path if is_known else tmp_path / "nothing"))
+    monkeypatch.setattr(sys, "prefix", "/home/me/my danlu/.venv")
+    print_next_steps()
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    line = "source '/home/me/my danlu/.venv/bin/activate'"
+    assert (line in lines) == (not is_known)
+    assert not is_known or lines[2].startswith("danlu train")
