@@ -31,6 +31,8 @@ PO_FILE = LOCALE_FOLDER / "zh_CN" / "LC_MESSAGES" / "danlu.po"
 MO_FILE = PO_FILE.with_suffix(".mo")
 
 HEADER_COMMENT = "# Chinese sentences of danlu. Kept by `python -m tools.translations`."
+# Module-level dictionaries whose values are looked up later.
+TABLES = ("COMMANDS", "FACT_NAMES", "FACT_VALUES", "SKILLS", "SYSTEM_REASONS", "VALUE_RULES")
 # Babel would write dates and its own version: the files would differ without a reason.
 HEADERS = [
     ("Project-Id-Version", "danlu"),
@@ -103,7 +105,7 @@ def templates(tree: ast.Module, where: str) -> Iterator[tuple[int, str]]:
     """Give the line and text of each template of one file.
 
     Besides `_("...")` these are the texts that danlu looks up later: the help of `option(...)`,
-    the texts of `foreign(...)`, the docstrings of settings classes and the values of COMMANDS.
+    the texts of `foreign(...)`, the docstrings of settings classes and the values of TABLES.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -116,7 +118,7 @@ def templates(tree: ast.Module, where: str) -> Iterator[tuple[int, str]]:
                     yield from _literal(keyword.value)
         elif isinstance(node, ast.ClassDef) and _is_settings(node):
             yield node.lineno, _docstring(node, where)
-        elif isinstance(node, ast.Assign) and _assigns(node, "COMMANDS"):
+        elif isinstance(node, ast.Assign) and _assigns(node, TABLES):
             for value in getattr(node.value, "values", []):
                 yield from _literal(value)
 
@@ -156,8 +158,8 @@ def _docstring(node: ast.ClassDef, where: str) -> str:
     return text.strip()
 
 
-def _assigns(node: ast.Assign, name: str) -> bool:
-    return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+def _assigns(node: ast.Assign, names: tuple[str, ...]) -> bool:
+    return any(isinstance(target, ast.Name) and target.id in names for target in node.targets)
 
 
 def faults(catalog: Catalog) -> list[str]:

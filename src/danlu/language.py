@@ -7,8 +7,10 @@ LANG. Code, logs and file formats stay English.
 
 from __future__ import annotations
 
+import errno
 import gettext
 import os
+import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,3 +34,31 @@ def _catalogue(language: str) -> gettext.NullTranslations:
 def _(template: str) -> str:
     """Return the template in the chosen language; the English text where no translation exists."""
     return _catalogue(chosen_language()).gettext(template)
+
+
+# What users meet; the other reasons stay as the system words them.
+SYSTEM_REASONS = {
+    errno.ENOENT: "there is no such file or folder",
+    errno.ENOTDIR: "a part of the path is not a folder",
+    errno.EISDIR: "it is a folder",
+    errno.EEXIST: "it exists already",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "the operation is not permitted",
+    errno.EROFS: "the disk can only be read",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EIO: "the disk failed to read or write",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EADDRINUSE: "the address is in use",
+    errno.EADDRNOTAVAIL: "this machine does not have the address",
+}
+
+
+def system_reason(fault: OSError) -> str:
+    """Say in the chosen language why the operating system refused."""
+    reason = SYSTEM_REASONS.get(fault.errno or 0)
+    return _(reason) if reason else fault.strerror or str(fault)
+
+
+def columns(text: str) -> int:
+    """Count the columns that a text takes in a terminal; a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

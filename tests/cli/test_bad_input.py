@@ -259,7 +259,7 @@ def test_a_folder_that_refuses_writing(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert str(here) in lines[0]
-    assert "Permission denied" in lines[1]
+    assert "permission denied" in lines[1]
     assert contents(here) == before
 
 

@@ -82,6 +82,13 @@ def test_make_targets_exist(page: str) -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_the_command_is_made_known_before_it_is_used(page: str) -> None:
+    lines = commands(page)
+    first = next(index for index, line in enumerate(lines) if line.startswith("danlu "))
+    assert "source .venv/bin/activate" in lines[:first]
+
+
 def test_both_languages_show_the_same_commands() -> None:
     english, chinese = (
         [line for line in commands(page) if not line.startswith("danlu generate")] for page in PAGES

@@ -134,6 +134,21 @@ def test_missing_folder_and_missing_file(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["Qwen3-8B", "Qwen3-0.6B", "Qwen3-4B-Base"])
+def test_a_published_model_that_is_missing_comes_with_its_download(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my models" / name
+    for language, command in (
+        ("en", f"hf download Qwen/{name} --local-dir"),
+        ("zh", f"modelscope download --model Qwen/{name} --local_dir"),
+    ):
+        monkeypatch.setenv("DANLU_LANG", language)
+        with pytest.raises(UsageError) as caught:
+            load_config(folder)
+        assert f"{command} '{folder}'" in caught.value.fix
+
+
 def test_a_gguf_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(UsageError, match="is a GGUF file"):

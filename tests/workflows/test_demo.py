@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from danlu.cli.demo import SKILLS
 from danlu.cli.main import main
 from danlu.engine.request import SamplingSettings
 from danlu.files.committed import committed_folder, verify
@@ -18,6 +19,13 @@ from danlu.train.job.finetune import Finetune
 from danlu.train.settings import TrainSettings
 from danlu.workflows import demo as demo_module
 from danlu.workflows.demo import Demo
+
+WHOLE_DATA = demo_module.DATA
+
+
+def test_every_skill_of_the_demo_has_a_name_for_people() -> None:
+    rows = json.loads((WHOLE_DATA / "held_out.json").read_text(encoding="utf-8"))
+    assert {row["kind"] for row in rows} == set(SKILLS)
 
 
 @pytest.fixture(autouse=True)

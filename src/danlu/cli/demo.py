@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
-from danlu.language import _
+from danlu.language import _, columns
 from danlu.settings.schema import Settings
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
     from danlu.workflows.demo import Demo
+
+
+# The kinds of held-out prompts, as the table calls them.
+SKILLS = {
+    "new: identity": "new: who it is",
+    "new: order slips": "new: order slips",
+    "kept: greeting": "kept: greeting",
+    "kept: remembering": "kept: remembering",
+    "kept: reading": "kept: reading",
+    "kept: sums": "kept: sums",
+    "kept: json": "kept: JSON",
+    "kept: copying": "kept: copying",
+}
 
 
 class DemoSettings(Settings):
@@ -36,25 +53,32 @@ def run(argv: Sequence[str]) -> int:
             print(_("Stopped. danlu demo starts over."))
             return EXIT_INTERRUPTED
     print(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
+    print_next_steps()
+    return EXIT_OK
+
+
+def print_next_steps() -> None:
+    """Print the commands for a model and data of the user's own; each works as printed."""
     print()
     print(_("Download Qwen3-8B (Hugging Face or ModelScope), then:"))
+    if shutil.which("danlu") is None and sys.prefix != sys.base_prefix:
+        print(f"  source {shlex.quote(str(Path(sys.prefix) / 'bin' / 'activate'))}")
     print("  danlu train --model /path/to/Qwen3-8B --dataset my.jsonl --output_dir my-run")
     print("  danlu chat --adapter my-run")
     print("  danlu merge --adapter my-run --export_dir my-model")
     print("  danlu chat --model my-model")
-    return EXIT_OK
 
 
 def _show(demo: Demo) -> None:
     from danlu.cli.info import machine_facts
     from danlu.cli.merge import merge_summary
+    from danlu.cli.terminal.fact_table import print_facts
     from danlu.cli.terminal.progress import describe, show_training
-    from danlu.cli.terminal.screen import print_table, show_answer
+    from danlu.cli.terminal.screen import print_table, show_answer, waiting
     from danlu.workflows.demo import QUESTIONS, answer_text, ask, held_out_scores
 
     _title(1, _("The machine, and the built-in model (a small demonstration model)"))
-    for name, value in machine_facts().items():
-        print(f"  {name:<10} {value}")
+    print_facts(machine_facts(), indent="  ")
     starter = demo.open_starter()
     for question in QUESTIONS:
         print(f"\n> {question}")
@@ -68,14 +92,21 @@ def _show(demo: Demo) -> None:
     _title(3, _("Before and after"))
     tuned = demo.open_tuned()
     rows = []
-    for question in ("Who are you?", "你叫什么名字？", _NEW_SKILL, *QUESTIONS[1:]):
-        before = answer_text(tuned, question, with_adapter=False)
-        rows.append((question, before, answer_text(tuned, question)))
+    with waiting(_("asking both models")):
+        for question in ("Who are you?", "你叫什么名字？", _NEW_SKILL, *QUESTIONS[1:]):
+            before = answer_text(tuned, question, with_adapter=False)
+            rows.append((question, before, answer_text(tuned, question)))
     print_table((_("question"), _("before"), _("after")), rows)
     print(_("Held-out prompts, answered exactly as expected:"))
+    with waiting(_("answering the held-out prompts")):
+        found = held_out_scores(tuned)
     scores = [
-        (score.kind, f"{score.before}/{score.count}", f"{score.after}/{score.count}")
-        for score in held_out_scores(tuned)
+        (
+            _(SKILLS.get(score.kind, score.kind)),
+            f"{score.before}/{score.count}",
+            f"{score.after}/{score.count}",
+        )
+        for score in found
     ]
     print_table((_("skill"), _("before"), _("after")), scores)
     print(_("Loss curve: {path}").format(path=demo.run_folder / "loss.png"))
@@ -93,5 +124,11 @@ def _show(demo: Demo) -> None:
 _NEW_SKILL = "Write this as an order slip:\nPlease send a silver bell to Maradon."
 
 
+def heading(number: int, text: str) -> str:
+    """Write the heading of a part of the demo as one line."""
+    head = f"── {number}. {text} "
+    return head + "─" * max(0, 72 - columns(head))
+
+
 def _title(number: int, text: str) -> None:
-    print(f"\n── {number}. {text} " + "─" * max(0, 60 - len(text)), flush=True)
+    print(f"\n{heading(number, text)}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -57,12 +58,20 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
+def _suggestion(settings: EvalSettings) -> str:
+    """Write the two commands that may be meant, with what was named already."""
+    run = shlex.quote(settings.adapter_name_or_path or "my-run")
+    model = shlex.quote(settings.model_name_or_path or "my-model")
+    one, other = f"danlu eval {run}", f"danlu eval --model {model} --dataset rows.jsonl"
+    return _("{one} or {other}").format(one=one, other=other)
+
+
 def _check(settings: EvalSettings) -> None:
     if settings.run is None and not settings.dataset:
         raise UsageError(
             _("There is nothing to evaluate."),
             why=_("Neither a run nor a data set is named."),
-            fix="danlu eval my-run, danlu eval --model my-model --dataset rows.jsonl",
+            fix=_suggestion(settings),
         )
     if settings.run is not None and settings.adapter_name_or_path is not None:
         raise UsageError(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from danlu.cli.terminal.screen import json_line, printable
+from danlu.cli.terminal.fact_table import print_facts
+from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK
 from danlu.language import _
 from danlu.settings.schema import Settings, option
@@ -33,9 +34,7 @@ def run(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json_line(facts))
     else:
-        width = max(len(name) for name in facts)
-        for name, value in facts.items():
-            print(printable(f"{name:<{width}}  {value}"))
+        print_facts(facts)
     return EXIT_OK
 
 
@@ -58,7 +57,7 @@ def machine_facts() -> dict[str, Any]:
         "memory": readable_bytes(device.memory_bytes),
         "threads": device.threads,
         "processors": num_processors(),
-        "processor_quota": "-" if quota is None else quota,
+        "processor_quota": quota,
         "waiting": waiting() or _("spinning; asleep beside other programs"),
         "precision": str(device.preferred_dtype).removeprefix("torch."),
         "danlu": danlu.__version__,
@@ -115,15 +114,16 @@ def _model_facts(name: str) -> dict[str, Any]:
     return {
         "kind": "model",
         "folder": str(folder),
-        "parameters": f"{parameters / 1e6:.1f} million",
+        "parameters": parameters,
         "weights": readable_bytes(weights.num_bytes),
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
-        "heads": f"{config.num_attention_heads} ({config.num_key_value_heads} for keys and values)",
+        "heads": config.num_attention_heads,
+        "kv_heads": config.num_key_value_heads,
         "vocab_size": config.vocab_size,
         "context": config.max_position_embeddings,
         "template": prompting.template,
         "thinking": prompting.enable_thinking,
-        "own_template": own.name if own else "-",
+        "own_template": own.name if own else None,
         "fingerprint": fingerprint(config, weights),
     }

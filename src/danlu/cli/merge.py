@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, ClassVar
 
-from danlu.cli.terminal.screen import json_line
+from danlu.cli.terminal.screen import json_line, waiting
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
@@ -50,18 +50,21 @@ def run(argv: Sequence[str]) -> int:
                 why=_("A merge needs an adapter and a folder for the result."),
                 fix="danlu merge --adapter_name_or_path my-run --export_dir my-model",
             )
-    from pathlib import Path
+    with waiting(_("Merging and verifying")):
+        from pathlib import Path
 
-    from danlu.device.detect import select
-    from danlu.dialog.assistant import prompting_line
-    from danlu.export.merge import merge
-    from danlu.hub.adapters import base_of, find_adapter
+        from danlu.device.detect import select
+        from danlu.dialog.assistant import prompting_line
+        from danlu.export.merge import merge
+        from danlu.hub.adapters import base_of, find_adapter
 
-    source = find_adapter(settings.adapter_name_or_path)
-    export_dir = Path(settings.export_dir).expanduser().absolute()
-    base = settings.model_name_or_path or base_of(source)
-    prompting = source.prompting(base).override(settings.template, settings.enable_thinking)
-    report = merge(base, source, export_dir, device=select(settings.device), prompting=prompting)
+        source = find_adapter(settings.adapter_name_or_path)
+        export_dir = Path(settings.export_dir).expanduser().absolute()
+        base = settings.model_name_or_path or base_of(source)
+        prompting = source.prompting(base).override(settings.template, settings.enable_thinking)
+        report = merge(
+            base, source, export_dir, device=select(settings.device), prompting=prompting
+        )
     if settings.json_output:
         print(json_line(asdict(report)))
         return EXIT_OK

@@ -6,11 +6,12 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from danlu.cli.terminal.fact_table import print_facts
 from danlu.cli.terminal.screen import json_line, print_table, printable
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes
@@ -96,11 +97,17 @@ def _list(as_json: bool) -> None:
             _loss(run.loss),
             _loss(run.eval_loss),
             readable_bytes(run.size_bytes),
-            str(run.path.parent),
+            _short(run.path.parent),
         )
         for run in runs
     )
     print_table(heads, rows)
+
+
+def _short(folder: Path) -> str:
+    """Write a folder as a shell takes it too: the user's home as ~."""
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
 
 
 def _trash(settings: RunsSettings) -> None:
@@ -144,24 +151,35 @@ def _show(folder: Path, as_json: bool) -> None:
         print(json_line({**record, "run": manifest.model_dump()}))
         return
     facts = {
-        **{name: value for name, value in record.items() if name != "size_bytes"},
-        "size": readable_bytes(status.size_bytes),
-        "template": f"{manifest.template}, thinking {manifest.enable_thinking}",
+        **{name: value for name, value in record.items() if name != "detail"},
+        "state": f"{status.state} {status.detail}".strip(),
+        "template": manifest.template,
+        "thinking": manifest.enable_thinking,
         "device": manifest.arithmetic.device_description,
         "dtype": manifest.arithmetic.dtype,
         "checkpoints": [checkpoint.step for checkpoint in list_checkpoints(folder)],
-        **{f"data: {key}": value for key, value in manifest.data.model_dump(mode="json").items()},
-        **{f"result: {key}": value for key, value in manifest.results.items()},
-        "not default": ", ".join(
-            f"{name}={manifest.settings[name]}"
-            for name, origin in manifest.origins.items()
-            if origin != "default"
-        ),
     }
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        if value not in (None, "", [], {}):
-            print(printable(f"{name:<{width}}  {value}"))
+    data = manifest.data.model_dump(mode="json")
+    sentences = [*data.pop("datasets", ()), *data.pop("left_out_rows", ())]
+    _part("", facts)
+    _part(_("Data"), data)
+    for sentence in sentences:
+        print(printable(f"  {sentence}"))
+    _part(_("Results"), manifest.results)
+    given = [name for name, origin in manifest.origins.items() if origin != "default"]
+    if given:
+        print(_("Settings that were given"))
+    for name in given:
+        print(printable(f"  --{name} {shlex.quote(str(manifest.settings[name]))}"))
+
+
+def _part(title: str, facts: Mapping[str, object]) -> None:
+    """Print the facts that have a value, under their title."""
+    present = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
+    if present:
+        if title:
+            print(title)
+        print_facts(present, indent="  " if title else "")
 
 
 def _stop(folder: Path) -> None:
@@ -177,7 +195,7 @@ def _stop(folder: Path) -> None:
     if pid is None:
         raise UsageError(
             _("The run {path} is not going on.").format(path=folder),
-            why=_("Its state is {state}.").format(state=status.state),
+            why=_("Its state is {state}.").format(state=shown_state(status.state)),
             fix=f"danlu runs show {shlex.quote(str(folder))}",
         )
     try:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import waiting
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
 from danlu.runs.checkpoints import FINAL
@@ -22,12 +23,13 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(TrainSettings, "train", argv)
     if resolved is None:
         return EXIT_OK
-    from danlu.cli.terminal.progress import describe, show_training
-    from danlu.train.job.finetune import Finetune
-    from danlu.train.job.setup import prepare_run
-    from danlu.train.loop.trainer import Interrupted
+    with waiting(_("Reading the data and the model")):
+        from danlu.cli.terminal.progress import describe, show_training
+        from danlu.train.job.finetune import Finetune
+        from danlu.train.job.setup import prepare_run
+        from danlu.train.loop.trainer import Interrupted
 
-    job = Finetune(prepare_run(resolved.values, resolved.origins))
+        job = Finetune(prepare_run(resolved.values, resolved.origins))
     print("\n".join(describe(job.prepared)), flush=True)
     try:
         show_training(job, argv)

@@ -88,6 +88,10 @@ class DataSet:
             files = _("{count} files in {folder}").format(
                 count=len(self.files), folder=self.files[0].parent
             )
+        if self.name == files:
+            return _("{files}: {formatting} rows, {origin}.").format(
+                files=files, formatting=self.format.formatting, origin=self.origin
+            )
         return _("{name}: {formatting} rows in {files}, {origin}.").format(
             name=self.name, formatting=self.format.formatting, files=files, origin=self.origin
         )

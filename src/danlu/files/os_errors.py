@@ -14,7 +14,7 @@ from pathlib import Path
 
 from danlu.errors import CapacityError, DanluError, DataError, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes
-from danlu.language import _
+from danlu.language import _, system_reason
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -73,7 +73,7 @@ def explain(fault: OSError, path: Path, needed_bytes: int = 0) -> DanluError:
     else:
         why = _("the system reports: {detail}")
         fix = _("check the disk (df -h {folder}; dmesg | tail) and run the command again")
-    why = why.format(detail=fault.strerror or str(fault))
+    why = why.format(detail=system_reason(fault))
     return kind(what, why=why, fix=fix.format(folder=path.parent))
 
 
@@ -96,7 +96,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         what = _("Cannot read {path}").format(path=path)
-        why = _("the system reports: {detail}").format(detail=fault.strerror or str(fault))
+        why = _("the system reports: {detail}").format(detail=system_reason(fault))
         if fault.errno in (*_LOST, *_BAD_PATH):
             fix = _("check the disk (dmesg | tail), and use another copy of this file")
             raise DataError(what, why=why, fix=fix) from fault

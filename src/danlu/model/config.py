@@ -6,6 +6,8 @@ windows, biases) is refused by name, never computed wrongly.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +80,7 @@ def load_config(folder: Path) -> ModelConfig:
         raise UsageError(
             _("The model folder {folder} does not exist.").format(folder=folder),
             why=_("A model is a folder with config.json, tokenizer.json and *.safetensors files."),
-            fix=_("Check the path, or use the built-in model: --model starter"),
+            fix=_how_to_get(folder),
         )
     if not path.exists():
         raise UsageError(
@@ -87,6 +89,16 @@ def load_config(folder: Path) -> ModelConfig:
             fix=_("Point to the folder that holds config.json, or download the model again."),
         )
     return config_from_fields(read_model_json(path).fields, source=path)
+
+
+def _how_to_get(folder: Path) -> str:
+    """Say where the missing model comes from: a published one by its name, else the built-in."""
+    if re.fullmatch(r"Qwen3-\d+(\.\d+)?B(-Base)?", folder.name):
+        return _(
+            "Check the path, or download it: pip install huggingface_hub && "
+            "hf download Qwen/{name} --local-dir {folder}"
+        ).format(name=folder.name, folder=shlex.quote(str(folder)))
+    return _("Check the path, or use the built-in model: --model starter")
 
 
 def read_model_json(path: Path) -> JsonFile:

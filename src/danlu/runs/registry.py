@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -137,9 +138,9 @@ def status_of(folder: Path) -> RunStatus:
     )
 
 
-def shown_state(state: str) -> str:
-    """Write a state for people."""
-    return {
+def shown_state(state: str, detail: str = "") -> str:
+    """Write a state and what explains it for people; an error's text stays as it is."""
+    shown = {
         "running": _("running"),
         "finished": _("finished"),
         "stopped": _("stopped by itself"),
@@ -147,6 +148,10 @@ def shown_state(state: str) -> str:
         "failed": _("failed"),
         "died": _("died"),
     }.get(state, state)
+    counted = re.fullmatch(r"(?:at step )?(\d+)(?: steps)?", detail)
+    if counted:
+        detail = _("step {step}").format(step=counted[1])
+    return _("{state}, {detail}").format(state=shown, detail=detail) if detail else shown
 
 
 def _last(records: list[dict[str, object]], key: str) -> float | None:

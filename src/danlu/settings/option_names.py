@@ -78,19 +78,37 @@ class Names:
         others = {name: Option(name=name, help="", types=_ANY_VALUE) for name in cls.FOREIGN}
         self._known = {**others, **self._own}
 
+    def has(self, key: str, extra: Sequence[str] = ()) -> bool:
+        """Tell whether a name is known."""
+        name = key.replace("-", "_")
+        return name in self._known or name in extra
+
     def get(self, key: str, origin: str, extra: Sequence[str] = ()) -> Option:
         """Look a name up; one that does not exist is noted, with the nearest one that does."""
         name = key.replace("-", "_")
         if name in self._known:
             return self._known[name]
-        near = difflib.get_close_matches(name, [*self._own, *extra], 1, 0.5)
-        near = near or difflib.get_close_matches(name, self._known, 1, 0.8)
+        near = self._near(name, extra)
         self.refusals.add(
             key,
             origin,
             what=_("There is no setting named {key}").format(key=key),
-            fix=_("did you mean {name}?").format(name=near[0])
+            fix=_("did you mean {name}?").format(name=near)
             if near
             else _("add --help to the command to see all settings"),
         )
         return Option(name=name, help="", types=_ANY_VALUE)
+
+    def _near(self, name: str, extra: Sequence[str]) -> str:
+        """Return the known name that is most likely meant, or all that share the initials."""
+        own = [*self._own, *extra]
+        part = f"_{name.rstrip('s')}"
+        initials = [known for known in own if name == "".join(w[0] for w in known.split("_"))]
+        found = (
+            difflib.get_close_matches(name, own, 1, 0.8)
+            or [known for known in own if len(part) > 3 and part in f"_{known}"][:1]
+            or initials
+            or difflib.get_close_matches(name, own, 1, 0.5)
+            or difflib.get_close_matches(name, self._known, 1, 0.8)
+        )
+        return ", ".join(found)

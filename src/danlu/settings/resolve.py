@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from danlu.errors import UsageError
 from danlu.language import _
@@ -26,6 +27,19 @@ from danlu.settings.sources import (
 
 S = TypeVar("S", bound=Settings)
 DEFAULT = "default"
+# What a value must be, by pydantic's name of the fault; the others stay as pydantic words them.
+VALUE_RULES = {
+    "int_parsing": "it must be a whole number",
+    "int_from_float": "it must be a whole number",
+    "int_type": "it must be a whole number",
+    "float_parsing": "it must be a number",
+    "float_type": "it must be a number",
+    "finite_number": "it must be a finite number",
+    "bool_parsing": "it must be true or false",
+    "bool_type": "it must be true or false",
+    "string_type": "it must be text",
+    "literal_error": "it must be one of those below",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +156,18 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
         _("The value {value} does not suit {name}").format(value=repr(shown), name=key),
         why=_("it is given in: {origin}; {detail}").format(
             origin=shown_origin(given[key].origin),
-            detail=first["msg"].removeprefix("Value error, "),
+            detail=_rule(first),
         ),
         fix=_("give {name} as {kind}: {help}").format(
             name=key, kind=describe_type(names.options[key]), help=_(names.options[key].help)
         ),
     )
+
+
+def _rule(fault: ErrorDetails) -> str:
+    """Say what a value must be: a rule of ours is a sentence already."""
+    rule = VALUE_RULES.get(fault["type"])
+    return _(rule) if rule else fault["msg"].removeprefix("Value error, ")
 
 
 def _shown(value: str | tuple[str, ...] | None) -> str:

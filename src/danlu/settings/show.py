@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 import sys
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 from pydantic import SecretStr
 
-from danlu.language import _
+from danlu.language import _, columns
 from danlu.settings.option_names import Names
 from danlu.settings.resolve import Resolved, S, resolve
 from danlu.settings.schema import Option, Settings, describe_type, options_of
@@ -97,21 +96,22 @@ def _entry(left: str, right: str) -> list[str]:
 def _wrap(text: str, width: int) -> list[str]:
     """Break a text into lines of at most `width` columns; a Chinese character takes two.
 
-    Breaks at spaces and after any wide character, as Chinese is set, never before its punctuation.
+    Breaks at spaces and after any wide character, as Chinese is set, never before its
+    punctuation or behind what opens a bracket.
     """
     lines = [""]
     for piece in _UNBROKEN.findall(text):
-        if _columns((lines[-1] + piece).rstrip()) > width and lines[-1]:
+        if columns((lines[-1] + piece).rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += piece
     return [line.rstrip() for line in lines]
 
 
-_UNBROKEN = re.compile(r"[\u2e80-\u9fff][，。；：、！？）”]*|[^\s\u2e80-\u9fff]+\s*|\s+")
-
-
-def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+_OPENS, _CLOSES = "（“《", "，。；：、！？）”》"
+_UNBROKEN = re.compile(
+    rf"[{_OPENS}]*(?:[\u2e80-\u9fff]|[^\s\u2e80-\u9fff{_OPENS}{_CLOSES}]+)[{_CLOSES}]*[ ]*"
+    rf"|[{_OPENS}{_CLOSES}]|\s+"
+)
 
 
 def _show(value: Any) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from danlu.errors import UsageError
-from danlu.language import _
+from danlu.language import _, system_reason
 from danlu.settings.option_names import COMMAND_LINE, Names
 from danlu.settings.schema import Option
 
@@ -27,6 +27,8 @@ BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "
 NULLS = ("null", "none")
 _OF_A_MODEL = {"architectures", "model_type", "hidden_size"}
 _KEY_VALUE = re.compile(r"([A-Za-z][\w-]*)=(.*)", re.DOTALL)
+# What a word processor or a Chinese keyboard writes for hyphens.
+_DASHES = "－—–―−﹣"
 _NUMBER = re.compile(r"-(\d|\.\d)")
 
 
@@ -108,6 +110,7 @@ class CommandLine:
         return texts[0] if len(texts) == 1 else tuple(texts)
 
     def _plain(self, word: str) -> None:
+        self._refuse_dashes(word)
         first, self._seen_a_word = not self._seen_a_word, True
         # Where words have places of their own, a .json among them is data.
         if first and (_names_a_file(word) or (not self._places and word.endswith(".json"))):
@@ -123,6 +126,16 @@ class CommandLine:
                 _("The word {word} has no meaning here").format(word=repr(word)),
                 why=_("the command takes no further words without a flag"),
                 fix=_("write --key value; add --help to see all settings"),
+            )
+
+    def _refuse_dashes(self, word: str) -> None:
+        """Refuse a flag whose hyphens are other characters: it would pass for a text."""
+        name = re.split("[=＝]", word.lstrip(_DASHES + "-"), maxsplit=1)[0]
+        if word[0:1] and word[0] in _DASHES and self._names.has(name, COMMON):
+            raise UsageError(
+                _("The word {word} has no meaning here").format(word=repr(word)),
+                why=_("its dashes are not the hyphens of a keyboard in English mode"),
+                fix=_("write --{name} with two plain hyphens").format(name=name),
             )
 
     def _key_value(self, word: str) -> tuple[str, str] | None:
@@ -150,8 +163,14 @@ def read_file(names: Names, path: Path) -> dict[str, Given]:
     """Read a settings file, YAML or JSON. Raises UsageError with file:line."""
     try:
         root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+    except FileNotFoundError as fault:
+        raise UsageError(
+            _("The settings file cannot be read: {place}").format(place=path),
+            why=system_reason(fault),
+            fix=_("check its name; you are in {folder}").format(folder=Path.cwd()),
+        ) from fault
     except OSError as fault:
-        raise _bad_file(str(path), fault.strerror or str(fault)) from fault
+        raise _bad_file(str(path), system_reason(fault)) from fault
     except UnicodeDecodeError as fault:
         raise _bad_file(str(path), _("it is not UTF-8 text")) from fault
     except yaml.MarkedYAMLError as fault:

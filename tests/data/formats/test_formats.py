@@ -191,6 +191,8 @@ def test_missing_values_are_empty() -> None:
     [
         ({"prompt": "a", "response": "b"}, "alpaca", "prompt, response"),
         ({"question": "a", "answer": "b"}, "alpaca", "question, answer"),
+        ({"问题": "a", "回答": "b"}, "alpaca", "问题, 回答"),
+        ({"指令": "a", "输出": "b"}, "alpaca", "指令, 输出"),
         ({"input": "a", "output": "b"}, "alpaca", "input, output"),
         (messages(("user", "a"), ("assistant", "b")), "openai", "messages, role"),
         (

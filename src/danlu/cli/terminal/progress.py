@@ -25,7 +25,7 @@ from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.units import readable_bytes
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
-from danlu.language import _
+from danlu.language import _, columns
 from danlu.train.events import (
     Adapted,
     Evaluated,
@@ -79,6 +79,7 @@ def _warm_up(recipe: Recipe) -> Iterator[str]:
         ).format(warm_up=warm_up, steps=recipe.total_steps, rate=recipe.schedule.peak)
 
 
+_GAP = "  "
 # A pipe without a reader, a terminal whose window was closed.
 _READER_GONE = (errno.EPIPE, errno.EIO)
 
@@ -181,7 +182,7 @@ class _View(AbstractContextManager["_View"]):
     @abstractmethod
     def _say(self, line: str) -> None: ...
 
-    def _numbers(self, event: StepDone) -> str:
+    def _numbers(self, event: StepDone) -> list[str]:
         parts = [
             _("epoch {epoch:.2f}").format(epoch=event.epoch),
             _("loss {loss:.4f}").format(loss=event.loss),
@@ -195,7 +196,7 @@ class _View(AbstractContextManager["_View"]):
             _("{speed:.0f} tokens/s").format(speed=self._tokens / max(self._seconds, 1e-9)),
             readable_bytes(event.memory_bytes),
         ]
-        return "  ".join(parts)
+        return parts
 
     def _left(self, event: StepDone) -> str:
         """Estimate the time to the last step."""
@@ -245,7 +246,8 @@ class _Bar(_View):
         grid.add_row(Text(f"{last.step}/{total}"), bar, Text(times))
         outer = Table.grid()
         outer.add_row(grid)
-        outer.add_row(Text(self._numbers(last)))
+        for line in lines_of(self._numbers(last), self._live.console.width):
+            outer.add_row(Text(line))
         return outer
 
 
@@ -260,10 +262,22 @@ class _Lines(_View):
         total = self._total_steps
         if event.step % self._every == 0 or event.step in (1, total):
             left = _("{left} left").format(left=self._left(event))
-            self._say(f"{event.step}/{total}  {self._numbers(event)}  {left}")
+            self._say(f"{event.step}/{total}  {_GAP.join(self._numbers(event))}  {left}")
 
     def _say(self, line: str) -> None:
         print(line, flush=True)
+
+
+def lines_of(parts: Sequence[str], width: int) -> Iterator[str]:
+    """Join parts into lines of at most `width` columns, each part whole."""
+    line = parts[0]
+    for part in parts[1:]:
+        if columns(line + _GAP + part) > width:
+            yield line
+            line = part
+        else:
+            line += _GAP + part
+    yield line
 
 
 def _clock(seconds: float) -> str:

@@ -28,6 +28,11 @@ _PAIRS = (
     ("prompt", "completion"),
     ("query", "response"),
     ("question", "answer"),
+    ("问题", "回答"),
+    ("问题", "答案"),
+    ("提问", "回答"),
+    ("问", "答"),
+    ("指令", "输出"),
 )
 _OTHER_ROLES = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool"}
 

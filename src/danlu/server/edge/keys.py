@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.errors import UsageError
-from danlu.language import _
+from danlu.language import _, system_reason
 from danlu.server.settings import ServeSettings
 
 # Makes a key that cannot be guessed, in a file that others cannot read.
@@ -92,7 +92,7 @@ def _keys_in(path: Path) -> list[str]:
         with path.open("rb") as file:
             text = file.read(_MAX_FILE_BYTES + 1)
     except OSError as problem:
-        raise _unusable(path, problem.strerror or str(problem)) from problem
+        raise _unusable(path, system_reason(problem)) from problem
     if len(text) > _MAX_FILE_BYTES:
         raise _unusable(path, _("It is larger than 64 KiB."))
     lines = [line.strip() for line in text.decode("utf-8", "replace").splitlines()]

@@ -7,7 +7,7 @@ import errno
 import socket
 
 from danlu.errors import EnvironmentFault, UsageError
-from danlu.language import _
+from danlu.language import _, system_reason
 
 # How many connections the system keeps until they are taken.
 BACKLOG = 2048
@@ -57,10 +57,10 @@ def _explained(host: str, port: int, problem: OSError) -> EnvironmentFault | Usa
             ),
         )
     if problem.errno == errno.EADDRNOTAVAIL:
-        return _no_such_host(host, problem.strerror or str(problem))
+        return _no_such_host(host, system_reason(problem))
     return EnvironmentFault(
         _("Port {port} of {host} cannot be used.").format(port=port, host=host),
-        why=problem.strerror or str(problem),
+        why=system_reason(problem),
         fix=_("Use a port above 1023, for example --port 8000"),
     )
 

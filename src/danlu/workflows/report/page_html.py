@@ -71,6 +71,9 @@ h3 em.praise { color: var(--train); }
   overflow-y: auto; }
 .thought { color: var(--dim); font-size: .88rem; border-left: 2px solid var(--line);
   padding-left: .6rem; margin-bottom: .5rem; }
+@media (max-width: 40rem) { th, td { padding: .45rem .5rem; } tbody th { min-width: 7rem; }
+  figcaption { flex-wrap: wrap; gap: .2rem 1rem; } figcaption span:first-child { flex: 1 0 100%; }
+  figure svg { font-size: 22px; overflow: visible; } }
 @media print { body { padding: 0 2px; font-size: 11pt; }
   article { break-inside: auto; } article header { break-after: avoid; }
   .text, .thought { max-height: none; } }

@@ -9,6 +9,7 @@ from typing import Any
 from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
+from danlu.runs.registry import shown_state
 from danlu.text.conversation import Conversation
 from danlu.workflows.answer_form import is_empty, repeats_itself, visible_text
 from danlu.workflows.answers import Answer
@@ -39,9 +40,12 @@ def page_of(found: BeforeAfter) -> Page:
     what = {"lora": _("adapter"), "full": _("all weights")}.get(run.kind, run.kind)
     return Page(
         title=_("Before and after: {name}").format(name=found.folder.name),
-        subtitle=_("{base}, fine-tuned ({what}); compared with {tuned}; run {state}")
-        .format(base=run.base.name, what=what, tuned=found.tuned, state=f"{run.state} {run.detail}")
-        .rstrip(),
+        subtitle=_("{base}, fine-tuned ({what}); compared with {tuned}; run {state}").format(
+            base=run.base.name,
+            what=what,
+            tuned=found.tuned,
+            state=shown_state(run.state, run.detail),
+        ),
         parts=[
             *_warnings(found),
             Heading(text=_("In short")),
