@@ -38,7 +38,7 @@ class EngineService:
 
     def __init__(self, engine: Engine, *, num_seats: int) -> None:
         self._engine = engine
-        self._num_seats = num_seats
+        self.num_seats = num_seats
         self._taken = 0
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -67,7 +67,7 @@ class EngineService:
     def reserve(self, seats: int = 1) -> bool:
         """Take seats for requests to come; return False where fewer are free."""
         with self._lock:
-            if self._taken + seats > self._num_seats:
+            if self._taken + seats > self.num_seats:
                 return False
             self._taken += seats
             return True

@@ -34,6 +34,16 @@ class Prompting:
         """Whether a prompt ends with an empty thought, so that the answer begins at once."""
         return self.template == "qwen3" and not self.enable_thinking
 
+    @property
+    def only_mode(self) -> bool | None:
+        """Whether it thinks always or never, whatever a prompt asks for; None: the prompt decides.
+
+        A model of `qwen3_nothink` that was trained with thoughts may think or not.
+        """
+        if self.template == "qwen3_thinking":
+            return True
+        return False if self.template == "qwen3_nothink" and not self.enable_thinking else None
+
     def override(self, template: str | None, enable_thinking: bool | None) -> Prompting:
         """Replace what was trained by what is asked for; None leaves it."""
         return Prompting(

@@ -182,13 +182,14 @@ def served(
     defaults: SamplingSettings = DEFAULTS,
     context_tokens: int = 4096,
     enable_thinking: bool | None = True,
+    template: str = "qwen3",
 ) -> Iterator[Serving]:
     """Serve a model; without an engine the tiny one."""
     loaded = loaded or tiny_loaded()
     real: Any = engine or Engine(loaded.model, loaded.tokenizer, cache_tokens=context_tokens)
     service = EngineService(real, num_seats=num_seats)
     service.start()
-    prompting = Prompting(enable_thinking=enable_thinking)
+    prompting = Prompting(template=template, enable_thinking=enable_thinking)
     dialog = Dialog(
         real,
         loaded.tokenizer,

@@ -138,6 +138,19 @@ def test_a_full_queue_refuses_before_any_text_is_touched(monkeypatch: pytest.Mon
         wait_until(lambda: serving.service.num_seats_taken == 2)
 
 
+def test_more_answers_than_there_are_seats_are_not_told_to_try_again() -> None:
+    """As lm-eval with a great batch size: it would repeat a request that can never be served."""
+    with client_of("Fine.", num_seats=4) as (client, _serving):
+        for path, body in (
+            (CHAT, {**HELLO, "n": 5}),
+            ("/v1/completions", {"prompt": ["a", "b", "c", "d", "e"]}),
+        ):
+            response = client.post(path, json=body)
+            assert response.status_code == 400
+            assert "Send fewer prompts" in response.json()["error"]["message"]
+        assert client.post("/v1/completions", json={"prompt": list("abcd")}).status_code == 200
+
+
 def test_seats_are_given_back_when_the_prompt_cannot_be_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

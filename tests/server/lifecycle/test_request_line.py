@@ -87,3 +87,19 @@ def test_addresses_of_other_apis_are_answered_with_ours(path: str, near: str) ->
     assert answer.status == 404
     assert f"use {near}." in answer.error["message"]
     assert ask(server_app(), "POST", near, headers=[JSON], body=b"{}").status != 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "advice"),
+    [
+        ("GET", "/tokenizer_info", "tokenizer=FOLDER"),
+        ("POST", "/v1/embeddings", "ask another one for embeddings"),
+    ],
+)
+def test_addresses_that_nothing_here_answers_say_what_to_do(
+    method: str, path: str, advice: str
+) -> None:
+    """lm-eval looks for /tokenizer_info before each run, langchain's embeddings for theirs."""
+    answer = ask(server_app(), method, path, headers=[JSON])
+    assert answer.status == 404
+    assert advice in answer.error["message"]

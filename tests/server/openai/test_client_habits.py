@@ -167,6 +167,53 @@ def test_thinking_is_switched_under_the_names_of_other_servers(
     assert thinking is None or thinking.budget == budget
 
 
+SWITCHED_OFF: list[tuple[dict[str, Any], str]] = [
+    ({"reasoning_effort": "none"}, "reasoning_effort"),
+    ({"reasoning": {"effort": "none"}}, "reasoning_effort"),
+    ({"reasoning": {"enabled": False}}, "reasoning"),
+    ({"enable_thinking": False}, "enable_thinking"),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+    ({"thinking": {"type": "disabled"}}, "thinking"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), SWITCHED_OFF)
+@pytest.mark.parametrize("trained", [True, False, None])
+def test_a_model_that_always_thinks_does_not_pretend_otherwise(
+    subject: Subject, fields: dict[str, Any], param: str, trained: bool | None
+) -> None:
+    subject.answers("Hm.\n</think>\n\nFine.", template="qwen3_thinking", enable_thinking=trained)
+    error = subject.refusal(**fields)
+    assert error["param"] == param
+    assert "thinking_token_budget" in error["message"]
+    assert subject.engine.requests == []
+    # What the message advises, and an effort, are honoured.
+    for served, budget in (({"thinking_token_budget": 0}, 0), ({"reasoning_effort": "low"}, 1024)):
+        assert subject.message(**served)["content"] == "Fine."
+        thinking = subject.engine.requests[-1].thinking
+        assert thinking is not None
+        assert thinking.budget == budget
+
+
+def test_a_model_that_never_thinks_does_not_pretend_otherwise(subject: Subject) -> None:
+    subject.answers("Fine.", template="qwen3_nothink", enable_thinking=False)
+    for fields, param in (
+        ({"enable_thinking": True}, "enable_thinking"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking"),
+    ):
+        assert subject.refusal(**fields)["param"] == param
+    for fields in ({"reasoning_effort": "high"}, {"reasoning_effort": "none"}):
+        assert subject.message(**fields)["content"] == "Fine."
+
+
+def test_tokenize_shows_no_prompt_that_the_model_is_never_given(subject: Subject) -> None:
+    subject.answers("Fine.", template="qwen3_thinking")
+    body = {"messages": HELLO, "chat_template_kwargs": {"enable_thinking": False}}
+    response = subject.client.post("/tokenize", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "chat_template_kwargs"
+
+
 def test_names_of_one_wish_may_not_contradict_each_other(subject: Subject) -> None:
     subject.answers("Fine.")
     for fields, param in (

@@ -186,7 +186,7 @@ def test_with_echo_the_end_has_its_entry_too() -> None:
         ({"prompt": [True]}, "prompt"),
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [10**9]}, "prompt"),
-        ({"prompt": ["a"] * 33}, "prompt"),
+        ({"prompt": ["a"] * 1025}, "prompt"),
         ({"prompt": "\udc00"}, "prompt"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
@@ -210,3 +210,11 @@ def test_too_long_a_prompt_names_the_numbers(client: TestClient) -> None:
     assert error["param"] == "prompt"
     assert error["n_prompt_tokens"] == 5000
     assert error["n_ctx"] == 4096
+
+
+def test_as_many_prompts_as_a_batch_of_lm_eval(client: TestClient) -> None:
+    prompts = [[1, number + 2] for number in range(64)]
+    body = post(client, prompt=prompts, max_tokens=1, echo=True, logprobs=1, temperature=0)
+    assert [choice["index"] for choice in body["choices"]] == list(range(64))
+    for choice in body["choices"]:
+        assert len(choice["logprobs"]["token_logprobs"]) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,6 +232,34 @@ def test_numbers_that_are_not_finite_are_refused(place: Place) -> None:
     answer = load(place.app(), "new", "diverged")
     assert answer.status == 400
     assert "not finite" in answer.error["message"]
+
+
+@pytest.mark.parametrize("name", ["lora_alpha", "r"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_settings_that_are_not_finite_are_refused(place: Place, name: str, value: str) -> None:
+    app = place.app()
+    config = place.folder / "shelf" / "fox" / "adapter_config.json"
+    fields = {**json.loads(config.read_text(encoding="utf-8")), name: "HERE"}
+    config.write_text(json.dumps(fields).replace('"HERE"', value), encoding="utf-8")
+    answer = load(app, "new", "fox")
+    assert (answer.status, answer.error["param"]) == (400, "lora_path")
+    assert load(app, "new", "more/owl").status == 200
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_refused_and_not_waited_for(place: Place, name: str, kind: str) -> None:
+    """Opening a pipe that nobody writes to would wait forever, and with it all later loads."""
+    app = place.app()
+    path = place.folder / "shelf" / "fox" / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    answer = load(app, "new", "fox")
+    assert (answer.status, answer.error["param"]) == (400, "lora_path")
+    assert load(app, "new", "more/owl").status == 200
 
 
 def test_who_uses_an_adapter_keeps_it(made: Place) -> None:

@@ -157,35 +157,18 @@ def _field_path(place: Sequence[str | int]) -> str:
     return path
 
 
-# Addresses that clients ask for: those of other APIs, and ours without the /v1 of their base
-# address; each with the one that does what they want.
-_ELSEWHERE = {
-    "/chat/completions": "/v1/chat/completions",
-    "/v1/v1/chat/completions": "/v1/chat/completions",
-    "/v1/responses": "/v1/chat/completions",
-    "/v1/messages": "/v1/chat/completions",
-    "/api/chat": "/v1/chat/completions",
-    "/completions": "/v1/completions",
-    "/completion": "/v1/completions",
-    "/api/generate": "/v1/completions",
-    "/models": "/v1/models",
-    "/v1/v1/models": "/v1/models",
-    "/api/tags": "/v1/models",
-    "/v1/tokenize": "/tokenize",
-    "/v1/detokenize": "/detokenize",
-}
-
-
-def _of_routing(problem: HTTPException, request: Request) -> ApiError:
+def _of_routing(problem: HTTPException, request: Request, elsewhere: Mapping[str, str]) -> ApiError:
     """Name the route that does not exist, or what it cannot do."""
     path = request.url.path
-    place, near = f"{request.method} {path}", _ELSEWHERE.get(path)
+    place, near = f"{request.method} {path}", elsewhere.get(path)
     if problem.status_code == 405:
         message = _("{place} is not possible. GET /docs lists all routes.").format(place=place)
     elif problem.status_code != 404:
         message = str(problem.detail or HTTPStatus(problem.status_code).phrase)
     elif near is None:
         message = _("There is no route {place}. GET /docs lists all routes.").format(place=place)
+    elif not near.startswith("/"):
+        message = _("There is no route {place}.").format(place=place) + f" {near}"
     else:
         message = _(
             "There is no route {place}; use {near}. The base address of OpenAI's clients ends with "
@@ -194,14 +177,18 @@ def _of_routing(problem: HTTPException, request: Request) -> ApiError:
     return ApiError(problem.status_code, message, headers=problem.headers)
 
 
-def handle_errors(app: FastAPI) -> None:
-    """Give the application its error answers. Other exceptions are left to `access`."""
+def handle_errors(app: FastAPI, *, elsewhere: Mapping[str, str]) -> None:
+    """Give the application its error answers. Other exceptions are left to `access`.
+
+    elsewhere: addresses without a route, each with the route that does what clients want of it, or
+    with a sentence that says what to do instead.
+    """
 
     async def answer(request: Request, problem: Exception) -> Response:
         if isinstance(problem, RequestValidationError):
             return as_response(_of_validation(problem))
         if isinstance(problem, HTTPException):
-            return as_response(_of_routing(problem, request))
+            return as_response(_of_routing(problem, request, elsewhere))
         return as_response(api_error_of(problem, record_of(request.scope).id))
 
     for kind in (ApiError, DanluError, RequestValidationError, HTTPException):

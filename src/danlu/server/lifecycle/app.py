@@ -20,6 +20,7 @@ from danlu.server.edge.limits import Limits
 from danlu.server.edge.security import PUBLIC_PATHS, Security
 from danlu.server.lifecycle import status
 from danlu.server.lifecycle.docs import docs_router
+from danlu.server.lifecycle.elsewhere import ELSEWHERE
 from danlu.server.lifecycle.request_line import RequestLine
 from danlu.server.openai import chat_completions, completions, models, tokenize
 from danlu.server.state import ServerState
@@ -75,7 +76,7 @@ def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
     for room in (chat_completions, completions, tokenize, models, status):
         app.include_router(room.router, responses=_ERRORS)
     app.include_router(docs_router())
-    handle_errors(app)
+    handle_errors(app, elsewhere=ELSEWHERE)
     # The last one added is the outermost.
     app.add_middleware(Limits, settings=settings)
     app.add_middleware(Gate)

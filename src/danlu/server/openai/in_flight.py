@@ -49,6 +49,14 @@ class RequestsInFlight:
     ) -> None:
         if not service.is_alive:
             raise ApiError(503, _("The engine has stopped."), code="unavailable")
+        if seats > service.num_seats:
+            raise ApiError(
+                400,
+                _(
+                    "This request asks for {seats} answers, and the server takes {most} at once. "
+                    "Send fewer prompts in one request (lm-eval: --batch_size), or a smaller n."
+                ).format(seats=seats, most=service.num_seats),
+            )
         if not service.reserve(seats):
             raise ApiError(
                 429,

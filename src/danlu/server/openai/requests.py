@@ -38,7 +38,8 @@ from danlu.server.openai.foreign_fields import (
 from danlu.server.openai.tool_calls import ToolBody, ToolChoiceField
 
 MAX_CHOICES = 8
-MAX_PROMPTS = 32
+# lm-eval sends as many at once as its batch size; the server's seats may be fewer.
+MAX_PROMPTS = 1024
 MAX_TOKEN = 2**31 - 1
 
 

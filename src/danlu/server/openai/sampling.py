@@ -40,7 +40,8 @@ def thinking_mode(body: ChatRequest, prompting: Prompting) -> tuple[bool, int | 
     """Decide whether to think, and how many tokens at most.
 
     As the request says, under whichever of its names, else as the model was trained. Raises
-    ApiError for a contradiction.
+    ApiError for a contradiction, and for what the model cannot do. An effort is a limit, which
+    holds without a thought too.
     """
     reasoning = body.reasoning or ReasoningSettings()
     thinking = body.thinking or ThinkingSettings()
@@ -48,21 +49,41 @@ def thinking_mode(body: ChatRequest, prompting: Prompting) -> tuple[bool, int | 
         ("reasoning.effort", reasoning.effort),
         ("reasoning_effort", body.reasoning_effort),
     )
-    wanted = _agreed(
+    switches = (
         ("chat_template_kwargs", (body.chat_template_kwargs or TemplateSettings()).enable_thinking),
         ("enable_thinking", body.enable_thinking),
         ("thinking", thinking.enabled),
         ("reasoning", reasoning.enabled),
-        ("reasoning_effort", None if effort is None else effort != "none"),
+        ("reasoning_effort", False if effort == "none" else None),
     )
+    check_mode(prompting, *switches)
+    wanted = _agreed(*switches, ("reasoning_effort", None if effort is None else effort != "none"))
     budget = _agreed(
         ("thinking.budget_tokens", thinking.budget_tokens),
         ("reasoning.max_tokens", reasoning.max_tokens),
         ("thinking_token_budget", body.thinking_token_budget),
     )
-    if not (prompting.enable_thinking if wanted is None else wanted):
+    if wanted is None:
+        wanted = prompting.only_mode or prompting.enable_thinking
+    if not wanted:
         return False, None
     return True, _EFFORTS.get(effort or "") if budget is None else budget
+
+
+def check_mode(prompting: Prompting, *switches: tuple[str, bool | None]) -> None:
+    """Raise ApiError where a switch, given with its name, asks for a mode the model has not."""
+    only = prompting.only_mode
+    for name, value in switches:
+        if value is None or only is None or value == only:
+            continue
+        if only:
+            message = _(
+                "{name}: This model always thinks. Leave it out, or end the thought early with "
+                "thinking_token_budget."
+            )
+        else:
+            message = _("{name}: This model never thinks. Leave it out, or ask another model.")
+        raise ApiError(400, message.format(name=name), param=name)
 
 
 def _agreed(*given: tuple[str, ValueT | None]) -> ValueT | None:

@@ -16,7 +16,7 @@ from danlu.server.openai.body_types import Body, Text, are_token_ids, ignored_he
 from danlu.server.openai.chat_messages import ChatMessage, conversation_of
 from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.requests import TemplateSettings, TokenId
-from danlu.server.openai.sampling import admission
+from danlu.server.openai.sampling import admission, check_mode
 from danlu.server.openai.tool_calls import ToolBody
 from danlu.server.state import Serving
 from danlu.text.render import render
@@ -91,6 +91,7 @@ def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> Tokeni
         ids = tokenizer.encode_text(text)
     else:
         wanted = (body.chat_template_kwargs or TemplateSettings()).enable_thinking
+        check_mode(target.prompting, ("chat_template_kwargs", wanted))
         spans = render(
             conversation_of(body.messages, body.tools or []),
             template=target.prompting.template,
