@@ -77,7 +77,7 @@ def same(left: TokenizedData, right: TokenizedData) -> bool:
     batch_rows=st.integers(1, 5),
     limit=st.integers(20, 200),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 def test_batches_change_nothing(
     tokenizer: Tokenizer, items: list[Conversation | None], batch_rows: int, limit: int
 ) -> None:
