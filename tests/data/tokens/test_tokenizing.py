@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -338,3 +339,36 @@ def test_conversations_are_not_held_in_memory(tokenizer: Tokenizer) -> None:
     raw = 1500 * len("The quick brown fox answers the question. " * 20)
     tokens = data.tokens.nbytes + data.supervised.nbytes
     assert peak - 1.2 * tokens < raw / 2
+
+
+@pytest.mark.parametrize("template", ["qwen3", "qwen3_nothink"])
+@pytest.mark.parametrize(
+    ("cutoff_len", "kind"), [(100, "overlong_left_out"), (1 << 20, "too_many_answers")]
+)
+def test_a_row_of_very_many_turns_costs_linear_time(
+    tokenizer: Tokenizer, template: str, cutoff_len: int, kind: str
+) -> None:
+    """Each answer had an example of its own, with all before it: 10,000 turns took 4 GB."""
+    seconds = []
+    for count in (3_000, 24_000):
+        turns = [("user", "q"), ("assistant", "a")] * (count // 2)
+        messages = tuple(Message(role=role, content=text) for role, text in turns)  # type: ignore[arg-type]
+        row = Row(place="a:1", conversation=Conversation(messages=messages))
+        rendering = Rendering(template=template, enable_thinking=None, cutoff_len=cutoff_len)
+        started = time.process_time()
+        data = tokenize_rows([row, row], tokenizer, rendering)
+        seconds.append(time.process_time() - started)
+        assert [finding.kind for finding in data.findings] == [kind, kind]
+    assert seconds[1] < 8 * 2.5 * seconds[0]
+
+
+def test_a_row_of_very_many_turns_may_teach_its_last_answer(tokenizer: Tokenizer) -> None:
+    turns = [("user", "q"), ("assistant", "a")] * 1_500
+    messages = tuple(Message(role=role, content=text) for role, text in turns)  # type: ignore[arg-type]
+    row = Row(place="a:1", conversation=Conversation(messages=messages))
+    rendering = Rendering(
+        template="qwen3", enable_thinking=None, cutoff_len=1 << 20, mask_history=True
+    )
+    data = tokenize_rows([row], tokenizer, rendering)
+    assert not data.findings
+    assert len(data.examples(0)) == 1
