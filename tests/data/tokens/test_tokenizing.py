@@ -293,7 +293,8 @@ def test_two_processes_at_once(rows_file: Path, tokenizer: Tokenizer, tmp_path: 
 
 
 # FORMAT of the cache -> what these rows give with it.
-KNOWN = {2: "0a3ee45ca61ef701"}
+# 3: a row of very many answers is a finding; these rows have few.
+KNOWN = {2: "0a3ee45ca61ef701", 3: "0a3ee45ca61ef701"}
 
 
 def test_other_tokens_need_another_format(tokenizer: Tokenizer) -> None:
@@ -348,18 +349,15 @@ def test_conversations_are_not_held_in_memory(tokenizer: Tokenizer) -> None:
 def test_a_row_of_very_many_turns_costs_linear_time(
     tokenizer: Tokenizer, template: str, cutoff_len: int, kind: str
 ) -> None:
-    """Each answer had an example of its own, with all before it: 10,000 turns took 4 GB."""
-    seconds = []
-    for count in (3_000, 24_000):
-        turns = [("user", "q"), ("assistant", "a")] * (count // 2)
-        messages = tuple(Message(role=role, content=text) for role, text in turns)  # type: ignore[arg-type]
-        row = Row(place="a:1", conversation=Conversation(messages=messages))
-        rendering = Rendering(template=template, enable_thinking=None, cutoff_len=cutoff_len)
-        started = time.process_time()
-        data = tokenize_rows([row, row], tokenizer, rendering)
-        seconds.append(time.process_time() - started)
-        assert [finding.kind for finding in data.findings] == [kind, kind]
-    assert seconds[1] < 8 * 2.5 * seconds[0]
+    """Each answer had an example of its own, with all before it: 10,000 took 4 GB and minutes."""
+    turns = [("user", "q"), ("assistant", "a")] * 5_000
+    messages = tuple(Message(role=role, content=text) for role, text in turns)  # type: ignore[arg-type]
+    row = Row(place="a:1", conversation=Conversation(messages=messages))
+    rendering = Rendering(template=template, enable_thinking=None, cutoff_len=cutoff_len)
+    started = time.process_time()
+    data = tokenize_rows([row, row], tokenizer, rendering)
+    assert time.process_time() - started < 15
+    assert [finding.kind for finding in data.findings] == [kind, kind]
 
 
 def test_a_row_of_very_many_turns_may_teach_its_last_answer(tokenizer: Tokenizer) -> None:
