@@ -8,6 +8,7 @@ import tempfile
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers.figures import FIGURES, add_figures, figures_line
 
@@ -17,6 +18,9 @@ os.environ["DANLU_LANG"] = "en"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Runs register themselves; the list of whoever runs the tests stays as it is.
 os.environ["DANLU_HOME"] = tempfile.mkdtemp(prefix="danlu-tests-")
+# hypothesis' limit of 200 ms an example is by the clock: a busy machine exceeds it.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 # A script's background job ignores Ctrl-C, and what nohup starts a hang-up; so would the programs
 # that tests stop in these ways.
 for number, usual in (

@@ -13,6 +13,8 @@ terminal. `ValueError` and `assert` are for programming mistakes and never reach
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
@@ -21,20 +23,25 @@ EXIT_INTERRUPTED = 130
 class DanluError(Exception):
     """A problem that a person can understand and fix.
 
-    what: what happened, one sentence. why: the reason or the detail that proves it.
-    fix: the command or the edit that solves it.
+    what: what happened, one sentence. why: the reason or the detail that proves it, a line or
+    several. fix: the command or the edit that solves it. Newlines inside a line become spaces: an
+    error quotes files, which cannot begin a line of it.
     """
 
     exit_code = EXIT_BUG
 
-    def __init__(self, what: str, *, why: str, fix: str) -> None:
+    def __init__(self, what: str, *, why: str | Sequence[str], fix: str) -> None:
         super().__init__(what)
-        self.what = what
-        self.why = why
+        self.what = _line(what)
+        self.why = _line(why) if isinstance(why, str) else "\n".join(map(_line, why))
         self.fix = fix
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.why}\n{self.fix}"
+
+
+def _line(text: str) -> str:
+    return " ".join(filter(None, text.splitlines()))
 
 
 class UsageError(DanluError):

@@ -98,7 +98,7 @@ ANY_PROGRAM = given(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @ANY_PROGRAM
 def test_any_program_gives_each_request_its_own_answer(
     actions: list[object], limits: dict[str, int]
@@ -108,7 +108,7 @@ def test_any_program_gives_each_request_its_own_answer(
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@settings(max_examples=5000, deadline=None)
+@settings(max_examples=5000)
 @ANY_PROGRAM
 def test_five_thousand_programs(actions: list[object], limits: dict[str, int]) -> None:
     run_program(actions, engine(**limits))

@@ -121,7 +121,7 @@ def conforms(value: Any, schema: dict[str, Any]) -> bool:
     return value is None if kind == "null" else isinstance(value, bool)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(schema=SCHEMAS, seed=st.integers(0, 99), cut=st.integers(0, 30))
 def test_json_by_a_schema_is_valid_and_a_cut_one_can_be_completed(
     schema: dict[str, Any], seed: int, cut: int
@@ -135,7 +135,7 @@ def test_json_by_a_schema_is_valid_and_a_cut_one_can_be_completed(
     follow(COMPILER.compiled(grammar).guide(), begun)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     source=st.sampled_from(
         ["[a-z]{3}", r"[0-9]+(\.[0-9]{1,2})?", "(ja|nein)!?", "你好[吗？]{0,3}", "a?"]
@@ -148,7 +148,7 @@ def test_a_regex_matches_the_whole_answer(source: str, seed: int) -> None:
     assert re.fullmatch(source, text_of(tokens))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(choices=st.lists(st.text(max_size=6), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_the_answer_is_one_of_the_choices(choices: list[str], seed: int) -> None:
     tokens, ended = write(Grammar(kind="choice", source=json.dumps(choices)), seed=seed)
@@ -206,7 +206,7 @@ def test_min_tokens_holds_where_the_grammar_lets_the_text_grow() -> None:
     assert write(Grammar(kind="choice", source='[""]'), seed=0, min_tokens=7) == ([], True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     is_open=st.booleans(),
     budget=st.sampled_from([None, 0, 3]),

@@ -74,7 +74,7 @@ ANY_THINKING = st.sampled_from(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(asked=st.lists(st.tuples(ANY_SETTINGS, ANY_THINKING), min_size=2, max_size=4))
 def test_a_row_alone_equals_the_row_in_a_batch(
     asked: list[tuple[SamplingSettings, Thinking | None]],
@@ -102,7 +102,6 @@ def test_frequencies_follow_the_probabilities() -> None:
     assert torch.allclose(counts / 4000, expected, atol=0.025)
 
 
-@settings(deadline=None)
 @given(
     sampling=st.builds(
         SamplingSettings,
@@ -123,7 +122,6 @@ def test_greedy_is_the_likeliest_token_whatever_else_is_set(
     assert answer(sampler(sampling), logits.bfloat16()) == likeliest
 
 
-@settings(deadline=None)
 @given(
     prompt=st.lists(st.integers(0, 9), min_size=1, max_size=6),
     answered=st.lists(st.integers(0, 9), max_size=12),

@@ -78,7 +78,7 @@ def test_replaces_an_existing_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == {"out"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_changed_byte_is_found(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -127,7 +127,7 @@ def test_every_conversation_has_the_text_of_the_template(
 
 
 @given(conversation=conversations, thinking=st.booleans(), prompt=st.booleans())
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_random_conversations_have_the_text_of_the_template(
     oracle: Any, conversation: Conversation, thinking: bool, prompt: bool
 ) -> None:

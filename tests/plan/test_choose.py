@@ -96,7 +96,7 @@ def test_what_the_user_fixed_stays_fixed() -> None:
     assert (chosen.step_plan.micro_batch_tokens, chosen.step_plan.recompute) == (700, "gate_up")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 3000), min_size=1, max_size=20),
     st.sampled_from(["Qwen3-0.6B", "Qwen3-4B"]),

@@ -220,7 +220,7 @@ def test_printed_settings_are_yaml_with_origins(capsys: pytest.CaptureFixture[st
     assert yaml.safe_load(text)["lora_rank"] == 8
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     prompt=st.text(st.characters(exclude_categories=["Cs"])),
     rank=st.integers(),

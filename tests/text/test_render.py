@@ -308,7 +308,7 @@ def supervised_runs(spans: list[Span]) -> list[tuple[int, int]]:
     template=st.sampled_from(TEMPLATES),
     thinking=st.sampled_from([True, False, None]),
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 def test_every_answer_follows_the_ids_that_inference_feeds(
     tokenizer: Tokenizer, row: Conversation, template: str, thinking: bool | None
 ) -> None:
@@ -332,7 +332,7 @@ def test_every_answer_follows_the_ids_that_inference_feeds(
 
 
 @given(row=conversations, thinking=st.sampled_from([True, False, None]))
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 def test_options_change_only_what_is_learned(row: Conversation, thinking: bool | None) -> None:
     options: dict[str, Any] = {"template": "qwen3", "enable_thinking": thinking}
     plain = render_training(row, **options)
@@ -373,7 +373,7 @@ def _texts(spans: list[Span]) -> list[tuple[str, bool]]:
 
 
 @given(row=conversations, template=st.sampled_from(TEMPLATES))
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 def test_soft_parts_are_reasoning_and_what_was_asked(row: Conversation, template: str) -> None:
     asked = {message.content for message in row.messages if message.role in ("user", "tool")}
     for spans in render_training(row, template=template, enable_thinking=True):

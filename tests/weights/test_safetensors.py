@@ -245,9 +245,7 @@ def edited(content: bytes, kind: str, place: float, byte: int) -> bytes:
     return content[:at] if kind == "cut" else content[:at] + bytes([byte]) + content[at:]
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(header_edits, max_size=2), st.lists(byte_edits, max_size=3))
 def test_damage_of_any_kind_is_an_error_or_harmless(
     tmp_path: Path,

@@ -57,7 +57,7 @@ class Refusals:
             lines = [f"{shown_origin(r.origin)}: {r.what}; {r.fix}" for r in self.found]
             raise UsageError(
                 _("Some settings cannot be used: {names}").format(names=names),
-                why="\n".join(dict.fromkeys(lines)),
+                why=tuple(dict.fromkeys(lines)),
                 fix=_("change or remove them; add --help to the command to see all settings"),
             )
 

@@ -297,7 +297,8 @@ def _tool_result(messages: Sequence[Message], index: int) -> list[Span]:
     if index and messages[index - 1].role == "tool":
         return []
     text, soft = "user", []
-    for message in takewhile(lambda message: message.role == "tool", messages[index:]):
+    following = (messages[i] for i in range(index, len(messages)))
+    for message in takewhile(lambda message: message.role == "tool", following):
         text += "\n<tool_response>\n"
         soft.append(SoftPart(start=len(text), end=len(text) + len(message.content)))
         text += f"{message.content}\n</tool_response>"

@@ -155,6 +155,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, StoredTensor], d
         )
     try:
         header = json.loads(file.read(header_bytes).decode("utf-8"), object_pairs_hook=_unique)
+        json.dumps(header, ensure_ascii=False).encode()  # a name may hold half a character
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise damaged(
             path, _("its header is not valid JSON: {detail}").format(detail=problem)

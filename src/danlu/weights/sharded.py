@@ -170,8 +170,10 @@ def _indexed(index: Path) -> list[Path]:
 
 
 def _is_file_name(value: object) -> bool:
-    """Tell whether a value is a name that a file beside the index may have on Linux."""
-    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value or "\0" in value:
+    """Tell whether a value is a name that a file beside the index may have, and be shown by."""
+    if not isinstance(value, str) or value in ("", ".", "..") or "/" in value:
+        return False
+    if not value.isprintable():  # NUL, half a character, or a newline in the midst of an error
         return False
     return len(os.fsencode(value)) <= _LONGEST_NAME
 

@@ -109,7 +109,7 @@ def read_dataset(names: str, dataset_dir: Path, *, max_samples: int | None) -> l
             _("{count} of {total} rows of {name} cannot be used.").format(
                 count=len(findings), total=len(items), name=names
             ),
-            why="\n".join(listed(findings)),
+            why=listed(findings),
             fix=_("Correct or remove these rows, then start again."),
         )
     if not items:

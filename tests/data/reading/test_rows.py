@@ -9,6 +9,7 @@ import subprocess
 import time
 import tracemalloc
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,82 @@ def test_a_small_table_that_stands_for_gigabytes_is_read_in_little_memory(tmp_pa
     assert tracemalloc.get_traced_memory()[1] + pool.max_memory() < 500 << 20
     tracemalloc.stop()
     assert contents(items) == ["row_too_long"] * 200
+
+
+def nested_tables() -> dict[str, pyarrow.Table]:
+    """Tables of few bytes that stand for 40 GB and more: as lists of messages, or as structs."""
+    text = pyarrow.array(["x" * 1_000_000])
+    count = 40_000
+    shared = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * count, pyarrow.int32()), text)
+    roles = pyarrow.array(["user", "assistant"] * (count // 2))
+    messages = pyarrow.StructArray.from_arrays([roles, shared], names=["role", "content"])
+    places = pyarrow.array(range(0, count + 1, 20), pyarrow.int32())
+    whole = pyarrow.array([0, count], pyarrow.int32())
+    nothing = pyarrow.array([0, 1 << 30], pyarrow.int32())
+    return {
+        "rows": pyarrow.table({"messages": pyarrow.ListArray.from_arrays(places, messages)}),
+        "row": pyarrow.table({"messages": pyarrow.ListArray.from_arrays(whole, messages)}),
+        "structs": pyarrow.table({"messages": messages}),
+        "nothing": pyarrow.table(
+            {"messages": pyarrow.ListArray.from_arrays(nothing, pyarrow.nulls(1 << 30))}
+        ),
+        "runs": pyarrow.table(
+            {
+                "messages": pyarrow.RunEndEncodedArray.from_arrays(
+                    pyarrow.array([count], pyarrow.int32()), text
+                )
+            }
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "kind"),
+    [
+        *(("rows", suffix, "row_too_long") for suffix in (".parquet", ".arrow")),
+        *(("row", suffix, "row_too_long") for suffix in (".parquet", ".arrow")),
+        ("nothing", ".arrow", "row_too_long"),
+        *(("structs", suffix, None) for suffix in (".parquet", ".arrow")),
+        ("runs", ".arrow", None),
+    ],
+)
+def test_nested_values_are_bounded_before_they_are_made(
+    tmp_path: Path, name: str, suffix: str, kind: str | None
+) -> None:
+    """Rows that fit are read all the same: kind None."""
+    table, file = nested_tables()[name], tmp_path / f"a{suffix}"
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(table, file, compression="zstd")
+    else:
+        with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_file(out, table.schema) as to:
+            to.write_table(table)
+    del table
+    pool = pyarrow.default_memory_pool().bytes_allocated()
+    started = time.process_time()
+    tracemalloc.start()
+    count = 0
+    for item in islice(read_rows(file), 10):
+        count += 1
+        assert (item.kind if isinstance(item, Finding) else None) == kind
+    assert count == (1 if name in ("row", "nothing") else 10)
+    assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    assert pyarrow.default_memory_pool().bytes_allocated() - pool < 100 << 20
+    tracemalloc.stop()
+    assert time.process_time() - started < 20
+
+
+def test_long_batches_of_messages_are_read_in_linear_time(tmp_path: Path) -> None:
+    """All rows in one batch, as some writers save them: it was looked through for each 256 rows."""
+    row = [{"role": "user", "content": "q" * 50}, {"role": "assistant", "content": "a" * 50}]
+    seconds = []
+    for count in (5_000, 40_000):
+        table, file = pyarrow.table({"messages": [row] * count}), tmp_path / "a.arrow"
+        with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_file(out, table.schema) as to:
+            to.write_table(table)
+        started = time.process_time()
+        assert sum(1 for _item in read_rows(file)) == count
+        seconds.append(time.process_time() - started)
+    assert seconds[1] < 8 * 2.5 * seconds[0]
 
 
 def test_a_time_outside_of_pythons_is_a_finding(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_llamafactory_may_cut_off_the_end_of_the_answer(tokenizer: Tokenizer) ->
     thinking=st.sampled_from([True, False, None]),
     train_on_prompt=st.booleans(),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_cutting_never_breaks_a_row(
     tokenizer: Tokenizer,
     conversation: Conversation,

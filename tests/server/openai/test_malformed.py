@@ -172,9 +172,7 @@ def test_malformed_bodies(client: TestClient, count: int) -> None:
     expected = client.post("/v1/completions", json=question).json()["choices"]
     seen: list[int] = []
 
-    @settings(
-        max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None
-    )
+    @settings(max_examples=count, suppress_health_check=list(HealthCheck), database=None)
     @given(bodies())
     def check(case: tuple[str, bytes]) -> None:
         route, text = case

@@ -47,9 +47,7 @@ def statuses_of(operation: Any, mode: GenerationMode) -> list[int]:
     """What a route answers to requests of its description, or against it."""
     statuses: list[int] = []
 
-    @settings(
-        max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None
-    )
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck), database=None)
     @given(operation.as_strategy(generation_mode=mode))
     def check(case: Any) -> None:
         statuses.append(case.call().status_code)

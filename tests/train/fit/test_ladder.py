@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.data.tokens.examples import Example
@@ -52,7 +52,6 @@ arithmetics = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     name=st.sampled_from(published_names()),
     lengths=lengths,
@@ -92,7 +91,6 @@ def test_every_rung_needs_less_and_the_ladder_ends(
     assert min(way.chunk_rows, targets) <= LEAST_CHUNK_ROWS
 
 
-@settings(deadline=None)
 @given(lengths=lengths, first=arithmetics)
 def test_an_evaluation_keeps_the_policy(lengths: list[int], first: StepPlan) -> None:
     way = first

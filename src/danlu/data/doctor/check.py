@@ -190,13 +190,13 @@ def refusal(report: DataReport) -> DataError:
             _("{count} of {total} rows cannot be used.").format(
                 count=len(report.errors), total=report.num_rows
             ),
-            why="\n".join(listed(report.errors)),
+            why=listed(report.errors),
             fix=_("Correct the files.") if report.is_unreadable else fix,
         )
     if not report.num_rows:
         return DataError(
             _("The data set has no rows."),
-            why="\n".join(report.datasets),
+            why=report.datasets,
             fix=_("Add rows such as {example}").format(
                 example='{"instruction": "...", "output": "..."}'
             ),

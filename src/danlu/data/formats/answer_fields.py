@@ -20,7 +20,7 @@ from danlu.text.render import THOUGHT_END, THOUGHT_START, split_reasoning
 _SAID = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
-def answer(value: Any, name: str, calls: tuple[ToolCall, ...] = ()) -> Message:
+def answer(value: Any, name: object, calls: tuple[ToolCall, ...] = ()) -> Message:
     """Return an answer, its reasoning apart. Raises BadRow where there is nothing to learn."""
     whole = fields.text(value, name)
     reasoning, content = split_reasoning(whole)

@@ -1,6 +1,6 @@
 """The fields of a row: text, lists, tools and tool calls, checked one by one.
 
-Every fault is a BadRow that names the field and the fix. name: the field, as messages show it.
+Every fault is a BadRow that names the field and the fix. name: the field, as str(name) shows it.
 Knows no formats and no files.
 """
 
@@ -46,7 +46,7 @@ def missing_columns(row: Mapping[str, Any], names: Sequence[str]) -> BadRow:
     )
 
 
-def text(value: Any, name: str) -> str:
+def text(value: Any, name: object) -> str:
     """Return a field's text, "" where it is missing. Raises BadRow."""
     if value is None:
         return ""
@@ -56,7 +56,7 @@ def text(value: Any, name: str) -> str:
     return value
 
 
-def structure(value: Any, name: str) -> Any:
+def structure(value: Any, name: object) -> Any:
     """Return a field that holds lists or objects, as such or as their JSON text. Raises BadRow."""
     if not isinstance(value, str):
         return value
@@ -68,7 +68,7 @@ def structure(value: Any, name: str) -> Any:
         raise _not_json(name, problem) from None
 
 
-def tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
+def tools(value: Any, name: object) -> tuple[Mapping[str, Any], ...]:
     """Return the tools in OpenAI's form; a bare function is put into it. Raises BadRow."""
     listed = structure(value, name)
     if not listed:
@@ -93,7 +93,7 @@ def tools(value: Any, name: str) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def tool_calls(value: Any, name: str) -> tuple[ToolCall, ...]:
+def tool_calls(value: Any, name: object) -> tuple[ToolCall, ...]:
     """Return the calls of one call or a list, bare or in OpenAI's form. Raises BadRow."""
     listed = structure(value, name)
     if not listed:
@@ -104,7 +104,7 @@ def tool_calls(value: Any, name: str) -> tuple[ToolCall, ...]:
     )
 
 
-def wrong_call(name: str) -> BadRow:
+def wrong_call(name: object) -> BadRow:
     """Say that a field holds no call."""
     return BadRow(
         "wrong_call",
@@ -113,7 +113,7 @@ def wrong_call(name: str) -> BadRow:
     )
 
 
-def _tool_call(value: Any, name: str) -> ToolCall:
+def _tool_call(value: Any, name: object) -> ToolCall:
     call = value.get("function", value) if isinstance(value, Mapping) else None
     if isinstance(call, Mapping) and _is_name(call.get("name")):
         arguments: Any = call.get("arguments")
@@ -125,7 +125,7 @@ def _tool_call(value: Any, name: str) -> ToolCall:
     raise wrong_call(name)
 
 
-def _not_text(value: Any, name: str) -> BadRow:
+def _not_text(value: Any, name: object) -> BadRow:
     """Say what stands where a text should, and what was probably meant by it."""
     if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         what = _("{name} is a list of messages, not a text.").format(name=name)
@@ -144,7 +144,7 @@ def _not_text(value: Any, name: str) -> BadRow:
     return BadRow("not_text", what, fix)
 
 
-def _check_characters(text: str, name: str) -> None:
+def _check_characters(text: str, name: object) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -155,7 +155,7 @@ def _check_characters(text: str, name: str) -> None:
         ) from None
 
 
-def _check_json(value: Any, name: str) -> None:
+def _check_json(value: Any, name: object) -> None:
     """Raise BadRow for what a table may hold and JSON may not, such as dates."""
     try:
         text = json.dumps(value, ensure_ascii=False)
@@ -164,7 +164,7 @@ def _check_json(value: Any, name: str) -> None:
     _check_characters(text, name)
 
 
-def _not_json(name: str, problem: Exception) -> BadRow:
+def _not_json(name: object, problem: Exception) -> BadRow:
     return BadRow(
         "broken_field",
         _("{name} is not JSON: {reason}.").format(name=name, reason=problem),

@@ -140,8 +140,18 @@ def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str,
     return listed
 
 
+class _Part:
+    """A part of a message, put into words only where something is wrong with it: that is slow."""
+
+    def __init__(self, tag: str, number: int) -> None:
+        self.tag, self.number = tag, number
+
+    def __str__(self) -> str:
+        return _("{tag} of message {number}").format(tag=self.tag, number=self.number)
+
+
 def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
-    name = _("{tag} of message {number}").format(tag=tags["content_tag"], number=number)
+    name = _Part(tags["content_tag"], number)
     role = _role(entry[tags["role_tag"]], number, tags)
     known_keys.refuse_message(entry, number, _read_keys(tags))
     if tags["content_tag"] not in entry:
@@ -155,9 +165,7 @@ def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
         message = Message(role="assistant", reasoning=reasoning, tool_calls=calls)
         return answer_fields.with_its_keys(message, entry, number)
     if role == "assistant":
-        calls = fields.tool_calls(
-            entry.get("tool_calls"), _("tool_calls of message {number}").format(number=number)
-        )
+        calls = fields.tool_calls(entry.get("tool_calls"), _Part("tool_calls", number))
         message = answer_fields.answer(content, name, calls)
         return answer_fields.with_its_keys(message, entry, number)
     if role == "user" and not content.strip():
@@ -186,7 +194,7 @@ def _refuse_other_content(entry: Mapping[str, Any], number: int, tags: Tags) -> 
             )
 
 
-def _content(value: Any, name: str) -> str:
+def _content(value: Any, name: object) -> str:
     """Return text, also from OpenAI's list of parts."""
     if not isinstance(value, list):
         return fields.text(value, name)

@@ -91,12 +91,19 @@ def row_too_large(line: int) -> BrokenFile:
     )
 
 
-def row_too_long(size: int) -> BadRow:
-    """Return what is wrong with a row of `size` characters; the rows behind it can be read."""
+def row_too_long(size: int | None = None) -> BadRow:
+    """Return what is wrong with a row; the rows behind it can be read.
+
+    size: its characters; None: it was not read, it would take more than MAX_ROW_BYTES.
+    """
     return BadRow(
         "row_too_long",
         _("The row has {size:,} characters, at most {most:,} are read.").format(
             size=size, most=MOST_ROW_CHARACTERS
+        )
+        if size is not None
+        else _("The row that begins here is larger than {size} MiB.").format(
+            size=MAX_ROW_BYTES >> 20
         ),
         _("Divide it into several rows; no model's context holds that much."),
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.reading.encoding import MAX_ROW_BYTES, BrokenFile, row_too_long
+from danlu.data.reading.value_sizes import TooManyValues, value_sizes
 from danlu.files.regular import open_regular
 from danlu.language import _
 
@@ -36,18 +37,21 @@ def _parquet_batches(file: Path) -> Iterator[Any]:
     # Opened by us: then a file that is refused is told from one that is damaged.
     with open_regular(file) as raw:
         with parquet.ParquetFile(raw) as table:
-            names, num_rows = _text_columns(table.schema_arrow), _rows_a_batch(table.metadata)
+            texts, num_rows = _texts(table.schema), _rows_a_batch(table.metadata)
         raw.seek(0)
         # A value that many rows share stays one value: a small file can stand for any size.
-        with parquet.ParquetFile(raw, read_dictionary=names) as table:
-            yield from table.iter_batches(batch_size=num_rows)
+        with parquet.ParquetFile(raw, read_dictionary=texts) as table:
+            # Each group by itself: it has its own dictionary.
+            for group in range(table.num_row_groups):
+                for batch in table.iter_batches(batch_size=num_rows, row_groups=[group]):
+                    batch.validate(full=True)
+                    yield batch
 
 
-def _text_columns(schema: Any) -> list[str]:
-    import pyarrow
-
-    kinds = (pyarrow.string(), pyarrow.large_string())
-    return [field.name for field in schema if field.type in kinds]
+def _texts(schema: Any) -> list[str]:
+    """Return the paths of all texts, those in lists and structs too."""
+    columns = map(schema.column, range(len(schema)))
+    return [column.path for column in columns if column.logical_type.type == "STRING"]
 
 
 def _rows_a_batch(metadata: Any) -> int:
@@ -69,35 +73,26 @@ def _arrow_batches(file: Path) -> Iterator[Any]:
         else:
             batches = iter(pyarrow.ipc.open_stream(mapped))
         for batch in batches:
+            # Once, not for each of its slices, which share what lists and dictionaries hold.
+            batch.validate(full=True)
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 yield batch.slice(start, _BATCH_ROWS)
 
 
 def _rows(batch: Any) -> Iterator[Any]:
     """Yield a batch's rows as Python objects, MAX_ROW_BYTES of them at once; none is larger."""
-    size = sum(map(_num_bytes, batch.columns))
-    if size <= MAX_ROW_BYTES:
+    try:
+        is_small = sum(int(value_sizes(column).sum()) for column in batch.columns) <= MAX_ROW_BYTES
+    except TooManyValues:
+        is_small = False
+    if is_small:
         yield from batch.to_pylist()
     elif batch.num_rows == 1:
-        yield row_too_long(size)
+        yield row_too_long()
     else:
         half = batch.num_rows // 2
         yield from _rows(batch.slice(0, half))
         yield from _rows(batch.slice(half))
-
-
-def _num_bytes(column: Any) -> int:
-    """Count the bytes of a column's values, each as often as it stands there."""
-    import pyarrow
-    from pyarrow import compute
-
-    if not pyarrow.types.is_dictionary(column.type):
-        return int(column.nbytes)
-    try:
-        lengths = compute.binary_length(column.dictionary)
-    except pyarrow.ArrowNotImplementedError:
-        return int(column.nbytes)  # numbers
-    return int(compute.sum(lengths.take(column.indices)).as_py() or 0)
 
 
 def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
@@ -106,11 +101,10 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
     number = 0
     while True:
         try:
+            # Validated: damaged offsets would make the conversion read memory that is not ours.
             batch = next(batches, None)
             if batch is None:
                 return
-            # Damaged offsets would make the conversion read memory that is not ours, and crash.
-            batch.validate(full=True)
             for row in _rows(batch):
                 number += 1
                 if isinstance(row, dict):

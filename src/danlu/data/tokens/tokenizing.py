@@ -30,6 +30,8 @@ from danlu.text.tokenizer import Tokenizer
 
 BATCH_ROWS = 256
 BATCH_CHARACTERS = 1 << 20
+# Each answer may need an example that repeats all messages before it: more would take gigabytes.
+MOST_REPEATED_MESSAGES = 1 << 21
 
 
 def tokenize_datasets(
@@ -153,6 +155,8 @@ def fit_rows(
                 yield FittedRow(place=item.place, findings=(found,))
                 continue
             fitted, finding = fit_row(found, item.place, tokenizer, rendering)
+            if fitted and _repeats_too_much(item.conversation, rendering):
+                fitted, finding = [], _too_many_answers(item)
             suspicious = suspicions.of(
                 item.conversation, item.place, half_thought=item.remarks.half_thought
             )
@@ -184,9 +188,31 @@ def _batches(items: Iterable[Row | Finding], most_rows: int) -> Iterator[list[Ro
         yield batch
 
 
+def _repeats_too_much(conversation: Conversation, rendering: Rendering) -> bool:
+    messages = conversation.messages
+    answers = sum(message.role == "assistant" and message.is_learned for message in messages)
+    return not rendering.mask_history and answers * len(messages) > MOST_REPEATED_MESSAGES
+
+
+def _too_many_answers(row: Row) -> Finding:
+    return Finding(
+        place=row.place,
+        kind="too_many_answers",
+        what=_(
+            "The row has {count} messages; each answer would be learned behind all that precede it."
+        ).format(count=len(row.conversation.messages)),
+        fix=_("Divide it into several rows, or learn its last answer only: --mask_history"),
+    )
+
+
 def _encode(
     rows: Sequence[Row], tokenizer: Tokenizer, rendering: Rendering
 ) -> Sequence[list[Pieces] | Finding]:
+    """Encode rows; of a row that repeats too much only the example of its last answer."""
+    if any(_repeats_too_much(row.conversation, rendering) for row in rows):
+        if len(rows) > 1:
+            return [found for row in rows for found in _encode([row], tokenizer, rendering)]
+        rendering = replace(rendering, mask_history=True, train_on_prompt=False)
     try:
         return encode_conversations([row.conversation for row in rows], tokenizer, rendering)
     except DataError as problem:
