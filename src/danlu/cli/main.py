@@ -36,6 +36,7 @@ COMMANDS = {
     "serve": "serve a model to programs that speak OpenAI's API",
     "merge": "write base and adapter as one ordinary model folder",
     "models": "list the models that are here, those to pull, and what each needs on this machine",
+    "pull": "download a published Qwen3, from Hugging Face or ModelScope",
     "runs": "list, show or stop the fine-tuning runs of this machine",
     "info": "show this machine, or what a model folder, run or adapter is",
 }
