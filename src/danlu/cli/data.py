@@ -66,14 +66,15 @@ def _check(argv: Sequence[str]) -> int:
     resolved = read_settings(CheckSettings, "data check", argv)
     if resolved is None:
         return EXIT_OK
-    settings = resolved.values
     from danlu.cli.terminal.findings import report_lines, report_record
     from danlu.data.doctor.check import check_data
+    from danlu.hub.adapters import with_named_model
     from danlu.hub.chat_template import training_remarks
     from danlu.hub.names import model_folder
     from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
 
+    settings = with_named_model(resolved.values, resolved.origins)
     folder = model_folder(settings.model_name_or_path)
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
@@ -90,17 +91,18 @@ def _preview(argv: Sequence[str]) -> int:
     resolved = read_settings(PreviewSettings, "data preview", argv)
     if resolved is None:
         return EXIT_OK
-    settings = resolved.values
     from danlu.cli.terminal.preview import page, terminal_lines
     from danlu.data.datasets import named_datasets
     from danlu.data.doctor.preview import preview
     from danlu.data.tokens.examples import Rendering
     from danlu.files.atomic import atomic_write
+    from danlu.hub.adapters import with_named_model
     from danlu.hub.chat_template import training_remarks
     from danlu.hub.names import model_folder
     from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
 
+    settings = with_named_model(resolved.values, resolved.origins)
     folder = model_folder(settings.model_name_or_path)
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))

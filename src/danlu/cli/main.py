@@ -37,6 +37,8 @@ COMMANDS = {
     "merge": "write base and adapter as one ordinary model folder",
     "models": "list the models that are here, those to pull, and what each needs on this machine",
     "pull": "download a published Qwen3, from Hugging Face or ModelScope",
+    "use": "set the model that is used where none is named",
+    "rm": "remove a model that danlu pull has downloaded",
     "runs": "list, show or stop the fine-tuning runs of this machine",
     "info": "show this machine, or what a model folder, run or adapter is",
 }
