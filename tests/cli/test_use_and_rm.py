@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from danlu.cli import rm
 from danlu.cli.main import main
+from danlu.cli.models import rm
 from danlu.files.lock import FolderLock
 from danlu.hub.store import complete_folder, unfinished_folder
 from danlu.runs.manifest import read_manifest

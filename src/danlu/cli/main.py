@@ -24,7 +24,7 @@ from danlu.errors import (
 )
 from danlu.language import _
 
-# Each command NAME is the module danlu.cli.NAME with `run(argv) -> exit code`.
+# Each command NAME is the module NAME of danlu.cli with `run(argv) -> exit code`.
 COMMANDS = {
     "demo": "fine-tune, compare, merge and chat in two minutes, on the built-in starter model",
     "train": "fine-tune a model on your own data",
@@ -42,6 +42,13 @@ COMMANDS = {
     "runs": "list, show or stop the fine-tuning runs of this machine",
     "info": "show this machine, or what a model folder, run or adapter is",
 }
+
+_FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
+
+
+def module_of(command: str) -> str:
+    """Name the module of a command; some stand together in a folder."""
+    return ".".join(filter(None, ("danlu.cli", _FOLDERS.get(command), command)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +93,7 @@ def _dispatch(words: list[str]) -> int:
     name = words[0]
     if name not in COMMANDS:
         raise _unknown(name)
-    code: int = importlib.import_module(f"danlu.cli.{name}").run(words[1:])
+    code: int = importlib.import_module(module_of(name)).run(words[1:])
     return code
 
 

@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(ServeSettings, "serve", argv)
     if resolved is None:
         return EXIT_OK
-    settings = _with_adapter(resolved.values)
+    settings = with_adapter(resolved.values)
     origins = resolved.origins
     keys = key_texts(settings)
     if origins["api_key"] == COMMAND_LINE:
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _with_adapter(settings: ServeSettings) -> ServeSettings:
+def with_adapter(settings: ServeSettings) -> ServeSettings:
     """Take a run or an adapter that is named as the model for what it is."""
     from danlu.hub.adapters import taken_apart
 
