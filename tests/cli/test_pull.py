@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +54,7 @@ def test_an_interrupted_pull_says_how_to_go_on(
 
     hub.cut_after = 20_000
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "time", SimpleNamespace(sleep=interrupted))
+        patch.setattr(remote, "time", SimpleNamespace(sleep=interrupted, monotonic=time.monotonic))
         assert main(["pull", "Qwen3-0.6B"]) == 130
     assert "Go on with: danlu pull Qwen3-0.6B" in capsys.readouterr().out
     assert main(["models"]) == 0
@@ -86,3 +87,4 @@ def test_offline_three_lines_say_why_and_what_is_here(
     assert "Hugging Face" in lines[1]
     assert "ModelScope" in lines[1]
     assert "starter" in lines[2]
+    assert "/api/" not in lines[1]  # whom to ask, not how

@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
 from danlu.settings.ranges import PositiveInt
+from danlu.settings.resolve import DEFAULT, Resolved
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
+
+_S = TypeVar("_S", bound=DataSettings)
 
 
 class CheckSettings(DataSettings):
@@ -68,13 +72,12 @@ def _check(argv: Sequence[str]) -> int:
         return EXIT_OK
     from danlu.cli.terminal.findings import report_lines, report_record
     from danlu.data.doctor.check import check_data
-    from danlu.hub.adapters import with_named_model
     from danlu.hub.chat_template import training_remarks
     from danlu.hub.names import model_folder
     from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
 
-    settings = with_named_model(resolved.values, resolved.origins)
+    settings = _with_model(resolved)
     folder = model_folder(settings.model_name_or_path)
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
@@ -96,13 +99,12 @@ def _preview(argv: Sequence[str]) -> int:
     from danlu.data.doctor.preview import preview
     from danlu.data.tokens.examples import Rendering
     from danlu.files.atomic import atomic_write
-    from danlu.hub.adapters import with_named_model
     from danlu.hub.chat_template import training_remarks
     from danlu.hub.names import model_folder
     from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
 
-    settings = with_named_model(resolved.values, resolved.origins)
+    settings = _with_model(resolved)
     folder = model_folder(settings.model_name_or_path)
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
@@ -118,3 +120,21 @@ def _preview(argv: Sequence[str]) -> int:
         for line in terminal_lines(rows, colours=sys.stdout.isatty(), ids=settings.ids):
             print(line)
     return EXIT_OK
+
+
+def _with_model(resolved: Resolved[_S]) -> _S:
+    """Return the settings with the model that is named, or the default one.
+
+    What an adapter belongs to is known only with torch, which most checks do without.
+    """
+    from danlu.hub.names import default_model, model_folder
+    from danlu.text.tokenizer import TOKENIZER_FILE
+
+    settings = resolved.values
+    given = resolved.origins["model_name_or_path"] != DEFAULT
+    name = settings.model_dump()["model_name_or_path"] if given else default_model()
+    if (model_folder(name) / TOKENIZER_FILE).is_file():
+        return settings.model_copy(update={"model_name_or_path": name})
+    from danlu.hub.adapters import with_named_model
+
+    return with_named_model(settings, resolved.origins)

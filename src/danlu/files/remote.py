@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
 from danlu import __version__
 from danlu.errors import EnvironmentFault
@@ -27,7 +28,7 @@ SILENCE_S = 30.0
 REACH_S = 10.0
 TRIES = 6
 PAUSE_S = 1.0
-_PIECE = 1 << 20
+_PIECE, _SHOW_S = 1 << 20, 0.5
 # Busy, or a gateway between that is: these pass.
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _OUT_OF_RANGE = 416
@@ -53,7 +54,7 @@ def fetch(address: str) -> bytes:
         raise EnvironmentFault(
             _("{address} cannot be read.").format(address=address),
             why=_("{address} does not answer: {reason}.").format(
-                address=address, reason=_reason(fault)
+                address="{0.scheme}://{0.netloc}".format(urlsplit(address)), reason=_reason(fault)
             ),
             fix=_("Check the network."),
         ) from fault
@@ -102,12 +103,25 @@ def _continued(address: str, file: Path, *, have: int, size: int) -> Iterator[in
         while begin < have and (piece := answer.read(min(_PIECE, have - begin))):
             begin += len(piece)
             yield have
-        while piece := answer.read(_PIECE):
+        while piece := _piece(answer):
             if have + len(piece) > size:
                 raise OtherFile
             _add(file, piece)
             have += len(piece)
             yield have
+
+
+def _piece(answer: HTTPResponse) -> bytes:
+    """Read a piece, a smaller one where bytes come slowly: whoever watches sees them come."""
+    parts: list[bytes] = []
+    size, deadline = 0, time.monotonic() + _SHOW_S
+    while size < _PIECE and time.monotonic() < deadline:
+        part = answer.read1(_PIECE - size)
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 def _opened(address: str, *, begin: int, silence_s: float = SILENCE_S) -> HTTPResponse:
