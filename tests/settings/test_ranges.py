@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import ValidationError
 
-from danlu.cli.main import COMMANDS
+from danlu.cli.main import COMMANDS, module_of
 from danlu.errors import UsageError
 from danlu.settings.ranges import PositiveInt, Range, ShareOrCount, ranges_of
 from danlu.settings.resolve import resolve
@@ -66,7 +66,7 @@ def test_a_value_out_of_range_never_becomes_settings() -> None:
 def commands() -> Iterator[tuple[str, type[Settings]]]:
     """Yield every command's settings, found where its module looks for them."""
     for command in COMMANDS:
-        module = importlib.import_module(f"danlu.cli.{command}")
+        module = importlib.import_module(module_of(command))
         for name, found in inspect.getmembers(module, inspect.isclass):
             if issubclass(found, Settings) and found is not Settings:
                 yield f"{command}-{name}", found

@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
 from danlu.settings.ranges import PositiveInt
+from danlu.settings.resolve import DEFAULT, Resolved
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
+
+_S = TypeVar("_S", bound=DataSettings)
 
 
 class CheckSettings(DataSettings):
@@ -66,7 +70,6 @@ def _check(argv: Sequence[str]) -> int:
     resolved = read_settings(CheckSettings, "data check", argv)
     if resolved is None:
         return EXIT_OK
-    settings = resolved.values
     from danlu.cli.terminal.findings import report_lines, report_record
     from danlu.data.doctor.check import check_data
     from danlu.hub.chat_template import training_remarks
@@ -74,6 +77,7 @@ def _check(argv: Sequence[str]) -> int:
     from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
 
+    settings = _with_model(resolved)
     folder = model_folder(settings.model_name_or_path)
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
@@ -90,7 +94,6 @@ def _preview(argv: Sequence[str]) -> int:
     resolved = read_settings(PreviewSettings, "data preview", argv)
     if resolved is None:
         return EXIT_OK
-    settings = resolved.values
     from danlu.cli.terminal.preview import page, terminal_lines
     from danlu.data.datasets import named_datasets
     from danlu.data.doctor.preview import preview
@@ -101,6 +104,7 @@ def _preview(argv: Sequence[str]) -> int:
     from danlu.hub.prompting import prompting_of_model, with_template
     from danlu.text.tokenizer import Tokenizer
 
+    settings = _with_model(resolved)
     folder = model_folder(settings.model_name_or_path)
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
@@ -116,3 +120,21 @@ def _preview(argv: Sequence[str]) -> int:
         for line in terminal_lines(rows, colours=sys.stdout.isatty(), ids=settings.ids):
             print(line)
     return EXIT_OK
+
+
+def _with_model(resolved: Resolved[_S]) -> _S:
+    """Return the settings with the model that is named, or the default one.
+
+    What an adapter belongs to is known only with torch, which most checks do without.
+    """
+    from danlu.hub.names import default_model, model_folder
+    from danlu.text.tokenizer import TOKENIZER_FILE
+
+    settings = resolved.values
+    given = resolved.origins["model_name_or_path"] != DEFAULT
+    name = settings.model_dump()["model_name_or_path"] if given else default_model()
+    if (model_folder(name) / TOKENIZER_FILE).is_file():
+        return settings.model_copy(update={"model_name_or_path": name})
+    from danlu.hub.adapters import with_named_model
+
+    return with_named_model(settings, resolved.origins)

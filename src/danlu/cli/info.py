@@ -50,6 +50,7 @@ def machine_facts() -> dict[str, Any]:
     from danlu.environment import waiting
     from danlu.files.home import danlu_home
     from danlu.files.units import readable_bytes
+    from danlu.hub.names import default_name
 
     device, quota = select(), processor_quota()
     return {
@@ -64,16 +65,19 @@ def machine_facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "home": str(danlu_home()),
+        "default_model": default_name(),
     }
 
 
 def folder_facts(name: str) -> dict[str, Any]:
     """Return what a model, adapter or run is made of, without loading weights."""
+    from danlu.hub.adapters import taken_apart
     from danlu.lora.peft_files import CONFIG_FILE, read_config
     from danlu.runs.checkpoints import list_checkpoints
     from danlu.runs.manifest import is_run, read_manifest
 
-    folder = Path(name).expanduser()
+    model, adapter = taken_apart(name, None)
+    folder = Path(adapter or name).expanduser()
     if is_run(folder):
         run = read_manifest(folder)
         return {
@@ -95,7 +99,7 @@ def folder_facts(name: str) -> dict[str, Any]:
             "alpha": config.lora_alpha,
             "targets": ",".join(config.target_modules),
         }
-    return _model_facts(name)
+    return _model_facts(model or name)
 
 
 def _model_facts(name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from danlu.errors import (
 )
 from danlu.language import _
 
-# Each command NAME is the module danlu.cli.NAME with `run(argv) -> exit code`.
+# Each command NAME is the module NAME of danlu.cli with `run(argv) -> exit code`.
 COMMANDS = {
     "demo": "fine-tune, compare, merge and chat in two minutes, on the built-in starter model",
     "train": "fine-tune a model on your own data",
@@ -35,9 +35,20 @@ COMMANDS = {
     "generate": "answer one prompt and stop",
     "serve": "serve a model to programs that speak OpenAI's API",
     "merge": "write base and adapter as one ordinary model folder",
+    "models": "list the models that are here, those to pull, and what each needs on this machine",
+    "pull": "download a published Qwen3, from Hugging Face or ModelScope",
+    "use": "set the model that is used where none is named",
+    "rm": "remove a model that danlu pull has downloaded",
     "runs": "list, show or stop the fine-tuning runs of this machine",
     "info": "show this machine, or what a model folder, run or adapter is",
 }
+
+_FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
+
+
+def module_of(command: str) -> str:
+    """Name the module of a command; some stand together in a folder."""
+    return ".".join(filter(None, ("danlu.cli", _FOLDERS.get(command), command)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +93,7 @@ def _dispatch(words: list[str]) -> int:
     name = words[0]
     if name not in COMMANDS:
         raise _unknown(name)
-    code: int = importlib.import_module(f"danlu.cli.{name}").run(words[1:])
+    code: int = importlib.import_module(module_of(name)).run(words[1:])
     return code
 
 

@@ -31,9 +31,10 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(PlanSettings, "plan", argv)
     if resolved is None:
         return EXIT_OK
+    from danlu.hub.adapters import with_named_model
     from danlu.train.job.dry_run import forecast
 
-    settings = resolved.values
+    settings = with_named_model(resolved.values, resolved.origins)
     plan = forecast(settings, settings.device)
     if settings.json_output:
         print(json_line(plan_record(plan)))

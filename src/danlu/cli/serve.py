@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.settings.option_names import COMMAND_LINE
 from danlu.settings.resolve import DEFAULT
 from danlu.settings.show import read_settings
+
+if TYPE_CHECKING:
+    from danlu.server.settings import ServeSettings
 
 
 def run(argv: Sequence[str]) -> int:
@@ -20,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(ServeSettings, "serve", argv)
     if resolved is None:
         return EXIT_OK
-    settings = resolved.values
+    settings = with_adapter(resolved.values)
     origins = resolved.origins
     keys = key_texts(settings)
     if origins["api_key"] == COMMAND_LINE:
@@ -47,3 +51,15 @@ def run(argv: Sequence[str]) -> int:
 
         serve(settings, Keys.of(keys), listener)
     return EXIT_OK
+
+
+def with_adapter(settings: ServeSettings) -> ServeSettings:
+    """Take a run or an adapter that is named as the model for what it is."""
+    from danlu.hub.adapters import taken_apart
+
+    named = settings.model_name_or_path
+    if named is None:
+        return settings
+    model, adapter = taken_apart(named, None)
+    adapters = settings.adapter if adapter is None else (adapter, *settings.adapter)
+    return settings.model_copy(update={"model_name_or_path": model, "adapter": adapters})

@@ -25,11 +25,13 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_OK
     with waiting(_("Reading the data and the model")):
         from danlu.cli.terminal.progress import describe, show_training
+        from danlu.hub.adapters import with_named_model
         from danlu.train.job.finetune import Finetune
         from danlu.train.job.setup import prepare_run
         from danlu.train.loop.trainer import Interrupted
 
-        job = Finetune(prepare_run(resolved.values, resolved.origins))
+        settings = with_named_model(resolved.values, resolved.origins)
+        job = Finetune(prepare_run(settings, resolved.origins))
     print("\n".join(describe(job.prepared)), flush=True)
     try:
         show_training(job, argv)

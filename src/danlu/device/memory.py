@@ -41,9 +41,7 @@ def is_out_of_memory(fault: BaseException) -> bool:
 
 
 def free_cache(device: torch.device) -> None:
-    """Return unreferenced memory to the system, cycles of references included.
-
-    """
+    """Return unreferenced memory to the system, cycles of references included."""
     gc.collect()
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()

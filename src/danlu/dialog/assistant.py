@@ -15,11 +15,17 @@ from danlu.dialog.events import Event
 from danlu.dialog.settings import AnswerSettings, ModelSettings
 from danlu.engine.engine import Engine
 from danlu.engine.request import SamplingSettings
-from danlu.hub.adapters import AdapterSource, attach_adapter, base_of, find_adapter
+from danlu.hub.adapters import (
+    AdapterSource,
+    attach_adapter,
+    base_of,
+    find_adapter,
+    taken_apart,
+)
 from danlu.hub.chat_template import template_remarks
 from danlu.hub.generation import generation_defaults
 from danlu.hub.load import LoadedModel, load_for_answers
-from danlu.hub.names import STARTER
+from danlu.hub.names import STARTER, default_model, default_name
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
@@ -126,9 +132,12 @@ def model_line(loaded: LoadedModel) -> str:
         precision = _("{dtype}, weights in {quantization}").format(
             dtype=precision, quantization=loaded.quantization
         )
-    return _("Model {name} on {device} ({dtype})").format(
+    line = _("Model {name} on {device} ({dtype})").format(
         name=loaded.name, device=loaded.device.description, dtype=precision
     )
+    if loaded.name != STARTER and loaded.name == default_name():
+        line += _(", the default (danlu use)")
+    return line
 
 
 def prompting_line(prompting: Prompting) -> str:
@@ -155,10 +164,9 @@ def open_assistant(
     enable_thinking: bool | None = None,
 ) -> Assistant:
     """Load what the settings name. Raises what loading a model or an adapter raises."""
-    source = None
-    if settings.adapter_name_or_path is not None:
-        source = find_adapter(settings.adapter_name_or_path)
-    name = settings.model_name_or_path or (base_of(source) if source else STARTER)
+    model, adapter_name = taken_apart(settings.model_name_or_path, settings.adapter_name_or_path)
+    source = None if adapter_name is None else find_adapter(adapter_name)
+    name = model or (base_of(source) if source else default_model())
     loaded = load_for_answers(
         name,
         device=select(settings.device),

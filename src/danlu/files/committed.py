@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -71,6 +71,15 @@ class FolderDraft(Draft):
                 disk.DISK.sync(file)
         self._entries[name] = {"size": size, "sha256": digest.hexdigest()}
 
+    def adopt(self, name: str, sha256: str) -> None:
+        """Take a file that stands in the draft already, with its known digest."""
+        if not _is_plain(name) or name == MANIFEST:
+            raise ValueError(f"not a usable name for a file of a committed folder: {name!r}")
+        file = self._folder / name
+        with explained(self._target / name):
+            disk.DISK.sync_file(file)
+            self._entries[name] = {"size": file.stat().st_size, "sha256": sha256}
+
     def seal(self) -> None:
         """Write the manifest, the last file, and sync the draft's names."""
         manifest = {"version": MANIFEST_VERSION, "files": dict(sorted(self._entries.items()))}
@@ -109,6 +118,23 @@ def committed_folder(path: Path) -> Iterator[FolderDraft]:
         with suppress(OSError):
             remove_any(draft)
         raise
+
+
+def commit_gathered(gathered: Path, path: Path, digests: Mapping[str, str]) -> None:
+    """Show a folder, whose files were gathered by several processes, at `path` as a committed one.
+
+    digests: the sha256 of each file, by name; whatever else is in the folder is removed. Raises
+    CapacityError, EnvironmentFault.
+    """
+    with explained(gathered):
+        for other in gathered.iterdir():
+            if other.name not in digests:
+                remove_any(other)
+    draft = FolderDraft(gathered, path)
+    for name, digest in digests.items():
+        draft.adopt(name, digest)
+    draft.seal()
+    _put_in_place(gathered, path)
 
 
 def verify(path: Path) -> tuple[str, ...]:

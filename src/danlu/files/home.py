@@ -14,6 +14,11 @@ def danlu_home() -> Path:
     chosen = os.environ.get("DANLU_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()
-    if _RENTED_DISK.is_dir():
+    if is_rented():
         return _RENTED_DISK / "danlu"
     return Path.home() / ".danlu"
+
+
+def is_rented() -> bool:
+    """Tell whether this is a machine of AutoDL, by its data disk."""
+    return _RENTED_DISK.is_dir()

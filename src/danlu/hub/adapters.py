@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import MANIFEST, verify
+from danlu.hub.catalogue.published import find_published
 from danlu.hub.load import LoadedModel
-from danlu.hub.names import STARTER, model_folder
+from danlu.hub.names import STARTER, default_model, find_model_folder
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
+from danlu.runs.registry import find_run, registered_folders
+from danlu.settings.resolve import DEFAULT
+from danlu.settings.schema import Settings
+
+_Settings = TypeVar("_Settings", bound=Settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +49,7 @@ def find_adapter(name: str) -> AdapterSource:
 
     Raises UsageError where there is none.
     """
-    folder = Path(name).expanduser().absolute()
+    folder = _folder_of(name)
     if is_run(folder):
         final = folder / FINAL
         if (final / CONFIG_FILE).is_file():
@@ -55,6 +63,68 @@ def find_adapter(name: str) -> AdapterSource:
     read_config(folder)
     run = next((p for p in folder.parents if is_run(p)), None)
     return AdapterSource(folder=folder, run=read_manifest(run) if run else None)
+
+
+def _folder_of(name: str) -> Path:
+    """Return the folder an adapter's name stands for: a path, or the name of a known run."""
+    folder = Path(name).expanduser().absolute()
+    if folder.exists() or Path(name).name != name:
+        return folder
+    named = [path for path in registered_folders() if path.name == name and is_run(path)]
+    return find_run(name) if named else folder
+
+
+def taken_apart(model: str | None, adapter: str | None) -> tuple[str | None, str | None]:
+    """Return (model, adapter), where a run or an adapter that is named as the model is the adapter.
+
+    A run that trained all weights is a model. Raises UsageError where two adapters are named.
+    """
+    if model is None or model == STARTER:
+        return model, adapter
+    folder = find_model_folder(model)
+    if folder is None:
+        return model, adapter
+    if not folder.exists():
+        folder = _folder_of(model)
+    run = read_manifest(folder) if is_run(folder) else None
+    if run is not None and run.kind == "full":
+        newest = find_newest(folder).newest
+        final = folder / FINAL
+        place = final if final.is_dir() or newest is None else newest.path
+        return str(place), adapter
+    if run is None and ((folder / "config.json").is_file() or not _is_adapter(folder)):
+        return model, adapter
+    if adapter is not None:
+        raise UsageError(
+            _("Two adapters are named: {first} and {second}.").format(first=model, second=adapter),
+            why=_("{first} is named as the model, but it is an adapter or a run.").format(
+                first=model
+            ),
+            fix=_("Leave one of them out."),
+        )
+    return None, str(folder)
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file()
+
+
+def with_named_model(settings: _Settings, origins: Mapping[str, str]) -> _Settings:
+    """Return settings in which the model is a model: the one that is named, or the default one.
+
+    For commands that train or count tokens. A run or an adapter named as the model is the adapter
+    to go on with; a model that is not named is the adapter's base. Raises UsageError.
+    """
+    given = origins["model_name_or_path"] != DEFAULT
+    named: str | None = getattr(settings, "adapter_name_or_path", None)
+    model, adapter = taken_apart(
+        settings.model_dump()["model_name_or_path"] if given else None, named
+    )
+    if model is None:
+        model = default_model() if adapter is None else base_of(find_adapter(adapter))
+    update = {"model_name_or_path": model, "adapter_name_or_path": adapter}
+    fields = type(settings).model_fields
+    return settings.model_copy(update={k: v for k, v in update.items() if k in fields})
 
 
 def _several(name: str) -> UsageError:
@@ -89,14 +159,20 @@ def base_of(source: AdapterSource) -> str:
     Raises UsageError where that is not on this machine.
     """
     name = _recorded_base(source)
-    if name == STARTER or (name and model_folder(name).is_dir()):
+    place = find_model_folder(name) if name else None
+    if place is not None and place.is_dir():
         return name
+    published = find_published(name)
+    if published is not None and published.runs:
+        fix = f"danlu pull {published.name}"
+    else:
+        fix = _("Name its folder: --model_name_or_path FOLDER")
     raise UsageError(
         _("The base model of the adapter {folder} is not found.").format(folder=source.folder),
         why=_("The adapter names {base}, which is no folder on this machine.").format(base=name)
         if name
         else _("The adapter does not name it."),
-        fix=_("Name its folder: --model_name_or_path FOLDER"),
+        fix=fix,
     )
 
 

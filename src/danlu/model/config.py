@@ -7,7 +7,6 @@ windows, biases) is refused by name, never computed wrongly.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,10 +93,7 @@ def load_config(folder: Path) -> ModelConfig:
 def _how_to_get(folder: Path) -> str:
     """Say where the missing model comes from: a published one by its name, else the built-in."""
     if re.fullmatch(r"Qwen3-\d+(\.\d+)?B(-Base)?", folder.name):
-        return _(
-            "Check the path, or download it: pip install huggingface_hub && "
-            "hf download Qwen/{name} --local-dir {folder}"
-        ).format(name=folder.name, folder=shlex.quote(str(folder)))
+        return _("Check the path, or download it: danlu pull {name}").format(name=folder.name)
     return _("Check the path, or use the built-in model: --model starter")
 
 

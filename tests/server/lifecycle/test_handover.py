@@ -158,7 +158,6 @@ def test_the_base_is_found_through_the_adapter(made: Path) -> None:
     ("settings", "kind", "says"),
     [
         ({"model_name_or_path": "{made}/missing"}, UsageError, "does not exist"),
-        ({"model_name_or_path": "{made}/four"}, UsageError, "is an adapter"),
         ({"model_name_or_path": "{made}/bare"}, DataError, "no chat template"),
         ({"adapter": ("x={made}/missing",)}, UsageError, "not an adapter folder"),
         ({"adapter": ("x={made}/stranger",)}, DataError, "another base"),

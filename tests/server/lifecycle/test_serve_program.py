@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from danlu.cli.main import main
+from danlu.cli.serve import with_adapter
+from danlu.server.settings import ServeSettings
 from tests.helpers.figures import figure
 from tests.helpers.program import start
 
@@ -161,10 +163,12 @@ def test_words_that_make_no_sense(
     assert says in capsys.readouterr().err
 
 
-def test_an_adapter_in_the_place_of_a_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_adapter_in_the_place_of_a_model_is_served_over_its_base(tmp_path: Path) -> None:
     (tmp_path / "fox").mkdir()
     (tmp_path / "fox" / "adapter_config.json").write_text("{}")
-    assert main(["serve", str(tmp_path / "fox"), "--port", "0"]) == 2
-    assert f"danlu serve --adapter fox={tmp_path / 'fox'}" in capsys.readouterr().err
+    given = ServeSettings(model_name_or_path=str(tmp_path / "fox"), adapter=("a=x",))
+    taken = with_adapter(given)
+    assert taken.model_name_or_path is None
+    assert taken.adapter == (str(tmp_path / "fox"), "a=x")
+    model = ServeSettings(model_name_or_path="starter", adapter=("a=x",))
+    assert with_adapter(model) == model

@@ -12,10 +12,9 @@ from danlu.errors import UsageError
 from danlu.hub.adapters import base_of, find_adapter
 from danlu.hub.chat_template import template_remarks
 from danlu.hub.load import load_for_answers
-from danlu.hub.names import STARTER, model_folder
+from danlu.hub.names import STARTER, default_model, model_folder
 from danlu.hub.prompting import prompting_of_model
 from danlu.language import _
-from danlu.lora.peft_files import CONFIG_FILE
 from danlu.server.served_adapters import AdapterFolders, load_served_adapter
 from danlu.server.settings import ServeSettings
 from danlu.server.state import Serving
@@ -26,14 +25,7 @@ def model_of(settings: ServeSettings, folders: AdapterFolders) -> str:
     name = settings.model_name_or_path
     if name is None:
         first = next(iter(folders.named.values()), None)
-        return STARTER if first is None else base_of(find_adapter(str(first)))
-    folder = model_folder(name)
-    if (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file():
-        raise UsageError(
-            _("{folder} is an adapter, not a model.").format(folder=folder),
-            why=_("Its base model is loaded first, and found by itself."),
-            fix=f"danlu serve --adapter {folder.name}={name}",
-        )
+        return default_model() if first is None else base_of(find_adapter(str(first)))
     return name
 
 

@@ -12,7 +12,7 @@ from danlu.device.detect import DTYPES, KINDS, select
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.errors import UsageError
 from danlu.hub.adapters import trained_prompting
-from danlu.hub.names import STARTER, model_folder
+from danlu.hub.names import STARTER, find_model_folder, model_folder
 from danlu.hub.prompting import with_template
 from danlu.language import _
 from danlu.model.config import ModelConfig, load_config
@@ -69,11 +69,12 @@ def _device(settings: TrainSettings, name: str) -> tuple[DeviceFacts, int, torch
 
 def _model(name: str) -> tuple[ModelConfig, Tokenizer | None]:
     """Return a model's shape and its tokenizer where that is at hand; weights are not needed."""
-    folder = model_folder(name)
-    if (folder / "config.json").is_file():
+    folder = find_model_folder(name)
+    if folder is not None and (folder / "config.json").is_file():
         has_tokenizer = (folder / TOKENIZER_FILE).is_file()
         return load_config(folder), Tokenizer.load(folder) if has_tokenizer else None
-    config = None if folder.is_dir() else published_config(name)
+    is_here = folder is not None and folder.is_dir()
+    config = None if is_here else published_config(name)
     if config is None:
         raise UsageError(
             _("The model {name} is not known.").format(name=name),

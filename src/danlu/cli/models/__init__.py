@@ -1,0 +1,1 @@
+"""Commands over the models of this machine: which there are, pulling, the default, removing."""

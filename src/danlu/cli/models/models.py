@@ -1,0 +1,141 @@
+"""`danlu models`: the models that are here and to pull, and what each needs on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from danlu.cli.terminal.screen import json_line, printable
+from danlu.errors import EXIT_OK
+from danlu.files.units import GIB, readable_bytes
+from danlu.language import _
+from danlu.settings.schema import Settings, option
+from danlu.settings.show import read_settings
+
+if TYPE_CHECKING:
+    from danlu.device.datasheets import DeviceFacts
+    from danlu.hub.catalogue.needs import Need
+    from danlu.hub.catalogue.published import PublishedModel
+
+_NAME, _COLUMN = 31, 8
+_KINDS = ("chat_bf16", "chat_int8", "chat_int4", "lora", "full")
+
+
+class ModelsSettings(Settings):
+    """List the models that are here and those that can be pulled."""
+
+    json_output: bool = option(False, "print JSON, one model a line", aliases=("json",))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print what is here, then the catalogue with the memory that each model needs."""
+    resolved = read_settings(ModelsSettings, "models", argv)
+    if resolved is None:
+        return EXIT_OK
+    from danlu.device.detect import select
+    from danlu.device.facts import budget_bytes, device_facts
+    from danlu.hub.catalogue.needs import needs
+    from danlu.hub.catalogue.published import published_models
+
+    device = select()
+    facts, budget = device_facts(device), budget_bytes(device)
+    table = {
+        model: needs(model.config, facts, budget) if model.config else {}
+        for model in published_models()
+    }
+    if resolved.values.json_output:
+        for model, found in table.items():
+            print(json_line(_record(model, found)))
+        return EXIT_OK
+    print(printable("\n".join([*here_lines(), "", *_catalogue_lines(table, facts, budget)])))
+    return EXIT_OK
+
+
+def here_lines() -> list[str]:
+    """Say which models are on this machine."""
+    from danlu.hub.names import STARTER
+    from danlu.hub.store import models_folder, stored_models
+
+    lines = [_("Here:"), _("  {name}: built in, to try things out").format(name=STARTER)]
+    for model in stored_models():
+        size = readable_bytes(model.num_bytes)
+        text = (
+            _("  {name}: {size}")
+            if model.is_complete
+            else _("  {name}: not complete, {size}; go on with danlu pull {name}")
+        )
+        lines.append(text.format(name=model.name, size=size))
+    lines.append(_("Pulled models are kept in {folder}").format(folder=models_folder()))
+    return lines
+
+
+def _catalogue_lines(
+    table: Mapping[PublishedModel, Mapping[str, Need]], facts: DeviceFacts, budget: int
+) -> list[str]:
+    from danlu.hub.catalogue.needs import CHAT_TOKENS, RANK, ROW_TOKENS
+    from danlu.hub.catalogue.published import LICENSE
+
+    heads = (_("size"), "bf16", "int8", "int4", "LoRA", _("full"))
+    groups = _right(_("chat in"), 4 * _COLUMN) + _right(_("fine-tune"), 2 * _COLUMN)
+    return [
+        _("Can be pulled with danlu pull NAME (licence {license}):").format(license=LICENSE),
+        _("Memory in GiB on {device}").format(device=facts.description),
+        _("{budget} can be used; what does not fit stands in brackets.").format(
+            budget=readable_bytes(budget)
+        ),
+        "",
+        _left("", _NAME) + groups,
+        _left("  " + _("model"), _NAME) + "".join(_right(head, _COLUMN) for head in heads),
+        *(_row(model, found) for model, found in table.items()),
+        "",
+        _("Chat: one conversation of {tokens} tokens. LoRA: rank {rank}, rows of {row}.").format(
+            tokens=CHAT_TOKENS, rank=RANK, row=ROW_TOKENS
+        ),
+        _("Weights are fine-tuned in bf16 only. danlu plan says what your own run needs."),
+    ]
+
+
+def _row(model: PublishedModel, found: Mapping[str, Need]) -> str:
+    size = f"{model.file_bytes / GIB:.1f}"
+    line = _left(f"  {model.name}", _NAME) + _right(size, _COLUMN)
+    if not model.runs:
+        return line + "  " + _("a mixture of experts: not yet in danlu")
+    return line + "".join(_right(_cell(found.get(kind)), _COLUMN) for kind in _KINDS)
+
+
+def _cell(need: Need | None) -> str:
+    if need is None:
+        return "-"
+    size = f"{need.num_bytes / GIB:.1f}"
+    return size if need.fits else f"({size})"
+
+
+def _record(model: PublishedModel, found: Mapping[str, Need]) -> dict[str, Any]:
+    from danlu.hub.catalogue.published import LICENSE
+    from danlu.hub.store import complete_folder, is_stored
+
+    here = is_stored(model.name)
+    return {
+        "name": model.name,
+        "parameters": model.parameters,
+        "file_bytes": model.file_bytes,
+        "license": LICENSE,
+        "huggingface": model.repository,
+        "modelscope": model.repository,
+        "runs": model.runs,
+        "folder": str(complete_folder(model.name)) if here else None,
+        "memory_bytes": {kind: need.num_bytes for kind, need in found.items()} or None,
+        "fits": {kind: need.fits for kind, need in found.items()} or None,
+    }
+
+
+def _left(text: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    return text + " " * max(1, width - cell_len(text))
+
+
+def _right(text: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    return " " * max(1, width - cell_len(text)) + text

@@ -1,0 +1,105 @@
+"""`danlu pull`: download a published model, resumed after a cut and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from danlu.cli.terminal.transfer import TransferLine
+from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
+from danlu.files.units import readable_bytes
+from danlu.hub.catalogue.published import PublishedModel, find_published, published_models
+from danlu.hub.catalogue.sites import Site, Source
+from danlu.language import _
+from danlu.settings.schema import Settings, option
+from danlu.settings.show import read_settings
+
+# Smaller files are verified before anyone could read a line about it.
+_SHOWN_FROM = 256 << 20
+
+
+class PullSettings(Settings):
+    """Download a published model; what was cut goes on where it stopped."""
+
+    name: str = option(..., "a model that danlu models lists", aliases=("model",), position=0)
+    source: Source = option(
+        "auto",
+        "the hub to ask; auto: ModelScope first under a Chinese locale and on AutoDL, else Hugging "
+        "Face; HF_ENDPOINT and MODELSCOPE_ENDPOINT name mirrors",
+    )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Download, and say how far it is."""
+    resolved = read_settings(PullSettings, "pull", argv)
+    if resolved is None:
+        return EXIT_OK
+    from danlu.hub.catalogue.sites import sites_of
+    from danlu.hub.store import complete_folder, is_stored
+
+    model = runnable_model(resolved.values.name)
+    if is_stored(model.name):
+        folder = complete_folder(model.name)
+        print(_("{name} is here already: {folder}").format(name=model.name, folder=folder))
+        return EXIT_OK
+    line = TransferLine()
+    try:
+        _pull(model, sites_of(resolved.values.source), line)
+    except KeyboardInterrupt:
+        text = _("Stopped; what came stays. Go on with: danlu pull {name}")
+        line.say(text.format(name=model.name))
+        return EXIT_INTERRUPTED
+    finally:
+        line.clear()
+    print(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
+    print(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
+    return EXIT_OK
+
+
+def runnable_model(name: str) -> PublishedModel:
+    """Find a published model that danlu can compute. Raises UsageError."""
+    import difflib
+
+    model = find_published(name)
+    if model is None:
+        names = [one.name for one in published_models() if one.runs]
+        near = difflib.get_close_matches(name, names, 1, 0.0)[0]
+        raise UsageError(
+            _("There is no model {name} to pull.").format(name=name),
+            why=_("Those that can be pulled are listed by danlu models."),
+            fix=f"danlu pull {near}",
+        )
+    if not model.runs:
+        raise UsageError(
+            _("{name} is not pulled.").format(name=model.name),
+            why=_("It is a mixture of experts, which danlu cannot run yet."),
+            fix="danlu pull Qwen3-32B",
+        )
+    return model
+
+
+def _pull(model: PublishedModel, sites: Sequence[Site], line: TransferLine) -> None:
+    from danlu.hub.catalogue.pulling import PullAsks, PullBegun, PulledAgain, pull
+
+    for event in pull(model, sites):
+        if isinstance(event, PullAsks):
+            text = _("Asking {site}: {address}")
+            line.say(text.format(site=event.site.name, address=event.site.address))
+        elif isinstance(event, PullBegun):
+            line.say(
+                _("{name} from {site}: {count} files, {size}").format(
+                    name=model.name,
+                    site=event.site.name,
+                    count=event.num_files,
+                    size=readable_bytes(event.num_bytes),
+                )
+            )
+            if event.present_bytes:
+                there = readable_bytes(event.present_bytes)
+                line.say(_("{size} of it came before; they stay.").format(size=there))
+        elif isinstance(event, PulledAgain):
+            text = _("{file} is not what the hub lists; it is downloaded again.")
+            line.say(text.format(file=event.file))
+        elif event.stage == "download":
+            line.show(model.name, event.done, event.total)
+        elif event.total > _SHOWN_FROM:
+            line.show(_("verifying {file}").format(file=event.file), event.done, event.total)

@@ -1,0 +1,1 @@
+"""The published Qwen3 models: what there is, what each needs here, where it is downloaded from."""

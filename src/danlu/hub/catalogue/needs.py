@@ -1,0 +1,75 @@
+"""What a published model needs on a device, to chat and to be fine-tuned, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from danlu.device.datasheets import DeviceFacts
+from danlu.model.config import ModelConfig, Quantization
+from danlu.model.layout import PROJECTIONS
+from danlu.model.quantized import fits_int4, quantized_bytes
+from danlu.plan.answering import answering_bytes
+from danlu.plan.choose import USABLE, NothingFits, choose
+from danlu.plan.job import Job
+from danlu.plan.workload import ExampleShape, Workload
+
+# One conversation of this many tokens; how a common run is: LoRA of rank 8, 16 rows a step, cut at
+# 1,024 tokens, a third of each learned.
+CHAT_TOKENS = 8192
+RANK, ROWS, ROW_TOKENS = 8, 16, 1024
+
+_DTYPE = torch.bfloat16
+_CHAT: dict[str, Quantization | None] = {"bf16": None, "int8": "int8", "int4": "int4"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """The least memory that something takes on a device, and whether it is there."""
+
+    num_bytes: int
+    fits: bool
+
+
+def needs(config: ModelConfig, device: DeviceFacts, budget_bytes: int) -> dict[str, Need]:
+    """Return the needs by what is done: chat in bf16, int8, int4; LoRA and full training, in bf16.
+
+    A model that has no int4 form has none in the answer.
+    """
+    found = {
+        f"chat_{name}": _need(_chat_bytes(config, device, quantization), budget_bytes)
+        for name, quantization in _CHAT.items()
+        if quantization != "int4" or fits_int4(config)
+    }
+    lora = {part: RANK for parts in PROJECTIONS.values() for part in parts}
+    found["lora"] = _need(_training_bytes(config, device, lora), budget_bytes)
+    found["full"] = _need(_training_bytes(config, device, None), budget_bytes)
+    return found
+
+
+def _need(num_bytes: int, budget_bytes: int) -> Need:
+    return Need(num_bytes=num_bytes, fits=num_bytes <= USABLE * budget_bytes)
+
+
+def _chat_bytes(config: ModelConfig, device: DeviceFacts, quantization: Quantization | None) -> int:
+    return answering_bytes(
+        config,
+        device,
+        weight_bytes=quantized_bytes(config, _DTYPE, quantization),
+        number_bytes=_DTYPE.itemsize,
+        tokens=CHAT_TOKENS,
+    )
+
+
+def _training_bytes(
+    config: ModelConfig, device: DeviceFacts, ranks: Mapping[str, int] | None
+) -> int:
+    """Return the memory of the leanest way to compute a step."""
+    row = ExampleShape(tokens=ROW_TOKENS, targets=ROW_TOKENS // 3)
+    workload = Workload(steps=[[row] * ROWS], evaluation=[], total_steps=100, num_evaluations=0)
+    job = Job(config=config, number_bytes=_DTYPE.itemsize, ranks=ranks)
+    found = choose(job, workload, device, budget_bytes=0)
+    assert isinstance(found, NothingFits)  # nothing fits into no memory
+    return found.leanest.memory.total
