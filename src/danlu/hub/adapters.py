@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,13 @@ from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
+from danlu.lora.stored import not_finite
+from danlu.model.layout import projection_module
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
+
+# How the names of quantised copies end on the hubs: ...-bnb-4bit, ...-GPTQ-Int4, ...-AWQ.
+_QUANTIZED = re.compile(r"bnb|gptq|awq|[48][-_]?bit|int[48]|fp8|gguf", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,23 +56,9 @@ def find_adapter(name: str) -> AdapterSource:
         if newest is not None and (newest.path / CONFIG_FILE).is_file():
             return AdapterSource(folder=newest.path, run=read_manifest(folder))
         raise _no_adapter(folder, read_manifest(folder))
-    if "," in name and not folder.exists():
-        raise _several(name)
     read_config(folder)
     run = next((p for p in folder.parents if is_run(p)), None)
     return AdapterSource(folder=folder, run=read_manifest(run) if run else None)
-
-
-def _several(name: str) -> UsageError:
-    first, *others = (part.strip() for part in name.split(","))
-    return UsageError(
-        _("{name} names several adapters.").format(name=name),
-        why=_("danlu uses and merges one adapter at a time."),
-        fix=_(
-            "Merge {first}: danlu merge --adapter {first} --export_dir merged; then name {others} "
-            "with --model merged"
-        ).format(first=first, others=", ".join(others)),
-    )
 
 
 def _no_adapter(folder: Path, run: RunManifest) -> UsageError:
@@ -91,12 +83,17 @@ def base_of(source: AdapterSource) -> str:
     name = _recorded_base(source)
     if name == STARTER or (name and model_folder(name).is_dir()):
         return name
+    why = _("The adapter does not name it.")
+    fix = _("Name its folder: --model_name_or_path FOLDER")
+    if name:
+        why = _("The adapter names {base}, which is no folder on this machine.").format(base=name)
+    if _QUANTIZED.search(name):
+        why = _("The adapter names {base}, a quantised copy of its base.").format(base=name)
+        fix = _("Name the folder of the model it was quantised from: --model_name_or_path FOLDER")
     raise UsageError(
         _("The base model of the adapter {folder} is not found.").format(folder=source.folder),
-        why=_("The adapter names {base}, which is no folder on this machine.").format(base=name)
-        if name
-        else _("The adapter does not name it."),
-        fix=_("Name its folder: --model_name_or_path FOLDER"),
+        why=why,
+        fix=fix,
     )
 
 
@@ -116,26 +113,21 @@ def attach_adapter(
     not finite, which would spoil every answer, and where danlu wrote the files and they have
     changed since.
     """
-    check_base(source, name=base.name, fingerprint=base.fingerprint)
-    if (source.folder / MANIFEST).is_file():
-        verify(source.folder)
+    check_adapter(source, name=base.name, fingerprint=base.fingerprint)
     adapter = load_adapter(
         source.folder, base.config, device=base.device.torch_device, dtype=dtype or base.dtype
     )
-    _check_finite(adapter, source.folder)
+    for layer, target, a, b in adapter.tensors():
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise not_finite(source.folder, projection_module(layer, target))
     return adapter, source.run is not None
 
 
-def _check_finite(adapter: Adapter, folder: Path) -> None:
-    for layer, target, a, b in adapter.tensors():
-        if not (a.isfinite().all() and b.isfinite().all()):
-            raise DataError(
-                _("The adapter {folder} holds numbers that are not finite.").format(folder=folder),
-                why=_("The first are in {target} of layer {layer}.").format(
-                    target=target, layer=layer
-                ),
-                fix=_("Train it again; its training has diverged."),
-            )
+def check_adapter(source: AdapterSource, *, name: str, fingerprint: str) -> None:
+    """Raise DataError where an adapter belongs to another base, or its files have changed."""
+    check_base(source, name=name, fingerprint=fingerprint)
+    if (source.folder / MANIFEST).is_file():
+        verify(source.folder)
 
 
 def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:

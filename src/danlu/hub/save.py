@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from danlu.files.draft import Draft
 from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG, with_default
 from danlu.model.config import read_model_json
 from danlu.model.qwen3 import Qwen3
-from danlu.weights.sharded import TensorPlan, save_weights
+from danlu.weights.sharded import SHARD_BYTES, TensorPlan, save_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -46,10 +48,15 @@ def write_folder(
     *,
     like: Path,
     at_once: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    config_fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write planned tensors and the companions of `like`; config.json names the first's dtype."""
-    save_weights(draft, plans, fetch)
-    config = dict(read_model_json(like / "config.json").fields)
+    """Write planned tensors and the companions of `like`; config.json names the first's dtype.
+
+    config_fields: what else config.json says otherwise than that of `like`.
+    """
+    save_weights(draft, plans, fetch, shard_bytes=shard_bytes)
+    config = {**read_model_json(like / "config.json").fields, **config_fields}
     # Newer files say `dtype`, older ones `torch_dtype`; the model says the same in its own words.
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = str(plans[0].dtype).removeprefix("torch.")
