@@ -81,6 +81,23 @@ def test_an_export_file_merges(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert prompting_of_model("merged") == Prompting(template="qwen3", enable_thinking=False)
     assert (here / "merged" / TEMPLATE_FILE).read_text("utf-8").startswith(ANSWERS_AT_ONCE)
     assert (here / "run" / TEMPLATE_FILE).read_text("utf-8").startswith(ANSWERS_AT_ONCE)
+    generation = json.loads((here / "merged" / "generation_config.json").read_text("utf-8"))
+    assert (generation["temperature"], generation["top_p"]) == (0.7, 0.8)
+
+
+def test_a_merged_base_model_ends_its_answers_everywhere(here: Path, tmp_path: Path) -> None:
+    """Base models name another end token: other programs would go on after the answer."""
+    base = tmp_path / "base"
+    shutil.copytree(here / "model", base, ignore=shutil.ignore_patterns("generation_config.json"))
+    (base / "manifest.json").unlink()
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    end, other = config["eos_token_id"], config["eos_token_id"] - 1
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": other}), "utf-8")
+    words = ["--adapter", "run", "--model", str(base), "--export_dir", str(tmp_path / "merged")]
+    assert main(["merge", *words]) == 0
+    from transformers import GenerationConfig
+
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == [end, other]
 
 
 def test_the_template_of_an_export_file_is_honoured(here: Path) -> None:

@@ -12,9 +12,13 @@ from torch import Tensor
 
 from danlu.files.atomic import read_in_pieces
 from danlu.files.draft import Draft
+from danlu.hub.generation import FILE as GENERATION_FILE
+from danlu.hub.generation import exported_generation
 from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG, with_default
 from danlu.model.config import read_model_json
 from danlu.model.qwen3 import Qwen3
+from danlu.text.render import TURN_END
+from danlu.text.tokenizer import Tokenizer
 from danlu.weights.sharded import SHARD_BYTES, TensorPlan, save_weights
 
 TOKENIZER_FILES = (
@@ -26,8 +30,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     TEMPLATE_FILE,
 )
-# Everything beside the weights that transformers, vLLM or llama.cpp's converter look for.
-COMPANION_FILES = ("generation_config.json", *TOKENIZER_FILES)
 
 
 def write_model(draft: Draft, model: Qwen3, *, like: Path, at_once: bool = False) -> None:
@@ -61,16 +63,14 @@ def write_folder(
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = str(plans[0].dtype).removeprefix("torch.")
     draft.write("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    _copy(draft, COMPANION_FILES, like, at_once)
+    turn_end = Tokenizer.load(like).control_id(TURN_END)
+    draft.write(GENERATION_FILE, exported_generation(like, turn_end=turn_end, at_once=at_once))
+    copy_tokenizer(draft, like=like, at_once=at_once)
 
 
 def copy_tokenizer(draft: Draft, *, like: Path, at_once: bool = False) -> None:
     """Copy the tokenizer's files and the chat template from the folder `like`."""
-    _copy(draft, TOKENIZER_FILES, like, at_once)
-
-
-def _copy(draft: Draft, names: Sequence[str], like: Path, at_once: bool) -> None:
-    for name in names:
+    for name in TOKENIZER_FILES:
         path = like / name
         if path.exists():
             data = b"".join(read_in_pieces(path))
