@@ -35,6 +35,7 @@ COMMANDS = {
     "generate": "answer one prompt and stop",
     "serve": "serve a model to programs that speak OpenAI's API",
     "merge": "write base and adapter as one ordinary model folder",
+    "export": "write a model for llama.cpp or Ollama, as one GGUF file",
     "runs": "list, show or stop the fine-tuning runs of this machine",
     "info": "show this machine, or what a model folder, run or adapter is",
 }
