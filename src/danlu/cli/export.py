@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
 
     name = _model(settings.model_name_or_path)
     folder = Path(settings.export_dir).expanduser().absolute()
-    with Stages() as stages:
+    with Stages(is_quiet=settings.json_output) as stages:
         stages.show(_("checking the model"), 0, 0)
         trained = prompting_of_model(name)
         prompting = trained.override(settings.template, settings.enable_thinking)

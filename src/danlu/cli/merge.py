@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
     from danlu.export.merge import common_prompting, merge
     from danlu.hub.adapters import base_of
 
-    with Stages() as stages:
+    with Stages(is_quiet=settings.json_output) as stages:
         stages.show(_("reading the adapter"), 0, 0)
         ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
         export_dir = Path(settings.export_dir).expanduser().absolute()

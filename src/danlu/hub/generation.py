@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.files.json_file import JsonFile
-from danlu.model.config import ModelConfig, end_token_ids, load_config, read_model_json
+from danlu.model.config import ModelConfig, end_token_ids, read_model_json
 
 FILE = "generation_config.json"
 
@@ -62,7 +62,8 @@ def exported_generation(folder: Path, *, turn_end: int, at_once: bool) -> str:
     """
     path = folder / FILE
     file = read_model_json(path) if path.exists() else JsonFile(path=path, fields={}, fix="")
-    ends = [turn_end, *end_token_ids(file), *load_config(folder).eos_token_ids]
+    of_model = end_token_ids(read_model_json(folder / "config.json"))
+    ends = [turn_end, *end_token_ids(file), *of_model]
     fields = {**file.fields, "eos_token_id": list(dict.fromkeys(ends))}
     if at_once and file.switch("do_sample") is not False:
         sampling = dict(zip(("temperature", "top_p", "top_k"), _NO_THINKING, strict=True))

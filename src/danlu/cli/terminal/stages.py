@@ -1,4 +1,8 @@
-"""What a command does at the moment, on standard error: a moving line, or a line a stage."""
+"""What a command does at the moment: a moving line in a terminal, elsewhere a line a stage.
+
+The moving line is on standard error; the lines are on standard output, as a run's are, so that
+standard error holds nothing but errors.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,11 @@ class Stages:
     """Shows stages of work as `show(what, done, total)` is told of them; bytes, 0 of 0 unknown.
 
     In a terminal a spinner and a clock move whatever happens, and a bar where the total is known.
+    is_quiet: no lines where standard output is for a program.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_quiet: bool = False) -> None:
+        self._is_quiet = is_quiet
         self._what = ""
         self._tenth = -1
         self._live: Progress | None = None
@@ -56,9 +62,11 @@ class Stages:
                 self._task, description=what, completed=done, total=total or None, refresh=True
             )
             return
+        if self._is_quiet:
+            return
         tenth = _LINES_OF_A_STAGE * done // total if total else 0
         if what != self._what:
-            print(f"{what} ...", file=sys.stderr, flush=True)
+            print(f"{what} ...", flush=True)
         elif tenth > self._tenth:
-            print(f"{what} {tenth * 100 // _LINES_OF_A_STAGE}%", file=sys.stderr, flush=True)
+            print(f"{what} {tenth * 100 // _LINES_OF_A_STAGE}%", flush=True)
         self._what, self._tenth = what, tenth
