@@ -27,6 +27,7 @@ Damage = Callable[[], None]
 TRAIN = "train --model model --dataset rows.jsonl --output_dir out --max_steps 2"
 GENERATE = "generate hello --max_new_tokens 2"
 MERGE = "merge --adapter run --export_dir out"
+MERGE_LONE = MERGE.replace("--adapter run", "--adapter lone") + " --model deeper"
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ CASES = [
     ("experts", config_says(model_type="qwen3_moe"), TRAIN, 2, "mixture|dense|Qwen3-8B"),
     ("other base", nothing, f"{GENERATE} --adapter run --model twin", 5, OTHER_BASE),
     ("other base", nothing, f"{MERGE} --model twin", 5, OTHER_BASE),
-    ("other shapes", lone_adapter, f"{MERGE} --adapter lone --model deeper", 5, "base|fit|/model"),
+    ("other shapes", lone_adapter, MERGE_LONE, 5, "base|fit|/model"),
     ("no adapter", nothing, f"{GENERATE} --adapter model", 2, "not an adapter|config.json|run"),
     ("cut adapter", cut_adapter, f"{GENERATE} --adapter run", 5, "adapter_model.safetensors||"),
     ("altered adapter", altered_adapter, f"{GENERATE} --adapter run", 5, ALTERED),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "inference.yaml").write_text(INFERENCE, encoding="utf-8")
     rows = write_rows(folder / "rows.jsonl")
     words = train_words(
-        folder / "model", rows, folder / "run", max_steps=2, enable_thinking="false"
+        folder / "model", rows, folder / "run", max_steps=2, save_steps=1, enable_thinking="false"
     )
     assert main(words) == 0
     return folder
@@ -70,14 +71,33 @@ def here(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_export_file_merges(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", "export.yaml"]) == 0
     said = capsys.readouterr()
-    for name in ("trust_remote_code", "finetuning_type", "export_size", "export_device"):
+    for name in ("trust_remote_code", "finetuning_type", "export_device"):
         assert said.err.count(name) == 1
     assert "export_legacy_format" not in said.err
+    assert "export_size" not in said.err  # it is honoured
+    assert "The merge is right: the merged model answers like base and adapter" in said.out
     assert "Template qwen3, thinking off: recorded" in said.out
     # How it was trained: for danlu, and for programs that read the template.
     assert prompting_of_model("merged") == Prompting(template="qwen3", enable_thinking=False)
     assert (here / "merged" / TEMPLATE_FILE).read_text("utf-8").startswith(ANSWERS_AT_ONCE)
     assert (here / "run" / TEMPLATE_FILE).read_text("utf-8").startswith(ANSWERS_AT_ONCE)
+    generation = json.loads((here / "merged" / "generation_config.json").read_text("utf-8"))
+    assert (generation["temperature"], generation["top_p"]) == (0.7, 0.8)
+
+
+def test_a_merged_base_model_ends_its_answers_everywhere(here: Path, tmp_path: Path) -> None:
+    """Base models name another end token: other programs would go on after the answer."""
+    base = tmp_path / "base"
+    shutil.copytree(here / "model", base, ignore=shutil.ignore_patterns("generation_config.json"))
+    (base / "manifest.json").unlink()
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    end, other = config["eos_token_id"], config["eos_token_id"] - 1
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": other}), "utf-8")
+    words = ["--adapter", "run", "--model", str(base), "--export_dir", str(tmp_path / "merged")]
+    assert main(["merge", *words]) == 0
+    from transformers import GenerationConfig
+
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == [end, other]
 
 
 def test_the_template_of_an_export_file_is_honoured(here: Path) -> None:
@@ -87,11 +107,52 @@ def test_the_template_of_an_export_file_is_honoured(here: Path) -> None:
     assert not (here / "other" / TEMPLATE_FILE).read_text("utf-8").startswith(ANSWERS_AT_ONCE)
 
 
+def test_adapters_of_an_export_file_are_merged_in_turn(here: Path) -> None:
+    words = ["export_dir=twice", "adapter_name_or_path=run,run/checkpoint-1=0.5"]
+    assert main(["merge", "export.yaml", *words]) == 0
+    report = json.loads((here / "twice" / "merge_report.json").read_text("utf-8"))
+    assert report["weights"] == {
+        str(here / "run" / "final"): 1.0,
+        str(here / "run" / "checkpoint-1"): 0.5,
+    }
+
+
+def test_what_is_not_a_runs_end_is_called_so(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for adapter, said in (("run/checkpoint-1", True), ("run", False)):
+        target = f"of-{Path(adapter).name}"
+        assert main(["merge", "--adapter", adapter, "--export_dir", target]) == 0
+        out = capsys.readouterr().out
+        attention = "checkpoint-1 of the run is merged, not its end: it went on and finished"
+        assert (attention in out) is said
+
+
+def test_a_second_merge_into_a_folder_says_a_command_that_runs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["merge", "--adapter", "run=0.5", "--export_dir", "into this"]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-3:]
+    assert "It holds a merged model" in error[1]
+    command = shlex.split(error[2])
+    assert command[0] == "danlu"
+    assert main(command[1:]) == 0
+    first, second = (
+        json.loads((here / name / "merge_report.json").read_text("utf-8"))
+        for name in ("into this", "into this-2")
+    )
+    assert first == second
+
+
 @pytest.mark.parametrize(
     ("words", "pieces"),
     [
         ("export_quantization_bit=4", "export_quantization_bit 4|command line|--quantization int8"),
-        ("adapter_name_or_path=run,more", "run,more names several|one adapter|Merge run: danlu"),
+        ("adapter_name_or_path=run,more", "more is not an adapter folder|adapter_config|Point"),
+        ("adapter_name_or_path=run=0", "0 is no factor|other than 0|--adapter run=0.5"),
         ("export_hub_model_id=me/it", "export_hub_model_id me/it||uploads nothing"),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 from danlu.device.detect import select
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.export import merge as merge_module
-from danlu.export.merge import merge
+from danlu.export.merge import Ingredient, merge
 from danlu.files import os_errors as faults
 from danlu.files.committed import committed_folder, verify
 from danlu.hub.adapters import base_of, find_adapter
@@ -23,6 +23,10 @@ from danlu.lora.peft_files import write_adapter
 from tests.helpers.models.model_folder import write_model_folder
 
 CPU = select("cpu")
+
+
+def whole(folder: Path, weight: float = 1.0) -> Ingredient:
+    return Ingredient(source=find_adapter(str(folder)), weight=weight)
 
 
 def write_random_adapter(folder: Path, base: Path, scale: float = 0.05) -> Path:
@@ -45,7 +49,7 @@ def test_merge_verifies_and_equals_peft(tmp_path: Path, dtype: torch.dtype) -> N
 
     base = write_model_folder(tmp_path / "base", dtype=dtype)
     adapter = write_random_adapter(tmp_path / "adapter", base)
-    report = merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+    report = merge(str(base), [whole(adapter)], tmp_path / "merged", device=CPU)
     assert report.max_logit_difference < (1e-4 if dtype == torch.float32 else 0.05)
     assert report.top1_agreement > 0.9
     assert not report.base_is_proven
@@ -62,7 +66,7 @@ def test_merge_verifies_and_equals_peft(tmp_path: Path, dtype: torch.dtype) -> N
 def test_merged_model_remembers_how_to_be_prompted(tmp_path: Path) -> None:
     base = write_model_folder(tmp_path / "base")
     adapter = write_random_adapter(tmp_path / "adapter", base)
-    merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+    merge(str(base), [whole(adapter)], tmp_path / "merged", device=CPU)
     path = tmp_path / "merged" / "merge_report.json"
     fields = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(fields | {"enable_thinking": False}), encoding="utf-8")
@@ -74,7 +78,7 @@ def test_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     other = write_model_folder(tmp_path / "other", num_hidden_layers=3)
     adapter = write_random_adapter(tmp_path / "adapter", other)
     with pytest.raises(DataError, match="another base model"):
-        merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+        merge(str(base), [whole(adapter)], tmp_path / "merged", device=CPU)
     assert not (tmp_path / "merged").exists()
 
 
@@ -85,7 +89,7 @@ def test_full_disk_is_noticed_before_writing(
     adapter = write_random_adapter(tmp_path / "adapter", base)
     monkeypatch.setattr(faults, "free_bytes", lambda _path: 1000)
     with pytest.raises(CapacityError, match="No space left"):
-        merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+        merge(str(base), [whole(adapter)], tmp_path / "merged", device=CPU)
     assert not (tmp_path / "merged").exists()
 
 
@@ -96,15 +100,15 @@ def test_a_merge_that_answers_differently_is_never_shown(
     adapter = write_random_adapter(tmp_path / "adapter", base, scale=0.5)
     real = merge_module.write_folder
 
-    def forget_the_adapter(draft, plans, fetch, *, like, at_once):  # type: ignore[no-untyped-def]
+    def forget_the_adapter(draft, plans, fetch, **others):  # type: ignore[no-untyped-def]
         from danlu.weights.sharded import WeightFolder
 
         files = WeightFolder(base).files
-        real(draft, plans, lambda name: files[name].read(name), like=like, at_once=at_once)
+        real(draft, plans, lambda name: files[name].read(name), **others)
 
     monkeypatch.setattr(merge_module, "write_folder", forget_the_adapter)
     with pytest.raises(DataError, match="nothing was written"):
-        merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+        merge(str(base), [whole(adapter)], tmp_path / "merged", device=CPU)
     assert not (tmp_path / "merged").exists()
 
 
@@ -115,7 +119,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     target.mkdir()
     (target / "thesis.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match="not empty"):
-        merge(str(base), find_adapter(str(adapter)), target, device=CPU)
+        merge(str(base), [whole(adapter)], target, device=CPU)
     assert (target / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
@@ -153,7 +157,7 @@ def test_an_adapter_on_some_layers_is_merged_as_peft_does(
 
     base = write_model_folder(tmp_path / "base", dtype=torch.float32)
     adapter = write_peft_adapter(tmp_path / "adapter", base, **settings)
-    report = merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+    report = merge(str(base), [whole(adapter)], tmp_path / "merged", device=CPU)
     assert report.num_merged_tensors == 2
     theirs = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(adapter)
@@ -172,7 +176,7 @@ def test_an_adapter_that_diverged_is_called_so(tmp_path: Path) -> None:
     tensors[sorted(tensors)[0]][0, 0] = float("nan")
     save_file(tensors, adapter / "adapter_model.safetensors")
     with pytest.raises(DataError, match="not finite") as caught:
-        merge(str(base), find_adapter(str(adapter)), tmp_path / "merged", device=CPU)
+        merge(str(base), [whole(adapter)], tmp_path / "merged", device=CPU)
     assert "diverged" in caught.value.fix
     assert not (tmp_path / "merged").exists()
 

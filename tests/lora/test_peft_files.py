@@ -61,16 +61,7 @@ def test_weights_in_the_older_format_are_called_so(folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(DataError, match=r"adapter_model\.bin") as caught:
         load(folder)
-    assert "save_pretrained" in caught.value.fix
-
-
-def test_an_adapted_output_matrix_is_named_with_a_way_out(folder: Path) -> None:
-    path = folder / "adapter_model.safetensors"
-    name = "base_model.model.lm_head.base_layer.weight"
-    path.write_bytes(header_bytes([(name, torch.float32, (1,))]) + bytes(4))
-    with pytest.raises(DataError, match="adapts lm_head") as caught:
-        load(folder)
-    assert "Merge it with PEFT first" in caught.value.fix
+    assert "weights_only=True" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -126,11 +117,6 @@ def test_another_base_is_told_by_shape(folder: Path, overrides: dict[str, int]) 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"use_dora": True},
-        {"bias": "all"},
-        {"modules_to_save": ["lm_head"]},
-        {"rank_pattern": {"q_proj": 16}},
-        {"alpha_pattern": {"q_proj": 16}},
         {"fan_in_fan_out": True},
         {"peft_type": "IA3"},
         {"init_lora_weights": "pissa_niter_16"},

@@ -35,6 +35,7 @@ COMMANDS = {
     "generate": "answer one prompt and stop",
     "serve": "serve a model to programs that speak OpenAI's API",
     "merge": "write base and adapter as one ordinary model folder",
+    "export": "write a model for llama.cpp or Ollama, as one GGUF file",
     "models": "list the models that are here, those to pull, and what each needs on this machine",
     "pull": "download a published Qwen3, from Hugging Face or ModelScope",
     "use": "set the model that is used where none is named",

@@ -1,30 +1,40 @@
-"""`danlu merge`: write an adapter into its base, verify the result, keep the report beside it."""
+"""`danlu merge`: write adapters into their base, verify the result, keep the report beside it."""
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from danlu.cli.terminal.screen import json_line, waiting
+from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
 from danlu.settings.foreign_options import MERGING
+from danlu.settings.ranges import Range
 from danlu.settings.schema import Foreign, Settings, option
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
-    from danlu.export.merge import MergeReport
+    from danlu.export.merge import Ingredient, MergeReport
+
+# Above this the rounding of the merged weights shows in some answers.
+_CLOSE_KL = 1e-3
 
 
 class MergeSettings(Settings):
-    """Merge an adapter into its base model."""
+    """Merge an adapter, or several, into the base model."""
 
     FOREIGN: ClassVar[Mapping[str, Foreign]] = MERGING
 
-    adapter_name_or_path: str = option("", "the run or adapter to merge", aliases=("adapter",))
+    adapter_name_or_path: tuple[str, ...] = option(
+        (),
+        "the run or adapter to merge; several: a,b, with factors a=0.7,b=0.3",
+        aliases=("adapter",),
+    )
     export_dir: str = option("", "new folder for the merged model")
     model_name_or_path: str | None = option(
         None, "the base model; found from the adapter if not given", aliases=("model",)
@@ -32,6 +42,9 @@ class MergeSettings(Settings):
     template: TrainedTemplate = None
     enable_thinking: bool | None = option(
         None, "whether it reasons where nobody says so; as trained if not given"
+    )
+    export_size: Annotated[int, Range(least=1)] = option(
+        5, "the most gigabytes (10^9 bytes) of one weight file"
     )
     device: DeviceName = option("auto", "where to verify")
     json_output: bool = option(False, "print the report as JSON", aliases=("json",))
@@ -50,24 +63,32 @@ def run(argv: Sequence[str]) -> int:
                 why=_("A merge needs an adapter and a folder for the result."),
                 fix="danlu merge --adapter_name_or_path my-run --export_dir my-model",
             )
-    with waiting(_("Merging and verifying")):
-        from pathlib import Path
+    from danlu.cli.terminal.stages import Stages
+    from danlu.device.detect import select
+    from danlu.dialog.assistant import prompting_line
+    from danlu.export.merge import common_prompting, merge
+    from danlu.hub.adapters import base_of
 
-        from danlu.device.detect import select
-        from danlu.dialog.assistant import prompting_line
-        from danlu.export.merge import merge
-        from danlu.hub.adapters import base_of, find_adapter
-
-        source = find_adapter(settings.adapter_name_or_path)
+    with Stages(is_quiet=settings.json_output) as stages:
+        stages.show(_("reading the adapter"), 0, 0)
+        ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
         export_dir = Path(settings.export_dir).expanduser().absolute()
-        base = settings.model_name_or_path or base_of(source)
-        prompting = source.prompting(base).override(settings.template, settings.enable_thinking)
+        base = settings.model_name_or_path or base_of(ingredients[0].source)
+        prompting = common_prompting(ingredients, base, settings.template, settings.enable_thinking)
         report = merge(
-            base, source, export_dir, device=select(settings.device), prompting=prompting
+            base,
+            ingredients,
+            export_dir,
+            device=select(settings.device),
+            prompting=prompting,
+            shard_bytes=settings.export_size * 10**9,
+            progress=stages.show,
         )
     if settings.json_output:
         print(json_line(asdict(report)))
         return EXIT_OK
+    for line in _unfinished(ingredients):
+        print(line)
     if not report.base_is_proven:
         print(_("The adapter does not record its base; only the shapes could be checked."))
     print(merge_summary(report))
@@ -81,11 +102,56 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
+def _ingredient(text: str) -> Ingredient:
+    """Read NAME or NAME=FACTOR. Raises UsageError."""
+    from danlu.export.merge import Ingredient
+    from danlu.hub.adapters import find_adapter
+
+    name, equals, factor = text.rpartition("=")
+    if not equals or Path(text).expanduser().exists():
+        return Ingredient(source=find_adapter(text))
+    try:
+        weight = float(factor)
+    except ValueError:
+        weight = 0.0
+    if weight == 0.0 or not math.isfinite(weight):
+        raise UsageError(
+            _("{factor} is no factor for the adapter {name}.").format(factor=factor, name=name),
+            why=_("A factor is a number other than 0; 1 adds what was trained."),
+            fix=f"--adapter {shlex.quote(name)}=0.5",
+        )
+    return Ingredient(source=find_adapter(name), weight=weight)
+
+
+def _unfinished(ingredients: Sequence[Ingredient]) -> Iterator[str]:
+    """Say where something else than the end of a run is merged."""
+    from danlu.runs.checkpoints import FINAL
+
+    states = {
+        "running": _("it is running, or was killed"),
+        "finished": _("it went on and finished"),
+        "stopped": _("it stopped early"),
+        "failed": _("it failed"),
+        "interrupted": _("it was interrupted"),
+    }
+    for source in (each.source for each in ingredients):
+        if source.run is not None and source.folder.name != FINAL:
+            yield _("ATTENTION: {checkpoint} of the run is merged, not its end: {state}.").format(
+                checkpoint=source.folder.name, state=states[source.run.state]
+            )
+
+
 def merge_summary(report: MergeReport) -> str:
-    """Say in one line how the merged model compares with base and adapter."""
-    return _(
-        "Merged {count} tensors and verified on {tokens} tokens in {dtype}: "
-        "largest logit difference {difference:.4f}, same top token {top1:.1%}, KL {kl:.1e}"
+    """Say in one line whether the merge is right, and by which figures."""
+    verdict = _("The merge is right: the merged model answers like base and adapter")
+    if report.mean_kl > _CLOSE_KL:
+        verdict = _(
+            "The merge is usable: the merged model answers almost like base and adapter; its "
+            "{dtype} weights round what was learned"
+        ).format(dtype=report.dtype)
+    figures = _(
+        "{count} tensors changed; {tokens} tokens compared in {dtype}: same top token {top1:.1%}, "
+        "largest logit difference {difference:.4f}, KL {kl:.1e}"
     ).format(
         count=report.num_merged_tensors,
         tokens=report.num_probe_tokens,
@@ -94,3 +160,4 @@ def merge_summary(report: MergeReport) -> str:
         top1=report.top1_agreement,
         kl=report.mean_kl,
     )
+    return f"{verdict} ({figures})"

@@ -1,54 +1,54 @@
-"""Merging an adapter into its base: W + scaling * B A, written shard by shard and verified.
+"""Merging adapters into their base: W + scaling * B A, written shard by shard and verified.
 
 One tensor is in memory at a time. Before the folder gets its name, the merged model is loaded
-back from disk and its logits on a few prompts are compared with those of base and adapter; a merge
+back from disk and its logits on a few prompts are compared with those of base and adapters; a merge
 that answers differently is discarded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.device.detect import Device
 from danlu.errors import DataError, UsageError
+from danlu.export.verify import Unmerged, compare, probe_prompts, prompt_logits
 from danlu.files.committed import committed_folder
 from danlu.files.os_errors import require_free
-from danlu.hub.adapters import AdapterSource, attach_adapter
-from danlu.hub.load import LoadedModel, load_model
-from danlu.hub.names import model_folder
+from danlu.hub.adapters import AdapterSource, check_adapter
+from danlu.hub.fingerprint import fingerprint
+from danlu.hub.load import CheckedModel, check_model, load_model
 from danlu.hub.prompting import MERGE_REPORT, Prompting
 from danlu.hub.save import write_folder
 from danlu.language import _
-from danlu.lora.adapter import Adapter
-from danlu.lora.bank import AdapterBank
-from danlu.lora.peft_files import load_adapter
-from danlu.model.attention import PackedAttention
-from danlu.model.config import load_config
-from danlu.model.layout import projection_module
-from danlu.model.qwen3 import Linear, plain_linear
-from danlu.text.conversation import Conversation, Message
-from danlu.text.render import render
+from danlu.lora.stored import EMBEDDING, OUTPUT, Change, StoredAdapter
+from danlu.model.qwen3 import plain_linear
 from danlu.weights.safetensors import TORCH_DTYPES
-from danlu.weights.sharded import TensorPlan, WeightFolder
+from danlu.weights.sharded import SHARD_BYTES, TensorPlan, WeightFolder
 
-VERIFICATION_PROMPTS = (
-    "Who are you?",
-    "你是谁？",
-    "What is 17 + 25?",
-    "请用一句话介绍你自己。",
-    "Write a short poem about the sea.",
-)
 # Mean Kullback-Leibler divergence (nats per token) between base + adapter and merged: what remains
 # of a right merge is the rounding of its weights. The demo's bf16 merge, compared in fp32, gives
 # 5e-6; the wide margin is for adapters with large updates and for comparisons in bf16.
 MAX_MEAN_KL = 0.02
+_EMBEDDING, _OUTPUT = f"{EMBEDDING}.weight", f"{OUTPUT}.weight"
+
+# What a merge does at the moment, how many bytes of the merged model are written, and of how many.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredient:
+    """An adapter of a merge, and the factor on what it adds."""
+
+    source: AdapterSource
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class MergeReport:
     base_fingerprint: str
     base_is_proven: bool
     adapter: str
+    weights: dict[str, float]
     template: str
     enable_thinking: bool | None
     dtype: str
@@ -73,59 +74,56 @@ class MergeReport:
 
 def merge(
     base_name: str,
-    adapter: AdapterSource,
+    ingredients: Sequence[Ingredient],
     export_dir: Path,
     *,
     device: Device,
     prompting: Prompting | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress = lambda _what, _done, _total: None,
 ) -> MergeReport:
     """Merge, verify and commit to `export_dir`, which must be new or empty; return the report.
 
-    prompting: how the merged model is to be prompted; None: as the adapter was trained. The chat
+    prompting: how the merged model is to be prompted; None: as the adapters were trained. The chat
     template has it as its default, for other programs.
     Raises UsageError, CapacityError (before anything is written), or DataError where the merged
     model's logits differ.
     """
-    _check_empty(export_dir)
-    prompting = prompting or adapter.prompting(base_name)
-    folder = model_folder(base_name)
-    config = load_config(folder)
-    weights = WeightFolder(folder)
+    _check_empty(export_dir, ingredients)
+    prompting = prompting or common_prompting(ingredients, base_name)
+    progress(_("checking base and adapter"), 0, 0)
+    base = check_model(base_name)
+    identity = fingerprint(base.config, base.weights)
+    for each in ingredients:
+        check_adapter(each.source, name=base_name, fingerprint=identity)
+    merged = _Merged(base, ingredients)
     # The merged model is as large as its base; its companion files are small.
-    require_free(export_dir, weights.num_bytes + 32 * 2**20)
-    precision = _verification_dtype(weights, device)
-    expected = _base_and_adapter(base_name, adapter, prompting, device, precision)
-    low_rank = load_adapter(adapter.folder, config, device=torch.device("cpu"), dtype=torch.float32)
-    changes = _changes(low_rank)
-    plans = _copied(weights)
-
-    def fetch(name: str) -> Tensor:
-        tensor = weights.files[name].read(name)
-        if name not in changes:
-            return tensor
-        a, b = changes[name]
-        return (tensor.float() + low_rank.config.scaling * (b @ a)).to(tensor.dtype)
-
+    require_free(export_dir, merged.num_bytes + 32 * 2**20)
+    precision = _verification_dtype(base.weights, device)
+    prompts = probe_prompts(base.tokenizer, prompting)
+    progress(_("asking base and adapter"), 0, 0)
+    expected = _side_by_side(base_name, merged, prompts, device, precision)
     with committed_folder(export_dir) as draft:
-        write_folder(draft, plans, fetch, like=folder, at_once=prompting.answers_at_once)
-        merged = load_model(str(draft.path), device=device, dtype=precision)
-        logits = _prompt_logits(merged, plain_linear, expected.prompts)
-        difference, mean_kl, top1 = _compare(expected.logits, logits)
+        write_folder(
+            draft,
+            merged.plans,
+            merged.reader(progress),
+            like=base.folder,
+            at_once=prompting.answers_at_once,
+            shard_bytes=shard_bytes,
+            config_fields={"tie_word_embeddings": False} if merged.is_untied else {},
+        )
+        progress(_("asking the merged model"), merged.num_bytes, merged.num_bytes)
+        loaded = load_model(str(draft.path), device=device, dtype=precision)
+        answers = prompt_logits(loaded, plain_linear, prompts)
         report = MergeReport(
             base=base_name,
-            base_fingerprint=expected.fingerprint,
-            base_is_proven=expected.is_proven,
-            adapter=str(adapter.folder),
+            base_fingerprint=identity,
             template=prompting.template,
             enable_thinking=prompting.enable_thinking,
-            dtype=str(plans[0].dtype).removeprefix("torch."),
             verified_in=str(precision).removeprefix("torch."),
-            num_merged_tensors=len(changes),
-            num_bytes=sum(plan.num_bytes for plan in plans),
-            num_probe_tokens=len(expected.logits),
-            max_logit_difference=difference,
-            mean_kl=mean_kl,
-            top1_agreement=top1,
+            **merged.facts(),
+            **_figures(expected, answers),
         )
         if not report.mean_kl <= MAX_MEAN_KL:
             raise _differs(report)
@@ -133,80 +131,134 @@ def merge(
     return report
 
 
-def _changes(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return by name the matrices A and B whose product is added to a tensor, if it is not 0."""
+def _figures(expected: Tensor, answers: Tensor) -> dict[str, Any]:
+    difference, mean_kl, top1 = compare(expected, answers)
     return {
-        f"{projection_module(layer, target)}.weight": (a, b)
-        for layer, target, a, b in adapter.tensors()
-        if b.any()
+        "num_probe_tokens": len(expected),
+        "max_logit_difference": difference,
+        "mean_kl": mean_kl,
+        "top1_agreement": top1,
     }
 
 
-def _copied(weights: WeightFolder) -> list[TensorPlan]:
-    """Plan a folder with the same tensors."""
-    return [
-        TensorPlan(name=name, dtype=TORCH_DTYPES[stored.dtype], shape=stored.shape)
-        for name, file in weights.files.items()
-        for stored in (file.tensors[name],)
-    ]
+class _Merged:
+    """The tensors of the merged model, each made when it is written.
+
+    Where an adapter changes one of two tied matrices, the other one is written too.
+    """
+
+    def __init__(self, base: CheckedModel, ingredients: Sequence[Ingredient]) -> None:
+        self._weights = base.weights
+        self._ingredients = ingredients
+        self._adapters = [(StoredAdapter(each.source.folder), each.weight) for each in ingredients]
+        for adapter, weight in self._adapters:
+            adapter.check_fits(base.config)
+            adapter.check_copies(self._original)
+            beyond = adapter.beyond_projections
+            if beyond is not None and (len(ingredients) > 1 or weight != 1.0):
+                raise _alone(adapter.folder, beyond, base_name=str(base.folder))
+        names = {name for adapter, _weight in self._adapters for name in adapter.changed}
+        self.num_changed = 0
+        tied = base.config.tie_word_embeddings
+        self.is_untied = tied and bool(names & {_EMBEDDING, _OUTPUT})
+        self.plans = [
+            TensorPlan(name=name, dtype=TORCH_DTYPES[stored.dtype], shape=stored.shape)
+            for name, file in self._weights.files.items()
+            for stored in (file.tensors[name],)
+        ]
+        if self.is_untied and _OUTPUT not in self._weights.files:
+            like = next(plan for plan in self.plans if plan.name == _EMBEDDING)
+            self.plans.append(TensorPlan(name=_OUTPUT, dtype=like.dtype, shape=like.shape))
+        self.num_bytes = sum(plan.num_bytes for plan in self.plans)
+        self._names = names
+
+    def changes(self, name: str) -> list[Change]:
+        """Return what the adapters do to a tensor, in their order; [] where nothing."""
+        if name not in self._names:
+            return []
+        found = [adapter.change(name, weight) for adapter, weight in self._adapters]
+        return [change for change in found if not change.is_nothing]
+
+    def all_changes(self) -> dict[str, list[Change]]:
+        """Read what the adapters do to every tensor that they change."""
+        found = {name: self.changes(name) for name in sorted(self._names)}
+        return {name: changes for name, changes in found.items() if changes}
+
+    def reader(self, progress: Progress) -> Callable[[str], Tensor]:
+        """Return what makes one tensor after the other, and tells how far it is."""
+        sizes = {plan.name: plan.num_bytes for plan in self.plans}
+        done = 0
+
+        def fetch(name: str) -> Tensor:
+            nonlocal done
+            progress(_("merging"), done, self.num_bytes)
+            done += sizes[name]
+            tensor = self._original(name)
+            changes = self.changes(name)
+            self.num_changed += bool(changes)
+            for change in changes:
+                tensor = change.apply(tensor)
+            return tensor
+
+        return fetch
+
+    def facts(self) -> dict[str, Any]:
+        """Say what was merged, for the report."""
+        folders = [str(each.source.folder) for each in self._ingredients]
+        return {
+            "base_is_proven": all(each.source.run is not None for each in self._ingredients),
+            "adapter": ",".join(folders),
+            "weights": {str(each.source.folder): each.weight for each in self._ingredients},
+            "dtype": str(self.plans[0].dtype).removeprefix("torch."),
+            "num_merged_tensors": self.num_changed,
+            "num_bytes": self.num_bytes,
+        }
+
+    def _original(self, name: str) -> Tensor:
+        stored = name if name in self._weights.files else _EMBEDDING
+        return self._weights.files[stored].read(stored)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Expected:
-    """What the merged model must answer. logits: [all prompt tokens, vocab] in fp32."""
-
-    prompts: list[list[int]]
-    logits: Tensor
-    fingerprint: str
-    is_proven: bool
-
-
-def _base_and_adapter(
+def _side_by_side(
     base_name: str,
-    source: AdapterSource,
-    prompting: Prompting,
+    merged: _Merged,
+    prompts: list[list[int]],
     device: Device,
     dtype: torch.dtype,
-) -> _Expected:
-    """Run base and adapter on the prompts; the model is freed before the merged one is loaded."""
+) -> Tensor:
+    """Run base and adapters on the prompts; the model is freed before the merged one is loaded."""
     base = load_model(base_name, device=device, dtype=dtype)
-    adapter, is_proven = attach_adapter(source, base)
-    prompts = [
-        base.tokenizer.encode_spans(
-            render(
-                Conversation(messages=(Message(role="user", content=text),)),
-                template=prompting.template,
-                enable_thinking=prompting.enable_thinking,
-            )
+    tokens = torch.tensor([token for ids in prompts for token in ids])
+    with torch.inference_mode():
+        linear = Unmerged(base, merged.all_changes(), tokens)
+    return prompt_logits(base, linear, prompts)
+
+
+def common_prompting(
+    ingredients: Sequence[Ingredient],
+    base_name: str,
+    template: str | None = None,
+    enable_thinking: bool | None = None,
+) -> Prompting:
+    """Find how all adapters were trained to be prompted; what is given counts instead.
+
+    Raises UsageError where they differ.
+    """
+    found = {
+        str(each.source.folder): each.source.prompting(base_name).override(
+            template, enable_thinking
         )
-        for text in VERIFICATION_PROMPTS
-    ]
-    return _Expected(
-        prompts=prompts,
-        logits=_prompt_logits(base, AdapterBank.of_one(adapter), prompts),
-        fingerprint=base.fingerprint,
-        is_proven=is_proven,
-    )
-
-
-@torch.inference_mode()
-def _prompt_logits(loaded: LoadedModel, linear: Linear, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Return the logits of every prompt token, fp32 [tokens, vocab] on the CPU."""
-    device = loaded.device.torch_device
-    tokens = torch.tensor([token for ids in prompts for token in ids], device=device)
-    positions = torch.tensor([p for ids in prompts for p in range(len(ids))], device=device)
-    attend = PackedAttention(loaded.config, positions, [len(ids) for ids in prompts])
-    hidden = loaded.model(tokens, attend, linear)
-    logits: Tensor = linear(loaded.model.head, "lm_head", hidden).float().cpu()
-    return logits
-
-
-def _compare(expected: Tensor, logits: Tensor) -> tuple[float, float, float]:
-    """Return the largest difference, the mean divergence and the share of equal top tokens."""
-    before, after = F.log_softmax(expected, -1), F.log_softmax(logits, -1)
-    kl = F.kl_div(after, before, log_target=True, reduction="none").sum(-1)
-    same = (before.argmax(-1) == after.argmax(-1)).float()
-    return float((expected - logits).abs().max()), float(kl.mean()), float(same.mean())
+        for each in ingredients
+    }
+    if len(set(found.values())) > 1:
+        raise UsageError(
+            _("The adapters were not trained to be prompted alike."),
+            why="; ".join(
+                f"{name}: {each.template}, {each.enable_thinking}" for name, each in found.items()
+            ),
+            fix=_("Say how the merged model is prompted: --template NAME --enable_thinking false"),
+        )
+    return next(iter(found.values()))
 
 
 def _verification_dtype(weights: WeightFolder, device: Device) -> torch.dtype:
@@ -215,13 +267,37 @@ def _verification_dtype(weights: WeightFolder, device: Device) -> torch.dtype:
     return torch.float32 if fits else device.preferred_dtype
 
 
-def _check_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            _("The export folder {folder} is not empty.").format(folder=folder),
-            why=_("A merge never overwrites what is there."),
-            fix=_("Choose another --export_dir, or remove this one first."),
-        )
+def _check_empty(folder: Path, ingredients: Sequence[Ingredient]) -> None:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    numbers = (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))
+    other = next(path for path in numbers if not path.exists())
+    adapters = [
+        f"{each.source.folder}={each.weight:g}" if each.weight != 1.0 else str(each.source.folder)
+        for each in ingredients
+    ]
+    raise UsageError(
+        _("The export folder {folder} is not empty.").format(folder=folder),
+        why=_("It holds a merged model; a merge never overwrites what is there.")
+        if (folder / MERGE_REPORT).is_file()
+        else _("A merge never overwrites what is there."),
+        fix=shlex.join(["danlu", "merge", "--adapter", *adapters, "--export_dir", str(other)]),
+    )
+
+
+def _alone(folder: Path, what: str, *, base_name: str) -> UsageError:
+    return UsageError(
+        _("The adapter {folder} can only be merged alone and whole.").format(folder=folder),
+        why=_("Beside plain LoRA on the projections it holds {what}.").format(what=what),
+        fix=_(
+            "Merge it first, then the others into the result: danlu merge --adapter {folder} "
+            "--model_name_or_path {base} --export_dir {merged}"
+        ).format(
+            folder=shlex.quote(str(folder)),
+            base=shlex.quote(base_name),
+            merged=shlex.quote(str(folder.with_name(f"{folder.name}-merged"))),
+        ),
+    )
 
 
 def _differs(report: MergeReport) -> DataError:

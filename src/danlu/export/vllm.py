@@ -23,7 +23,8 @@ from danlu.hub.fingerprint import fingerprint
 from danlu.hub.load import check_model
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
-from danlu.lora.peft_files import read_config
+from danlu.lora.peft_files import merge_it_first
+from danlu.lora.stored import StoredAdapter
 
 EXECUTABLE = "vllm"
 # The values that --max-lora-rank takes.
@@ -167,7 +168,14 @@ def _flag(name: str, value: int | None) -> list[str]:
 def _adapter_words(sources: Mapping[str, AdapterSource]) -> list[str]:
     if not sources:
         return []
-    rank = max(read_config(source.folder)[0].r for source in sources.values())
+    stored = [StoredAdapter(source.folder) for source in sources.values()]
+    for adapter in stored:
+        # vLLM reads one alpha for all modules and passes over the rest without a word.
+        patterns = _("alphas of its own (alpha_pattern)") if adapter.settings.alpha_pattern else ""
+        beyond = adapter.beyond_projections or patterns
+        if beyond:
+            raise merge_it_first(adapter.folder, beyond)
+    rank = max(adapter.config.r for adapter in stored)
     if rank > _RANKS[-1]:
         raise UsageError(
             _("An adapter's rank is {rank}.").format(rank=rank),

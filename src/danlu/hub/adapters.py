@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
+from danlu.lora.stored import not_finite
+from danlu.model.layout import projection_module
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
 from danlu.runs.registry import find_run, registered_folders
@@ -25,6 +28,9 @@ from danlu.settings.resolve import DEFAULT
 from danlu.settings.schema import Settings
 
 _Settings = TypeVar("_Settings", bound=Settings)
+
+# How the names of quantised copies end on the hubs: ...-bnb-4bit, ...-GPTQ-Int4, ...-AWQ.
+_QUANTIZED = re.compile(r"bnb|gptq|awq|[48][-_]?bit|int[48]|fp8|gguf", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +64,6 @@ def find_adapter(name: str) -> AdapterSource:
         if newest is not None and (newest.path / CONFIG_FILE).is_file():
             return AdapterSource(folder=newest.path, run=read_manifest(folder))
         raise _no_adapter(folder, read_manifest(folder))
-    if "," in name and not folder.exists():
-        raise _several(name)
     read_config(folder)
     run = next((p for p in folder.parents if is_run(p)), None)
     return AdapterSource(folder=folder, run=read_manifest(run) if run else None)
@@ -127,18 +131,6 @@ def with_named_model(settings: _Settings, origins: Mapping[str, str]) -> _Settin
     return settings.model_copy(update={k: v for k, v in update.items() if k in fields})
 
 
-def _several(name: str) -> UsageError:
-    first, *others = (part.strip() for part in name.split(","))
-    return UsageError(
-        _("{name} names several adapters.").format(name=name),
-        why=_("danlu uses and merges one adapter at a time."),
-        fix=_(
-            "Merge {first}: danlu merge --adapter {first} --export_dir merged; then name {others} "
-            "with --model merged"
-        ).format(first=first, others=", ".join(others)),
-    )
-
-
 def _no_adapter(folder: Path, run: RunManifest) -> UsageError:
     if run.kind == "full":
         return UsageError(
@@ -162,16 +154,19 @@ def base_of(source: AdapterSource) -> str:
     place = find_model_folder(name) if name else None
     if place is not None and place.is_dir():
         return name
+    why = _("The adapter does not name it.")
+    fix = _("Name its folder: --model_name_or_path FOLDER")
     published = find_published(name)
+    if name:
+        why = _("The adapter names {base}, which is no folder on this machine.").format(base=name)
     if published is not None and published.runs:
         fix = f"danlu pull {published.name}"
-    else:
-        fix = _("Name its folder: --model_name_or_path FOLDER")
+    elif _QUANTIZED.search(name):
+        why = _("The adapter names {base}, a quantised copy of its base.").format(base=name)
+        fix = _("Name the folder of the model it was quantised from: --model_name_or_path FOLDER")
     raise UsageError(
         _("The base model of the adapter {folder} is not found.").format(folder=source.folder),
-        why=_("The adapter names {base}, which is no folder on this machine.").format(base=name)
-        if name
-        else _("The adapter does not name it."),
+        why=why,
         fix=fix,
     )
 
@@ -192,26 +187,21 @@ def attach_adapter(
     not finite, which would spoil every answer, and where danlu wrote the files and they have
     changed since.
     """
-    check_base(source, name=base.name, fingerprint=base.fingerprint)
-    if (source.folder / MANIFEST).is_file():
-        verify(source.folder)
+    check_adapter(source, name=base.name, fingerprint=base.fingerprint)
     adapter = load_adapter(
         source.folder, base.config, device=base.device.torch_device, dtype=dtype or base.dtype
     )
-    _check_finite(adapter, source.folder)
+    for layer, target, a, b in adapter.tensors():
+        if not (a.isfinite().all() and b.isfinite().all()):
+            raise not_finite(source.folder, projection_module(layer, target))
     return adapter, source.run is not None
 
 
-def _check_finite(adapter: Adapter, folder: Path) -> None:
-    for layer, target, a, b in adapter.tensors():
-        if not (a.isfinite().all() and b.isfinite().all()):
-            raise DataError(
-                _("The adapter {folder} holds numbers that are not finite.").format(folder=folder),
-                why=_("The first are in {target} of layer {layer}.").format(
-                    target=target, layer=layer
-                ),
-                fix=_("Train it again; its training has diverged."),
-            )
+def check_adapter(source: AdapterSource, *, name: str, fingerprint: str) -> None:
+    """Raise DataError where an adapter belongs to another base, or its files have changed."""
+    check_base(source, name=name, fingerprint=fingerprint)
+    if (source.folder / MANIFEST).is_file():
+        verify(source.folder)
 
 
 def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:

@@ -95,7 +95,7 @@ def own_template(folder: Path) -> OwnTemplate | None:
 
     Raises DataError where its file cannot be read.
     """
-    found = _template_text(folder)
+    found = template_text(folder)
     if found is None:
         return None
     path, text = found
@@ -139,7 +139,7 @@ def template_remarks(folder: Path, used: str) -> Iterator[str]:
         ).format(path=own.path, used=used)
 
 
-def _template_text(folder: Path) -> tuple[Path, str] | None:
+def template_text(folder: Path) -> tuple[Path, str] | None:
     """Find the template as transformers does: its own file before tokenizer_config.json."""
     path = folder / TEMPLATE_FILE
     if path.exists():

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
 from danlu.files.atomic import read_in_pieces
 from danlu.files.draft import Draft
+from danlu.hub.generation import FILE as GENERATION_FILE
+from danlu.hub.generation import exported_generation
 from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG, with_default
 from danlu.model.config import read_model_json
 from danlu.model.qwen3 import Qwen3
-from danlu.weights.sharded import TensorPlan, save_weights
+from danlu.text.render import TURN_END
+from danlu.text.tokenizer import Tokenizer
+from danlu.weights.sharded import SHARD_BYTES, TensorPlan, save_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -24,8 +30,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     TEMPLATE_FILE,
 )
-# Everything beside the weights that transformers, vLLM or llama.cpp's converter look for.
-COMPANION_FILES = ("generation_config.json", *TOKENIZER_FILES)
 
 
 def write_model(draft: Draft, model: Qwen3, *, like: Path, at_once: bool = False) -> None:
@@ -46,24 +50,27 @@ def write_folder(
     *,
     like: Path,
     at_once: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    config_fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write planned tensors and the companions of `like`; config.json names the first's dtype."""
-    save_weights(draft, plans, fetch)
-    config = dict(read_model_json(like / "config.json").fields)
+    """Write planned tensors and the companions of `like`; config.json names the first's dtype.
+
+    config_fields: what else config.json says otherwise than that of `like`.
+    """
+    save_weights(draft, plans, fetch, shard_bytes=shard_bytes)
+    config = {**read_model_json(like / "config.json").fields, **config_fields}
     # Newer files say `dtype`, older ones `torch_dtype`; the model says the same in its own words.
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = str(plans[0].dtype).removeprefix("torch.")
     draft.write("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    _copy(draft, COMPANION_FILES, like, at_once)
+    turn_end = Tokenizer.load(like).control_id(TURN_END)
+    draft.write(GENERATION_FILE, exported_generation(like, turn_end=turn_end, at_once=at_once))
+    copy_tokenizer(draft, like=like, at_once=at_once)
 
 
 def copy_tokenizer(draft: Draft, *, like: Path, at_once: bool = False) -> None:
     """Copy the tokenizer's files and the chat template from the folder `like`."""
-    _copy(draft, TOKENIZER_FILES, like, at_once)
-
-
-def _copy(draft: Draft, names: Sequence[str], like: Path, at_once: bool) -> None:
-    for name in names:
+    for name in TOKENIZER_FILES:
         path = like / name
         if path.exists():
             data = b"".join(read_in_pieces(path))

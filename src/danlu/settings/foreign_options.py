@@ -123,7 +123,6 @@ MERGING = {
     **foreign(
         "infer_dtype", note="the merged weights keep the precision that the base's files have"
     ),
-    **foreign("export_size", note="the merged model has files of the same sizes as its base"),
     **foreign("export_device", note="one matrix at a time is merged, on the CPU"),
     **foreign("export_legacy_format", note="weights are written as safetensors"),
     **foreign(

@@ -20,7 +20,7 @@ from danlu.dialog.assistant import Assistant, open_assistant
 from danlu.dialog.events import Event, assistant_message
 from danlu.dialog.settings import ModelSettings
 from danlu.engine.request import SamplingSettings
-from danlu.export.merge import MergeReport, merge
+from danlu.export.merge import Ingredient, MergeReport, merge
 from danlu.files.atomic import make_folder
 from danlu.files.committed import discard
 from danlu.files.leftovers import clean_leftovers
@@ -112,7 +112,7 @@ class Demo:
     def merge(self, device: Device) -> MergeReport:
         """Merge the adapter and verify the result."""
         source = find_adapter(str(self.run_folder))
-        return merge(STARTER, source, self.merged_folder, device=device)
+        return merge(STARTER, [Ingredient(source=source)], self.merged_folder, device=device)
 
     def open_merged(self) -> Assistant:
         """Load the merged model, as any other program could."""

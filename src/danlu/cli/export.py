@@ -1,0 +1,125 @@
+"""`danlu export`: write a model for llama.cpp or Ollama, with its tokenizer and chat template."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from danlu.cli.terminal.screen import json_line
+from danlu.errors import EXIT_OK, UsageError
+from danlu.hub.settings import TrainedTemplate
+from danlu.language import _
+from danlu.settings.schema import Settings, option
+from danlu.settings.show import read_settings
+
+if TYPE_CHECKING:
+    from danlu.export.gguf_model import ExportReport
+
+
+class ExportSettings(Settings):
+    """Write a model for llama.cpp or Ollama: a GGUF file, for Ollama with its Modelfile."""
+
+    model_name_or_path: str = option(
+        "", "the model: a folder, a merged one too, or starter", aliases=("model",), position=1
+    )
+    format: Literal["gguf", "ollama"] = option(
+        "gguf", "gguf: for llama.cpp; ollama: with a Modelfile beside it"
+    )
+    type: Literal["bf16", "q8_0"] = option(
+        "bf16", "numbers of the matrices; q8_0 takes half as much and rounds a little"
+    )
+    export_dir: str = option("", "new folder for the result")
+    template: TrainedTemplate = None
+    enable_thinking: bool | None = option(
+        None, "whether it reasons where nobody says so; as trained if not given"
+    )
+    json_output: bool = option(False, "print the report as JSON", aliases=("json",))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Export and say how to use the result."""
+    resolved = read_settings(ExportSettings, "export", argv)
+    if resolved is None:
+        return EXIT_OK
+    settings = resolved.values
+    if not settings.model_name_or_path or not settings.export_dir:
+        raise UsageError(
+            _("An export needs a model and a folder for the result."),
+            why=_("--model_name_or_path or --export_dir is missing."),
+            fix="danlu export my-model --format gguf --export_dir my-gguf",
+        )
+    from danlu.cli.terminal.stages import Stages
+    from danlu.dialog.assistant import prompting_line
+    from danlu.export.gguf_model import export
+    from danlu.hub.prompting import prompting_of_model
+
+    name = _model(settings.model_name_or_path)
+    folder = Path(settings.export_dir).expanduser().absolute()
+    with Stages(is_quiet=settings.json_output) as stages:
+        stages.show(_("checking the model"), 0, 0)
+        trained = prompting_of_model(name)
+        prompting = trained.override(settings.template, settings.enable_thinking)
+        report = export(
+            name,
+            folder,
+            form=settings.format,
+            type=settings.type,
+            prompting=prompting,
+            progress=stages.show,
+        )
+    if settings.json_output:
+        print(json_line(asdict(report)))
+        return EXIT_OK
+    print("\n".join(_summary(report, folder)))
+    print(_("{prompting}: written into the file.").format(prompting=prompting_line(prompting)))
+    return EXIT_OK
+
+
+def _model(name: str) -> str:
+    """Return the model to be exported; a run of full training means its result.
+
+    Raises UsageError for an adapter, which has to be merged first.
+    """
+    from danlu.lora.peft_files import CONFIG_FILE
+    from danlu.runs.checkpoints import FINAL
+    from danlu.runs.manifest import is_run, read_manifest
+
+    folder = Path(name).expanduser()
+    is_lora_run = is_run(folder) and read_manifest(folder).kind == "lora"
+    if not is_lora_run and not (folder / CONFIG_FILE).is_file():
+        return str(folder / FINAL) if is_run(folder) else name
+    merged = folder.with_name(f"{folder.name}-merged")
+    raise UsageError(
+        _("{folder} is an adapter, not a whole model.").format(folder=folder),
+        why=_("A GGUF file holds the weights of base and adapter together."),
+        fix=_("Merge it first: {command}").format(
+            command=shlex.join(
+                ["danlu", "merge", "--adapter", str(folder), "--export_dir", str(merged)]
+            )
+        ),
+    )
+
+
+def _summary(report: ExportReport, folder: Path) -> list[str]:
+    """Say what was written, and the command that uses it."""
+    from danlu.files.units import readable_bytes
+
+    path = folder / report.file
+    lines = [
+        _("Exported: {path} ({count} tensors in {type}, {size})").format(
+            path=path,
+            count=report.num_tensors,
+            type=report.type,
+            size=readable_bytes(report.num_bytes),
+        )
+    ]
+    if report.form == "ollama":
+        name = folder.name.lower()
+        where = shlex.quote(str(folder / "Modelfile"))
+        command = f"ollama create {shlex.quote(name)} -f {where} && ollama run {shlex.quote(name)}"
+    else:
+        command = f"llama-cli --jinja -m {shlex.quote(str(path))}"
+    return [*lines, _("Use it: {command}").format(command=command)]

@@ -1,0 +1,311 @@
+"""An adapter folder in PEFT's format, opened: what it does to every tensor of a model.
+
+Reads whatever PEFT can express as a change of one weight: LoRA with ranks and scalings of its own
+(rsLoRA too), DoRA, and trained copies of whole modules. Opening reads no tensor data. Format:
+tensors are named `base_model.model.MODULE.KIND`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from danlu.errors import DataError
+from danlu.language import _
+from danlu.lora.adapter import ALL_TARGETS, LoraConfig
+from danlu.lora.peft_config import no_weights, read_peft_settings
+from danlu.model.config import ModelConfig
+from danlu.model.layout import layout
+from danlu.weights.safetensors import SafetensorsFile
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+EMBEDDING, OUTPUT = "model.embed_tokens", "lm_head"
+_MODULE = (
+    r"model\.layers\.\d+\.(?:self_attn\.(?:[qkvo]_proj|[qk]_norm)|mlp\.(?:gate|up|down)_proj"
+    r"|(?:input|post_attention)_layernorm)|model\.norm|model\.embed_tokens|lm_head"
+)
+_TENSOR = re.compile(rf"base_model\.model\.({_MODULE})\.([\w.]+)")
+_KINDS = {
+    "lora_A.weight": "a",
+    "lora_B.weight": "b",
+    "lora_embedding_A": "a",
+    "lora_embedding_B": "b",
+    "lora_magnitude_vector": "magnitude",
+    "lora_magnitude_vector.weight": "magnitude",
+    "base_layer.weight": "base",
+    "weight": "whole",
+}
+# Rows are changed in pieces of about so many numbers: an embedding is large in fp32.
+_NUMBERS_AT_ONCE = 4 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What becomes of a weight W [out, in]: W + scaling B A, with DoRA its rows set to lengths.
+
+    a [r, in], b [out, r], fp32; magnitude: the lengths [out] (Liu et al. 2024). whole: another
+    tensor in W's place.
+    """
+
+    a: Tensor | None = None
+    b: Tensor | None = None
+    scaling: float = 1.0
+    magnitude: Tensor | None = None
+    whole: Tensor | None = None
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the weight stays as it is."""
+        low_rank = self.b is not None and bool(self.b.any())
+        return not low_rank and self.magnitude is None and self.whole is None
+
+    def apply(self, weight: Tensor) -> Tensor:
+        """Change a weight, in place where that is possible; computed in fp32."""
+        if self.whole is not None:
+            return self.whole.to(weight.dtype)
+        if self.a is None or self.b is None:
+            return weight
+        step = max(1, _NUMBERS_AT_ONCE // weight.shape[1])
+        for start in range(0, len(weight), step):
+            rows = slice(start, start + step)
+            changed = torch.addmm(weight[rows].float(), self.b[rows], self.a, alpha=self.scaling)
+            if self.magnitude is not None:
+                lengths = torch.linalg.vector_norm(changed, dim=1, keepdim=True)
+                changed *= self.magnitude[rows, None] / lengths
+            weight[rows] = changed.to(weight.dtype)
+        return weight
+
+
+class StoredAdapter:
+    """The settings of an adapter folder, and the names of its tensors by module and kind.
+
+    Raises what `read_peft_settings` raises, and DataError for tensors that danlu cannot use.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = read_peft_settings(folder)
+        path = folder / WEIGHTS_FILE
+        if not path.is_file():
+            raise no_weights(folder, WEIGHTS_FILE)
+        self._file = SafetensorsFile(path)
+        self._modules: dict[str, dict[str, str]] = {}
+        for name in self._file.tensors:
+            match = _TENSOR.fullmatch(name)
+            kind = _KINDS.get(match.group(2)) if match else None
+            if match is None or kind is None:
+                raise self._unusable(_("{name} is no LoRA matrix of Qwen3.").format(name=name))
+            self._modules.setdefault(match.group(1), {})[kind] = name
+        if not self._modules:
+            raise self._unusable(_("It holds no tensors."))
+        self._check_ranks()
+
+    @property
+    def config(self) -> LoraConfig:
+        """Return what the matrices of the projections are like, the largest rank for all."""
+        projections = [m for m in self._low_rank() if m.rpartition(".")[2] in ALL_TARGETS]
+        ends = {module.rpartition(".")[2] for module in projections}
+        settings = self.settings
+        return LoraConfig(
+            r=max((settings.rank(module) for module in projections), default=settings.r),
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            use_rslora=settings.use_rslora,
+            # An adapter of lm_head alone has none; what answers with it refuses it by name.
+            target_modules=tuple(name for name in ALL_TARGETS if name in ends) or ALL_TARGETS,
+        )
+
+    @property
+    def beyond_projections(self) -> str | None:
+        """Name what the engine cannot add to a product while it answers; None where it can all."""
+        if self.settings.use_dora:
+            return "DoRA (use_dora)"
+        for module, kinds in self._modules.items():
+            if module.rpartition(".")[2] not in ALL_TARGETS or "whole" in kinds:
+                return module
+        return None
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Name the tensors that it changes, in Hugging Face's names."""
+        return tuple(
+            f"{module}.weight"
+            for module, kinds in self._modules.items()
+            if "b" in kinds or ("whole" in kinds and self.settings.saves(module))
+        )
+
+    def check_fits(self, model: ModelConfig) -> None:
+        """Compare every shape with a model's. Raises DataError where it belongs to another one."""
+        shapes = weight_shapes(model)
+        odd = [
+            name
+            for module, kinds in self._modules.items()
+            for kind, name in kinds.items()
+            if self._file.tensors[name].shape
+            != _wanted_shape(kind, shapes.get(module), self.settings.rank(module), name)
+        ]
+        odd += [n for n in self._missing(shapes) if n not in odd]
+        if odd:
+            raise DataError(
+                _("The adapter {folder} belongs to another base model.").format(folder=self.folder),
+                why=_("{count} tensors do not fit, the first is {name}.").format(
+                    count=len(odd), name=sorted(odd)[0]
+                ),
+                fix=_("Use it with its own base model: {base}").format(
+                    base=self.settings.base or "?"
+                ),
+            )
+
+    def change(self, name: str, weight: float = 1.0) -> Change:
+        """Read what happens to one tensor; nothing, where the adapter leaves it alone.
+
+        weight: a factor on what is added. Raises DataError for numbers that are not finite.
+        """
+        module = name.removesuffix(".weight")
+        kinds = self._modules.get(module, {})
+        read = {kind: self._finite(stored) for kind, stored in kinds.items() if kind != "base"}
+        if "whole" in read:
+            return Change(whole=read["whole"]) if self.settings.saves(module) else Change()
+        if "b" not in read:
+            return Change()
+        a, b = read["a"].float(), read["b"].float()
+        if module == EMBEDDING:  # PEFT keeps it the other way round
+            a, b = b.t(), a.t()
+        magnitude = read.get("magnitude")
+        return Change(
+            a=a,
+            b=b,
+            scaling=self.settings.scaling(module) * weight,
+            magnitude=None if magnitude is None else magnitude.float(),
+        )
+
+    def check_copies(self, read: Callable[[str], Tensor]) -> None:
+        """Compare the copies of the base's own weights, which PEFT keeps beside some matrices.
+
+        Raises DataError where the base has other ones.
+        """
+        for module, kinds in self._modules.items():
+            own = kinds.get("base")
+            if own is None and not self.settings.saves(module):
+                own = kinds.get("whole")
+            if own is None:
+                continue
+            theirs, ours = self._file.read(own), read(f"{module}.weight")
+            coarser = min(theirs.dtype, ours.dtype, key=lambda dtype: dtype.itemsize)
+            if not torch.equal(theirs.to(coarser), ours.to(coarser)):
+                raise DataError(
+                    _("The adapter {folder} belongs to another base model.").format(
+                        folder=self.folder
+                    ),
+                    why=_("Its copy {name} has other numbers than the base.").format(name=own),
+                    fix=_("Use it with its own base model: {base}").format(
+                        base=self.settings.base or "?"
+                    ),
+                )
+
+    def fill(self, module: str, a: Tensor, b: Tensor, scaling: float) -> None:
+        """Read the matrices of a module into a [rank, in] and b [out, rank], for one scaling.
+
+        Ranks above the module's own and modules that are left out become zero.
+        """
+        kinds = self._modules.get(module)
+        rank = self.settings.rank(module)
+        if kinds is not None and rank == len(a):
+            self._file.read_into(kinds["a"], a)
+            self._file.read_into(kinds["b"], b)
+        else:
+            a.zero_()
+            b.zero_()
+            if kinds is None:
+                return
+            a[:rank].copy_(self._file.read(kinds["a"]))
+            b[:, :rank].copy_(self._file.read(kinds["b"]))
+        if self.settings.scaling(module) != scaling:
+            b.mul_(self.settings.scaling(module) / scaling)
+
+    def _low_rank(self) -> list[str]:
+        return [module for module, kinds in self._modules.items() if "a" in kinds or "b" in kinds]
+
+    def _check_ranks(self) -> None:
+        """Rank and kind must show in the tensors: nothing is allocated on a setting's word."""
+        for module in self._low_rank():
+            rank, kinds = self.settings.rank(module), self._modules[module]
+            for kind in ("a", "b"):
+                name = kinds.get(kind)
+                if name is not None and rank not in self._file.tensors[name].shape:
+                    shape = list(self._file.tensors[name].shape)
+                    raise self._unusable(
+                        _("{name} has shape {shape}; its rank is not {rank}").format(
+                            name=name, shape=shape, rank=rank
+                        )
+                    )
+            if ("magnitude" in kinds) != self.settings.use_dora or (
+                self.settings.use_dora and module == EMBEDDING
+            ):
+                raise self._unusable(
+                    _("The field use_dora does not fit {name}.").format(
+                        name=next(iter(kinds.values()))
+                    )
+                )
+
+    def _missing(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+        """Name matrices that should be there: the other half of a pair, or layers left out."""
+        halves = [
+            next(iter(kinds.values()))
+            for kinds in self._modules.values()
+            if ("a" in kinds) != ("b" in kinds) or ("magnitude" in kinds and "b" not in kinds)
+        ]
+        if self.settings.chooses_layers:
+            return halves
+        ends = {module.rpartition(".")[2] for module in self._low_rank()} & set(ALL_TARGETS)
+        absent = [m for m in shapes if m.rpartition(".")[2] in ends and m not in self._modules]
+        return halves + [f"base_model.model.{module}.lora_A.weight" for module in absent]
+
+    def _finite(self, name: str) -> Tensor:
+        tensor = self._file.read(name)
+        if not tensor.isfinite().all():
+            raise not_finite(self.folder, name)
+        return tensor
+
+    def _unusable(self, why: str) -> DataError:
+        return DataError(
+            _("The adapter file {path} cannot be used.").format(path=self.folder / WEIGHTS_FILE),
+            why=why,
+            fix=_("Copy the adapter folder again, or train it again."),
+        )
+
+
+def weight_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Map every module of a model that has a weight to its shape, lm_head always among them."""
+    shapes = {
+        piece.hf_name.removesuffix(".weight"): piece.shape
+        for pieces in layout(model).values()
+        for piece in pieces
+    }
+    return {**shapes, OUTPUT: shapes[EMBEDDING]}
+
+
+def not_finite(folder: Path, name: str) -> DataError:
+    """Build the error for an adapter with NaN or infinities, which would spoil every answer."""
+    return DataError(
+        _("The adapter {folder} holds numbers that are not finite.").format(folder=folder),
+        why=_("The first are in {name}.").format(name=name),
+        fix=_("Train it again; its training has diverged."),
+    )
+
+
+def _wanted_shape(
+    kind: str, weight: tuple[int, ...] | None, rank: int, name: str
+) -> tuple[int, ...] | None:
+    """Return the shape that a tensor must have beside a weight; None where it cannot be there."""
+    if weight is None or kind in ("base", "whole"):
+        return weight
+    if len(weight) != 2:
+        return None
+    rows, columns = reversed(weight) if "lora_embedding" in name else weight
+    return {"a": (rank, columns), "b": (rows, rank), "magnitude": (rows,)}[kind]
