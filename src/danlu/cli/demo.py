@@ -46,10 +46,11 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _show(demo: Demo) -> None:
+    from danlu.chat.plain import show_answer
     from danlu.cli.info import machine_facts
     from danlu.cli.merge import merge_summary
     from danlu.cli.terminal.progress import describe, show_training
-    from danlu.cli.terminal.screen import print_table, show_answer
+    from danlu.cli.terminal.screen import print_table
     from danlu.workflows.demo import QUESTIONS, answer_text, ask, held_out_scores
 
     _title(1, _("The machine, and the built-in model (a small demonstration model)"))
