@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from danlu.cli.main import main
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.program import train_words, write_rows
 
 Talk = Callable[..., str]
 GREEDY = ["--do_sample", "false", "--max_new_tokens", "12"]
@@ -113,3 +116,56 @@ def test_think_and_set_change_the_next_answer(talk: Talk) -> None:
     assert "temperature = 0.5" in output
     assert output.count("Thinking: on") == 2
     assert output.endswith("A new conversation.\n")
+
+
+def test_what_is_taught_is_trained_on_by_the_command_that_is_printed(
+    talk: Talk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = talk("hello", "/teach Good day, Anna.", "and you?", "/teach I am fine.", "/teach")
+    rows = (tmp_path / "corrections.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(rows[0])["messages"] == [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "Good day, Anna."},
+    ]
+    # What came before is the correction, and is not learned twice.
+    assert json.loads(rows[1])["messages"][1] == {
+        "role": "assistant", "content": "Good day, Anna.", "weight": 0,
+    }  # fmt: skip
+    assert len(rows) == 2
+    said, command = output.splitlines()[-2:]
+    assert said == "2 corrected answers are in corrections.jsonl. To learn them:"
+    words = shlex.split(command)
+    assert words[0] == "danlu"
+    assert main([*words[1:], "--max_steps", "1", "--report", "false"]) == 0
+    assert "2 rows to learn" in capsys.readouterr().out
+    output = talk("/adapter", "/model", words=("--adapter", "taught"))
+    assert "base, taught\n" in output
+    assert str(tmp_path / "taught" / "final") in output
+
+
+def test_adapters_and_models_are_changed_in_a_chat(talk: Talk, tmp_path: Path) -> None:
+    model = write_model_folder(tmp_path / "model", seed=3)
+    rows = write_rows(tmp_path / "rows.jsonl")
+    assert main(train_words(model, rows, tmp_path / "run", max_steps=1)) == 0
+    output = talk(
+        "/adapter none", "/adapter fox=run", "/adapter fox=run", "/compare hello",
+        "/export json a.json", "/adapter base", "/model starter", "/model nowhere", "/new", "你好",
+        "/export json b.json",
+        words=(str(model),),
+    )  # fmt: skip
+    assert "There is no adapter none here." in output
+    assert "The names that are taken: base, fox" in output
+    assert "[base]\n" in output
+    assert "[fox]\n" in output
+    assert saved(tmp_path / "a.json")[0] == {"role": "user", "content": "hello"}
+    assert "nowhere does not exist" in output  # and the starter goes on answering
+    assert output.count("Model starter on") == 1
+    assert "好" in saved(tmp_path / "b.json")[-1]["content"]
+
+
+@pytest.mark.parametrize("words", [("a=run", "a=run"), ("run", "other"), ("base=run",)])
+def test_adapters_without_names_of_their_own_are_refused(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["chat", "--adapter", *words]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3

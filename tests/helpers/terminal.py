@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyte
 
@@ -75,11 +75,25 @@ class Terminal:
 
     def wait_for(self, text: str, *, more: int = 0, times: int = 1) -> str:
         """Read until a text stands on the screen so often, and so many characters behind it."""
+        return self._wait(
+            lambda: self.text.count(text) >= times and self._behind(text) >= more, text
+        )
+
+    def ask(self, keys: str, prompt: str = "User:") -> str:
+        """Type at a prompt that is empty, and wait until it is empty again."""
+        self._wait(lambda: self.text.endswith(prompt), prompt)
+        before = self.text.count(prompt)
+        self.type(keys)
+        return self._wait(
+            lambda: self.text.endswith(prompt) and self.text.count(prompt) > before, prompt
+        )
+
+    def _wait(self, is_there: Callable[[], bool], what: str) -> str:
         deadline = time.monotonic() + PATIENCE_S
-        while not (self.text.count(text) >= times and self._behind(text) >= more):
-            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.text}"
+        while not is_there():
+            assert time.monotonic() < deadline, f"no {what!r} in:\n{self.text}"
             if not self._read(1.0):
-                raise AssertionError(f"it ended without {text!r}:\n{self.text}")
+                raise AssertionError(f"it ended without {what!r}:\n{self.text}")
         return self.text
 
     def exit_code(self) -> int:

@@ -25,9 +25,7 @@ class LocalPartner:
 
     def __init__(self, opened: Assistant, name: str, settings: ChatSettings) -> None:
         self._settings = settings
-        self._assistants: dict[str, Assistant] = {}
-        self._opened = opened
-        self._assistants[BASE] = opened
+        self._assistants = {BASE: opened}
         if opened.source is not None:
             own = prompting_of_model(str(opened.loaded.folder))
             self._assistants[BASE] = opened.with_another(None, self._overridden(own))
@@ -42,6 +40,14 @@ class LocalPartner:
     def context_tokens(self) -> int | None:
         """What the engine has room for."""
         return self._opened.engine.context_tokens
+
+    @property
+    def _opened(self) -> Assistant:
+        return self._assistants[BASE]
+
+    def close(self) -> None:
+        """Forget the models."""
+        self._assistants.clear()
 
     def add(self, name: str, path: str) -> None:
         """Load a further adapter. Raises what finding and attaching it raise."""

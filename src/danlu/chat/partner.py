@@ -31,6 +31,14 @@ class Partner(Protocol):
         """The longest prompt and answer together; None where nobody says."""
         ...
 
+    def add(self, name: str, path: str) -> None:
+        """Load an adapter as a further voice. Raises DanluError."""
+        ...
+
+    def close(self) -> None:
+        """Give its memory back; it answers no more."""
+        ...
+
     def describe(self, voice: str) -> Sequence[str]:
         """Say what answers, a sentence a line."""
         ...

@@ -27,3 +27,6 @@ class ChatSettings(SamplingChoice, LoadSettings):
     )
     thinking_budget: PositiveInt | None = option(None, "tokens after which a thought is ended")
     plain: bool = option(False, "write the answers as they come: no Markdown, no figures")
+    corrections: str = option(
+        "corrections.jsonl", "where /teach keeps corrected answers, a data set for danlu train"
+    )

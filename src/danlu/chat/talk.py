@@ -81,7 +81,8 @@ class Command:
 class Chat:
     """One chat. voice: who answers. attached: files that go with the next question.
 
-    file: where the session was saved. taught: rows that /teach has kept. is_over: it ends.
+    file: where the session was saved. opened: opens another partner. taught: how `danlu train`
+    names whose answers /teach has corrected. is_over: it ends.
     """
 
     partner: Partner
@@ -90,11 +91,12 @@ class Chat:
     screen: Showing
     asking: Asking
     commands: Mapping[str, Command]
+    opened: Callable[[ChatSettings], tuple[Partner, str]]
     session: Session = field(default_factory=Session)
     attached: list[str] = field(default_factory=list)
     answers: list[AnswerFigures] = field(default_factory=list)
     file: Path | None = None
-    taught: int = 0
+    taught: list[tuple[str, ...]] = field(default_factory=list)
     is_over: bool = False
 
     def run(self) -> None:

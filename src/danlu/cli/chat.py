@@ -32,12 +32,18 @@ def run(argv: Sequence[str]) -> int:
         print("\n".join(chat.partner.describe(chat.voice)), file=sys.stderr)
         chat.ask(sys.stdin.read().strip() if settings.prompt == "-" else settings.prompt)
         return EXIT_OK
+    from danlu.chat.commands.teaching import how_to_train
+
     is_plain = settings.plain or not sys.stdout.isatty()
     chat = _opened(settings, PlainScreen() if is_plain else _screen())
     for line in chat.partner.describe(chat.voice):
         chat.screen.say(line)
     chat.screen.say(_("Ctrl-C stops an answer, Ctrl-D leaves, /help shows the commands."))
-    chat.run()
+    try:
+        chat.run()
+    finally:
+        for line in how_to_train(chat):
+            chat.screen.say(line)
     return EXIT_OK
 
 
@@ -49,7 +55,7 @@ def _screen() -> Showing:
 
 def _opened(settings: ChatSettings, screen: Showing) -> Chat:
     """Load the model and put the chat together."""
-    from danlu.chat.commands import command_table, completions
+    from danlu.chat.commands.table import command_table, completions
     from danlu.chat.local import open_partner
     from danlu.chat.prompt import LinePrompt, TerminalPrompt
     from danlu.chat.session import Session
@@ -64,6 +70,7 @@ def _opened(settings: ChatSettings, screen: Showing) -> Chat:
         screen=screen,
         asking=LinePrompt(),
         commands=command_table(),
+        opened=open_partner,
         session=Session(system=settings.system or ""),
     )
     if sys.stdin.isatty() and sys.stdout.isatty():

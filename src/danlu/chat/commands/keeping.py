@@ -23,7 +23,7 @@ _MOST_FILE_BYTES = 4 << 20
 _CODE = re.compile(r"^ {0,3}```[^\n]*\n(.*?)^ {0,3}```\s*$", re.DOTALL | re.MULTILINE)
 
 
-def listed() -> list[Command]:
+def keeping_commands() -> list[Command]:
     """Return these commands."""
     return [
         Command(

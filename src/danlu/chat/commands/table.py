@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from danlu.chat import keeping
+from danlu.chat.commands.keeping import keeping_commands
+from danlu.chat.commands.teaching import teaching_commands
+from danlu.chat.commands.voices import voice_commands
 from danlu.chat.editor import edited
 from danlu.chat.figures import context_share
 from danlu.chat.settings import ChatSettings
@@ -52,7 +54,9 @@ def command_table() -> dict[str, Command]:
         Command(name="edit", what=_("write a question in $EDITOR"), run=_edit),
         Command(name="tokens", what=_("show how much of the context is used"), run=_tokens),
         Command(name="stats", what=_("show what the answers took"), run=_stats),
-        *keeping.listed(),
+        *voice_commands(),
+        *keeping_commands(),
+        *teaching_commands(),
         Command(name="exit", what=_("leave; so do Ctrl-D, and Ctrl-C twice"), run=_exit),
     ]
     table = {command.name: command for command in listed}
