@@ -25,6 +25,9 @@ class ChatSettings(SamplingChoice, LoadSettings):
         "chooses",
         aliases=("adapter", "adapters"),
     )
+    url: str | None = option(
+        None, "talk to a server that speaks OpenAI's API; OPENAI_API_KEY holds its key"
+    )
     thinking_budget: PositiveInt | None = option(None, "tokens after which a thought is ended")
     plain: bool = option(False, "write the answers as they come: no Markdown, no figures")
     corrections: str = option(

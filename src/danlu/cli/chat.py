@@ -11,6 +11,7 @@ from danlu.language import _
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
+    from danlu.chat.partner import Partner
     from danlu.chat.settings import ChatSettings
     from danlu.chat.talk import Chat, Showing
 
@@ -53,16 +54,26 @@ def _screen() -> Showing:
     return Screen()
 
 
+def _partner(settings: ChatSettings) -> tuple[Partner, str]:
+    """Reach the server that the settings name, or load a model."""
+    if settings.url is not None:
+        from danlu.chat.remote_partner import connect
+
+        return connect(settings)
+    from danlu.chat.local import open_partner
+
+    return open_partner(settings)
+
+
 def _opened(settings: ChatSettings, screen: Showing) -> Chat:
     """Load the model and put the chat together."""
     from danlu.chat.commands.table import command_table, completions
-    from danlu.chat.local import open_partner
     from danlu.chat.prompt import LinePrompt, TerminalPrompt
     from danlu.chat.session import Session
     from danlu.chat.talk import Chat
 
     with screen.waiting(_("Loading the model")):
-        partner, voice = open_partner(settings)
+        partner, voice = _partner(settings)
     chat = Chat(
         partner=partner,
         voice=voice,
@@ -70,7 +81,7 @@ def _opened(settings: ChatSettings, screen: Showing) -> Chat:
         screen=screen,
         asking=LinePrompt(),
         commands=command_table(),
-        opened=open_partner,
+        opened=_partner,
         session=Session(system=settings.system or ""),
     )
     if sys.stdin.isatty() and sys.stdout.isatty():
