@@ -102,20 +102,17 @@ class Chat:
     def run(self) -> None:
         """Answer what is typed until the user leaves."""
         interrupts = 0
-        while not self.is_over:
+        while not self.is_over and interrupts < 2:
             try:
+                if interrupts:
+                    self.screen.say(_("Ctrl-C again leaves, as Ctrl-D does."), dim=True)
                 entered = self.asking.read()
+                interrupts = 0
+                self.take(entered)
             except EOFError:
                 return
-            except KeyboardInterrupt:
+            except KeyboardInterrupt:  # at the prompt, or just before or behind it
                 interrupts += 1
-                if interrupts > 1:
-                    return
-                self.screen.say(_("Ctrl-C again leaves, as Ctrl-D does."), dim=True)
-                continue
-            interrupts = 0
-            try:
-                self.take(entered)
             except DanluError as problem:
                 self.screen.say(str(problem))
 
