@@ -9,7 +9,10 @@ import sys
 
 from tests.helpers.source import PACKAGE
 
-HEAVY = ("torch", "numpy", "transformers", "pydantic", "matplotlib", "tokenizers", "rich", "yaml")
+HEAVY = (
+    "torch", "numpy", "transformers", "pydantic", "matplotlib", "tokenizers", "rich", "yaml",
+    "prompt_toolkit",
+)  # fmt: skip
 HELP_SECONDS = 0.4
 
 

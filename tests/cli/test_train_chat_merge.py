@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pty
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,8 @@ from danlu.files.committed import verify
 from danlu.runs.manifest import read_manifest
 from danlu.text.conversation import Conversation
 from tests.helpers.models.model_folder import write_model_folder
-from tests.helpers.program import SHORT, start, train_words, write_rows
+from tests.helpers.program import SHORT, train_words, write_rows
+from tests.helpers.terminal import Terminal
 
 QUESTION = "What is the name of fox 3?"
 GREEDY = ["--do_sample", "false", "--max_new_tokens", "16"]
@@ -183,9 +182,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     seen: list[list[str]] = []
     real = Assistant.answer
 
-    def answer(self: Assistant, conversation: Conversation, *values: object) -> object:
+    def answer(
+        self: Assistant, conversation: Conversation, *values: object, **named: object
+    ) -> object:
         seen.append([f"{message.role}: {message.content}" for message in conversation.messages])
-        return real(self, conversation, *values)  # type: ignore[arg-type]
+        return real(self, conversation, *values, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Assistant, "answer", answer)
     return seen
@@ -212,70 +213,14 @@ def test_chat_remembers_until_it_starts_over(
 
 def test_chat_in_a_terminal(place: Path) -> None:
     """Ctrl-C stops the answer and leaves the chat open; Ctrl-D leaves."""
-    with closing(
-        Terminal(["chat", "--model", str(place / "model"), "--do_sample", "false"])
-    ) as terminal:
-        terminal.wait_for("\r\n> ")
-        terminal.type("hello\n")
-        terminal.wait_for("hello\r\n", more=8)
+    words = ["chat", "--model", str(place / "model"), "--do_sample", "false"]
+    with closing(Terminal([*words, "--plain"])) as terminal:
+        terminal.wait_for("User:")
+        terminal.type("hello\r")
+        terminal.wait_for("User: hello\n", more=8)
         terminal.type("\x03")
-        terminal.wait_for("\r\n> ")
+        terminal.wait_for("\nUser:")
         terminal.type("\x04")
         assert terminal.exit_code() == 0
         # The hint for Ctrl-C at an empty prompt: the answer would have been over before.
-        assert "\nCtrl-D leaves.\r" not in terminal.seen
-
-
-class Terminal:
-    """danlu in a pseudo terminal of its own."""
-
-    # Without a controlling terminal the keys Ctrl-C and Ctrl-D would be mere characters.
-    PROGRAM = (
-        "import fcntl, sys, termios\n"
-        "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-        "from danlu.cli.main import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-
-    def __init__(self, words: list[str]) -> None:
-        self._screen, inner = pty.openpty()
-        self._process = start(
-            words,
-            program=self.PROGRAM,
-            stdin=inner,
-            stdout=inner,
-            stderr=inner,
-            start_new_session=True,
-        )
-        os.close(inner)
-        self.seen = ""
-        self._read_to = 0
-        self._pieces = self._read()
-
-    def wait_for(self, text: str, *, more: int = 0) -> None:
-        """Read until a text not seen before is there, and so many characters after it."""
-        while True:
-            place = self.seen.find(text, self._read_to)
-            if place >= 0 and len(self.seen) >= place + len(text) + more:
-                self._read_to = place + len(text)
-                return
-            self.seen += next(self._pieces)
-
-    def type(self, keys: str) -> None:
-        os.write(self._screen, keys.encode())
-
-    def exit_code(self) -> int:
-        self.seen += "".join(self._pieces)
-        code = self._process.wait()
-        assert isinstance(code, int)
-        return code
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        os.close(self._screen)
-
-    def _read(self) -> Iterator[str]:
-        with suppress(OSError):  # Linux says EIO when the program has left its terminal
-            while piece := os.read(self._screen, 4096):
-                yield piece.decode(errors="replace")
+        assert "Ctrl-C again leaves" not in terminal.text

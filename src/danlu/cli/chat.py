@@ -2,54 +2,91 @@
 
 from __future__ import annotations
 
-import contextlib
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from danlu.errors import EXIT_OK, DanluError
+from danlu.errors import EXIT_OK
 from danlu.language import _
 from danlu.settings.show import read_settings
 
+if TYPE_CHECKING:
+    from danlu.chat.partner import Partner
+    from danlu.chat.settings import ChatSettings
+    from danlu.chat.talk import Chat, Showing
+
 
 def run(argv: Sequence[str]) -> int:
-    """Answer line after line until Ctrl-D."""
-    from danlu.dialog.settings import AnswerSettings
+    """Answer what is typed until Ctrl-D; with a prompt, answer it and stop."""
+    from danlu.chat.settings import ChatSettings
 
-    resolved = read_settings(AnswerSettings, "chat", argv)
+    resolved = read_settings(ChatSettings, "chat", argv)
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
-    from danlu.cli.terminal.screen import show_answer
-    from danlu.dialog.assistant import open_assistant
-    from danlu.dialog.events import assistant_message
-    from danlu.text.conversation import Conversation, Message
+    if settings.model_name_or_path == "-" and settings.prompt is None:  # danlu chat -
+        settings = settings.model_copy(update={"model_name_or_path": None, "prompt": "-"})
+    from danlu.chat.plain import PlainScreen
 
-    assistant = open_assistant(
-        settings, template=settings.template, enable_thinking=settings.enable_thinking
+    if settings.prompt is not None:
+        chat = _opened(settings, PlainScreen())
+        print("\n".join(chat.partner.describe(chat.voice)), file=sys.stderr)
+        chat.ask(sys.stdin.read().strip() if settings.prompt == "-" else settings.prompt)
+        return EXIT_OK
+    from danlu.chat.commands.teaching import how_to_train
+
+    is_plain = settings.plain or not sys.stdout.isatty()
+    chat = _opened(settings, PlainScreen() if is_plain else _screen())
+    for line in chat.partner.describe(chat.voice):
+        chat.screen.say(line)
+    chat.screen.say(_("Ctrl-C stops an answer, Ctrl-D leaves, /help shows the commands."))
+    try:
+        chat.run()
+    finally:
+        for line in how_to_train(chat):
+            chat.screen.say(line)
+    return EXIT_OK
+
+
+def _screen() -> Showing:
+    from danlu.chat.screen import Screen
+
+    return Screen()
+
+
+def _partner(settings: ChatSettings) -> tuple[Partner, str]:
+    """Reach the server that the settings name, or load a model."""
+    if settings.url is not None:
+        from danlu.chat.remote_partner import connect
+
+        return connect(settings)
+    from danlu.chat.local import open_partner
+
+    return open_partner(settings)
+
+
+def _opened(settings: ChatSettings, screen: Showing) -> Chat:
+    """Load the model and put the chat together."""
+    from danlu.chat.commands.table import command_table, completions
+    from danlu.chat.prompt import LinePrompt, TerminalPrompt
+    from danlu.chat.session import Session
+    from danlu.chat.talk import Chat
+
+    with screen.waiting(_("Loading the model")):
+        partner, voice = _partner(settings)
+    chat = Chat(
+        partner=partner,
+        voice=voice,
+        settings=settings,
+        screen=screen,
+        asking=LinePrompt(),
+        commands=command_table(),
+        opened=_partner,
+        session=Session(system=settings.system or ""),
     )
-    print("\n".join(assistant.describe()))
-    print(_("Ctrl-C stops an answer, Ctrl-D leaves, /clear starts over."))
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  input() then knows the arrow keys and its history
-    opening = [Message(role="system", content=settings.system)] if settings.system else []
-    messages = opening
-    sampling = assistant.sampling(settings)
-    while True:
-        try:
-            text = input("> ")
-        except EOFError:
-            print()
-            return EXIT_OK
-        except KeyboardInterrupt:
-            print("\n" + _("Ctrl-D leaves."))
-            continue
-        if text.strip() == "/clear":
-            messages = opening
-        if not text.strip() or text.strip() == "/clear":
-            continue
-        asked = [*messages, Message(role="user", content=text)]
-        try:
-            events = show_answer(assistant.answer(Conversation(messages=tuple(asked)), sampling))
-        except DanluError as problem:
-            print(problem)
-            continue
-        messages = [*asked, assistant_message(events)]
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        chat.asking = TerminalPrompt(
+            lambda: [turn.message.content for turn in chat.session.questions],
+            lambda text: completions(chat, text),
+        )
+    return chat

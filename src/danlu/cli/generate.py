@@ -32,7 +32,8 @@ def run(argv: Sequence[str]) -> int:
             why=_("None was given, and standard input is a terminal or empty."),
             fix='danlu generate "..."',
         )
-    from danlu.cli.terminal.screen import json_line, say_if_cut, show_answer
+    from danlu.chat.plain import say_if_cut, show_answer
+    from danlu.cli.terminal.screen import json_line
     from danlu.dialog.assistant import model_line, open_assistant
     from danlu.dialog.events import End, Usage, assistant_message
     from danlu.hub.names import STARTER

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from danlu.device.detect import DTYPES, select
 from danlu.dialog.dialog import Dialog
 from danlu.dialog.events import Event
-from danlu.dialog.settings import AnswerSettings, ModelSettings
+from danlu.dialog.settings import ModelSettings, SamplingChoice
 from danlu.engine.engine import Engine
 from danlu.engine.request import SamplingSettings
 from danlu.hub.adapters import (
@@ -29,7 +29,7 @@ from danlu.hub.names import STARTER, default_model, default_name
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
-from danlu.text.conversation import Conversation
+from danlu.text.conversation import Conversation, Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +65,23 @@ class Assistant:
             num_requests=num_requests,
             cache_tokens=cache_tokens,
         )
-        defaults = generation_defaults(loaded.folder, loaded.config, enable_thinking=True)
-        dialog = Dialog(
-            engine,
-            loaded.tokenizer,
-            template=prompting.template,
-            enable_thinking=prompting.enable_thinking,
-            end_token_ids=defaults.end_token_ids,
-        )
+        dialog = _dialog(loaded, engine, prompting)
         return cls(loaded=loaded, engine=engine, dialog=dialog, prompting=prompting)
+
+    def with_another(self, source: AdapterSource | None, prompting: Prompting) -> Assistant:
+        """Return an assistant on the same engine with another adapter, or none.
+
+        Raises what `attach_adapter` raises.
+        """
+        adapter, is_proven = attach_adapter(source, self.loaded) if source else (None, True)
+        return replace(
+            self,
+            dialog=_dialog(self.loaded, self.engine, prompting),
+            prompting=prompting,
+            source=source,
+            adapter=adapter,
+            base_is_proven=is_proven,
+        )
 
     def answer(
         self,
@@ -82,16 +90,23 @@ class Assistant:
         *,
         enable_thinking: bool | None = None,
         with_adapter: bool = True,
+        thinking_budget: int | None = None,
+        begun: Message | None = None,
     ) -> Generator[Event, None, None]:
-        """Yield the events of the next answer, with the adapter or by the plain base."""
+        """Yield the events of the next answer, with the adapter or by the plain base.
+
+        thinking_budget, begun: see `Dialog.prepare`.
+        """
         return self.dialog.answer(
             conversation,
             sampling=sampling,
             adapter=self.adapter if with_adapter else None,
             enable_thinking=enable_thinking,
+            thinking_budget=thinking_budget,
+            begun=begun,
         )
 
-    def sampling(self, settings: AnswerSettings) -> SamplingSettings:
+    def sampling(self, settings: SamplingChoice) -> SamplingSettings:
         """Return the model's own sampling defaults, overridden by what was given."""
         thinking = settings.enable_thinking
         if thinking is None:
@@ -121,6 +136,17 @@ class Assistant:
         lines.append(prompting_line(self.prompting))
         lines += template_remarks(self.loaded.folder, self.prompting.template)
         return lines
+
+
+def _dialog(loaded: LoadedModel, engine: Engine, prompting: Prompting) -> Dialog:
+    defaults = generation_defaults(loaded.folder, loaded.config, enable_thinking=True)
+    return Dialog(
+        engine,
+        loaded.tokenizer,
+        template=prompting.template,
+        enable_thinking=prompting.enable_thinking,
+        end_token_ids=defaults.end_token_ids,
+    )
 
 
 def model_line(loaded: LoadedModel) -> str:

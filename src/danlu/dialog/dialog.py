@@ -17,7 +17,7 @@ from danlu.dialog.settings import ANSWER_TOKENS
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, SamplingSettings, Thinking
 from danlu.lora.adapter import Adapter
-from danlu.text.conversation import Conversation
+from danlu.text.conversation import Conversation, Message
 from danlu.text.parse import Parser
 from danlu.text.render import (
     THOUGHT_END,
@@ -36,12 +36,15 @@ class PreparedRequest:
     """A conversation as a request, and how to read its outputs.
 
     starts_in_thought: the prompt has opened the thought already. may_call: there are tools to be
-    called; without, a call is text.
+    called; without, a call is text. begun: the part of the answer that the prompt holds already;
+    is_in_thought: whether a thought is open behind it.
     """
 
     request: Request
     starts_in_thought: bool
     may_call: bool = True
+    begun: str = ""
+    is_in_thought: bool = False
 
 
 class Dialog:
@@ -75,27 +78,34 @@ class Dialog:
         template: str | None = None,
         thinking_budget: int | None = None,
         most_tokens: int | None = None,
+        begun: Message | None = None,
     ) -> PreparedRequest:
         """Render and tokenize a conversation; takes milliseconds per thousand tokens.
 
         template, enable_thinking: None means the dialog's own. thinking_budget: tokens after which
-        a thought is ended. most_tokens: what cannot fit into so many is not tokenized. Raises
-        UsageError for an unknown template, TextTooLong, and DataError for text that cannot be
-        encoded.
+        a thought is ended. most_tokens: what cannot fit into so many is not tokenized. begun: an
+        answer that was cut, to be continued. Raises UsageError for an unknown template,
+        TextTooLong, and DataError for text that cannot be encoded.
         """
         wanted = self._enable_thinking if enable_thinking is None else enable_thinking
         spans = render(conversation, template=template or self._template, enable_thinking=wanted)
         if most_tokens is not None:
             self._tokenizer.check_length((span.text for span in spans), most_tokens)
-        is_open = ends_in_open_thought(spans)
+        starts_open = is_open = ends_in_open_thought(spans)
+        text = ""
+        if begun is not None:
+            text = begun_text(begun, in_thought=starts_open)
+            is_open = bool(begun.reasoning) and not begun.content
         request = Request(
-            prompt=tuple(self._tokenizer.encode_spans(spans)),
+            prompt=(*self._tokenizer.encode_spans(spans), *self._tokenizer.encode_text(text)),
             sampling=sampling,
             adapter=adapter,
             end_token_ids=self.end_token_ids,
             thinking=self._thinking(is_open, thinking_budget) if is_open or wanted else None,
         )
-        return PreparedRequest(request=request, starts_in_thought=is_open)
+        return PreparedRequest(
+            request=request, starts_in_thought=starts_open, begun=text, is_in_thought=is_open
+        )
 
     def _thinking(self, is_open: bool, budget: int | None) -> Thinking | None:
         start, end = (self._tokenizer.encode_text(tag) for tag in (THOUGHT_START, THOUGHT_END))
@@ -117,15 +127,23 @@ class Dialog:
         sampling: SamplingSettings,
         adapter: Adapter | None = None,
         enable_thinking: bool | None = None,
+        thinking_budget: int | None = None,
+        begun: Message | None = None,
     ) -> Generator[Event, None, None]:
         """Yield the events of the next answer; Usage and End come last.
 
-        `assistant_message` makes the events a message for the history. Without max_tokens it ends
-        after ANSWER_TOKENS, or with the context. Closing the iterator aborts the request. Raises
-        what `prepare` raises, and UsageError for a prompt that is too long.
+        thinking_budget, begun: see `prepare`. `assistant_message` makes the events a message for
+        the history. Without max_tokens it ends after ANSWER_TOKENS, or with the context. Closing
+        the iterator aborts the request. Raises what `prepare` raises, and UsageError for a prompt
+        that is too long.
         """
         prepared = self.prepare(
-            conversation, sampling=sampling, adapter=adapter, enable_thinking=enable_thinking
+            conversation,
+            sampling=sampling,
+            adapter=adapter,
+            enable_thinking=enable_thinking,
+            thinking_budget=thinking_budget,
+            begun=begun,
         )
         yield from self._run(self._bounded(prepared.request), Reading(prepared).feed)
 
@@ -181,6 +199,15 @@ class Dialog:
             self._engine.abort(request_id)
 
 
+def begun_text(message: Message, *, in_thought: bool) -> str:
+    """Write what a model has written of an answer. in_thought: the prompt has opened a thought."""
+    if not message.reasoning and not in_thought:
+        return message.content
+    start = "" if in_thought else f"{THOUGHT_START}\n"
+    rest = f"\n{THOUGHT_END}\n\n{message.content}" if message.content else ""
+    return f"{start}{message.reasoning or ''}{rest}"
+
+
 class Reading:
     """Turns the outputs of one request into events; counts the tokens of answer and thought."""
 
@@ -190,7 +217,8 @@ class Reading:
         )
         self._prompt_tokens = len(prepared.request.prompt)
         self._thinking = prepared.request.thinking
-        self._in_thought = prepared.starts_in_thought
+        self._parser.feed(prepared.begun)  # shown before; what follows it is read in its state
+        self._in_thought = prepared.is_in_thought
         self._completion = self._reasoning = self._cached = 0
 
     def feed(self, output: Output) -> list[Event]:

@@ -16,16 +16,13 @@ from danlu.text.render import Template
 ANSWER_TOKENS = 4096
 
 
-class ModelSettings(Settings):
-    """Which model answers."""
+class LoadSettings(Settings):
+    """Which model is loaded, and how."""
 
     model_name_or_path: str | None = option(
         None,
         "model folder, or starter (built in, the default); with an adapter its own base is found",
         aliases=("model",),
-    )
-    adapter_name_or_path: str | None = option(
-        None, "output folder of a training run, or a PEFT adapter", aliases=("adapter",)
     )
     dtype: AnsweringDtype = "auto"
     quantization: QuantizationChoice = None
@@ -33,7 +30,15 @@ class ModelSettings(Settings):
     cache_tokens: CacheTokens = None
 
 
-class AnswerSettings(ModelSettings):
+class ModelSettings(LoadSettings):
+    """Which model answers."""
+
+    adapter_name_or_path: str | None = option(
+        None, "output folder of a training run, or a PEFT adapter", aliases=("adapter",)
+    )
+
+
+class SamplingChoice(Settings):
     """How a model answers. What is not given comes from the model's own files and its training."""
 
     FOREIGN: ClassVar[Mapping[str, Foreign]] = ANSWERING
@@ -54,3 +59,7 @@ class AnswerSettings(ModelSettings):
         "leaves",
         aliases=("max_tokens",),
     )
+
+
+class AnswerSettings(SamplingChoice, ModelSettings):
+    """Which model answers, and how."""

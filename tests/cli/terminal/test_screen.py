@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from danlu.chat.plain import show_answer
 from danlu.cli.main import main
-from danlu.cli.terminal.screen import json_line, printable, show_answer
+from danlu.cli.terminal.screen import json_line, printable
 from danlu.dialog.events import Call, End, Event, Text, Thought, Usage
 from danlu.text.conversation import ToolCall
 

@@ -1,0 +1,1 @@
+"""The commands of the chat: one table, and what each of them does."""

@@ -1,0 +1,154 @@
+"""A conversation as a tree: what was asked and answered, and every way that it went.
+
+A message is never changed. Editing an earlier one, or asking again, begins a new branch beside it;
+the session remembers the branch that it stands on. Must not know models, screens or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from danlu.errors import DataError
+from danlu.language import _
+from danlu.text.conversation import Conversation, Message
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Turn:
+    """A message in its place: what stands before it, None for the first."""
+
+    message: Message
+    before: Turn | None = None
+
+    @property
+    def path(self) -> tuple[Turn, ...]:
+        """All turns from the first to this one."""
+        turns: list[Turn] = []
+        turn: Turn | None = self
+        while turn is not None:
+            turns.append(turn)
+            turn = turn.before
+        return tuple(reversed(turns))
+
+
+@dataclass(kw_only=True)
+class Session:
+    """The branches of a conversation. system: stands before all of them. end: the last turn."""
+
+    system: str = ""
+    turns: list[Turn] = field(default_factory=list)
+    end: Turn | None = None
+
+    @property
+    def path(self) -> tuple[Turn, ...]:
+        """The turns of the present branch."""
+        return self.end.path if self.end else ()
+
+    @property
+    def questions(self) -> list[Turn]:
+        """What the user has asked on this branch."""
+        return [turn for turn in self.path if turn.message.role == "user"]
+
+    @property
+    def answer(self) -> Turn | None:
+        """The last answer, where the branch ends with one."""
+        return self.end if self.end and self.end.message.role == "assistant" else None
+
+    def add(self, message: Message) -> None:
+        """Put a message behind the present end."""
+        self.end = Turn(message=message, before=self.end)
+        self.turns.append(self.end)
+
+    def back_to(self, turn: Turn) -> None:
+        """Stand before a turn, so that what is added next is a branch beside it."""
+        self.end = turn.before
+
+    def replace_answer(self, message: Message) -> None:
+        """Put another answer in the place of the last one; the former stays a branch."""
+        if self.answer is None:
+            raise ValueError("the branch ends with no answer")
+        self.back_to(self.answer)
+        self.add(message)
+
+    def clear(self) -> None:
+        """Forget all turns; the system prompt stays."""
+        self.turns, self.end = [], None
+
+    def conversation(self, question: str | None = None) -> Conversation:
+        """Return the branch as a model is asked it, with a question that is not yet part of it."""
+        messages = [turn.message for turn in self.path]
+        if self.system:
+            messages.insert(0, Message(role="system", content=self.system))
+        if question is not None:
+            messages.append(Message(role="user", content=question))
+        return Conversation(messages=tuple(messages))
+
+    def record(self) -> dict[str, Any]:
+        """Write all branches as a JSON object."""
+        number = {id(turn): index for index, turn in enumerate(self.turns)}
+        return {
+            "danlu_chat": VERSION,
+            "system": self.system,
+            "end": number[id(self.end)] if self.end else None,
+            "turns": [
+                {
+                    "before": number[id(turn.before)] if turn.before else None,
+                    **message_fields(turn.message),
+                }
+                for turn in self.turns
+            ],
+        }
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any], path: object) -> Session:
+        """Read what `record` wrote. Raises DataError where it is something else."""
+        session = cls(system=str(record.get("system") or ""))
+        try:
+            if record["danlu_chat"] != VERSION:
+                raise ValueError
+            for entry in record["turns"]:
+                before = entry["before"]
+                turn = Turn(
+                    message=_message(entry),
+                    before=None if before is None else session.turns[_place(before)],
+                )
+                session.turns.append(turn)
+            end = record["end"]
+            session.end = None if end is None else session.turns[_place(end)]
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise DataError(
+                _("{path} holds no conversation of danlu chat.").format(path=path),
+                why=_("A conversation is a JSON file that /save has written."),
+                fix=_("Name another file: /load FILE"),
+            ) from None
+        return session
+
+
+def message_fields(message: Message) -> dict[str, str]:
+    """Write a message in OpenAI's form, with its thought where it has one."""
+    fields = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        fields["reasoning_content"] = message.reasoning
+    return fields
+
+
+def _message(entry: Mapping[str, Any]) -> Message:
+    role, content = entry["role"], entry["content"]
+    reasoning = entry.get("reasoning_content", "")
+    if role not in ("user", "assistant") or not isinstance(content, str):
+        raise ValueError(role)
+    if not isinstance(reasoning, str):
+        raise ValueError(reasoning)
+    if role == "user":
+        return Message(role="user", content=content)
+    return Message(role="assistant", content=content, reasoning=reasoning)
+
+
+def _place(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value

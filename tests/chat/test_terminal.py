@@ -1,0 +1,137 @@
+"""The chat as a person sees it: keys typed in a terminal, screens compared, in both languages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from danlu.cli.main import main
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.program import train_words, write_rows
+from tests.helpers.terminal import Terminal
+
+CHINESE = re.compile("[\u4e00-\u9fff]")
+GREEDY = ("--do_sample", "false", "--max_new_tokens", "24")
+
+FIGURES = {
+    "en": r"first token \d+\.\d\d s · \d+\.\d tokens/s · context \d+ of 4,096 tokens \(\d%\)",
+    "zh": r"首个 token \d+\.\d\d 秒 · 每秒 \d+\.\d 个 token · 上下文 \d+ / 4,096 个 token（\d%）",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def terminal(home: Path) -> Iterator[Terminal]:
+    with closing(Terminal(["chat", *GREEDY], DANLU_HOME=str(home))) as opened:
+        opened.wait_for("User:")
+        yield opened
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_an_answer_and_the_help_on_the_screen(home: Path, language: str, columns: int) -> None:
+    words = ["chat", *GREEDY]
+    variables = {"DANLU_HOME": str(home), "DANLU_LANG": language}
+    with closing(Terminal(words, columns=columns, lines=40, **variables)) as terminal:
+        terminal.wait_for("User:")
+        lines = terminal.ask("你好\r").splitlines()
+        start = lines.index("User: 你好")
+        assert lines[start + 1]
+        assert re.fullmatch(FIGURES[language], lines[start + 2])
+        assert lines[start + 3] == "User:"
+        listing = terminal.ask("/help\r").rpartition("User: /help\n")[2].splitlines()
+        commands = [line for line in listing if line.startswith("  /")]
+        assert {"/think", "/retry", "/save"} <= {line.split()[0] for line in commands}
+        assert all(cell_len(line) <= columns for line in listing)
+        texts = [re.split(r"\s{2,}", line.strip(), maxsplit=1)[1] for line in commands]
+        assert all(bool(CHINESE.search(text)) == (language == "zh") for text in texts)
+        begins = {
+            cell_len(line[: line.index(text)]) for line, text in zip(commands, texts, strict=True)
+        }
+        assert len(begins) == 1  # aligned, wide characters or not
+        terminal.type("\x04")
+        assert terminal.exit_code() == 0
+
+
+def test_wide_characters_are_edited_one_at_a_time(terminal: Terminal) -> None:
+    """Left twice, one deleted before the cursor: the middle one is gone, whole."""
+    screen = terminal.ask("你好世界\x1b[D\x1b[D\x7f\r")
+    assert "User: 你世界\n" in screen
+
+
+@pytest.mark.parametrize("new_line", ["\n", "\x1b\r"], ids=["Ctrl-J", "Alt-Enter"])
+def test_several_lines(terminal: Terminal, new_line: str) -> None:
+    terminal.ask(f"one{new_line}two\r")
+    assert "User: one\n      two\n" in terminal.text
+    terminal.ask('"""three\rfour"""\r')
+    assert 'User: """three\n      four"""\n' in terminal.text
+    terminal.ask("\x1b[200~five\rsix\x1b[201~\r")
+    assert "User: five\n      six\n" in terminal.text
+    assert terminal.ask("/undo\r").count("2 questions are left") == 1
+
+
+def test_an_earlier_question_is_edited_with_escape(terminal: Terminal) -> None:
+    terminal.ask("你好\r")
+    terminal.ask("hello\r")
+    terminal.type("\x1b\x1b")
+    terminal.wait_for("User (instead of question 2 of 2): hello")
+    terminal.type("\x1b\x1b")
+    terminal.wait_for("User (instead of question 1 of 2): 你好")
+    terminal.type("吗\r")
+    terminal.wait_for("context", times=3)
+    assert "0 questions are left" in terminal.ask("/undo\r")
+
+
+def test_history_is_kept_and_searched_across_sessions(home: Path) -> None:
+    for keys, seen in (("first\r", ""), ("\x1b[A", "User: first"), ("\x12fir", "first")):
+        with closing(Terminal(["chat", *GREEDY], DANLU_HOME=str(home))) as terminal:
+            terminal.wait_for("User:")
+            terminal.type(keys)
+            terminal.wait_for(seen) if seen else terminal.wait_for("User:", times=2)
+
+
+def test_commands_are_completed(terminal: Terminal) -> None:
+    terminal.type("/sta")
+    terminal.wait_for("/stats")  # the menu
+    terminal.type("\t")
+    terminal.wait_for("User: /stats")
+
+
+def test_ctrl_c_keeps_the_partial_answer_and_twice_leaves(tmp_path: Path, home: Path) -> None:
+    """A model with random weights never ends by itself where the likeliest token is taken."""
+    model = write_model_folder(tmp_path / "model")
+    words = ["chat", str(model), "--do_sample", "false", "--max_new_tokens", "3000"]
+    with closing(Terminal(words, DANLU_HOME=str(home))) as terminal:
+        terminal.wait_for("User:")
+        terminal.type("hello\r")
+        terminal.wait_for("hello\n", more=40)
+        terminal.type("\x03")
+        terminal.wait_for("Stopped; /continue goes on.\nUser:")
+        terminal.ask("/set max_new_tokens 8\r")
+        assert "Cut at the limit" in terminal.ask("/continue\r")
+        terminal.type("half a line\x03")
+        terminal.type("\x03")
+        terminal.wait_for("Ctrl-C again leaves")
+        terminal.type("\x03")
+        assert terminal.exit_code() == 0
+
+
+def test_base_and_adapter_stand_side_by_side(tmp_path: Path, home: Path) -> None:
+    model = write_model_folder(tmp_path / "model")
+    rows = write_rows(tmp_path / "rows.jsonl")
+    assert main(train_words(model, rows, tmp_path / "run", max_steps=1)) == 0
+    words = ["chat", str(model), *GREEDY, "--adapter", f"fox={tmp_path / 'run'}"]
+    with closing(Terminal(words, DANLU_HOME=str(home))) as terminal:
+        lines = terminal.ask("/compare hello\r").splitlines()
+        head = next(line for line in lines if "base" in line and "fox" in line)
+        assert "┃" in head
+        assert terminal.ask("/undo\r").endswith("0 questions are left.\nUser:")
