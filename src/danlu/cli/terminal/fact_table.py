@@ -24,6 +24,7 @@ FACT_NAMES = {
     "waiting": "waiting",
     "precision": "precision",
     "home": "home",
+    "default_model": "default model",
     "kind": "kind",
     "folder": "folder",
     "path": "folder",

@@ -13,7 +13,7 @@ import pytest
 
 from danlu.cli.main import main
 from danlu.dialog.events import End, Text, Thought, Usage
-from danlu.dialog.remote import ServerDialog
+from danlu.dialog.over_http import ServerDialog
 from danlu.errors import DanluError, UsageError
 from tests.helpers.program import free_port, serving
 
