@@ -85,7 +85,7 @@ def test_a_file_shorter_than_its_length_field(path: Path, content: bytes) -> Non
 
 
 def test_no_file_and_a_folder_in_its_place(path: Path) -> None:
-    assert "No such file" in refusal(path)
+    assert "no such file" in refusal(path)
     path.mkdir()
     assert "a folder, not a file" in refusal(path)
 

@@ -402,7 +402,8 @@ def test_long_batches_of_messages_are_read_in_linear_time(tmp_path: Path) -> Non
         started = time.process_time()
         assert sum(1 for _item in read_rows(file)) == count
         seconds.append(time.process_time() - started)
-    assert seconds[1] < 8 * 2.5 * seconds[0]
+    # 8 times the rows: linear is 8 times as long, each batch for each 256 rows was 64 times.
+    assert seconds[1] < 32 * seconds[0]
 
 
 def test_a_time_outside_of_pythons_is_a_finding(tmp_path: Path) -> None:
