@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.data.findings import Finding
-from danlu.data.reading import encoding
+from danlu.data.reading import encoding, parquet_and_arrow
 from danlu.data.reading.encoding import MOST_ROW_CHARACTERS
 from danlu.data.reading.rows import FATAL_KINDS, READERS, RawRow, data_files, read_rows
 from danlu.errors import DataError, EnvironmentFault, UsageError
@@ -404,6 +404,35 @@ def test_long_batches_of_messages_are_read_in_linear_time(tmp_path: Path) -> Non
         seconds.append(time.process_time() - started)
     # 8 times the rows: linear is 8 times as long, each batch for each 256 rows was 64 times.
     assert seconds[1] < 32 * seconds[0]
+
+
+def test_groups_of_rows_that_are_too_long_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page is decoded whole: 150 cells of 10 MB in a file of 400 kB took 7 GB."""
+    monkeypatch.setattr(parquet_and_arrow, "_MOST_GROUP_BYTES", 4 << 20)
+    file, size = tmp_path / "a.parquet", MOST_ROW_CHARACTERS + 1
+    short = [{"instruction": "x", "output": "y"}] * 2
+    long = [{"instruction": f"{n}" + "x" * size, "output": "y"} for n in range(5)]
+    schema = pyarrow.schema({"instruction": pyarrow.string(), "output": pyarrow.string()})
+    with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        for rows in (short, long):
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+    *read, finding = read_rows(file)
+    assert len(read) == 2
+    assert isinstance(finding, Finding)
+    assert (finding.kind, finding.place) == ("rows_too_long", f"{file}:3")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_texts_are_the_same_whether_kept_as_shared_values_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    monkeypatch.setattr(parquet_and_arrow, "_MOST_SHARED_BYTES", 1 << 30 if shared else 0)
+    rows = [{"messages": [{"role": "user", "content": f"q{n % 7}"}]} for n in range(600)]
+    file = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file, row_group_size=250)
+    assert [item.content for item in read_rows(file)] == rows
 
 
 def test_a_time_outside_of_pythons_is_a_finding(tmp_path: Path) -> None:

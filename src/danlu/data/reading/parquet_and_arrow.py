@@ -12,12 +12,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from danlu.data.reading.encoding import MAX_ROW_BYTES, BrokenFile, row_too_long
+from danlu.data.reading.encoding import (
+    MAX_ROW_BYTES,
+    MOST_ROW_CHARACTERS,
+    BrokenFile,
+    row_too_long,
+)
 from danlu.data.reading.value_sizes import TooManyValues, value_sizes
 from danlu.files.regular import open_regular
 from danlu.language import _
 
 _BATCH_ROWS = 256
+_MOST_SHARED_BYTES = 2 * MAX_ROW_BYTES
+_MOST_GROUP_BYTES = 8 * MAX_ROW_BYTES
 _ARROW_FILE = b"ARROW1"
 
 
@@ -36,22 +43,52 @@ def _parquet_batches(file: Path) -> Iterator[Any]:
 
     # Opened by us: then a file that is refused is told from one that is damaged.
     with open_regular(file) as raw:
-        with parquet.ParquetFile(raw) as table:
-            texts, num_rows = _texts(table.schema), _rows_a_batch(table.metadata)
-        raw.seek(0)
-        # A value that many rows share stays one value: a small file can stand for any size.
-        with parquet.ParquetFile(raw, read_dictionary=texts) as table:
-            # Each group by itself: it has its own dictionary.
-            for group in range(table.num_row_groups):
-                for batch in table.iter_batches(batch_size=num_rows, row_groups=[group]):
-                    batch.validate(full=True)
-                    yield batch
+        metadata = parquet.ParquetFile(raw).metadata
+        num_rows = _rows_a_batch(metadata)
+        # Each group by itself: it has its own dictionary.
+        number = 1
+        for group in range(metadata.num_row_groups):
+            _check_group(metadata.row_group(group), number)
+            number += metadata.row_group(group).num_rows
+            raw.seek(0)
+            shared = _shared_texts(metadata, group)
+            table = parquet.ParquetFile(raw, metadata=metadata, read_dictionary=shared)
+            for batch in table.iter_batches(batch_size=num_rows, row_groups=[group]):
+                batch.validate(full=True)
+                yield batch
 
 
-def _texts(schema: Any) -> list[str]:
-    """Return the paths of all texts, those in lists and structs too."""
-    columns = map(schema.column, range(len(schema)))
-    return [column.path for column in columns if column.logical_type.type == "STRING"]
+def _check_group(group: Any, number: int) -> None:
+    """Raise BrokenFile where a group's rows are too long in the mean, and too much to be decoded.
+
+    A page is decoded whole, and may hold the group. number: of its first row.
+    """
+    size = group.total_byte_size // max(1, group.num_rows)
+    if size > MOST_ROW_CHARACTERS and group.total_byte_size > _MOST_GROUP_BYTES:
+        raise BrokenFile(
+            "rows_too_long",
+            number,
+            _("The {count:,} rows from here have {size:,} bytes in the mean.").format(
+                count=group.num_rows, size=size
+            ),
+            _("Divide them into several rows; no model's context holds that much."),
+        )
+
+
+def _shared_texts(metadata: Any, group: int) -> list[str]:
+    """Return the paths of the texts, in lists and structs too, whose values may be shared.
+
+    A value that many rows share stays one value: a small file can stand for any size. All values of
+    a group are kept for that, so not of a column that holds many bytes itself.
+    """
+    row_group = metadata.row_group(group)
+    columns = map(row_group.column, range(row_group.num_columns))
+    return [
+        column.path_in_schema
+        for index, column in enumerate(columns)
+        if metadata.schema.column(index).logical_type.type == "STRING"
+        and column.total_uncompressed_size <= _MOST_SHARED_BYTES
+    ]
 
 
 def _rows_a_batch(metadata: Any) -> int:

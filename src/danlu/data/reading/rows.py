@@ -33,7 +33,10 @@ READERS: dict[str, Reader] = {
 _NOT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json")
 # After a finding of these kinds the rest of the file is unknown.
 FATAL_KINDS = frozenset(
-    {"broken_json", "broken_csv", "damaged_table", "not_utf8", "binary_file", "row_too_large"}
+    {
+        *("broken_json", "broken_csv", "damaged_table", "not_utf8", "binary_file"),
+        *("row_too_large", "rows_too_long"),
+    }
 )
 
 
