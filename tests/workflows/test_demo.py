@@ -60,7 +60,7 @@ def test_it_runs_from_beginning_to_end_and_once_more(
         assert all(f"── {number}. " in output for number in range(1, 6))
         assert str(home / "demo" / "run" / "loss.png") in output
         assert "Held-out prompts" in output
-        assert "danlu train --model /path/to/Qwen3-8B" in output
+        assert "danlu pull Qwen3-8B\n  danlu train --model Qwen3-8B" in output
         assert names(home / "demo") == {".lock", "run", "merged"}
         assert read_manifest(home / "demo" / "run").state == "finished"
         verify(home / "demo" / "merged")

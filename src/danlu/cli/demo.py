@@ -60,10 +60,11 @@ def run(argv: Sequence[str]) -> int:
 def print_next_steps() -> None:
     """Print the commands for a model and data of the user's own; each works as printed."""
     print()
-    print(_("Download Qwen3-8B (Hugging Face or ModelScope), then:"))
+    print(_("With Qwen3-8B and rows of your own in my.jsonl:"))
     if shutil.which("danlu") is None and sys.prefix != sys.base_prefix:
         print(f"  source {shlex.quote(str(Path(sys.prefix) / 'bin' / 'activate'))}")
-    print("  danlu train --model /path/to/Qwen3-8B --dataset my.jsonl --output_dir my-run")
+    print("  danlu pull Qwen3-8B")
+    print("  danlu train --model Qwen3-8B --dataset my.jsonl --output_dir my-run")
     print("  danlu chat --adapter my-run")
     print("  danlu merge --adapter my-run --export_dir my-model")
     print("  danlu chat --model my-model")

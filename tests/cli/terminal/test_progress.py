@@ -53,4 +53,4 @@ def test_the_demo_ends_with_commands_that_work_in_this_terminal(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     line = "source '/home/me/my danlu/.venv/bin/activate'"
     assert (line in lines) == (not is_known)
-    assert not is_known or lines[2].startswith("danlu train")
+    assert not is_known or lines[2].startswith("danlu pull Qwen3-8B")

@@ -48,4 +48,11 @@ def _check(name: str) -> None:
             why=_("The default is what runs start from; an adapter is named with --adapter."),
             fix=f"danlu merge --adapter {name} --export_dir merged",
         )
-    load_config(model_folder(model))
+    folder = model_folder(model)
+    if not folder.exists():
+        raise UsageError(
+            _("The model folder {folder} does not exist.").format(folder=folder),
+            why=_("A model is a folder with config.json, tokenizer.json and *.safetensors files."),
+            fix=_("See which models there are: danlu models"),
+        )
+    load_config(folder)
