@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from danlu.cli.main import main
-from danlu.files import remote
+from danlu.files import download
 from tests.helpers.hub_server import Hub, serving_hub
 from tests.helpers.models.model_folder import write_model_folder
 
@@ -19,7 +19,7 @@ from tests.helpers.models.model_folder import write_model_folder
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setenv("DANLU_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(remote, "PAUSE_S", 0.0)
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
     with serving_hub(write_model_folder(tmp_path / "published")) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.address)
@@ -54,7 +54,9 @@ def test_an_interrupted_pull_says_how_to_go_on(
 
     hub.cut_after = 20_000
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "time", SimpleNamespace(sleep=interrupted, monotonic=time.monotonic))
+        patch.setattr(
+            download, "time", SimpleNamespace(sleep=interrupted, monotonic=time.monotonic)
+        )
         assert main(["pull", "Qwen3-0.6B"]) == 130
     assert "Go on with: danlu pull Qwen3-0.6B" in capsys.readouterr().out
     assert main(["models"]) == 0

@@ -19,7 +19,7 @@ from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
 from danlu.data.findings import BadRow, Finding
 from danlu.data.formats.format import NO_REMARKS, Format, Remarks
 from danlu.data.formats.recognise import recognise
-from danlu.data.reading.download import hub_files
+from danlu.data.reading.hubs import hub_files
 from danlu.data.reading.rows import (
     FATAL_KINDS,
     READERS,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from danlu.errors import CapacityError, EnvironmentFault, UsageError
-from danlu.files import remote
+from danlu.files import download
 from danlu.files.committed import verify
 from danlu.files.lock import FolderLock
 from danlu.hub.catalogue import pulling
@@ -33,7 +33,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setenv("DANLU_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(remote, "PAUSE_S", 0.0)
+    monkeypatch.setattr(download, "PAUSE_S", 0.0)
     with serving_hub(published) as hub:
         yield hub
 

@@ -10,8 +10,8 @@ import pytest
 from danlu.engine.request import Output, RequestId, TokenLogprobs
 from danlu.server.openai.chat_completions import ChatReply
 from danlu.server.openai.completions import CompletionReply
-from danlu.server.openai.models import target_of
 from danlu.server.openai.requests import ChatRequest, CompletionRequest
+from danlu.server.requested_model import requested_model
 from tests.helpers.models.tiny_engine import tokenizer
 from tests.helpers.serving.served import ScriptedEngine, served
 
@@ -27,7 +27,7 @@ OUTPUT = Output(
 @pytest.mark.parametrize("route", ["chat", "completions"])
 def test_a_stream_does_not_keep_the_log_probabilities_it_has_sent(route: str) -> None:
     with served(ScriptedEngine(tokenizer(), lambda _request: "")) as serving:
-        target = target_of(serving, None)
+        model = requested_model(serving, None)
 
         def grown(*, stream: bool) -> int:
             """How many bytes stay after 200 tokens whose chunks are gone."""
@@ -36,10 +36,10 @@ def test_a_stream_does_not_keep_the_log_probabilities_it_has_sent(route: str) ->
             if route == "chat":
                 fields |= {"messages": [{"role": "user", "content": "a"}], "logprobs": True}
                 body = ChatRequest.model_validate(fields | {"top_logprobs": 20})
-                reply = ChatReply(body, target, serving)
+                reply = ChatReply(body, model, serving)
             else:
                 chosen = CompletionRequest.model_validate(fields | {"prompt": "a", "logprobs": 20})
-                reply = CompletionReply(chosen, target, serving)
+                reply = CompletionReply(chosen, model, serving)
             assert reply.feed(0, OUTPUT)
             before = tracemalloc.get_traced_memory()[0]
             for _token in range(200):

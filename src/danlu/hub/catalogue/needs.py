@@ -11,7 +11,6 @@ from danlu.device.datasheets import DeviceFacts
 from danlu.model.config import ModelConfig, Quantization
 from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import fits_int4, quantized_bytes
-from danlu.plan.answering import answering_bytes
 from danlu.plan.choose import USABLE, NothingFits, choose
 from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
@@ -54,13 +53,12 @@ def _need(num_bytes: int, budget_bytes: int) -> Need:
 
 
 def _chat_bytes(config: ModelConfig, device: DeviceFacts, quantization: Quantization | None) -> int:
-    return answering_bytes(
-        config,
-        device,
-        weight_bytes=quantized_bytes(config, _DTYPE, quantization),
-        number_bytes=_DTYPE.itemsize,
-        tokens=CHAT_TOKENS,
-    )
+    """Return the bytes of the program, weights, keys and values, and one answer's logits."""
+    number_bytes = _DTYPE.itemsize
+    weights = quantized_bytes(config, _DTYPE, quantization)
+    cache = 2 * config.num_hidden_layers * config.kv_size * number_bytes * CHAT_TOKENS
+    logits = config.vocab_size * (number_bytes + 4)  # as computed, and in fp32 for the draw
+    return device.context_bytes + weights + cache + logits
 
 
 def _training_bytes(

@@ -16,10 +16,10 @@ from typing import Literal
 from danlu.errors import CapacityError, DanluError, EnvironmentFault
 from danlu.files.atomic import make_folder, read_in_pieces
 from danlu.files.committed import commit_gathered
+from danlu.files.download import OtherFile, download
 from danlu.files.leftovers import remove_any
 from danlu.files.lock import FolderLock
 from danlu.files.os_errors import explained, free_bytes
-from danlu.files.remote import OtherFile, download
 from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.published import PublishedModel
 from danlu.hub.catalogue.sites import RemoteFile, Site

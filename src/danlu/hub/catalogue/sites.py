@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.files.committed import MANIFEST
+from danlu.files.download import fetch
 from danlu.files.home import is_rented
-from danlu.files.remote import fetch
 from danlu.language import _, chosen_language
 
 Source = Literal["auto", "huggingface", "modelscope"]

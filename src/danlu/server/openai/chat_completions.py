@@ -20,7 +20,6 @@ from danlu.server.edge.long_bodies import LongBodyRoute
 from danlu.server.openai.chat_messages import conversation_of
 from danlu.server.openai.grammars import chat_grammar
 from danlu.server.openai.logprobs import chat_logprobs
-from danlu.server.openai.models import Target
 from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import ChatRequest
 from danlu.server.openai.respond import respond
@@ -31,6 +30,7 @@ from danlu.server.openai.sampling import (
     thinking_mode,
 )
 from danlu.server.openai.tool_calls import call_fields
+from danlu.server.requested_model import RequestedModel
 from danlu.server.state import Serving
 
 router = APIRouter(tags=["answers"], route_class=LongBodyRoute)
@@ -42,9 +42,9 @@ async def chat_completions(body: ChatRequest, request: HttpRequest) -> Response:
     return await respond(request, body, ChatReply, seats=body.choices)
 
 
-def ask(body: ChatRequest, target: Target, serving: Serving) -> PreparedRequest:
+def ask(body: ChatRequest, model: RequestedModel, serving: Serving) -> PreparedRequest:
     """Render and tokenize a request; some milliseconds per thousand tokens. Raises ApiError."""
-    thinks, budget = thinking_mode(body, target.prompting)
+    thinks, budget = thinking_mode(body, model.prompting)
     tools = body.usable_tools
     sampling = sampling_of(
         body,
@@ -57,9 +57,9 @@ def ask(body: ChatRequest, target: Target, serving: Serving) -> PreparedRequest:
         prepared = serving.assistant.dialog.prepare(
             conversation_of(body.messages, tools),
             sampling=sampling,
-            adapter=target.adapter,
+            adapter=model.adapter,
             enable_thinking=thinks,
-            template=target.prompting.template,
+            template=model.prompting.template,
             thinking_budget=budget,
             most_tokens=serving.context_tokens,
         )
@@ -123,10 +123,10 @@ class _ChatChoice:
 class ChatReply(Reply):
     """The answers to one chat request."""
 
-    def __init__(self, body: ChatRequest, target: Target, serving: Serving) -> None:
+    def __init__(self, body: ChatRequest, model: RequestedModel, serving: Serving) -> None:
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
-        super().__init__(body, model=target.name, prefix="chatcmpl", kind=kind)
-        prepared = ask(body, target, serving)
+        super().__init__(body, model=model.name, prefix="chatcmpl", kind=kind)
+        prepared = ask(body, model, serving)
         self.requests = [
             request_of_choice(prepared.request, place) for place in range(body.choices)
         ]

@@ -17,7 +17,6 @@ from danlu.engine.request import FinishReason, Output, Request
 from danlu.server.edge.long_bodies import LongBodyRoute
 from danlu.server.openai.grammars import grammar_of
 from danlu.server.openai.logprobs import CompletionLogprobs
-from danlu.server.openai.models import Target
 from danlu.server.openai.reply import Json, Reply, choice_fields
 from danlu.server.openai.requests import CompletionRequest, Prompt
 from danlu.server.openai.respond import respond
@@ -26,6 +25,7 @@ from danlu.server.openai.sampling import (
     request_of_choice,
     sampling_of,
 )
+from danlu.server.requested_model import RequestedModel
 from danlu.server.state import Serving
 from danlu.text.tokenizer import Tokenizer
 
@@ -38,7 +38,9 @@ async def completions(body: CompletionRequest, request: HttpRequest) -> Response
     return await respond(request, body, CompletionReply, seats=len(body.prompt) * body.choices)
 
 
-def prompt_requests(body: CompletionRequest, target: Target, serving: Serving) -> list[Request]:
+def prompt_requests(
+    body: CompletionRequest, model: RequestedModel, serving: Serving
+) -> list[Request]:
     """Tokenize the prompts; one request for each. Raises ApiError."""
     loaded = serving.assistant.loaded
     sampling = sampling_of(
@@ -56,7 +58,7 @@ def prompt_requests(body: CompletionRequest, target: Target, serving: Serving) -
         request = Request(
             prompt=tuple(ids),
             sampling=sampling,
-            adapter=target.adapter,
+            adapter=model.adapter,
             end_token_ids=serving.assistant.dialog.end_token_ids,
             prompt_logprobs=body.logprobs if body.wants_prompt_logprobs else None,
         )
@@ -96,17 +98,15 @@ class _CompletionChoice:
 class CompletionReply(Reply):
     """The answers to one completion request: `n` to each prompt, prompt after prompt."""
 
-    def __init__(self, body: CompletionRequest, target: Target, serving: Serving) -> None:
-        super().__init__(body, model=target.name, prefix="cmpl", kind="text_completion")
+    def __init__(self, body: CompletionRequest, model: RequestedModel, serving: Serving) -> None:
+        super().__init__(body, model=model.name, prefix="cmpl", kind="text_completion")
         tokenizer = serving.assistant.loaded.tokenizer
         self._echo = bool(body.echo)
         self._is_prompt_only = body.max_tokens == 0
         self._has_logprobs = body.logprobs is not None
         self._choices: list[_CompletionChoice] = []
         self.requests: list[Request] = []
-        for prompt, request in zip(
-            body.prompt, prompt_requests(body, target, serving), strict=True
-        ):
+        for prompt, request in zip(body.prompt, prompt_requests(body, model, serving), strict=True):
             shown = _text_of(prompt, tokenizer) if self._echo else ""
             for place in range(body.choices):
                 self.requests.append(request_of_choice(request, place))

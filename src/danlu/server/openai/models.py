@@ -1,4 +1,4 @@
-"""What requests name as their model: /v1/models, loading and unloading adapters; bodies as vLLM's.
+"""The list of models: /v1/models, loading and unloading adapters; bodies as vLLM's.
 
 Unloading takes an adapter out of the list only: requests that run with it hold it themselves, so
 nothing disappears under them.
@@ -10,7 +10,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -18,9 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse
 
 from danlu.errors import CapacityError, DataError, UsageError
-from danlu.hub.prompting import Prompting
 from danlu.language import _
-from danlu.lora.adapter import Adapter
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import ApiError, api_error_of
 from danlu.server.edge.long_bodies import LongBodyRoute
@@ -34,37 +31,10 @@ from danlu.server.served_adapters import (
 from danlu.server.state import Serving, record_of, state_of
 
 router = APIRouter(tags=["models"], route_class=LongBodyRoute)
-_MOST_NAMES = 20
 # The folders of an absolute path.
 _FOLDERS = re.compile(r"(?<![^\s'\"(])/(?:[^\s'\"/]+/)+")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Who answers, and how it was trained to be prompted. adapter None: the plain model."""
-
-    name: str
-    prompting: Prompting
-    adapter: Adapter | None = None
-
-
-def target_of(serving: Serving, name: str | None) -> Target:
-    """Find what a request's `model` names; None is the plain model. Raises ApiError."""
-    if name is None or name == serving.name:
-        return Target(name=serving.name, prompting=serving.assistant.prompting)
-    served = serving.adapters.get(name)
-    if served is not None:
-        return Target(name=name, prompting=served.prompting, adapter=served.adapter)
-    names = [serving.name, *sorted(serving.adapters)]
-    listed = ", ".join(names[:_MOST_NAMES]) + (" ..." if len(names) > _MOST_NAMES else "")
-    raise ApiError(
-        404,
-        _("There is no such model here. These are served: {names}.").format(names=listed),
-        code="model_not_found",
-        param="model",
-    )
 
 
 class ModelCard(BaseModel):

@@ -34,9 +34,9 @@ from danlu.server.edge.long_bodies import on_thread
 from danlu.server.openai.body_types import ignored_header
 from danlu.server.openai.grammars import unchecked
 from danlu.server.openai.in_flight import RequestsInFlight
-from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.reply import Json, Reply
 from danlu.server.openai.requests import SamplingBody
+from danlu.server.requested_model import RequestedModel, requested_model
 from danlu.server.state import Serving, record_of, state_of
 
 # A stream sends a comment after this long without an event, and begins after this long at most.
@@ -63,7 +63,7 @@ class ClientGone(Exception):
 async def respond(
     http: HttpRequest,
     body: BodyT,
-    make_reply: Callable[[BodyT, Target, Serving], Reply],
+    make_reply: Callable[[BodyT, RequestedModel, Serving], Reply],
     *,
     seats: int,
 ) -> Response:
@@ -73,12 +73,12 @@ async def respond(
     are `seats`. Raises ApiError.
     """
     serving, record = serving_of(http.app), record_of(http.scope)
-    target = target_of(serving, body.model)
+    model = requested_model(serving, body.model)
     figures = state_of(http.app).figures
     in_flight = RequestsInFlight(serving.service, figures, record, seats=seats)
 
     def made() -> tuple[Reply, Mapping[str, str]]:
-        reply = make_reply(body, target, serving)
+        reply = make_reply(body, model, serving)
         return reply, ignored_header([*body.ignored(), *unchecked(body)])
 
     async def prepared() -> tuple[Reply, Mapping[str, str]]:

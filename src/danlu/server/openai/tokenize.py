@@ -14,10 +14,10 @@ from danlu.server.edge.gate import serving_of
 from danlu.server.edge.long_bodies import LongBodyRoute, on_thread
 from danlu.server.openai.body_types import Body, Text, are_token_ids, ignored_header
 from danlu.server.openai.chat_messages import ChatMessage, conversation_of
-from danlu.server.openai.models import Target, target_of
 from danlu.server.openai.requests import TemplateSettings, TokenId
 from danlu.server.openai.sampling import admission, check_mode
 from danlu.server.openai.tool_calls import ToolBody
+from danlu.server.requested_model import RequestedModel, requested_model
 from danlu.server.state import Serving
 from danlu.text.render import render
 
@@ -78,11 +78,11 @@ async def tokenize(
     """Say what tokens the model would be given."""
     response.headers.update(ignored_header(body.ignored()))
     serving = serving_of(request.app)
-    target = target_of(serving, body.model)
-    return await on_thread(request, _tokenize, body, serving, target)
+    model = requested_model(serving, body.model)
+    return await on_thread(request, _tokenize, body, serving, model)
 
 
-def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> TokenizeResponse:
+def _tokenize(body: TokenizeRequest, serving: Serving, model: RequestedModel) -> TokenizeResponse:
     tokenizer, most = serving.assistant.loaded.tokenizer, serving.context_tokens
     if body.messages is None:
         text = body.prompt or ""
@@ -91,11 +91,11 @@ def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> Tokeni
         ids = tokenizer.encode_text(text)
     else:
         wanted = (body.chat_template_kwargs or TemplateSettings()).enable_thinking
-        check_mode(target.prompting, ("chat_template_kwargs", wanted))
+        check_mode(model.prompting, ("chat_template_kwargs", wanted))
         spans = render(
             conversation_of(body.messages, body.tools or []),
-            template=target.prompting.template,
-            enable_thinking=target.prompting.enable_thinking if wanted is None else wanted,
+            template=model.prompting.template,
+            enable_thinking=model.prompting.enable_thinking if wanted is None else wanted,
             add_generation_prompt=body.add_generation_prompt,
         )
         with admission(param="messages"):
@@ -116,7 +116,7 @@ def _tokenize(body: TokenizeRequest, serving: Serving, target: Target) -> Tokeni
 async def detokenize(body: DetokenizeRequest, request: HttpRequest) -> DetokenizeResponse:
     """Say what text token ids stand for; bytes that are no characters become U+FFFD."""
     serving = serving_of(request.app)
-    target_of(serving, body.model)
+    requested_model(serving, body.model)
     return await on_thread(request, _detokenize, body.tokens, serving)
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from danlu.data.dataset_info import Entry
 from danlu.data.datasets import Row, find_datasets
-from danlu.data.reading import download
-from danlu.data.reading.download import hub_files
+from danlu.data.reading import hubs
+from danlu.data.reading.hubs import hub_files
 from danlu.errors import EnvironmentFault, UsageError
 from tests.helpers.data_files import json_lines, parquet_table
 
@@ -68,7 +68,7 @@ def asked(repository: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
         setattr(module, function, snapshot)
         monkeypatch.setitem(sys.modules, library, module)
     monkeypatch.delenv("USE_MODELSCOPE_HUB", raising=False)
-    monkeypatch.setattr(download, "_why_unreachable", lambda _address: None)
+    monkeypatch.setattr(hubs, "_why_unreachable", lambda _address: None)
     return calls
 
 
@@ -144,7 +144,7 @@ def test_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_network_an_earlier_download_is_used(
     asked: list[tuple[str, str, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "_why_unreachable", lambda _address: "no network")
+    monkeypatch.setattr(hubs, "_why_unreachable", lambda _address: "no network")
     hub_files("mine", Entry(hf_hub_url="o/n", folder="plain"))
     assert asked == [("hf", "o/n", True)]
     with pytest.raises(
@@ -192,9 +192,9 @@ def server() -> Iterator[str]:
 
 def test_whether_a_hub_answers(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert download._why_unreachable(server) is None
+    assert hubs._why_unreachable(server) is None
     for address in ("http://127.0.0.1:9", "no address"):
-        said = download._why_unreachable(address)
+        said = hubs._why_unreachable(address)
         assert said is not None
         assert address in said
 
@@ -203,8 +203,8 @@ def test_a_hub_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     import socket
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "_REACH_SECONDS", 0.3)
+    monkeypatch.setattr(hubs, "_REACH_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         started = time.monotonic()
-        assert download._why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}") is not None
+        assert hubs._why_unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}") is not None
         assert time.monotonic() - started < 5
