@@ -25,7 +25,7 @@ from tools.install.environment import (
     environ,
     install,
     make_environment,
-    tested_torch,
+    pinned_torch,
 )
 from tools.install.indexes import first_listing
 from tools.install.login import login_file, show_at_login
@@ -40,7 +40,7 @@ def main() -> int:
         choice = choose(
             found=found,
             installed=installed_here(),
-            torch=tested_torch(),
+            torch=pinned_torch(),
             pip_words=shlex.split(os.environ.get("PIP_ARGS", "")),
             find=first_listing,
         )

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from danlu.errors import CapacityError, EnvironmentFault
+from danlu.errors import CapacityError, DanluError, EnvironmentFault
 from danlu.files.units import GIB, readable_bytes
 from danlu.language import _
 from tools.install.builds import AGAIN, BUILDS, ROOT, TorchChoice
@@ -21,7 +21,7 @@ from tools.install.builds import AGAIN, BUILDS, ROOT, TorchChoice
 FOLDER = ROOT / ".venv"
 PYTHON = FOLDER / "bin" / "python"
 DANLU = FOLDER / "bin" / "danlu"
-# make reads it: nothing is installed again while it is newer than what says what to install.
+# Written last; `make` installs nothing again while it is newer than what says what to install.
 STAMP = FOLDER / "installed"
 PINS = FOLDER / "constraints.txt"
 _RETRIES = "2"
@@ -93,7 +93,7 @@ def write_pins(pins: Mapping[str, str]) -> None:
     PINS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def tested_torch() -> str:
+def pinned_torch() -> str:
     """Return the version of torch in constraints.txt."""
     tested = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     found = re.search(r"^torch==(\S+)", tested, re.MULTILINE)
@@ -113,19 +113,35 @@ def install(choice: TorchChoice) -> None:
     ]
     said = _run_pip(words)
     if said is not None:
-        if any(words in said for words in _NO_NETWORK):
-            raise EnvironmentFault(
-                _("The packages could not be downloaded."),
-                why=_("pip reached no index: {reason}").format(reason=_reason(said)),
-                fix=_("Check the network or the proxy, or take a mirror: {command}").format(
-                    command=f"PIP_INDEX_URL={BUILDS['pypi_mirror']} {AGAIN}"
-                ),
-            )
-        print(said, file=sys.stderr)
-        raise EnvironmentFault(
-            _("pip could not install danlu."), why=_reason(said), fix=f"PIP_VERBOSE=1 {AGAIN}"
-        )
+        raise _fault(said)
     STAMP.touch()
+
+
+def _fault(said: str) -> DanluError:
+    """Put into words what pip said on standard error."""
+    if "No space left on device" in said:
+        return CapacityError(
+            _("The disk became full during the installation."),
+            why=_reason(said),
+            fix=_("Free space, or move the folder to a larger disk, then: {command}").format(
+                command=AGAIN
+            ),
+        )
+    if any(words in said for words in _NO_NETWORK):
+        system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", said)
+        return EnvironmentFault(
+            _("The packages could not be downloaded."),
+            why=_("pip reached no index: {reason}").format(
+                reason=system[1] if system else _reason(said)
+            ),
+            fix=_("Check the network or the proxy, or take a mirror: {command}").format(
+                command=f"PIP_INDEX_URL={BUILDS['pypi_mirror']} {AGAIN}"
+            ),
+        )
+    print(said, file=sys.stderr)
+    return EnvironmentFault(
+        _("pip could not install danlu."), why=_reason(said), fix=f"PIP_VERBOSE=1 {AGAIN}"
+    )
 
 
 def _run_pip(words: Sequence[str]) -> str | None:
@@ -139,9 +155,9 @@ def _run_pip(words: Sequence[str]) -> str | None:
     ) as pip:
         for line in pip.stderr or ():
             said.append(line)
-            if "Retrying (" in line and not has_waited:
+            if line.startswith("WARNING: Retrying") and not has_waited:
                 has_waited = True
-                print(_("no answer yet, pip tries again ..."), flush=True)
+                print(_("no answer yet; pip tries again"), flush=True)
     return "".join(said) if pip.returncode else None
 
 
