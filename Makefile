@@ -1,9 +1,10 @@
 # `make` lists what there is. Nothing here is needed to use danlu: `pip install` does as well.
-# A machine without NVIDIA GPU can take PyTorch's smaller CPU build:
-#   make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# Which build of torch `make setup` takes, tools/install decides and says; words for pip decide it
+# instead: make setup PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 PIP_ARGS ?=
+export PIP_ARGS
 BIN := .venv/bin
 DANLU := $(BIN)/danlu
 # Compared and formatted code; examples and docs hold none.
@@ -16,7 +17,7 @@ CODE := src tests tools benchmarks
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-setup: .venv/installed ## create .venv and install danlu in it
+setup: .venv/installed ## create .venv and install danlu in it, with the torch for this machine
 
 demo: setup ## fine-tune, compare, merge and chat with the starter model (2 minutes)
 	$(DANLU) demo
@@ -67,15 +68,10 @@ clean: ## remove .venv and the tools' caches; runs and models stay
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last, so that an interrupted installation is done again.
-.venv/created:
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "danlu needs Python 3.10 or newer: make setup PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
-	@touch $@
-
-.venv/installed: .venv/created pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e .
-	@touch $@
+	PYTHONPATH=src $(PYTHON) -m tools.install --no_check
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c .venv/constraints.txt -e '.[dev]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""Keeps the Chinese catalogue in step with the sentences in src/danlu.
+"""Keeps the Chinese catalogue in step with the sentences in src/danlu and its installer.
 
     python -m tools.translations           collect the templates, update danlu.po, compile danlu.mo
     python -m tools.translations --check   change nothing; fail when one of them is out of date
@@ -26,13 +26,22 @@ from danlu.files.atomic import atomic_write, make_folder
 from danlu.language import LOCALE_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "src" / "danlu"
+# The installer speaks before anything is installed, from the same catalogue.
+FOLDERS = (ROOT / "src" / "danlu", ROOT / "tools" / "install")
 PO_FILE = LOCALE_FOLDER / "zh_CN" / "LC_MESSAGES" / "danlu.po"
 MO_FILE = PO_FILE.with_suffix(".mo")
 
 HEADER_COMMENT = "# Chinese sentences of danlu. Kept by `python -m tools.translations`."
 # Module-level dictionaries whose values are looked up later.
-TABLES = ("COMMANDS", "FACT_NAMES", "FACT_VALUES", "SKILLS", "SYSTEM_REASONS", "VALUE_RULES")
+TABLES = (
+    "COMMANDS",
+    "FACT_NAMES",
+    "FACT_VALUES",
+    "NEXT_COMMANDS",
+    "SKILLS",
+    "SYSTEM_REASONS",
+    "VALUE_RULES",
+)
 # Babel would write dates and its own version: the files would differ without a reason.
 HEADERS = [
     ("Project-Id-Version", "danlu"),
@@ -88,9 +97,9 @@ def updated_catalog() -> Catalog:
 
 
 def source_catalog() -> Catalog:
-    """Collect every template of src/danlu, in the order of files and lines."""
+    """Collect every template of FOLDERS, in the order of files and lines."""
     catalog = Catalog()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(file for folder in FOLDERS for file in folder.rglob("*.py")):
         where = path.relative_to(ROOT).as_posix()
         tree = ast.parse(path.read_text(encoding="utf-8"), where)
         for line, template in sorted(templates(tree, where)):

@@ -50,8 +50,8 @@ ROOMS_WITHOUT_TORCH = {
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
     "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",
-    "danlu.device.datasheets", "danlu.hub.settings", "danlu.hub.names", "danlu.hub.store",
-    "danlu.hub.catalogue.published",
+    "danlu.device.cards", "danlu.device.datasheets", "danlu.device.processor",
+    "danlu.hub.settings", "danlu.hub.names", "danlu.hub.store", "danlu.hub.catalogue.published",
 }  # fmt: skip
 TORCH = {"torch", "torch_npu", "transformers", "peft", "accelerate"}
 

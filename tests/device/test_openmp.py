@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from danlu.device import openmp
 from danlu.device.openmp import is_crowded
 from danlu.environment import waited_ns
 
@@ -119,6 +121,28 @@ print(json.dumps([with_team(wanted) for wanted in (False, True, False)]))
     spinning, asleep, again = json.loads(done.stdout)
     assert asleep < 0.5 * spinning
     assert again > 2 * asleep
+
+
+def test_libgomp_is_found_in_a_folder_with_a_space_and_its_loss_stops_nothing(
+    tmp_path: Path,
+) -> None:
+    """danlu installed in such a folder did not start: only the path's last word was opened."""
+    lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
+    real = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
+    if len(real) != 1:
+        pytest.skip("this torch has not loaded GNU's OpenMP")
+    folder = tmp_path / "新 文件夹"
+    folder.mkdir()
+    copy = Path(shutil.copy(real.pop(), folder / "libgomp.so.1"))
+    maps = tmp_path / "maps"
+    line = f"7f0000000000-7f0000001000 r-xp 00000000 08:01 42                       {copy}\n"
+    maps.write_text(line * 2, encoding="utf-8")
+    found = openmp._libgomp(maps)
+    assert found is not None
+    assert found._name == str(copy)
+    for broken in (line.replace(".so.1", ".so.1 (deleted)"), "libgomp\n", ""):
+        maps.write_text(broken, encoding="utf-8")
+        assert openmp._libgomp(maps) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`danlu info`: the machine, or what a model, adapter or run folder holds."""
+"""`danlu info`: the machine, or what a model, adapter or run folder holds; the login banner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from danlu.cli.terminal.fact_table import print_facts
 from danlu.cli.terminal.screen import json_line
-from danlu.errors import EXIT_OK
+from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
@@ -22,6 +22,9 @@ class InfoSettings(Settings):
         None, "model name, or a model, adapter or run folder", aliases=("model",), position=0
     )
     json_output: bool = option(False, "print JSON", aliases=("json",))
+    banner: bool = option(
+        False, "greet at a login: devices, disks, models and what to type next, at once"
+    )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -30,11 +33,26 @@ def run(argv: Sequence[str]) -> int:
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
+    if settings.banner:
+        return _banner(settings)
     facts = machine_facts() if settings.path is None else folder_facts(settings.path)
     if settings.json_output:
         print(json_line(facts))
     else:
         print_facts(facts)
+    return EXIT_OK
+
+
+def _banner(settings: InfoSettings) -> int:
+    if settings.path is not None or settings.json_output:
+        raise UsageError(
+            _("The banner shows this machine, as text."),
+            why=_("--banner was given together with a model or --json."),
+            fix="danlu info --banner",
+        )
+    from danlu.cli.terminal.banner import print_banner
+
+    print_banner()
     return EXIT_OK
 
 

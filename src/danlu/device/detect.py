@@ -7,15 +7,14 @@ run. Nothing above `device/` and `ops/` asks for a device's kind: it asks for a 
 from __future__ import annotations
 
 import os
-import platform
 from dataclasses import dataclass, replace
 from importlib import import_module, util
-from pathlib import Path
 
 import torch
 
 from danlu.container import memory_bytes
 from danlu.device.openmp import watch_waiting
+from danlu.device.processor import processor
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 
@@ -109,7 +108,7 @@ def _cpu() -> Device:
     # oneDNN keeps the kernels of the last 1,024 shapes, megabytes each, and packed batches come in
     # many. It reads the limit when it makes its first one.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    flags, model = _processor()
+    flags, model = processor()
     has_bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     return Device(
         kind="cpu",
@@ -138,20 +137,3 @@ def _accelerator(kind: str) -> Device:
         has_fused_adamw=kind == "cuda",
         threads=torch.get_num_threads(),
     )
-
-
-def _processor() -> tuple[set[str], str]:
-    """Read the processor's feature flags and name; Arm lists them as `Features`, without a name."""
-    flags: set[str] = set()
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return flags, name
-    for line in lines:
-        key, _colon, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            flags |= set(value.split())
-        elif key.strip() == "model name":
-            name = value.strip()
-    return flags, name

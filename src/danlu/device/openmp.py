@@ -100,11 +100,16 @@ def is_crowded(last: Mapping[int, int], now: Mapping[int, int], *, seconds: floa
     return waited > _CROWDED * seconds * 1e9
 
 
-def _libgomp() -> ctypes.CDLL | None:
-    """Return the libgomp that torch has loaded; it brings its own."""
+def _libgomp(maps: Path = Path("/proc/self/maps")) -> ctypes.CDLL | None:
+    """Return the libgomp that torch has loaded; it brings its own.
+
+    Source of the form of a line, whose sixth part is a path and may hold spaces: proc_pid_maps(5).
+    None where it cannot be told: nothing must fail for want of it.
+    """
     try:
-        lines = Path("/proc/self/maps").read_text("utf-8").splitlines()
+        lines = maps.read_text("utf-8", "surrogateescape").splitlines()
+        parts = [line.split(maxsplit=5) for line in lines if "libgomp" in line]
+        paths = {part[5] for part in parts if len(part) == 6 and "libgomp" in Path(part[5]).name}
+        return ctypes.CDLL(paths.pop()) if len(paths) == 1 else None
     except OSError:
         return None
-    paths = {line.split()[-1] for line in lines if "libgomp" in line}
-    return ctypes.CDLL(paths.pop()) if len(paths) == 1 else None

@@ -21,4 +21,9 @@ def danlu_home() -> Path:
 
 def is_rented() -> bool:
     """Tell whether this is a machine of AutoDL, by its data disk."""
-    return _RENTED_DISK.is_dir()
+    return rented_disk() is not None
+
+
+def rented_disk() -> Path | None:
+    """Return AutoDL's data disk where there is one."""
+    return _RENTED_DISK if _RENTED_DISK.is_dir() else None

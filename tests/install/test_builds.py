@@ -1,0 +1,210 @@
+"""Which torch is chosen: by the user's words, by what is there, by the device and its driver."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from danlu.device.cards import Card, Cards
+from danlu.errors import EnvironmentFault
+from tests.helpers.source import ROOT
+from tools.install import builds, indexes
+from tools.install.builds import BUILDS, TorchChoice, choose
+from tools.install.environment import pinned_torch
+
+GIB = 2**30
+TORCH = "2.13.0"
+CPU_INDEX = BUILDS["cpu"]["indexes"][0]
+NOTHING = Cards(kind="cpu")
+
+
+def cuda(driver: str) -> Cards:
+    """Two cards of a driver."""
+    card = Card(name="NVIDIA H100", memory_bytes=80 * GIB, used_bytes=0)
+    return Cards(kind="cuda", cards=(card, card), driver=driver, toolkit="CUDA")
+
+
+def npu(cann: str) -> Cards:
+    """One NPU with a version of CANN; "" where none is installed."""
+    card = Card(name="910B3", memory_bytes=64 * GIB, used_bytes=0)
+    return Cards(kind="npu", cards=(card,), toolkit="CANN", toolkit_version=cann)
+
+
+def chosen(found: Cards, *, answers: bool = True, **changes: Any) -> TorchChoice:
+    """Choose, with all indexes answering or none."""
+
+    def find(urls: Sequence[str], _version: str, _build: str) -> str | None:
+        return urls[0] if answers and urls else None
+
+    words: dict[str, Any] = {"installed": {}, "pip_words": [], "torch": TORCH, "find": find}
+    return choose(found=found, **words | changes)
+
+
+def test_without_a_card_the_cpu_build_is_taken() -> None:
+    choice = chosen(NOTHING)
+    assert choice.pip_words == ("--extra-index-url", CPU_INDEX)
+    assert choice.pins == {"torch": "2.13.0+cpu"}
+    assert CPU_INDEX in choice.reason
+
+
+def test_an_index_that_does_not_answer_is_said_and_done_without() -> None:
+    choice = chosen(NOTHING, answers=False)
+    assert not choice.pip_words
+    assert not choice.pins
+    assert "no index of CPU builds answers" in choice.reason
+
+
+@pytest.mark.parametrize("found", [NOTHING, cuda("580.65"), cuda("390.1"), npu("")])
+def test_the_users_words_for_pip_come_first(found: Cards) -> None:
+    choice = chosen(found, pip_words=["--index-url", "https://example.com"])
+    assert choice.pip_words == ("--index-url", "https://example.com")
+    assert not choice.pins
+
+
+def test_a_new_driver_gets_the_build_of_pypi_and_an_older_one_an_older_build() -> None:
+    assert chosen(cuda("580.65.06")).pip_words == ()
+    choice = chosen(cuda("535.161.08"))
+    assert choice.pip_words[1].endswith("/cu126")
+    assert choice.pins == {"torch": "2.13.0+cu126"}
+
+
+@pytest.mark.parametrize(("driver", "answers"), [("470.82", True), ("535.161", False)])
+def test_a_driver_that_no_build_in_reach_runs_on_is_refused(driver: str, answers: bool) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        chosen(cuda(driver), answers=answers)
+    assert driver in caught.value.why
+    assert "580" in caught.value.fix
+    assert f'PIP_ARGS="--extra-index-url {CPU_INDEX}" bash ' in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("cann", "torch_npu"),
+    [("9.1.0", "2.10.0.post4"), ("9.0.1", "2.10.0.post2"), ("9.0.0", "2.10.0")],
+)
+def test_cann_decides_the_pair(cann: str, torch_npu: str) -> None:
+    choice = chosen(npu(cann))
+    assert f"torch-npu=={torch_npu}" in choice.requirements
+    assert choice.pins == {"torch": "2.10.0+cpu", "torch-npu": torch_npu}
+    # On x86-64 PyPI's torch is for CUDA, which torch_npu does not bear.
+    assert choice.pip_words == ("--extra-index-url", CPU_INDEX)
+
+
+@pytest.mark.parametrize("cann", ["8.5.0", ""])
+def test_a_cann_that_no_pair_fits_is_refused_with_an_image(cann: str) -> None:
+    with pytest.raises(EnvironmentFault, match="CANN") as caught:
+        chosen(npu(cann))
+    assert BUILDS["ascend"]["image"] in caught.value.fix
+
+
+@pytest.mark.parametrize("found", [npu("9.1.0"), npu("8.5.0"), NOTHING])
+def test_a_pair_that_is_there_stays(found: Cards) -> None:
+    """Also where npu-smi is not in the container, and where the table knows no such pair."""
+    here = {"torch": "2.11.0+cpu", "torch-npu": "2.11.0.post3", "numpy": "1.26.4"}
+    choice = chosen(found, installed=here, answers=False)
+    assert choice.sees_system
+    assert choice.pins == here
+    assert not choice.requirements
+
+
+def test_a_numpy_that_is_too_old_for_danlu_is_not_kept() -> None:
+    here = {"torch": "2.10.0", "torch-npu": "2.10.0.post4", "numpy": "1.24.4"}
+    assert "numpy" not in chosen(npu("9.1.0"), installed=here).pins
+
+
+@pytest.mark.parametrize(
+    ("torch", "torch_npu", "says"),
+    [("2.9.0", "2.10.0.post2", "do not belong together"), ("2.7.1", "2.7.1.post8", "too old")],
+)
+def test_a_pair_that_cannot_serve_is_refused(torch: str, torch_npu: str, says: str) -> None:
+    with pytest.raises(EnvironmentFault, match=says) as caught:
+        chosen(npu("9.1.0"), installed={"torch": torch, "torch-npu": torch_npu})
+    assert torch in caught.value.why
+
+
+def test_the_data_holds_for_the_torch_that_is_tested() -> None:
+    """A newer torch in constraints.txt needs a look at torch_builds.json."""
+    assert pinned_torch() == TORCH
+    assert TORCH in BUILDS["cuda"][0]["why_no_index"]
+    oldest = re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    assert oldest is not None
+    assert BUILDS["ascend"]["min_torch"] == oldest[1]
+    for pair in BUILDS["ascend"]["pairs"]:
+        assert builds._release(pair["torch_npu"]) == pair["torch"]
+
+
+@contextmanager
+def serving(reply: Callable[[BaseHTTPRequestHandler], None]) -> Any:
+    """Answer requests on this machine; gives the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            reply(self)
+
+        def log_message(self, *_: Any) -> None:
+            """Keep standard error for errors."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def listing(version: str, build: str, python: str | None = None) -> Callable[[Any], None]:
+    """Reply with a page like PyTorch's."""
+    python = python or f"cp3{sys.version_info[1]}"
+    names = [
+        f"torch-{version}%2B{build}-{python}-{python}-manylinux_2_28_{machine}.whl"
+        for machine in ("x86_64", "aarch64")
+    ]
+
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200 if handler.path == "/torch/" else 404)
+        handler.end_headers()
+        handler.wfile.write("".join(f'<a href="/whl/{n}#sha256=0">' for n in names).encode())
+
+    return reply
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reach this machine's own servers, whatever is set."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("page", "counts"),
+    [
+        (("2.13.0", "cpu"), True),
+        (("2.12.0", "cpu"), False),
+        (("2.13.0", "cu126"), False),
+        (("2.13.0", "cpu", "cp39"), False),
+    ],
+)
+def test_an_index_counts_when_it_lists_the_build_for_this_python(
+    page: tuple[str, ...], counts: bool
+) -> None:
+    with serving(listing(*page)) as address:
+        nobody = "http://127.0.0.1:9"
+        found = indexes.first_listing([nobody, address], TORCH, "cpu")
+    assert found == (address if counts else None)
+
+
+def test_an_index_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "PATIENCE_S", 0.5)
+    ended = Event()
+    with serving(lambda _handler: (ended.wait(60), None)[1]) as address:
+        begun = time.monotonic()
+        assert indexes.first_listing([address, address], TORCH, "cpu") is None
+        assert time.monotonic() - begun < 30
+        ended.set()

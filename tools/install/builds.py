@@ -1,0 +1,228 @@
+"""Which torch this machine gets, and why: the one place that decides it.
+
+Knows the data in torch_builds.json, what the drivers' tools show, and what the Python that runs
+this has. Changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from danlu.device.cards import Cards, cann_home
+from danlu.errors import EnvironmentFault
+from danlu.language import _
+
+BUILDS: dict[str, Any] = json.loads(
+    (Path(__file__).parent / "torch_builds.json").read_text(encoding="utf-8")
+)
+ROOT = Path(__file__).resolve().parents[2]
+AGAIN = f"bash {shlex.quote(str(ROOT / 'scripts' / 'install.sh'))}"
+# What an image's torch_npu was built against; it stays as it is. The oldest that danlu runs with.
+_KEPT = {"torch": BUILDS["ascend"]["min_torch"], "torch-npu": "", "numpy": "1.26"}
+
+# Finds the first index that lists a build: (indexes, version, build) to its address.
+Finder = Callable[[Sequence[str], str, str], "str | None"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchChoice:
+    """What is told to pip, and in a sentence why.
+
+    pins: versions in the place of those in constraints.txt. requirements: what is installed
+    besides danlu. sees_system: the environment uses the packages of the Python that made it.
+    free_gib: disk that is needed.
+    """
+
+    reason: str
+    pip_words: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    pins: Mapping[str, str] = field(default_factory=dict)
+    sees_system: bool = False
+    free_gib: float = 0.0
+
+
+def choose(
+    *,
+    found: Cards,
+    installed: Mapping[str, str],
+    torch: str,
+    pip_words: Sequence[str],
+    find: Finder,
+) -> TorchChoice:
+    """Choose torch: what the user says, what is there for Ascend, what fits the device.
+
+    installed: versions of what this Python has, by name. torch: the version in constraints.txt.
+    Raises EnvironmentFault where nothing fits, with what would.
+    """
+    if "torch-npu" in installed:
+        return _existing_pair(installed, pip_words)
+    if pip_words:
+        return TorchChoice(
+            reason=_("torch: as PIP_ARGS says ({words})").format(words=" ".join(pip_words)),
+            pip_words=tuple(pip_words),
+        )
+    for kind, chosen in (("npu", _new_pair), ("cuda", _cuda_build)):
+        if found.kind == kind:
+            return chosen(found, torch, find)
+    url, words = _cpu_words(torch, find)
+    device = _("no NVIDIA card and no NPU found")
+    if url is None:
+        reason = _("torch: {device}, but no index of CPU builds answers; pip's own index is used")
+        note = _("Its torch may bring several GB of CUDA libraries that are not needed here.")
+        return TorchChoice(
+            reason=reason.format(device=device) + "\n" + note, free_gib=BUILDS["cpu"]["free_gib"]
+        )
+    return TorchChoice(
+        reason=_("torch: the CPU build from {url} ({device})").format(url=url, device=device),
+        pip_words=words,
+        pins={"torch": f"{torch}+cpu"},
+        free_gib=BUILDS["cpu"]["free_gib"],
+    )
+
+
+def installed_here() -> dict[str, str]:
+    """Return the versions of torch, torch_npu and numpy that this Python has."""
+    versions = {}
+    for name in _KEPT:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _existing_pair(installed: Mapping[str, str], pip_words: Sequence[str]) -> TorchChoice:
+    torch, torch_npu = installed.get("torch", ""), installed["torch-npu"]
+    if _release(torch) != _release(torch_npu):
+        raise EnvironmentFault(
+            _("torch and torch_npu of this machine do not belong together."),
+            why=_("{python} has torch {torch} and torch_npu {torch_npu}.").format(
+                python=sys.executable, torch=torch or "-", torch_npu=torch_npu
+            ),
+            fix=shlex.join(
+                [sys.executable, "-m", "pip", "install", f"torch=={_release(torch_npu)}"]
+            ),
+        )
+    if _numbers(torch) < _numbers(BUILDS["ascend"]["min_torch"]):
+        raise EnvironmentFault(
+            _("The torch of this machine is too old for danlu."),
+            why=_("{python} has torch {torch}; danlu needs {oldest} or newer.").format(
+                python=sys.executable, torch=torch, oldest=BUILDS["ascend"]["min_torch"]
+            ),
+            fix=_("Start from an image with a newer pair, such as {image}").format(
+                image=BUILDS["ascend"]["image"]
+            ),
+        )
+    kept = {
+        name: version
+        for name, version in installed.items()
+        if _numbers(version) >= _numbers(_KEPT[name])
+    }
+    return TorchChoice(
+        reason=_("torch: {torch} with torch_npu {torch_npu}, which are here and stay").format(
+            torch=torch, torch_npu=torch_npu
+        ),
+        pip_words=tuple(pip_words),
+        pins=kept,
+        sees_system=True,
+        free_gib=BUILDS["cpu"]["free_gib"],
+    )
+
+
+def _new_pair(found: Cards, _torch: str, find: Finder) -> TorchChoice:
+    data = BUILDS["ascend"]
+    cann, python = found.toolkit_version, sys.version_info[:2]
+    fits = [
+        pair
+        for pair in data["pairs"]
+        if _numbers(cann)[: len(_numbers(pair["cann"]))] == _numbers(pair["cann"])
+        and _numbers(pair["python"][0]) <= python <= _numbers(pair["python"][1])
+    ]
+    if not fits:
+        home = cann_home()
+        known = ", ".join(dict.fromkeys(pair["cann"] for pair in data["pairs"]))
+        raise EnvironmentFault(
+            _("There is no torch_npu for this machine's CANN."),
+            why=_(
+                "CANN {found} in {home}, Python {python}; danlu's table has CANN {known}."
+            ).format(
+                found=cann or _("not found"),
+                home=home or "/usr/local/Ascend",
+                python=".".join(map(str, python)),
+                known=known,
+            ),
+            fix=_("Start from an image with a newer pair, such as {image}").format(
+                image=data["image"]
+            ),
+        )
+    pair = fits[0]
+    url, words = _cpu_words(pair["torch"], find)
+    return TorchChoice(
+        reason=_("torch: {torch} with torch_npu {torch_npu} for CANN {cann}, from {url}").format(
+            torch=pair["torch"], torch_npu=pair["torch_npu"], cann=cann, url=url or "pip"
+        ),
+        pip_words=words,
+        # torch_npu asks for these two as it runs; its metadata did not always say so.
+        requirements=(f"torch-npu=={pair['torch_npu']}", "numpy", "pyyaml"),
+        pins={
+            "torch": pair["torch"] + ("+cpu" if url else ""),
+            "torch-npu": pair["torch_npu"],
+        },
+        free_gib=data["free_gib"],
+    )
+
+
+def _cuda_build(found: Cards, torch: str, find: Finder) -> TorchChoice:
+    driver = _numbers(found.driver)[:1]
+    card = found.cards[0].name
+    fits = [build for build in BUILDS["cuda"] if driver >= (build["min_driver"],)]
+    for build in fits:
+        url = find(build["indexes"], torch, f"cu{build['cuda'].replace('.', '')}")
+        if url or not build["indexes"]:
+            return TorchChoice(
+                reason=_("torch: the build for CUDA {cuda} from {url} ({card})").format(
+                    cuda=build["cuda"], url=url or _("pip's own index"), card=card
+                ),
+                pip_words=("--extra-index-url", url) if url else (),
+                pins={"torch": f"{torch}+cu{build['cuda'].replace('.', '')}"} if url else {},
+                free_gib=build["free_gib"],
+            )
+    newest = BUILDS["cuda"][0]
+    oldest = min(build["min_driver"] for build in BUILDS["cuda"])
+    why = (
+        _("Driver {driver} of {card} is older than every build needs ({oldest}).")
+        if not fits
+        else _("Driver {driver} of {card} needs an older build, and its index does not answer.")
+    )
+    raise EnvironmentFault(
+        _("There is no torch that runs with this driver."),
+        why=why.format(driver=found.driver, card=card, oldest=oldest),
+        fix=_("Update the driver to {newest} or newer; without the card: {command}").format(
+            newest=newest["min_driver"],
+            command=f'PIP_ARGS="--extra-index-url {BUILDS["cpu"]["indexes"][0]}" {AGAIN}',
+        ),
+    )
+
+
+def _cpu_words(torch: str, find: Finder) -> tuple[str | None, tuple[str, ...]]:
+    url = find(BUILDS["cpu"]["indexes"], torch, "cpu")
+    return url, ("--extra-index-url", url) if url else ()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: (2, 10, 0) of 2.10.0.post4 or 2.10.0+cpu."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
+
+
+def _release(version: str) -> str:
+    """Return 2.10.0 of 2.10.0.post4 or 2.10.0+cpu."""
+    return ".".join(map(str, _numbers(version)[:3]))
