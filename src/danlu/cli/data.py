@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
+from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import PositiveInt
 from danlu.settings.resolve import DEFAULT, Resolved
-from danlu.settings.schema import option
+from danlu.settings.schema import Foreign, option
 from danlu.settings.show import read_settings
 
 _S = TypeVar("_S", bound=DataSettings)
@@ -21,6 +22,8 @@ _S = TypeVar("_S", bound=DataSettings)
 
 class CheckSettings(DataSettings):
     """Say what is wrong with data, before it is learned: exit code 5 when training would refuse."""
+
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("data")
 
     dataset: str = option("", "data files, folders or names in dataset_info.json", position=0)
     model_name_or_path: str = option(
@@ -31,6 +34,8 @@ class CheckSettings(DataSettings):
 
 class PreviewSettings(DataSettings):
     """Show the first rows as training sees them; what is learned is marked."""
+
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("data")
 
     dataset: str = option("", "data files, folders or names in dataset_info.json", position=0)
     model_name_or_path: str = option(
