@@ -13,6 +13,7 @@ from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
+from danlu.program import as_typed
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import Range
 from danlu.settings.schema import Foreign, Settings, option
@@ -98,7 +99,8 @@ def run(argv: Sequence[str]) -> int:
         ).format(prompting=prompting_line(prompting))
     )
     print(_("Merged model: {path}").format(path=export_dir))
-    print(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
+    chat = _("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir)))
+    print(as_typed(chat))
     return EXIT_OK
 
 
