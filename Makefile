@@ -18,8 +18,9 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/installed ## create .venv and install danlu in it, with the torch for this machine
+	@scripts/on-path.sh
 
-demo: setup ## fine-tune, compare, merge and chat with the starter model (2 minutes)
+demo: .venv/installed ## fine-tune, compare, merge and chat with the starter model (2 minutes)
 	$(DANLU) demo
 
 test: .venv/installed-dev ## run the whole test suite (no network)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from hypothesis import settings
 
 from tests.helpers.figures import FIGURES, add_figures, figures_line
 
+# Commands are printed as they can be typed: here danlu alone suffices, as in an active environment.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 # Sentences are compared in English, whatever the language of the machine.
 os.environ["DANLU_LANG"] = "en"
 # Tiny models are slower with more threads, and much slower where another program computes.

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from danlu.program import as_typed
+
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
@@ -37,7 +39,7 @@ class DanluError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.what}\n{self.why}\n{self.fix}"
+        return f"{self.what}\n{self.why}\n{as_typed(self.fix)}"
 
 
 def _line(text: str) -> str:

@@ -27,6 +27,7 @@ LINES = (
     ("ops", "device"),
     ("files", "settings"),
     ("errors", "language", "starter", "locale"),
+    ("program",),
     ("",),  # danlu/__init__.py: the version number
     ("environment",),  # what danlu/__init__.py sets before torch is loaded
     ("container",),
@@ -45,8 +46,8 @@ INNER = {
 }
 
 ROOMS_WITHOUT_TORCH = {
-    "", "container", "environment", "errors", "language", "starter", "files", "settings", "text",
-    "data", "plan", "runs",
+    "", "container", "environment", "errors", "language", "program", "starter", "files",
+    "settings", "text", "data", "plan", "runs",
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
     "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",

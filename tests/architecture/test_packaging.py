@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from danlu.cli.scripts import shipped
 from tests.helpers.source import ROOT
 
 TARGETS = {
@@ -62,6 +63,16 @@ def test_make_lists_its_targets() -> None:
         capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert {line.split()[1] for line in printed.splitlines()} == TARGETS
+
+
+def test_the_wheel_holds_every_script_and_its_rows() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML by itself")
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    listed = tool["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert listed == {
+        str(source.relative_to(ROOT)): f"danlu/oneclick/{name}"
+        for name, source in shipped().items()
+    }
 
 
 def test_no_private_paths() -> None:

@@ -17,6 +17,7 @@ import pytest
 from danlu.cli.main import main
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.hub.template_default import ANSWERS_AT_ONCE, TEMPLATE_FILE
+from tests.helpers.llamafactory import FILES
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import free_port, train_words, write_rows
 from tests.helpers.source import ROOT
@@ -179,6 +180,57 @@ def test_an_inference_file_answers(
     assert "--quantization int8 or int4" in capsys.readouterr().err
 
 
+PREDICT = """\
+model_name_or_path: model
+adapter_name_or_path: run
+stage: sft
+do_predict: true
+finetuning_type: lora
+eval_dataset: rows.jsonl
+template: qwen3
+cutoff_len: 2048
+max_samples: 2
+overwrite_cache: true
+output_dir: predict
+overwrite_output_dir: true
+per_device_eval_batch_size: 1
+predict_with_generate: true
+ddp_timeout: 180000000
+"""
+
+
+def test_a_predict_file_is_scored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rows are those of eval_dataset; a second time its answers stay as they are."""
+    (here / "predict.yaml").write_text(PREDICT, encoding="utf-8")
+    assert main(["eval", "predict.yaml", "max_new_tokens=2"]) == 0
+    assert "per_device_eval_batch_size" in capsys.readouterr().err
+    figures = json.loads((here / "predict" / "predict_results.json").read_text("utf-8"))
+    assert (figures["predict_samples"], figures["adapter"]) == (2, str(here / "run" / "final"))
+    assert main(["eval", "predict.yaml"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(["train", "predict.yaml"]) == 2
+    assert "danlu eval FILE.yaml" in capsys.readouterr().err
+
+
+def test_a_training_file_is_checked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = FILES["train"].replace("dataset: identity", "dataset: rows.jsonl")
+    (here / "train.yaml").write_text(text, encoding="utf-8")
+    assert main(["data", "check", "train.yaml"]) == 0
+    said = capsys.readouterr()
+    assert "learning_rate" in said.err
+    assert "only training uses it" in said.err
+    assert "40" in said.out
+
+
+@pytest.mark.usefixtures("here")
+def test_danlus_own_export_says_that_such_a_file_merges(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["export", "export.yaml"]) == 2
+    command = shlex.split(capsys.readouterr().err.splitlines()[-1].partition(": ")[2])
+    assert command[:4] == ["danlu", "merge", "--adapter", "run"]
+
+
 def script(here: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     """Start scripts/llamafactory-cli, for which this Python is danlu."""
     bin_folder = here / "bin"
@@ -239,4 +291,18 @@ def test_pages_in_the_browser_are_refused_with_what_there_is(here: Path, command
     with script(here, command) as process:
         _out, errors = process.communicate(timeout=60)
     assert process.returncode == 2
+    assert errors.splitlines()[0] == "danlu has no page in the browser yet."
     assert "danlu serve" in errors
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="the script needs bash")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("version", "danlu "), ("eval --help", "score a model"), ("export --help", "Merge"),
+     ("train --help", "Fine-tune"), ("chat --help", "Talk")],
+)  # fmt: skip
+def test_each_command_has_its_counterpart(here: Path, words: str, said: str) -> None:
+    with script(here, *words.split()) as process:
+        out, _errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said in out

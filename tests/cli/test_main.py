@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from danlu.cli.main import COMMANDS, main
+from danlu.cli.main import main
 from danlu.errors import CapacityError, DataError, EnvironmentFault, UsageError
+from danlu.program import COMMANDS
 
 
 def run_program(*words: str) -> subprocess.CompletedProcess[str]:

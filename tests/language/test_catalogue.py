@@ -12,9 +12,10 @@ from babel.messages.catalog import Catalog
 from danlu.cli.demo import DemoSettings
 from danlu.cli.generate import GenerateSettings
 from danlu.cli.info import InfoSettings
-from danlu.cli.main import COMMANDS, main
+from danlu.cli.main import main
 from danlu.cli.merge import MergeSettings
 from danlu.language import _
+from danlu.program import COMMANDS
 from danlu.server.settings import ServeSettings
 from danlu.settings.schema import Settings, options_of
 from danlu.train.settings import TrainSettings

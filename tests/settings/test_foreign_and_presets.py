@@ -9,13 +9,19 @@ from typing import ClassVar, Literal
 
 import pytest
 
+from danlu.chat.settings import ChatSettings
+from danlu.cli.data import CheckSettings, PreviewSettings
+from danlu.cli.eval import EvalSettings
+from danlu.cli.export import ExportSettings
+from danlu.cli.generate import GenerateSettings
 from danlu.cli.merge import MergeSettings
-from danlu.dialog.settings import AnswerSettings
 from danlu.errors import UsageError
 from danlu.server.settings import ServeSettings
+from danlu.settings.option_names import Names
 from danlu.settings.resolve import resolve
 from danlu.settings.schema import Foreign, Settings, foreign, option, options_of
 from danlu.train.settings import TrainSettings
+from tests.helpers.llamafactory import FILES
 
 
 class Example(Settings):
@@ -169,9 +175,58 @@ def test_every_argument_of_transformers_is_known() -> None:
     assert sorted(names - names_of(TrainSettings)) == []
 
 
-@pytest.mark.parametrize("cls", [TrainSettings, AnswerSettings, ServeSettings, MergeSettings])
+COMMANDS = (
+    *(TrainSettings, ChatSettings, GenerateSettings, ServeSettings, EvalSettings),
+    *(MergeSettings, ExportSettings, CheckSettings, PreviewSettings),
+)
+
+
+@pytest.mark.parametrize("cls", COMMANDS)
 def test_no_option_of_danlu_is_hidden_behind_another_programs(cls: type[Settings]) -> None:
-    assert sorted(own_names(cls) & set(cls.FOREIGN)) == []
+    names = Names(cls)
+    for name in own_names(cls):
+        assert names.get(name, "here").name in options_of(cls)
+
+
+# What a command would miss of a file that was written for another one.
+MISSED = {
+    (TrainSettings, "predict"): "do_predict",
+    (MergeSettings, "train"): "output_dir",
+    (MergeSettings, "predict"): "output_dir",
+    (ExportSettings, "train"): "output_dir",
+    (ExportSettings, "predict"): "output_dir",
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("cls", COMMANDS)
+def test_every_command_knows_every_name_of_a_file_for_any_of_them(
+    cls: type[Settings], file: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(FILES[file], encoding="utf-8")
+    missed = MISSED.get((cls, file))
+    if missed is not None:
+        with pytest.raises(UsageError, match=f"{missed} [a-z]+ is not supported"):
+            resolve(cls, [str(path)], {})
+        return
+    # Each line is honoured, has no effect and says so, or asks for nothing.
+    resolved = resolve(cls, [str(path)], {})
+    said = {name for note in resolved.notes for name in note.partition(":")[0].split(", ")}
+    for line in FILES[file].splitlines():
+        name, _colon, value = line.partition(": ")
+        if Names(cls).get(name, "here").name not in options_of(cls) and name not in said:
+            assert value.lower() in (*Foreign.off, *cls.FOREIGN[name].off), line
+
+
+def test_every_option_of_training_is_known_to_every_command() -> None:
+    """danlu's own names are left out: a command must not take them for another program's."""
+    loading = {"model", "model_name_or_path", "adapter", "adapter_name_or_path", "dtype", "device"}
+    answering = {"template", "enable_thinking", "seed"}
+    own = {"preset", "report", "recompute", "micro_batch_tokens", "overlong", "skip_bad_rows"}
+    for cls in COMMANDS:
+        unknown = own_names(TrainSettings) - names_of(cls)
+        assert sorted(unknown - loading - answering - own) == []
 
 
 def own_names(cls: type[Settings]) -> set[str]:

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import ValidationError
 
-from danlu.cli.main import COMMANDS, module_of
+from danlu.cli.main import module_of
 from danlu.errors import UsageError
+from danlu.program import COMMANDS
 from danlu.settings.ranges import PositiveInt, Range, ShareOrCount, ranges_of
 from danlu.settings.resolve import resolve
 from danlu.settings.schema import Settings, describe_type, option, options_of

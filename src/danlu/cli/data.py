@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
+from danlu.program import as_typed
+from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import PositiveInt
 from danlu.settings.resolve import DEFAULT, Resolved
-from danlu.settings.schema import option
+from danlu.settings.schema import Foreign, option
 from danlu.settings.show import read_settings
 
 _S = TypeVar("_S", bound=DataSettings)
@@ -21,6 +23,8 @@ _S = TypeVar("_S", bound=DataSettings)
 
 class CheckSettings(DataSettings):
     """Say what is wrong with data, before it is learned: exit code 5 when training would refuse."""
+
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("data")
 
     dataset: str = option("", "data files, folders or names in dataset_info.json", position=0)
     model_name_or_path: str = option(
@@ -31,6 +35,8 @@ class CheckSettings(DataSettings):
 
 class PreviewSettings(DataSettings):
     """Show the first rows as training sees them; what is learned is marked."""
+
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("data")
 
     dataset: str = option("", "data files, folders or names in dataset_info.json", position=0)
     model_name_or_path: str = option(
@@ -45,8 +51,8 @@ def run(argv: Sequence[str]) -> int:
     """Run one of the two; the words before the first flag are names of data sets."""
     action = argv[0] if argv else "--help"
     if action in ("--help", "-h"):
-        print(_("usage: danlu data check NAME ...    what is wrong with the data"))
-        print(_("       danlu data preview NAME ...  the rows as training sees them"))
+        print(as_typed(_("usage: danlu data check NAME ...    what is wrong with the data")))
+        print(as_typed(_("       danlu data preview NAME ...  the rows as training sees them")))
         return EXIT_OK
     actions = {"check": _check, "preview": _preview}
     if action not in actions:

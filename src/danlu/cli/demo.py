@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
 from danlu.language import _, columns
+from danlu.program import as_typed
 from danlu.settings.schema import Settings
 from danlu.settings.show import read_settings
 
@@ -50,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
         try:
             _show(demo)
         except Interrupted:
-            print(_("Stopped. danlu demo starts over."))
+            print(as_typed(_("Stopped. danlu demo starts over.")))
             return EXIT_INTERRUPTED
     print(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
     print_next_steps()
@@ -61,13 +58,11 @@ def print_next_steps() -> None:
     """Print the commands for a model and data of the user's own; each works as printed."""
     print()
     print(_("With Qwen3-8B and rows of your own in my.jsonl:"))
-    if shutil.which("danlu") is None and sys.prefix != sys.base_prefix:
-        print(f"  source {shlex.quote(str(Path(sys.prefix) / 'bin' / 'activate'))}")
-    print("  danlu pull Qwen3-8B")
-    print("  danlu train --model Qwen3-8B --dataset my.jsonl --output_dir my-run")
-    print("  danlu chat --adapter my-run")
-    print("  danlu merge --adapter my-run --export_dir my-model")
-    print("  danlu chat --model my-model")
+    print(as_typed("  danlu pull Qwen3-8B"))
+    print(as_typed("  danlu train --model Qwen3-8B --dataset my.jsonl --output_dir my-run"))
+    print(as_typed("  danlu chat --adapter my-run"))
+    print(as_typed("  danlu merge --adapter my-run --export_dir my-model"))
+    print(as_typed("  danlu chat --model my-model"))
 
 
 def _show(demo: Demo) -> None:

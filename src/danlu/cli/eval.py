@@ -5,16 +5,17 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
+from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import PositiveFloat, PositiveInt
-from danlu.settings.schema import option
+from danlu.settings.schema import Foreign, option
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -26,9 +27,13 @@ if TYPE_CHECKING:
 class EvalSettings(ModelSettings):
     """Write a run's before/after report again, or score a model on a data set."""
 
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("eval")
+
     run: str | None = option(None, "output folder of a training run", position=0)
     dataset: str = option(
-        "", "score on these: data files, folders or names in dataset_info.json, by commas"
+        "",
+        "score on these: data files, folders or names in dataset_info.json, by commas",
+        aliases=("eval_dataset",),
     )
     dataset_dir: str = option("data", "folder that holds dataset_info.json")
     max_samples: PositiveInt | None = option(None, "use only the first rows of each data set")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
-from danlu.settings.schema import Settings, option
+from danlu.settings.foreign_options import options_for
+from danlu.settings.schema import Foreign, Settings, option
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -22,8 +23,13 @@ if TYPE_CHECKING:
 class ExportSettings(Settings):
     """Write a model for llama.cpp or Ollama: a GGUF file, for Ollama with its Modelfile."""
 
-    model_name_or_path: str = option(
-        "", "the model: a folder, a merged one too, or starter", aliases=("model",), position=1
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("export")
+
+    model_name_or_path: str | None = option(
+        None, "the model: a folder, a merged one too, or starter", aliases=("model",), position=0
+    )
+    adapter_name_or_path: str | None = option(
+        None, "an adapter or a run; it has to be merged first", aliases=("adapter",)
     )
     format: Literal["gguf", "ollama"] = option(
         "gguf", "gguf: for llama.cpp; ollama: with a Modelfile beside it"
@@ -45,7 +51,8 @@ def run(argv: Sequence[str]) -> int:
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
-    if not settings.model_name_or_path or not settings.export_dir:
+    name = _whole_model(settings)
+    if not name or not settings.export_dir:
         raise UsageError(
             _("An export needs a model and a folder for the result."),
             why=_("--model_name_or_path or --export_dir is missing."),
@@ -56,7 +63,6 @@ def run(argv: Sequence[str]) -> int:
     from danlu.export.gguf_model import export
     from danlu.hub.prompting import prompting_of_model
 
-    name = _model(settings.model_name_or_path)
     folder = Path(settings.export_dir).expanduser().absolute()
     with Stages(is_quiet=settings.json_output) as stages:
         stages.show(_("checking the model"), 0, 0)
@@ -78,26 +84,25 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _model(name: str) -> str:
+def _whole_model(settings: ExportSettings) -> str | None:
     """Return the model to be exported; a run of full training means its result.
 
     Raises UsageError for an adapter, which has to be merged first.
     """
-    from danlu.lora.peft_files import CONFIG_FILE
-    from danlu.runs.checkpoints import FINAL
-    from danlu.runs.manifest import is_run, read_manifest
+    from danlu.hub.adapters import taken_apart
 
-    folder = Path(name).expanduser()
-    is_lora_run = is_run(folder) and read_manifest(folder).kind == "lora"
-    if not is_lora_run and not (folder / CONFIG_FILE).is_file():
-        return str(folder / FINAL) if is_run(folder) else name
-    merged = folder.with_name(f"{folder.name}-merged")
+    model, adapter = taken_apart(settings.model_name_or_path, settings.adapter_name_or_path)
+    if adapter is None:
+        return model
+    folder = Path(adapter).expanduser()
+    base = [] if model is None else ["--model", model]
+    merged = str(folder.with_name(f"{folder.name}-merged"))
     raise UsageError(
         _("{folder} is an adapter, not a whole model.").format(folder=folder),
         why=_("A GGUF file holds the weights of base and adapter together."),
         fix=_("Merge it first: {command}").format(
             command=shlex.join(
-                ["danlu", "merge", "--adapter", str(folder), "--export_dir", str(merged)]
+                ["danlu", "merge", "--adapter", adapter, *base, "--export_dir", merged]
             )
         ),
     )

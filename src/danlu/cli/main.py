@@ -23,26 +23,7 @@ from danlu.errors import (
     UsageError,
 )
 from danlu.language import _
-
-# Each command NAME is the module NAME of danlu.cli with `run(argv) -> exit code`.
-COMMANDS = {
-    "demo": "fine-tune, compare, merge and chat in two minutes, on the built-in starter model",
-    "train": "fine-tune a model on your own data",
-    "plan": "say what a run would need and how long it would take, before it starts",
-    "data": "check a data set, or show what would be learned from it",
-    "eval": "compare a run with its base, or score a model on a data set",
-    "chat": "talk with a model, a run or an adapter",
-    "generate": "answer one prompt and stop",
-    "serve": "serve a model to programs that speak OpenAI's API",
-    "merge": "write base and adapter as one ordinary model folder",
-    "export": "write a model for llama.cpp or Ollama, as one GGUF file",
-    "models": "list the models that are here, those to pull, and what each needs on this machine",
-    "pull": "download a published Qwen3, from Hugging Face or ModelScope",
-    "use": "set the model that is used where none is named",
-    "rm": "remove a model that danlu pull has downloaded",
-    "runs": "list, show or stop the fine-tuning runs of this machine",
-    "info": "show this machine, or what a model folder, run or adapter is",
-}
+from danlu.program import COMMANDS, as_typed
 
 _FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
 
@@ -103,11 +84,13 @@ def help_text() -> str:
     lines = [
         _("danlu {version}: fine-tune and serve Qwen3 on one machine").format(version=__version__),
         "",
-        _("usage: danlu COMMAND [FILE.yaml] [--key value ...]"),
+        as_typed(_("usage: danlu COMMAND [FILE.yaml] [--key value ...]")),
         "",
         *(f"  {name:<10}{_(text)}" for name, text in COMMANDS.items()),
         "",
-        _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error."),
+        as_typed(
+            _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error.")
+        ),
     ]
     return "\n".join(lines)
 
@@ -121,6 +104,12 @@ def _take_debug(words: list[str]) -> bool:
 
 
 def _unknown(name: str) -> UsageError:
+    if name == "web":  # scripts call it already
+        return UsageError(
+            _("danlu has no page in the browser yet."),
+            why=_("It answers in the terminal, and programs that have a page connect to its API."),
+            fix=_("danlu chat, or danlu serve"),
+        )
     near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
     return UsageError(
         _("There is no command {name}").format(name=name),

@@ -13,7 +13,8 @@ from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
-from danlu.settings.foreign_options import MERGING
+from danlu.program import as_typed
+from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import Range
 from danlu.settings.schema import Foreign, Settings, option
 from danlu.settings.show import read_settings
@@ -28,7 +29,7 @@ _CLOSE_KL = 1e-3
 class MergeSettings(Settings):
     """Merge an adapter, or several, into the base model."""
 
-    FOREIGN: ClassVar[Mapping[str, Foreign]] = MERGING
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("merge")
 
     adapter_name_or_path: tuple[str, ...] = option(
         (),
@@ -98,7 +99,8 @@ def run(argv: Sequence[str]) -> int:
         ).format(prompting=prompting_line(prompting))
     )
     print(_("Merged model: {path}").format(path=export_dir))
-    print(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
+    chat = _("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir)))
+    print(as_typed(chat))
     return EXIT_OK
 
 

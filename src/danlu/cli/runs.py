@@ -16,6 +16,7 @@ from danlu.cli.terminal.screen import json_line, print_table, printable
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes
 from danlu.language import _
+from danlu.program import as_typed
 from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
 from danlu.runs.trash import empty_trash, list_trash
 from danlu.settings.schema import Settings, option
@@ -86,7 +87,7 @@ def _list(as_json: bool) -> None:
             print(json_line(_record(run)))
         return
     if not runs:
-        print(_("No runs yet. danlu train --help tells how to start one."))
+        print(as_typed(_("No runs yet. danlu train --help tells how to start one.")))
         return
     heads = (_("run"), _("state"), _("step"), _("loss"), _("held-out"), _("size"), _("folder"))
     rows = (
@@ -133,7 +134,7 @@ def _trash(settings: RunsSettings) -> None:
         return
     for entry in entries:  # one a line and whole, so that a path can be copied
         print(printable(f"{readable_bytes(entry.size_bytes):>9}  {entry.path}"))
-    print(_("Take one back with mv; danlu runs trash --empty removes all for good."))
+    print(as_typed(_("Take one back with mv; danlu runs trash --empty removes all for good.")))
 
 
 def _loss(value: float | None) -> str:

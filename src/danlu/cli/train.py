@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from danlu.cli.terminal.screen import waiting
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
+from danlu.program import as_typed
 from danlu.runs.checkpoints import FINAL
 from danlu.settings.show import read_settings
 
@@ -57,7 +58,7 @@ def _report(run: PreparedRun) -> None:
 
     named = {"device": run.settings.device, "dtype": run.precision.name}
     settings = ModelSettings.model_validate(named)
-    again = f"danlu eval {shlex.quote(run.settings.output_dir)}"
+    again = as_typed(f"danlu eval {shlex.quote(run.settings.output_dir)}")
     try:
         for event in write_report(run.path, settings):
             print("\n".join(report_lines(event)), flush=True)
@@ -85,7 +86,7 @@ def _say_what_next(run: PreparedRun) -> None:
         print(_("Loss curve: {path}").format(path=run.path / "loss.png"))
     path = shlex.quote(str(run.path))
     if run.settings.finetuning_type == "lora":
-        print(_("Chat with it: danlu chat --adapter {path}").format(path=path))
+        print(as_typed(_("Chat with it: danlu chat --adapter {path}").format(path=path)))
     else:
         path = shlex.quote(str(run.path / FINAL))
-        print(_("Chat with it: danlu chat --model {path}").format(path=path))
+        print(as_typed(_("Chat with it: danlu chat --model {path}").format(path=path)))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from danlu.engine.request import RepetitionPenalty, Temperature, TopP
 from danlu.hub.settings import AnsweringDtype, CacheTokens, DeviceName, QuantizationChoice
-from danlu.settings.foreign_options import ANSWERING
+from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import NonNegativeInt, PositiveInt, Seed, Share
 from danlu.settings.schema import Foreign, Settings, option
 from danlu.text.render import Template
@@ -41,7 +41,7 @@ class ModelSettings(LoadSettings):
 class SamplingChoice(Settings):
     """How a model answers. What is not given comes from the model's own files and its training."""
 
-    FOREIGN: ClassVar[Mapping[str, Foreign]] = ANSWERING
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("chat")
 
     system: str | None = option(None, "system prompt", aliases=("default_system",))
     template: Template | None = option(None, "chat format")

@@ -22,6 +22,7 @@ from danlu.files.regular import read_regular
 from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG
 from danlu.language import _
 from danlu.model.config import read_model_json
+from danlu.program import as_typed
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import TEMPLATES, TURN_END, Template, render
 
@@ -124,10 +125,11 @@ def template_remarks(folder: Path, used: str) -> Iterator[str]:
     if own is None:
         return
     if own.format is None:
-        yield _(
+        text = _(
             "The model's own chat template ({path}) is none that danlu knows; {used} is used, in "
             "training and in answers. Compare them with danlu data preview."
-        ).format(path=own.path, used=used)
+        )
+        yield as_typed(text.format(path=own.path, used=used))
     elif own.format != used:
         yield _("The model's own chat template is {own}; {used} is used.").format(
             own=own.format, used=used

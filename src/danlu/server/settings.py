@@ -16,7 +16,7 @@ from danlu.hub.settings import (
 )
 from danlu.language import _
 from danlu.server.host_names import listed_name
-from danlu.settings.foreign_options import SERVING
+from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from danlu.settings.schema import Foreign, Settings, option
 
@@ -24,7 +24,7 @@ from danlu.settings.schema import Foreign, Settings, option
 class ServeSettings(Settings):
     """Serve a model and its adapters to programs that speak OpenAI's API."""
 
-    FOREIGN: ClassVar[Mapping[str, Foreign]] = SERVING
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("serve")
 
     model_name_or_path: str | None = option(
         None,

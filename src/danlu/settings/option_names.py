@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from danlu.errors import UsageError
 from danlu.language import _
+from danlu.program import as_typed
 from danlu.settings.schema import Option, Settings, options_of
 
 COMMAND_LINE = "command line"
@@ -54,7 +55,7 @@ class Refusals:
             raise UsageError(one.what, why=one.why, fix=one.fix)
         if self.found:
             names = ", ".join(dict.fromkeys(refused.name for refused in self.found))
-            lines = [f"{shown_origin(r.origin)}: {r.what}; {r.fix}" for r in self.found]
+            lines = [f"{shown_origin(r.origin)}: {r.what}; {as_typed(r.fix)}" for r in self.found]
             raise UsageError(
                 _("Some settings cannot be used: {names}").format(names=names),
                 why=tuple(dict.fromkeys(lines)),

@@ -13,6 +13,7 @@ import yaml
 from pydantic import SecretStr
 
 from danlu.language import _, columns
+from danlu.program import as_typed
 from danlu.settings.option_names import Names
 from danlu.settings.resolve import Resolved, S, resolve
 from danlu.settings.schema import Option, Settings, describe_type, options_of
@@ -33,7 +34,7 @@ def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S
         return None
     resolved = resolve(cls, argv, os.environ)
     for note in resolved.notes:
-        print(note, file=sys.stderr)
+        print(as_typed(note), file=sys.stderr)
     if "print_settings" in asks:
         print(settings_text(resolved))
         return None
@@ -45,7 +46,7 @@ def help_text(cls: type[Settings], command: str) -> str:
     names = Names(cls)
     words = [f"[{option.name.upper()}]" for option in names.placed]
     lines = [
-        " ".join([_("usage: danlu {command}").format(command=command), *words])
+        " ".join([as_typed(_("usage: danlu {command}").format(command=command)), *words])
         + _(" [FILE.yaml] [--key value ...]"),
         "",
         _((cls.__doc__ or "").strip()),

@@ -16,7 +16,7 @@ from danlu.errors import UsageError
 from danlu.hub.settings import DeviceName, DtypeName
 from danlu.language import _
 from danlu.model.recompute import Recompute
-from danlu.settings.foreign_options import TRAINING
+from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -93,7 +93,7 @@ class TrainSettings(DataSettings):
             "num_train_epochs": "1.0",
         },
     }
-    FOREIGN: ClassVar[Mapping[str, Foreign]] = TRAINING
+    FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("train")
 
     preset: Literal["tutorial", "quality", "quick"] | None = option(
         None, "a set of values for what is not given; see docs/training.md"

@@ -18,6 +18,7 @@ from danlu.dialog.dialog import begun_text
 from danlu.errors import UsageError
 from danlu.files.atomic import append_line
 from danlu.language import _
+from danlu.program import as_typed
 from danlu.text.conversation import Message
 from danlu.text.render import split_reasoning
 
@@ -49,7 +50,7 @@ def how_to_train(chat: Chat) -> Iterator[str]:
         "danlu", "train", *chat.taught[-1], "--dataset", chat.settings.corrections,
         "--output_dir", _free_name(), "--num_train_epochs", str(_EPOCHS),
     )  # fmt: skip
-    yield f"  {shlex.join(words)}"
+    yield as_typed(f"  {shlex.join(words)}")
 
 
 def _teach(chat: Chat, argument: str) -> None:

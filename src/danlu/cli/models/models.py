@@ -9,6 +9,7 @@ from danlu.cli.terminal.screen import json_line, printable
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
 from danlu.language import _
+from danlu.program import as_typed
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -64,7 +65,7 @@ def here_lines() -> list[str]:
             if model.is_complete
             else _("  {name}: not complete, {size}; go on with danlu pull {name}")
         )
-        lines.append(text.format(name=model.name, size=size))
+        lines.append(as_typed(text.format(name=model.name, size=size)))
     lines.append(_("Pulled models are kept in {folder}").format(folder=models_folder()))
     return lines
 
@@ -78,7 +79,9 @@ def _catalogue_lines(
     heads = (_("size"), "bf16", "int8", "int4", "LoRA", _("full"))
     groups = _right(_("chat in"), 4 * _COLUMN) + _right(_("fine-tune"), 2 * _COLUMN)
     return [
-        _("Can be pulled with danlu pull NAME (licence {license}):").format(license=LICENSE),
+        as_typed(
+            _("Can be pulled with danlu pull NAME (licence {license}):").format(license=LICENSE)
+        ),
         _("Memory in GiB on {device}").format(device=facts.description),
         _("{budget} can be used; what does not fit stands in brackets.").format(
             budget=readable_bytes(budget)
@@ -91,7 +94,9 @@ def _catalogue_lines(
         _("Chat: one conversation of {tokens} tokens. LoRA: rank {rank}, rows of {row}.").format(
             tokens=CHAT_TOKENS, rank=RANK, row=ROW_TOKENS
         ),
-        _("Weights are fine-tuned in bf16 only. danlu plan says what your own run needs."),
+        as_typed(
+            _("Weights are fine-tuned in bf16 only. danlu plan says what your own run needs.")
+        ),
     ]
 
 

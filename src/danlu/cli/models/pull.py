@@ -10,6 +10,7 @@ from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.published import PublishedModel, find_published, published_models
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
+from danlu.program import as_typed
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -46,12 +47,12 @@ def run(argv: Sequence[str]) -> int:
         _pull(model, sites_of(resolved.values.source), line)
     except KeyboardInterrupt:
         text = _("Stopped; what came stays. Go on with: danlu pull {name}")
-        line.say(text.format(name=model.name))
+        line.say(as_typed(text.format(name=model.name)))
         return EXIT_INTERRUPTED
     finally:
         line.clear()
     print(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
-    print(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
+    print(as_typed(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}")))
     return EXIT_OK
 
 

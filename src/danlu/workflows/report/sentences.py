@@ -8,6 +8,7 @@ from typing import Any
 
 from danlu.files.units import readable_bytes
 from danlu.language import _
+from danlu.program import as_typed
 from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
 from danlu.runs.registry import shown_state
 from danlu.text.conversation import Conversation
@@ -140,7 +141,9 @@ def _warnings(found: BeforeAfter) -> list[Part]:
             ).format(
                 count=unfinished,
                 seconds=found.limit_s,
-                fix=f"danlu eval {found.folder} --report_seconds {10 * found.limit_s:.0f}",
+                fix=as_typed(
+                    f"danlu eval {found.folder} --report_seconds {10 * found.limit_s:.0f}"
+                ),
             )
         )
     return [Paragraph(text=line, is_warning=True) for line in lines]

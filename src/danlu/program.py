@@ -1,0 +1,60 @@
+"""The commands there are, and how this process's danlu is called, so that printed commands run.
+
+Texts name a command as `danlu train`. Where one is shown to be typed, `as_typed` puts in what
+starts this danlu from here: after `make setup` that is `.venv/bin/danlu`, until it is on PATH.
+Fixes of errors pass through it by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+# Each command NAME is the module NAME of danlu.cli with `run(argv) -> exit code`.
+COMMANDS = {
+    "demo": "fine-tune, compare, merge and chat in two minutes, on the built-in starter model",
+    "train": "fine-tune a model on your own data",
+    "plan": "say what a run would need and how long it would take, before it starts",
+    "data": "check a data set, or show what would be learned from it",
+    "eval": "compare a run with its base, or score a model on a data set",
+    "chat": "talk with a model, a run or an adapter",
+    "generate": "answer one prompt and stop",
+    "serve": "serve a model to programs that speak OpenAI's API",
+    "merge": "write base and adapter as one ordinary model folder",
+    "export": "write a model for llama.cpp or Ollama, as one GGUF file",
+    "models": "list the models that are here, those to pull, and what each needs on this machine",
+    "pull": "download a published Qwen3, from Hugging Face or ModelScope",
+    "use": "set the model that is used where none is named",
+    "rm": "remove a model that danlu pull has downloaded",
+    "runs": "list, show or stop the fine-tuning runs of this machine",
+    "scripts": "write the tutorial's one-click scripts into a folder",
+    "info": "show this machine, or what a model folder, run or adapter is",
+}
+
+_NAMED = re.compile(
+    rf"(?<![\w./-])danlu(?= (?:{'|'.join(COMMANDS)}|COMMAND|--help|--version)(?![\w/]))",
+    re.ASCII,  # beside Chinese stands no space
+)
+
+
+def as_typed(text: str) -> str:
+    """Write the commands in a text as they can be typed here."""
+    return _NAMED.sub(lambda _found: own_command(), text)
+
+
+def own_command() -> str:
+    """Return what a shell takes for this process's danlu: `danlu` where that is on PATH."""
+    beside = Path(sys.executable).with_name("danlu")
+    started = Path(sys.argv[0])
+    scripts = (started, beside) if started.name == "danlu" else (beside,)
+    script = next((script.absolute() for script in scripts if script.is_file()), None)
+    if script is None:
+        return shlex.join([sys.executable, "-m", "danlu.cli.main"])
+    known = shutil.which("danlu")
+    if known is not None and script.samefile(known):
+        return "danlu"
+    clone = script.parents[2:3]  # .venv/bin/danlu is short where one has typed it
+    return shlex.quote(str(script.relative_to(Path.cwd()) if Path.cwd() in clone else script))
