@@ -40,7 +40,7 @@ PLAIN = (user("a"), bot("b"))
 
 
 def conversation(formatting: Formatting, row: Any, **names: Any) -> Conversation:
-    return format_of(formatting, **names).conversation_of(row)
+    return format_of(formatting, **names).read_row(row)[0]
 
 
 def messages(*pairs: tuple[str, str]) -> dict[str, Any]:

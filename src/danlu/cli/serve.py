@@ -33,11 +33,10 @@ def run(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     if settings.engine == "vllm":
-        from danlu.export.vllm import become_vllm
-        from danlu.server.lifecycle.handover import vllm_server
+        from danlu.server.lifecycle.handover import become_vllm
 
         given = {name for name, origin in origins.items() if origin != DEFAULT}
-        become_vllm(vllm_server(settings, given), keys)
+        become_vllm(settings, given, keys)
     if settings.tensor_parallel_size > 1 or settings.pipeline_parallel_size > 1:
         raise UsageError(
             _("danlu's own engine computes on one device."),

@@ -10,14 +10,14 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, Entry, entry_of, read_info
-from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.format import NO_REMARKS, Format, Remarks
+from danlu.data.findings import BadRow, Finding, Remarks
+from danlu.data.formats.format import Format
 from danlu.data.formats.recognise import recognise
 from danlu.data.reading.hubs import hub_files
 from danlu.data.reading.rows import (
@@ -40,7 +40,7 @@ class Row:
 
     place: str
     conversation: Conversation
-    remarks: Remarks = NO_REMARKS
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +70,11 @@ class DataSet:
                 yield raw
                 continue
             try:
-                conversation = self.format.conversation_of(raw.content)
+                conversation, remarks = self.format.read_row(raw.content)
             except BadRow as problem:
                 yield problem.at(raw.place)
             else:
-                yield Row(
-                    place=raw.place,
-                    conversation=conversation,
-                    remarks=self.format.remarks_on(raw.content),
-                )
+                yield Row(place=raw.place, conversation=conversation, remarks=remarks)
 
     def describe(self) -> str:
         """Say in one sentence what was found, in which format, and why it is read so."""

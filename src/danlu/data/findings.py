@@ -1,4 +1,4 @@
-"""What is wrong with data: one finding, or the reason why one row cannot be used.
+"""What is wrong with data: one finding, remarks on a row, or the reason why it cannot be used.
 
 Knows how a finding is written, `file:line: what; fix`. Must not know how rows are read or checked.
 """
@@ -32,6 +32,18 @@ class Finding:
         # No space after a Chinese full stop.
         between = "" if self.what.endswith("。") else " "
         return one_line(f"{self.place}: {self.what}{between}{self.fix}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remarks:
+    """What a conversation does not show of its row.
+
+    unread: fields that hold something and are not read. half_thought: an answer closes a thought
+    that it does not open; what stands before is read as the thought.
+    """
+
+    unread: tuple[str, ...] = ()
+    half_thought: bool = False
 
 
 class BadRow(Exception):

@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from danlu.hub.prompting import Prompting
+from danlu.text.render import (
+    EMPTY_THOUGHT,
+    THOUGHT_START,
+    TOOLS_HEAD,
+    TOOLS_TAIL,
+    TURN_END,
+    TURN_START,
+)
 
 MODELFILE = "Modelfile"
-_STOPS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-_TOOLS_BEFORE = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
-    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
-)
-_TOOLS_AFTER = (
-    "\n</tools>\n\nFor each function call, return a json object with function name and arguments "
-    "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
-    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
-)
+_STOPS = (TURN_START, TURN_END, "<|endoftext|>")
 _LAST_QUERY = (
     "{{ $last := -1 }}"
     '{{ range $i, $m := .Messages }}{{ if eq $m.Role "user" }}{{ $last = $i }}{{ end }}{{ end }}'
@@ -29,8 +28,8 @@ _LAST_QUERY = (
 _SYSTEM = (
     "{{ if or .System .Tools }}<|im_start|>system\n"
     "{{ if .System }}{{ .System }}{{ if .Tools }}\n\n{{ end }}{{ end }}"
-    "{{ if .Tools }}" + _TOOLS_BEFORE + "{{ range .Tools }}\n"
-    '{"type": "function", "function": {{ .Function }}}{{ end }}' + _TOOLS_AFTER + "{{ end }}"
+    "{{ if .Tools }}" + TOOLS_HEAD + "{{ range .Tools }}\n"
+    '{"type": "function", "function": {{ .Function }}}{{ end }}' + TOOLS_TAIL + "{{ end }}"
     "<|im_end|>\n{{ end }}"
 )
 _CALLS = (
@@ -45,18 +44,17 @@ _RESULT = (
     "\n<tool_response>\n{{ $m.Content }}\n</tool_response>"
 )
 _END_OF_RESULTS = "<|im_end|>\n"
-_EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
 # What stands at the beginning of an answer, by format: chosen by who asks, or always the same.
 _OPENINGS = {
-    "qwen3": "{{ if and .IsThinkSet (not .Think) }}" + _EMPTY_THOUGHT + "{{ end }}",
-    "qwen3_thinking": "<think>\n",
+    "qwen3": "{{ if and .IsThinkSet (not .Think) }}" + EMPTY_THOUGHT + "{{ end }}",
+    "qwen3_thinking": f"{THOUGHT_START}\n",
     "qwen3_nothink": "",
 }
 
 
 def go_template(prompting: Prompting) -> str:
     """Write the chat format as a template of Go."""
-    opening = _EMPTY_THOUGHT if prompting.answers_at_once else _OPENINGS[prompting.template]
+    opening = EMPTY_THOUGHT if prompting.answers_at_once else _OPENINGS[prompting.template]
     # Ollama takes a template that shows thoughts for that of a model that thinks.
     thinks = prompting.template != "qwen3_nothink" and not prompting.answers_at_once
     return (

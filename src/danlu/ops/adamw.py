@@ -57,6 +57,7 @@ class AdamW:
         vector, gradient: fp32 of one size; the gradient is used up. applied: bool 0-dim, on their
         device. The host waits for nothing.
         """
+        beta1, beta2 = self.betas
         if self.fused:
             adamw(
                 [vector],
@@ -69,33 +70,17 @@ class AdamW:
                 # What torch's GradScaler hands over: 1 where nothing is to change.
                 found_inf=applied.logical_not().float(),
                 amsgrad=False,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
+                beta1=beta1,
+                beta2=beta2,
                 lr=learning_rate,
                 weight_decay=weight_decay,
                 eps=self.eps,
                 maximize=False,
             )
-        else:
-            self._update_plainly(
-                vector, gradient, moments, applied, learning_rate, learning_rate * weight_decay
-            )
-
-    def _update_plainly(
-        self,
-        vector: Tensor,
-        gradient: Tensor,
-        moments: Moments,
-        applied: Tensor,
-        rate: float,
-        decay: float,
-    ) -> None:
-        """Update without allocating the vector's size: intermediates are written to the gradient.
-
-        Every change is multiplied by 0 or 1, so each number that meets it must be finite: where the
-        update is not applied, the gradient becomes 0.
-        """
-        beta1, beta2 = self.betas
+            return
+        # Every change is multiplied by 0 or 1, so each number that meets it must be finite: where
+        # the update is not applied, the gradient becomes 0. It also takes the intermediates:
+        # nothing of the vector's size is allocated.
         one = applied.float()  # 1 or 0
         gradient.masked_fill_(applied.logical_not(), 0.0)
         moments.exp_avg.lerp_(gradient, one * (1 - beta1))
@@ -105,8 +90,8 @@ class AdamW:
         divisor = torch.sqrt(squares, out=gradient)
         divisor.div_(_weight_so_far(beta2, count).sqrt()).add_(self.eps)
         change = torch.div(moments.exp_avg, divisor, out=gradient)
-        vector.mul_(1 - one * decay)
-        vector.addcmul_(change, one * rate / _weight_so_far(beta1, count), value=-1)
+        vector.mul_(1 - one * (learning_rate * weight_decay))
+        vector.addcmul_(change, one * learning_rate / _weight_so_far(beta1, count), value=-1)
         moments.updates.add_(one)
 
 

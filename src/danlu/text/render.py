@@ -32,12 +32,11 @@ THOUGHT_END = "</think>"
 CALL_START = "<tool_call>"
 CALL_END = "</tool_call>"
 EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
-
-_TOOLS_HEAD = (
+TOOLS_HEAD = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
 )
-_TOOLS_TAIL = (
+TOOLS_TAIL = (
     "\n</tools>\n\nFor each function call, return a json object with function name and arguments "
     "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
     '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
@@ -279,7 +278,7 @@ def _opening(conversation: Conversation) -> list[Span]:
         return [] if system is None else _turn("system", system)
     tools = "".join(f"\n{_json(tool)}" for tool in conversation.tools)
     head = "" if system is None else f"{system}\n\n"
-    return _turn("system", head + _TOOLS_HEAD + tools + _TOOLS_TAIL)
+    return _turn("system", head + TOOLS_HEAD + tools + TOOLS_TAIL)
 
 
 def _last_query_index(messages: Sequence[Message]) -> int:

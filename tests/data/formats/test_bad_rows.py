@@ -57,6 +57,21 @@ BAD_ROWS: list[tuple[Formatting, Any, str, str, str]] = [
         "JSON",
         "list",
     ),
+    (
+        "sharegpt",
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {"from": "function_call", "value": '{"name": "f", "arguments": {}}'}
+                | {"tool_calls": "[["},
+                {"from": "observation", "value": "1"},
+                {"from": "gpt", "value": "b"},
+            ]
+        },
+        "broken_field",
+        "tool_calls of message 2 is not JSON",
+        "list",
+    ),
     ("alpaca", {"instruction": "a", "output": "b", "tools": [{}]}, "wrong_tools", "names", "name"),
     ("openai", {}, "missing_column", "no messages", "columns"),
     ("openai", {"messages": "hello"}, "broken_field", "not JSON", "list"),

@@ -77,7 +77,7 @@ def test_a_call_without_arguments() -> None:
 def test_classes_named_label_are_no_judgement() -> None:
     row = answered() | {"label": 1}
     assert conversation("openai", row).messages == PLAIN
-    assert format_of("openai").remarks_on(row).unread == ("label",)
+    assert format_of("openai").read_row(row)[1].unread == ("label",)
     row = {"text": "a", "label": "True"}
     columns = {"prompt": "text", "response": "label"}
     assert conversation("alpaca", row, columns=columns).messages == (user("a"), bot("True"))
@@ -99,10 +99,11 @@ def test_what_is_not_read_is_named() -> None:
         "nothing": None,
         "empty": "",
     }
-    got = format_of("openai").remarks_on(row)
+    _conversation, got = format_of("openai").read_row(row)
     assert got.unread == (
         *("extra", "messages[].mood", "messages[].thinking", "messages[].prefix"),
         "messages[].tool_calls[].note",
     )
     named = format_of("alpaca", columns={"prompt": "input", "response": "a"})
-    assert named.remarks_on({"input": "a", "a": "b", "output": "c"}).unread == ("output",)
+    _conversation, got = named.read_row({"input": "a", "a": "b", "output": "c"})
+    assert got.unread == ("output",)

@@ -13,7 +13,6 @@ import pytest
 
 from danlu.cli.main import main
 from danlu.errors import DataError, EnvironmentFault, UsageError
-from danlu.export.vllm import become_vllm, vllm_command, vllm_environment
 from danlu.files.committed import committed_folder
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.peft_files import write_adapter
@@ -21,7 +20,7 @@ from danlu.model.config import load_config
 from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.server.edge.keys import key_texts
-from danlu.server.lifecycle.handover import vllm_server
+from danlu.server.lifecycle.handover import become_vllm, vllm_command, vllm_environment
 from danlu.server.settings import ServeSettings
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.models.packed import random_adapter
@@ -74,7 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, *, given: set[str] | None = None, **settings: Any) -> list[str]:
     values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}
-    return vllm_command(vllm_server(ServeSettings(**values), given or set(settings)))
+    return vllm_command(ServeSettings(**values), given or set(settings))
 
 
 def value_of(words: list[str], flag: str) -> str:
@@ -185,7 +184,7 @@ def outcome(folder: Path, **settings: Any) -> object:
     values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}
     served = ServeSettings.model_validate(values)
     try:
-        words = vllm_command(vllm_server(served, set(settings)))
+        words = vllm_command(served, set(settings))
     except UsageError as problem:
         return problem.what
     return words, vllm_environment(key_texts(served), {})
@@ -235,9 +234,9 @@ def test_without_vllm_it_says_how_to_install_it(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(made))
-    server = vllm_server(ServeSettings(model_name_or_path=str(made / "model")), set())
+    settings = ServeSettings(model_name_or_path=str(made / "model"))
     with pytest.raises(EnvironmentFault, match="not installed"):
-        become_vllm(server, [])
+        become_vllm(settings, set(), [])
     assert main(["serve", str(made / "model"), "--engine", "vllm"]) == 3
     assert "vllm-ascend" in capsys.readouterr().err
 

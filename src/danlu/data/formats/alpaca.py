@@ -6,10 +6,10 @@ of [user, assistant] pairs, whose answers are learned too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from danlu.data.findings import BadRow
+from danlu.data.findings import BadRow, Remarks
 from danlu.data.formats import answer_fields, fields, known_keys
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
@@ -25,7 +25,7 @@ DEFAULT_COLUMNS = {
 }
 
 
-def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
+def read_row(row: Any, columns: Mapping[str, str]) -> tuple[Conversation, Remarks]:
     """Turn a row into a conversation that ends with the answer to learn. Raises BadRow."""
     row = fields.row_object(row)
     known_keys.refuse_row(row, columns.values())
@@ -43,28 +43,28 @@ def conversation_of(row: Any, columns: Mapping[str, str]) -> Conversation:
             _("The question is empty."),
             _("Fill in {name}.").format(name=asked[0]),
         )
-    messages = _history(fields.column(row, columns, "history"), columns.get("history", ""))
+    name = columns.get("history", "")
+    pairs = fields.structure(fields.column(row, columns, "history"), name) or []
+    pairs = pairs if isinstance(pairs, list) else [pairs]
+    messages = _history(pairs, name)
     system = fields.text(fields.column(row, columns, "system"), columns.get("system", ""))
     if system:
         messages.insert(0, Message(role="system", content=system))
     messages.append(Message(role="user", content=question))
-    messages.append(answer_fields.answer(row.get(columns["response"]), columns["response"]))
+    response = row.get(columns["response"])
+    messages.append(answer_fields.answer(response, columns["response"]))
     tools = fields.tools(fields.column(row, columns, "tools"), columns.get("tools", ""))
-    return Conversation(messages=tuple(messages), tools=tools)
+    answers = (response, *(answer for _question, answer in pairs))
+    remarks = Remarks(
+        unread=tuple(known_keys.unread_in_row(row, columns.values())),
+        half_thought=any(map(answer_fields.closes_a_thought_only, answers)),
+    )
+    return Conversation(messages=tuple(messages), tools=tools), remarks
 
 
-def answer_texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[Any]:
-    """Yield the answers of a usable row as they stand there."""
-    yield row[columns["response"]]
-    pairs = fields.structure(fields.column(row, columns, "history"), "") or []
-    for _question, answer in pairs if isinstance(pairs, list) else [pairs]:
-        yield answer
-
-
-def _history(value: Any, name: str) -> list[Message]:
-    pairs = fields.structure(value, name) or []
+def _history(pairs: Sequence[Any], name: str) -> list[Message]:
     messages: list[Message] = []
-    for pair in pairs if isinstance(pairs, list) else [pairs]:
+    for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadRow(
                 "wrong_history",

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from danlu.data.formats import alpaca, answer_fields, known_keys, messages
+from danlu.data.findings import Remarks
+from danlu.data.formats import alpaca, messages
 from danlu.text.conversation import Conversation
 
 Formatting = Literal["alpaca", "sharegpt", "openai"]
@@ -36,21 +37,6 @@ DEFAULT_TAGS: dict[Formatting, dict[str, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remarks:
-    """What a conversation does not show of its row.
-
-    unread: fields that hold something and are not read. half_thought: an answer closes a thought
-    that it does not open; what stands before is read as the thought.
-    """
-
-    unread: tuple[str, ...] = ()
-    half_thought: bool = False
-
-
-NO_REMARKS = Remarks()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Format:
     """A format with the names of the parts that its rows have."""
 
@@ -58,24 +44,11 @@ class Format:
     columns: Mapping[str, str]
     tags: Mapping[str, str]
 
-    def conversation_of(self, row: Any) -> Conversation:
-        """Turn a row into a conversation. Raises BadRow."""
+    def read_row(self, row: Any) -> tuple[Conversation, Remarks]:
+        """Turn a row into a conversation, and say what that does not show. Raises BadRow."""
         if self.formatting == "alpaca":
-            return alpaca.conversation_of(row, self.columns)
-        return messages.conversation_of(row, self.columns, self.tags)
-
-    def remarks_on(self, row: Mapping[str, Any]) -> Remarks:
-        """Say what a conversation does not show of its row; the row is usable."""
-        unread = list(known_keys.unread_in_row(row, self.columns.values()))
-        if self.formatting == "alpaca":
-            texts = alpaca.answer_texts(row, self.columns)
-        else:
-            texts = messages.answer_texts(row, self.columns, self.tags)
-            unread += messages.unread_fields(row, self.columns, self.tags)
-        return Remarks(
-            unread=tuple(dict.fromkeys(unread)),
-            half_thought=any(map(answer_fields.closes_a_thought_only, texts)),
-        )
+            return alpaca.read_row(row, self.columns)
+        return messages.read_row(row, self.columns, self.tags)
 
 
 def format_of(

@@ -11,10 +11,10 @@ message is an answer. A row that breaks it was cut or joined by mistake, and wou
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from danlu.data.findings import BadRow
+from danlu.data.findings import BadRow, Remarks
 from danlu.data.formats import answer_fields, fields, known_keys
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message, Role
@@ -61,7 +61,7 @@ _CONTENT_NAMES = ("content", "value", "text")
 Tags = Mapping[str, str]
 
 
-def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Conversation:
+def read_row(row: Any, columns: Mapping[str, str], tags: Tags) -> tuple[Conversation, Remarks]:
     """Turn a row into a conversation that ends with an answer to learn. Raises BadRow."""
     row = fields.row_object(row)
     known_keys.refuse_row(row, columns.values())
@@ -74,6 +74,7 @@ def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Convers
             _("No answer of the row is to be learned."),
             _("Remove the row, or the mark of the answer to learn."),
         )
+    remarks = _remarks(row, entries, parsed, columns, tags)
     if parsed[0].role == "system" and not parsed[0].content:
         del parsed[0]
     system = fields.text(fields.column(row, columns, "system"), columns.get("system", ""))
@@ -88,31 +89,32 @@ def conversation_of(row: Any, columns: Mapping[str, str], tags: Tags) -> Convers
             _("Remove one of them."),
         )
     tools = fields.tools(fields.column(row, columns, "tools"), columns.get("tools", ""))
-    return Conversation(messages=tuple(parsed), tools=tools)
+    return Conversation(messages=tuple(parsed), tools=tools), remarks
 
 
-def answer_texts(row: Mapping[str, Any], columns: Mapping[str, str], tags: Tags) -> Iterator[Any]:
-    """Yield the answers of a usable row as they stand there; parts are not put together."""
-    for entry in fields.structure(row[columns["messages"]], ""):
-        if entry[tags["role_tag"]] in _answering(tags):
-            yield entry.get(tags["content_tag"])
-
-
-def unread_fields(row: Mapping[str, Any], columns: Mapping[str, str], tags: Tags) -> Iterator[str]:
-    """Yield what the messages of a usable row hold and nothing reads, as `messages[].name`."""
-    column = columns["messages"]
-    for entry in fields.structure(row[column], ""):
-        is_answer = entry[tags["role_tag"]] in _answering(tags)
+def _remarks(
+    row: Mapping[str, Any],
+    entries: Sequence[Mapping[str, Any]],
+    parsed: Sequence[Message],
+    columns: Mapping[str, str],
+    tags: Tags,
+) -> Remarks:
+    """Say what the messages do not show: fields of theirs are named as `messages[].name`."""
+    unread = dict.fromkeys(known_keys.unread_in_row(row, columns.values()))
+    column, half_thought = columns["messages"], False
+    for number, (entry, message) in enumerate(zip(entries, parsed, strict=True), start=1):
+        is_answer = message.role == "assistant"
         for name in known_keys.unread_in_message(entry, _read_keys(tags), is_answer=is_answer):
-            yield f"{column}[].{name}"
-        calls = fields.structure(entry.get("tool_calls"), "") if is_answer else None
+            unread[f"{column}[].{name}"] = None
+        if not is_answer:
+            continue
+        calls = fields.structure(entry.get("tool_calls"), _Part("tool_calls", number))
         for call in calls if isinstance(calls, list) else [calls]:
             for name in known_keys.unread_in_call(call):
-                yield f"{column}[].tool_calls[].{name}"
-
-
-def _answering(tags: Tags) -> tuple[str | None, ...]:
-    return tags["assistant_tag"], tags.get("function_tag")
+                unread[f"{column}[].tool_calls[].{name}"] = None
+        # Parts are not put together.
+        half_thought |= answer_fields.closes_a_thought_only(entry.get(tags["content_tag"]))
+    return Remarks(unread=tuple(unread), half_thought=half_thought)
 
 
 def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str, Any]]:

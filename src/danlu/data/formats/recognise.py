@@ -65,7 +65,7 @@ def _unknown(name: str, row: Mapping[str, Any]) -> DataError:
     try:
         refuse_row(row, ())
         for form in _message_formats(row):
-            form.conversation_of(row)
+            form.read_row(row)
     except BadRow as problem:
         return DataError(what, why=problem.what, fix=problem.fix)
     return DataError(

@@ -7,12 +7,23 @@ the device, but for `state`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from danlu.ops import AdamW, Moments
 from danlu.train.loop.parameters import FlatParameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """What is updated alike, and its state. name: of its tensors in a checkpoint."""
+
+    name: str
+    flat: FlatParameters
+    moments: Moments
+    weight_decay: float
 
 
 class Optimizer:
@@ -27,24 +38,29 @@ class Optimizer:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        groups = {
-            "matrices": [parameter for parameter in parameters if parameter.dim() > 1],
-            "vectors": [parameter for parameter in parameters if parameter.dim() <= 1],
-        }
-        self._groups = {name: FlatParameters(group) for name, group in groups.items() if group}
-        self._moments = {name: Moments.zeros(group.vector) for name, group in self._groups.items()}
-        self._weight_decay = {"matrices": weight_decay, "vectors": 0.0}
+        matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+        vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
+        self._groups: list[_Group] = []
+        for name, members, decay in (
+            ("matrices", matrices, weight_decay),
+            ("vectors", vectors, 0.0),
+        ):
+            if members:
+                flat = FlatParameters(members)
+                moments = Moments.zeros(flat.vector)
+                group = _Group(name=name, flat=flat, moments=moments, weight_decay=decay)
+                self._groups.append(group)
         self._adamw = AdamW(betas=betas, eps=eps, fused=fused)
 
     @property
     def num_parameters(self) -> int:
         """Count the trained numbers."""
-        return sum(group.vector.numel() for group in self._groups.values())
+        return sum(group.flat.vector.numel() for group in self._groups)
 
     def zero_grad(self) -> None:
         """Clear all gradients."""
-        for group in self._groups.values():
-            group.zero_grad()
+        for group in self._groups:
+            group.flat.zero_grad()
 
     def clip(self, max_norm: float, *, scale: float = 1.0) -> Tensor:
         """Scale the gradient down to `max_norm` if it is longer; return its length before that.
@@ -52,15 +68,15 @@ class Optimizer:
         The gradient is first divided by `scale`, the factor that was on the loss.
         """
         if scale != 1.0:
-            for group in self._groups.values():
-                group.grad.div_(scale)
-        norms = [torch.linalg.vector_norm(group.grad) for group in self._groups.values()]
+            for group in self._groups:
+                group.flat.grad.div_(scale)
+        norms = [torch.linalg.vector_norm(group.flat.grad) for group in self._groups]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         if max_norm > 0:
             # 1e-6 as in torch's clip_grad_norm_, so that the update equals Hugging Face's.
             shrink = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-            for group in self._groups.values():
-                group.grad.mul_(shrink)
+            for group in self._groups:
+                group.flat.grad.mul_(shrink)
         return norm
 
     def step(self, learning_rate: float, *, applied: Tensor) -> None:
@@ -68,31 +84,30 @@ class Optimizer:
 
         applied: bool 0-dim, on the device; where it is false, every number stays as it is.
         """
-        for name, group in self._groups.items():
+        for group in self._groups:
             self._adamw.update(
-                group.vector,
-                group.grad,
-                self._moments[name],
+                group.flat.vector,
+                group.flat.grad,
+                group.moments,
                 applied=applied,
                 learning_rate=learning_rate,
-                weight_decay=self._weight_decay[name],
+                weight_decay=group.weight_decay,
             )
-            group.publish()
+            group.flat.publish()
 
     def weights(self) -> list[Tensor]:
         """Return the flat fp32 master weights of matrices and of norm weights, not copied."""
-        return [group.vector.detach() for group in self._groups.values()]
+        return [group.flat.vector.detach() for group in self._groups]
 
     def state(self) -> tuple[dict[str, Tensor], int]:
         """Return the flat tensors by name, and the number of updates applied so far."""
         tensors: dict[str, Tensor] = {}
         updates = 0
-        for name, group in self._groups.items():
-            moments = self._moments[name]
-            tensors[f"{name}.master"] = group.vector.detach()
-            tensors[f"{name}.exp_avg"] = moments.exp_avg
-            tensors[f"{name}.exp_avg_sq"] = moments.exp_avg_sq
-            updates = int(moments.updates)
+        for group in self._groups:
+            tensors[f"{group.name}.master"] = group.flat.vector.detach()
+            tensors[f"{group.name}.exp_avg"] = group.moments.exp_avg
+            tensors[f"{group.name}.exp_avg_sq"] = group.moments.exp_avg_sq
+            updates = int(group.moments.updates)
         return tensors, updates
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
@@ -100,6 +115,6 @@ class Optimizer:
         present, _updates = self.state()
         for name, tensor in present.items():
             tensor.copy_(tensors[name])
-        for name, group in self._groups.items():
-            self._moments[name].updates.fill_(updates)
-            group.publish()
+        for group in self._groups:
+            group.moments.updates.fill_(updates)
+            group.flat.publish()
