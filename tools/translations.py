@@ -32,7 +32,10 @@ MO_FILE = PO_FILE.with_suffix(".mo")
 
 HEADER_COMMENT = "# Chinese sentences of danlu. Kept by `python -m tools.translations`."
 # Module-level dictionaries whose values are looked up later.
-TABLES = ("COMMANDS", "FACT_NAMES", "FACT_VALUES", "SKILLS", "SYSTEM_REASONS", "VALUE_RULES")
+TABLES = (
+    *("AXES", "COMMANDS", "CURVES", "FACT_NAMES", "FACT_VALUES", "SKILLS", "SYSTEM_REASONS"),
+    "VALUE_RULES",
+)
 # Babel would write dates and its own version: the files would differ without a reason.
 HEADERS = [
     ("Project-Id-Version", "danlu"),
