@@ -150,13 +150,14 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> list[Part]:
     curves = LossCurves.of(records)
     if not curves.colours():
         return []
+    x_label, y_label = (_(label) for label in AXES.values())
     parts: list[Part] = [
         Heading(text=_("Loss while training")),
         Picture(
             svg=loss_svg(curves),
             file=CURVE_FILE,
-            x_label=_(AXES["x"]),
-            y_label=_(AXES["y"]),
+            x_label=x_label,
+            y_label=y_label,
             legend=[(_(CURVES[colour]), colour) for colour in curves.colours()],
         ),
     ]
