@@ -34,11 +34,7 @@ MO_FILE = PO_FILE.with_suffix(".mo")
 HEADER_COMMENT = "# Chinese sentences of danlu. Kept by `python -m tools.translations`."
 # Module-level dictionaries whose values are looked up later.
 TABLES = (
-    "COMMANDS",
-    "FACT_NAMES",
-    "FACT_VALUES",
-    "NEXT_COMMANDS",
-    "SKILLS",
+    *("AXES", "COMMANDS", "CURVES", "FACT_NAMES", "FACT_VALUES", "NEXT_COMMANDS", "SKILLS"),
     "SYSTEM_REASONS",
     "VALUE_RULES",
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -116,36 +115,6 @@ def test_adapters_of_an_export_file_are_merged_in_turn(here: Path) -> None:
         str(here / "run" / "final"): 1.0,
         str(here / "run" / "checkpoint-1"): 0.5,
     }
-
-
-def test_what_is_not_a_runs_end_is_called_so(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for adapter, said in (("run/checkpoint-1", True), ("run", False)):
-        target = f"of-{Path(adapter).name}"
-        assert main(["merge", "--adapter", adapter, "--export_dir", target]) == 0
-        out = capsys.readouterr().out
-        attention = "checkpoint-1 of the run is merged, not its end: it went on and finished"
-        assert (attention in out) is said
-
-
-def test_a_second_merge_into_a_folder_says_a_command_that_runs(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["merge", "--adapter", "run=0.5", "--export_dir", "into this"]
-    assert main(words) == 0
-    capsys.readouterr()
-    assert main(words) == 2
-    error = capsys.readouterr().err.splitlines()[-3:]
-    assert "It holds a merged model" in error[1]
-    command = shlex.split(error[2])
-    assert command[0] == "danlu"
-    assert main(command[1:]) == 0
-    first, second = (
-        json.loads((here / name / "merge_report.json").read_text("utf-8"))
-        for name in ("into this", "into this-2")
-    )
-    assert first == second
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.runs.curve import HELD_OUT, SMOOTHED, TRAIN, LossCurves, Points, loss_svg
+from danlu.runs import curve
+from danlu.runs.curve import (
+    AXES,
+    CURVES,
+    HELD_OUT,
+    SMOOTHED,
+    TRAIN,
+    LossCurves,
+    Points,
+    draw_loss_curves,
+    loss_svg,
+)
+from danlu.runs.metrics import METRICS_FILE
 
 
 def places(path: ElementTree.Element) -> list[tuple[float, float]]:
@@ -64,3 +79,71 @@ def test_it_refers_to_nothing_and_is_the_same_each_time() -> None:
     svg = loss_svg(curves)
     assert svg == loss_svg(curves)
     assert not re.search(r"href|url\(|xmlns|\bid=|font|<style|<defs|<metadata", svg)
+
+
+def smoothed(losses: list[float]) -> list[float]:
+    """The heights of the smoothed curve, in units of the losses."""
+    points = [(step, loss) for step, loss in enumerate(losses)]
+    _root, (raw,) = drawn(LossCurves(train=points), TRAIN)
+    _root, (smooth,) = drawn(LossCurves(train=points), SMOOTHED)
+    heights = [y for _x, y in places(raw)]
+    scale = (max(losses) - min(losses)) / (max(heights) - min(heights))
+    return [max(losses) - (y - min(heights)) * scale for _x, y in places(smooth)]
+
+
+def test_the_smoothed_curve_does_not_lag() -> None:
+    """It crosses the middle of a sudden fall where the fall is, and is as steep as a slope."""
+    fall = smoothed([2.0 if step < 30 else 1.0 for step in range(60)])
+    assert fall[29] - 1.5 == pytest.approx(1.5 - fall[30], abs=0.01)
+    losses = [3.0 - step / 50 + (step % 2) / 20 for step in range(100)]
+    curve_of_slope = smoothed(losses)
+    assert len(curve_of_slope) == len(losses)
+    for step in range(30, 70):
+        assert curve_of_slope[step] == pytest.approx(3.0 - step / 50 + 1 / 40, abs=0.02)
+
+
+def test_the_smoothed_curve_starts_and_ends_with_the_run_not_at_zero() -> None:
+    short = smoothed([4.0, 3.0, 2.5, 2.4, 2.3])
+    assert 3.3 < short[0] < 4.0
+    assert 2.3 < short[-1] < 2.5
+
+
+def words_of(svg: Path) -> str:
+    """The words of a drawing: matplotlib leaves each as a comment beside its outlines."""
+    return " ".join(re.findall(r"<!-- (.*?) -->", svg.read_text(encoding="utf-8")))
+
+
+def test_the_pictures_speak_the_users_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}, {"step": 2, "eval_loss": 1.5}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / METRICS_FILE).write_text(text, encoding="utf-8")
+    draw_loss_curves(tmp_path, title="第一次")
+    english = [*AXES.values(), *CURVES.values()]
+    assert all(name in words_of(tmp_path / "loss.svg") for name in english)
+
+    monkeypatch.setenv("DANLU_LANG", "zh")
+    draw_loss_curves(tmp_path, title="第一次")
+    if curve._font_for("第一次训练损失") is None:
+        assert all(name in words_of(tmp_path / "loss.svg") for name in english)
+        pytest.skip("needs a font with Chinese characters")
+    shown = words_of(tmp_path / "loss.svg")
+    assert all(word in shown for word in ("第一次", "步", "训练", "留出"))
+    assert not any(name in shown for name in english)
+
+
+def test_without_a_font_for_them_the_words_are_english(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = json.dumps({"step": 1, "loss": 2.0}) + "\n"
+    (tmp_path / METRICS_FILE).write_text(text, encoding="utf-8")
+    monkeypatch.setenv("DANLU_LANG", "zh")
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", list)
+    curve._font_for.cache_clear()
+    try:
+        draw_loss_curves(tmp_path, title="第一次")
+    finally:
+        curve._font_for.cache_clear()
+    assert words_of(tmp_path / "loss.svg").count("danlu") == 1
+    assert "loss (nats per token)" in words_of(tmp_path / "loss.svg")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from danlu.settings.resolve import resolve
 from danlu.train.recipe import Recipe, recipe_of
 from danlu.train.settings import TrainSettings
@@ -34,3 +36,13 @@ def test_below_one_a_number_of_steps_is_a_share_rounded_up() -> None:
     share = recipe("--max_steps", "25", "--eval_steps", "0.1", "--warmup_ratio", "0.05")
     assert share.eval_steps == 3
     assert share.schedule.warmup_steps == 2
+
+
+@pytest.mark.parametrize("total", [1, 7, 8, 9, 14, 15, 20, 57, 408, 701, 5000])
+def test_by_default_the_evaluations_make_a_curve(total: int) -> None:
+    """At least eight points where there are as many steps; what the user sets stays."""
+    every = recipe("--max_steps", str(total)).eval_steps
+    assert 1 <= every <= 100
+    assert -(-total // every) >= min(total, 8)
+    assert recipe("--max_steps", str(total), "--eval_steps", "5").eval_steps == 5
+    assert recipe("--max_steps", str(total), "--eval_strategy", "no").eval_steps == 0

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from danlu.cli.terminal.asking import agreed
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
 from danlu.program import as_typed
+from danlu.runs.manifest import State
+from danlu.runs.resuming import resume_command
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import Range
 from danlu.settings.schema import Foreign, Settings, option
@@ -48,6 +51,7 @@ class MergeSettings(Settings):
         5, "the most gigabytes (10^9 bytes) of one weight file"
     )
     device: DeviceName = option("auto", "where to verify")
+    yes: bool = option(False, "merge what a run has that did not finish, without asking")
     json_output: bool = option(False, "print the report as JSON", aliases=("json",))
 
 
@@ -67,14 +71,17 @@ def run(argv: Sequence[str]) -> int:
     from danlu.cli.terminal.stages import Stages
     from danlu.device.detect import select
     from danlu.dialog.assistant import prompting_line
-    from danlu.export.merge import common_prompting, merge
-    from danlu.hub.adapters import base_of
+    from danlu.export.merge import check_empty, common_prompting, merge
+    from danlu.hub.adapters import common_base
 
+    ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
+    export_dir = Path(settings.export_dir).expanduser().absolute()
+    check_empty(export_dir, ["danlu", "merge", *argv])
+    base = settings.model_name_or_path or common_base([each.source for each in ingredients])
+    if not _may_be_merged(settings, ingredients, argv):
+        print(_("Nothing was merged."))
+        return EXIT_OK
     with Stages(is_quiet=settings.json_output) as stages:
-        stages.show(_("reading the adapter"), 0, 0)
-        ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
-        export_dir = Path(settings.export_dir).expanduser().absolute()
-        base = settings.model_name_or_path or base_of(ingredients[0].source)
         prompting = common_prompting(ingredients, base, settings.template, settings.enable_thinking)
         report = merge(
             base,
@@ -88,10 +95,8 @@ def run(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json_line(asdict(report)))
         return EXIT_OK
-    for line in _unfinished(ingredients):
-        print(line)
     if not report.base_is_proven:
-        print(_("The adapter does not record its base; only the shapes could be checked."))
+        print(_unproven(ingredients, base))
     print(merge_summary(report))
     print(
         _(
@@ -125,22 +130,69 @@ def _ingredient(text: str) -> Ingredient:
     return Ingredient(source=find_adapter(name), weight=weight)
 
 
-def _unfinished(ingredients: Sequence[Ingredient]) -> Iterator[str]:
-    """Say where something else than the end of a run is merged."""
+def _may_be_merged(
+    settings: MergeSettings, ingredients: Sequence[Ingredient], argv: Sequence[str]
+) -> bool:
+    """Say where something else than the end of a run would be merged; ask where a run has no end.
+
+    Whoever names a checkpoint means it. Raises UsageError where nobody can be asked.
+    """
     from danlu.runs.checkpoints import FINAL
 
-    states = {
-        "running": _("it is running, or was killed"),
-        "finished": _("it went on and finished"),
-        "stopped": _("it stopped early"),
-        "failed": _("it failed"),
-        "interrupted": _("it was interrupted"),
-    }
-    for source in (each.source for each in ingredients):
-        if source.run is not None and source.folder.name != FINAL:
-            yield _("ATTENTION: {checkpoint} of the run is merged, not its end: {state}.").format(
-                checkpoint=source.folder.name, state=states[source.run.state]
-            )
+    for text, source in zip(
+        settings.adapter_name_or_path, (i.source for i in ingredients), strict=True
+    ):
+        if source.run is None or source.folder.name == FINAL:
+            continue
+        said = _("ATTENTION: {checkpoint} of the run is merged, not its end: {state}.").format(
+            checkpoint=source.folder.name, state=_STATES[source.run.state]()
+        )
+        if not settings.json_output:
+            print(said, flush=True)
+        is_named = source.folder.name in text
+        if settings.yes or is_named:
+            continue
+        refusal = UsageError(
+            _("The run {run} is not finished: {state}.").format(
+                run=source.folder.parent, state=_STATES[source.run.state]()
+            ),
+            why=_("Its newest checkpoint is {checkpoint}, not what it would have become.").format(
+                checkpoint=source.folder.name
+            ),
+            fix=_("Finish it: {resume}; or merge what there is: {merge}").format(
+                resume=resume_command(source.folder.parent, source.run),
+                merge=shlex.join(["danlu", "merge", *argv, "--yes", "true"]),
+            ),
+        )
+        if not agreed(_("Merge it all the same? [y/N] "), refusal):
+            return False
+    return True
+
+
+_STATES: Mapping[State, Callable[[], str]] = {
+    "running": lambda: _("it is running, or was killed"),
+    "finished": lambda: _("it went on and finished"),
+    "stopped": lambda: _("it stopped early"),
+    "failed": lambda: _("it failed"),
+    "interrupted": lambda: _("it was interrupted"),
+}
+
+
+def _unproven(ingredients: Sequence[Ingredient], base: str) -> str:
+    """Say what is known of the base of adapters that danlu has not trained."""
+    from danlu.hub.adapters import recorded_base
+    from danlu.hub.names import find_model_folder, model_folder
+
+    names = {recorded_base(each.source) for each in ingredients if each.source.run is None}
+    others = sorted(
+        name for name in names if name and find_model_folder(name) != model_folder(base)
+    )
+    if others:
+        return _(
+            "ATTENTION: the adapter names {named} as its base and is merged into {base}; only the "
+            "shapes could be checked."
+        ).format(named=", ".join(others), base=base)
+    return _("The adapter does not record the base's weights; only the shapes could be checked.")
 
 
 def merge_summary(report: MergeReport) -> str:

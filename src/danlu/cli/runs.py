@@ -17,7 +17,9 @@ from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.program import as_typed
+from danlu.runs.manifest import read_manifest
 from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
+from danlu.runs.resuming import resume_command
 from danlu.runs.trash import empty_trash, list_trash
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
@@ -221,5 +223,7 @@ def _stop(folder: Path) -> None:
             fix=f"danlu runs show {shlex.quote(str(folder))}",
         )
     print(
-        _("Stopped at step {step}. Go on with --resume_from_checkpoint true.").format(step=now.step)
+        _("Stopped at step {step}. Go on with it: {command}").format(
+            step=now.step, command=resume_command(folder, read_manifest(folder))
+        )
     )

@@ -89,7 +89,10 @@ def merge(
     Raises UsageError, CapacityError (before anything is written), or DataError where the merged
     model's logits differ.
     """
-    _check_empty(export_dir, ingredients)
+    adapters = [f"{each.source.folder}={each.weight:g}" for each in ingredients]
+    check_empty(
+        export_dir, ["danlu", "merge", "--model", base_name, "--adapter", ",".join(adapters)]
+    )
     prompting = prompting or common_prompting(ingredients, base_name)
     progress(_("checking base and adapter"), 0, 0)
     base = check_model(base_name)
@@ -267,21 +270,19 @@ def _verification_dtype(weights: WeightFolder, device: Device) -> torch.dtype:
     return torch.float32 if fits else device.preferred_dtype
 
 
-def _check_empty(folder: Path, ingredients: Sequence[Ingredient]) -> None:
+def check_empty(folder: Path, words: Sequence[str]) -> None:
+    """Raise UsageError where a folder holds anything. words: of the command, for another folder."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     numbers = (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))
     other = next(path for path in numbers if not path.exists())
-    adapters = [
-        f"{each.source.folder}={each.weight:g}" if each.weight != 1.0 else str(each.source.folder)
-        for each in ingredients
-    ]
     raise UsageError(
         _("The export folder {folder} is not empty.").format(folder=folder),
         why=_("It holds a merged model; a merge never overwrites what is there.")
         if (folder / MERGE_REPORT).is_file()
         else _("A merge never overwrites what is there."),
-        fix=shlex.join(["danlu", "merge", "--adapter", *adapters, "--export_dir", str(other)]),
+        # Of two values of an option the last one counts.
+        fix=shlex.join([*words, "--export_dir", str(other)]),
     )
 
 

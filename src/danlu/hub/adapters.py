@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,7 @@ from danlu.errors import DataError, UsageError
 from danlu.files.committed import MANIFEST, verify
 from danlu.hub.catalogue.published import find_published
 from danlu.hub.load import LoadedModel
-from danlu.hub.names import STARTER, default_model, find_model_folder
+from danlu.hub.names import STARTER, default_model, find_model_folder, model_folder
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
@@ -24,6 +24,7 @@ from danlu.model.layout import projection_module
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
 from danlu.runs.registry import find_run, registered_folders
+from danlu.runs.resuming import resume_command
 from danlu.settings.resolve import DEFAULT
 from danlu.settings.schema import Settings
 
@@ -141,7 +142,7 @@ def _no_adapter(folder: Path, run: RunManifest) -> UsageError:
     return UsageError(
         _("The run {folder} holds no adapter yet.").format(folder=folder),
         why=_("It was stopped before its first checkpoint."),
-        fix=_("Continue it with danlu train ... --resume_from_checkpoint true"),
+        fix=resume_command(folder, run),
     )
 
 
@@ -150,7 +151,7 @@ def base_of(source: AdapterSource) -> str:
 
     Raises UsageError where that is not on this machine.
     """
-    name = _recorded_base(source)
+    name = recorded_base(source)
     place = find_model_folder(name) if name else None
     if place is not None and place.is_dir():
         return name
@@ -171,7 +172,22 @@ def base_of(source: AdapterSource) -> str:
     )
 
 
-def _recorded_base(source: AdapterSource) -> str:
+def common_base(sources: Sequence[AdapterSource]) -> str:
+    """Name the base model of several adapters. Raises UsageError where they have different ones."""
+    bases = {str(model_folder(base)): base for base in map(base_of, sources)}
+    if len(bases) > 1:
+        raise UsageError(
+            _("The adapters belong to different base models."),
+            why="; ".join(f"{source.folder}: {base_of(source)}" for source in sources),
+            fix=_("Merge each into its own base, or name one: --model_name_or_path {base}").format(
+                base=base_of(sources[0])
+            ),
+        )
+    return next(iter(bases.values()))
+
+
+def recorded_base(source: AdapterSource) -> str:
+    """Return the base's name or folder as the run, or PEFT's file, has recorded it; "" for none."""
     if source.run is not None:
         return source.run.base.name if source.run.base.name == STARTER else source.run.base.path
     return read_config(source.folder)[1]
@@ -212,7 +228,7 @@ def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:
             why=_("It was trained on {trained}; {name} has other weights.").format(
                 trained=source.run.base.name, name=name
             ),
-            fix=_("Use --model_name_or_path {base}").format(base=_recorded_base(source)),
+            fix=_("Use --model_name_or_path {base}").format(base=recorded_base(source)),
         )
 
 

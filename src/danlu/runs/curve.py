@@ -1,22 +1,25 @@
 """The loss curves of a run, drawn by matplotlib: as files, and as SVG for a page of HTML.
 
 loss.png and loss.svg show training and held-out loss together; training_loss.png and
-training_eval_loss.png are the two pictures that LLaMA-Factory draws. matplotlib is loaded only to
-draw.
+training_eval_loss.png are the two pictures that LLaMA-Factory draws. Their words are in the user's
+language where this machine has a font for it. matplotlib is loaded only to draw.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from danlu.files.atomic import atomic_write
+from danlu.language import _
 from danlu.runs.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
 CURVE_FILE = "loss.png"
 # The colours of the three curves and of matplotlib's grid.
 TRAIN, SMOOTHED, HELD_OUT, GRID = "#9db4c0", "#253237", "#c1440e", "#b0b0b0"
+# What the curves and the axes are called, in every drawing and on every page.
+CURVES = {TRAIN: "training", SMOOTHED: "training, smoothed", HELD_OUT: "held out"}
+AXES = {"x": "step", "y": "loss (nats per token)"}
+# A smoothed value is a mean over about this share of the curve, to either side.
+_SMOOTHING = 0.05
 Points = Sequence[tuple[int, float]]
 
 
@@ -46,19 +54,23 @@ class LossCurves:
         )
         return cls(train=train, held_out=held_out)
 
+    def colours(self) -> list[str]:
+        """List the colours of the curves that have points; CURVES names them."""
+        return [*((TRAIN, SMOOTHED) if self.train else ()), *((HELD_OUT,) if self.held_out else ())]
+
 
 def draw_loss_curves(folder: Path, *, title: str) -> None:
     """Draw all pictures of a run anew; a picture without any point is left out."""
     curves = LossCurves.of(read_metrics(folder))
-    if curves.train or curves.held_out:
-        both = _labelled(curves, title)
-        _write(both, folder / "loss.png")
-        _write(both, folder / "loss.svg")
-    if curves.train:
-        _write(_labelled(LossCurves(train=curves.train), title), folder / "training_loss.png")
-    if curves.held_out:
-        held_out = LossCurves(held_out=curves.held_out)
-        _write(_labelled(held_out, title), folder / "training_eval_loss.png")
+    pictures = {
+        "loss.png": curves,
+        "loss.svg": curves,
+        "training_loss.png": LossCurves(train=curves.train),
+        "training_eval_loss.png": LossCurves(held_out=curves.held_out),
+    }
+    for name, shown in pictures.items():
+        if shown.colours():
+            atomic_write(folder / name, _alone(shown, title, form=name.rpartition(".")[2]))
 
 
 def loss_svg(curves: LossCurves) -> str:
@@ -80,15 +92,47 @@ def loss_svg(curves: LossCurves) -> str:
         return _for_html(_saved(figure, "svg").decode())
 
 
-def _labelled(curves: LossCurves, title: str) -> Figure:
-    """Draw a picture that stands alone: with title, axis labels and legend."""
-    figure, axes = _plotted(curves, width=7.0, height=4.0)
-    # The title may hold a folder's Chinese name; the default font would show boxes.
-    axes.set_title(title if title.isascii() else "danlu")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.legend()
-    return figure
+def _alone(curves: LossCurves, title: str, *, form: str) -> bytes:
+    """Draw a picture that stands alone: with title, axis labels and legend. form: png or svg."""
+    import matplotlib
+
+    names = [CURVES[colour] for colour in curves.colours()]
+    say: Callable[[str], str] = _
+    said = "".join(map(say, (*AXES.values(), *names)))
+    font = _font_for(said + title)
+    if font is None:
+        title, font = "danlu", _font_for(said)
+    if font is None:  # better English words than boxes
+        say, font = str, ""
+    # For each character the fonts are asked in this order.
+    with matplotlib.rc_context({"font.family": ["DejaVu Sans", *filter(None, [font])]}):
+        figure, axes = _plotted(curves, width=7.0, height=4.0)
+        axes.set_title(title)
+        axes.set_xlabel(say(AXES["x"]))
+        axes.set_ylabel(say(AXES["y"]))
+        axes.legend([say(name) for name in names])
+        return _saved(figure, form)
+
+
+@cache
+def _font_for(text: str) -> str | None:
+    """Name a font of this machine that has every character; None without one, "" if any has."""
+    if text.isascii():
+        return ""
+    from matplotlib.font_manager import FontProperties, findSystemFonts, fontManager
+    from matplotlib.ft2font import FT2Font
+
+    unusual = re.compile("bold|italic|oblique|light|thin|black|mono|emoji", re.IGNORECASE)
+    for path in sorted(findSystemFonts(), key=lambda path: (bool(unusual.search(path)), path)):
+        # Not matplotlib's own list of fonts: it is kept in a file, and not made anew.
+        try:
+            has = FT2Font(path).get_charmap()
+        except (OSError, RuntimeError):
+            continue
+        if all(ord(character) in has for character in text if not character.isascii()):
+            fontManager.addfont(path)
+            return FontProperties(fname=path).get_name()
+    return None
 
 
 def _plotted(curves: LossCurves, *, width: float, height: float) -> tuple[Figure, Axes]:
@@ -101,16 +145,12 @@ def _plotted(curves: LossCurves, *, width: float, height: float) -> tuple[Figure
     axes = figure.add_subplot()
     train, held_out = curves.train, curves.held_out
     if train:
-        axes.plot(*zip(*train, strict=True), color=TRAIN, linewidth=1, label="train")
-        axes.plot(*zip(*_smoothed(train), strict=True), color=SMOOTHED, label="train, smoothed")
+        axes.plot(*zip(*train, strict=True), color=TRAIN, linewidth=1)
+        axes.plot(*zip(*_smoothed(train), strict=True), color=SMOOTHED)
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), color=HELD_OUT, marker="o", label="held out")
+        axes.plot(*zip(*held_out, strict=True), color=HELD_OUT, marker="o")
     axes.grid(alpha=0.3)
     return figure, axes
-
-
-def _write(figure: Figure, path: Path) -> None:
-    atomic_write(path, _saved(figure, path.suffix[1:]))
 
 
 def _saved(figure: Figure, form: str) -> bytes:
@@ -140,11 +180,28 @@ def _for_html(svg: str) -> str:
     return "".join((*parts, "</svg>"))
 
 
-def _smoothed(points: Points, weight: float = 0.9) -> list[tuple[int, float]]:
-    """Exponential moving average, corrected for its start (as Adam corrects its moments)."""
-    result: list[tuple[int, float]] = []
-    mean = 0.0
-    for count, (step, value) in enumerate(points, start=1):
-        mean = weight * mean + (1 - weight) * value
-        result.append((step, mean / (1 - weight**count)))
-    return result
+def _smoothed(points: Points) -> list[tuple[int, float]]:
+    """Return an exponential mean that looks both ways and so does not lag behind the curve.
+
+    Point i becomes sum_j w^|i-j| x_j / sum_j w^|i-j|: an exponential moving average forwards and
+    one backwards. Dividing by the weights that there are corrects both ends, as Adam corrects its
+    moments at their start by 1 - beta^t (Kingma and Ba, 2015, section 3), and TensorBoard its
+    smoothed scalars. w = n / (n + 1), where n is 5 % of the number of points.
+    """
+    weight = 1 - 1 / (1 + _SMOOTHING * len(points))
+    values = [value for _step, value in points]
+    before = _decayed(values, weight)
+    after = _decayed(values[::-1], weight)[::-1]
+    parts = _decayed([1.0] * len(values), weight)
+    # The point itself is in both sums.
+    return [
+        (step, (left + right - value) / (weights + other - 1))
+        for (step, value), left, right, weights, other in zip(
+            points, before, after, parts, parts[::-1], strict=True
+        )
+    ]
+
+
+def _decayed(values: Sequence[float], weight: float) -> list[float]:
+    """Sum the values up to each place, those further back weighing less."""
+    return list(accumulate(values, lambda total, value: weight * total + value))

@@ -106,11 +106,21 @@ def _steps(value: float, total: int) -> int:
 def _eval_steps(settings: TrainSettings, total: int, per_epoch: int) -> int:
     strategy = settings.eval_strategy
     if strategy == "auto":
-        strategy = "steps" if settings.eval_steps else "no"
+        if not settings.eval_steps:
+            return _dense_enough(total)
+        strategy = "steps"
     if strategy == "steps":
         # As in transformers: without a number the losses are computed when they are logged.
         return max(1, _steps(settings.eval_steps or settings.logging_steps, total))
     return per_epoch if strategy == "epoch" else 0
+
+
+def _dense_enough(total: int) -> int:
+    """Return after how many steps to evaluate, so that the held-out losses make a curve.
+
+    At least eight points, where there are as many steps; in long runs one every hundred steps.
+    """
+    return min(max(1, (total - 1) // 7), 100)
 
 
 def _save_steps(settings: TrainSettings, total: int, per_epoch: int) -> int:

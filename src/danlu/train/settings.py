@@ -144,7 +144,7 @@ class TrainSettings(DataSettings):
     eval_on_start: bool = option(False, "evaluate before the first step too")
     eval_strategy: Literal["auto", "no", "steps", "epoch"] = option(
         "auto",
-        "when to evaluate besides the end; auto: every eval_steps where given",
+        "when to evaluate besides the end; auto: every eval_steps; 8 times or more if not given",
         aliases=("evaluation_strategy",),
     )
     eval_steps: ShareOrCount = option(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from danlu.cli.terminal.asking import agreed
 from danlu.errors import EXIT_OK, UsageError
 from danlu.files.committed import discard
 from danlu.files.lock import holder_of
@@ -101,15 +101,9 @@ def _refuse_used(model: StoredModel, runs: Sequence[RunStatus]) -> None:
 
 
 def _agreed(name: str) -> bool:
-    if not sys.stdin.isatty():
-        raise UsageError(
-            _("{name} is not removed.").format(name=name),
-            why=_("Nobody can be asked: the input is not a terminal."),
-            fix=f"danlu rm {name} --yes",
-        )
-    try:
-        answer = input(_("Remove it? [y/N] "))
-    except (EOFError, KeyboardInterrupt):
-        print()
-        return False
-    return answer.strip().lower() in ("y", "yes", "是")
+    refusal = UsageError(
+        _("{name} is not removed.").format(name=name),
+        why=_("Nobody can be asked: the input is not a terminal."),
+        fix=f"danlu rm {name} --yes",
+    )
+    return agreed(_("Remove it? [y/N] "), refusal)

@@ -10,6 +10,7 @@ from danlu.hub.names import STARTER
 from danlu.language import _
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, read_manifest
+from danlu.runs.resuming import resume_command
 
 
 def base_name(run: RunManifest) -> str:
@@ -38,7 +39,7 @@ def tuned_settings(run_folder: Path, wanted: ModelSettings) -> ModelSettings:
             raise UsageError(
                 _("The run {folder} holds no weights yet.").format(folder=run_folder),
                 why=_("It was stopped before its first checkpoint."),
-                fix=_("Continue it with danlu train ... --resume_from_checkpoint true"),
+                fix=resume_command(run_folder, run),
             )
         folder = newest.path
     return wanted.model_copy(

@@ -9,7 +9,7 @@ from typing import Any
 from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.program import as_typed
-from danlu.runs.curve import CURVE_FILE, HELD_OUT, SMOOTHED, TRAIN, LossCurves, loss_svg
+from danlu.runs.curve import AXES, CURVE_FILE, CURVES, LossCurves, loss_svg
 from danlu.runs.registry import shown_state
 from danlu.text.conversation import Conversation
 from danlu.workflows.answer_form import is_empty, repeats_itself, visible_text
@@ -151,21 +151,17 @@ def _warnings(found: BeforeAfter) -> list[Part]:
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> list[Part]:
     curves = LossCurves.of(records)
-    legend = []
-    if curves.train:
-        legend += [(_("training"), TRAIN), (_("training, smoothed"), SMOOTHED)]
-    if curves.held_out:
-        legend.append((_("held out"), HELD_OUT))
-    if not legend:
+    if not curves.colours():
         return []
+    x_label, y_label = (_(label) for label in AXES.values())
     parts: list[Part] = [
         Heading(text=_("Loss while training")),
         Picture(
             svg=loss_svg(curves),
             file=CURVE_FILE,
-            x_label=_("step"),
-            y_label=_("loss (nats per token)"),
-            legend=legend,
+            x_label=x_label,
+            y_label=y_label,
+            legend=[(_(CURVES[colour]), colour) for colour in curves.colours()],
         ),
     ]
     if curves.held_out:

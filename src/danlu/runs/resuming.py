@@ -1,0 +1,33 @@
+"""The command that goes on with a run, from what run.json says."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from danlu.runs.manifest import RunManifest
+from danlu.settings.resolve import DEFAULT
+
+# What the command says itself, and what has become of a preset's values.
+_SAID_ANEW = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "preset")
+
+
+def resume_command(folder: Path, run: RunManifest) -> str:
+    """Write the command that resumes a run; relative names of data are as they were given."""
+    words = ["danlu", "train"]
+    for name, value in run.settings.items():
+        # The default model may be another one by now.
+        is_given = run.origins.get(name, DEFAULT) != DEFAULT or name == "model_name_or_path"
+        if is_given and name not in _SAID_ANEW:
+            words += [f"--{name}", _written(value)]
+    words += ["--output_dir", str(folder), "--resume_from_checkpoint", "true"]
+    return shlex.join(words)
+
+
+def _written(value: Any) -> str:
+    """Write a value as a flag takes it."""
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
