@@ -13,6 +13,7 @@ from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.ranges import PositiveFloat, PositiveInt
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
@@ -94,13 +95,23 @@ def _report(settings: EvalSettings) -> None:
     from danlu.workflows.report.report import HTML_FILE, MARKDOWN_FILE, write_report
 
     folder = Path(settings.run or "").expanduser().absolute()
+    if not settings.json_output:
+        show_report(folder, settings, limit_s=settings.report_seconds)
+        return
     for event in write_report(folder, settings, limit_s=settings.report_seconds):
-        if settings.json_output:
-            if isinstance(event, BeforeAfter):
-                files = {"html": str(folder / HTML_FILE), "markdown": str(folder / MARKDOWN_FILE)}
-                print(json_line({**files, **event.figures()}))
-        else:
-            print("\n".join(report_lines(event)), flush=True)
+        if isinstance(event, BeforeAfter):
+            files = {"html": str(folder / HTML_FILE), "markdown": str(folder / MARKDOWN_FILE)}
+            print(json_line({**files, **event.figures()}))
+
+
+def show_report(folder: Path, settings: ModelSettings, *, limit_s: float) -> None:
+    """Write a run's report, and show how far it is and what came out. Raises what that raises."""
+    with MovingLine(_("Reading the run")) as line:
+        from danlu.workflows.report.report import write_report
+
+        for event in write_report(folder, settings, limit_s=limit_s, progress=line.show):
+            for text in report_lines(event):
+                line.say(text)
 
 
 def report_lines(event: Stage | BeforeAfter) -> list[str]:

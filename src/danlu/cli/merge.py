@@ -13,6 +13,7 @@ from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.foreign_options import MERGING
 from danlu.settings.ranges import Range
 from danlu.settings.schema import Foreign, Settings, option
@@ -63,14 +64,13 @@ def run(argv: Sequence[str]) -> int:
                 why=_("A merge needs an adapter and a folder for the result."),
                 fix="danlu merge --adapter_name_or_path my-run --export_dir my-model",
             )
-    from danlu.cli.terminal.stages import Stages
-    from danlu.device.detect import select
-    from danlu.dialog.assistant import prompting_line
-    from danlu.export.merge import common_prompting, merge
-    from danlu.hub.adapters import base_of
+    with MovingLine(in_lines=not settings.json_output) as line:
+        line.show(_("reading the adapter"))
+        from danlu.device.detect import select
+        from danlu.dialog.assistant import prompting_line
+        from danlu.export.merge import common_prompting, merge
+        from danlu.hub.adapters import base_of
 
-    with Stages(is_quiet=settings.json_output) as stages:
-        stages.show(_("reading the adapter"), 0, 0)
         ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
         export_dir = Path(settings.export_dir).expanduser().absolute()
         base = settings.model_name_or_path or base_of(ingredients[0].source)
@@ -82,13 +82,13 @@ def run(argv: Sequence[str]) -> int:
             device=select(settings.device),
             prompting=prompting,
             shard_bytes=settings.export_size * 10**9,
-            progress=stages.show,
+            progress=line.show,
         )
     if settings.json_output:
         print(json_line(asdict(report)))
         return EXIT_OK
-    for line in _unfinished(ingredients):
-        print(line)
+    for text in _unfinished(ingredients):
+        print(text)
     if not report.base_is_proven:
         print(_("The adapter does not record its base; only the shapes could be checked."))
     print(merge_summary(report))

@@ -30,6 +30,7 @@ from danlu.hub.save import write_folder
 from danlu.language import _
 from danlu.lora.stored import EMBEDDING, OUTPUT, Change, StoredAdapter
 from danlu.model.qwen3 import plain_linear
+from danlu.moving_line import Progress, no_progress
 from danlu.weights.safetensors import TORCH_DTYPES
 from danlu.weights.sharded import SHARD_BYTES, TensorPlan, WeightFolder
 
@@ -38,9 +39,6 @@ from danlu.weights.sharded import SHARD_BYTES, TensorPlan, WeightFolder
 # 5e-6; the wide margin is for adapters with large updates and for comparisons in bf16.
 MAX_MEAN_KL = 0.02
 _EMBEDDING, _OUTPUT = f"{EMBEDDING}.weight", f"{OUTPUT}.weight"
-
-# What a merge does at the moment, how many bytes of the merged model are written, and of how many.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ def merge(
     device: Device,
     prompting: Prompting | None = None,
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = no_progress,
 ) -> MergeReport:
     """Merge, verify and commit to `export_dir`, which must be new or empty; return the report.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from danlu.cli.terminal.transfer import TransferLine
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.published import PublishedModel, find_published, published_models
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -41,15 +41,13 @@ def run(argv: Sequence[str]) -> int:
         folder = complete_folder(model.name)
         print(_("{name} is here already: {folder}").format(name=model.name, folder=folder))
         return EXIT_OK
-    line = TransferLine()
     try:
-        _pull(model, sites_of(resolved.values.source), line)
+        with MovingLine(in_lines=True) as line:
+            _pull(model, sites_of(resolved.values.source), line)
     except KeyboardInterrupt:
         text = _("Stopped; what came stays. Go on with: danlu pull {name}")
-        line.say(text.format(name=model.name))
+        print(text.format(name=model.name))
         return EXIT_INTERRUPTED
-    finally:
-        line.clear()
     print(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
     print(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
     return EXIT_OK
@@ -77,7 +75,7 @@ def runnable_model(name: str) -> PublishedModel:
     return model
 
 
-def _pull(model: PublishedModel, sites: Sequence[Site], line: TransferLine) -> None:
+def _pull(model: PublishedModel, sites: Sequence[Site], line: MovingLine) -> None:
     from danlu.hub.catalogue.pulling import PullAsks, PullBegun, PulledAgain, pull
 
     for event in pull(model, sites):
