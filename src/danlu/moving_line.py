@@ -31,7 +31,7 @@ _LINES_OF_A_STAGE = 10
 # The speed is that of the last seconds.
 _SPEED_OVER_S = 15.0
 _FRAMES, _FRAMES_PER_S = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 10
-_LEAST_COLUMNS = 20
+_LEAST_COLUMNS = 4
 
 
 def no_progress(what: str, done: int, total: int) -> None:

@@ -220,9 +220,8 @@ class _Bar(_View):
         self._started = time.monotonic()
         self._last: StepDone | None = None
         self._beginning = MovingLine(_("Taking the output folder"))
-        self._live = Live(
-            console=Console(highlight=False), refresh_per_second=8, get_renderable=self._picture
-        )
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, refresh_per_second=8, get_renderable=self._picture)
 
     def __enter__(self) -> _Bar:
         self._live.start()
@@ -241,13 +240,13 @@ class _Bar(_View):
         self._last = event
 
     def _say(self, line: str) -> None:
-        self._live.console.print(Text(line))
+        self._console.print(Text(line))
 
     def _picture(self) -> Table | Text:
         grid = Table.grid(padding=(0, 1))
         last, total = self._last, self._total_steps
         if last is None or not total:
-            return self._beginning.picture(self._live.console.width)
+            return self._beginning.picture(self._console.width)
         width = 24
         done = round(width * last.step / total)
         bar = Text("━" * done, style="green") + Text("━" * (width - done), style="bright_black")
@@ -256,7 +255,7 @@ class _Bar(_View):
         grid.add_row(Text(f"{last.step}/{total}"), bar, Text(times))
         outer = Table.grid()
         outer.add_row(grid)
-        for line in lines_of(self._numbers(last), self._live.console.width):
+        for line in lines_of(self._numbers(last), self._console.width):
             outer.add_row(Text(line))
         return outer
 
