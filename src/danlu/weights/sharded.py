@@ -122,9 +122,21 @@ class WeightFolder:
             if original == name and alias in self.files:
                 self._check_equal(self.files[alias], alias, destination)
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows [start, stop) of a tensor in its stored dtype, compared with its aliases."""
+        rows = self.files[name].rows(name, start, stop)
+        for alias, original in self.aliases.items():
+            if original == name and alias in self.files:
+                copy = self.files[alias].rows(alias, start, stop)
+                self._check_same(self.files[alias], alias, copy.to(rows.dtype), rows)
+        return rows
+
     def _check_equal(self, file: SafetensorsFile, name: str, original: Tensor) -> None:
         copy = torch.empty_like(original)
         file.read_into(name, copy)
+        self._check_same(file, name, copy, original)
+
+    def _check_same(self, file: SafetensorsFile, name: str, copy: Tensor, original: Tensor) -> None:
         if not torch.equal(copy, original):
             raise self._mismatch(
                 _("{name} in {file} differs from the embedding it is tied to.").format(

@@ -120,7 +120,7 @@ def test_in_a_pipe_nothing_moves(
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("width", [50, 80, 120])
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_the_figures_stay_where_the_words_are_too_long(
     width: int, language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
