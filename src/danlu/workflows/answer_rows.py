@@ -109,7 +109,7 @@ def _refused(file: AnswerFile, waiting: deque[tuple[Item, Finding | None]]) -> I
 def _refusal(item: Item, answer: Answer) -> Finding:
     assert isinstance(item, RawRow)
     what, _line, rest = answer.problem.partition("\n")
-    return Finding(place=item.place, kind="refused", what=what, fix=rest)
+    return Finding(place=item.place, kind="refused", what=what, fix=rest.replace("\n", " "))
 
 
 def _unanswered(problem: Finding) -> dict[str, Any]:
