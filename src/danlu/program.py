@@ -21,7 +21,7 @@ COMMANDS = {
     "data": "check a data set, or show what would be learned from it",
     "eval": "compare a run with its base, or score a model on a data set",
     "chat": "talk with a model, a run or an adapter",
-    "generate": "answer one prompt and stop",
+    "generate": "answer one prompt, or every row of a file",
     "serve": "serve a model to programs that speak OpenAI's API",
     "merge": "write base and adapter as one ordinary model folder",
     "export": "write a model for llama.cpp or Ollama, as one GGUF file",

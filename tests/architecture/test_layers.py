@@ -22,7 +22,7 @@ LINES = (
     ("dialog",),
     ("train", "engine", "export"),
     ("hub",),
-    ("lora", "data", "plan", "runs"),
+    ("lora", "data", "plan", "runs", "moving_line"),
     ("model", "weights", "text"),
     ("ops", "device"),
     ("files", "settings"),

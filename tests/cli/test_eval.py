@@ -63,8 +63,8 @@ def test_scores_on_a_data_set(place: Path, capsys: Screen) -> None:
     words = ["eval", "--adapter", str(place / "run"), "--dataset", str(place / "rows.jsonl")]
     assert main([*words, "--max_samples", "6", "--output_dir", str(folder), *SHORT]) == 0
     output = capsys.readouterr().out
-    assert "loss 6/6" in output
-    assert "answers 6/6" in output
+    assert "loss: 6 of 6" in output
+    assert "answers: 6 of 6" in output
     assert str(folder / PREDICTIONS_FILE) in output
     predictions = lines_of(folder / PREDICTIONS_FILE)
     rows = lines_of(place / "rows.jsonl")[:6]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -17,13 +18,17 @@ PAGES = [(DOCS / name).read_text(encoding="utf-8") for name in ("chat.md", "chat
 
 
 @pytest.mark.parametrize("page", PAGES, ids=["English", "Chinese"])
-def test_the_page_is_true(page: str) -> None:
+def test_the_page_is_true(page: str, tmp_path: Path) -> None:
     listed = {command.name for command in command_table().values()}
     assert {name for line in page.splitlines() if line.startswith("| `/")
             for name in re.findall(r"`/([a-z]+)`", line)} == listed  # fmt: skip
-    for line in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)[0].splitlines():
-        program = f"{shlex.quote(sys.executable)} -m danlu.cli.main"
-        script = line.replace("danlu chat", f"{program} chat")
-        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    program = f"{shlex.quote(sys.executable)} -m danlu.cli.main"
+    for line in "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)).splitlines():
+        script = re.sub(r"\bdanlu (chat|generate)\b", rf"{program} \1", line)
+        done = subprocess.run(
+            ["sh", "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+        assert done.stdout.strip() or ">" in line
+    answered = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [bool(json.loads(line)["answer"]) for line in answered] == [True, True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -19,6 +20,7 @@ import pyte
 PROGRAM = (
     "import fcntl, sys, termios\n"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "{before}\n"
     "from danlu.cli.main import main\n"
     "sys.exit(main(sys.argv[1:]))\n"
 )
@@ -37,10 +39,16 @@ class _Screen(pyte.HistoryScreen):  # type: ignore[misc]
 
 
 class Terminal:
-    """danlu in a terminal of so many columns and lines."""
+    """danlu in a terminal of so many columns and lines. before: statements that run before it."""
 
     def __init__(
-        self, words: Sequence[str], *, columns: int = 80, lines: int = 30, **variables: str
+        self,
+        words: Sequence[str],
+        *,
+        columns: int = 80,
+        lines: int = 30,
+        before: str = "",
+        **variables: str,
     ) -> None:
         self._keyboard, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -51,7 +59,7 @@ class Terminal:
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             environment.pop(name, None)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words],
+            [sys.executable, "-c", PROGRAM.format(before=before), *words],
             env=environment, stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
         )  # fmt: skip
         os.close(inner)
@@ -78,6 +86,13 @@ class Terminal:
         return self._wait(
             lambda: self.text.count(text) >= times and self._behind(text) >= more, text
         )
+
+    def wait_for_match(self, pattern: str) -> re.Match[str]:
+        """Read until the screen has what a regular expression describes; return it."""
+        self._wait(lambda: re.search(pattern, self.text) is not None, pattern)
+        found = re.search(pattern, self.text)
+        assert found
+        return found
 
     def ask(self, keys: str, prompt: str = "User:") -> str:
         """Type at a prompt that is empty, and wait until it is empty again."""

@@ -13,6 +13,7 @@ from danlu.errors import UsageError
 from danlu.hub.adapters import find_adapter
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
+from danlu.moving_line import Progress
 from danlu.text.conversation import Conversation, Message
 
 BASE = "base"
@@ -107,7 +108,7 @@ class LocalPartner:
         return prompting.override(self._settings.template, self._settings.enable_thinking)
 
 
-def open_partner(settings: ChatSettings) -> tuple[LocalPartner, str]:
+def open_partner(settings: ChatSettings, progress: Progress) -> tuple[LocalPartner, str]:
     """Load what the settings name; return it with the voice that answers first.
 
     Raises what loading a model or an adapter raises.
@@ -125,6 +126,7 @@ def open_partner(settings: ChatSettings) -> tuple[LocalPartner, str]:
         ),
         template=settings.template,
         enable_thinking=settings.enable_thinking,
+        progress=progress,
     )
     partner = LocalPartner(opened, first, settings)
     for name, path in adapters.items():

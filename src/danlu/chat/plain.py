@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 
 from danlu.chat.figures import AnswerFigures
 from danlu.dialog.events import Call, End, Event, Text, Thought, Usage
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.text.printable import printable
 from danlu.text.render import call_text
 
@@ -24,7 +24,7 @@ def show_answer(events: Iterator[Event]) -> list[Event]:
     seen: list[Event] = []
     in_thought = False
     try:
-        for event in events:
+        for event in _once_begun(events):
             seen.append(event)
             if isinstance(event, Thought) and not in_thought:
                 in_thought = True
@@ -43,6 +43,16 @@ def show_answer(events: Iterator[Event]) -> list[Event]:
         _write("\n")
     say_if_cut(seen)
     return seen
+
+
+def _once_begun(events: Iterable[Event]) -> Iterator[Event]:
+    """Pass the events on; until the first comes, a line moves on a terminal."""
+    waiting = iter(events)
+    with MovingLine(_("Reading the prompt")):
+        first = next(waiting, None)
+    if first is not None:
+        yield first
+        yield from waiting
 
 
 def say_if_cut(events: Iterable[Event]) -> None:
@@ -71,11 +81,6 @@ class PlainScreen:
     def say(self, text: str, *, dim: bool = False) -> None:
         """Print sentences; there is no dim text here."""
         print(printable(text))
-
-    @contextmanager
-    def waiting(self, text: str) -> Iterator[None]:
-        """Wait without a word: what is printed may be read by a program."""
-        yield
 
     def answer(self, events: Iterator[Event], figures: AnswerFigures) -> None:
         """Print an answer while it comes."""

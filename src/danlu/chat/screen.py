@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
@@ -39,12 +38,6 @@ class Screen:
         """Print sentences of ours, or of files and names."""
         style = "dim" if dim else ""
         self._console.print(Styled(printable(text), style=style), soft_wrap=False)
-
-    @contextmanager
-    def waiting(self, text: str) -> Iterator[None]:
-        """Show a moving line while something takes its time."""
-        with self._console.status(text):
-            yield
 
     def answer(self, events: Iterator[Event], figures: AnswerFigures) -> None:
         """Show an answer while it comes. Ctrl-C stops it; what came stays on the screen."""

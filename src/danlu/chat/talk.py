@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +19,7 @@ from danlu.chat.session import Session, Turn
 from danlu.chat.settings import ChatSettings
 from danlu.errors import DanluError, UsageError
 from danlu.language import _
+from danlu.moving_line import Progress
 from danlu.text.conversation import Message
 
 # The share of the context from which on a warning is shown.
@@ -56,8 +56,6 @@ class Showing(Protocol):
 
     def say(self, text: str, *, dim: bool = False) -> None: ...
 
-    def waiting(self, text: str) -> AbstractContextManager[None]: ...
-
     def answer(self, events: Answering, figures: AnswerFigures) -> None: ...
 
     def side_by_side(self, streams: Mapping[str, tuple[Answering, AnswerFigures]]) -> None: ...
@@ -91,7 +89,7 @@ class Chat:
     screen: Showing
     asking: Asking
     commands: Mapping[str, Command]
-    opened: Callable[[ChatSettings], tuple[Partner, str]]
+    opened: Callable[[ChatSettings, Progress], tuple[Partner, str]]
     session: Session = field(default_factory=Session)
     attached: list[str] = field(default_factory=list)
     answers: list[AnswerFigures] = field(default_factory=list)

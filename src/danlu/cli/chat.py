@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_OK
 from danlu.language import _
+from danlu.moving_line import MovingLine, Progress
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _screen() -> Showing:
     return Screen()
 
 
-def _partner(settings: ChatSettings) -> tuple[Partner, str]:
+def _partner(settings: ChatSettings, progress: Progress) -> tuple[Partner, str]:
     """Reach the server that the settings name, or load a model."""
     if settings.url is not None:
         from danlu.chat.remote_partner import connect
@@ -62,18 +63,18 @@ def _partner(settings: ChatSettings) -> tuple[Partner, str]:
         return connect(settings)
     from danlu.chat.local import open_partner
 
-    return open_partner(settings)
+    return open_partner(settings, progress)
 
 
 def _opened(settings: ChatSettings, screen: Showing) -> Chat:
     """Load the model and put the chat together."""
-    from danlu.chat.commands.table import command_table, completions
-    from danlu.chat.prompt import LinePrompt, TerminalPrompt
-    from danlu.chat.session import Session
-    from danlu.chat.talk import Chat
+    with MovingLine(_("Loading the model")) as line:
+        from danlu.chat.commands.table import command_table, completions
+        from danlu.chat.prompt import LinePrompt, TerminalPrompt
+        from danlu.chat.session import Session
+        from danlu.chat.talk import Chat
 
-    with screen.waiting(_("Loading the model")):
-        partner, voice = _partner(settings)
+        partner, voice = _partner(settings, line.show)
     chat = Chat(
         partner=partner,
         voice=voice,

@@ -11,6 +11,7 @@ from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.program import as_typed
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import PositiveInt
@@ -76,19 +77,20 @@ def _check(argv: Sequence[str]) -> int:
     resolved = read_settings(CheckSettings, "data check", argv)
     if resolved is None:
         return EXIT_OK
-    from danlu.cli.terminal.findings import report_lines, report_record
-    from danlu.data.doctor.check import check_data
-    from danlu.hub.chat_template import training_remarks
-    from danlu.hub.names import model_folder
-    from danlu.hub.prompting import prompting_of_model, with_template
-    from danlu.text.tokenizer import Tokenizer
+    with MovingLine(_("Reading the data")):
+        from danlu.cli.terminal.findings import report_lines, report_record
+        from danlu.data.doctor.check import check_data
+        from danlu.hub.chat_template import training_remarks
+        from danlu.hub.names import model_folder
+        from danlu.hub.prompting import prompting_of_model, with_template
+        from danlu.text.tokenizer import Tokenizer
 
-    settings = _with_model(resolved)
-    folder = model_folder(settings.model_name_or_path)
-    tokenizer = Tokenizer.load(folder)
-    settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
-    report = check_data(settings, tokenizer).report
-    remarks = list(training_remarks(folder, settings))
+        settings = _with_model(resolved)
+        folder = model_folder(settings.model_name_or_path)
+        tokenizer = Tokenizer.load(folder)
+        settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
+        report = check_data(settings, tokenizer).report
+        remarks = list(training_remarks(folder, settings))
     if settings.json_output:
         print(json_line({**report_record(report), "remarks": remarks}))
     else:
@@ -116,8 +118,10 @@ def _preview(argv: Sequence[str]) -> int:
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
     for remark in training_remarks(folder, settings):
         print(printable(remark))
-    datasets = named_datasets(settings.dataset, settings)
-    rows = preview(datasets, tokenizer, Rendering.from_settings(settings), num_rows=settings.rows)
+    with MovingLine(_("Reading the data")):
+        datasets = named_datasets(settings.dataset, settings)
+        rendering = Rendering.from_settings(settings)
+        rows = preview(datasets, tokenizer, rendering, num_rows=settings.rows)
     if settings.html:
         file = Path(settings.html).expanduser()
         atomic_write(file, "".join(page(rows, title=settings.dataset)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
 from danlu.language import _, columns
+from danlu.moving_line import MovingLine
 from danlu.program import as_typed
 from danlu.settings.schema import Settings
 from danlu.settings.show import read_settings
@@ -71,7 +72,7 @@ def _show(demo: Demo) -> None:
     from danlu.cli.merge import merge_summary
     from danlu.cli.terminal.fact_table import print_facts
     from danlu.cli.terminal.progress import describe, show_training
-    from danlu.cli.terminal.screen import print_table, waiting
+    from danlu.cli.terminal.screen import print_table
     from danlu.workflows.demo import QUESTIONS, answer_text, ask, held_out_scores
 
     _title(1, _("The machine, and the built-in model (a small demonstration model)"))
@@ -89,13 +90,13 @@ def _show(demo: Demo) -> None:
     _title(3, _("Before and after"))
     tuned = demo.open_tuned()
     rows = []
-    with waiting(_("asking both models")):
+    with MovingLine(_("asking both models")):
         for question in ("Who are you?", "你叫什么名字？", _NEW_SKILL, *QUESTIONS[1:]):
             before = answer_text(tuned, question, with_adapter=False)
             rows.append((question, before, answer_text(tuned, question)))
     print_table((_("question"), _("before"), _("after")), rows)
     print(_("Held-out prompts, answered exactly as expected:"))
-    with waiting(_("answering the held-out prompts")):
+    with MovingLine(_("answering the held-out prompts")):
         found = held_out_scores(tuned)
     scores = [
         (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +12,16 @@ from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import PositiveFloat, PositiveInt
 from danlu.settings.schema import Foreign, option
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
-    from danlu.workflows.evaluation import EvaluationProgress, Scored
+    from danlu.data.datasets import Row
+    from danlu.dialog.assistant import Assistant
+    from danlu.workflows.evaluation import Scored
     from danlu.workflows.report.before_after import BeforeAfter
     from danlu.workflows.report.measure import Stage
 
@@ -99,13 +101,23 @@ def _report(settings: EvalSettings) -> None:
     from danlu.workflows.report.report import HTML_FILE, MARKDOWN_FILE, write_report
 
     folder = Path(settings.run or "").expanduser().absolute()
+    if not settings.json_output:
+        show_report(folder, settings, limit_s=settings.report_seconds)
+        return
     for event in write_report(folder, settings, limit_s=settings.report_seconds):
-        if settings.json_output:
-            if isinstance(event, BeforeAfter):
-                files = {"html": str(folder / HTML_FILE), "markdown": str(folder / MARKDOWN_FILE)}
-                print(json_line({**files, **event.figures()}))
-        else:
-            print("\n".join(report_lines(event)), flush=True)
+        if isinstance(event, BeforeAfter):
+            files = {"html": str(folder / HTML_FILE), "markdown": str(folder / MARKDOWN_FILE)}
+            print(json_line({**files, **event.figures()}))
+
+
+def show_report(folder: Path, settings: ModelSettings, *, limit_s: float) -> None:
+    """Write a run's report, and show how far it is and what came out. Raises what that raises."""
+    with MovingLine(_("Reading the run")) as line:
+        from danlu.workflows.report.report import write_report
+
+        for event in write_report(folder, settings, limit_s=limit_s, progress=line.show):
+            for text in report_lines(event):
+                line.say(text)
 
 
 def report_lines(event: Stage | BeforeAfter) -> list[str]:
@@ -131,43 +143,53 @@ def report_lines(event: Stage | BeforeAfter) -> list[str]:
 
 
 def _score(settings: EvalSettings) -> None:
-    from danlu.cli.terminal.screen import json_line
-    from danlu.dialog.assistant import open_assistant
-    from danlu.workflows.evaluation import Scored, check_ready, evaluate
-    from danlu.workflows.held_out import read_dataset
-    from danlu.workflows.report.run_models import tuned_settings
+    with MovingLine(_("Reading the data")) as line:
+        from danlu.dialog.assistant import open_assistant
+        from danlu.workflows.evaluation import check_ready
+        from danlu.workflows.held_out import read_dataset
+        from danlu.workflows.report.run_models import tuned_settings
 
-    rows = read_dataset(
-        settings.dataset, Path(settings.dataset_dir), max_samples=settings.max_samples
-    )
-    model: ModelSettings = settings
-    parent = Path()
-    if settings.run is not None:
-        parent = Path(settings.run).expanduser().absolute()
-        model = tuned_settings(parent, settings)
-    folder = Path(settings.output_dir or parent / time.strftime("eval-%Y%m%d-%H%M%S"))
-    check_ready(folder)
-    assistant = open_assistant(
-        model, template=settings.template, enable_thinking=settings.enable_thinking
-    )
+        rows = read_dataset(
+            settings.dataset, Path(settings.dataset_dir), max_samples=settings.max_samples
+        )
+        model: ModelSettings = settings
+        parent = Path()
+        if settings.run is not None:
+            parent = Path(settings.run).expanduser().absolute()
+            model = tuned_settings(parent, settings)
+        folder = Path(settings.output_dir or parent / time.strftime("eval-%Y%m%d-%H%M%S"))
+        check_ready(folder)
+        assistant = open_assistant(
+            model,
+            template=settings.template,
+            enable_thinking=settings.enable_thinking,
+            progress=line.show,
+        )
     if not settings.json_output:
         print("\n".join(assistant.describe()))
-    for event in evaluate(assistant, rows, folder, max_new_tokens=settings.max_new_tokens):
-        if isinstance(event, Scored):
-            lines = _result_lines(event)
-            print(json_line(event.results) if settings.json_output else "\n".join(lines))
-        elif not settings.json_output:
-            _show_progress(event)
+    scored = _evaluated(assistant, rows, folder, settings)
+    print(_json_or_lines(scored, settings))
 
 
-def _show_progress(event: EvaluationProgress) -> None:
-    """Rewrite one line in a terminal; elsewhere print about ten lines per stage."""
-    text = {"loss": _("loss"), "answers": _("answers")}[event.stage]
-    line = f"{text} {event.done}/{event.total}"
-    if sys.stdout.isatty():
-        print(f"\r{line}", end="\n" if event.done == event.total else "", flush=True)
-    elif event.done == event.total or event.done % max(1, event.total // 10) == 0:
-        print(line, flush=True)
+def _evaluated(
+    assistant: Assistant, rows: Sequence[Row], folder: Path, settings: EvalSettings
+) -> Scored:
+    """Measure, and show how far it is."""
+    from danlu.workflows.evaluation import Scored, evaluate
+
+    stages = {"loss": _("loss"), "answers": _("answers")}
+    with MovingLine(in_lines=not settings.json_output) as line:
+        for event in evaluate(assistant, rows, folder, max_new_tokens=settings.max_new_tokens):
+            if isinstance(event, Scored):
+                return event
+            line.count(stages[event.stage], event.done, event.total)
+    raise AssertionError("an evaluation ends with its scores")
+
+
+def _json_or_lines(scored: Scored, settings: EvalSettings) -> str:
+    from danlu.cli.terminal.screen import json_line
+
+    return json_line(scored.results) if settings.json_output else "\n".join(_result_lines(scored))
 
 
 def _result_lines(event: Scored) -> list[str]:

@@ -12,6 +12,7 @@ from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.foreign_options import options_for
 from danlu.settings.schema import Foreign, Settings, option
 from danlu.settings.show import read_settings
@@ -58,14 +59,13 @@ def run(argv: Sequence[str]) -> int:
             why=_("--model_name_or_path or --export_dir is missing."),
             fix="danlu export my-model --format gguf --export_dir my-gguf",
         )
-    from danlu.cli.terminal.stages import Stages
-    from danlu.dialog.assistant import prompting_line
-    from danlu.export.gguf_model import export
-    from danlu.hub.prompting import prompting_of_model
-
     folder = Path(settings.export_dir).expanduser().absolute()
-    with Stages(is_quiet=settings.json_output) as stages:
-        stages.show(_("checking the model"), 0, 0)
+    with MovingLine(in_lines=not settings.json_output) as line:
+        line.show(_("checking the model"))
+        from danlu.dialog.assistant import prompting_line
+        from danlu.export.gguf_model import export
+        from danlu.hub.prompting import prompting_of_model
+
         trained = prompting_of_model(name)
         prompting = trained.override(settings.template, settings.enable_thinking)
         report = export(
@@ -74,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
             form=settings.format,
             type=settings.type,
             prompting=prompting,
-            progress=stages.show,
+            progress=line.show,
         )
     if settings.json_output:
         print(json_line(asdict(report)))

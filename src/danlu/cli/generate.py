@@ -1,30 +1,46 @@
-"""`danlu generate`: answer one prompt, given as an argument or on standard input."""
+"""`danlu generate`: answer one prompt, or every row of a file."""
 
 from __future__ import annotations
 
+import secrets
+import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from danlu.dialog.settings import AnswerSettings
-from danlu.errors import EXIT_OK, UsageError
+from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, UsageError
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 
+if TYPE_CHECKING:
+    from danlu.dialog.assistant import Assistant
+
+_SEEDS = 2**31
+
 
 class GenerateSettings(AnswerSettings):
-    """Answer one prompt."""
+    """Answer one prompt, or every row of a file."""
 
     prompt: str = option("", "the prompt; read from standard input if not given", position=0)
+    input: str = option("", "answer every row of this file instead: JSONL, JSON, CSV or parquet")
+    output: str = option("", "where the answers to --input go: JSONL, a line for each row")
     json_output: bool = option(False, "print one JSON object instead of text", aliases=("json",))
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print the answer; with --json an object with text, reasoning, tool calls and usage."""
+    """Print the answer, or write all; with --json an object with text, thought, calls and usage."""
     resolved = read_settings(GenerateSettings, "generate", argv)
     if resolved is None:
         return EXIT_OK
     settings = resolved.values
+    if settings.input or settings.output:
+        return _answer_rows(settings, argv)
     prompt = settings.prompt or ("" if sys.stdin.isatty() else sys.stdin.read().strip())
     if not prompt:
         raise UsageError(
@@ -32,16 +48,19 @@ def run(argv: Sequence[str]) -> int:
             why=_("None was given, and standard input is a terminal or empty."),
             fix='danlu generate "..."',
         )
+    _answer(settings, prompt)
+    return EXIT_OK
+
+
+def _answer(settings: GenerateSettings, prompt: str) -> None:
+    assistant = _opened(settings)
     from danlu.chat.plain import say_if_cut, show_answer
     from danlu.cli.terminal.screen import json_line
-    from danlu.dialog.assistant import model_line, open_assistant
+    from danlu.dialog.assistant import model_line
     from danlu.dialog.events import End, Usage, assistant_message
     from danlu.hub.names import STARTER
     from danlu.text.conversation import Conversation, Message
 
-    assistant = open_assistant(
-        settings, template=settings.template, enable_thinking=settings.enable_thinking
-    )
     if settings.model_name_or_path is None and assistant.loaded.name != STARTER:
         print(model_line(assistant.loaded), file=sys.stderr)
     messages = [Message(role="user", content=prompt)]
@@ -50,8 +69,9 @@ def run(argv: Sequence[str]) -> int:
     answer = assistant.answer(Conversation(messages=tuple(messages)), assistant.sampling(settings))
     if not settings.json_output:
         show_answer(answer)
-        return EXIT_OK
-    events = list(answer)
+        return
+    with MovingLine(_("Answering")):
+        events = list(answer)
     say_if_cut(events)
     message = assistant_message(events)
     usage = next(event for event in events if isinstance(event, Usage))
@@ -67,4 +87,88 @@ def run(argv: Sequence[str]) -> int:
         "completion_tokens": usage.completion_tokens,
     }
     print(json_line(record))
-    return EXIT_OK
+
+
+def _opened(settings: GenerateSettings) -> Assistant:
+    with MovingLine(_("Loading the model")) as line:
+        from danlu.dialog.assistant import open_assistant
+
+        return open_assistant(
+            settings,
+            template=settings.template,
+            enable_thinking=settings.enable_thinking,
+            progress=line.show,
+        )
+
+
+def _answer_rows(settings: GenerateSettings, argv: Sequence[str]) -> int:
+    """Answer all rows that have no answer yet; 5 where some could not be answered."""
+    _check_rows(settings)
+    source, path = (Path(name).expanduser() for name in (settings.input, settings.output))
+    with MovingLine(_("Reading the rows")):
+        from danlu.data.reading.rows import data_files, read_rows
+        from danlu.workflows.answer_file import AnswerFile
+
+        files = data_files(source)
+        total = sum(1 for _row in chain.from_iterable(map(read_rows, files)))
+        file = AnswerFile.of_rows(path, chain.from_iterable(map(read_rows, files)))
+    if file.num_lines == total:
+        return _result(path, file.num_refused)
+    assistant = _opened(settings)
+    from danlu.workflows.answer_rows import answer_rows, made_with
+
+    seed = file.seed(secrets.randbelow(_SEEDS)) if settings.seed is None else settings.seed
+    sampling = assistant.sampling(settings.model_copy(update={"seed": seed}))
+    file.begin(made_with(assistant, sampling, system=settings.system))
+    print("\n".join(assistant.describe()), flush=True)
+    done, bad, what = file.num_lines, file.num_refused, _("Answering")
+    given = chain.from_iterable(map(read_rows, files))
+    rows = answer_rows(assistant, file, given, sampling, system=settings.system)
+    try:
+        with MovingLine(in_lines=True) as line, closing(rows):
+            line.count(what, done, total)
+            for problem in rows:
+                done += 1
+                if problem is not None:
+                    bad += 1
+                    line.say(str(problem))
+                line.count(what, done, total)
+    except KeyboardInterrupt:
+        command = shlex.join(["danlu", "generate", *argv])
+        text = _("Stopped; {count} of {total} rows have their answers. Go on with: {command}")
+        print(text.format(count=done, total=total, command=command))
+        return EXIT_INTERRUPTED
+    return _result(path, bad)
+
+
+def _result(path: Path, bad: int) -> int:
+    """Say where all answers are, and how many rows have none; return the exit code."""
+    print(_("All answers: {path}").format(path=path))
+    if bad:
+        text = _("{count} rows could not be answered; their lines say why, in the field error.")
+        print(text.format(count=bad))
+    return DataError.exit_code if bad else EXIT_OK
+
+
+def _check_rows(settings: GenerateSettings) -> None:
+    """Raise UsageError where the words do not fit together."""
+    example = "danlu generate --input rows.jsonl --output answers.jsonl"
+    for name in ("input", "output"):
+        if not getattr(settings, name):
+            raise UsageError(
+                _("--{name} is missing.").format(name=name),
+                why=_("Answering the rows of a file needs that file and one for the answers."),
+                fix=example,
+            )
+    if not Path(settings.input).expanduser().exists():
+        raise UsageError(
+            _("{path} does not exist.").format(path=settings.input),
+            why=_("There is no such file or folder."),
+            fix=example,
+        )
+    if settings.prompt:
+        raise UsageError(
+            _("A prompt and --input are given."),
+            why=_("The prompts are those of the file."),
+            fix=example,
+        )

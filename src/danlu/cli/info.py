@@ -11,6 +11,7 @@ from danlu.cli.terminal.fact_table import print_facts
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -35,7 +36,8 @@ def run(argv: Sequence[str]) -> int:
     settings = resolved.values
     if settings.banner:
         return _banner(settings)
-    facts = machine_facts() if settings.path is None else folder_facts(settings.path)
+    with MovingLine(_("Looking at the machine") if settings.path is None else settings.path):
+        facts = machine_facts() if settings.path is None else folder_facts(settings.path)
     if settings.json_output:
         print(json_line(facts))
     else:

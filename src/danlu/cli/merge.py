@@ -14,6 +14,7 @@ from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.program import as_typed
 from danlu.runs.manifest import State
 from danlu.runs.resuming import resume_command
@@ -68,20 +69,20 @@ def run(argv: Sequence[str]) -> int:
                 why=_("A merge needs an adapter and a folder for the result."),
                 fix="danlu merge --adapter_name_or_path my-run --export_dir my-model",
             )
-    from danlu.cli.terminal.stages import Stages
-    from danlu.device.detect import select
-    from danlu.dialog.assistant import prompting_line
-    from danlu.export.merge import check_empty, common_prompting, merge
-    from danlu.hub.adapters import common_base
+    with MovingLine(_("reading the adapter")):
+        from danlu.device.detect import select
+        from danlu.dialog.assistant import prompting_line
+        from danlu.export.merge import check_empty, common_prompting, merge
+        from danlu.hub.adapters import common_base
 
-    ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
-    export_dir = Path(settings.export_dir).expanduser().absolute()
-    check_empty(export_dir, ["danlu", "merge", *argv])
-    base = settings.model_name_or_path or common_base([each.source for each in ingredients])
+        ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
+        export_dir = Path(settings.export_dir).expanduser().absolute()
+        check_empty(export_dir, ["danlu", "merge", *argv])
+        base = settings.model_name_or_path or common_base([each.source for each in ingredients])
     if not _may_be_merged(settings, ingredients, argv):
         print(_("Nothing was merged."))
         return EXIT_OK
-    with Stages(is_quiet=settings.json_output) as stages:
+    with MovingLine(in_lines=not settings.json_output) as line:
         prompting = common_prompting(ingredients, base, settings.template, settings.enable_thinking)
         report = merge(
             base,
@@ -90,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
             device=select(settings.device),
             prompting=prompting,
             shard_bytes=settings.export_size * 10**9,
-            progress=stages.show,
+            progress=line.show,
         )
     if settings.json_output:
         print(json_line(asdict(report)))

@@ -9,6 +9,7 @@ from danlu.cli.terminal.screen import json_line, printable
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(PlanSettings, "plan", argv)
     if resolved is None:
         return EXIT_OK
-    from danlu.hub.adapters import with_named_model
-    from danlu.train.job.dry_run import forecast
+    with MovingLine(_("Reading the data and the model")):
+        from danlu.hub.adapters import with_named_model
+        from danlu.train.job.dry_run import forecast
 
-    settings = with_named_model(resolved.values, resolved.origins)
-    plan = forecast(settings, settings.device)
+        settings = with_named_model(resolved.values, resolved.origins)
+        plan = forecast(settings, settings.device)
     if settings.json_output:
         print(json_line(plan_record(plan)))
         return EXIT_OK

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.settings.option_names import COMMAND_LINE
 from danlu.settings.resolve import DEFAULT
 from danlu.settings.show import read_settings
@@ -24,7 +25,8 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(ServeSettings, "serve", argv)
     if resolved is None:
         return EXIT_OK
-    settings = with_adapter(resolved.values)
+    with MovingLine(_("Loading the model")):
+        settings = with_adapter(resolved.values)
     origins = resolved.origins
     keys = key_texts(settings)
     if origins["api_key"] == COMMAND_LINE:
@@ -46,7 +48,8 @@ def run(argv: Sequence[str]) -> int:
     from danlu.server.lifecycle.listening import listen
 
     with listen(settings.host, settings.port) as listener:
-        from danlu.server.lifecycle.server import serve
+        with MovingLine(_("Loading the model")):
+            from danlu.server.lifecycle.server import serve
 
         serve(settings, Keys.of(keys), listener)
     return EXIT_OK

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from danlu.cli.terminal.screen import waiting
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.program import as_typed
 from danlu.runs.checkpoints import FINAL
 from danlu.settings.show import read_settings
@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(TrainSettings, "train", argv)
     if resolved is None:
         return EXIT_OK
-    with waiting(_("Reading the data and the model")):
+    with MovingLine(_("Reading the data and the model")):
         from danlu.cli.terminal.progress import describe, show_training
         from danlu.hub.adapters import with_named_model
         from danlu.train.job.finetune import Finetune
@@ -52,16 +52,15 @@ def run(argv: Sequence[str]) -> int:
 
 def _report(run: PreparedRun) -> None:
     """Write the before/after report; the run is finished and stays so whatever happens here."""
-    from danlu.cli.eval import report_lines
+    from danlu.cli.eval import show_report
     from danlu.dialog.settings import ModelSettings
-    from danlu.workflows.report.report import write_report
+    from danlu.train.settings import REPORT_SECONDS
 
     named = {"device": run.settings.device, "dtype": run.precision.name}
     settings = ModelSettings.model_validate(named)
     again = as_typed(f"danlu eval {shlex.quote(run.settings.output_dir)}")
     try:
-        for event in write_report(run.path, settings):
-            print("\n".join(report_lines(event)), flush=True)
+        show_report(run.path, settings, limit_s=REPORT_SECONDS)
     except KeyboardInterrupt:
         print(_("The report is left out; write it later: {command}").format(command=again))
     except Exception as problem:

@@ -29,6 +29,7 @@ from danlu.hub.names import STARTER, default_model, default_name
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
+from danlu.moving_line import Progress, no_progress
 from danlu.text.conversation import Conversation, Message
 
 
@@ -170,7 +171,7 @@ def prompting_line(prompting: Prompting) -> str:
     """Say how a model is prompted."""
     modes = {True: _("on"), False: _("off"), None: _("as trained")}
     thinking = modes[prompting.enable_thinking]
-    if prompting.template == "qwen3_thinking":  # the prompt opens a thought whatever is asked for
+    if prompting.opens_thought:
         thinking = _("always")
     return _("Template {template}, thinking {thinking}").format(
         template=prompting.template, thinking=thinking
@@ -188,6 +189,7 @@ def open_assistant(
     *,
     template: str | None = None,
     enable_thinking: bool | None = None,
+    progress: Progress = no_progress,
 ) -> Assistant:
     """Load what the settings name. Raises what loading a model or an adapter raises."""
     model, adapter_name = taken_apart(settings.model_name_or_path, settings.adapter_name_or_path)
@@ -198,6 +200,7 @@ def open_assistant(
         device=select(settings.device),
         dtype=DTYPES[settings.dtype],
         quantization=settings.quantization,
+        progress=progress,
     )
     adapter, is_proven = attach_adapter(source, loaded) if source else (None, True)
     prompting = source.prompting(name) if source else prompting_of_model(name)

@@ -174,7 +174,7 @@ class Dialog:
                 yield output.text
             yield from (event for event in reading.feed(output) if isinstance(event, Usage | End))
 
-        yield from self._run(prepared.request, read)
+        yield from self._run(self._bounded(prepared.request), read)
 
     def _run(
         self, request: Request, read: Callable[[Output], Iterable[ItemT]]

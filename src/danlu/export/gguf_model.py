@@ -28,6 +28,7 @@ from danlu.hub.prompting import Prompting
 from danlu.hub.template_default import TEMPLATE_FILE, with_default
 from danlu.language import _
 from danlu.model.layout import layout
+from danlu.moving_line import Progress, no_progress
 from danlu.text.render import TURN_END
 from danlu.text.vocabulary import read_vocabulary
 from danlu.weights.gguf import Q8_BLOCK, GgufTensor, GgufType, Value, write_gguf
@@ -35,7 +36,6 @@ from danlu.weights.gguf import Q8_BLOCK, GgufTensor, GgufType, Value, write_gguf
 MatrixType = Literal["bf16", "q8_0"]
 Form = Literal["gguf", "ollama"]
 REPORT = "export_report.json"
-Progress = Callable[[str, int, int], None]
 # llama.cpp's numbers for the type of most tensors (enum llama_ftype).
 _FILE_TYPES = {"bf16": 32, "q8_0": 7}
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
@@ -80,7 +80,7 @@ def export(
     form: Form,
     type: MatrixType,
     prompting: Prompting,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = no_progress,
 ) -> ExportReport:
     """Write a model to the new folder `export_dir`: a GGUF file, for Ollama with its Modelfile.
 

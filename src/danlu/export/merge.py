@@ -1,8 +1,8 @@
 """Merging adapters into their base: W + scaling * B A, written shard by shard and verified.
 
-One tensor is in memory at a time. Before the folder gets its name, the merged model is loaded
-back from disk and its logits on a few prompts are compared with those of base and adapters; a merge
-that answers differently is discarded.
+One tensor is in memory at a time. Before the folder gets its name, the merged model is read back
+from disk and its logits on a few prompts are compared with those of base and adapters; a merge that
+answers differently is discarded.
 """
 
 from __future__ import annotations
@@ -11,36 +11,35 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from danlu.device.detect import Device
 from danlu.errors import DataError, UsageError
-from danlu.export.verify import Unmerged, compare, probe_prompts, prompt_logits
+from danlu.export.on_disk import Changes, logits_on_disk
+from danlu.export.verify import compare, probe_prompts
 from danlu.files.committed import committed_folder
 from danlu.files.os_errors import require_free
 from danlu.hub.adapters import AdapterSource, check_adapter
 from danlu.hub.fingerprint import fingerprint
-from danlu.hub.load import CheckedModel, check_model, load_model
+from danlu.hub.load import CheckedModel, check_model
 from danlu.hub.prompting import MERGE_REPORT, Prompting
 from danlu.hub.save import write_folder
 from danlu.language import _
 from danlu.lora.stored import EMBEDDING, OUTPUT, Change, StoredAdapter
-from danlu.model.qwen3 import plain_linear
+from danlu.moving_line import Progress, no_progress
+from danlu.text.render import TURN_END
 from danlu.weights.safetensors import TORCH_DTYPES
-from danlu.weights.sharded import SHARD_BYTES, TensorPlan, WeightFolder
+from danlu.weights.sharded import SHARD_BYTES, TensorPlan
 
 # Mean Kullback-Leibler divergence (nats per token) between base + adapter and merged: what remains
-# of a right merge is the rounding of its weights. The demo's bf16 merge, compared in fp32, gives
-# 5e-6; the wide margin is for adapters with large updates and for comparisons in bf16.
+# of a right merge is the rounding of its weights. The demo's bf16 merge gives 5e-6; the wide margin
+# is for adapters with large updates.
 MAX_MEAN_KL = 0.02
 _EMBEDDING, _OUTPUT = f"{EMBEDDING}.weight", f"{OUTPUT}.weight"
-
-# What a merge does at the moment, how many bytes of the merged model are written, and of how many.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def merge(
     device: Device,
     prompting: Prompting | None = None,
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = no_progress,
 ) -> MergeReport:
     """Merge, verify and commit to `export_dir`, which must be new or empty; return the report.
 
@@ -102,29 +101,37 @@ def merge(
     merged = _Merged(base, ingredients)
     # The merged model is as large as its base; its companion files are small.
     require_free(export_dir, merged.num_bytes + 32 * 2**20)
-    precision = _verification_dtype(base.weights, device)
     prompts = probe_prompts(base.tokenizer, prompting)
-    progress(_("asking base and adapter"), 0, 0)
-    expected = _side_by_side(base_name, merged, prompts, device, precision)
+
+    def logits(model: CheckedModel, changes: Changes, what: str) -> Tensor:
+        return logits_on_disk(
+            model.weights,
+            model.config,
+            prompts,
+            device=device.torch_device,
+            changes=changes,
+            progress=partial(progress, what),
+        )
+
+    expected = logits(base, merged.all_changes(), _("asking base and adapter"))
     with committed_folder(export_dir) as draft:
         write_folder(
             draft,
             merged.plans,
             merged.reader(progress),
             like=base.folder,
+            turn_end=base.tokenizer.control_id(TURN_END),
             at_once=prompting.answers_at_once,
             shard_bytes=shard_bytes,
             config_fields={"tie_word_embeddings": False} if merged.is_untied else {},
         )
-        progress(_("asking the merged model"), merged.num_bytes, merged.num_bytes)
-        loaded = load_model(str(draft.path), device=device, dtype=precision)
-        answers = prompt_logits(loaded, plain_linear, prompts)
+        answers = logits(check_model(str(draft.path)), {}, _("asking the merged model"))
         report = MergeReport(
             base=base_name,
             base_fingerprint=identity,
             template=prompting.template,
             enable_thinking=prompting.enable_thinking,
-            verified_in=str(precision).removeprefix("torch."),
+            verified_in="float32",
             **merged.facts(),
             **_figures(expected, answers),
         )
@@ -222,21 +229,6 @@ class _Merged:
         return self._weights.files[stored].read(stored)
 
 
-def _side_by_side(
-    base_name: str,
-    merged: _Merged,
-    prompts: list[list[int]],
-    device: Device,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Run base and adapters on the prompts; the model is freed before the merged one is loaded."""
-    base = load_model(base_name, device=device, dtype=dtype)
-    tokens = torch.tensor([token for ids in prompts for token in ids])
-    with torch.inference_mode():
-        linear = Unmerged(base, merged.all_changes(), tokens)
-    return prompt_logits(base, linear, prompts)
-
-
 def common_prompting(
     ingredients: Sequence[Ingredient],
     base_name: str,
@@ -262,12 +254,6 @@ def common_prompting(
             fix=_("Say how the merged model is prompted: --template NAME --enable_thinking false"),
         )
     return next(iter(found.values()))
-
-
-def _verification_dtype(weights: WeightFolder, device: Device) -> torch.dtype:
-    """Compare in fp32 where the model fits twice as large, else in the device's own precision."""
-    fits = weights.num_bytes * 2 < device.memory_bytes * 0.8
-    return torch.float32 if fits else device.preferred_dtype
 
 
 def check_empty(folder: Path, words: Sequence[str]) -> None:

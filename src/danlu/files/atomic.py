@@ -52,6 +52,21 @@ def append_line(path: Path, line: str) -> None:
         disk.DISK.append(path, data)
 
 
+def cut_torn_line(path: Path) -> None:
+    """Remove what stands behind the last end of a line: its writer died in the middle of it."""
+    with explained(path), open(path, "r+b", buffering=0) as file:
+        place = file.seek(0, os.SEEK_END)
+        while place > 0:
+            start = max(0, place - COPY_BYTES)
+            file.seek(start)
+            found = file.read(place - start).rfind(b"\n")
+            if found >= 0:
+                disk.DISK.cut(file, start + found + 1)
+                return
+            place = start
+        disk.DISK.cut(file, 0)
+
+
 def sync_lines(path: Path) -> None:
     """Return once every line added to a file is on the medium; a missing file has none."""
     if path.exists():

@@ -13,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -32,6 +33,7 @@ from danlu.language import _
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
 TRASH = ".trash"
+_LARGE = 1 << 20
 
 
 class FolderDraft(Draft):
@@ -56,15 +58,20 @@ class FolderDraft(Draft):
         if not _is_plain(name) or name == MANIFEST or name in self._entries:
             raise ValueError(f"not a usable name for a new file of a committed folder: {name!r}")
         shown_as, digest, size = self._target / name, hashlib.sha256(), 0
-        with self._create(name) as file:
+        with self._create(name) as file, ThreadPoolExecutor(1) as beside:
 
             def write(data: Bytes) -> None:
                 nonlocal size
                 num_bytes = memoryview(data).nbytes
+                # Neither needs Python: a large piece is hashed while the system takes it.
+                hashed = beside.submit(digest.update, data) if num_bytes >= _LARGE else None
                 with explained(shown_as, size + num_bytes):
                     disk.DISK.write(file, data)
-                digest.update(data)
                 size += num_bytes
+                if hashed is None:
+                    digest.update(data)
+                else:
+                    hashed.result()
 
             yield write
             with explained(shown_as, size):

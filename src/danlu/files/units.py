@@ -1,4 +1,4 @@
-"""Numbers of bytes, written for people: the one place that chooses the unit.
+"""Numbers of bytes and seconds, written for people: the one place that chooses the unit.
 
 Binary units everywhere, since memory is sold and shown by drivers in them: a card of "64 GB" has
 64 GiB (68.7 GB). A file and the memory that it fills then have the same number.
@@ -16,3 +16,10 @@ def readable_bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
+
+
+def readable_clock(seconds: float) -> str:
+    """Write a time as a clock does: `0:07`, `12:30` or `1:05:00`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from danlu.model.config import ModelConfig, Quantization, load_config
 from danlu.model.packed import pack_model
 from danlu.model.quantized import fits_int4, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
+from danlu.moving_line import Progress, no_progress
 from danlu.ops import INT4_GROUP
 from danlu.text.tokenizer import Tokenizer
 from danlu.weights.sharded import WeightFolder
@@ -81,10 +83,19 @@ def check_model(name: str) -> CheckedModel:
 
 
 def load_for_answers(
-    name: str, *, device: Device, dtype: torch.dtype | None, quantization: Quantization | None
+    name: str,
+    *,
+    device: Device,
+    dtype: torch.dtype | None,
+    quantization: Quantization | None,
+    progress: Progress = no_progress,
 ) -> LoadedModel:
     """Load a model as `load_model` does, its weights packed where the device has a form for it."""
-    loaded = load_model(name, device=device, dtype=dtype, quantization=quantization)
+    loaded = load_model(
+        name, device=device, dtype=dtype, quantization=quantization, progress=progress
+    )
+    if quantization is None:
+        progress(_("Packing the weights for this processor"), 0, 0)
     is_packed = quantization is None and pack_model(loaded.model)
     return replace(loaded, is_packed=is_packed)
 
@@ -95,8 +106,11 @@ def load_model(
     device: Device,
     dtype: torch.dtype | None = None,
     quantization: Quantization | None = None,
+    progress: Progress = no_progress,
 ) -> LoadedModel:
     """Load a model onto a device; dtype None means the device's preferred one.
+
+    progress: told how many bytes of the weights have been read.
 
     Raises what `check_model` raises, UsageError for a model that has no int4 form, and
     CapacityError where the weights cannot fit.
@@ -110,14 +124,15 @@ def load_model(
             fix="--quantization int8",
         )
     _check_memory(checked, device, dtype, quantization)
+    reading = partial(progress, _("Loading {name}").format(name=Path(name).name))
     if quantization is None:
         model = Qwen3(checked.config, device=device.torch_device, dtype=dtype)
-        checked.weights.load(dict(model.hf_tensors()))
+        checked.weights.load(dict(model.hf_tensors()), reading)
     else:
         model = quantized_model(
             checked.config,
             quantization,
-            checked.weights.read_into,
+            checked.weights.reader(reading),
             device=device.torch_device,
             dtype=dtype,
         )

@@ -44,6 +44,11 @@ class Prompting:
             return True
         return False if self.template == "qwen3_nothink" and not self.enable_thinking else None
 
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the prompt itself opens a thought, whatever is asked for."""
+        return self.template == "qwen3_thinking"
+
     def override(self, template: str | None, enable_thinking: bool | None) -> Prompting:
         """Replace what was trained by what is asked for; None leaves it."""
         return Prompting(

@@ -40,7 +40,8 @@ def write_model(draft: Draft, model: Qwen3, *, like: Path, at_once: bool = False
     tensors = dict(model.hf_tensors())
     dtype = model.embed_tokens.dtype
     plans = [TensorPlan(name=n, dtype=dtype, shape=tuple(t.shape)) for n, t in tensors.items()]
-    write_folder(draft, plans, tensors.__getitem__, like=like, at_once=at_once)
+    turn_end = Tokenizer.load(like).control_id(TURN_END)
+    write_folder(draft, plans, tensors.__getitem__, like=like, turn_end=turn_end, at_once=at_once)
 
 
 def write_folder(
@@ -49,13 +50,15 @@ def write_folder(
     fetch: Callable[[str], Tensor],
     *,
     like: Path,
+    turn_end: int,
     at_once: bool = False,
     shard_bytes: int = SHARD_BYTES,
     config_fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write planned tensors and the companions of `like`; config.json names the first's dtype.
 
-    config_fields: what else config.json says otherwise than that of `like`.
+    turn_end: the token that ends a turn. config_fields: what else config.json says otherwise than
+    that of `like`.
     """
     save_weights(draft, plans, fetch, shard_bytes=shard_bytes)
     config = {**read_model_json(like / "config.json").fields, **config_fields}
@@ -63,7 +66,6 @@ def write_folder(
     key = "dtype" if "dtype" in config else "torch_dtype"
     config[key] = str(plans[0].dtype).removeprefix("torch.")
     draft.write("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    turn_end = Tokenizer.load(like).control_id(TURN_END)
     draft.write(GENERATION_FILE, exported_generation(like, turn_end=turn_end, at_once=at_once))
     copy_tokenizer(draft, like=like, at_once=at_once)
 

@@ -41,7 +41,7 @@ _KINDS = {
     "weight": "whole",
 }
 # Rows are changed in pieces of about so many numbers: an embedding is large in fp32.
-_NUMBERS_AT_ONCE = 4 * 2**20
+_NUMBERS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,6 +114,20 @@ class SafetensorsFile:
         self.read_into(name, tensor)
         return tensor
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows [start, stop) of a tensor with a first dimension, as `read` does the whole.
+
+        Raises what `read` raises.
+        """
+        stored = self.tensors[name]
+        row_bytes = (stored.stop - stored.start) // stored.shape[0]
+        dtype = TORCH_DTYPES.get(stored.dtype, torch.float32)
+        tensor = torch.empty(stop - start, *stored.shape[1:], dtype=dtype)
+        with readable(self.path), open_regular(self.path) as file:
+            file.seek(stored.start + start * row_bytes)
+            self._fill(file, name, tensor)
+        return tensor
+
     def _fill(self, file: BinaryIO, name: str, destination: Tensor) -> None:
         """Read straight into the tensor's memory: no second copy exists at any time."""
         memory = destination.view(-1).view(torch.uint8).numpy().data

@@ -30,6 +30,8 @@ from danlu.weights.safetensors import (
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+# Called with the bytes that have been read, and with all there are.
+BytesRead = Callable[[int, int], None]
 # Hugging Face's default shard size since transformers 4.35.
 SHARD_BYTES = 5 * 10**9
 
@@ -87,14 +89,31 @@ class WeightFolder:
                     )
                 )
 
-    def load(self, wanted: Mapping[str, Tensor]) -> None:
+    def load(
+        self, wanted: Mapping[str, Tensor], progress: BytesRead = lambda _done, _total: None
+    ) -> None:
         """Fill every wanted tensor; the folder must hold these and nothing else.
 
         Raises DataError as `check` does, before the first byte is read: reading may take minutes.
         """
         self.check(wanted)
+        read_into = self.reader(progress)
         for name, destination in wanted.items():
+            read_into(name, destination)
+
+    def reader(self, progress: BytesRead) -> Callable[[str, Tensor], None]:
+        """Return `read_into` that tells how many bytes of the folder it has read so far."""
+        done, total = 0, self.num_bytes
+        progress(0, total)
+
+        def read_into(name: str, destination: Tensor) -> None:
+            nonlocal done
             self.read_into(name, destination)
+            stored = self.files[name].tensors[name]
+            done = min(done + stored.stop - stored.start, total)
+            progress(done, total)
+
+        return read_into
 
     def read_into(self, name: str, destination: Tensor) -> None:
         """Fill one tensor of a folder that has passed `check`, and compare its aliases with it."""
@@ -103,9 +122,21 @@ class WeightFolder:
             if original == name and alias in self.files:
                 self._check_equal(self.files[alias], alias, destination)
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows [start, stop) of a tensor in its stored dtype, compared with its aliases."""
+        rows = self.files[name].rows(name, start, stop)
+        for alias, original in self.aliases.items():
+            if original == name and alias in self.files:
+                copy = self.files[alias].rows(alias, start, stop)
+                self._check_same(self.files[alias], alias, copy.to(rows.dtype), rows)
+        return rows
+
     def _check_equal(self, file: SafetensorsFile, name: str, original: Tensor) -> None:
         copy = torch.empty_like(original)
         file.read_into(name, copy)
+        self._check_same(file, name, copy, original)
+
+    def _check_same(self, file: SafetensorsFile, name: str, copy: Tensor, original: Tensor) -> None:
         if not torch.equal(copy, original):
             raise self._mismatch(
                 _("{name} in {file} differs from the embedding it is tied to.").format(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from danlu.dialog.assistant import Assistant
@@ -20,6 +20,7 @@ from danlu.text.conversation import Conversation, Message
 from danlu.text.parse import Parser
 
 Clock = Callable[[], float]
+Ended = Literal["stop", "length", "time", "refused"]
 # Requests at once. Each holds its keys and values: 16 answers of Qwen3-8B with 1,500 tokens of
 # prompt and answer need about 3.5 GB.
 WIDTH = 16
@@ -27,10 +28,14 @@ WIDTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The messages before an answer, and whether the adapter answers or the plain base."""
+    """The messages before an answer, and whether the adapter answers or the plain base.
+
+    seed: that of its draws; None: the one that all have.
+    """
 
     conversation: Conversation
     with_adapter: bool = True
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +43,17 @@ class Answer:
     """What a model answered. raw: the text as the model wrote it, tags included.
 
     ended: stop (the model ended it), length (the token limit), time (the deadline, possibly before
-    the first token) or refused (`problem` says why).
+    the first token) or refused (`problem` says why). prompt_tokens, completion_tokens: read and
+    written, where it is finished.
+    starts_in_thought: the prompt has opened its thought.
     """
 
     raw: str = ""
-    ended: Literal["stop", "length", "time", "refused"] = "time"
+    ended: Ended = "time"
     problem: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    starts_in_thought: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -53,7 +63,7 @@ class Answer:
     @property
     def message(self) -> Message:
         """The answer as a message, with reasoning, visible text and tool calls separated."""
-        parser = Parser()
+        parser = Parser(starts_in_thought=self.starts_in_thought)
         return assistant_message([*parser.feed(self.raw), *parser.finish()])
 
 
@@ -62,7 +72,9 @@ class _Live:
     """An answer in progress."""
 
     stream: Generator[str | Usage | End, None, None]
+    starts_in_thought: bool
     pieces: list[str] = field(default_factory=list)
+    usage: Usage | None = None
     answer: Answer | None = None
 
     def advance(self) -> None:
@@ -70,17 +82,29 @@ class _Live:
         try:
             event = next(self.stream)
         except DanluError as problem:
-            self.answer = Answer(raw="".join(self.pieces), ended="refused", problem=str(problem))
+            self._ended("refused", problem=str(problem))
             return
         if isinstance(event, str):
             self.pieces.append(event)
+        elif isinstance(event, Usage):
+            self.usage = event
         elif isinstance(event, End):
             self.end("stop" if event.reason == "stop" else "length")
 
     def end(self, reason: Literal["stop", "length", "time"]) -> None:
         """Make what was generated so far the answer."""
         self.stream.close()
-        self.answer = Answer(raw="".join(self.pieces), ended=reason)
+        self._ended(reason)
+
+    def _ended(self, reason: Ended, problem: str = "") -> None:
+        self.answer = Answer(
+            raw="".join(self.pieces),
+            ended=reason,
+            problem=problem,
+            prompt_tokens=self.usage.prompt_tokens if self.usage else 0,
+            completion_tokens=self.usage.completion_tokens if self.usage else 0,
+            starts_in_thought=self.starts_in_thought,
+        )
 
 
 def answers(
@@ -100,9 +124,10 @@ def answers(
         _Live(
             stream=assistant.dialog.write(
                 asked.conversation,
-                sampling=sampling,
+                sampling=sampling if asked.seed is None else replace(sampling, seed=asked.seed),
                 adapter=assistant.adapter if asked.with_adapter else None,
-            )
+            ),
+            starts_in_thought=assistant.prompting.opens_thought,
         )
         for asked in questions
     )

@@ -16,6 +16,7 @@ from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
 from danlu.errors import EnvironmentFault, UsageError
+from danlu.moving_line import MovingLine
 from danlu.server.edge.keys import Keys
 from danlu.server.lifecycle import server as run_module
 from danlu.server.lifecycle.listening import listen, url_of
@@ -39,7 +40,9 @@ class Life:
         monkeypatch.setattr(run_module, "describe", lambda serving: [])
         self.settings = ServeSettings(port=0, **settings)
         self.listener = listen("127.0.0.1", 0)
-        self.server = Server(ServerState.of(self.settings), Keys(), url=url_of(self.listener))
+        self.server = Server(
+            ServerState.of(self.settings), Keys(), url=url_of(self.listener), line=MovingLine()
+        )
         self.server.app.include_router(self._router())
         self.address = self.listener.getsockname()
 

@@ -11,6 +11,7 @@ from danlu.chat.talk import Chat, Command, nothing_yet
 from danlu.dialog.events import Event
 from danlu.errors import DanluError, UsageError
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.text.conversation import Conversation, Message
 
 _SEEDS = 2**31
@@ -58,13 +59,13 @@ def _open_another(chat: Chat, settings: ChatSettings) -> None:
     Where that fails, the former one is loaded again. Raises DanluError.
     """
     former = chat.settings
-    with chat.screen.waiting(_("Loading the model")):
+    with MovingLine(_("Loading the model")) as line:
         chat.partner.close()
         try:
-            chat.partner, chat.voice = chat.opened(settings)
+            chat.partner, chat.voice = chat.opened(settings, line.show)
             chat.settings = settings
         except DanluError:
-            chat.partner, chat.voice = chat.opened(former)
+            chat.partner, chat.voice = chat.opened(former, line.show)
             raise
 
 
@@ -79,7 +80,7 @@ def _adapter(chat: Chat, argument: str) -> None:
                 ),
                 fix="/adapter NAME=PATH",
             )
-        with chat.screen.waiting(_("Loading the adapter")):
+        with MovingLine(_("Loading the adapter")):
             chat.partner.add(name, path)
     elif name and name not in chat.partner.voices:
         raise UsageError(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from danlu.cli.terminal.transfer import TransferLine
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.published import PublishedModel, find_published, published_models
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.program import as_typed
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
@@ -42,15 +42,13 @@ def run(argv: Sequence[str]) -> int:
         folder = complete_folder(model.name)
         print(_("{name} is here already: {folder}").format(name=model.name, folder=folder))
         return EXIT_OK
-    line = TransferLine()
     try:
-        _pull(model, sites_of(resolved.values.source), line)
+        with MovingLine(in_lines=True) as line:
+            _pull(model, sites_of(resolved.values.source), line)
     except KeyboardInterrupt:
         text = _("Stopped; what came stays. Go on with: danlu pull {name}")
-        line.say(as_typed(text.format(name=model.name)))
+        print(as_typed(text.format(name=model.name)))
         return EXIT_INTERRUPTED
-    finally:
-        line.clear()
     print(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
     print(as_typed(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}")))
     return EXIT_OK
@@ -78,7 +76,7 @@ def runnable_model(name: str) -> PublishedModel:
     return model
 
 
-def _pull(model: PublishedModel, sites: Sequence[Site], line: TransferLine) -> None:
+def _pull(model: PublishedModel, sites: Sequence[Site], line: MovingLine) -> None:
     from danlu.hub.catalogue.pulling import PullAsks, PullBegun, PulledAgain, pull
 
     for event in pull(model, sites):

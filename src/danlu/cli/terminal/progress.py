@@ -22,10 +22,11 @@ from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
 from danlu.errors import EXIT_INTERRUPTED
-from danlu.files.units import readable_bytes
+from danlu.files.units import readable_bytes, readable_clock
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
 from danlu.language import _, columns
+from danlu.moving_line import MovingLine
 from danlu.train.events import (
     Adapted,
     Evaluated,
@@ -93,7 +94,7 @@ def show_training(job: Finetune, words: Sequence[str] = ()) -> None:
     every = job.prepared.task.recipe.logging_steps
     view = _Bar(words) if sys.stdout.isatty() else _Lines(words, every)
     with stopped_by_signals(job.request_stop), view:
-        for event in job.run():
+        for event in job.run(view.begin):
             try:
                 view.show(event)
             except OSError as fault:
@@ -176,6 +177,9 @@ class _View(AbstractContextManager["_View"]):
         for line in _sentences(event):
             self._say(line)
 
+    def begin(self, what: str, done: int, total: int) -> None:
+        """Show what is done before the first step, or leave it."""
+
     @abstractmethod
     def _show_step(self, event: StepDone) -> None: ...
 
@@ -200,7 +204,9 @@ class _View(AbstractContextManager["_View"]):
 
     def _left(self, event: StepDone) -> str:
         """Estimate the time to the last step."""
-        return _clock(self._seconds / max(1, self._steps) * (self._total_steps - event.step))
+        return readable_clock(
+            self._seconds / max(1, self._steps) * (self._total_steps - event.step)
+        )
 
 
 class _Bar(_View):
@@ -213,9 +219,9 @@ class _Bar(_View):
         super().__init__(words)
         self._started = time.monotonic()
         self._last: StepDone | None = None
-        self._live = Live(
-            console=Console(highlight=False), refresh_per_second=8, get_renderable=self._picture
-        )
+        self._beginning = MovingLine(_("Taking the output folder"))
+        self._console = Console(highlight=False)
+        self._live = Live(console=self._console, refresh_per_second=8, get_renderable=self._picture)
 
     def __enter__(self) -> _Bar:
         self._live.start()
@@ -227,26 +233,29 @@ class _Bar(_View):
         except OSError:  # the window was closed
             _be_silent()
 
+    def begin(self, what: str, done: int, total: int) -> None:
+        self._beginning.show(what, done, total)
+
     def _show_step(self, event: StepDone) -> None:
         self._last = event
 
     def _say(self, line: str) -> None:
-        self._live.console.print(Text(line))
+        self._console.print(Text(line))
 
-    def _picture(self) -> Table:
+    def _picture(self) -> Table | Text:
         grid = Table.grid(padding=(0, 1))
         last, total = self._last, self._total_steps
         if last is None or not total:
-            return grid
+            return self._beginning.picture(self._console.width)
         width = 24
         done = round(width * last.step / total)
         bar = Text("━" * done, style="green") + Text("━" * (width - done), style="bright_black")
-        elapsed = _clock(time.monotonic() - self._started)
+        elapsed = readable_clock(time.monotonic() - self._started)
         times = _("{elapsed} elapsed, {left} left").format(elapsed=elapsed, left=self._left(last))
         grid.add_row(Text(f"{last.step}/{total}"), bar, Text(times))
         outer = Table.grid()
         outer.add_row(grid)
-        for line in lines_of(self._numbers(last), self._live.console.width):
+        for line in lines_of(self._numbers(last), self._console.width):
             outer.add_row(Text(line))
         return outer
 
@@ -278,13 +287,6 @@ def lines_of(parts: Sequence[str], width: int) -> Iterator[str]:
         else:
             line += _GAP + part
     yield line
-
-
-def _clock(seconds: float) -> str:
-    """Write a time as m:ss or h:mm:ss."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _sentences(event: Event) -> Iterator[str]:

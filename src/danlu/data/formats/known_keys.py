@@ -52,7 +52,7 @@ _ANYWHERE = {
     **_known("media", "images videos audios image video audio"),
     **_known("renamed", "functions", place="tools"),  # OpenAI's, before tools
 }
-_ROW_KEYS: Mapping[str, KnownKey] = {
+ROW_KEYS: Mapping[str, KnownKey] = {
     **_ANYWHERE,
     # Of DPO in LLaMA-Factory and TRL, and in ms-swift.
     **_known("preference", "chosen rejected rejected_response rejected_messages"),
@@ -77,7 +77,7 @@ _CALL_KEYS = ("name", "arguments", "function", "id", "type", "index")
 def refuse_row(row: Mapping[str, Any], read: Collection[str]) -> None:
     """Raise BadRow for a row that carries what would be lost. read: the columns with a part."""
     for name, value in _that_say_something(row, read):
-        key = _ROW_KEYS.get(name)
+        key = ROW_KEYS.get(name)
         # Numbers and words under the name label are classes, which nothing reads.
         if key and key.meaning != "harmless" and (name != "label" or _is_truth(value)):
             raise _refused(_row_refusals(), key, name=name)
@@ -144,7 +144,7 @@ def _refused(refusals: _Refusals, key: KnownKey, **names: object) -> BadRow:
 def unread_in_row(row: Mapping[str, Any], read: Collection[str]) -> Iterator[str]:
     """Yield the fields of a usable row that hold something and are neither read nor harmless."""
     for name, _value in _that_say_something(row, read):
-        key = _ROW_KEYS.get(name)
+        key = ROW_KEYS.get(name)
         if key is None or key.meaning != "harmless":
             yield str(name)
 

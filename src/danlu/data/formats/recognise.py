@@ -34,6 +34,8 @@ _PAIRS = (
     ("问", "答"),
     ("指令", "输出"),
 )
+# What questions are called.
+PROMPT_NAMES = tuple(dict.fromkeys(["instruction", *(prompt for prompt, _answer in _PAIRS)]))
 _OTHER_ROLES = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool"}
 
 
@@ -48,7 +50,7 @@ def recognise(name: str, rows: Iterable[RawRow | Finding]) -> tuple[Format, str]
         if isinstance(item, RawRow) and isinstance(item.content, Mapping)
     ]
     for row in objects:
-        found = _of_messages(row) or _of_pairs(row)
+        found = format_of_messages(row) or _of_pairs(row)
         if found is not None:
             return found
     if not objects:
@@ -85,7 +87,8 @@ def _message_formats(row: Mapping[str, Any]) -> Iterator[Format]:
             yield format_of(formatting, columns={"messages": column})
 
 
-def _of_messages(row: Mapping[str, Any]) -> tuple[Format, str] | None:
+def format_of_messages(row: Mapping[str, Any]) -> tuple[Format, str] | None:
+    """Return the format of a row that holds messages, and what says so; None for other rows."""
     for column in _MESSAGE_COLUMNS:
         try:
             listed = structure(row.get(column), column)

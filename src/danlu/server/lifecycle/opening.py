@@ -15,6 +15,7 @@ from danlu.hub.load import load_for_answers
 from danlu.hub.names import STARTER, default_model, model_folder
 from danlu.hub.prompting import prompting_of_model
 from danlu.language import _
+from danlu.moving_line import Progress, no_progress
 from danlu.server.served_adapters import AdapterFolders, load_served_adapter
 from danlu.server.settings import ServeSettings
 from danlu.server.state import Serving
@@ -46,7 +47,9 @@ def name_of(settings: ServeSettings, folders: AdapterFolders) -> str:
     return name
 
 
-def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
+def open_serving(
+    settings: ServeSettings, folders: AdapterFolders, progress: Progress = no_progress
+) -> Serving:
     """Load everything and start the engine's thread; takes seconds to minutes.
 
     Raises what loading a model or an adapter raises, and UsageError for a context longer than the
@@ -58,6 +61,7 @@ def open_serving(settings: ServeSettings, folders: AdapterFolders) -> Serving:
         device=select(settings.device),
         dtype=DTYPES[settings.dtype],
         quantization=settings.quantization,
+        progress=progress,
     )
     prompting = prompting_of_model(model).override(settings.template, settings.enable_thinking)
     adapters = {

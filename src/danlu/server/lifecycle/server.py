@@ -22,6 +22,7 @@ from functools import partial
 import uvicorn
 
 from danlu.language import _
+from danlu.moving_line import MovingLine
 from danlu.server.edge.connections import ACCEPTED_AT_ONCE, IDLE_SECONDS, connection_class
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.logs import log_to_stderr
@@ -50,17 +51,21 @@ def serve(settings: ServeSettings, keys: Keys, listener: socket.socket) -> None:
     state = ServerState.of(settings)
     name_of(settings, state.adapter_folders)
     log_to_stderr()
-    server = Server(state, keys, url=url_of(listener))
-    print(_("{url}: loading the model").format(url=server.url), flush=True)
-    server.run(sockets=[listener])
+    with MovingLine(_("Loading the model")) as line:
+        server = Server(state, keys, url=url_of(listener), line=line)
+        line.say(_("{url}: loading the model").format(url=server.url))
+        server.run(sockets=[listener])
     if server.failure is not None:
         raise server.failure
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which loads the model in the background and drains at the end."""
+    """uvicorn's server, which loads the model in the background and drains at the end.
 
-    def __init__(self, state: ServerState, keys: Keys, *, url: str) -> None:
+    line: shows the loading.
+    """
+
+    def __init__(self, state: ServerState, keys: Keys, *, url: str, line: MovingLine) -> None:
         self.app = create_app(state, keys=keys)
         super().__init__(
             uvicorn.Config(
@@ -78,7 +83,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(state.settings.drain_s) + _LAST_SECONDS,
             )
         )
-        self.url = url
+        self.url, self._line = url, line
         self.failure: BaseException | None = None
         self._state = state
         self._needs_key = bool(keys)
@@ -97,7 +102,8 @@ class Server(uvicorn.Server):
         state = self._state
         then: Callable[[], None]
         try:
-            then = partial(self._begin, open_serving(state.settings, state.adapter_folders))
+            serving = open_serving(state.settings, state.adapter_folders, self._line.show)
+            then = partial(self._begin, serving)
             self.app.openapi()  # kept from here on; it would stop all others for 0.3 seconds
         except BaseException as problem:
             then = partial(self._fail, problem)
@@ -105,10 +111,12 @@ class Server(uvicorn.Server):
             loop.call_soon_threadsafe(then)
 
     def _fail(self, problem: BaseException) -> None:
+        self._line.stop()
         self.failure = problem
         self.should_exit = True
 
     def _begin(self, serving: Serving) -> None:
+        self._line.stop()
         self._state.serving = serving
         lines = [_("{url}: ready").format(url=self.url), *describe(serving)]
         model = next(iter(serving.adapters), serving.name)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from danlu.hub.load import LoadedModel, load_model
+from danlu.language import _
+from danlu.moving_line import Progress, no_progress
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
 from danlu.runs.folder import RunFolder
@@ -43,9 +45,10 @@ class Finetune:
         if self._trainer is not None:
             self._trainer.request_stop()
 
-    def run(self) -> Iterator[Event]:
+    def run(self, progress: Progress = no_progress) -> Iterator[Event]:
         """Train, save the result to final/ and yield what happens.
 
+        progress: is told what is done before the first step.
         Raises Interrupted after `request_stop`, DataError when training diverges; run.json says so.
         """
         prepared, task = self.prepared, self.prepared.task
@@ -54,7 +57,8 @@ class Finetune:
             register(folder.path)
             if folder.moved_to is not None:
                 yield what_was_replaced(folder.moved_to)
-            base = self._load(folder)
+            base = self._load(folder, progress)
+            progress(_("Measuring the first steps"), 0, 0)
             plan = prepared.plan
             first = recorded_step_plan(folder.read()) if plan is None else plan.chosen.step_plan
             manifest = manifest_of(prepared, base=base, arithmetic=first)
@@ -125,11 +129,12 @@ class Finetune:
         folder.write(with_plan(folder.read(), plan))
         yield Planned(plan=plan)
 
-    def _load(self, folder: RunFolder) -> LoadedModel:
+    def _load(self, folder: RunFolder, progress: Progress) -> LoadedModel:
         if self.prepared.settings.resumes:
             # Another number of threads adds in another order and gives other last bits.
             threads = folder.read().arithmetic.threads
             if threads is not None:
                 self.device = self.device.use_threads(threads)
         name = self.prepared.settings.model_name_or_path
-        return load_model(name, device=self.device, dtype=self.prepared.precision.dtype)
+        dtype = self.prepared.precision.dtype
+        return load_model(name, device=self.device, dtype=dtype, progress=progress)

@@ -17,6 +17,7 @@ from danlu.data.tokens.examples import Example
 from danlu.dialog.assistant import Assistant, open_assistant
 from danlu.dialog.settings import ModelSettings
 from danlu.engine.request import SamplingSettings
+from danlu.moving_line import Progress, no_progress
 from danlu.text.conversation import Conversation
 from danlu.train.loop.evaluate import Evaluation
 from danlu.workflows.answers import Answer, Asked, Clock, answers
@@ -78,7 +79,9 @@ class Subject:
     with_adapter: tuple[bool, ...]
 
 
-def measure(subjects: Sequence[Subject], task: Task) -> Generator[Stage, None, list[Measured]]:
+def measure(
+    subjects: Sequence[Subject], task: Task, progress: Progress = no_progress
+) -> Generator[Stage, None, list[Measured]]:
     """Open one subject after the other and measure it; return one result per measured model.
 
     Only one subject is in memory at a time, and each has the same share of the time. Raises what
@@ -87,7 +90,10 @@ def measure(subjects: Sequence[Subject], task: Task) -> Generator[Stage, None, l
     found: list[Measured] = []
     for subject in subjects:
         assistant = open_assistant(
-            subject.settings, template=task.template, enable_thinking=task.enable_thinking
+            subject.settings,
+            template=task.template,
+            enable_thinking=task.enable_thinking,
+            progress=progress,
         )
         share = task.limit_s / len(subjects)
         found += yield from _measure(assistant, subject.with_adapter, task, share)

@@ -15,6 +15,7 @@ from danlu.errors import DanluError
 from danlu.files.atomic import atomic_write
 from danlu.hub.adapters import find_adapter
 from danlu.hub.load import check_model
+from danlu.moving_line import Progress, no_progress
 from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.train.settings import REPORT_SECONDS
@@ -38,6 +39,7 @@ def write_report(
     *,
     limit_s: float = REPORT_SECONDS,
     clock: Clock = time.monotonic,
+    progress: Progress = no_progress,
 ) -> Iterator[Stage | BeforeAfter]:
     """Measure a run and write report.html and report.md into its folder.
 
@@ -60,7 +62,7 @@ def write_report(
         limit_s=limit_s,
         clock=clock,
     )
-    before, after = yield from measure(subjects, task)
+    before, after = yield from measure(subjects, task, progress)
     found = BeforeAfter(
         folder=folder,
         run=run,
