@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,8 @@ from danlu.runs.manifest import read_manifest, write_manifest
 from danlu.runs.metrics import read_metrics
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import start, train_words, write_rows
+from tests.helpers.training.whole_run import wait_for_step
+from tests.helpers.waiting import PATIENCE_S
 
 Screen = pytest.CaptureFixture[str]
 
@@ -56,7 +57,7 @@ def test_runs_are_listed_and_shown_by_name_or_folder(place: Path, capsys: Screen
 
 def test_a_run_whose_process_is_gone_is_not_called_running(place: Path, capsys: Screen) -> None:
     process = start(words(place, "killed", max_steps=5000), stdout=subprocess.DEVNULL)
-    wait_for_step(place / "killed", 3)
+    wait_for_step(process, place / "killed", 3)
     process.kill()
     process.wait()
     assert main(["runs", "show", "killed", "--json"]) == 0
@@ -66,9 +67,9 @@ def test_a_run_whose_process_is_gone_is_not_called_running(place: Path, capsys: 
 def test_stop_saves_first(place: Path, capsys: Screen) -> None:
     process = start(words(place, "long", max_steps=5000), stdout=subprocess.DEVNULL)
     try:
-        wait_for_step(place / "long", 3)
+        wait_for_step(process, place / "long", 3)
         assert main(["runs", "stop", "long"]) == 0
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=PATIENCE_S) == 130
     finally:
         process.kill()
     step = list_checkpoints(place / "long")[-1].step
@@ -140,12 +141,3 @@ def test_one_bad_entry_does_not_hide_the_others(
     [warning] = caplog.messages
     assert "A run is not shown. " in warning
     assert ("bad/run.json" if bad == "bad run" else "0.json") in warning
-
-
-def wait_for_step(run: Path, step: int) -> None:
-    for _attempt in range(4000):
-        metrics = read_metrics(run)
-        if metrics and metrics[-1]["step"] >= step:
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came so far")

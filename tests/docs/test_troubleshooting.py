@@ -133,6 +133,11 @@ BROKEN: tuple[tuple[str, str, str | bytes], ...] = (
         "rows.jsonl --cutoff_len 128",
         GOOD + row("Why? " * 200, "So."),
     ),
+    (
+        "A conversation of too many answers | 一个对话里的回答太多",
+        "rows.jsonl --cutoff_len 1048576",
+        talk(*[("user", "More?"), ("assistant", "Yes.")] * 1025),
+    ),
     ("The same row twice | 同一行出现两次", "rows.jsonl", GOOD + GOOD),
 )
 

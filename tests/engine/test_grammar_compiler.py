@@ -443,6 +443,8 @@ def test_what_requests_hold_stays_compiled_and_leaves_less_room(
     another = Grammar(kind="choice", source='["b"]')
     with pytest.raises(CapacityError):
         compiler.compiled(another)
+    # Nothing is kept any more, and what is held is not compiled twice.
+    assert compiler.compiled(Grammar(kind="choice", source='["a1"]')) is held[1]
     follow(held[0].guide(), tokenizer().encode_text("a0"))
     held.pop()
     compiler.compiled(another)

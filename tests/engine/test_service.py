@@ -15,6 +15,7 @@ from danlu.engine.request import Output, Request
 from danlu.engine.service import EngineService
 from danlu.errors import UsageError
 from tests.helpers.models.tiny_engine import GREEDY, alone, engine, random_prompt, tokens_of
+from tests.helpers.waiting import PATIENCE_S
 
 PROMPTS = [random_prompt(seed) for seed in range(6)]
 
@@ -35,9 +36,9 @@ def submit(service: EngineService, request: Request) -> queue.SimpleQueue[Output
 
 
 def collect(outputs: queue.SimpleQueue[Output]) -> list[Output]:
-    found = [outputs.get(timeout=20)]
+    found = [outputs.get(timeout=PATIENCE_S)]
     while found[-1].finish_reason is None:
-        found.append(outputs.get(timeout=20))
+        found.append(outputs.get(timeout=PATIENCE_S))
     return found
 
 
@@ -76,7 +77,7 @@ def test_a_cancelled_request_ends_even_where_nothing_else_runs(service: EngineSe
     outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
     assert service.reserve()
     request_id = service.submit(long_request(PROMPTS[0]), outputs.put)
-    outputs.get(timeout=20)
+    outputs.get(timeout=PATIENCE_S)
     service.cancel(request_id)
     service.cancel(request_id)
     assert collect(outputs)[-1].finish_reason == "abort"
@@ -159,7 +160,7 @@ def test_who_no_longer_waits_for_a_call_does_not_end_the_thread(service: EngineS
 
     def hold(_engine: Engine) -> None:
         begun.set()
-        assert release.wait(20)
+        assert release.wait(PATIENCE_S)
 
     async def ask(function: Callable[[Engine], object]) -> None:
         waiting = asyncio.ensure_future(asyncio.wrap_future(service.call(function)))

@@ -14,6 +14,7 @@ from typing import Any
 
 from danlu.files.leftovers import is_leftover
 from danlu.runs.metrics import read_metrics
+from tests.helpers.waiting import PATIENCE_S
 
 # Seconds instead of minutes: a few rows a step, one thread, no bf16 emulation.
 SHORT = {
@@ -70,7 +71,7 @@ def serving(words: Sequence[str]) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.communicate(timeout=40)
+            process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
 
 

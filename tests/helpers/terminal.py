@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 
 import pyte
 
+from tests.helpers.waiting import PATIENCE_S
+
 # Without a controlling terminal the keys Ctrl-C and Ctrl-D would be mere characters.
 PROGRAM = (
     "import fcntl, sys, termios\n"
@@ -24,7 +26,6 @@ PROGRAM = (
     "from danlu.cli.main import main\n"
     "sys.exit(main(sys.argv[1:]))\n"
 )
-PATIENCE_S = 60
 
 
 class _Screen(pyte.HistoryScreen):  # type: ignore[misc]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,14 +173,12 @@ def test_long_texts_are_encoded_as_short_ones(tokenizer: Tokenizer) -> None:
 def test_a_long_text_does_not_stop_other_threads(tokenizer: Tokenizer) -> None:
     """A server's event loop is one: it stood still for two seconds a million characters."""
     encoding = threading.Thread(target=tokenizer.encode_text, args=("long text " * 100_000,))
-    moments = [time.monotonic()]
+    turns = 0
     encoding.start()
     while encoding.is_alive():
-        moments.append(time.monotonic())
-        time.sleep(0.001)
-    moments.append(time.monotonic())
-    longest = max(after - before for before, after in pairwise(moments))
-    assert longest < (moments[-1] - moments[0]) / 2
+        encoding.join(0.001)
+        turns += 1
+    assert turns > 10  # one, where the other thread keeps the interpreter to itself
 
 
 def test_ids_without_a_token_have_no_bytes(tokenizer: Tokenizer) -> None:

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -100,12 +100,12 @@ class GrammarCompiler:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         self._kept: OrderedDict[Grammar, CompiledGrammar] = OrderedDict()  # the latest used is last
-        self._alive: WeakSet[CompiledGrammar] = WeakSet()
+        self._alive: WeakValueDictionary[Grammar, CompiledGrammar] = WeakValueDictionary()
 
     @property
     def kilobytes(self) -> int:
         """How much the grammars take that are kept, or that somebody holds."""
-        return sum(compiled.kilobytes for compiled in self._alive)
+        return sum(compiled.kilobytes for compiled in self._alive.values())
 
     def compiled(self, grammar: Grammar) -> CompiledGrammar:
         """Return a grammar compiled.
@@ -116,12 +116,12 @@ class GrammarCompiler:
         for it beside those of the requests under way.
         """
         with self._lock:
-            found = self._kept.pop(grammar, None)
-            if found is not None:
-                self._kept[grammar] = found
-                return found
+            if found := self._alive.get(grammar):
+                return self._keep(grammar, found)
         found = self._compile(grammar)
         with self._lock:
+            if other := self._alive.get(grammar):  # another thread was quicker
+                return self._keep(grammar, other)
             while self._kept and self.kilobytes + found.kilobytes > CACHE_KILOBYTES:
                 self._kept.popitem(last=False)
             if self.kilobytes + found.kilobytes > CACHE_KILOBYTES:
@@ -132,8 +132,12 @@ class GrammarCompiler:
                     ),
                     fix=_("Ask again when an answer has ended."),
                 )
-            self._kept[grammar] = found
-            self._alive.add(found)
+            self._alive[grammar] = found
+            return self._keep(grammar, found)
+
+    def _keep(self, grammar: Grammar, found: CompiledGrammar) -> CompiledGrammar:
+        self._kept[grammar] = found
+        self._kept.move_to_end(grammar)
         return found
 
     def _compile(self, grammar: Grammar) -> CompiledGrammar:

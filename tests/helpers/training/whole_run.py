@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import leftovers, start, timeless, train_words, write_rows
+from tests.helpers.waiting import wait_until
 
 STEPS = 120
 RESUME = ("--resume_from_checkpoint", "true")
@@ -92,10 +92,11 @@ def running(words: list[str], log: Path, step: int) -> Iterator[subprocess.Popen
 
 def wait_for_step(process: subprocess.Popen[bytes], run: Path, step: int) -> None:
     """Return as soon as the metrics show that a step is done."""
-    for _attempt in range(6000):
+
+    def is_done() -> bool:
         metrics = read_metrics(run)
-        if metrics and metrics[-1]["step"] >= step:
-            return
-        assert process.poll() is None, "it ended too early"
-        time.sleep(0.01)
-    raise AssertionError("it never came so far")
+        is_there = bool(metrics) and metrics[-1]["step"] >= step
+        assert is_there or process.poll() is None, "it ended too early"
+        return is_there
+
+    wait_until(is_done)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +27,7 @@ from tests.helpers.serving.served import (
     served,
 )
 from tests.helpers.serving.sse import events_of
+from tests.helpers.waiting import PATIENCE_S, wait_until
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 CHAT = "/v1/chat/completions"
@@ -47,14 +47,6 @@ def scripted(script: Any) -> ScriptedEngine:
 def client_of(script: Any, **settings: Any) -> Iterator[tuple[TestClient, Serving]]:
     with served(scripted(script), **settings) as serving:
         yield client_for(serving), serving
-
-
-def wait_until(is_so: Any) -> None:
-    """Wait for what happens on other threads."""
-    deadline = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(("problem", "status", "words"), PROBLEMS)
@@ -190,7 +182,9 @@ def test_an_engine_that_stops_ends_answers_with_an_error(stream: bool) -> None:
         found: list[httpx.Response] = []
 
         def ask() -> None:
-            found.append(httpx.post(address + CHAT, json={**HELLO, "stream": stream}, timeout=30))
+            found.append(
+                httpx.post(address + CHAT, json={**HELLO, "stream": stream}, timeout=PATIENCE_S)
+            )
 
         thread = threading.Thread(target=ask)
         thread.start()

@@ -24,6 +24,7 @@ from danlu.server.lifecycle.server import Server
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState
 from tests.helpers.serving.server import ScriptedService, scripted_serving
+from tests.helpers.waiting import PATIENCE_S, until
 
 Ask = Callable[..., Coroutine[Any, Any, tuple[int, bytes]]]
 
@@ -36,6 +37,7 @@ class Life:
         self.model_is_ready = threading.Event()
         self.trouble: BaseException | None = None
         self.release = asyncio.Event()
+        self.has_ended = False
         monkeypatch.setattr(run_module, "open_serving", self._open)
         monkeypatch.setattr(run_module, "describe", lambda serving: [])
         self.settings = ServeSettings(port=0, **settings)
@@ -47,7 +49,7 @@ class Life:
         self.address = self.listener.getsockname()
 
     def _open(self, *_words: Any) -> Any:
-        self.model_is_ready.wait(10)
+        self.model_is_ready.wait(PATIENCE_S)
         if self.trouble is not None:
             raise self.trouble
         return scripted_serving(self.service)
@@ -78,7 +80,7 @@ class Life:
         head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
         writer.close()
         return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]
 
@@ -86,24 +88,27 @@ class Life:
         """Run the server and a scenario; the scenario ends it."""
 
         async def together() -> None:
-            serving = asyncio.create_task(self.server.serve([self.listener]))
-            while not self.server.started:
-                await asyncio.sleep(0.01)
+            serving = asyncio.create_task(self._serve())
+            await until(lambda: self.server.started)
             try:
                 await scenario()
             finally:
                 self.model_is_ready.set()
                 self.signal()
-            await asyncio.wait_for(serving, 20)
+            await asyncio.wait_for(serving, PATIENCE_S)
 
         asyncio.run(together())
         self.listener.close()
         # A server that ends does not wait for what it loads; the next test must not meet it.
         for thread in threading.enumerate():
             if thread.name == "loading":
-                thread.join(10)
+                thread.join(PATIENCE_S)
         if self.server.failure is not None and self.server.failure is not self.trouble:
             assert not self.service.is_alive, self.server.failure
+
+    async def _serve(self) -> None:
+        await self.server.serve([self.listener])
+        self.has_ended = True
 
     def signal(self) -> None:
         self.server.handle_exit(signal.SIGTERM, None)
@@ -156,8 +161,7 @@ def test_what_loading_raises_ends_the_server(monkeypatch: pytest.MonkeyPatch) ->
 
     async def scenario() -> None:
         life.model_is_ready.set()
-        while not life.server.should_exit:
-            await asyncio.sleep(0.01)
+        await until(lambda: life.server.should_exit)
 
     life.live(scenario)
     assert life.server.failure is life.trouble
@@ -168,7 +172,8 @@ def test_a_signal_while_loading_ends_at_once(monkeypatch: pytest.MonkeyPatch) ->
 
     async def scenario() -> None:
         life.signal()
-        await asyncio.sleep(0.2)
+        await until(lambda: life.has_ended)
+        assert not life.model_is_ready.is_set()
 
     life.live(scenario)
     assert life.service.stopped_with == []
@@ -185,8 +190,7 @@ def test_running_answers_come_to_a_proper_end(
     async def scenario() -> None:
         await life.until_ready()
         running = asyncio.create_task(life.ask("POST", "/test/stream"))
-        while not life.service.num_seats_taken:
-            await asyncio.sleep(0.01)
+        await until(lambda: life.service.num_seats_taken)
         life.signal()
         await life.until_closed()
         if released:
@@ -217,8 +221,7 @@ def test_a_failed_engine_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> Non
         await life.until_ready()
         life.service.is_alive = False
         assert (await life.ask("GET", "/health"))[0] == 503
-        while not life.server.should_exit:
-            await asyncio.sleep(0.05)
+        await until(lambda: life.server.should_exit)
 
     life.live(scenario)
     assert isinstance(life.server.failure, RuntimeError)

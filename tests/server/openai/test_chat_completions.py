@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from danlu.engine.request import Request as EngineRequest
-from danlu.server.openai import respond as responses
+from danlu.server.openai import respond
 from danlu.server.state import Serving
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import render
 from tests.helpers.models.tiny_engine import tokenizer
 from tests.helpers.serving.served import ScriptedEngine, client_for, recorded, served
 from tests.helpers.serving.sse import DONE, events_of, whole_chat
+from tests.helpers.waiting import PATIENCE_S
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
 OTHER_CALL = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
@@ -305,13 +307,20 @@ def test_thinking_is_switched_by_template_and_by_effort(subject: Subject) -> Non
 
 
 def test_a_stream_shows_that_it_lives(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "COMMENT_SECONDS", 0.01)
+    waited, real = threading.Semaphore(0), respond._next_chunks
+
+    async def noted(*words: Any) -> Any:
+        chunks = await real(*words)
+        if chunks is None:
+            waited.release()
+        return chunks
 
     def slow(_request: EngineRequest) -> str:
-        import time
-
-        time.sleep(0.2)
+        assert all(waited.acquire(timeout=PATIENCE_S) for _comment in range(4))
         return "Hello"
+
+    monkeypatch.setattr(respond, "COMMENT_SECONDS", 0.01)
+    monkeypatch.setattr(respond, "_next_chunks", noted)
 
     body = subject.answers(slow).post(stream=True).text
     assert body.count(": keep-alive\n\n") > 2

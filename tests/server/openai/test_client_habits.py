@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.models.tiny_engine import tokenizer
 from tests.helpers.serving.sse import events_of
 from tests.server.openai.test_chat_completions import HELLO, TOOLS, Subject
 
@@ -53,6 +54,23 @@ def test_notes_in_a_message_are_accepted_and_listed(
     assert response.status_code == 200, response.text
     assert response.headers["x-danlu-ignored"] == listed
     assert "<|im_start|>user\nHi<|im_end|>" in subject.prompt()
+
+
+def test_half_a_call_is_text_and_never_called(subject: Subject) -> None:
+    """Wherever max_tokens cuts it: nobody runs a call whose arguments are not whole."""
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    ids = tokenizer().encode_text(call)
+    subject.answers(call)
+    for most in range(1, len(ids), 3):
+        message = subject.message(tools=TOOLS, max_tokens=most, enable_thinking=False)
+        assert message["finish_reason"] == "length"
+        written = tokenizer().decode(ids[:most])
+        if "}}" in written:  # only the closing tag is missing
+            [found] = message["tool_calls"]
+            assert json.loads(found["function"]["arguments"]) == {"city": "Rome"}
+        else:
+            assert not message.get("tool_calls")
+            assert message["content"].strip() == written.strip()
 
 
 def test_notes_in_calls_and_tools_are_accepted_and_listed(subject: Subject) -> None:

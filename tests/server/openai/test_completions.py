@@ -121,7 +121,7 @@ def test_log_probabilities_stand_beside_their_tokens() -> None:
     assert joined == lists
 
 
-@pytest.mark.parametrize("prompt", ["The fox 你好 🦊 <|im_end|> jumps", [33, 34, 35], "T"])
+@pytest.mark.parametrize("prompt", ["The fox 你好 🦊 <|im jumps", [33, 34, 35], "T"])
 @pytest.mark.parametrize("max_tokens", [0, 1, 5])
 def test_the_prompt_has_log_probabilities_too(
     client: TestClient, prompt: str | list[int], max_tokens: int
@@ -164,6 +164,19 @@ def test_the_prompt_has_log_probabilities_too(
     assert text == choice["text"]
     assert joined["tokens"] == lists["tokens"]
     assert joined["token_logprobs"][1:] == pytest.approx(lists["token_logprobs"][1:], abs=1e-4)
+
+
+def test_a_control_token_is_not_measured_as_letters(client: TestClient) -> None:
+    """As lm-eval's rolling tasks with tokenized_requests=False begin each text."""
+    prompt = "<|im_end|>The fox jumps"
+    for asked in (prompt, ["The fox", prompt]):
+        error = refused(client, prompt=asked, max_tokens=1, echo=True, logprobs=1)["error"]
+        assert error["param"] == "prompt"
+        assert "<|im_end|>" in error["message"]
+        assert "tokenized_requests=True" in error["message"]
+    # In a text that is continued its name is text, as anywhere.
+    post(client, prompt=prompt, echo=True)
+    post(client, prompt=prompt, logprobs=1)
 
 
 def test_with_echo_the_end_has_its_entry_too() -> None:

@@ -26,6 +26,7 @@ from tests.helpers.serving.served import (
     served,
     tiny_loaded,
 )
+from tests.helpers.waiting import PATIENCE_S, wait_until
 
 CHAT = "/v1/chat/completions"
 BODY = (
@@ -50,11 +51,7 @@ def place() -> Iterator[Place]:
 
 def wait_until_free(serving: Serving) -> float:
     """How long it takes until nothing is running any more."""
-    begun = time.monotonic()
-    while serving.service.num_seats_taken:
-        assert time.monotonic() < begun + 10, "a client has gone, but its requests run on"
-        time.sleep(0.001)
-    return time.monotonic() - begun
+    return wait_until(lambda: not serving.service.num_seats_taken)
 
 
 @pytest.mark.parametrize("stream", [b"true", b"false"])
@@ -70,7 +67,7 @@ def test_clients_that_go_at_random_moments(place: Place, stream: bytes, count: i
             time.sleep(moments.uniform(0.0, 0.08))
         longest = max(longest, wait_until_free(serving))
     good = httpx.post(
-        address + "/v1/completions", json={"prompt": "The fox", "max_tokens": 4}, timeout=20
+        address + "/v1/completions", json={"prompt": "The fox", "max_tokens": 4}, timeout=PATIENCE_S
     )
     assert good.status_code == 200
     longest = max(longest, wait_until_free(serving))
@@ -106,10 +103,10 @@ def test_half_a_body_takes_no_seat(place: Place, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(limits, "read_json", noted)
     with raw_post(address, CHAT, b"{", length=1000):
-        assert begun.wait(20)
+        assert begun.wait(PATIENCE_S)
         assert serving.service.num_seats_taken == 0
         assert not ended.is_set()
-    assert ended.wait(20)
+    assert ended.wait(PATIENCE_S)
     assert serving.service.num_seats_taken == 0
 
 
@@ -117,10 +114,9 @@ def test_a_client_that_does_not_read_holds_up_nobody(place: Place) -> None:
     serving, _figures, address = place
     body = {"prompt": "a", "max_tokens": 1500, "ignore_eos": True, "stream": True, "n": 4}
     with raw_post(address, "/v1/completions", json.dumps(body).encode()):
-        while not serving.service.num_seats_taken:
-            time.sleep(0.001)
+        wait_until(lambda: serving.service.num_seats_taken)
         answer = httpx.post(
-            address + "/v1/completions", json={"prompt": "a", "max_tokens": 4}, timeout=20
+            address + "/v1/completions", json={"prompt": "a", "max_tokens": 4}, timeout=PATIENCE_S
         )
         assert answer.status_code == 200
         assert serving.service.num_seats_taken > 0

@@ -19,6 +19,7 @@ from danlu.text.tokenizer import Tokenizer
 from tests.helpers.models.tiny_engine import tokenizer
 from tests.helpers.serving.served import ScriptedEngine, client_for, served, tiny_loaded
 from tests.helpers.serving.served import running as running_server
+from tests.helpers.waiting import PATIENCE_S
 
 CHAT = "/v1/chat/completions"
 HELLO = '"messages": [{"role": "user", "content": "Hi"}]'
@@ -141,7 +142,7 @@ def test_long_texts_leave_threads_for_others(
         if len(text) > 50_000:
             at_once.append(1)
             running.release()
-            assert release.wait(30)
+            assert release.wait(PATIENCE_S)
         return real(self, text)
 
     monkeypatch.setattr(Tokenizer, "encode_text", slow)
@@ -153,7 +154,7 @@ def test_long_texts_leave_threads_for_others(
 
         long = [pool.submit(ask, body) for _client in range(40)]
         for _thread in range(2):
-            assert running.acquire(timeout=30)
+            assert running.acquire(timeout=PATIENCE_S)
         assert ask({"prompt": "a few words"}) == 200
         assert len(at_once) == 2
         release.set()

@@ -13,6 +13,7 @@ from danlu.engine.request import Request
 from danlu.server.state import Serving
 from tests.helpers.models.tiny_engine import tokenizer
 from tests.helpers.serving.served import ScriptedEngine, application, running, served
+from tests.helpers.waiting import wait_until
 
 HELLO = [{"role": "user", "content": "Hello"}]
 WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京"}}\n</tool_call>'
@@ -186,18 +187,13 @@ def test_errors_have_their_classes(client: openai.OpenAI, place: tuple[Serving, 
 def test_a_client_that_stops_reading_frees_its_seat(
     client: openai.OpenAI, place: tuple[Serving, str]
 ) -> None:
-    import time
-
     with client.chat.completions.create(
         model="tiny",
         messages=HELLO,  # type: ignore[arg-type]
         stream=True,
     ) as stream:
         next(iter(stream))
-    deadline = time.monotonic() + 5
-    while place[0].service.num_seats_taken:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: not place[0].service.num_seats_taken)
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer")  # the client warns of its own field

@@ -23,6 +23,7 @@ from danlu.train.loop.trainer import Interrupted, Trainer
 from tests.helpers.faulty_disk import HastyDisk, installed
 from tests.helpers.training.crash_states import read_tree
 from tests.helpers.training.trainers import RECIPE, trainer
+from tests.helpers.waiting import PATIENCE_S
 
 ONLY_SAVES = replace(RECIPE, eval_steps=0)
 
@@ -46,7 +47,7 @@ class SlowDisk(HastyDisk):
         self.log.append(str(path))
         if f".{self.name}.draft" in str(path):
             self.waits = True
-            assert self.go.wait(20)
+            assert self.go.wait(PATIENCE_S)
         return super().create(path)
 
     def rename(self, source: Path, target: Path) -> None:

@@ -8,10 +8,13 @@ they mean.
 
 from __future__ import annotations
 
+import mmap
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from danlu.data.reading.arrow_messages import MAGIC, BatchSize, batch_sizes
 from danlu.data.reading.encoding import (
     MAX_ROW_BYTES,
     MOST_ROW_CHARACTERS,
@@ -25,7 +28,9 @@ from danlu.language import _
 _BATCH_ROWS = 256
 _MOST_SHARED_BYTES = 2 * MAX_ROW_BYTES
 _MOST_GROUP_BYTES = 8 * MAX_ROW_BYTES
-_ARROW_FILE = b"ARROW1"
+_DAMAGE = (ValueError, OverflowError, EOFError, struct.error)
+# A compressed batch is decoded whole.
+_MOST_BATCH_BYTES = 16 * MAX_ROW_BYTES
 
 
 def parquet_rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -44,32 +49,31 @@ def _parquet_batches(file: Path) -> Iterator[Any]:
     # Opened by us: then a file that is refused is told from one that is damaged.
     with open_regular(file) as raw:
         metadata = parquet.ParquetFile(raw).metadata
-        num_rows = _rows_a_batch(metadata)
+        batch_size = _rows_a_batch(metadata)
         # Each group by itself: it has its own dictionary.
         number = 1
         for group in range(metadata.num_row_groups):
-            _check_group(metadata.row_group(group), number)
-            number += metadata.row_group(group).num_rows
+            num_rows = metadata.row_group(group).num_rows
+            # A page is decoded whole, and may hold the group.
+            _check_mean(num_rows, metadata.row_group(group).total_byte_size, number)
+            number += num_rows
             raw.seek(0)
             shared = _shared_texts(metadata, group)
             table = parquet.ParquetFile(raw, metadata=metadata, read_dictionary=shared)
-            for batch in table.iter_batches(batch_size=num_rows, row_groups=[group]):
+            for batch in table.iter_batches(batch_size=batch_size, row_groups=[group]):
                 batch.validate(full=True)
                 yield batch
 
 
-def _check_group(group: Any, number: int) -> None:
-    """Raise BrokenFile where a group's rows are too long in the mean, and too much to be decoded.
-
-    A page is decoded whole, and may hold the group. number: of its first row.
-    """
-    size = group.total_byte_size // max(1, group.num_rows)
-    if size > MOST_ROW_CHARACTERS and group.total_byte_size > _MOST_GROUP_BYTES:
+def _check_mean(num_rows: int, num_bytes: int, number: int) -> None:
+    """Raise BrokenFile where rows are too long in the mean, and too much to be decoded at once."""
+    size = num_bytes // max(1, num_rows)
+    if size > MOST_ROW_CHARACTERS and num_bytes > _MOST_GROUP_BYTES:
         raise BrokenFile(
             "rows_too_long",
             number,
             _("The {count:,} rows from here have {size:,} bytes in the mean.").format(
-                count=group.num_rows, size=size
+                count=num_rows, size=size
             ),
             _("Divide them into several rows; no model's context holds that much."),
         )
@@ -102,18 +106,39 @@ def _arrow_batches(file: Path) -> Iterator[Any]:
     import pyarrow
 
     with open_regular(file) as raw:
-        is_file = raw.read(len(_ARROW_FILE)) == _ARROW_FILE
-    with pyarrow.memory_map(str(file)) as mapped:
-        if is_file:
-            reader = pyarrow.ipc.open_file(mapped)
-            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-        else:
-            batches = iter(pyarrow.ipc.open_stream(mapped))
-        for batch in batches:
-            # Once, not for each of its slices, which share what lists and dictionaries hold.
-            batch.validate(full=True)
-            for start in range(0, batch.num_rows, _BATCH_ROWS):
-                yield batch.slice(start, _BATCH_ROWS)
+        is_file = raw.read(len(MAGIC)) == MAGIC
+        mapped = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+    content = pyarrow.py_buffer(mapped)
+    if is_file:
+        reader = pyarrow.ipc.open_file(content)
+        batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+    else:
+        batches = iter(pyarrow.ipc.open_stream(content))
+    number = 1
+    for size in batch_sizes(content):
+        _check_batch(size, number)
+        number += size.num_rows
+        batch = next(batches)
+        # Once, not for each of its slices, which share what lists and dictionaries hold.
+        batch.validate(full=True)
+        for start in range(0, batch.num_rows, _BATCH_ROWS):
+            yield batch.slice(start, _BATCH_ROWS)
+            # What has been read of a mapped file counts as our memory until we give it back.
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _check_batch(size: BatchSize, number: int) -> None:
+    """Raise BrokenFile where a batch is too much to be decoded. number: of its first row."""
+    _check_mean(size.num_rows, size.num_bytes, number)
+    if size.new_bytes > _MOST_BATCH_BYTES:
+        raise BrokenFile(
+            "batch_too_large",
+            number,
+            _("The {count:,} rows from here are one compressed batch of {size:,} bytes.").format(
+                count=size.num_rows, size=size.new_bytes
+            ),
+            _("Save the file with batches of 1,000 rows, or as .jsonl."),
+        )
 
 
 def _rows(batch: Any) -> Iterator[Any]:
@@ -147,7 +172,7 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
                 if isinstance(row, dict):
                     row = {name: _without_fillers(value) for name, value in row.items()}
                 yield number, row
-        except (pyarrow.ArrowException, ValueError, OverflowError, OSError) as problem:
+        except (*_DAMAGE, pyarrow.ArrowException, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno is not None:
                 raise  # the file is refused, not damaged
             reason = str(problem).partition("\n")[0].rstrip(".")

@@ -35,7 +35,7 @@ _NOT_DATA = ("dataset_info.json", "state.json", "dataset_dict.json")
 FATAL_KINDS = frozenset(
     {
         *("broken_json", "broken_csv", "damaged_table", "not_utf8", "binary_file"),
-        *("row_too_large", "rows_too_long"),
+        *("row_too_large", "rows_too_long", "batch_too_large"),
     }
 )
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from danlu.dialog.events import Usage
 from danlu.engine.request import FinishReason, Output, Request
+from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.long_bodies import LongBodyRoute
 from danlu.server.openai.grammars import grammar_of
 from danlu.server.openai.logprobs import CompletionLogprobs
@@ -68,6 +69,8 @@ def prompt_requests(
         for prompt in body.prompt:
             if isinstance(prompt, str):
                 loaded.tokenizer.check_length([prompt], serving.context_tokens)
+                if body.wants_prompt_logprobs:
+                    _check_measured(prompt, loaded.tokenizer)
         return [request_of(prompt) for prompt in body.prompt]
 
 
@@ -141,6 +144,21 @@ class CompletionReply(Reply):
     def usages(self) -> list[Usage]:
         """Return what each choice has cost so far."""
         return [choice.usage for choice in self._choices]
+
+
+def _check_measured(prompt: str, tokenizer: Tokenizer) -> None:
+    """Raise ApiError where a text to be measured has the name of a control token in it.
+
+    Programs mean the token: they would take the probabilities of its letters for those of the text.
+    """
+    if named := sorted(name for name in tokenizer.control_tokens if name in prompt):
+        raise ApiError(
+            400,
+            f"The prompt has {named[0]} in it, which in a text is letters: its probabilities would "
+            "not be those of the token. Send token ids (lm-eval: tokenized_requests=True and "
+            "tokenizer=FOLDER, that of the model).",
+            param="prompt",
+        )
 
 
 def _text_of(prompt: Prompt, tokenizer: Tokenizer) -> str:
