@@ -26,14 +26,14 @@ LINES = (
     ("model", "weights", "text"),
     ("ops", "device"),
     ("files", "settings"),
-    ("errors", "language", "starter", "locale"),
+    ("errors", "reasons", "language", "starter", "locale"),
     ("",),  # danlu/__init__.py: the version number
     ("environment",),  # what danlu/__init__.py sets before torch is loaded
     ("container",),
 )
 ARROWS = {
     ("web", "server"), ("web", "doctor"), ("doctor", "server"), ("ops", "device"),
-    ("plan", "data"),
+    ("plan", "data"), ("reasons", "language"),
 }  # fmt: skip
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
 # Rooms inside rooms, from the roof down. A room's own files (settings, state, findings, datasets)
@@ -45,8 +45,8 @@ INNER = {
 }
 
 ROOMS_WITHOUT_TORCH = {
-    "", "container", "environment", "errors", "language", "starter", "files", "settings", "text",
-    "data", "plan", "runs",
+    "", "container", "environment", "errors", "language", "reasons", "starter", "files", "settings",
+    "text", "data", "plan", "runs",
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
     "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from danlu.cli.terminal.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, say
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
@@ -45,8 +45,8 @@ def run(argv: Sequence[str]) -> int:
     """Run one of the two; the words before the first flag are names of data sets."""
     action = argv[0] if argv else "--help"
     if action in ("--help", "-h"):
-        print(_("usage: danlu data check NAME ...    what is wrong with the data"))
-        print(_("       danlu data preview NAME ...  the rows as training sees them"))
+        say(_("usage: danlu data check NAME ...    what is wrong with the data"))
+        say(_("       danlu data preview NAME ...  the rows as training sees them"))
         return EXIT_OK
     actions = {"check": _check, "preview": _preview}
     if action not in actions:
@@ -86,7 +86,7 @@ def _check(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json_line({**report_record(report), "remarks": remarks}))
     else:
-        print(printable("\n".join([*remarks, *report_lines(report)])))
+        say(*remarks, *report_lines(report))
     return DataError.exit_code if report.refuses else EXIT_OK
 
 
@@ -109,13 +109,13 @@ def _preview(argv: Sequence[str]) -> int:
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
     for remark in training_remarks(folder, settings):
-        print(printable(remark))
+        say(remark)
     datasets = named_datasets(settings.dataset, settings)
     rows = preview(datasets, tokenizer, Rendering.from_settings(settings), num_rows=settings.rows)
     if settings.html:
         file = Path(settings.html).expanduser()
         atomic_write(file, "".join(page(rows, title=settings.dataset)))
-        print(_("Written: {path}").format(path=file))
+        say(_("Written: {path}").format(path=file))
     else:
         for line in terminal_lines(rows, colours=sys.stdout.isatty(), ids=settings.ids):
             print(line)

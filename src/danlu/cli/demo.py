@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
 from danlu.language import _, columns
 from danlu.settings.schema import Settings
@@ -50,9 +51,9 @@ def run(argv: Sequence[str]) -> int:
         try:
             _show(demo)
         except Interrupted:
-            print(_("Stopped. danlu demo starts over."))
+            say(_("Stopped. danlu demo starts over."))
             return EXIT_INTERRUPTED
-    print(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
+    say(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
     print_next_steps()
     return EXIT_OK
 
@@ -60,14 +61,14 @@ def run(argv: Sequence[str]) -> int:
 def print_next_steps() -> None:
     """Print the commands for a model and data of the user's own; each works as printed."""
     print()
-    print(_("With Qwen3-8B and rows of your own in my.jsonl:"))
+    say(_("With Qwen3-8B and rows of your own in my.jsonl:"))
     if shutil.which("danlu") is None and sys.prefix != sys.base_prefix:
-        print(f"  source {shlex.quote(str(Path(sys.prefix) / 'bin' / 'activate'))}")
-    print("  danlu pull Qwen3-8B")
-    print("  danlu train --model Qwen3-8B --dataset my.jsonl --output_dir my-run")
-    print("  danlu chat --adapter my-run")
-    print("  danlu merge --adapter my-run --export_dir my-model")
-    print("  danlu chat --model my-model")
+        say(f"  source {shlex.quote(str(Path(sys.prefix) / 'bin' / 'activate'))}")
+    say("  danlu pull Qwen3-8B")
+    say("  danlu train --model Qwen3-8B --dataset my.jsonl --output_dir my-run")
+    say("  danlu chat --adapter my-run")
+    say("  danlu merge --adapter my-run --export_dir my-model")
+    say("  danlu chat --model my-model")
 
 
 def _show(demo: Demo) -> None:
@@ -76,19 +77,19 @@ def _show(demo: Demo) -> None:
     from danlu.cli.merge import merge_summary
     from danlu.cli.terminal.fact_table import print_facts
     from danlu.cli.terminal.progress import describe, show_training
-    from danlu.cli.terminal.screen import print_table, waiting
+    from danlu.cli.terminal.screen import print_table, say, waiting
     from danlu.workflows.demo import QUESTIONS, answer_text, ask, held_out_scores
 
     _title(1, _("The machine, and the built-in model (a small demonstration model)"))
     print_facts(machine_facts(), indent="  ")
     starter = demo.open_starter()
     for question in QUESTIONS:
-        print(f"\n> {question}")
+        say(f"\n> {question}")
         show_answer(ask(starter, question))
 
     _title(2, _("Fine-tuning: a new identity and a new skill"))
     job = demo.finetune()
-    print("\n".join(describe(job.prepared)))
+    say(*describe(job.prepared))
     show_training(job)
 
     _title(3, _("Before and after"))
@@ -99,7 +100,7 @@ def _show(demo: Demo) -> None:
             before = answer_text(tuned, question, with_adapter=False)
             rows.append((question, before, answer_text(tuned, question)))
     print_table((_("question"), _("before"), _("after")), rows)
-    print(_("Held-out prompts, answered exactly as expected:"))
+    say(_("Held-out prompts, answered exactly as expected:"))
     with waiting(_("answering the held-out prompts")):
         found = held_out_scores(tuned)
     scores = [
@@ -111,14 +112,14 @@ def _show(demo: Demo) -> None:
         for score in found
     ]
     print_table((_("skill"), _("before"), _("after")), scores)
-    print(_("Loss curve: {path}").format(path=demo.run_folder / "loss.png"))
+    say(_("Loss curve: {path}").format(path=demo.run_folder / "loss.png"))
 
     _title(4, _("Merging the adapter into the model"))
-    print(merge_summary(demo.merge(job.device)))
-    print(_("Merged model: {path}").format(path=demo.merged_folder))
+    say(merge_summary(demo.merge(job.device)))
+    say(_("Merged model: {path}").format(path=demo.merged_folder))
     merged = demo.open_merged()
     for question in ("Who are you?", "你是谁？"):
-        print(f"\n> {question}")
+        say(f"\n> {question}")
         show_answer(ask(merged, question))
     _title(5, _("The same with Qwen3-8B and your own data"))
 
@@ -133,4 +134,4 @@ def heading(number: int, text: str) -> str:
 
 
 def _title(number: int, text: str) -> None:
-    print(f"\n{heading(number, text)}", flush=True)
+    say(f"\n{heading(number, text)}")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import say
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
@@ -89,7 +90,7 @@ def _check(settings: EvalSettings) -> None:
 
 
 def _report(settings: EvalSettings) -> None:
-    from danlu.cli.terminal.screen import json_line
+    from danlu.cli.terminal.screen import json_line, say
     from danlu.workflows.report.before_after import BeforeAfter
     from danlu.workflows.report.report import HTML_FILE, MARKDOWN_FILE, write_report
 
@@ -100,7 +101,7 @@ def _report(settings: EvalSettings) -> None:
                 files = {"html": str(folder / HTML_FILE), "markdown": str(folder / MARKDOWN_FILE)}
                 print(json_line({**files, **event.figures()}))
         else:
-            print("\n".join(report_lines(event)), flush=True)
+            say(*report_lines(event))
 
 
 def report_lines(event: Stage | BeforeAfter) -> list[str]:
@@ -146,7 +147,7 @@ def _score(settings: EvalSettings) -> None:
         model, template=settings.template, enable_thinking=settings.enable_thinking
     )
     if not settings.json_output:
-        print("\n".join(assistant.describe()))
+        say(*assistant.describe())
     for event in evaluate(assistant, rows, folder, max_new_tokens=settings.max_new_tokens):
         if isinstance(event, Scored):
             lines = _result_lines(event)
@@ -162,7 +163,7 @@ def _show_progress(event: EvaluationProgress) -> None:
     if sys.stdout.isatty():
         print(f"\r{line}", end="\n" if event.done == event.total else "", flush=True)
     elif event.done == event.total or event.done % max(1, event.total // 10) == 0:
-        print(line, flush=True)
+        say(line)
 
 
 def _result_lines(event: Scored) -> list[str]:

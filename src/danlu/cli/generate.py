@@ -33,7 +33,7 @@ def run(argv: Sequence[str]) -> int:
             fix='danlu generate "..."',
         )
     from danlu.chat.plain import say_if_cut, show_answer
-    from danlu.cli.terminal.screen import json_line
+    from danlu.cli.terminal.screen import json_line, say
     from danlu.dialog.assistant import model_line, open_assistant
     from danlu.dialog.events import End, Usage, assistant_message
     from danlu.hub.names import STARTER
@@ -43,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
         settings, template=settings.template, enable_thinking=settings.enable_thinking
     )
     if settings.model_name_or_path is None and assistant.loaded.name != STARTER:
-        print(model_line(assistant.loaded), file=sys.stderr)
+        say(model_line(assistant.loaded), to=sys.stderr)
     messages = [Message(role="user", content=prompt)]
     if settings.system:
         messages.insert(0, Message(role="system", content=settings.system))

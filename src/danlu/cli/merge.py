@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from danlu.cli.terminal.screen import json_line
+from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
@@ -88,17 +88,17 @@ def run(argv: Sequence[str]) -> int:
         print(json_line(asdict(report)))
         return EXIT_OK
     for line in _unfinished(ingredients):
-        print(line)
+        say(line)
     if not report.base_is_proven:
-        print(_("The adapter does not record its base; only the shapes could be checked."))
-    print(merge_summary(report))
-    print(
+        say(_("The adapter does not record its base; only the shapes could be checked."))
+    say(merge_summary(report))
+    say(
         _(
             "{prompting}: recorded for danlu, and the default of its chat template elsewhere."
         ).format(prompting=prompting_line(prompting))
     )
-    print(_("Merged model: {path}").format(path=export_dir))
-    print(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
+    say(_("Merged model: {path}").format(path=export_dir))
+    say(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
     return EXIT_OK
 
 

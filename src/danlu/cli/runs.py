@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from danlu.cli.terminal.fact_table import print_facts
-from danlu.cli.terminal.screen import json_line, print_table, printable
+from danlu.cli.terminal.screen import json_line, print_table, say
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes
 from danlu.language import _
@@ -86,7 +86,7 @@ def _list(as_json: bool) -> None:
             print(json_line(_record(run)))
         return
     if not runs:
-        print(_("No runs yet. danlu train --help tells how to start one."))
+        say(_("No runs yet. danlu train --help tells how to start one."))
         return
     heads = (_("run"), _("state"), _("step"), _("loss"), _("held-out"), _("size"), _("folder"))
     rows = (
@@ -115,25 +115,25 @@ def _trash(settings: RunsSettings) -> None:
     entries = list_trash()
     if settings.empty:
         removed = list(empty_trash(entries))
-        print(
+        say(
             _("Removed: {count}, {size}").format(
                 count=len(removed), size=readable_bytes(sum(one.size_bytes for one in removed))
             )
         )
         for entry in entries:
             if entry not in removed:
-                print(_("In use, and left: {path}").format(path=entry.path))
+                say(_("In use, and left: {path}").format(path=entry.path))
         return
     if settings.json_output:
         for entry in entries:
             print(json_line({**asdict(entry), "path": str(entry.path)}))
         return
     if not entries:
-        print(_("The trash is empty."))
+        say(_("The trash is empty."))
         return
     for entry in entries:  # one a line and whole, so that a path can be copied
-        print(printable(f"{readable_bytes(entry.size_bytes):>9}  {entry.path}"))
-    print(_("Take one back with mv; danlu runs trash --empty removes all for good."))
+        say(f"{readable_bytes(entry.size_bytes):>9}  {entry.path}")
+    say(_("Take one back with mv; danlu runs trash --empty removes all for good."))
 
 
 def _loss(value: float | None) -> str:
@@ -164,13 +164,13 @@ def _show(folder: Path, as_json: bool) -> None:
     _part("", facts)
     _part(_("Data"), data)
     for sentence in sentences:
-        print(printable(f"  {sentence}"))
+        say(f"  {sentence}")
     _part(_("Results"), manifest.results)
     given = [name for name, origin in manifest.origins.items() if origin != "default"]
     if given:
-        print(_("Settings that were given"))
+        say(_("Settings that were given"))
     for name in given:
-        print(printable(f"  --{name} {shlex.quote(str(manifest.settings[name]))}"))
+        say(f"  --{name} {shlex.quote(str(manifest.settings[name]))}")
 
 
 def _part(title: str, facts: Mapping[str, object]) -> None:
@@ -178,7 +178,7 @@ def _part(title: str, facts: Mapping[str, object]) -> None:
     present = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
     if present:
         if title:
-            print(title)
+            say(title)
         print_facts(present, indent="  " if title else "")
 
 
@@ -208,7 +208,7 @@ def _stop(folder: Path) -> None:
         ) from fault
     except ProcessLookupError:
         pass  # it ended by itself just now
-    print(_("Stopping process {pid}; it saves the last completed step first.").format(pid=pid))
+    say(_("Stopping process {pid}; it saves the last completed step first.").format(pid=pid))
     deadline = time.monotonic() + STOP_WAIT_S
     while status_of(folder).pid == pid and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -219,6 +219,6 @@ def _stop(folder: Path) -> None:
             why=_("Process {pid} is still saving.").format(pid=pid),
             fix=f"danlu runs show {shlex.quote(str(folder))}",
         )
-    print(
+    say(
         _("Stopped at step {step}. Go on with --resume_from_checkpoint true.").format(step=now.step)
     )

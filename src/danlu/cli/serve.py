@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.settings.option_names import COMMAND_LINE
@@ -28,9 +29,9 @@ def run(argv: Sequence[str]) -> int:
     origins = resolved.origins
     keys = key_texts(settings)
     if origins["api_key"] == COMMAND_LINE:
-        print(
+        say(
             _("All users of this machine see a key on the command line; use --api_key_file."),
-            file=sys.stderr,
+            to=sys.stderr,
         )
     if settings.engine == "vllm":
         from danlu.export.vllm import become_vllm

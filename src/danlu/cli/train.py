@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from danlu.cli.terminal.screen import waiting
+from danlu.cli.terminal.screen import say, waiting
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
+from danlu.reasons import reason_of
 from danlu.runs.checkpoints import FINAL
 from danlu.settings.show import read_settings
 
@@ -32,14 +33,14 @@ def run(argv: Sequence[str]) -> int:
 
         settings = with_named_model(resolved.values, resolved.origins)
         job = Finetune(prepare_run(settings, resolved.origins))
-    print("\n".join(describe(job.prepared)), flush=True)
+    say(*describe(job.prepared))
     try:
         show_training(job, argv)
     except Interrupted:
         # The same command goes on with the run instead of refusing its folder.
         command = shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])
         text = _("Stopped; the last completed step is saved. Go on with: {command}")
-        print(text.format(command=command))
+        say(text.format(command=command))
         return EXIT_INTERRUPTED
     if job.prepared.settings.report:
         _report(job.prepared)
@@ -60,15 +61,15 @@ def _report(run: PreparedRun) -> None:
     again = f"danlu eval {shlex.quote(run.settings.output_dir)}"
     try:
         for event in write_report(run.path, settings):
-            print("\n".join(report_lines(event)), flush=True)
+            say(*report_lines(event))
     except KeyboardInterrupt:
-        print(_("The report is left out; write it later: {command}").format(command=again))
+        say(_("The report is left out; write it later: {command}").format(command=again))
     except Exception as problem:
-        what, why = str(problem) or type(problem).__name__, ""
+        what, why = reason_of(problem), ""
         if isinstance(problem, DanluError):
             what, why = problem.what, problem.why
-        print(_("The report could not be written: {what}").format(what=what))
-        print(_("{why} Try again: {command}").format(why=why, command=again).lstrip())
+        say(_("The report could not be written: {what}").format(what=what))
+        say(_("{why} Try again: {command}").format(why=why, command=again).lstrip())
 
 
 def _say_if_little_was_learned(run: PreparedRun) -> None:
@@ -76,16 +77,16 @@ def _say_if_little_was_learned(run: PreparedRun) -> None:
     from danlu.workflows.report.verdict import little_learned
 
     for line in little_learned(read_metrics(run.path)):
-        print(line)
+        say(line)
 
 
 def _say_what_next(run: PreparedRun) -> None:
-    print(_("Done: {path}").format(path=run.path))
+    say(_("Done: {path}").format(path=run.path))
     if run.settings.plot_loss:
-        print(_("Loss curve: {path}").format(path=run.path / "loss.png"))
+        say(_("Loss curve: {path}").format(path=run.path / "loss.png"))
     path = shlex.quote(str(run.path))
     if run.settings.finetuning_type == "lora":
-        print(_("Chat with it: danlu chat --adapter {path}").format(path=path))
+        say(_("Chat with it: danlu chat --adapter {path}").format(path=path))
     else:
         path = shlex.quote(str(run.path / FINAL))
-        print(_("Chat with it: danlu chat --model {path}").format(path=path))
+        say(_("Chat with it: danlu chat --model {path}").format(path=path))

@@ -25,6 +25,7 @@ from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.peft_files import merge_it_first
 from danlu.lora.stored import StoredAdapter
+from danlu.reasons import reason_of
 
 EXECUTABLE = "vllm"
 # The values that --max-lora-rank takes.
@@ -129,7 +130,7 @@ def _check_template(folder: Path) -> None:
     except (ValueError, AttributeError) as problem:
         raise DataError(
             _("{path} cannot be used.").format(path=path),
-            why=str(problem),
+            why=reason_of(problem),
             fix=_("Download the model's files again, or correct the file."),
         ) from problem
     if not found and not (folder / "chat_template.jinja").is_file():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from danlu.cli.terminal.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
-from danlu.language import _
+from danlu.language import _, columns, padded
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
         for model, found in table.items():
             print(json_line(_record(model, found)))
         return EXIT_OK
-    print(printable("\n".join([*here_lines(), "", *_catalogue_lines(table, facts, budget)])))
+    say(*here_lines(), "", *_catalogue_lines(table, facts, budget))
     return EXIT_OK
 
 
@@ -84,8 +84,8 @@ def _catalogue_lines(
             budget=readable_bytes(budget)
         ),
         "",
-        _left("", _NAME) + groups,
-        _left("  " + _("model"), _NAME) + "".join(_right(head, _COLUMN) for head in heads),
+        padded("", _NAME) + groups,
+        padded("  " + _("model"), _NAME) + "".join(_right(head, _COLUMN) for head in heads),
         *(_row(model, found) for model, found in table.items()),
         "",
         _("Chat: one conversation of {tokens} tokens. LoRA: rank {rank}, rows of {row}.").format(
@@ -97,7 +97,7 @@ def _catalogue_lines(
 
 def _row(model: PublishedModel, found: Mapping[str, Need]) -> str:
     size = f"{model.file_bytes / GIB:.1f}"
-    line = _left(f"  {model.name}", _NAME) + _right(size, _COLUMN)
+    line = padded(f"  {model.name}", _NAME) + _right(size, _COLUMN)
     if not model.runs:
         return line + "  " + _("a mixture of experts: not yet in danlu")
     return line + "".join(_right(_cell(found.get(kind)), _COLUMN) for kind in _KINDS)
@@ -129,13 +129,5 @@ def _record(model: PublishedModel, found: Mapping[str, Need]) -> dict[str, Any]:
     }
 
 
-def _left(text: str, width: int) -> str:
-    from rich.cells import cell_len
-
-    return text + " " * max(1, width - cell_len(text))
-
-
 def _right(text: str, width: int) -> str:
-    from rich.cells import cell_len
-
-    return " " * max(1, width - cell_len(text)) + text
+    return " " * max(1, width - columns(text)) + text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from danlu.cli.terminal.screen import say
 from danlu.cli.terminal.transfer import TransferLine
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from danlu.files.units import readable_bytes
@@ -39,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
     model = runnable_model(resolved.values.name)
     if is_stored(model.name):
         folder = complete_folder(model.name)
-        print(_("{name} is here already: {folder}").format(name=model.name, folder=folder))
+        say(_("{name} is here already: {folder}").format(name=model.name, folder=folder))
         return EXIT_OK
     line = TransferLine()
     try:
@@ -50,8 +51,8 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     finally:
         line.clear()
-    print(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
-    print(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
+    say(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
+    say(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
     return EXIT_OK
 
 

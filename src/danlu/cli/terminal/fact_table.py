@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from danlu.cli.terminal.screen import printable
+from danlu.cli.terminal.screen import say
 from danlu.files.units import readable_bytes
 from danlu.language import _, columns
 from danlu.runs.registry import shown_state
@@ -102,7 +102,7 @@ def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
     for name, value in facts.items():
         label = labels[name]
         gap = " " * (width - columns(label) + 2)
-        print(printable(f"{indent}{label}{gap}{_shown(name, value)}"))
+        say(f"{indent}{label}{gap}{_shown(name, value)}")
 
 
 def _label(name: str) -> str:

@@ -21,6 +21,7 @@ from rich.text import Text
 from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.units import readable_bytes
 from danlu.hub.chat_template import training_remarks
@@ -265,7 +266,7 @@ class _Lines(_View):
             self._say(f"{event.step}/{total}  {_GAP.join(self._numbers(event))}  {left}")
 
     def _say(self, line: str) -> None:
-        print(line, flush=True)
+        say(line)
 
 
 def lines_of(parts: Sequence[str], width: int) -> Iterator[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
+from danlu.language import wrapped
 from danlu.text.printable import printable as printable
 
 
@@ -16,6 +18,16 @@ def json_line(record: Mapping[str, Any]) -> str:
     """Write a record as one line of JSON; control characters stand there escaped, C1 too."""
     text = json.dumps(record, ensure_ascii=False)
     return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def say(*texts: str, to: TextIO | None = None) -> None:
+    """Print texts without control sequences; in a terminal their lines end between words."""
+    stream = to or sys.stdout
+    lines = printable("\n".join(texts)).split("\n")
+    if stream.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [part for line in lines for part in wrapped(line, width)]
+    print("\n".join(lines), file=stream, flush=True)
 
 
 def print_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections import deque
 
-from danlu.cli.terminal.screen import printable
+from danlu.cli.terminal.screen import printable, say
 from danlu.files.units import readable_bytes
 from danlu.language import _
 
@@ -47,7 +47,7 @@ class TransferLine:
     def say(self, text: str) -> None:
         """Print a sentence on a line of its own."""
         self.clear()
-        print(printable(text), flush=True)
+        say(text)
 
     def clear(self) -> None:
         """Take the rewritten line away."""
