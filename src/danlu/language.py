@@ -66,8 +66,14 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 _OPENS, _CLOSES = "（“《", "，。；：、！？）”》"
 _WIDE = "\u2e80-\u9fff\uf900-\ufaff"
+# Those of the shell go on to the end of the line, where they stand.
+_OF_THE_SHELL = (
+    r"(?:^|(?<=[:：]) ?)(?:\(umask|curl|iconv|ollama|pip|rm|mv|source|ls|df|sh|bash"
+    r"|[A-Z_]+=\S+ (?:\S*/)?danlu) .*$"
+)
 _COMMAND = re.compile(
-    rf"(?:[^\s{_WIDE}]*/)?danlu [a-z]+"
+    rf"{_OF_THE_SHELL}"
+    rf"|(?:[^\s{_WIDE}]*/)?danlu(?: [a-z]+){{1,2}}"
     rf"(?: -[\w-]+(?: [^\s{_WIDE}{_CLOSES}-][^\s{_WIDE}{_CLOSES}]*)?"
     rf"| [^\s{_WIDE}{_CLOSES}]*[/._=][^\s{_WIDE}{_CLOSES}]*| [A-Z_]{{2,}})*"
     rf"[{_CLOSES}.,;)]*[ ]*"

@@ -116,6 +116,7 @@ LIBRARY_SENTENCES = (
     "Input should be a valid tuple",
     "Input should be a valid dictionary",
     "Input should be a valid dictionary or object to extract fields from",
+    "Input should be a valid dictionary or instance of {name}",
     "Input should be an object",
     "Input should be None",
     "Input should be greater than {limit}",
@@ -156,8 +157,7 @@ LIBRARY_SENTENCES = (
     "found unexpected document separator",
     "found undefined alias {name}",
     "found undefined tag handle {name}",
-    "found duplicate anchor {name}",
-    "found duplicate anchor {name}; first occurrence",
+    "second occurrence",
     "found unhashable key",
     "could not determine a constructor for the tag {name}",
     "but found another document",
@@ -243,7 +243,9 @@ def _known(words: str) -> str:
 
 @lru_cache(maxsize=1)
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    return tuple((sentence, re.compile(_pattern(sentence))) for sentence in LIBRARY_SENTENCES)
+    # The longest first: a field takes whatever a shorter one would leave.
+    sentences = sorted(LIBRARY_SENTENCES, key=len, reverse=True)
+    return tuple((sentence, re.compile(_pattern(sentence))) for sentence in sentences)
 
 
 def _pattern(sentence: str) -> str:

@@ -37,10 +37,21 @@ class _Screen(pyte.HistoryScreen):  # type: ignore[misc]
 
 
 class Terminal:
-    """danlu in a terminal of so many columns and lines."""
+    """danlu in a terminal of so many columns and lines.
+
+    program: what runs instead of one command. seen: the columns that are read back; with more than
+    the program knows of, a line that is too long for its terminal is seen as such.
+    """
 
     def __init__(
-        self, words: Sequence[str], *, columns: int = 80, lines: int = 30, **variables: str
+        self,
+        words: Sequence[str],
+        *,
+        columns: int = 80,
+        lines: int = 30,
+        program: str = PROGRAM,
+        seen: int = 0,
+        **variables: str,
     ) -> None:
         self._keyboard, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -51,11 +62,11 @@ class Terminal:
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             environment.pop(name, None)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words],
+            [sys.executable, "-c", program, *words],
             env=environment, stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
         )  # fmt: skip
         os.close(inner)
-        self._screen = _Screen(columns, lines, self._keyboard)
+        self._screen = _Screen(seen or columns, lines, self._keyboard)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
 
@@ -96,9 +107,9 @@ class Terminal:
                 raise AssertionError(f"it ended without {what!r}:\n{self.text}")
         return self.text
 
-    def exit_code(self) -> int:
+    def exit_code(self, patience_s: float = PATIENCE_S) -> int:
         """Read to the end and return the exit code."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while self._read(1.0):
             assert time.monotonic() < deadline, self.text
         return self._process.wait()

@@ -11,8 +11,9 @@ from danlu.cli.terminal.screen import json_line, say
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
+from danlu.settings.option_names import DEFAULT
 from danlu.settings.ranges import PositiveInt
-from danlu.settings.resolve import DEFAULT, Resolved
+from danlu.settings.resolve import Resolved
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 
@@ -53,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(
             _("There is no command danlu data {name}").format(name=action),
             why=_("the commands are: {names}").format(names=", ".join(actions)),
-            fix="danlu data check NAME",
+            fix="danlu data check rows.jsonl",
         )
     return actions[action](_joined_names(argv[1:]))
 

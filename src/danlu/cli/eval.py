@@ -120,7 +120,10 @@ def report_lines(event: Stage | BeforeAfter) -> list[str]:
         return [_("Report: measuring {what}").format(what=what)]
     return [
         _("Before and after:"),
-        *(f"  {name}: {before} -> {after}" for name, before, after in short_rows(event)),
+        *(
+            "  " + _("{name}: {before} -> {after}").format(name=name, before=before, after=after)
+            for name, before, after in short_rows(event)
+        ),
         *verdict(event),
         _("Report: {path}").format(path=event.folder / HTML_FILE),
     ]
@@ -151,7 +154,10 @@ def _score(settings: EvalSettings) -> None:
     for event in evaluate(assistant, rows, folder, max_new_tokens=settings.max_new_tokens):
         if isinstance(event, Scored):
             lines = _result_lines(event)
-            print(json_line(event.results) if settings.json_output else "\n".join(lines))
+            if settings.json_output:
+                print(json_line(event.results))
+            else:
+                say(*lines)
         elif not settings.json_output:
             _show_progress(event)
 

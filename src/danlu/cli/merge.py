@@ -160,4 +160,4 @@ def merge_summary(report: MergeReport) -> str:
         top1=report.top1_agreement,
         kl=report.mean_kl,
     )
-    return f"{verdict} ({figures})"
+    return _("{verdict} ({figures})").format(verdict=verdict, figures=figures)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
-from danlu.language import _, padded
+from danlu.language import _, columns, padded
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -140,9 +140,13 @@ def _memory_table(plan: Plan) -> list[str]:
     ]
     if plan.host_bytes:
         rows.append((_("on the host"), plan.host_bytes, ""))
+    width = max(columns(name) for name, _size, _note in rows) + 1
     return [
         _("Memory in GiB"),
-        *(f"  {padded(name, 46)}{size / GIB:7.2f}  {note}".rstrip() for name, size, note in rows),
+        *(
+            f"  {padded(name, width)}{size / GIB:7.2f}  {note}".rstrip()
+            for name, size, note in rows
+        ),
     ]
 
 

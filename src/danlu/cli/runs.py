@@ -6,16 +6,17 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from danlu.cli.terminal.fact_table import print_facts
-from danlu.cli.terminal.screen import json_line, print_table, say
+from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes
-from danlu.language import _
+from danlu.language import _, columns, padded
 from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
 from danlu.runs.trash import empty_trash, list_trash
 from danlu.settings.schema import Settings, option
@@ -88,20 +89,41 @@ def _list(as_json: bool) -> None:
     if not runs:
         say(_("No runs yet. danlu train --help tells how to start one."))
         return
-    heads = (_("run"), _("state"), _("step"), _("loss"), _("held-out"), _("size"), _("folder"))
-    rows = (
+    for line in _list_lines(list(reversed(runs))):
+        say(line)
+
+
+def _list_lines(runs: Sequence[RunStatus]) -> Iterator[str]:
+    """Write a line for each run, the newest last, below the folder that they are in.
+
+    The name stands last: it may be as long as it likes, and can be copied.
+    """
+    heads = (_("started"), _("state"), _("step"), _("loss"), _("held-out"), _("size"), _("run"))
+    rows = [
         (
-            run.path.name,
+            datetime.fromisoformat(run.started).astimezone().strftime("%Y-%m-%d %H:%M"),
             shown_state(run.state),
             str(run.step),
             _loss(run.loss),
             _loss(run.eval_loss),
             readable_bytes(run.size_bytes),
-            _short(run.path.parent),
+            run.path.name,
         )
         for run in runs
-    )
-    print_table(heads, rows)
+    ]
+    widths = [max(map(columns, column)) + 2 for column in zip(heads, *rows, strict=True)]
+    folder = None
+    yield _joined(heads, widths)
+    for run, row in zip(runs, rows, strict=True):
+        if run.path.parent != folder:
+            folder = run.path.parent
+            yield _("in {folder}").format(folder=_short(folder))
+        yield _joined(row, widths)
+
+
+def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
+    line = "".join(map(padded, cells, widths))
+    return f"  {line}".rstrip()
 
 
 def _short(folder: Path) -> str:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
-from danlu.settings.option_names import COMMAND_LINE
-from danlu.settings.resolve import DEFAULT
+from danlu.settings.option_names import COMMAND_LINE, DEFAULT
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ def _say_if_little_was_learned(run: PreparedRun) -> None:
 def _say_what_next(run: PreparedRun) -> None:
     say(_("Done: {path}").format(path=run.path))
     if run.settings.plot_loss:
-        say(_("Loss curve: {path}").format(path=run.path / "loss.png"))
+        say(_("Loss curve, in this folder: {file}").format(file="loss.png"))
     path = shlex.quote(str(run.path))
     if run.settings.finetuning_type == "lora":
         say(_("Chat with it: danlu chat --adapter {path}").format(path=path))

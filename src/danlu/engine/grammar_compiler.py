@@ -32,7 +32,7 @@ from danlu.engine.grammar_trial import FORCED_BYTES, LEXER_STATES
 from danlu.errors import CapacityError, UsageError
 from danlu.files.units import readable_bytes
 from danlu.language import _
-from danlu.reasons import reason_of
+from danlu.reasons import library_reason, reason_of
 from danlu.text.tokenizer import Tokenizer
 
 MAX_SOURCE_CHARACTERS = 128 * 1024
@@ -153,7 +153,7 @@ class GrammarCompiler:
             size = _try_out(source)
         matcher = LLMatcher(self._library, source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
-            raise _refused(matcher.get_error())
+            raise _refused(library_reason(matcher.get_error()))
         return CompiledGrammar(matcher, size)
 
     @cached_property

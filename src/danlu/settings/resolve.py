@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.reasons import library_reason
-from danlu.settings.option_names import Names, Refusals, shown_origin
+from danlu.settings.option_names import DEFAULT, PRESET, Names, Refusals, shown_origin
 from danlu.settings.schema import Option, Settings, describe_type
 from danlu.settings.sources import (
     BOOLEANS,
@@ -27,7 +27,6 @@ from danlu.settings.sources import (
 )
 
 S = TypeVar("S", bound=Settings)
-DEFAULT = "default"
 # What a value must be, by pydantic's name of the fault; of the others, pydantic's words.
 VALUE_RULES = {
     "int_parsing": "it must be a whole number",
@@ -82,7 +81,7 @@ def _preset(cls: type[S], given: Mapping[str, Given]) -> dict[str, Given]:
     """Return the defaults of the chosen preset; an unknown name fails when values are checked."""
     chosen = given["preset"].value if "preset" in given else None
     values = cls.PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
-    return {name: Given(value=text, origin=f"preset {chosen}") for name, text in values.items()}
+    return {name: Given(value=text, origin=f"{PRESET} {chosen}") for name, text in values.items()}
 
 
 def _foreign_notes(

@@ -13,7 +13,7 @@ import yaml
 from pydantic import SecretStr
 
 from danlu.language import _, columns, padded, wrapped
-from danlu.settings.option_names import Names
+from danlu.settings.option_names import Names, shown_origin
 from danlu.settings.resolve import Resolved, S, resolve
 from danlu.settings.schema import Option, Settings, describe_type, options_of
 from danlu.settings.sources import CommandLine
@@ -43,7 +43,7 @@ def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S
 def help_text(cls: type[Settings], command: str) -> str:
     """Write the help of a command: usage, what it does, every setting."""
     names = Names(cls)
-    words = [f"[{option.name.upper()}]" for option in names.placed]
+    words = [f"[{option.name}]" for option in names.placed]
     usage = " ".join([_("usage: danlu {command}").format(command=command), *words])
     usage += _(" [FILE.yaml] [--key value ...]")
     lines = [
@@ -65,7 +65,8 @@ def settings_text(resolved: Resolved[S]) -> str:
     values = {name: f"{name}: {_show(getattr(resolved.values, name))}" for name in options}
     width = min(48, max(map(len, values.values()), default=0))
     return "\n".join(
-        f"{line:<{width}}  # {resolved.origins[name]}" for name, line in values.items()
+        f"{line:<{width}}  # {shown_origin(resolved.origins[name])}"
+        for name, line in values.items()
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from danlu.data.doctor.check import DataReport, refusal
-from danlu.data.findings import listed
+from danlu.data.findings import counted, listed
 from danlu.language import _
 
 # Kinds of rows that the short form names by place; the others are counted.
@@ -136,7 +136,7 @@ def _counted(report: DataReport) -> Iterator[str]:
     counts = {kind: n for kind, n in report.counts.items() if kind not in _NAMED_KINDS}
     if counts:
         yield _("Found: {counts} (danlu data check shows them)").format(
-            counts=", ".join(f"{count} x {kind}" for kind, count in counts.items())
+            counts=", ".join(counted(kind, count) for kind, count in counts.items())
         )
 
 

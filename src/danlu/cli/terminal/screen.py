@@ -20,13 +20,16 @@ def json_line(record: Mapping[str, Any]) -> str:
     return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def say(*texts: str, to: TextIO | None = None) -> None:
-    """Print texts without control sequences; in a terminal their lines end between words."""
+def say(*texts: str, to: TextIO | None = None, indent: str = "") -> None:
+    """Print texts without control sequences; in a terminal their lines end between words.
+
+    indent: before the lines into which a long one is broken, but the first.
+    """
     stream = to or sys.stdout
     lines = printable("\n".join(texts)).split("\n")
     if stream.isatty():
         width = shutil.get_terminal_size().columns
-        lines = [part for line in lines for part in wrapped(line, width)]
+        lines = [part for line in lines for part in wrapped(line, width, indent)]
     print("\n".join(lines), file=stream, flush=True)
 
 
