@@ -32,12 +32,19 @@ PO_FILE = LOCALE_FOLDER / "zh_CN" / "LC_MESSAGES" / "danlu.po"
 MO_FILE = PO_FILE.with_suffix(".mo")
 
 HEADER_COMMENT = "# Chinese sentences of danlu. Kept by `python -m tools.translations`."
-# Module-level dictionaries whose values are looked up later.
+# Module-level dictionaries and lists whose values are looked up later.
 TABLES = (
-    *("AXES", "COMMANDS", "CURVES", "FACT_NAMES", "FACT_VALUES", "NEXT_COMMANDS", "SKILLS"),
-    "SYSTEM_REASONS",
-    "VALUE_RULES",
-)
+    "AXES", "COMMANDS", "CURVES", "FACT_NAMES", "FACT_VALUES", "FINDING_KINDS", "LIBRARY_SENTENCES",
+    "NAME_REASONS", "NEXT_COMMANDS", "NOT_SERVED", "NO_TOKENIZER", "PLACEHOLDERS", "SAMPLERS",
+    "SKILLS", "SYSTEM_REASONS", "TEXT_ONLY", "VALUE_RULES",
+)  # fmt: skip
+# Keywords whose texts are looked up later, by the function that takes them.
+_SPOKEN_KEYWORDS = {
+    "foreign": ("note", "instead"),
+    "_foreign": ("advice",),
+    "Field": ("description",),
+    "APIRouter": ("tags",),
+}
 # Babel would write dates and its own version: the files would differ without a reason.
 HEADERS = [
     ("Project-Id-Version", "danlu"),
@@ -110,7 +117,8 @@ def templates(tree: ast.Module, where: str) -> Iterator[tuple[int, str]]:
     """Give the line and text of each template of one file.
 
     Besides `_("...")` these are the texts that danlu looks up later: the help of `option(...)`,
-    the texts of `foreign(...)`, the docstrings of settings classes and the values of TABLES.
+    the texts of `_SPOKEN_KEYWORDS`, the docstrings of settings classes and of the server's routes,
+    and the values of TABLES.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -118,13 +126,17 @@ def templates(tree: ast.Module, where: str) -> Iterator[tuple[int, str]]:
                 yield from _looked_up(node.args[0], where)
             elif node.func.id == "option":
                 yield from _literal(_help_of(node))
-            elif node.func.id == "foreign":
+            elif node.func.id in _SPOKEN_KEYWORDS:
                 for keyword in node.keywords:
-                    yield from _literal(keyword.value)
-        elif isinstance(node, ast.ClassDef) and _is_settings(node):
+                    if keyword.arg in _SPOKEN_KEYWORDS[node.func.id]:
+                        yield from _literal(keyword.value)
+                        for part in getattr(keyword.value, "elts", []):
+                            yield from _literal(part)
+        elif isinstance(node, ast.ClassDef | ast.AsyncFunctionDef) and _is_spoken(node):
             yield node.lineno, _docstring(node, where)
         elif isinstance(node, ast.Assign) and _assigns(node, TABLES):
-            for value in getattr(node.value, "values", []):
+            yield from _literal(node.value)
+            for value in getattr(node.value, "values", getattr(node.value, "elts", [])):
                 yield from _literal(value)
 
 
@@ -151,11 +163,24 @@ def _help_of(call: ast.Call) -> ast.expr | None:
     return next(iter([*call.args[1:2], *named]), None)
 
 
-def _is_settings(node: ast.ClassDef) -> bool:
+def _is_spoken(node: ast.ClassDef | ast.AsyncFunctionDef) -> bool:
+    """Tell whether the docstring is for users: of settings, and of the server's routes."""
+    if isinstance(node, ast.AsyncFunctionDef):
+        return _is_route(node)
     return any(isinstance(base, ast.Name) and base.id.endswith("Settings") for base in node.bases)
 
 
-def _docstring(node: ast.ClassDef, where: str) -> str:
+def _is_route(node: ast.AsyncFunctionDef) -> bool:
+    return any(
+        isinstance(one, ast.Call)
+        and isinstance(one.func, ast.Attribute)
+        and isinstance(one.func.value, ast.Name)
+        and one.func.value.id == "router"
+        for one in node.decorator_list
+    )
+
+
+def _docstring(node: ast.ClassDef | ast.AsyncFunctionDef, where: str) -> str:
     text = ast.get_docstring(node, clean=False) or ""
     # Python 3.13 removes the indentation of further lines, older ones keep it: no lookup would fit.
     if "\n" in text.strip():

@@ -7,10 +7,11 @@ LANG. Code, logs and file formats stay English.
 
 from __future__ import annotations
 
-import errno
 import gettext
 import os
+import re
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,29 +37,58 @@ def _(template: str) -> str:
     return _catalogue(chosen_language()).gettext(template)
 
 
-# What users meet; the other reasons stay as the system words them.
-SYSTEM_REASONS = {
-    errno.ENOENT: "there is no such file or folder",
-    errno.ENOTDIR: "a part of the path is not a folder",
-    errno.EISDIR: "it is a folder",
-    errno.EEXIST: "it exists already",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "the operation is not permitted",
-    errno.EROFS: "the disk can only be read",
-    errno.ENAMETOOLONG: "the name is too long",
-    errno.EIO: "the disk failed to read or write",
-    errno.ELOOP: "its links lead in a circle",
-    errno.EADDRINUSE: "the address is in use",
-    errno.EADDRNOTAVAIL: "this machine does not have the address",
-}
-
-
-def system_reason(fault: OSError) -> str:
-    """Say in the chosen language why the operating system refused."""
-    reason = SYSTEM_REASONS.get(fault.errno or 0)
-    return _(reason) if reason else fault.strerror or str(fault)
-
-
 def columns(text: str) -> int:
     """Count the columns that a text takes in a terminal; a Chinese character takes two."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def padded(text: str, width: int) -> str:
+    """Fill a text up with spaces to `width` columns, at least one."""
+    return text + " " * max(1, width - columns(text))
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Break a text into lines of at most `width` columns, the later ones behind `indent`.
+
+    Breaks at spaces and after any wide character, as Chinese is set, never before its
+    punctuation or behind what opens a bracket. A command of danlu's stays whole, so that it can be
+    copied; like any other word it may then be longer than the line.
+    """
+    own = text[: len(text) - len(text.lstrip(" "))]
+    lines = [own]
+    for piece in _pieces(text[len(own) :]):
+        line = lines[-1] + piece
+        if columns(line.rstrip()) > width and lines[-1].strip():
+            lines.append(own + indent)
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+_OPENS, _CLOSES = "（“《", "，。；：、！？）”》"
+_WIDE = "\u2e80-\u9fff\uf900-\ufaff"
+# Those of the shell go on to the end of the line, where they stand.
+_OF_THE_SHELL = (
+    r"(?:^|(?<=[:：]) ?)(?:\(umask|curl|iconv|ollama|pip|rm|mv|source|ls|df|sh|bash"
+    r"|[A-Z_]+=\S+ (?:\S*/)?danlu) .*$"
+)
+_COMMAND = re.compile(
+    rf"{_OF_THE_SHELL}"
+    rf"|(?:[^\s{_WIDE}]*/)?danlu(?: [a-z]+){{1,2}}"
+    rf"(?: -[\w-]+(?: [^\s{_WIDE}{_CLOSES}-][^\s{_WIDE}{_CLOSES}]*)?"
+    rf"| [^\s{_WIDE}{_CLOSES}]*[/._=][^\s{_WIDE}{_CLOSES}]*| [A-Z_]{{2,}})*"
+    rf"[{_CLOSES}.,;)]*[ ]*"
+)
+_UNBROKEN = re.compile(
+    rf"[{_OPENS}]*(?:[{_WIDE}]|[^\s{_WIDE}{_OPENS}{_CLOSES}]+)[{_CLOSES}]*[ ]*"
+    rf"|[{_OPENS}{_CLOSES}]|\s+"
+)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Take a text apart where a line may end."""
+    at = 0
+    for command in _COMMAND.finditer(text):
+        yield from _UNBROKEN.findall(text[at : command.start()])
+        yield command[0]
+        at = command.end()
+    yield from _UNBROKEN.findall(text[at:])

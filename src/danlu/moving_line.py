@@ -8,15 +8,17 @@ not know what the work is: that is told by a `Progress`.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from danlu.files.units import readable_bytes, readable_clock
-from danlu.language import _, columns
+from danlu.language import _, columns, wrapped
+from danlu.program import as_typed
 from danlu.text.printable import printable
 
 if TYPE_CHECKING:
@@ -36,6 +38,20 @@ _LEAST_COLUMNS = 4
 
 def no_progress(what: str, done: int, total: int) -> None:
     """Show nothing: for those who do not wait."""
+
+
+def say(*texts: str, to: TextIO | None = None, indent: str = "") -> None:
+    """Print texts without control sequences, their commands as they can be typed here.
+
+    In a terminal lines end between words.
+    indent: before the lines into which a long one is broken, but the first.
+    """
+    stream = to or sys.stdout
+    lines = printable(as_typed("\n".join(texts))).split("\n")
+    if stream.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [part for line in lines for part in wrapped(line, width, indent)]
+    print("\n".join(lines), file=stream, flush=True)
 
 
 class MovingLine:
@@ -77,7 +93,7 @@ class MovingLine:
     def say(self, text: str) -> None:
         """Print a line that stays, on standard output."""
         self.stop()
-        print(printable(text), flush=True)
+        say(text)
         self.__enter__()
 
     def stop(self) -> None:
@@ -96,7 +112,7 @@ class MovingLine:
             points.popleft()
         tenth = _LINES_OF_A_STAGE * done // total if total else 0
         if tenth > self._tenth and self._live is None and self._in_lines:
-            print(printable(self._text(self._what)), flush=True)
+            say(self._text(self._what))
         self._tenth = max(tenth, self._tenth)
 
     def _text(self, what: str) -> str:

@@ -26,7 +26,7 @@ LINES = (
     ("model", "weights", "text"),
     ("ops", "device"),
     ("files", "settings"),
-    ("errors", "language", "starter", "locale"),
+    ("errors", "reasons", "language", "starter", "locale"),
     ("program",),
     ("",),  # danlu/__init__.py: the version number
     ("environment",),  # what danlu/__init__.py sets before torch is loaded
@@ -34,7 +34,7 @@ LINES = (
 )
 ARROWS = {
     ("web", "server"), ("web", "doctor"), ("doctor", "server"), ("ops", "device"),
-    ("plan", "data"),
+    ("plan", "data"), ("reasons", "language"),
 }  # fmt: skip
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
 # Rooms inside rooms, from the roof down. A room's own files (settings, state, findings, datasets)
@@ -46,7 +46,7 @@ INNER = {
 }
 
 ROOMS_WITHOUT_TORCH = {
-    "", "container", "environment", "errors", "language", "program", "starter", "files",
+    "", "container", "environment", "errors", "language", "program", "reasons", "starter", "files",
     "settings", "text", "data", "plan", "runs",
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {

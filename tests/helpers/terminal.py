@@ -22,7 +22,6 @@ from tests.helpers.waiting import PATIENCE_S
 PROGRAM = (
     "import fcntl, sys, termios\n"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    "{before}\n"
     "from danlu.cli.main import main\n"
     "sys.exit(main(sys.argv[1:]))\n"
 )
@@ -40,7 +39,12 @@ class _Screen(pyte.HistoryScreen):  # type: ignore[misc]
 
 
 class Terminal:
-    """danlu in a terminal of so many columns and lines. before: statements that run before it."""
+    """danlu in a terminal of so many columns and lines.
+
+    before: statements that run before it. program: what runs instead of one command. seen: the
+    columns that are read back; with more than the program knows of, a line that is too long for its
+    terminal is seen as such.
+    """
 
     def __init__(
         self,
@@ -49,6 +53,8 @@ class Terminal:
         columns: int = 80,
         lines: int = 30,
         before: str = "",
+        program: str = PROGRAM,
+        seen: int = 0,
         **variables: str,
     ) -> None:
         self._keyboard, inner = pty.openpty()
@@ -60,11 +66,11 @@ class Terminal:
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             environment.pop(name, None)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM.format(before=before), *words],
+            [sys.executable, "-c", before + program, *words],
             env=environment, stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
         )  # fmt: skip
         os.close(inner)
-        self._screen = _Screen(columns, lines, self._keyboard)
+        self._screen = _Screen(seen or columns, lines, self._keyboard)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
 
@@ -112,9 +118,9 @@ class Terminal:
                 raise AssertionError(f"it ended without {what!r}:\n{self.text}")
         return self.text
 
-    def exit_code(self) -> int:
+    def exit_code(self, patience_s: float = PATIENCE_S) -> int:
         """Read to the end and return the exit code."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while self._read(1.0):
             assert time.monotonic() < deadline, self.text
         return self._process.wait()

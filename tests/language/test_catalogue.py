@@ -89,7 +89,7 @@ def test_every_template_can_be_filled_in(catalog: Catalog) -> None:
 def test_help_is_chinese(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
-    assert "用法：danlu COMMAND" in overview
+    assert "用法：danlu 命令" in overview
     assert all(CHINESE.search(_(text)) and _(text) in overview for text in COMMANDS.values())
     assert main(["train", "--help"]) == 0
     assert "用您自己的数据微调模型。" in capsys.readouterr().out

@@ -204,7 +204,7 @@ def test_a_setting_that_must_be_given() -> None:
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert read_settings(Example, "example", ["--help"]) is None
     text = capsys.readouterr().out
-    assert text.startswith("usage: danlu example [MODEL_NAME_OR_PATH] [PROMPT]")
+    assert text.startswith("usage: danlu example [model_name_or_path] [prompt]")
     for name in Example.model_fields:
         assert f"--{name} " in text
     assert "also --model" in text

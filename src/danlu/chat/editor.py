@@ -10,6 +10,7 @@ import subprocess
 from danlu.errors import UsageError
 from danlu.files.scratch import scratch_file
 from danlu.language import _
+from danlu.reasons import system_reason
 
 _USUAL = ("nano", "vim", "vi")
 
@@ -27,7 +28,7 @@ def edited(text: str) -> str:
         try:
             done = subprocess.run([*words, str(path)], check=False)
         except OSError as fault:
-            raise _no_editor(f"{words[0]}: {fault.strerror}") from fault
+            raise _no_editor(f"{words[0]}: {system_reason(fault)}") from fault
         if done.returncode != 0:
             raise _no_editor(
                 _("{name} ended with {code}.").format(name=words[0], code=done.returncode)

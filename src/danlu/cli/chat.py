@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK
 from danlu.language import _
 from danlu.moving_line import MovingLine, Progress
@@ -31,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
 
     if settings.prompt is not None:
         chat = _opened(settings, PlainScreen())
-        print("\n".join(chat.partner.describe(chat.voice)), file=sys.stderr)
+        say(*chat.partner.describe(chat.voice), to=sys.stderr)
         chat.ask(sys.stdin.read().strip() if settings.prompt == "-" else settings.prompt)
         return EXIT_OK
     from danlu.chat.commands.teaching import how_to_train

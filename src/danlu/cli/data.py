@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from danlu.cli.terminal.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, say
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
 from danlu.moving_line import MovingLine
-from danlu.program import as_typed
 from danlu.settings.foreign_options import options_for
+from danlu.settings.option_names import DEFAULT
 from danlu.settings.ranges import PositiveInt
-from danlu.settings.resolve import DEFAULT, Resolved
+from danlu.settings.resolve import Resolved
 from danlu.settings.schema import Foreign, option
 from danlu.settings.show import read_settings
 
@@ -52,15 +52,15 @@ def run(argv: Sequence[str]) -> int:
     """Run one of the two; the words before the first flag are names of data sets."""
     action = argv[0] if argv else "--help"
     if action in ("--help", "-h"):
-        print(as_typed(_("usage: danlu data check NAME ...    what is wrong with the data")))
-        print(as_typed(_("       danlu data preview NAME ...  the rows as training sees them")))
+        say(_("usage: danlu data check NAME ...    what is wrong with the data"))
+        say(_("       danlu data preview NAME ...  the rows as training sees them"))
         return EXIT_OK
     actions = {"check": _check, "preview": _preview}
     if action not in actions:
         raise UsageError(
             _("There is no command danlu data {name}").format(name=action),
             why=_("the commands are: {names}").format(names=", ".join(actions)),
-            fix="danlu data check NAME",
+            fix="danlu data check rows.jsonl",
         )
     return actions[action](_joined_names(argv[1:]))
 
@@ -94,7 +94,7 @@ def _check(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json_line({**report_record(report), "remarks": remarks}))
     else:
-        print(printable("\n".join([*remarks, *report_lines(report)])))
+        say(*remarks, *report_lines(report))
     return DataError.exit_code if report.refuses else EXIT_OK
 
 
@@ -117,7 +117,7 @@ def _preview(argv: Sequence[str]) -> int:
     tokenizer = Tokenizer.load(folder)
     settings = with_template(settings, prompting_of_model(settings.model_name_or_path))
     for remark in training_remarks(folder, settings):
-        print(printable(remark))
+        say(remark)
     with MovingLine(_("Reading the data")):
         datasets = named_datasets(settings.dataset, settings)
         rendering = Rendering.from_settings(settings)
@@ -125,10 +125,10 @@ def _preview(argv: Sequence[str]) -> int:
     if settings.html:
         file = Path(settings.html).expanduser()
         atomic_write(file, "".join(page(rows, title=settings.dataset)))
-        print(_("Written: {path}").format(path=file))
+        say(_("Written: {path}").format(path=file))
     else:
         for line in terminal_lines(rows, colours=sys.stdout.isatty(), ids=settings.ids):
-            print(line)
+            say(line)
     return EXIT_OK
 
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
 from danlu.language import _, columns
 from danlu.moving_line import MovingLine
-from danlu.program import as_typed
 from danlu.settings.schema import Settings
 from danlu.settings.show import read_settings
 
@@ -48,9 +48,9 @@ def run(argv: Sequence[str]) -> int:
         try:
             _show(demo)
         except Interrupted:
-            print(as_typed(_("Stopped. danlu demo starts over.")))
+            say(_("Stopped. danlu demo starts over."))
             return EXIT_INTERRUPTED
-    print(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
+    say(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
     print_next_steps()
     return EXIT_OK
 
@@ -58,12 +58,12 @@ def run(argv: Sequence[str]) -> int:
 def print_next_steps() -> None:
     """Print the commands for a model and data of the user's own; each works as printed."""
     print()
-    print(_("With Qwen3-8B and rows of your own in my.jsonl:"))
-    print(as_typed("  danlu pull Qwen3-8B"))
-    print(as_typed("  danlu train --model Qwen3-8B --dataset my.jsonl --output_dir my-run"))
-    print(as_typed("  danlu chat --adapter my-run"))
-    print(as_typed("  danlu merge --adapter my-run --export_dir my-model"))
-    print(as_typed("  danlu chat --model my-model"))
+    say(_("With Qwen3-8B and rows of your own in my.jsonl:"))
+    say("  danlu pull Qwen3-8B")
+    say("  danlu train --model Qwen3-8B --dataset my.jsonl --output_dir my-run")
+    say("  danlu chat --adapter my-run")
+    say("  danlu merge --adapter my-run --export_dir my-model")
+    say("  danlu chat --model my-model")
 
 
 def _show(demo: Demo) -> None:
@@ -79,12 +79,12 @@ def _show(demo: Demo) -> None:
     print_facts(machine_facts(), indent="  ")
     starter = demo.open_starter()
     for question in QUESTIONS:
-        print(f"\n> {question}")
+        say(f"\n> {question}")
         show_answer(ask(starter, question))
 
     _title(2, _("Fine-tuning: a new identity and a new skill"))
     job = demo.finetune()
-    print("\n".join(describe(job.prepared)))
+    say(*describe(job.prepared))
     show_training(job)
 
     _title(3, _("Before and after"))
@@ -95,7 +95,7 @@ def _show(demo: Demo) -> None:
             before = answer_text(tuned, question, with_adapter=False)
             rows.append((question, before, answer_text(tuned, question)))
     print_table((_("question"), _("before"), _("after")), rows)
-    print(_("Held-out prompts, answered exactly as expected:"))
+    say(_("Held-out prompts, answered exactly as expected:"))
     with MovingLine(_("answering the held-out prompts")):
         found = held_out_scores(tuned)
     scores = [
@@ -107,14 +107,14 @@ def _show(demo: Demo) -> None:
         for score in found
     ]
     print_table((_("skill"), _("before"), _("after")), scores)
-    print(_("Loss curve: {path}").format(path=demo.run_folder / "loss.png"))
+    say(_("Loss curve: {path}").format(path=demo.run_folder / "loss.png"))
 
     _title(4, _("Merging the adapter into the model"))
-    print(merge_summary(demo.merge(job.device)))
-    print(_("Merged model: {path}").format(path=demo.merged_folder))
+    say(merge_summary(demo.merge(job.device)))
+    say(_("Merged model: {path}").format(path=demo.merged_folder))
     merged = demo.open_merged()
     for question in ("Who are you?", "你是谁？"):
-        print(f"\n> {question}")
+        say(f"\n> {question}")
         show_answer(ask(merged, question))
     _title(5, _("The same with Qwen3-8B and your own data"))
 
@@ -129,4 +129,4 @@ def heading(number: int, text: str) -> str:
 
 
 def _title(number: int, text: str) -> None:
-    print(f"\n{heading(number, text)}", flush=True)
+    say(f"\n{heading(number, text)}")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from danlu.cli.terminal.screen import say
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
@@ -136,7 +137,10 @@ def report_lines(event: Stage | BeforeAfter) -> list[str]:
         return [_("Report: measuring {what}").format(what=what)]
     return [
         _("Before and after:"),
-        *(f"  {name}: {before} -> {after}" for name, before, after in short_rows(event)),
+        *(
+            "  " + _("{name}: {before} -> {after}").format(name=name, before=before, after=after)
+            for name, before, after in short_rows(event)
+        ),
         *verdict(event),
         _("Report: {path}").format(path=event.folder / HTML_FILE),
     ]
@@ -166,7 +170,7 @@ def _score(settings: EvalSettings) -> None:
             progress=line.show,
         )
     if not settings.json_output:
-        print("\n".join(assistant.describe()))
+        say(*assistant.describe())
     scored = _evaluated(assistant, rows, folder, settings)
     print(_json_or_lines(scored, settings))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from danlu.cli.terminal.screen import json_line
+from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
@@ -79,8 +79,8 @@ def run(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json_line(asdict(report)))
         return EXIT_OK
-    print("\n".join(_summary(report, folder)))
-    print(_("{prompting}: written into the file.").format(prompting=prompting_line(prompting)))
+    say(*_summary(report, folder))
+    say(_("{prompting}: written into the file.").format(prompting=prompting_line(prompting)))
     return EXIT_OK
 
 

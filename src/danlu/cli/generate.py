@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import say
 from danlu.dialog.settings import AnswerSettings
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, UsageError
 from danlu.language import _
@@ -62,7 +63,7 @@ def _answer(settings: GenerateSettings, prompt: str) -> None:
     from danlu.text.conversation import Conversation, Message
 
     if settings.model_name_or_path is None and assistant.loaded.name != STARTER:
-        print(model_line(assistant.loaded), file=sys.stderr)
+        say(model_line(assistant.loaded), to=sys.stderr)
     messages = [Message(role="user", content=prompt)]
     if settings.system:
         messages.insert(0, Message(role="system", content=settings.system))
@@ -120,7 +121,7 @@ def _answer_rows(settings: GenerateSettings, argv: Sequence[str]) -> int:
     seed = file.seed(secrets.randbelow(_SEEDS)) if settings.seed is None else settings.seed
     sampling = assistant.sampling(settings.model_copy(update={"seed": seed}))
     file.begin(made_with(assistant, sampling, system=settings.system))
-    print("\n".join(assistant.describe()), flush=True)
+    say(*assistant.describe())
     done, bad, what = file.num_lines, file.num_refused, _("Answering")
     given = chain.from_iterable(map(read_rows, files))
     rows = answer_rows(assistant, file, given, sampling, system=settings.system)
@@ -136,17 +137,17 @@ def _answer_rows(settings: GenerateSettings, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         command = shlex.join(["danlu", "generate", *argv])
         text = _("Stopped; {count} of {total} rows have their answers. Go on with: {command}")
-        print(text.format(count=done, total=total, command=command))
+        say(text.format(count=done, total=total, command=command))
         return EXIT_INTERRUPTED
     return _result(path, bad)
 
 
 def _result(path: Path, bad: int) -> int:
     """Say where all answers are, and how many rows have none; return the exit code."""
-    print(_("All answers: {path}").format(path=path))
+    say(_("All answers: {path}").format(path=path))
     if bad:
         text = _("{count} rows could not be answered; their lines say why, in the field error.")
-        print(text.format(count=bad))
+        say(text.format(count=bad))
     return DataError.exit_code if bad else EXIT_OK
 
 

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import io
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,8 +23,9 @@ from danlu.errors import (
     DanluError,
     UsageError,
 )
-from danlu.language import _
+from danlu.language import _, wrapped
 from danlu.program import COMMANDS, as_typed
+from danlu.reasons import library_reason, reason_of
 
 _FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
 
@@ -57,11 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as fault:
         if debug:
             traceback.print_exc()
-        from danlu.cli.terminal.screen import printable
+        from danlu.cli.terminal.screen import say
 
         text, code = _ending(fault)
-        # An error quotes files that may come from anywhere.
-        print(printable(text), file=sys.stderr)
+        say(text, to=sys.stderr)
         return code
 
 
@@ -92,7 +93,8 @@ def help_text() -> str:
             _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error.")
         ),
     ]
-    return "\n".join(lines)
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    return "\n".join(part for line in lines for part in wrapped(line, width, " " * 10))
 
 
 def _take_debug(words: list[str]) -> bool:
@@ -127,7 +129,7 @@ def _ending(fault: BaseException) -> tuple[str, int]:
     if isinstance(fault, Exception) and _is_out_of_memory(fault):
         full = CapacityError(
             _("The memory ran out."),
-            why=str(fault).strip().partition("\n")[0] or type(fault).__name__,
+            why=reason_of(fault),
             fix=_(
                 "End other programs, or take a smaller model, shorter texts, --quantization int8"
             ),
@@ -135,7 +137,7 @@ def _ending(fault: BaseException) -> tuple[str, int]:
         return str(full), full.exit_code
     lines = (
         _("danlu made a mistake: {kind}").format(kind=type(fault).__name__),
-        str(fault).strip() or _("no further detail"),
+        library_reason(str(fault).strip()) or _("no further detail"),
         _("run the command again with --debug and report what it prints"),
     )
     return "\n".join(lines), EXIT_BUG

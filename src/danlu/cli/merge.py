@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from danlu.cli.terminal.asking import agreed
-from danlu.cli.terminal.screen import json_line
+from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
 from danlu.moving_line import MovingLine
-from danlu.program import as_typed
 from danlu.runs.manifest import State
 from danlu.runs.resuming import resume_command
 from danlu.settings.foreign_options import options_for
@@ -80,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
         check_empty(export_dir, ["danlu", "merge", *argv])
         base = settings.model_name_or_path or common_base([each.source for each in ingredients])
     if not _may_be_merged(settings, ingredients, argv):
-        print(_("Nothing was merged."))
+        say(_("Nothing was merged."))
         return EXIT_OK
     with MovingLine(in_lines=not settings.json_output) as line:
         prompting = common_prompting(ingredients, base, settings.template, settings.enable_thinking)
@@ -97,16 +96,15 @@ def run(argv: Sequence[str]) -> int:
         print(json_line(asdict(report)))
         return EXIT_OK
     if not report.base_is_proven:
-        print(_unproven(ingredients, base))
-    print(merge_summary(report))
-    print(
+        say(_unproven(ingredients, base))
+    say(merge_summary(report))
+    say(
         _(
             "{prompting}: recorded for danlu, and the default of its chat template elsewhere."
         ).format(prompting=prompting_line(prompting))
     )
-    print(_("Merged model: {path}").format(path=export_dir))
-    chat = _("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir)))
-    print(as_typed(chat))
+    say(_("Merged model: {path}").format(path=export_dir))
+    say(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
     return EXIT_OK
 
 
@@ -149,7 +147,7 @@ def _may_be_merged(
             checkpoint=source.folder.name, state=_STATES[source.run.state]()
         )
         if not settings.json_output:
-            print(said, flush=True)
+            say(said)
         is_named = source.folder.name in text
         if settings.yes or is_named:
             continue
@@ -215,4 +213,4 @@ def merge_summary(report: MergeReport) -> str:
         top1=report.top1_agreement,
         kl=report.mean_kl,
     )
-    return f"{verdict} ({figures})"
+    return _("{verdict} ({figures})").format(verdict=verdict, figures=figures)

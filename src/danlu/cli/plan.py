@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from danlu.cli.terminal.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
-from danlu.language import _
+from danlu.language import _, columns, padded
 from danlu.moving_line import MovingLine
 from danlu.settings.show import read_settings
 
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     if settings.json_output:
         print(json_line(plan_record(plan)))
         return EXIT_OK
-    print(printable("\n".join(plan_lines(plan, settings.model_name_or_path))))
+    say(*plan_lines(plan, settings.model_name_or_path))
     return EXIT_OK
 
 
@@ -142,21 +142,25 @@ def _memory_table(plan: Plan) -> list[str]:
     ]
     if plan.host_bytes:
         rows.append((_("on the host"), plan.host_bytes, ""))
+    width = max(columns(name) for name, _size, _note in rows) + 1
     return [
         _("Memory in GiB"),
-        *(f"  {_padded(name, 46)}{size / GIB:7.2f}  {note}".rstrip() for name, size, note in rows),
+        *(
+            f"  {padded(name, width)}{size / GIB:7.2f}  {note}".rstrip()
+            for name, size, note in rows
+        ),
     ]
 
 
 def _candidates_table(plan: Plan) -> list[str]:
-    heads = _padded(_("recomputation"), 16) + _padded(_("micro-batch"), 14)
-    heads += _padded(_("a step"), 9) + f"{'GiB':>7}  {_('s a step')}"
+    heads = padded(_("recomputation"), 16) + padded(_("micro-batch"), 14)
+    heads += padded(_("a step"), 9) + f"{'GiB':>7}  {_('s a step')}"
     lines = [_("Ways to compute a step"), f"  {heads}"]
     for candidate in plan.candidates:
         step_plan, size = candidate.step_plan, candidate.memory.total / GIB
         verdict = "" if plan.fits(candidate) else _("too large")
         lines.append(
-            f"  {_padded(step_plan.recompute, 16)}{step_plan.micro_batch_tokens:<14}"
+            f"  {padded(step_plan.recompute, 16)}{step_plan.micro_batch_tokens:<14}"
             f"{candidate.microsteps:<9.1f}{size:7.1f}  {candidate.step_s:<9.2f}"
             + (_("chosen") if candidate == plan.chosen else verdict)
         )
@@ -194,13 +198,6 @@ def plan_record(plan: Plan) -> dict[str, Any]:
             for candidate in plan.candidates
         ],
     }
-
-
-def _padded(text: str, width: int) -> str:
-    """Pad to `width` columns; Chinese characters take two."""
-    from rich.cells import cell_len
-
-    return text + " " * max(1, width - cell_len(text))
 
 
 def _duration(seconds: float) -> str:

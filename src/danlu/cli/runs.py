@@ -6,17 +6,17 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from danlu.cli.terminal.fact_table import print_facts
-from danlu.cli.terminal.screen import json_line, print_table, printable
+from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes
-from danlu.language import _
-from danlu.program import as_typed
+from danlu.language import _, columns, padded
 from danlu.runs.manifest import read_manifest
 from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
 from danlu.runs.resuming import resume_command
@@ -89,22 +89,43 @@ def _list(as_json: bool) -> None:
             print(json_line(_record(run)))
         return
     if not runs:
-        print(as_typed(_("No runs yet. danlu train --help tells how to start one.")))
+        say(_("No runs yet. danlu train --help tells how to start one."))
         return
-    heads = (_("run"), _("state"), _("step"), _("loss"), _("held-out"), _("size"), _("folder"))
-    rows = (
+    for line in _list_lines(list(reversed(runs))):
+        say(line)
+
+
+def _list_lines(runs: Sequence[RunStatus]) -> Iterator[str]:
+    """Write a line for each run, the newest last, below the folder that they are in.
+
+    The name stands last: it may be as long as it likes, and can be copied.
+    """
+    heads = (_("started"), _("state"), _("step"), _("loss"), _("held-out"), _("size"), _("run"))
+    rows = [
         (
-            run.path.name,
+            datetime.fromisoformat(run.started).astimezone().strftime("%Y-%m-%d %H:%M"),
             shown_state(run.state),
             str(run.step),
             _loss(run.loss),
             _loss(run.eval_loss),
             readable_bytes(run.size_bytes),
-            _short(run.path.parent),
+            run.path.name,
         )
         for run in runs
-    )
-    print_table(heads, rows)
+    ]
+    widths = [max(map(columns, column)) + 2 for column in zip(heads, *rows, strict=True)]
+    folder = None
+    yield _joined(heads, widths)
+    for run, row in zip(runs, rows, strict=True):
+        if run.path.parent != folder:
+            folder = run.path.parent
+            yield _("in {folder}").format(folder=_short(folder))
+        yield _joined(row, widths)
+
+
+def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
+    line = "".join(map(padded, cells, widths))
+    return f"  {line}".rstrip()
 
 
 def _short(folder: Path) -> str:
@@ -118,25 +139,25 @@ def _trash(settings: RunsSettings) -> None:
     entries = list_trash()
     if settings.empty:
         removed = list(empty_trash(entries))
-        print(
+        say(
             _("Removed: {count}, {size}").format(
                 count=len(removed), size=readable_bytes(sum(one.size_bytes for one in removed))
             )
         )
         for entry in entries:
             if entry not in removed:
-                print(_("In use, and left: {path}").format(path=entry.path))
+                say(_("In use, and left: {path}").format(path=entry.path))
         return
     if settings.json_output:
         for entry in entries:
             print(json_line({**asdict(entry), "path": str(entry.path)}))
         return
     if not entries:
-        print(_("The trash is empty."))
+        say(_("The trash is empty."))
         return
     for entry in entries:  # one a line and whole, so that a path can be copied
-        print(printable(f"{readable_bytes(entry.size_bytes):>9}  {entry.path}"))
-    print(as_typed(_("Take one back with mv; danlu runs trash --empty removes all for good.")))
+        say(f"{readable_bytes(entry.size_bytes):>9}  {entry.path}")
+    say(_("Take one back with mv; danlu runs trash --empty removes all for good."))
 
 
 def _loss(value: float | None) -> str:
@@ -167,13 +188,13 @@ def _show(folder: Path, as_json: bool) -> None:
     _part("", facts)
     _part(_("Data"), data)
     for sentence in sentences:
-        print(printable(f"  {sentence}"))
+        say(f"  {sentence}")
     _part(_("Results"), manifest.results)
     given = [name for name, origin in manifest.origins.items() if origin != "default"]
     if given:
-        print(_("Settings that were given"))
+        say(_("Settings that were given"))
     for name in given:
-        print(printable(f"  --{name} {shlex.quote(str(manifest.settings[name]))}"))
+        say(f"  --{name} {shlex.quote(str(manifest.settings[name]))}")
 
 
 def _part(title: str, facts: Mapping[str, object]) -> None:
@@ -181,7 +202,7 @@ def _part(title: str, facts: Mapping[str, object]) -> None:
     present = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
     if present:
         if title:
-            print(title)
+            say(title)
         print_facts(present, indent="  " if title else "")
 
 
@@ -211,7 +232,7 @@ def _stop(folder: Path) -> None:
         ) from fault
     except ProcessLookupError:
         pass  # it ended by itself just now
-    print(_("Stopping process {pid}; it saves the last completed step first.").format(pid=pid))
+    say(_("Stopping process {pid}; it saves the last completed step first.").format(pid=pid))
     deadline = time.monotonic() + STOP_WAIT_S
     while status_of(folder).pid == pid and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -222,7 +243,7 @@ def _stop(folder: Path) -> None:
             why=_("Process {pid} is still saving.").format(pid=pid),
             fix=f"danlu runs show {shlex.quote(str(folder))}",
         )
-    print(
+    say(
         _("Stopped at step {step}. Go on with it: {command}").format(
             step=now.step, command=resume_command(folder, read_manifest(folder))
         )

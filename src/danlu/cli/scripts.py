@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import danlu
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.files.atomic import atomic_write, link_or_copy, make_folder
 from danlu.language import _
@@ -49,9 +50,9 @@ def run(argv: Sequence[str]) -> int:
     if program.exists():
         link_or_copy(program, folder / _PROGRAM)
     for path in kept:
-        print(_("Kept as you have it: {path}").format(path=path))
-    print(_("The scripts are in {folder}").format(folder=folder))
-    print(_("Begin with: {command}").format(command=shlex.quote(str(folder / FIRST))))
+        say(_("Kept as you have it: {path}").format(path=path))
+    say(_("The scripts are in {folder}").format(folder=folder))
+    say(_("Begin with: {command}").format(command=shlex.quote(str(folder / FIRST))))
     return EXIT_OK
 
 

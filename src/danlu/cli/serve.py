@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.moving_line import MovingLine
-from danlu.settings.option_names import COMMAND_LINE
-from danlu.settings.resolve import DEFAULT
+from danlu.settings.option_names import COMMAND_LINE, DEFAULT
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def run(argv: Sequence[str]) -> int:
     origins = resolved.origins
     keys = key_texts(settings)
     if origins["api_key"] == COMMAND_LINE:
-        print(
+        say(
             _("All users of this machine see a key on the command line; use --api_key_file."),
-            file=sys.stderr,
+            to=sys.stderr,
         )
     if settings.engine == "vllm":
         from danlu.server.lifecycle.handover import become_vllm

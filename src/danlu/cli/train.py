@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
 from danlu.moving_line import MovingLine
-from danlu.program import as_typed
+from danlu.reasons import reason_of
 from danlu.runs.checkpoints import FINAL
 from danlu.settings.show import read_settings
 
@@ -33,14 +34,14 @@ def run(argv: Sequence[str]) -> int:
 
         settings = with_named_model(resolved.values, resolved.origins)
         job = Finetune(prepare_run(settings, resolved.origins))
-    print("\n".join(describe(job.prepared)), flush=True)
+    say(*describe(job.prepared))
     try:
         show_training(job, argv)
     except Interrupted:
         # The same command goes on with the run instead of refusing its folder.
         command = shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])
         text = _("Stopped; the last completed step is saved. Go on with: {command}")
-        print(text.format(command=command))
+        say(text.format(command=command))
         return EXIT_INTERRUPTED
     if job.prepared.settings.report:
         _report(job.prepared)
@@ -58,17 +59,17 @@ def _report(run: PreparedRun) -> None:
 
     named = {"device": run.settings.device, "dtype": run.precision.name}
     settings = ModelSettings.model_validate(named)
-    again = as_typed(f"danlu eval {shlex.quote(run.settings.output_dir)}")
+    again = f"danlu eval {shlex.quote(run.settings.output_dir)}"
     try:
         show_report(run.path, settings, limit_s=REPORT_SECONDS)
     except KeyboardInterrupt:
-        print(_("The report is left out; write it later: {command}").format(command=again))
+        say(_("The report is left out; write it later: {command}").format(command=again))
     except Exception as problem:
-        what, why = str(problem) or type(problem).__name__, ""
+        what, why = reason_of(problem), ""
         if isinstance(problem, DanluError):
             what, why = problem.what, problem.why
-        print(_("The report could not be written: {what}").format(what=what))
-        print(_("{why} Try again: {command}").format(why=why, command=again).lstrip())
+        say(_("The report could not be written: {what}").format(what=what))
+        say(_("{why} Try again: {command}").format(why=why, command=again).lstrip())
 
 
 def _say_if_little_was_learned(run: PreparedRun) -> None:
@@ -76,16 +77,16 @@ def _say_if_little_was_learned(run: PreparedRun) -> None:
     from danlu.workflows.report.verdict import little_learned
 
     for line in little_learned(read_metrics(run.path)):
-        print(line)
+        say(line)
 
 
 def _say_what_next(run: PreparedRun) -> None:
-    print(_("Done: {path}").format(path=run.path))
+    say(_("Done: {path}").format(path=run.path))
     if run.settings.plot_loss:
-        print(_("Loss curve: {path}").format(path=run.path / "loss.png"))
+        say(_("Loss curve, in this folder: {file}").format(file="loss.png"))
     path = shlex.quote(str(run.path))
     if run.settings.finetuning_type == "lora":
-        print(as_typed(_("Chat with it: danlu chat --adapter {path}").format(path=path)))
+        say(_("Chat with it: danlu chat --adapter {path}").format(path=path))
     else:
         path = shlex.quote(str(run.path / FINAL))
-        print(as_typed(_("Chat with it: danlu chat --model {path}").format(path=path)))
+        say(_("Chat with it: danlu chat --model {path}").format(path=path))

@@ -10,12 +10,71 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from danlu.language import _
 from danlu.text.printable import one_line
 
 # error: the row cannot be learned and training refuses to start without --skip_bad_rows.
 # warning: training would do something that the user may not want. note: worth knowing.
 Severity = Literal["error", "warning", "note"]
 SHOWN_FINDINGS = 20
+
+# The kinds, which programs count by; the catalogue has words for them.
+FINDING_KINDS = (
+    "binary_file",
+    "broken_csv",
+    "broken_field",
+    "broken_json",
+    "broken_line",
+    "control_token_text",
+    "damaged_table",
+    "duplicate",
+    "empty_answer",
+    "empty_question",
+    "foreign_thought",
+    "key_twice",
+    "leak",
+    "lone_surrogate",
+    "media",
+    "missing_column",
+    "no_answer",
+    "no_messages",
+    "no_role",
+    "no_tab",
+    "not_an_object",
+    "not_text",
+    "not_utf8",
+    "nothing_to_learn",
+    "open_thought",
+    "other_content",
+    "overlong",
+    "overlong_left_out",
+    "placeholder",
+    "preference",
+    "question_leak",
+    "renamed_key",
+    "row_too_large",
+    "row_too_long",
+    "rows_too_long",
+    "run_wide",
+    "same_question",
+    "several_thoughts",
+    "shortened",
+    "special_token_text",
+    "thought_in_question",
+    "thought_part",
+    "too_many_answers",
+    "two_systems",
+    "two_thoughts",
+    "unknown_role",
+    "unread_field",
+    "unread_thought",
+    "weight",
+    "wrong_call",
+    "wrong_history",
+    "wrong_length",
+    "wrong_order",
+    "wrong_tools",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +119,11 @@ class BadRow(Exception):
         return Finding(place=place, kind=self.kind, what=self.what, fix=self.fix)
 
 
+def counted(kind: str, count: int) -> str:
+    """Say how often a kind was found."""
+    return _("{count} x {kind}").format(count=count, kind=_(kind))
+
+
 def listed(findings: Sequence[Finding]) -> list[str]:
     """Write up to SHOWN_FINDINGS findings as lines, some of every kind, then a count per kind."""
     seen: Counter[str] = Counter()
@@ -71,5 +135,5 @@ def listed(findings: Sequence[Finding]) -> list[str]:
     chosen = sorted(range(len(findings)), key=lambda index: turns[index])[:SHOWN_FINDINGS]
     lines = [str(findings[index]) for index in sorted(chosen)]
     if len(findings) > 1:
-        lines += [f"{count} x {kind}" for kind, count in seen.most_common()]
+        lines += [counted(kind, count) for kind, count in seen.most_common()]
     return lines

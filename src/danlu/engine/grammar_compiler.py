@@ -32,6 +32,7 @@ from danlu.engine.grammar_trial import FORCED_BYTES, LEXER_STATES
 from danlu.errors import CapacityError, UsageError
 from danlu.files.units import readable_bytes
 from danlu.language import _
+from danlu.reasons import library_reason, reason_of
 from danlu.text.tokenizer import Tokenizer
 
 MAX_SOURCE_CHARACTERS = 128 * 1024
@@ -150,13 +151,13 @@ class GrammarCompiler:
         try:
             source = _READERS[grammar.kind](grammar.source)
         except (ValueError, RecursionError) as problem:
-            raise _refused(str(problem)) from problem
+            raise _refused(reason_of(problem)) from problem
         size = _USUAL_KILOBYTES
         if grammar.kind not in ("choice", "json_object"):
             size = _try_out(source)
         matcher = LLMatcher(self._library, source, log_level=0, limits=_LIMITS)
         if matcher.is_error():
-            raise _refused(matcher.get_error())
+            raise _refused(library_reason(matcher.get_error()))
         return CompiledGrammar(matcher, size)
 
     @cached_property
@@ -181,7 +182,7 @@ class _Vocabulary:
 
 def _json_schema(source: str) -> str:
     if not isinstance(json.loads(source), dict):
-        raise ValueError("a JSON schema is an object")
+        raise ValueError(_("a JSON schema is an object"))
     return LLMatcher.grammar_from_json_schema(
         source,
         overrides={
@@ -195,11 +196,11 @@ def _json_schema(source: str) -> str:
 def _choice(source: str) -> str:
     choices = json.loads(source)
     if not isinstance(choices, list) or not choices:
-        raise ValueError("choices are a list that is not empty")
+        raise ValueError(_("choices are a list that is not empty"))
     if not all(isinstance(choice, str) for choice in choices):
-        raise ValueError("every choice is a text")
+        raise ValueError(_("every choice is a text"))
     if any(len(choice.encode()) > FORCED_BYTES for choice in choices):
-        raise ValueError(f"a choice has at most {FORCED_BYTES} bytes")
+        raise ValueError(_("a choice has at most {most} bytes").format(most=FORCED_BYTES))
     # In capitals: one expression, where a rule would cost an item for each choice and step.
     return _lark("start: CHOICE\nCHOICE: " + " | ".join(map(json.dumps, choices)))
 

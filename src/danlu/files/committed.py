@@ -29,6 +29,7 @@ from danlu.files.leftovers import clean_leftovers, locked, remove_any, temporary
 from danlu.files.os_errors import explained, readable
 from danlu.files.regular import read_regular
 from danlu.language import _
+from danlu.reasons import reason_of
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -229,7 +230,7 @@ def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     try:
         manifest = parsed(data)
     except ValueError as fault:
-        raise _damaged(file, str(fault)) from fault
+        raise _damaged(file, reason_of(fault)) from fault
     if data != _manifest_bytes(manifest):
         # No digest covers the manifest itself, so it must be exactly what `seal` writes.
         raise _damaged(file, _("its content has changed since it was written"))

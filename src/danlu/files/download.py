@@ -21,6 +21,7 @@ from danlu.errors import EnvironmentFault
 from danlu.files import disk
 from danlu.files.os_errors import explained
 from danlu.language import _
+from danlu.reasons import library_reason, reason_of
 
 # A server that says nothing for so long is asked again; so often in a row, with growing pauses.
 SILENCE_S = 30.0
@@ -47,14 +48,14 @@ def fetch(address: str) -> bytes:
     except urllib.error.HTTPError as fault:
         raise EnvironmentFault(
             _("{address} cannot be read.").format(address=address),
-            why=_("The server answers: {reason}.").format(reason=f"{fault.code} {fault.reason}"),
+            why=_("The server answers: {reason}.").format(reason=_status(fault)),
             fix=_("Try again later, or take another source."),
         ) from fault
     except (OSError, ValueError, HTTPException) as fault:
         raise EnvironmentFault(
             _("{address} cannot be read.").format(address=address),
             why=_("{address} does not answer: {reason}.").format(
-                address="{0.scheme}://{0.netloc}".format(urlsplit(address)), reason=_reason(fault)
+                address="{0.scheme}://{0.netloc}".format(urlsplit(address)), reason=reason_of(fault)
             ),
             fix=_("Check the network."),
         ) from fault
@@ -80,11 +81,11 @@ def download(address: str, file: Path, *, size: int) -> Iterator[int]:
         except urllib.error.HTTPError as fault:
             if fault.code == _OUT_OF_RANGE:
                 raise OtherFile from fault
-            reason = f"{fault.code} {fault.reason}"
+            reason = _status(fault)
             if fault.code not in _PASSING:
                 raise _given_up(address, reason) from fault
         except (OSError, HTTPException) as fault:
-            reason = _reason(fault)
+            reason = reason_of(fault)
         barren = 0 if file.stat().st_size > have else barren + 1
         if barren == TRIES:
             raise _given_up(address, reason or _("the connection was cut"))
@@ -98,7 +99,7 @@ def _continued(address: str, file: Path, *, have: int, size: int) -> Iterator[in
         if whole not in (None, size):
             raise OtherFile
         if begin > have:
-            raise OSError("another part of the file came")
+            raise OSError(_("another part of the file came"))
         # A server that ignores ranges begins at the beginning.
         while begin < have and (piece := answer.read(min(_PIECE, have - begin))):
             begin += len(piece)
@@ -140,7 +141,7 @@ def _place(answer: HTTPResponse) -> tuple[int, int | None]:
         return 0, int(length) if length.isdecimal() else None
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
     if found is None:
-        raise OSError("the answer does not say which part of the file it is")
+        raise OSError(_("the answer does not say which part of the file it is"))
     return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
@@ -157,6 +158,5 @@ def _given_up(address: str, reason: str) -> EnvironmentFault:
     )
 
 
-def _reason(fault: Exception) -> str:
-    reason = getattr(fault, "reason", fault)
-    return (str(reason) or type(fault).__name__).partition("\n")[0]
+def _status(fault: urllib.error.HTTPError) -> str:
+    return f"{fault.code} {library_reason(str(fault.reason))}".strip()

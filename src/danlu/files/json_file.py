@@ -18,6 +18,7 @@ from danlu.errors import DataError
 from danlu.files.os_errors import readable
 from danlu.files.regular import read_regular
 from danlu.language import _
+from danlu.reasons import reason_of
 
 # The weight index of a model of 200 shards has 100 KB.
 MOST_BYTES = 16 << 20
@@ -119,7 +120,7 @@ def read_json_file(path: Path, *, fix: str) -> JsonFile:
     try:
         fields = parsed(content)
     except ValueError as problem:
-        raise JsonFile(path=path, fields={}, fix=fix).broken(str(problem)) from problem
+        raise JsonFile(path=path, fields={}, fix=fix).broken(reason_of(problem)) from problem
     if not isinstance(fields, dict):
         raise JsonFile(path=path, fields={}, fix=fix).broken(_("The file holds no JSON object."))
     return JsonFile(path=path, fields=fields, fix=fix)
@@ -135,7 +136,9 @@ def parsed(content: bytes) -> Any:
             parse_constant=_finite,
         )
     except UnicodeDecodeError as problem:
-        raise ValueError(_("The file is not UTF-8: {detail}").format(detail=problem)) from problem
+        raise ValueError(
+            _("The file is not UTF-8: {detail}").format(detail=reason_of(problem))
+        ) from problem
     except RecursionError:
         raise _too_deep() from None
     _check_depth(value)

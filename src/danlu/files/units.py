@@ -6,6 +6,8 @@ Binary units everywhere, since memory is sold and shown by drivers in them: a ca
 
 from __future__ import annotations
 
+from danlu.language import _
+
 GIB = 2**30
 _UNITS = (("GiB", GIB), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -15,7 +17,7 @@ def readable_bytes(count: int) -> str:
     for unit, size in _UNITS:
         if count >= size:
             return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
+    return _("{count} bytes").format(count=count)
 
 
 def readable_clock(seconds: float) -> str:

@@ -25,7 +25,7 @@ from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
 from danlu.runs.registry import find_run, registered_folders
 from danlu.runs.resuming import resume_command
-from danlu.settings.resolve import DEFAULT
+from danlu.settings.option_names import DEFAULT
 from danlu.settings.schema import Settings
 
 _Settings = TypeVar("_Settings", bound=Settings)

@@ -23,6 +23,7 @@ from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG
 from danlu.language import _
 from danlu.model.config import read_model_json
 from danlu.program import as_typed
+from danlu.reasons import library_reason
 from danlu.text.conversation import Conversation, Message, ToolCall
 from danlu.text.render import TEMPLATES, TURN_END, Template, render
 
@@ -157,7 +158,9 @@ def template_text(folder: Path) -> tuple[Path, str] | None:
         try:
             found = {entry["name"]: entry["template"] for entry in found}.get("default")
         except (TypeError, KeyError) as problem:
-            raise file.broken(f"chat_template: {type(problem).__name__}: {problem}") from problem
+            raise file.broken(
+                "chat_template: " + library_reason(f"{type(problem).__name__}: {problem}")
+            ) from problem
     return (path, found) if isinstance(found, str) and found else None
 
 

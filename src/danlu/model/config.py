@@ -15,6 +15,7 @@ from typing import Any, Literal
 from danlu.errors import UsageError
 from danlu.files.json_file import JsonFile, read_json_file
 from danlu.language import _
+from danlu.reasons import reason_of
 
 # In how many bits the projections' matrices may be kept for answering.
 Quantization = Literal["int8", "int4"]
@@ -148,7 +149,7 @@ def end_token_ids(file: JsonFile) -> tuple[int, ...]:
     try:
         return token_ids(file.fields.get("eos_token_id"))
     except ValueError as problem:
-        raise file.broken(f"eos_token_id: {problem}") from problem
+        raise file.broken(f"eos_token_id: {reason_of(problem)}") from problem
 
 
 def token_ids(value: Any) -> tuple[int, ...]:

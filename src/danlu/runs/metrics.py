@@ -19,6 +19,7 @@ from danlu.files.json_file import parsed
 from danlu.files.os_errors import readable
 from danlu.files.regular import read_regular
 from danlu.language import _
+from danlu.reasons import reason_of
 
 METRICS_FILE = "metrics.jsonl"
 # Two million steps.
@@ -105,7 +106,7 @@ def _parse(file: Path, number: int, line: bytes) -> dict[str, Any]:
             return record
         why = _("it is not an object with a step")
     except ValueError as fault:
-        why = str(fault)
+        why = reason_of(fault)
     raise DataError(
         _("{place} is damaged").format(place=f"{file}:{number}"),
         why=why,

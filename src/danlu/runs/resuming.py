@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.runs.manifest import RunManifest
-from danlu.settings.resolve import DEFAULT
+from danlu.settings.option_names import DEFAULT
 
 # What the command says itself, and what has become of a preset's values.
 _SAID_ANEW = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "preset")

@@ -15,14 +15,18 @@ from danlu.language import _
 from danlu.program import as_typed
 from danlu.settings.schema import Option, Settings, options_of
 
-COMMAND_LINE = "command line"
+# Where a value comes from, if not a file or a variable; a preset is followed by its name.
+COMMAND_LINE, PRESET, DEFAULT = "command line", "preset", "default"
 # An option that is not ours takes one value, or stands alone.
 _ANY_VALUE = (str, bool, type(None))
 
 
 def shown_origin(origin: str) -> str:
     """Write an origin for people; places and names stay as they are."""
-    return _("command line") if origin == COMMAND_LINE else origin
+    kind, _gap, name = origin.partition(" ")
+    if kind == PRESET:
+        return _("preset {name}").format(name=name)
+    return {COMMAND_LINE: _("command line"), DEFAULT: _("default")}.get(origin, origin)
 
 
 @dataclass(frozen=True, kw_only=True)

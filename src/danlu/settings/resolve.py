@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.settings.option_names import Names, Refusals, shown_origin
+from danlu.reasons import library_reason
+from danlu.settings.option_names import DEFAULT, PRESET, Names, Refusals, shown_origin
 from danlu.settings.schema import Option, Settings, describe_type
 from danlu.settings.sources import (
     BOOLEANS,
@@ -26,8 +27,7 @@ from danlu.settings.sources import (
 )
 
 S = TypeVar("S", bound=Settings)
-DEFAULT = "default"
-# What a value must be, by pydantic's name of the fault; the others stay as pydantic words them.
+# What a value must be, by pydantic's name of the fault; of the others, pydantic's words.
 VALUE_RULES = {
     "int_parsing": "it must be a whole number",
     "int_from_float": "it must be a whole number",
@@ -81,7 +81,7 @@ def _preset(cls: type[S], given: Mapping[str, Given]) -> dict[str, Given]:
     """Return the defaults of the chosen preset; an unknown name fails when values are checked."""
     chosen = given["preset"].value if "preset" in given else None
     values = cls.PRESETS.get(chosen, {}) if isinstance(chosen, str) else {}
-    return {name: Given(value=text, origin=f"preset {chosen}") for name, text in values.items()}
+    return {name: Given(value=text, origin=f"{PRESET} {chosen}") for name, text in values.items()}
 
 
 def _foreign_notes(
@@ -167,7 +167,7 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
 def _rule(fault: ErrorDetails) -> str:
     """Say what a value must be: a rule of ours is a sentence already."""
     rule = VALUE_RULES.get(fault["type"])
-    return _(rule) if rule else fault["msg"].removeprefix("Value error, ")
+    return _(rule) if rule else library_reason(fault["msg"].removeprefix("Value error, "))
 
 
 def _shown(value: str | tuple[str, ...] | None) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from danlu.language import _
 from danlu.settings.ranges import ranges_of
 
 
@@ -136,8 +137,17 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def describe_type(option: Option) -> str:
-    """Write an option's type as a placeholder: `INT`, `a|b`, `TEXT,...`, `INT|null`."""
-    return "|".join(_placeholder(kind) for kind in option.types)
+    """Write an option's type as a placeholder: `INT`, `a|b`, `TEXT,...`, `true|false|null`.
+
+    A null that stands for "not given" is left out.
+    """
+    is_absence = option.default is None
+    kinds = [kind for kind in option.types if not (kind is type(None) and is_absence)]
+    return "|".join(_placeholder(kind) for kind in kinds)
+
+
+# What stands for a value, by its type.
+PLACEHOLDERS = {int: "INT", float: "NUMBER", str: "TEXT"}
 
 
 def _placeholder(kind: Any) -> str:
@@ -145,5 +155,5 @@ def _placeholder(kind: Any) -> str:
         return "|".join(str(value) for value in get_args(kind))
     if get_origin(kind) is tuple:
         return f"{_placeholder(get_args(kind)[0])},..."
-    names = {bool: "true|false", int: "INT", float: "NUMBER", type(None): "null"}
-    return names.get(kind, "TEXT")
+    names = {bool: "true|false", type(None): "null"}
+    return names.get(kind) or _(PLACEHOLDERS.get(kind, PLACEHOLDERS[str]))

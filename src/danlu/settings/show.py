@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
-from danlu.language import _, columns
+from danlu.language import _, columns, padded, wrapped
 from danlu.program import as_typed
-from danlu.settings.option_names import Names
+from danlu.settings.option_names import Names, shown_origin
 from danlu.settings.resolve import Resolved, S, resolve
 from danlu.settings.schema import Option, Settings, describe_type, options_of
 from danlu.settings.sources import CommandLine
@@ -44,12 +44,13 @@ def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S
 def help_text(cls: type[Settings], command: str) -> str:
     """Write the help of a command: usage, what it does, every setting."""
     names = Names(cls)
-    words = [f"[{option.name.upper()}]" for option in names.placed]
+    words = [f"[{option.name}]" for option in names.placed]
+    usage = " ".join([_("usage: danlu {command}").format(command=command), *words])
+    usage += _(" [FILE.yaml] [--key value ...]")
     lines = [
-        " ".join([as_typed(_("usage: danlu {command}").format(command=command)), *words])
-        + _(" [FILE.yaml] [--key value ...]"),
+        *wrapped(as_typed(usage), help_width(), " " * 4),
         "",
-        _((cls.__doc__ or "").strip()),
+        *wrapped(_((cls.__doc__ or "").strip()), help_width()),
         "",
     ]
     for option in names.options.values():
@@ -65,7 +66,8 @@ def settings_text(resolved: Resolved[S]) -> str:
     values = {name: f"{name}: {_show(getattr(resolved.values, name))}" for name in options}
     width = min(48, max(map(len, values.values()), default=0))
     return "\n".join(
-        f"{line:<{width}}  # {resolved.origins[name]}" for name, line in values.items()
+        f"{line:<{width}}  # {shown_origin(resolved.origins[name])}"
+        for name, line in values.items()
     )
 
 
@@ -75,44 +77,34 @@ def _help_of(option: Option) -> str:
         text += _("; also --{names}").format(names=", --".join(option.aliases))
     if option.required:
         return text + _(" (must be given)")
-    if option.default in ("", ()):
+    if option.default in ("", (), None):
         return text
     return text + _(" (default {value})").format(value=_show(option.default))
 
 
 def _entry(left: str, right: str) -> list[str]:
-    # A fixed right edge where there is no terminal keeps the help in files stable.
-    width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 100)) - _HELP_COLUMN
+    width = help_width()
     column = " " * _HELP_COLUMN
-    wrapped = _wrap(right, width)
+    text = [column + line for line in wrapped(right, width - _HELP_COLUMN)]
     head = f"  {left}"
-    if len(head) < _HELP_COLUMN:
-        first = [f"{head:<{_HELP_COLUMN}}{wrapped[0]}".rstrip()]
-        wrapped = wrapped[1:]
-    else:
-        first = [head]
-    return first + [column + line for line in wrapped]
+    if columns(head) < _HELP_COLUMN:
+        return [padded(head, _HELP_COLUMN) + text[0].lstrip(), *text[1:]]
+    return [*_choices(head, width), *text]
 
 
-def _wrap(text: str, width: int) -> list[str]:
-    """Break a text into lines of at most `width` columns; a Chinese character takes two.
+def help_width() -> int:
+    """Count the columns of help; a fixed right edge without a terminal keeps it stable in files."""
+    return max(60, min(shutil.get_terminal_size((100, 24)).columns, 100))
 
-    Breaks at spaces and after any wide character, as Chinese is set, never before its
-    punctuation or behind what opens a bracket.
-    """
+
+def _choices(head: str, width: int) -> list[str]:
+    """Break a long list of choices between two of them."""
     lines = [""]
-    for piece in _UNBROKEN.findall(text):
-        if columns((lines[-1] + piece).rstrip()) > width and lines[-1]:
-            lines.append("")
-        lines[-1] += piece
-    return [line.rstrip() for line in lines]
-
-
-_OPENS, _CLOSES = "（“《", "，。；：、！？）”》"
-_UNBROKEN = re.compile(
-    rf"[{_OPENS}]*(?:[\u2e80-\u9fff]|[^\s\u2e80-\u9fff{_OPENS}{_CLOSES}]+)[{_CLOSES}]*[ ]*"
-    rf"|[{_OPENS}{_CLOSES}]|\s+"
-)
+    for choice in re.findall(r"[^|]+\|?", head):
+        if columns(lines[-1] + choice) > width:
+            lines.append(" " * 6)
+        lines[-1] += choice
+    return lines
 
 
 def _show(value: Any) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 import yaml
 
 from danlu.errors import UsageError
-from danlu.language import _, system_reason
+from danlu.language import _
+from danlu.reasons import library_reason, reason_of, system_reason
 from danlu.settings.option_names import COMMAND_LINE, Names
 from danlu.settings.schema import Option
 
@@ -176,9 +177,9 @@ def read_file(names: Names, path: Path) -> dict[str, Given]:
     except yaml.MarkedYAMLError as fault:
         mark = fault.problem_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise _bad_file(place, fault.problem or str(fault)) from fault
+        raise _bad_file(place, library_reason(fault.problem or str(fault))) from fault
     except yaml.YAMLError as fault:
-        raise _bad_file(str(path), str(fault).splitlines()[0]) from fault
+        raise _bad_file(str(path), reason_of(fault)) from fault
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
@@ -206,7 +207,7 @@ def _text_of(node: yaml.Node, place: str) -> str | tuple[str, ...] | None:
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag == "tag:yaml.org,2002:null" else str(node.value)
     if isinstance(node, yaml.MappingNode):
-        return _json_of(node)
+        return _json_of(node, place)
     if isinstance(node, yaml.SequenceNode) and all(
         isinstance(item, yaml.ScalarNode) for item in node.value
     ):
@@ -214,13 +215,13 @@ def _text_of(node: yaml.Node, place: str) -> str | tuple[str, ...] | None:
     raise _bad_file(place, _("a single value or a list of values is expected"))
 
 
-def _json_of(node: yaml.Node) -> str:
+def _json_of(node: yaml.Node, place: str) -> str:
     """Write a YAML mapping as JSON, as it would stand on the command line."""
     loader = yaml.SafeLoader("")
     try:
         return json.dumps(loader.construct_document(node), ensure_ascii=False)
     except (yaml.YAMLError, TypeError, ValueError) as fault:
-        raise _bad_file(f"line {node.start_mark.line + 1}", str(fault).splitlines()[0]) from fault
+        raise _bad_file(place, reason_of(fault)) from fault
     finally:
         loader.dispose()
 

@@ -21,6 +21,7 @@ from danlu.errors import DataError, UsageError
 from danlu.files.os_errors import readable
 from danlu.files.regular import read_regular
 from danlu.language import _
+from danlu.reasons import reason_of
 from danlu.text.printable import printable
 from danlu.text.render import Span
 
@@ -101,7 +102,7 @@ class Tokenizer:
         except DataError:
             raise
         except Exception as error:  # the library raises plain Exception for every damage
-            raise _damaged(path, str(error)) from error
+            raise _damaged(path, reason_of(error)) from error
         _refuse_unlike_qwen3(backend, path)
         _say_what_is_switched_off(backend, path)
         return cls(backend, path)
@@ -222,7 +223,7 @@ def _panics_told(path: Path) -> Iterator[None]:
     except BaseException as fault:
         if type(fault).__name__ != "PanicException":
             raise
-        raise _damaged(path, str(fault).partition("\n")[0]) from fault
+        raise _damaged(path, reason_of(fault)) from fault
 
 
 def _refuse_unlike_qwen3(backend: tokenizers.Tokenizer, path: Path) -> None:

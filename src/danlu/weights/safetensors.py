@@ -24,6 +24,7 @@ from danlu.errors import DataError
 from danlu.files.os_errors import readable
 from danlu.files.regular import open_regular
 from danlu.language import _
+from danlu.reasons import reason_of
 
 MAX_HEADER_BYTES = 100_000_000
 # torch's own limit. The product of a hostile header's million numbers would take hours.
@@ -172,7 +173,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, StoredTensor], d
         json.dumps(header, ensure_ascii=False).encode()  # a name may hold half a character
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
         raise damaged(
-            path, _("its header is not valid JSON: {detail}").format(detail=problem)
+            path, _("its header is not valid JSON: {detail}").format(detail=reason_of(problem))
         ) from problem
     if not isinstance(header, dict):
         raise damaged(path, _("its header is not a JSON object"))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from danlu.cli.terminal.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
-from danlu.language import _
-from danlu.program import as_typed
+from danlu.language import _, columns, padded
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -48,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
         for model, found in table.items():
             print(json_line(_record(model, found)))
         return EXIT_OK
-    print(printable("\n".join([*here_lines(), "", *_catalogue_lines(table, facts, budget)])))
+    say(*here_lines(), "", *_catalogue_lines(table, facts, budget))
     return EXIT_OK
 
 
@@ -65,7 +64,7 @@ def here_lines() -> list[str]:
             if model.is_complete
             else _("  {name}: not complete, {size}; go on with danlu pull {name}")
         )
-        lines.append(as_typed(text.format(name=model.name, size=size)))
+        lines.append(text.format(name=model.name, size=size))
     lines.append(_("Pulled models are kept in {folder}").format(folder=models_folder()))
     return lines
 
@@ -79,30 +78,26 @@ def _catalogue_lines(
     heads = (_("size"), "bf16", "int8", "int4", "LoRA", _("full"))
     groups = _right(_("chat in"), 4 * _COLUMN) + _right(_("fine-tune"), 2 * _COLUMN)
     return [
-        as_typed(
-            _("Can be pulled with danlu pull NAME (licence {license}):").format(license=LICENSE)
-        ),
+        _("Can be pulled with danlu pull NAME (licence {license}):").format(license=LICENSE),
         _("Memory in GiB on {device}").format(device=facts.description),
         _("{budget} can be used; what does not fit stands in brackets.").format(
             budget=readable_bytes(budget)
         ),
         "",
-        _left("", _NAME) + groups,
-        _left("  " + _("model"), _NAME) + "".join(_right(head, _COLUMN) for head in heads),
+        padded("", _NAME) + groups,
+        padded("  " + _("model"), _NAME) + "".join(_right(head, _COLUMN) for head in heads),
         *(_row(model, found) for model, found in table.items()),
         "",
         _("Chat: one conversation of {tokens} tokens. LoRA: rank {rank}, rows of {row}.").format(
             tokens=CHAT_TOKENS, rank=RANK, row=ROW_TOKENS
         ),
-        as_typed(
-            _("Weights are fine-tuned in bf16 only. danlu plan says what your own run needs.")
-        ),
+        _("Weights are fine-tuned in bf16 only. danlu plan says what your own run needs."),
     ]
 
 
 def _row(model: PublishedModel, found: Mapping[str, Need]) -> str:
     size = f"{model.file_bytes / GIB:.1f}"
-    line = _left(f"  {model.name}", _NAME) + _right(size, _COLUMN)
+    line = padded(f"  {model.name}", _NAME) + _right(size, _COLUMN)
     if not model.runs:
         return line + "  " + _("a mixture of experts: not yet in danlu")
     return line + "".join(_right(_cell(found.get(kind)), _COLUMN) for kind in _KINDS)
@@ -134,13 +129,5 @@ def _record(model: PublishedModel, found: Mapping[str, Need]) -> dict[str, Any]:
     }
 
 
-def _left(text: str, width: int) -> str:
-    from rich.cells import cell_len
-
-    return text + " " * max(1, width - cell_len(text))
-
-
 def _right(text: str, width: int) -> str:
-    from rich.cells import cell_len
-
-    return " " * max(1, width - cell_len(text)) + text
+    return " " * max(1, width - columns(text)) + text

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.published import PublishedModel, find_published, published_models
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
 from danlu.moving_line import MovingLine
-from danlu.program import as_typed
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -40,17 +40,17 @@ def run(argv: Sequence[str]) -> int:
     model = runnable_model(resolved.values.name)
     if is_stored(model.name):
         folder = complete_folder(model.name)
-        print(_("{name} is here already: {folder}").format(name=model.name, folder=folder))
+        say(_("{name} is here already: {folder}").format(name=model.name, folder=folder))
         return EXIT_OK
     try:
         with MovingLine(in_lines=True) as line:
             _pull(model, sites_of(resolved.values.source), line)
     except KeyboardInterrupt:
         text = _("Stopped; what came stays. Go on with: danlu pull {name}")
-        print(as_typed(text.format(name=model.name)))
+        say(text.format(name=model.name))
         return EXIT_INTERRUPTED
-    print(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
-    print(as_typed(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}")))
+    say(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
+    say(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
     return EXIT_OK
 
 

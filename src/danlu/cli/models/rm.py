@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from danlu.cli.terminal.asking import agreed
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.files.committed import discard
 from danlu.files.lock import holder_of
@@ -38,20 +39,20 @@ def run(argv: Sequence[str]) -> int:
         _refuse_used(model, runs)
     size = readable_bytes(sum(model.num_bytes for model in models))
     for model in models:
-        print(f"{readable_bytes(model.num_bytes):>9}  {model.folder}")
+        say(f"{readable_bytes(model.num_bytes):>9}  {model.folder}")
     if runs:
         names = ", ".join(run.path.name for run in runs)
-        print(
+        say(
             _("These runs were trained on it and cannot be used without it: {names}").format(
                 names=names
             )
         )
     if not settings.yes and not _agreed(settings.name):
-        print(_("Nothing was removed."))
+        say(_("Nothing was removed."))
         return EXIT_OK
     for model in models:
         discard(model.folder)
-    print(_("Removed: {name}, {size}").format(name=models[0].name, size=size))
+    say(_("Removed: {name}, {size}").format(name=models[0].name, size=size))
     return EXIT_OK
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.names import STARTER, default_name, model_folder, set_default_model
 from danlu.language import _
@@ -26,13 +27,13 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_OK
     name = resolved.values.name
     if name is None:
-        print(_("Default model: {name}").format(name=default_name()))
+        say(_("Default model: {name}").format(name=default_name()))
         return EXIT_OK
     if name != STARTER:
         _check(name)
     kept = set_default_model(name)
-    print(_("Default model: {name}").format(name=kept))
-    print(_("chat, generate, serve, train, plan and eval take it where no model is named."))
+    say(_("Default model: {name}").format(name=kept))
+    say(_("chat, generate, serve, train, plan and eval take it where no model is named."))
     return EXIT_OK
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from danlu.cli.terminal.screen import printable
+from danlu.cli.terminal.screen import say
 from danlu.files.units import readable_bytes
 from danlu.language import _, columns
 from danlu.runs.registry import shown_state
@@ -102,7 +102,10 @@ def print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
     for name, value in facts.items():
         label = labels[name]
         gap = " " * (width - columns(label) + 2)
-        print(printable(f"{indent}{label}{gap}{_shown(name, value)}"))
+        say(
+            f"{indent}{label}{gap}{_shown(name, value)}",
+            indent=" " * (width + 2),
+        )
 
 
 def _label(name: str) -> str:
@@ -116,7 +119,7 @@ def _shown(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if isinstance(value, Mapping):
-        return ", ".join(f"{_label(key)} {_shown(key, one)}" for key, one in value.items())
+        return _(", ").join(f"{_label(key)} {_shown(key, one)}" for key, one in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_shown(name, one) for one in value)
     if isinstance(value, int | float) and name.endswith("_bytes"):

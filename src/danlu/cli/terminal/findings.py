@@ -7,9 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from danlu.data.doctor.check import DataReport, refusal
-from danlu.data.findings import listed
+from danlu.data.findings import counted, listed
 from danlu.language import _
-from danlu.program import as_typed
 
 # Kinds of rows that the short form names by place; the others are counted.
 _NAMED_KINDS = ("shortened", "overlong_left_out")
@@ -136,8 +135,9 @@ def _counted(report: DataReport) -> Iterator[str]:
     """Count what the other lines do not name."""
     counts = {kind: n for kind, n in report.counts.items() if kind not in _NAMED_KINDS}
     if counts:
-        found = ", ".join(f"{count} x {kind}" for kind, count in counts.items())
-        yield as_typed(_("Found: {counts} (danlu data check shows them)").format(counts=found))
+        yield _("Found: {counts} (danlu data check shows them)").format(
+            counts=", ".join(counted(kind, count) for kind, count in counts.items())
+        )
 
 
 def _first(places: list[str]) -> str:

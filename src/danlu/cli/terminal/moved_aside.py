@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Sequence
 
 from danlu.language import _
-from danlu.program import as_typed
 from danlu.runs.registry import shown_state
 from danlu.train.events import Replaced
 
@@ -29,12 +28,10 @@ def replaced_lines(event: Replaced, words: Sequence[str]) -> list[str]:
         resume = ("--output_dir", str(back), "--resume_from_checkpoint", "true")
         command = (
             f"{shlex.join(['mv', str(event.moved_to), str(back)])} && "
-            f"{as_typed(shlex.join(['danlu', 'train', *words, *resume]))}"
+            f"{shlex.join(['danlu', 'train', *words, *resume])}"
         )
         lines.append(
             _("To go on with it instead, press Ctrl-C, then: {command}").format(command=command)
         )
-    lines.append(
-        as_typed(_("danlu runs trash lists what was moved aside; with --empty it is removed."))
-    )
+    lines.append(_("danlu runs trash lists what was moved aside; with --empty it is removed."))
     return lines

@@ -15,17 +15,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
+from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.units import readable_bytes, readable_clock
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
-from danlu.language import _, columns
+from danlu.language import _, columns, wrapped
 from danlu.moving_line import MovingLine
 from danlu.train.events import (
     Adapted,
@@ -81,6 +81,7 @@ def _warm_up(recipe: Recipe) -> Iterator[str]:
 
 
 _GAP = "  "
+_BAR = 20
 # A pipe without a reader, a terminal whose window was closed.
 _READER_GONE = (errno.EPIPE, errno.EIO)
 
@@ -240,24 +241,24 @@ class _Bar(_View):
         self._last = event
 
     def _say(self, line: str) -> None:
-        self._console.print(Text(line))
+        self._console.print(Text("\n".join(wrapped(line, self._console.width))))
 
-    def _picture(self) -> Table | Text:
-        grid = Table.grid(padding=(0, 1))
+    def _picture(self) -> Text:
         last, total = self._last, self._total_steps
         if last is None or not total:
             return self._beginning.picture(self._console.width)
-        width = 24
-        done = round(width * last.step / total)
-        bar = Text("━" * done, style="green") + Text("━" * (width - done), style="bright_black")
+        done = round(_BAR * last.step / total)
+        bar = "█" * done + "░" * (_BAR - done)
         elapsed = readable_clock(time.monotonic() - self._started)
         times = _("{elapsed} elapsed, {left} left").format(elapsed=elapsed, left=self._left(last))
-        grid.add_row(Text(f"{last.step}/{total}"), bar, Text(times))
-        outer = Table.grid()
-        outer.add_row(grid)
-        for line in lines_of(self._numbers(last), self._console.width):
-            outer.add_row(Text(line))
-        return outer
+        # Of what grows as it goes on, nothing may reach the terminal's edge: a line that the
+        # terminal breaks by itself is not taken away again. Terminals for Chinese may draw the
+        # bar in double width.
+        room = self._console.width - 1
+        first = lines_of([f"{last.step}/{total} {bar}", times], room - _BAR)
+        picture = Text("\n".join([*first, *lines_of(self._numbers(last), room)]), no_wrap=True)
+        picture.highlight_regex("█+", "green")
+        return picture
 
 
 class _Lines(_View):
@@ -274,7 +275,7 @@ class _Lines(_View):
             self._say(f"{event.step}/{total}  {_GAP.join(self._numbers(event))}  {left}")
 
     def _say(self, line: str) -> None:
-        print(line, flush=True)
+        say(line)
 
 
 def lines_of(parts: Sequence[str], width: int) -> Iterator[str]:
@@ -291,9 +292,10 @@ def lines_of(parts: Sequence[str], width: int) -> Iterator[str]:
 
 def _sentences(event: Event) -> Iterator[str]:
     if isinstance(event, Evaluated):
-        best = f"  ({_('best so far')})" if event.is_best else ""
-        text = _("held-out loss {loss:.4f} at step {step}").format(loss=event.loss, step=event.step)
-        yield text + best
+        text = _("held-out loss {loss:.4f} at step {step}")
+        if event.is_best:
+            text = _("held-out loss {loss:.4f} at step {step} (best so far)")
+        yield text.format(loss=event.loss, step=event.step)
     elif isinstance(event, StepSkipped):
         rows = ", ".join(event.rows[:4]) + (", ..." if len(event.rows) > 4 else "")
         yield _("step {step} was not applied: its loss is not finite (rows {rows})").format(

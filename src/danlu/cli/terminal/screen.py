@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from danlu.moving_line import say as say
 from danlu.text.printable import printable as printable
 
 

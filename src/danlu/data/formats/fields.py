@@ -12,6 +12,7 @@ from typing import Any
 
 from danlu.data.findings import BadRow
 from danlu.language import _
+from danlu.reasons import reason_of
 from danlu.text.conversation import ToolCall
 
 
@@ -167,7 +168,7 @@ def _check_json(value: Any, name: object) -> None:
 def _not_json(name: object, problem: Exception) -> BadRow:
     return BadRow(
         "broken_field",
-        _("{name} is not JSON: {reason}.").format(name=name, reason=problem),
+        _("{name} is not JSON: {reason}.").format(name=name, reason=reason_of(problem)),
         _("Write it as a list, or as the JSON text of one."),
     )
 

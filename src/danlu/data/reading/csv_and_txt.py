@@ -16,6 +16,7 @@ from typing import Any
 from danlu.data.findings import BadRow
 from danlu.data.reading.encoding import MAX_ROW_BYTES, BrokenFile, read_lines, row_too_large
 from danlu.language import _
+from danlu.reasons import reason_of
 
 
 def csv_rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -45,7 +46,7 @@ def csv_rows(file: Path) -> Iterator[tuple[int, Any]]:
             raise BrokenFile(
                 "broken_csv",
                 first_line,
-                _("The table cannot be read on: {reason}.").format(reason=problem),
+                _("The table cannot be read on: {reason}.").format(reason=reason_of(problem)),
                 _('Close every quotation mark, and write " inside a field as "".'),
             ) from None
         if record is None:

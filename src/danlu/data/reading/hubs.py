@@ -19,6 +19,7 @@ from danlu.data.dataset_info import Entry
 from danlu.data.reading.rows import READERS, is_data_file, of_one_type
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
+from danlu.reasons import reason_of
 
 # Without this the libraries wait and try again for minutes where there is no network.
 _REACH_SECONDS = 10
@@ -74,7 +75,7 @@ def _downloaded(hub: _Hub, repository: str) -> Path:
     except ImportError as problem:
         raise EnvironmentFault(
             _("The data set is on {hub}, whose library is not installed.").format(hub=hub.name),
-            why=str(problem),
+            why=reason_of(problem),
             fix=f"pip install {hub.library}",
         ) from problem
     offline = _why_unreachable(hub.address)
@@ -167,5 +168,5 @@ def _split_words(inside: Path) -> set[str]:
     return {*inside.parent.parts, *([shard[1]] if shard else words)}
 
 
-def _first_line(fault: object) -> str:
-    return (str(fault) or type(fault).__name__).partition("\n")[0]
+def _first_line(fault: BaseException) -> str:
+    return reason_of(fault)

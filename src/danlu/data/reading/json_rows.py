@@ -24,6 +24,7 @@ from danlu.data.reading.encoding import (
     row_too_large,
 )
 from danlu.language import _
+from danlu.reasons import library_reason, reason_of
 
 # Names that people know better than Unicode's.
 _INVISIBLE = {"\ufeff": "byte order mark"}
@@ -169,13 +170,13 @@ class _Window:
                 if error.msg.startswith("Unterminated string"):
                     end = len(self._text)
             except (ValueError, RecursionError) as error:
-                raise self.broken(str(error)) from None
+                raise self.broken(reason_of(error)) from None
             # What ends or fails near the end of the text may go on in the next piece.
             if end > len(self._text) - _LONGEST_TOKEN and self._grow():
                 continue
             if problem is not None:
                 self._move(problem.pos)
-                raise self.broken(problem.msg)
+                raise self.broken(library_reason(problem.msg))
             self._move(end)
             return content
 
@@ -214,8 +215,8 @@ class _Window:
 
 def _reason(problem: Exception) -> str:
     if isinstance(problem, json.JSONDecodeError):
-        return _at_column(problem.msg, problem.colno)
-    return str(problem)
+        return _at_column(library_reason(problem.msg), problem.colno)
+    return reason_of(problem)
 
 
 def _at_column(reason: str, column: int) -> str:

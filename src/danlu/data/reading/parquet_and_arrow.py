@@ -24,6 +24,7 @@ from danlu.data.reading.encoding import (
 from danlu.data.reading.value_sizes import TooManyValues, value_sizes
 from danlu.files.regular import open_regular
 from danlu.language import _
+from danlu.reasons import reason_of
 
 _BATCH_ROWS = 256
 _MOST_SHARED_BYTES = 2 * MAX_ROW_BYTES
@@ -175,7 +176,7 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
         except (*_DAMAGE, pyarrow.ArrowException, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno is not None:
                 raise  # the file is refused, not damaged
-            reason = str(problem).partition("\n")[0].rstrip(".")
+            reason = reason_of(problem).rstrip(".")
             raise BrokenFile(
                 "damaged_table",
                 number + 1,

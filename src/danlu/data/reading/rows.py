@@ -17,7 +17,8 @@ from danlu.data.reading.encoding import MOST_ROW_CHARACTERS, BrokenFile, row_too
 from danlu.data.reading.json_rows import json_rows
 from danlu.data.reading.parquet_and_arrow import arrow_rows, parquet_rows
 from danlu.errors import EnvironmentFault, UsageError
-from danlu.language import _, system_reason
+from danlu.language import _
+from danlu.reasons import system_reason
 
 # A reader yields line (or row number) and content; the content of a broken row is a BadRow.
 Reader = Callable[[Path], Iterator[tuple[int, Any]]]

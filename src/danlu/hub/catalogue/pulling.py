@@ -119,11 +119,11 @@ def _first_listing(
         try:
             return site, site.listing(model.repository)
         except EnvironmentFault as fault:
-            reasons.append(f"{site.name}: {fault.why}")
+            reasons.append(_("{name}: {reason}").format(name=site.name, reason=fault.why))
     here = ", ".join([STARTER, *(one.name for one in stored_models() if one.is_complete)])
     raise EnvironmentFault(
         _("{name} could not be pulled.").format(name=model.name),
-        why=" ".join(reasons),
+        why=reasons,
         fix=_("On this machine are: {names}. With network: danlu pull {name}").format(
             names=here, name=model.name
         ),

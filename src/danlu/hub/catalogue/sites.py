@@ -22,6 +22,7 @@ from danlu.files.committed import MANIFEST
 from danlu.files.download import fetch
 from danlu.files.home import is_rented
 from danlu.language import _, chosen_language
+from danlu.reasons import reason_of
 
 Source = Literal["auto", "huggingface", "modelscope"]
 # What a model folder is made of; pictures and other frameworks' weights are left where they are.
@@ -70,14 +71,14 @@ class Site(ABC):
             )
             names = [file.name for file in files]
             if "config.json" not in names or len({*names}) != len(names):
-                raise ValueError("no config.json, or a name twice")
+                raise ValueError(_("no config.json, or a name twice"))
             for file in files:
                 _check(file)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
             raise EnvironmentFault(
                 _("{address} cannot be read.").format(address=address),
                 why=_("The answer is not the list of files of a model: {reason}.").format(
-                    reason=str(fault).partition("\n")[0]
+                    reason=reason_of(fault)
                 ),
                 fix=_("Check the network (a login page?), or take another source."),
             ) from fault

@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from danlu.engine.service import EngineStopped
 from danlu.errors import CapacityError, DanluError, DataError, UsageError
 from danlu.language import _
+from danlu.reasons import library_reason
 from danlu.server.edge.logs import escaped
 from danlu.server.state import record_of
 
@@ -133,7 +134,7 @@ def _of_validation(problem: RequestValidationError) -> ApiError:
     first = problem.errors()[0]
     place = first["loc"]
     if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "")
+        reason = library_reason(str(first.get("ctx", {}).get("error", "")))
         return ApiError(
             400,
             _("The body is no JSON: {reason}, at character {position}.").format(
@@ -144,8 +145,11 @@ def _of_validation(problem: RequestValidationError) -> ApiError:
     field = _field_path(place[1:] if place[:1] == ("body",) else place)
     if first["type"] == "extra_forbidden":
         reason = _("there is no such field.")
+    elif first["type"] == "literal_error":
+        choices = str(first.get("ctx", {}).get("expected", "")).replace(" or ", ", ")
+        reason = _("Input should be one of these: {choices}").format(choices=choices)
     else:
-        reason = str(first["msg"]).removeprefix("Value error, ")
+        reason = library_reason(str(first["msg"]).removeprefix("Value error, "))
     return ApiError(400, f"{field}: {reason}" if field else reason, param=field or None)
 
 
@@ -164,11 +168,11 @@ def _of_routing(problem: HTTPException, request: Request, elsewhere: Mapping[str
     if problem.status_code == 405:
         message = _("{place} is not possible. GET /docs lists all routes.").format(place=place)
     elif problem.status_code != 404:
-        message = str(problem.detail or HTTPStatus(problem.status_code).phrase)
+        message = library_reason(str(problem.detail or HTTPStatus(problem.status_code).phrase))
     elif near is None:
         message = _("There is no route {place}. GET /docs lists all routes.").format(place=place)
     elif not near.startswith("/"):
-        message = _("There is no route {place}.").format(place=place) + f" {near}"
+        message = _("There is no route {place}.").format(place=place) + f" {_(near)}"
     else:
         message = _(
             "There is no route {place}; use {near}. The base address of OpenAI's clients ends with "

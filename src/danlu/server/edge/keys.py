@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from danlu.errors import UsageError
-from danlu.language import _, system_reason
+from danlu.language import _
+from danlu.reasons import system_reason
 from danlu.server.settings import ServeSettings
 
 # Makes a key that cannot be guessed, in a file that others cannot read.

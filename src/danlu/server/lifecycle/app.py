@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from danlu import __version__
+from danlu.language import _
 from danlu.server.edge.access_log import Access
 from danlu.server.edge.gate import Gate
 from danlu.server.edge.http_errors import ErrorBody, handle_errors
@@ -47,12 +48,28 @@ class DocumentedApp(FastAPI):
             error = ErrorBody.model_json_schema(ref_template=_SCHEMAS + "{model}")
             inner = error.pop("$defs")
             components.setdefault("schemas", {}).update({**inner, ErrorBody.__name__: error})
+            _localize(document)
             if self.needs_key:
                 components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
                 for path in document["paths"].keys() - PUBLIC_PATHS:
                     for operation in document["paths"][path].values():
                         operation["security"] = [{"key": []}]
         return document
+
+
+def _localize(part: Any) -> None:
+    """Put what people read in the document into the chosen language."""
+    if isinstance(part, list):
+        for item in part:
+            _localize(item)
+    elif isinstance(part, dict):
+        for name, value in part.items():
+            if name == "description" and isinstance(value, str):
+                part[name] = _(value)
+            elif name == "tags" and isinstance(value, list):
+                part[name] = [_(tag) for tag in value]
+            else:
+                _localize(value)
 
 
 def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:

@@ -7,7 +7,8 @@ import errno
 import socket
 
 from danlu.errors import EnvironmentFault, UsageError
-from danlu.language import _, system_reason
+from danlu.language import _
+from danlu.reasons import reason_of, system_reason
 
 # How many connections the system keeps until they are taken.
 BACKLOG = 2048
@@ -24,7 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (socket.gaierror, UnicodeError) as problem:
-        raise _no_such_host(host, str(problem)) from problem
+        raise _no_such_host(host, reason_of(problem)) from problem
     # A name such as localhost may mean addresses of both kinds; most clients try this one.
     found.sort(key=lambda one: one[0] != socket.AF_INET)
     family, kind, protocol, _name, address = found[0]

@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from danlu.language import _
 from danlu.server.openai.foreign_fields import ForeignField, ForeignFields
 
 IGNORED_HEADER = "x-danlu-ignored"
@@ -63,7 +64,11 @@ class Body(BaseModel):
         if not isinstance(value, dict):
             return handler(value)
         if len(value) > _MOST_FIELDS:
-            raise ValueError(f"It has {len(value)} fields, at most {_MOST_FIELDS} are read.")
+            raise ValueError(
+                _("It has {count} fields, at most {most} are read.").format(
+                    count=len(value), most=_MOST_FIELDS
+                )
+            )
         own = {field.alias or name for name, field in cls.model_fields.items()}
         fields = {name: value[name] for name in value if name in own}
         ignored: list[str] = []
@@ -75,10 +80,10 @@ class Body(BaseModel):
                 raise _refusal(name, _no_such_field(name, own))
             if foreign.same_as:
                 if fields.get(foreign.same_as) not in (None, value[name]):
-                    raise _refusal(name, f"It contradicts {foreign.same_as}.")
+                    raise _refusal(name, _("It contradicts {name}.").format(name=foreign.same_as))
                 fields[foreign.same_as] = value[name]
             elif foreign.advice:
-                raise _refusal(name, foreign.advice)
+                raise _refusal(name, _(foreign.advice))
             elif len(ignored) < _MOST_IGNORED:
                 ignored.append(re.sub(r"[^\w.-]", "?", name[:_LONGEST_NAME], flags=re.ASCII))
         body = handler(fields)
@@ -109,7 +114,9 @@ def _bodies(value: object) -> Iterator[Body]:
 
 def _no_such_field(name: str, own: set[str]) -> str:
     near = difflib.get_close_matches(name[:_LONGEST_NAME], sorted(own), 1)
-    return "There is no such field" + (f"; did you mean {near[0]}?" if near else ".")
+    if near:
+        return _("There is no such field; did you mean {name}?").format(name=near[0])
+    return _("There is no such field.")
 
 
 def _refusal(name: str, why: str) -> ValidationError:
@@ -126,7 +133,7 @@ def encodable(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("It holds half a character (a lone surrogate).") from None
+        raise ValueError(_("It holds half a character (a lone surrogate).")) from None
     return text
 
 
@@ -145,7 +152,7 @@ def _checked_object(value: dict[str, Any]) -> dict[str, Any]:
     try:
         encodable(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except RecursionError:
-        raise ValueError("It is nested too deeply.") from None
+        raise ValueError(_("It is nested too deeply.")) from None
     return value
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
+from danlu.language import _
 from danlu.server.openai.body_types import Body, Text, encodable
 from danlu.server.openai.foreign_fields import MESSAGE_FIELDS
 from danlu.server.openai.tool_calls import CallBody, ToolBody
@@ -36,9 +37,9 @@ def _parts(value: object, info: ValidationInfo) -> object:
         return None
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list):
-        raise ValueError("It must be a text or a list of text parts.")
+        raise ValueError(_("It must be a text or a list of text parts."))
     if not all(isinstance(item, str) or _is_text_part(item) for item in items):
-        raise ValueError("Only text parts are served: no images, audio, files or addresses.")
+        raise ValueError(_("Only text parts are served: no images, audio, files or addresses."))
     return [
         {"type": "text", "text": encodable(item)} if isinstance(item, str) else item
         for item in items
@@ -76,10 +77,10 @@ class ChatMessage(Body):
     def _fields_of_its_role(self) -> ChatMessage:
         if self.role != "assistant":
             if self.content is None:
-                raise ValueError("content is missing.")
+                raise ValueError(_("content is missing."))
             for name in ("reasoning", "reasoning_content", "tool_calls"):
                 if getattr(self, name):
-                    raise ValueError(f"{name} is only for the assistant.")
+                    raise ValueError(_("{name} is only for the assistant.").format(name=name))
         return self
 
     def ignored(self) -> list[str]:

@@ -42,8 +42,8 @@ def _foreign(
     return dict.fromkeys(names.split(), field)
 
 
-_TEXT_ONLY = "Only text is served."
-_SAMPLERS = "The server has temperature, top_p, top_k, min_p and penalties: use those."
+TEXT_ONLY = "Only text is served."
+SAMPLERS = "The server has temperature, top_p, top_k, min_p and penalties: use those."
 
 SAMPLING_FIELDS: ForeignFields = {
     **_foreign(
@@ -63,9 +63,9 @@ SAMPLING_FIELDS: ForeignFields = {
     **_foreign("best_of", 1, advice="Use n: every answer that is computed is returned."),
     **_foreign("use_beam_search early_stopping", False, advice="Answers are sampled: use n."),
     **_foreign("length_penalty", 1, advice="Answers are sampled: there is no beam search."),
-    **_foreign("typical_p typ_p tfs_z", 1, advice=_SAMPLERS),
-    **_foreign("mirostat top_a dynatemp_range xtc_probability dry_multiplier", 0, advice=_SAMPLERS),
-    **_foreign("logits_processors vllm_xargs samplers", advice=_SAMPLERS),
+    **_foreign("typical_p typ_p tfs_z", 1, advice=SAMPLERS),
+    **_foreign("mirostat top_a dynatemp_range xtc_probability dry_multiplier", 0, advice=SAMPLERS),
+    **_foreign("logits_processors vllm_xargs samplers", advice=SAMPLERS),
     **_foreign(
         "skip_special_tokens", True, advice="Control tokens are never written as text: leave it."
     ),
@@ -109,8 +109,8 @@ CHAT_FIELDS: ForeignFields = {
     ),
     **_foreign("chat_template", advice="The template that the model was trained with is used."),
     **_foreign("documents", advice="Put their text into a message."),
-    **_foreign("modalities", ["text"], advice=_TEXT_ONLY),
-    **_foreign("audio mm_processor_kwargs", advice=_TEXT_ONLY),
+    **_foreign("modalities", ["text"], advice=TEXT_ONLY),
+    **_foreign("audio mm_processor_kwargs", advice=TEXT_ONLY),
     **_foreign("functions", advice="This is outdated: use tools."),
     **_foreign("function_call", "none", "auto", advice="This is outdated: use tool_choice."),
     **_foreign("web_search_options", advice="The server does not search the web."),
@@ -125,7 +125,7 @@ COMPLETION_FIELDS: ForeignFields = {
 # What else stands in a message, a part, a call or a tool is a note of the client's.
 MESSAGE_FIELDS: ForeignFields = {
     **_foreign("prefix partial", False, advice="An answer is a new turn; see /v1/completions."),
-    **_foreign("images audio", advice=_TEXT_ONLY),
+    **_foreign("images audio", advice=TEXT_ONLY),
     **_foreign("refusal", advice="A refusal cannot be shown to the model: use content."),
     **_foreign("function_call", advice="This is outdated: use tool_calls."),
 }

@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from danlu.language import _
 from danlu.server.openai.body_types import (
     Body,
     JsonObject,
@@ -49,16 +50,16 @@ def _as_list(value: object) -> object:
 
 def _few(value: object) -> object:
     if isinstance(value, dict) and len(value) > 1024:
-        raise ValueError("It may have at most 1024 entries.")
+        raise ValueError(_("It may have at most 1024 entries."))
     return value
 
 
 def _biases(value: dict[str, float]) -> dict[str, float]:
     for name, bias in value.items():
         if not (name.isascii() and name.isdigit() and len(name) < 10):
-            raise ValueError("Its keys must be token ids.")
+            raise ValueError(_("Its keys must be token ids."))
         if not -100 <= bias <= 100:
-            raise ValueError("Its values must be between -100 and 100.")
+            raise ValueError(_("Its values must be between -100 and 100."))
     return value
 
 
@@ -67,14 +68,18 @@ def _prompts(value: object) -> list[str | list[int]]:
     single = isinstance(value, str) or (value != [] and are_token_ids(value))
     prompts = [value] if single else value
     if not isinstance(prompts, list) or not 1 <= len(prompts) <= MAX_PROMPTS:
-        raise ValueError(f"It must be a text, token ids, or a list of 1 to {MAX_PROMPTS} of them.")
+        raise ValueError(
+            _("It must be a text, token ids, or a list of 1 to {most} of them.").format(
+                most=MAX_PROMPTS
+            )
+        )
     for prompt in prompts:
         if isinstance(prompt, str):
             encodable(prompt)
         elif not are_token_ids(prompt):
-            raise ValueError("Every prompt must be a text or a list of token ids.")
+            raise ValueError(_("Every prompt must be a text or a list of token ids."))
     if not all(prompts):
-        raise ValueError("A prompt is empty: the model needs at least one token to continue.")
+        raise ValueError(_("A prompt is empty: the model needs at least one token to continue."))
     return prompts
 
 
@@ -115,7 +120,7 @@ class StructuredOutputs(Body):
     @model_validator(mode="after")
     def _exactly_one(self) -> StructuredOutputs:
         if sum(getattr(self, name) is not None for name in StructuredOutputs.model_fields) != 1:
-            raise ValueError("Give exactly one of json, json_object, regex, choice, grammar.")
+            raise ValueError(_("Give exactly one of json, json_object, regex, choice, grammar."))
         return self
 
 
@@ -186,11 +191,11 @@ class ResponseFormat(Body):
     @model_validator(mode="after")
     def _schema_with_its_type(self) -> ResponseFormat:
         if self.json_schema is not None and (self.type != "json_schema" or self.schema_):
-            raise ValueError("json_schema belongs to the type json_schema, without schema.")
+            raise ValueError(_("json_schema belongs to the type json_schema, without schema."))
         if self.type == "json_schema" and self.wanted_schema is None:
-            raise ValueError("The type json_schema needs json_schema.")
+            raise ValueError(_("The type json_schema needs json_schema."))
         if self.type == "text" and self.wanted_schema is not None:
-            raise ValueError("schema belongs to the types json_schema and json_object.")
+            raise ValueError(_("schema belongs to the types json_schema and json_object."))
         return self
 
     @property
@@ -265,15 +270,15 @@ class ChatRequest(SamplingBody):
     @model_validator(mode="after")
     def _fields_that_need_others(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs is only for logprobs: true.")
+            raise ValueError(_("top_logprobs is only for logprobs: true."))
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
-            raise ValueError("tools: two functions have the same name.")
+            raise ValueError(_("tools: two functions have the same name."))
         choice = self.tool_choice
         if choice is not None and choice.needs_a_call and not names:
-            raise ValueError("tool_choice asks for a call, but there are no tools.")
+            raise ValueError(_("tool_choice asks for a call, but there are no tools."))
         if choice is not None and not choice.names <= set(names):
-            raise ValueError("tool_choice names a function that tools does not hold.")
+            raise ValueError(_("tool_choice names a function that tools does not hold."))
         return self
 
     @property
@@ -316,7 +321,7 @@ class CompletionRequest(SamplingBody):
     @model_validator(mode="after")
     def _nothing_only_with_echo(self) -> CompletionRequest:
         if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens must be 1 or more, or 0 with echo: true.")
+            raise ValueError(_("max_tokens must be 1 or more, or 0 with echo: true."))
         return self
 
     @property

@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from danlu.engine.admission import check_ids
+from danlu.language import _
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.long_bodies import LongBodyRoute, on_thread
 from danlu.server.openai.body_types import Body, Text, are_token_ids, ignored_header
@@ -39,7 +40,7 @@ class TokenizeRequest(Body):
     @model_validator(mode="after")
     def _prompt_or_messages(self) -> TokenizeRequest:
         if (self.prompt is None) == (self.messages is None):
-            raise ValueError("Give either prompt or messages.")
+            raise ValueError(_("Give either prompt or messages."))
         return self
 
 
@@ -54,7 +55,7 @@ class TokenizeResponse(BaseModel):
 
 def _token_ids(value: object) -> object:
     if not are_token_ids(value):
-        raise ValueError("It must be a list of token ids.")
+        raise ValueError(_("It must be a list of token ids."))
     return value
 
 

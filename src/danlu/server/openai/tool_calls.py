@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from danlu.language import _
 from danlu.server.openai.body_types import Body, JsonObject, Text, encodable
 from danlu.text.conversation import ToolCall
 
@@ -23,13 +24,13 @@ _NAME = re.compile(r"[a-zA-Z0-9_./:-]{1,128}")
 
 def _function_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError("It must be 1 to 128 letters, digits and the marks _ - . / :")
+        raise ValueError(_("It must be 1 to 128 letters, digits and the marks _ - . / :"))
     return name
 
 
 def _object_schema(schema: dict[str, Any]) -> dict[str, Any]:
     if schema.get("type", "object") != "object":
-        raise ValueError("The parameters of a function are a JSON object.")
+        raise ValueError(_("The parameters of a function are a JSON object."))
     return schema
 
 
@@ -170,7 +171,7 @@ def _tool_choice(value: object) -> object:
     if value == "any":
         return ToolChoice("required")
     if not isinstance(value, dict):
-        raise ValueError("It must be auto, none, required or a function's name as an object.")
+        raise ValueError(_("It must be auto, none, required or a function's name as an object."))
     if value.get("type") == "allowed_tools":
         chosen = AllowedChoice.model_validate(value).allowed_tools
         return ToolChoice(chosen.mode, allowed=frozenset(t.function.name for t in chosen.tools))

@@ -2,6 +2,8 @@
 "use strict";
 
 const place = (id) => document.getElementById(id);
+// The page is in the user's language, and so are these.
+const word = place("routes").dataset;
 
 function element(name, text, className) {
   const made = document.createElement(name);
@@ -17,7 +19,7 @@ async function load(key) {
   if (!answer.ok) {
     const body = await answer.json().catch(() => null);
     const asks = answer.status === 401 && !key;
-    place("trouble").textContent = asks ? "" : body?.error?.message ?? `Status ${answer.status}`;
+    place("trouble").textContent = asks ? "" : body?.error?.message ?? `HTTP ${answer.status}`;
     return;
   }
   place("trouble").textContent = "";
@@ -28,7 +30,7 @@ function show(document_) {
   const byTag = new Map();
   for (const [path, operations] of Object.entries(document_.paths)) {
     for (const [method, operation] of Object.entries(operations)) {
-      const tag = operation.tags?.[0] ?? "other";
+      const tag = operation.tags?.[0] ?? word.other;
       if (!byTag.has(tag)) byTag.set(tag, []);
       byTag.get(tag).push(entry(document_, path, method, operation));
     }
@@ -72,7 +74,7 @@ function fields(document_, schema) {
     const cell = element("td");
     cell.append(element("code", name));
     row.append(cell);
-    row.append(element("td", whole.required?.includes(name) ? "needed" : ""));
+    row.append(element("td", whole.required?.includes(name) ? word.needed : ""));
     row.append(element("td", kind(document_, field)));
     row.append(element("td", field.description ?? ""));
     table.append(row);
@@ -83,10 +85,10 @@ function fields(document_, schema) {
 function kind(document_, field) {
   const whole = resolved(document_, field);
   const several = whole.anyOf ?? whole.oneOf;
-  if (several) return several.map((one) => kind(document_, one)).join(" or ");
+  if (several) return several.map((one) => kind(document_, one)).join(word.or);
   if (whole.enum) return whole.enum.map((one) => JSON.stringify(one)).join(", ");
-  if (whole.type === "array") return `list of ${kind(document_, whole.items)}`;
-  return whole.type ?? "anything";
+  if (whole.type === "array") return word.list.replace("{kind}", kind(document_, whole.items));
+  return whole.type ?? word.anything;
 }
 
 function example(path, document_, schema) {
