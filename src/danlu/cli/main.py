@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from danlu import __version__
+from danlu.cli.terminal.screen import say
 from danlu.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -59,8 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as fault:
         if debug:
             traceback.print_exc()
-        from danlu.cli.terminal.screen import say
-
         text, code = _ending(fault)
         say(text, to=sys.stderr)
         return code
@@ -71,7 +70,7 @@ def _dispatch(words: list[str]) -> int:
         print(help_text())
         return EXIT_OK
     if words[0] in ("--version", "version"):
-        print(f"danlu {__version__}")
+        say(f"danlu {__version__}")
         return EXIT_OK
     name = words[0]
     if name not in COMMANDS:

@@ -20,6 +20,7 @@ SHOWN_FINDINGS = 20
 
 # The kinds, which programs count by; the catalogue has words for them.
 FINDING_KINDS = (
+    "batch_too_large",
     "binary_file",
     "broken_csv",
     "broken_field",
