@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -73,9 +73,9 @@ def run(argv: Sequence[str]) -> int:
     from danlu.export.merge import check_empty, common_prompting, merge
     from danlu.hub.adapters import common_base
 
-    ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
     export_dir = Path(settings.export_dir).expanduser().absolute()
-    check_empty(export_dir, ["danlu", "merge", *argv])
+    check_empty(export_dir, ["danlu", "merge", *_without_target(argv)])
+    ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
     base = settings.model_name_or_path or common_base([each.source for each in ingredients])
     if not _may_be_merged(settings, ingredients, argv):
         print(_("Nothing was merged."))
@@ -105,6 +105,16 @@ def run(argv: Sequence[str]) -> int:
     print(_("Merged model: {path}").format(path=export_dir))
     print(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
     return EXIT_OK
+
+
+def _without_target(argv: Sequence[str]) -> Iterator[str]:
+    """Give the words of the command but for the folder of the result."""
+    words = iter(argv)
+    for word in words:
+        if word == "--export_dir":
+            next(words, None)
+        elif not word.lstrip("-").startswith("export_dir="):
+            yield word
 
 
 def _ingredient(text: str) -> Ingredient:
