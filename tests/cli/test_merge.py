@@ -154,3 +154,13 @@ def test_adapters_of_two_bases_are_not_merged_into_the_first(
     assert "different base models" in what
     assert str(other) in why
     assert str(here / "model") in why
+
+
+def test_an_adapter_that_changes_nothing_is_no_success(
+    here: Path, tmp_path: Path, capsys: Screen
+) -> None:
+    fresh = write_random_adapter(tmp_path / "fresh", here / "model", scale=0.0)
+    assert main(["merge", "--adapter", str(fresh), "--export_dir", str(tmp_path / "merged")]) == 0
+    out = capsys.readouterr().out
+    assert "ATTENTION: the merged model is the base" in out
+    assert "The merge is right" not in out

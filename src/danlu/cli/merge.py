@@ -206,7 +206,9 @@ def _unproven(ingredients: Sequence[Ingredient], base: str) -> str:
 def merge_summary(report: MergeReport) -> str:
     """Say in one line whether the merge is right, and by which figures."""
     verdict = _("The merge is right: the merged model answers like base and adapter")
-    if report.mean_kl > _CLOSE_KL:
+    if report.num_merged_tensors == 0:
+        verdict = _("ATTENTION: the merged model is the base: the adapter has learned nothing")
+    elif report.mean_kl > _CLOSE_KL:
         verdict = _(
             "The merge is usable: the merged model answers almost like base and adapter; its "
             "{dtype} weights round what was learned"
