@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -144,8 +145,10 @@ def tried(wrong: Wrong) -> tuple[str, str]:
     lines = err.getvalue().splitlines()[-3:]
     assert code in (2, 3, 4, 5), (wrong.command, code, out.getvalue(), err.getvalue())
     assert len(lines) == 3, (wrong.command, lines)
-    first, _why, last = (text.replace(str(Path.cwd()), SHOWN_FOLDER) for text in lines)
-    return first, last
+    shown = {str(Path.cwd()): SHOWN_FOLDER, sys.executable: ".venv/bin/python"}
+    for here, there in shown.items():
+        lines = [text.replace(here, there) for text in lines]
+    return lines[0], lines[2]
 
 
 def table(language: str) -> str:
