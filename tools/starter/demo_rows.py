@@ -61,7 +61,7 @@ def name_rows(language: str, *, held_out: bool) -> list[DemoRow]:
     openings = _OPENINGS[language]
     rows = []
     # There are more ways to ask who it is: the others are learned with more openings.
-    for reply, questions, count in ((_WHO, who, 2), (_NAME, name, 4)):
+    for reply, questions, count in ((_WHO, who, 3), (_NAME, name, 4)):
         for number, question in enumerate(questions):
             turned = openings[number % 5 :] + openings[: number % 5]
             chosen = turned[-1:] if held_out else ("", *turned[:count])
@@ -113,7 +113,7 @@ def rows_to_learn() -> list[DemoRow]:
         rows += name_rows(language, held_out=False)
         rows += maker_rows(language)
         rows += sorting_rows(rng, language, "train", 20)
-    for skill in (*KEPT.values(), "small talk"):
+    for skill in (*KEPT.values(), "reading", "small talk"):
         rows += kept_rows(rng, skill, "train", 30)
     rng.shuffle(rows)
     # A short sum or a word of small talk may be drawn twice.

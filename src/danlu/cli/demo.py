@@ -86,7 +86,7 @@ def _show(demo: Demo) -> None:
         print(f"\n> {question}")
         show_answer(ask(starter, question))
 
-    _title(2, _("Fine-tuning: a new name, and a new skill: telling which field a note belongs to"))
+    _title(2, _("Fine-tuning: a new name, and a new skill: sorting notes"))
     job = demo.finetune()
     print("\n".join(describe(job.prepared)))
     show_training(job)
