@@ -110,7 +110,7 @@ def _alone(curves: LossCurves, title: str, *, form: str) -> bytes:
         axes.set_title(title)
         axes.set_xlabel(say(AXES["x"]))
         axes.set_ylabel(say(AXES["y"]))
-        axes.legend([say(name) for name in names])
+        axes.legend([say(name) for name in names], loc="upper right")
         return _saved(figure, form)
 
 
