@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -14,7 +14,6 @@ from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
-from danlu.runs.manifest import State
 from danlu.runs.resuming import resume_command
 from danlu.settings.foreign_options import MERGING
 from danlu.settings.ranges import Range
@@ -71,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
     from danlu.device.detect import select
     from danlu.dialog.assistant import prompting_line
     from danlu.export.merge import check_empty, common_prompting, merge
-    from danlu.hub.adapters import common_base
+    from danlu.hub.adapters import common_base, unproven_remark
 
     export_dir = Path(settings.export_dir).expanduser().absolute()
     check_empty(export_dir, ["danlu", "merge", *_without_target(argv)])
@@ -95,7 +94,7 @@ def run(argv: Sequence[str]) -> int:
         print(json_line(asdict(report)))
         return EXIT_OK
     if not report.base_is_proven:
-        print(_unproven(ingredients, base))
+        print(unproven_remark([each.source for each in ingredients], base))
     print(merge_summary(report))
     print(
         _(
@@ -145,24 +144,22 @@ def _may_be_merged(
 
     Whoever names a checkpoint means it. Raises UsageError where nobody can be asked.
     """
-    from danlu.runs.checkpoints import FINAL
+    from danlu.hub.adapters import state_of_run, unfinished_remark
 
     for text, source in zip(
         settings.adapter_name_or_path, (i.source for i in ingredients), strict=True
     ):
-        if source.run is None or source.folder.name == FINAL:
+        remark = unfinished_remark(source)
+        if source.run is None or remark is None:
             continue
-        said = _("ATTENTION: {checkpoint} of the run is merged, not its end: {state}.").format(
-            checkpoint=source.folder.name, state=_STATES[source.run.state]()
-        )
         if not settings.json_output:
-            print(said, flush=True)
+            print(remark, flush=True)
         is_named = source.folder.name in text
         if settings.yes or is_named:
             continue
         refusal = UsageError(
             _("The run {run} is not finished: {state}.").format(
-                run=source.folder.parent, state=_STATES[source.run.state]()
+                run=source.folder.parent, state=state_of_run(source.run)
             ),
             why=_("Its newest checkpoint is {checkpoint}, not what it would have become.").format(
                 checkpoint=source.folder.name
@@ -175,32 +172,6 @@ def _may_be_merged(
         if not agreed(_("Merge it all the same? [y/N] "), refusal):
             return False
     return True
-
-
-_STATES: Mapping[State, Callable[[], str]] = {
-    "running": lambda: _("it is running, or was killed"),
-    "finished": lambda: _("it went on and finished"),
-    "stopped": lambda: _("it stopped early"),
-    "failed": lambda: _("it failed"),
-    "interrupted": lambda: _("it was interrupted"),
-}
-
-
-def _unproven(ingredients: Sequence[Ingredient], base: str) -> str:
-    """Say what is known of the base of adapters that danlu has not trained."""
-    from danlu.hub.adapters import recorded_base
-    from danlu.hub.names import find_model_folder, model_folder
-
-    names = {recorded_base(each.source) for each in ingredients if each.source.run is None}
-    others = sorted(
-        name for name in names if name and find_model_folder(name) != model_folder(base)
-    )
-    if others:
-        return _(
-            "ATTENTION: the adapter names {named} as its base and is merged into {base}; only the "
-            "shapes could be checked."
-        ).format(named=", ".join(others), base=base)
-    return _("The adapter does not record the base's weights; only the shapes could be checked.")
 
 
 def merge_summary(report: MergeReport) -> str:
