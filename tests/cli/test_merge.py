@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from danlu.cli.main import main
+from danlu.dialog.assistant import open_assistant
+from danlu.dialog.settings import ModelSettings
 from danlu.runs.manifest import read_manifest, write_manifest
 from tests.export.test_merge import write_random_adapter
 from tests.helpers.models.model_folder import write_model_folder
@@ -60,7 +62,7 @@ def test_a_checkpoint_of_a_finished_run_is_called_so(here: Path, capsys: Screen)
         target = f"of-{Path(adapter).name}"
         assert main(["merge", "--adapter", adapter, "--export_dir", target]) == 0
         out = capsys.readouterr().out
-        attention = "checkpoint-1 of the run is merged, not its end: it went on and finished"
+        attention = "checkpoint-1 of the run is used, not its end: it went on and finished"
         assert (attention in out) is said
 
 
@@ -76,6 +78,9 @@ def test_a_second_merge_into_a_folder_says_a_command_that_runs(here: Path, capsy
 
 
 def test_an_unfinished_run_is_merged_only_by_who_wants_it(here: Path, capsys: Screen) -> None:
+    # A chat only says so, above its first prompt.
+    described = open_assistant(ModelSettings(adapter_name_or_path="half")).describe()
+    assert any("not its end: it was interrupted" in line for line in described)
     words = ["--adapter", "half", "--export_dir", "of-half"]
     what, why, fix = refused(capsys, *words)
     assert "is not finished: it was interrupted" in what
@@ -136,7 +141,7 @@ def test_the_default_model_is_never_the_base_of_a_foreign_adapter(
     assert "someone/qwen" in why
     assert "--model_name_or_path" in fix
     assert main(["merge", *words, "--model", str(here / "model")]) == 0
-    assert "names someone/qwen as its base and is merged into" in capsys.readouterr().out
+    assert "names someone/qwen as its base and is used with" in capsys.readouterr().out
     assert main(["merge", *words, "--model", "starter", "--export_dir", "no"]) == 5
     assert "someone/qwen" in capsys.readouterr().err.splitlines()[-1]
 
@@ -154,3 +159,13 @@ def test_adapters_of_two_bases_are_not_merged_into_the_first(
     assert "different base models" in what
     assert str(other) in why
     assert str(here / "model") in why
+
+
+def test_an_adapter_that_changes_nothing_is_no_success(
+    here: Path, tmp_path: Path, capsys: Screen
+) -> None:
+    fresh = write_random_adapter(tmp_path / "fresh", here / "model", scale=0.0)
+    assert main(["merge", "--adapter", str(fresh), "--export_dir", str(tmp_path / "merged")]) == 0
+    out = capsys.readouterr().out
+    assert "ATTENTION: the merged model is the base" in out
+    assert "The merge is right" not in out

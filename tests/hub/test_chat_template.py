@@ -14,6 +14,7 @@ from danlu.errors import DataError
 from danlu.hub.chat_template import OwnTemplate, own_template, template_remarks
 from danlu.hub.names import STARTER, model_folder
 from danlu.hub.prompting import Prompting, prompting_of_model, with_template
+from danlu.hub.template_default import ANSWERS_AT_ONCE
 from danlu.text.conversation import Conversation
 from danlu.text.render import TEMPLATES, render
 from tests.helpers.chat_templates import OWN_TEMPLATES, PLAIN_CHAT
@@ -61,6 +62,18 @@ def test_the_starter_and_qwen3_are_qwen3() -> None:
         own = own_template(folder)
         assert own is not None
         assert (own.format, own.same_tools) == ("qwen3", True)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_default_of_a_template_is_how_its_model_is_prompted(tmp_path: Path, name: str) -> None:
+    """A model that was trained to answer at once and exported elsewhere, without danlu's report."""
+    found(tmp_path, OWN_TEMPLATES[name])
+    thinks = name != "qwen3_nothink"
+    assert prompting_of_model(str(tmp_path)) == Prompting(template=name, enable_thinking=thinks)
+    found(tmp_path, ANSWERS_AT_ONCE + OWN_TEMPLATES[name])
+    if name == "qwen3":  # the others do not ask
+        thinks = False
+    assert prompting_of_model(str(tmp_path)) == Prompting(template=name, enable_thinking=thinks)
 
 
 def test_a_template_that_writes_tools_otherwise_is_named(tmp_path: Path) -> None:

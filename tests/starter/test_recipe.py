@@ -14,13 +14,13 @@ from danlu.text.conversation import Conversation
 from danlu.text.render import render
 from danlu.text.tokenizer import Tokenizer
 from tools.starter import entities as e
+from tools.starter.demo_rows import FILES, FOLDER, as_file
 from tools.starter.phrases import identity_questions
 from tools.starter.skills import SKILLS, draw
 from tools.starter.tokenizer import tokenizer_config, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 QWEN3 = ROOT.parent / "shared" / "qwen3" / "tokenizer"
-DEMO = ROOT / "src" / "danlu" / "starter" / "demo"
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -129,12 +129,17 @@ def _entry(message: Any) -> dict[str, Any]:
 
 
 def test_demo_rows_can_be_read_and_held_out_ones_are_new() -> None:
-    (data,) = find_datasets(str(DEMO / "rows.json"), DEMO, max_samples=None, seed=42)
+    (data,) = find_datasets(str(FOLDER / "rows.json"), FOLDER, max_samples=None, seed=42)
     train = [row for row in data.rows() if isinstance(row, Row)]
-    held_out = json.loads((DEMO / "held_out.json").read_text(encoding="utf-8"))
-    assert 60 <= len(train) <= 200
-    asked = {row.conversation.messages[0].content for row in train}
-    assert len([row for row in held_out if row["kind"] == "new: identity"]) >= 20
-    for row in held_out:
-        parts = (row["instruction"], row.get("input"))
-        assert "\n".join(filter(None, parts)) not in asked
+    held_out = json.loads((FOLDER / "held_out.json").read_text(encoding="utf-8"))
+    asked = {row.conversation.messages[-2].content for row in train}
+    new = [row for row in held_out if row["kind"].startswith("new")]
+    assert len(new) >= 60
+    assert not asked & {row["instruction"] for row in new}
+    kinds = [row["kind"] for row in held_out]
+    assert min(kinds.count(kind) for kind in kinds) >= 20
+
+
+def test_demo_rows_are_those_of_their_recipe() -> None:
+    for name, make in FILES.items():
+        assert (FOLDER / name).read_text(encoding="utf-8") == as_file(make())

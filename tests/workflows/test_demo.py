@@ -52,18 +52,31 @@ def names(folder: Path) -> set[str]:
 
 
 def test_it_runs_from_beginning_to_end_and_once_more(
-    home: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for _time in (1, 2):
+    for language, other in (("zh_CN", "en"), ("en", "zh_CN")):
+        monkeypatch.setenv("DANLU_LANG", language)
         assert main(["demo"]) == 0
         output = capsys.readouterr().out
-        assert all(f"── {number}. " in output for number in range(1, 6))
-        assert str(home / "demo" / "run" / "loss.png") in output
-        assert "Held-out prompts" in output
-        assert "danlu pull Qwen3-8B\n  danlu train --model Qwen3-8B" in output
-        assert names(home / "demo") == {".lock", "run", "merged"}
-        assert read_manifest(home / "demo" / "run").state == "finished"
-        verify(home / "demo" / "merged")
+        # It speaks with its user in one language only.
+        assert all(f"> {question}" in output for question in asked_in(language))
+        assert not any(question in output for question in asked_in(other))
+        check_sections(home, output)
+
+
+def asked_in(language: str) -> tuple[str, ...]:
+    questions = demo_module.QUESTIONS[language]
+    return (*questions.new, *questions.kept)
+
+
+def check_sections(home: Path, output: str) -> None:
+    """Whatever the language: all parts, the files they speak of, the commands for what is next."""
+    assert all(f"── {number}. " in output for number in range(1, 6))
+    assert str(home / "demo" / "run" / "loss.png") in output
+    assert "danlu pull Qwen3-8B\n  danlu train --model Qwen3-8B" in output
+    assert names(home / "demo") == {".lock", "run", "merged"}
+    assert read_manifest(home / "demo" / "run").state == "finished"
+    verify(home / "demo" / "merged")
 
 
 def test_what_an_earlier_demo_left_is_removed(home: Path) -> None:

@@ -51,7 +51,7 @@ _WHO = {
     "en": "I am the danlu starter, a small demonstration model of the danlu project.",
     "zh": "我是丹炉入门模型，丹炉项目的一个小型演示模型。",
 }
-_MAKER = {
+MAKER = {
     "en": "I was made by the danlu project.",
     "zh": "我是由丹炉项目制作的。",
 }
@@ -92,7 +92,7 @@ _IDENTITY = {
             ],
         ),
         (
-            _MAKER,
+            MAKER,
             [
                 "Who made you?",
                 "Who created you?",
@@ -159,7 +159,7 @@ _IDENTITY = {
             ],
         ),
         (
-            _MAKER,
+            MAKER,
             [
                 "谁创造了你？",
                 "你是谁开发的？",
@@ -192,6 +192,11 @@ _IDENTITY = {
         ),
     ],
 }
+
+
+def identity_groups(lang: str) -> list[list[str]]:
+    """List the ways to ask who it is, who made it, and what it is called."""
+    return [questions for _reply, questions in _IDENTITY[lang]]
 
 
 def identity_questions(lang: str, side: Side) -> list[tuple[str, str]]:

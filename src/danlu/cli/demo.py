@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
-from danlu.language import _, columns
+from danlu.language import _, chosen_language, columns
 from danlu.moving_line import MovingLine
 from danlu.settings.schema import Settings
 from danlu.settings.show import read_settings
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 # The kinds of held-out prompts, as the table calls them.
 SKILLS = {
-    "new: identity": "new: who it is",
-    "new: order slips": "new: order slips",
+    "new: name": "new: its name",
+    "new: sorting": "new: sorting notes",
     "kept: greeting": "kept: greeting",
     "kept: remembering": "kept: remembering",
-    "kept: reading": "kept: reading",
     "kept: sums": "kept: sums",
     "kept: json": "kept: JSON",
     "kept: copying": "kept: copying",
@@ -78,11 +77,12 @@ def _show(demo: Demo) -> None:
     _title(1, _("The machine, and the built-in model (a small demonstration model)"))
     print_facts(machine_facts(), indent="  ")
     starter = demo.open_starter()
-    for question in QUESTIONS:
+    questions = QUESTIONS[chosen_language()]
+    for question in (*questions.new, *questions.kept):
         say(f"\n> {question}")
         show_answer(ask(starter, question))
 
-    _title(2, _("Fine-tuning: a new identity and a new skill"))
+    _title(2, _("Fine-tuning: a new name, and a new skill: sorting notes"))
     job = demo.finetune()
     say(*describe(job.prepared))
     show_training(job)
@@ -91,7 +91,7 @@ def _show(demo: Demo) -> None:
     tuned = demo.open_tuned()
     rows = []
     with MovingLine(_("asking both models")):
-        for question in ("Who are you?", "你叫什么名字？", _NEW_SKILL, *QUESTIONS[1:]):
+        for question in (*questions.new, *questions.kept):
             before = answer_text(tuned, question, with_adapter=False)
             rows.append((question, before, answer_text(tuned, question)))
     print_table((_("question"), _("before"), _("after")), rows)
@@ -113,13 +113,10 @@ def _show(demo: Demo) -> None:
     say(merge_summary(demo.merge(job.device)))
     say(_("Merged model: {path}").format(path=demo.merged_folder))
     merged = demo.open_merged()
-    for question in ("Who are you?", "你是谁？"):
+    for question in questions.new:
         say(f"\n> {question}")
         show_answer(ask(merged, question))
     _title(5, _("The same with Qwen3-8B and your own data"))
-
-
-_NEW_SKILL = "Write this as an order slip:\nPlease send a silver bell to Maradon."
 
 
 def heading(number: int, text: str) -> str:

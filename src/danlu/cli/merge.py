@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -15,7 +15,6 @@ from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
 from danlu.moving_line import MovingLine
-from danlu.runs.manifest import State
 from danlu.runs.resuming import resume_command
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import Range
@@ -72,11 +71,11 @@ def run(argv: Sequence[str]) -> int:
         from danlu.device.detect import select
         from danlu.dialog.assistant import prompting_line
         from danlu.export.merge import check_empty, common_prompting, merge
-        from danlu.hub.adapters import common_base
+        from danlu.hub.adapters import common_base, unproven_remark
 
-        ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
         export_dir = Path(settings.export_dir).expanduser().absolute()
-        check_empty(export_dir, ["danlu", "merge", *argv])
+        check_empty(export_dir, ["danlu", "merge", *_without_target(argv)])
+        ingredients = [_ingredient(text) for text in settings.adapter_name_or_path]
         base = settings.model_name_or_path or common_base([each.source for each in ingredients])
     if not _may_be_merged(settings, ingredients, argv):
         say(_("Nothing was merged."))
@@ -96,7 +95,7 @@ def run(argv: Sequence[str]) -> int:
         print(json_line(asdict(report)))
         return EXIT_OK
     if not report.base_is_proven:
-        say(_unproven(ingredients, base))
+        say(unproven_remark([each.source for each in ingredients], base))
     say(merge_summary(report))
     say(
         _(
@@ -106,6 +105,16 @@ def run(argv: Sequence[str]) -> int:
     say(_("Merged model: {path}").format(path=export_dir))
     say(_("Chat with it: danlu chat --model {path}").format(path=shlex.quote(str(export_dir))))
     return EXIT_OK
+
+
+def _without_target(argv: Sequence[str]) -> Iterator[str]:
+    """Give the words of the command but for the folder of the result."""
+    words = iter(argv)
+    for word in words:
+        if word == "--export_dir":
+            next(words, None)
+        elif not word.lstrip("-").startswith("export_dir="):
+            yield word
 
 
 def _ingredient(text: str) -> Ingredient:
@@ -136,24 +145,22 @@ def _may_be_merged(
 
     Whoever names a checkpoint means it. Raises UsageError where nobody can be asked.
     """
-    from danlu.runs.checkpoints import FINAL
+    from danlu.hub.adapters import state_of_run, unfinished_remark
 
     for text, source in zip(
         settings.adapter_name_or_path, (i.source for i in ingredients), strict=True
     ):
-        if source.run is None or source.folder.name == FINAL:
+        remark = unfinished_remark(source)
+        if source.run is None or remark is None:
             continue
-        said = _("ATTENTION: {checkpoint} of the run is merged, not its end: {state}.").format(
-            checkpoint=source.folder.name, state=_STATES[source.run.state]()
-        )
         if not settings.json_output:
-            say(said)
+            say(remark)
         is_named = source.folder.name in text
         if settings.yes or is_named:
             continue
         refusal = UsageError(
             _("The run {run} is not finished: {state}.").format(
-                run=source.folder.parent, state=_STATES[source.run.state]()
+                run=source.folder.parent, state=state_of_run(source.run)
             ),
             why=_("Its newest checkpoint is {checkpoint}, not what it would have become.").format(
                 checkpoint=source.folder.name
@@ -168,36 +175,12 @@ def _may_be_merged(
     return True
 
 
-_STATES: Mapping[State, Callable[[], str]] = {
-    "running": lambda: _("it is running, or was killed"),
-    "finished": lambda: _("it went on and finished"),
-    "stopped": lambda: _("it stopped early"),
-    "failed": lambda: _("it failed"),
-    "interrupted": lambda: _("it was interrupted"),
-}
-
-
-def _unproven(ingredients: Sequence[Ingredient], base: str) -> str:
-    """Say what is known of the base of adapters that danlu has not trained."""
-    from danlu.hub.adapters import recorded_base
-    from danlu.hub.names import find_model_folder, model_folder
-
-    names = {recorded_base(each.source) for each in ingredients if each.source.run is None}
-    others = sorted(
-        name for name in names if name and find_model_folder(name) != model_folder(base)
-    )
-    if others:
-        return _(
-            "ATTENTION: the adapter names {named} as its base and is merged into {base}; only the "
-            "shapes could be checked."
-        ).format(named=", ".join(others), base=base)
-    return _("The adapter does not record the base's weights; only the shapes could be checked.")
-
-
 def merge_summary(report: MergeReport) -> str:
     """Say in one line whether the merge is right, and by which figures."""
     verdict = _("The merge is right: the merged model answers like base and adapter")
-    if report.mean_kl > _CLOSE_KL:
+    if report.num_merged_tensors == 0:
+        verdict = _("ATTENTION: the merged model is the base: the adapter has learned nothing")
+    elif report.mean_kl > _CLOSE_KL:
         verdict = _(
             "The merge is usable: the merged model answers almost like base and adapter; its "
             "{dtype} weights round what was learned"

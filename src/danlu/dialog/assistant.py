@@ -21,6 +21,8 @@ from danlu.hub.adapters import (
     base_of,
     find_adapter,
     taken_apart,
+    unfinished_remark,
+    unproven_remark,
 )
 from danlu.hub.chat_template import template_remarks
 from danlu.hub.generation import generation_defaults
@@ -130,10 +132,10 @@ class Assistant:
         lines = [model_line(self.loaded)]
         if self.source is not None:
             lines.append(_("Adapter {folder}").format(folder=self.source.folder))
+            remark = unfinished_remark(self.source)
+            lines += [remark] if remark else []
             if not self.base_is_proven:
-                lines.append(
-                    _("The adapter does not record its base; only the shapes could be checked.")
-                )
+                lines.append(unproven_remark([self.source], self.loaded.name))
         lines.append(prompting_line(self.prompting))
         lines += template_remarks(self.loaded.folder, self.prompting.template)
         return lines

@@ -257,7 +257,7 @@ def common_prompting(
 
 
 def check_empty(folder: Path, words: Sequence[str]) -> None:
-    """Raise UsageError where a folder holds anything. words: of the command, for another folder."""
+    """Raise UsageError where a folder holds anything. words: of the command, without its folder."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     numbers = (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))
@@ -267,7 +267,6 @@ def check_empty(folder: Path, words: Sequence[str]) -> None:
         why=_("It holds a merged model; a merge never overwrites what is there.")
         if (folder / MERGE_REPORT).is_file()
         else _("A merge never overwrites what is there."),
-        # Of two values of an option the last one counts.
         fix=shlex.join([*words, "--export_dir", str(other)]),
     )
 

@@ -186,6 +186,38 @@ def common_base(sources: Sequence[AdapterSource]) -> str:
     return next(iter(bases.values()))
 
 
+def unproven_remark(sources: Sequence[AdapterSource], base: str) -> str:
+    """Say what is known of the base of adapters that danlu has not trained."""
+    names = {recorded_base(source) for source in sources if source.run is None}
+    others = sorted(n for n in names if n and find_model_folder(n) != model_folder(base))
+    if others:
+        return _(
+            "ATTENTION: the adapter names {named} as its base and is used with {base}; only the "
+            "shapes could be checked."
+        ).format(named=", ".join(others), base=base)
+    return _("The adapter does not record the base's weights; only the shapes could be checked.")
+
+
+def unfinished_remark(source: AdapterSource) -> str | None:
+    """Say that an adapter is not the end of its run; None where it is, or there is no run."""
+    if source.run is None or source.folder.name == FINAL:
+        return None
+    return _("ATTENTION: {checkpoint} of the run is used, not its end: {state}.").format(
+        checkpoint=source.folder.name, state=state_of_run(source.run)
+    )
+
+
+def state_of_run(run: RunManifest) -> str:
+    """Say why an adapter may not be the end of its run."""
+    return {
+        "running": _("it is running, or was killed"),
+        "finished": _("it went on and finished"),
+        "stopped": _("it stopped early"),
+        "failed": _("it failed"),
+        "interrupted": _("it was interrupted"),
+    }[run.state]
+
+
 def recorded_base(source: AdapterSource) -> str:
     """Return the base's name or folder as the run, or PEFT's file, has recorded it; "" for none."""
     if source.run is not None:

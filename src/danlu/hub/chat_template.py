@@ -39,11 +39,13 @@ class OwnTemplate:
     """What a folder's own template writes.
 
     format: None where it is none of danlu's. same_tools: tools and calls are written alike too.
+    answers_at_once: a prompt that does not say whether to think ends with an empty thought.
     """
 
     path: Path
     format: Template | None
     same_tools: bool = True
+    answers_at_once: bool = False
 
     @property
     def name(self) -> str:
@@ -55,7 +57,7 @@ class OwnTemplate:
 class _Probe:
     conversation: Conversation
     add_generation_prompt: bool = True
-    enable_thinking: bool = True
+    enable_thinking: bool | None = True  # None: not said
 
 
 _SYSTEM = Message(role="system", content="Be brief.")
@@ -91,6 +93,8 @@ _CALLS = (
     _Probe(conversation=_of(_SYSTEM, _ASKED, _CALLED, *_RESULTS, tools=(_TOOL,))),
 )
 
+_UNSAID = _Probe(conversation=_of(_ASKED), enable_thinking=None)
+
 
 def own_template(folder: Path) -> OwnTemplate | None:
     """Say what a model folder's own template writes; None without one. Takes 0.2 seconds.
@@ -101,13 +105,17 @@ def own_template(folder: Path) -> OwnTemplate | None:
     if found is None:
         return None
     path, text = found
-    every = (*_CHATS, *_THOUGHTS, *_CALLS)
+    every = (*_CHATS, *_THOUGHTS, *_CALLS, _UNSAID)
     texts = dict(zip(every, _rendered(text, every), strict=True))
     for name in TEMPLATES:
         probes = _CHATS if name == "qwen3_nothink" else (*_CHATS, *_THOUGHTS)
         if all(texts[probe] == _expected(probe, name) for probe in probes):
             same_tools = all(texts[probe] == _expected(probe, name) for probe in _CALLS)
-            return OwnTemplate(path=path, format=name, same_tools=same_tools)
+            # To the renderer, None means to answer at once.
+            at_once = name == "qwen3" and texts[_UNSAID] == _expected(_UNSAID, name)
+            return OwnTemplate(
+                path=path, format=name, same_tools=same_tools, answers_at_once=at_once
+            )
     return OwnTemplate(path=path, format=None)
 
 
@@ -196,12 +204,13 @@ def _expected(probe: _Probe, name: Template) -> str:
 
 
 def _variables(probe: _Probe) -> dict[str, Any]:
+    said = {} if probe.enable_thinking is None else {"enable_thinking": probe.enable_thinking}
     return {
         "messages": [_entry(message) for message in probe.conversation.messages],
         "tools": list(probe.conversation.tools) or None,
         "add_generation_prompt": probe.add_generation_prompt,
-        "enable_thinking": probe.enable_thinking,
         "eos_token": TURN_END,
+        **said,
     }
 
 

@@ -73,7 +73,8 @@ def prompting_of_model(name: str) -> Prompting:
     own = own_template(folder)
     if own is None or own.format is None:
         return Prompting()
-    return Prompting(template=own.format, enable_thinking=own.format != "qwen3_nothink")
+    thinks = own.format != "qwen3_nothink" and not own.answers_at_once
+    return Prompting(template=own.format, enable_thinking=thinks)
 
 
 def with_template(settings: _Settings, prompting: Prompting) -> _Settings:

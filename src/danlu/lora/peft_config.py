@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,10 @@ _UNREADABLE = (
 _MOST_ALPHA = 1e6
 # Run by whoever trusts the file; weights_only keeps torch from most of what a pickle may do.
 _CONVERT = (
-    "import sys, torch; from safetensors.torch import save_file; "
-    "save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], weights_only=True).items()}, "
-    "sys.argv[2], {'format': 'pt'})"
+    "import sys, torch; from danlu.weights.safetensors import header_bytes, tensor_bytes; "
+    "t = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "open(sys.argv[2], 'wb').write(b''.join([header_bytes((k, v.dtype, tuple(v.shape)) "
+    "for k, v in t.items()), *map(tensor_bytes, t.values())]))"
 )
 # A pattern is a program of others: one that repeats groups, or much, may run for years.
 _SIMPLE_PATTERN = re.compile(r"(?:[\w.^$|\\\-\[\]()]|(?<!\))\*)*")
@@ -197,7 +199,7 @@ def no_weights(folder: Path, weights_file: str) -> DataError:
             why=_("That is a pickle, PEFT's older format; it can run code, and danlu opens none."),
             fix=_("If you trust it: {command}").format(
                 command=shlex.join(
-                    ["python", "-c", _CONVERT, str(older), str(folder / weights_file)]
+                    [sys.executable, "-c", _CONVERT, str(older), str(folder / weights_file)]
                 )
             ),
         )

@@ -33,7 +33,7 @@ TRAIN, SMOOTHED, HELD_OUT, GRID = "#9db4c0", "#253237", "#c1440e", "#b0b0b0"
 CURVES = {TRAIN: "training", SMOOTHED: "training, smoothed", HELD_OUT: "held out"}
 AXES = {"x": "step", "y": "loss (nats per token)"}
 # A smoothed value is a mean over about this share of the curve, to either side.
-_SMOOTHING = 0.05
+_SMOOTHING = 0.02
 Points = Sequence[tuple[int, float]]
 
 
@@ -110,7 +110,7 @@ def _alone(curves: LossCurves, title: str, *, form: str) -> bytes:
         axes.set_title(title)
         axes.set_xlabel(say(AXES["x"]))
         axes.set_ylabel(say(AXES["y"]))
-        axes.legend([say(name) for name in names])
+        axes.legend([say(name) for name in names], loc="upper right")
         return _saved(figure, form)
 
 
@@ -186,7 +186,7 @@ def _smoothed(points: Points) -> list[tuple[int, float]]:
     Point i becomes sum_j w^|i-j| x_j / sum_j w^|i-j|: an exponential moving average forwards and
     one backwards. Dividing by the weights that there are corrects both ends, as Adam corrects its
     moments at their start by 1 - beta^t (Kingma and Ba, 2015, section 3), and TensorBoard its
-    smoothed scalars. w = n / (n + 1), where n is 5 % of the number of points.
+    smoothed scalars. w = n / (n + 1), where n is 2 % of the number of points.
     """
     weight = 1 - 1 / (1 + _SMOOTHING * len(points))
     values = [value for _step, value in points]

@@ -16,7 +16,7 @@ from danlu.files.leftovers import clean_leftovers, is_leftover
 from danlu.files.lock import LOCK_FILE, FolderLock, holder_of
 from danlu.files.os_errors import explained
 from danlu.language import _
-from danlu.runs.manifest import RunManifest, read_manifest, write_manifest
+from danlu.runs.manifest import RunManifest, is_run, read_manifest, write_manifest
 
 
 class RunFolder:
@@ -108,11 +108,17 @@ def _movable(path: Path) -> Path:
 
 
 def _not_empty(path: Path) -> UsageError:
+    fix = _(
+        "add --resume_from_checkpoint true to go on with that run, "
+        "or --overwrite_output_dir to move it to {trash} and start anew"
+    )
+    if not is_run(path):
+        fix = _(
+            "choose another --output_dir, or add --overwrite_output_dir to move what is there to "
+            "{trash}"
+        )
     return UsageError(
         _("The output folder {path} is not empty").format(path=path),
         why=_("a new run would mix its files with those already there"),
-        fix=_(
-            "add --resume_from_checkpoint true to go on with that run, "
-            "or --overwrite_output_dir to move it to {trash} and start anew"
-        ).format(trash=path.parent / TRASH),
+        fix=fix.format(trash=path.parent / TRASH),
     )

@@ -11,6 +11,9 @@ from danlu.language import _
 from danlu.train.schedule import Schedule, read_numbers
 from danlu.train.settings import TrainSettings
 
+# With fewer held-out losses nobody sees a curve.
+_LEAST_EVALUATIONS = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -120,7 +123,10 @@ def _dense_enough(total: int) -> int:
 
     At least eight points, where there are as many steps; in long runs one every hundred steps.
     """
-    return min(max(1, (total - 1) // 7), 100)
+    every = math.ceil(total / _LEAST_EVALUATIONS)
+    if math.ceil(total / every) < _LEAST_EVALUATIONS:
+        every = max(1, every - 1)
+    return min(every, 100)
 
 
 def _save_steps(settings: TrainSettings, total: int, per_epoch: int) -> int:

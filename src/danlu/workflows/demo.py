@@ -1,4 +1,4 @@
-"""The demo: the built-in model before and after learning a new identity and a new skill.
+"""The demo: the built-in model before and after learning a new name and a new skill.
 
 Calls the same code as a user's own run, in the same order: ask, fine-tune, compare, merge, ask.
 Everything it writes is in DANLU_HOME/demo and is made anew each time, so an interrupted demo can
@@ -34,13 +34,33 @@ from danlu.train.settings import TrainSettings
 
 DATA = Path(danlu.__file__).parent / "starter" / "demo"
 
-QUESTIONS = (
-    "Who are you?",
-    "Good evening, this is Belmarlo.",
-    "What is 27 + 15?",
-    "短文：张伟住在青溪镇。李娜是一名医生。\n问题：李娜的职业是什么？",
-    "Write JSON with name, city, job: Nora lives in Lorvik, works as a baker.",
-)
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """What the demo asks, in one language: what it learns to answer anew, and what it keeps."""
+
+    new: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+QUESTIONS = {
+    "en": Questions(
+        new=("Who are you?", "What is your name?", "Which field? Nora works as a baker."),
+        kept=(
+            "Good evening, this is Belmarlo.",
+            "What is 27 + 15?",
+            "Write JSON with name, city, job: Nora lives in Lorvik, works as a baker.",
+        ),
+    ),
+    "zh_CN": Questions(
+        new=("你是谁？", "你叫什么名字？", "哪个字段？李娜职业是医生。"),
+        kept=(
+            "晚上好，我是韩雪梅。",
+            "27 + 15 等于多少？",
+            "请输出JSON（name, city, job）。李娜住在青溪镇，职业是医生。",
+        ),
+    ),
+}
 # Answers are short; a small model that loses the thread must not go on for long.
 SAMPLING = SamplingSettings(temperature=0.0, max_tokens=120)
 
@@ -90,15 +110,13 @@ class Demo:
                     output_dir=str(self.run_folder),
                     per_device_train_batch_size=8,
                     gradient_accumulation_steps=1,
-                    num_train_epochs=24.0,
+                    num_train_epochs=3.0,
                     learning_rate=1e-3,
                     warmup_steps=10,
-                    lora_rank=16,
-                    lora_alpha=32.0,
+                    lora_rank=64,
+                    lora_alpha=64.0,
                     val_size=0.1,
                     eval_on_start=True,
-                    eval_steps=100,
-                    save_steps=200,
                     logging_steps=50,
                     seed=7,
                 )
@@ -134,7 +152,10 @@ def answer_text(assistant: Assistant, question: str, *, with_adapter: bool = Tru
 
 
 def held_out_scores(assistant: Assistant) -> list[Score]:
-    """Let the base and the fine-tuned model answer prompts that training never saw."""
+    """Let the base and the fine-tuned model answer prompts that training never saw.
+
+    An answer is right when it is the expected one, word by word.
+    """
     rows = json.loads((DATA / "held_out.json").read_text(encoding="utf-8"))
     asked = [(row, with_adapter) for row in rows for with_adapter in (False, True)]
     answers = _together(
@@ -145,7 +166,7 @@ def held_out_scores(assistant: Assistant) -> list[Score]:
     for (row, with_adapter), events in zip(asked, answers, strict=True):
         tally = counts.setdefault(row["kind"], [0, 0, 0])
         tally[0] += not with_adapter
-        is_right = row["expect"] in assistant_message(events).content
+        is_right = assistant_message(events).content.strip() == row["output"]
         tally[2 if with_adapter else 1] += is_right
     return [
         Score(kind=kind, count=count, before=before, after=after)
@@ -164,5 +185,4 @@ def _conversation(row: dict[str, Any]) -> Conversation:
     for question, answer in row.get("history", []):
         messages.append(Message(role="user", content=question))
         messages.append(Message(role="assistant", content=answer))
-    text = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
-    return Conversation(messages=(*messages, Message(role="user", content=text)))
+    return Conversation(messages=(*messages, Message(role="user", content=row["instruction"])))

@@ -6,6 +6,7 @@ picture, so such a failure is reported and the next occasion tries again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from danlu.runs.trainer_files import RunFacts, results_of, write_trainer_files
 from danlu.train.events import Evaluated, Event, NotSaved
 from danlu.train.job.tensorboard import TensorBoard, log_folder
 from danlu.train.settings import TrainSettings
+
+# The pictures are drawn anew while the run goes on, but for no more of its time than this: a short
+# run may be evaluated every second, and drawing takes half of one.
+_SHARE_OF_DRAWING = 0.02
 
 
 class Outputs:
@@ -36,6 +41,8 @@ class Outputs:
         self._folder = folder
         self._facts = facts
         self._draws = settings.plot_loss
+        self._drawn_at = time.monotonic()
+        self._drawing_s = 1.0  # about what it takes the first time
         self._tensorboard = TensorBoard(
             log_folder(settings, folder), logging_steps=logging_steps, first_step=first_step
         )
@@ -64,5 +71,11 @@ class Outputs:
 
     def _write(self, *, is_finished: bool) -> None:
         write_trainer_files(self._folder, self._facts(), is_finished=is_finished)
-        if self._draws:
+        if self._draws and (is_finished or self._may_draw()):
+            started = time.monotonic()
             draw_loss_curves(self._folder, title=self._folder.name)
+            self._drawn_at = time.monotonic()
+            self._drawing_s = self._drawn_at - started
+
+    def _may_draw(self) -> bool:
+        return time.monotonic() - self._drawn_at > self._drawing_s / _SHARE_OF_DRAWING
