@@ -9,11 +9,11 @@ from benchmarks.train.inputs import Inputs
 from benchmarks.train.measured import Step
 from benchmarks.train.recipe import ROWS_PER_STEP, SEED, TRAIN_FLAGS
 from danlu.cli.main import main
+from danlu.data.doctor.check import usable_data
 from danlu.data.tokens.order import epoch_order
 from danlu.hub.load import check_model
 from danlu.runs.metrics import read_metrics
 from danlu.settings.resolve import resolve
-from danlu.train.job.dataset import prepare_data
 from danlu.train.settings import TrainSettings
 
 
@@ -45,7 +45,7 @@ def train(inputs: Path, output: Path) -> list[Step]:
 def _tokens_of_steps(words: list[str]) -> list[tuple[list[int], int]]:
     """Return the lengths of each step's examples, and how many of their tokens are learned."""
     settings = resolve(TrainSettings, words, os.environ).values
-    rows = prepare_data(settings, check_model(settings.model_name_or_path).tokenizer).train
+    rows = usable_data(settings, check_model(settings.model_name_or_path).tokenizer).train
     order = epoch_order(len(rows), SEED, 0)
     steps = []
     for first in range(0, len(rows), ROWS_PER_STEP):

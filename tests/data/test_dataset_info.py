@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from danlu.data.datasets import DataSet, Row, find_datasets
 from danlu.data.findings import Finding
 from danlu.data.reading.rows import FATAL_KINDS
+from danlu.data.settings import DataSettings
 from danlu.errors import DataError, UsageError
 from tests.helpers.data_files import json_lines, parquet_table
 
@@ -222,8 +224,8 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     for name in ("x" * 5000, "~nobody/a", "a\0b"):
         with pytest.raises(UsageError, match="no data set"):
             found(name, tmp_path)
-    with pytest.raises(UsageError, match="--max_samples 0"):
-        found("mine", tmp_path, max_samples=0)
+    with pytest.raises(ValidationError, match="max_samples"):
+        DataSettings(dataset="mine", max_samples=0)
     with pytest.raises(UsageError, match="No data set is named"):
         found(" , ", tmp_path)
     for place in ("ONLINE", "REMOTE:owner/name"):

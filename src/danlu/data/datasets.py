@@ -148,12 +148,6 @@ def find_datasets(
             why=_("--dataset is empty."),
             fix=_("Give the path of a data file: --dataset my.jsonl"),
         )
-    if max_samples is not None and max_samples < 1:
-        raise UsageError(
-            _("--max_samples {value} leaves no rows.").format(value=max_samples),
-            why=_("It is the number of rows that are used of each data set."),
-            fix=_("Give a whole number above 0, or leave it out."),
-        )
     if str(dataset_dir) == "ONLINE" or str(dataset_dir).startswith("REMOTE:"):
         raise UsageError(
             _("--dataset_dir {value} is not supported.").format(value=dataset_dir),

@@ -8,7 +8,7 @@ asking `text/`. Must not know screens, HTTP or files.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -215,11 +215,11 @@ class Reading:
         self._parser = Parser(
             starts_in_thought=prepared.starts_in_thought, may_call=prepared.may_call
         )
-        self._prompt_tokens = len(prepared.request.prompt)
         self._thinking = prepared.request.thinking
         self._parser.feed(prepared.begun)  # shown before; what follows it is read in its state
         self._in_thought = prepared.is_in_thought
-        self._completion = self._reasoning = self._cached = 0
+        # What the answer has cost so far.
+        self.usage = Usage(prompt_tokens=len(prepared.request.prompt), completion_tokens=0)
 
     def feed(self, output: Output) -> list[Event]:
         """Return the events of one output; Usage and End behind the last, unless it is an error."""
@@ -228,29 +228,21 @@ class Reading:
             events.append(Tokens(logprobs=output.logprobs))
         if output.text:
             events += self._parser.feed(output.text)
-        self._cached += output.cached_tokens
-        for token in output.tokens:
-            self._count(token)
+        self.usage = self.usage.plus(output, self._num_in_thought(output.tokens))
         reason = output.finish_reason
         if reason is None or reason == "error":
             return events
         return [*events, *self._parser.finish(), self.usage, End(reason=reason)]
 
-    @property
-    def usage(self) -> Usage:
-        """What the answer has cost so far."""
-        return Usage(
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=self._completion,
-            cached_tokens=self._cached,
-            reasoning_tokens=self._reasoning,
-        )
-
-    def _count(self, token: int) -> None:
-        if self._thinking is not None:
-            if token == self._thinking.start_id and self._completion == 0:
+    def _num_in_thought(self, tokens: Sequence[int]) -> int:
+        """Count which of the next tokens belong to the thought, its marks included."""
+        if self._thinking is None:
+            return 0
+        count = 0
+        for place, token in enumerate(tokens, start=self.usage.completion_tokens):
+            if token == self._thinking.start_id and place == 0:
                 self._in_thought = True
-            self._reasoning += self._in_thought
+            count += self._in_thought
             if token == self._thinking.end_id:
                 self._in_thought = False
-        self._completion += 1
+        return count

@@ -32,12 +32,13 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
 
-    def plus(self, output: Output) -> Usage:
-        """Return the usage with an output's tokens, whatever they are part of."""
+    def plus(self, output: Output, reasoning_tokens: int = 0) -> Usage:
+        """Return the usage with an output's tokens; reasoning_tokens: those of its thought."""
         return replace(
             self,
             completion_tokens=self.completion_tokens + len(output.tokens),
             cached_tokens=self.cached_tokens + output.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + reasoning_tokens,
         )
 
 

@@ -19,9 +19,6 @@ class Started:
 
     step: int
     total_steps: int
-    num_train_rows: int
-    num_eval_rows: int
-    num_trainable: int
 
 
 @dataclass(frozen=True, kw_only=True)

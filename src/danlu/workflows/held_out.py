@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.datasets import Row, find_datasets, named_datasets, rows_of
+from danlu.data.doctor.check import usable_data
 from danlu.data.findings import Finding, listed
 from danlu.data.tokens.examples import Example
 from danlu.errors import DataError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.job.dataset import data_fingerprint, prepare_data
 from danlu.train.settings import TrainSettings
 
 # Of more rows than this only every so many-th is looked at, and of each the beginning of an answer.
@@ -61,7 +61,7 @@ def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int
     """
     known = {name: settings[name] for name in TrainSettings.model_fields if name in settings}
     wanted = TrainSettings.model_validate(known)
-    data = prepare_data(wanted, tokenizer)
+    data = usable_data(wanted, tokenizer)
     held_out = bool(data.held_out)
     rows = data.held_out if held_out else data.train
     chosen = drawn(rows, tokenizer, limit)
@@ -73,7 +73,7 @@ def judged_rows(settings: Mapping[str, Any], tokenizer: Tokenizer, *, limit: int
         total=len(rows),
         questions=tuple(map(question_of, asked)),
         rows=rows if held_out else [rows[index] for index in chosen],
-        fingerprint=data_fingerprint(data),
+        fingerprint=data.fingerprint(),
     )
 
 

@@ -9,13 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from danlu.data.doctor.check import CheckedData, DataReport, check_data, refusal
+from danlu.data.doctor.check import (
+    CheckedData,
+    DataReport,
+    check_data,
+    refusal,
+    usable_data,
+)
 from danlu.data.findings import Finding, listed
 from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
 from danlu.runs.manifest import DataRecord
 from danlu.text.tokenizer import Tokenizer
-from danlu.train.job.dataset import data_fingerprint, data_record, prepare_data
+from danlu.train.job.record import data_record
 from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
 
 
@@ -216,13 +222,13 @@ def test_settings_that_exclude_each_other(
 def test_what_training_gets(here: Path, tokenizer: Tokenizer) -> None:
     write("a.jsonl", ("Q", "A"), ("P", ""), ("R", "B"))
     settings = DataSettings(dataset="a.jsonl", skip_bad_rows=True)
-    data = prepare_data(settings, tokenizer)
+    data = usable_data(settings, tokenizer)
     assert list(data.train.places) == ["a.jsonl:1", "a.jsonl:3"]
     assert data.report.train.num_rows == 2
     assert data_record(data).model_fields_set == set(DataRecord.model_fields)
     assert data_record(data).left_out_rows == ("a.jsonl:2: The answer is empty. Fill in output.",)
     write("a.jsonl", ("Q", "A"), ("P", ""), ("R", "C"))
-    assert data_fingerprint(prepare_data(settings, tokenizer)) != data_fingerprint(data)
+    assert usable_data(settings, tokenizer).fingerprint() != data.fingerprint()
 
 
 def test_a_frequent_kind_does_not_hide_the_others() -> None:

@@ -179,6 +179,15 @@ def test_what_vllm_could_not_serve_is_refused(
         command(made, **filled)
 
 
+def test_a_damaged_tokenizer_config_is_refused_beside_a_template(tmp_path: Path) -> None:
+    write_model_folder(tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text("{{ messages }}")
+    assert command(tmp_path)
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"chat_template": ')
+    with pytest.raises(DataError, match=r"tokenizer_config\.json"):
+        command(tmp_path)
+
+
 def outcome(folder: Path, **settings: Any) -> object:
     """What vLLM gets of settings, or why they are refused."""
     values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}

@@ -6,6 +6,7 @@ looks for duplicates and leaks, and says whether training would refuse them.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -136,6 +137,28 @@ class CheckedData:
     train: TokenizedRows
     held_out: TokenizedRows
     report: DataReport
+
+    def fingerprint(self) -> str:
+        """Return 32 hexadecimal digits that change with any token, mask or split of the rows."""
+        digest = hashlib.blake2b(digest_size=16)
+        for rows in (self.train, self.held_out):
+            digest.update(b"rows")
+            for example in (example for row in rows for example in row):
+                digest.update(example.tokens.tobytes())
+                digest.update(example.supervised.tobytes())
+        return digest.hexdigest()
+
+
+def usable_data(settings: DataSettings, tokenizer: Tokenizer) -> CheckedData:
+    """Return what `check_data` returns, where training would take it.
+
+    Raises DataError, naming rows, where the data is bad and `skip_bad_rows` does not suffice, and
+    where no row is left to train on.
+    """
+    data = check_data(settings, tokenizer)
+    if data.report.refuses:
+        raise refusal(data.report)
+    return data
 
 
 def check_data(settings: DataSettings, tokenizer: Tokenizer) -> CheckedData:

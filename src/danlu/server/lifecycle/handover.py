@@ -22,9 +22,11 @@ from danlu.hub.chat_template import template_text
 from danlu.hub.fingerprint import fingerprint
 from danlu.hub.load import check_model
 from danlu.hub.prompting import Prompting, prompting_of_model
+from danlu.hub.template_default import TOKENIZER_CONFIG
 from danlu.language import _
 from danlu.lora.peft_files import merge_it_first
 from danlu.lora.stored import StoredAdapter
+from danlu.model.config import read_model_json
 from danlu.server.lifecycle.opening import model_of, name_of
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.settings import ServeSettings
@@ -123,7 +125,10 @@ def _refuse_ours(given: Collection[str]) -> None:
 
 
 def _check_template(folder: Path) -> None:
-    """Make sure that vLLM finds a chat template in the model's folder."""
+    """Make sure that vLLM finds a chat template in the model's folder, and can read it."""
+    path = folder / TOKENIZER_CONFIG
+    if path.is_file():
+        read_model_json(path)  # vLLM reads it beside a chat_template.jinja, too
     if template_text(folder) is None:
         raise DataError(
             _("The model folder {folder} has no chat template.").format(folder=folder),

@@ -20,6 +20,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
@@ -76,36 +77,9 @@ async def respond(
     model = requested_model(serving, body.model)
     figures = state_of(http.app).figures
     in_flight = RequestsInFlight(serving.service, figures, record, seats=seats)
-
-    def made() -> tuple[Reply, Mapping[str, str]]:
-        reply = make_reply(body, model, serving)
-        return reply, ignored_header([*body.ignored(), *unchecked(body)])
-
-    async def prepared() -> tuple[Reply, Mapping[str, str]]:
-        """Refuse what is wrong with the request; what fails behind this is the server's."""
-        try:
-            reply, headers = await on_thread(http, made)
-            if any(request.sampling.grammar is not None for request in reply.requests):
-                # Few at once: hostile ones would keep the threads from all others.
-                async with state_of(http.app).grammars:
-                    reply.requests = await asyncio.to_thread(_compiled, serving, reply.requests)
-        except DanluError as problem:
-            raise api_error_of(problem, record.id) from problem
-        return reply, headers
-
-    async def answer() -> Response:
-        reply, headers = await prepared()
-        in_flight.submit(reply.requests)
-        if body.stream:
-            # What refuses a request comes before the stream has begun, so with its own status.
-            first = await _next_chunks(in_flight, reply, COMMENT_SECONDS)
-            return EventStream(_pieces(in_flight, reply, first, record.id), in_flight, headers)
-        while not in_flight.is_complete:
-            await _next_chunks(in_flight, reply)
-        return JSONResponse(reply.whole(), headers=headers)
-
+    make = partial(make_reply, body, model, serving)
     try:
-        return await _until_gone(http.receive, answer())
+        return await _until_gone(http.receive, _answer(http, body, make, in_flight))
     except BaseException as problem:
         in_flight.close()
         if isinstance(problem, ClientGone):
@@ -113,6 +87,45 @@ async def respond(
         if isinstance(problem, DanluError):
             raise api_error_of(problem, record.id, in_engine=True) from problem
         raise
+
+
+async def _answer(
+    http: HttpRequest,
+    body: SamplingBody,
+    make_reply: Callable[[], Reply],
+    in_flight: RequestsInFlight,
+) -> Response:
+    reply, headers = await _prepared(http, body, make_reply)
+    in_flight.submit(reply.requests)
+    if body.stream:
+        # What refuses a request comes before the stream has begun, so with its own status.
+        first = await _next_chunks(in_flight, reply, COMMENT_SECONDS)
+        pieces = _pieces(in_flight, reply, first, record_of(http.scope).id)
+        return EventStream(pieces, in_flight, headers)
+    while not in_flight.is_complete:
+        await _next_chunks(in_flight, reply)
+    return JSONResponse(reply.whole(), headers=headers)
+
+
+async def _prepared(
+    http: HttpRequest, body: SamplingBody, make_reply: Callable[[], Reply]
+) -> tuple[Reply, Mapping[str, str]]:
+    """Refuse what is wrong with the request; what fails behind this is the server's."""
+
+    def made() -> tuple[Reply, Mapping[str, str]]:
+        return make_reply(), ignored_header([*body.ignored(), *unchecked(body)])
+
+    try:
+        reply, headers = await on_thread(http, made)
+        if any(request.sampling.grammar is not None for request in reply.requests):
+            # Few at once: hostile ones would keep the threads from all others.
+            async with state_of(http.app).grammars:
+                reply.requests = await asyncio.to_thread(
+                    _compiled, serving_of(http.app), reply.requests
+                )
+    except DanluError as problem:
+        raise api_error_of(problem, record_of(http.scope).id) from problem
+    return reply, headers
 
 
 def _compiled(serving: Serving, requests: Sequence[Request]) -> list[Request]:

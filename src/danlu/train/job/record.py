@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import danlu
+from danlu.data.doctor.check import CheckedData
 from danlu.errors import DataError
 from danlu.hub.load import LoadedModel
 from danlu.hub.names import STARTER
@@ -21,13 +22,16 @@ from danlu.runs.manifest import (
     ArithmeticRecord,
     BaseRecord,
     ChangeRecord,
+    DataRecord,
     RunManifest,
 )
 from danlu.runs.trainer_files import RunFacts
 from danlu.train.events import Adapted
-from danlu.train.job.dataset import data_record
 from danlu.train.job.setup import LearningTask, PreparedRun
 from danlu.train.loop.training_state import Progress
+
+# How many of the rows that were left out run.json names; it counts all of them.
+MOST_RECORDED = 1000
 
 
 def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPlan) -> RunManifest:
@@ -147,6 +151,19 @@ def facts_of(task: LearningTask, progress: Progress, base: LoadedModel) -> RunFa
         best_step=progress.best_step,
         best_loss=progress.best_loss,
         result_step=result,
+    )
+
+
+def data_record(data: CheckedData) -> DataRecord:
+    """Say for run.json what the rows were and what became of them."""
+    return DataRecord(
+        fingerprint=data.fingerprint(),
+        num_train_rows=len(data.train),
+        num_eval_rows=len(data.held_out),
+        num_train_tokens=data.report.train.num_tokens,
+        num_supervised_tokens=data.report.train.num_supervised,
+        left_out_rows=tuple(map(str, data.report.left_out[:MOST_RECORDED])),
+        **data.report.as_record(),
     )
 
 

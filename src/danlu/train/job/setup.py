@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from danlu.data.doctor.check import CheckedData
+from danlu.data.doctor.check import CheckedData, usable_data
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.detect import Device, select
 from danlu.device.facts import budget_bytes, device_facts
@@ -26,7 +26,6 @@ from danlu.runs.folder import RunFolder
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.fit.disk_space import check_space, checkpoint_bytes
 from danlu.train.fit.planning import plan_run, workload_of
-from danlu.train.job.dataset import prepare_data
 from danlu.train.job.resume import check_own_checkpoint
 from danlu.train.job.trainable import lora_config
 from danlu.train.loop.precision import Precision, choose_precision
@@ -51,7 +50,7 @@ class LearningTask:
     @classmethod
     def of(cls, settings: TrainSettings, tokenizer: Tokenizer) -> LearningTask:
         """Check, tokenize and split the rows, and read what the settings say."""
-        data = prepare_data(settings, tokenizer)
+        data = usable_data(settings, tokenizer)
         recipe = recipe_of(
             settings, num_train_rows=len(data.train), num_eval_rows=len(data.held_out)
         )

@@ -52,11 +52,6 @@ class Optimizer:
                 self._groups.append(group)
         self._adamw = AdamW(betas=betas, eps=eps, fused=fused)
 
-    @property
-    def num_parameters(self) -> int:
-        """Count the trained numbers."""
-        return sum(group.flat.vector.numel() for group in self._groups)
-
     def zero_grad(self) -> None:
         """Clear all gradients."""
         for group in self._groups:

@@ -159,13 +159,7 @@ class Trainer:
         when no way to compute a step is left, and Interrupted after `request_stop`; the last good
         state has been saved where that is possible, and nothing is being written any more.
         """
-        yield Started(
-            step=self._progress.step,
-            total_steps=self._recipe.total_steps,
-            num_train_rows=len(self._train_rows),
-            num_eval_rows=len(self._eval_rows),
-            num_trainable=self._optimizer.num_parameters,
-        )
+        yield Started(step=self._progress.step, total_steps=self._recipe.total_steps)
         try:
             while True:
                 yield from self._saver.outcome()
