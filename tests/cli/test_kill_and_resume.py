@@ -39,9 +39,9 @@ sys.exit(main(words))
 # In one run, one after another: half a checkpoint is written; a checkpoint is complete but for its
 # name; an old one is being removed; the result is there but not yet shown at the root.
 DEATHS = [
-    ("write", ".checkpoint-40.draft"),
-    ("rename", "checkpoint-80"),
-    ("remove_tree", ".checkpoint-40.gone"),
+    ("write", ".checkpoint-20.draft"),
+    ("rename", "checkpoint-40"),
+    ("remove_tree", ".checkpoint-20.gone"),
     ("link", "adapter_model.safetensors"),
 ]
 
@@ -53,8 +53,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
     words = place.words("killed")
-    with running(words, place.folder / "log", 25) as process:
-        wait_for_step(process, place.folder / "killed", 25)
+    with running(words, place.folder / "log", 8) as process:
+        wait_for_step(process, place.folder / "killed", 8)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     for name, part in DEATHS:
@@ -88,17 +88,17 @@ def test_ctrl_c_saves_the_last_step(place: Place) -> None:
 def test_a_damaged_checkpoint_is_named_and_skipped(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, run = place.words("damaged", max_steps=60), place.folder / "damaged"
+    words, run = place.words("damaged", max_steps=30), place.folder / "damaged"
     assert main(words) == 0
     whole = (run / "final" / "adapter_model.safetensors").read_bytes()
-    path = run / "checkpoint-60" / "optimizer.safetensors"
+    path = run / "checkpoint-30" / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     capsys.readouterr()
     assert main([*words, *RESUME]) == 0
     output = capsys.readouterr().out
     assert "skipped:" in output
     assert str(path) in output
-    assert "going on after step 40" in output
+    assert "going on after step 20" in output
     assert (run / "final" / "adapter_model.safetensors").read_bytes() == whole
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(
     ("changes", "diff"),
     [
         ({"learning_rate": 0.001}, "learning_rate: 0.005 -> 0.001"),
-        ({"lora_rank": 4, "max_steps": 9}, "lora_rank: 8 -> 4; max_steps: 120 -> 9"),
+        ({"lora_rank": 4, "max_steps": 9}, "lora_rank: 8 -> 4; max_steps: 60 -> 9"),
         ({"lora_target": "q_proj"}, "lora_target: all -> q_proj"),
     ],
 )
