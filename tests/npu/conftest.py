@@ -3,7 +3,8 @@
 The device cannot be taken back, and torch would see an accelerator in every other test. Nor can it
 come later: it must be there before the process's first backward pass. So pytest starts itself once
 more for this folder, with a process for each processor, and each test is reported here as if it had
-run here. To debug one in a single process: DANLU_TESTS_ON_NPU=/dev/null pytest tests/npu -k NAME --pdb
+run here. To debug one in a single process:
+DANLU_TESTS_ON_NPU=/dev/null pytest tests/npu -k NAME --pdb
 """
 
 from __future__ import annotations
