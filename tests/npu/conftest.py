@@ -62,6 +62,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.npu)
+            if VARIABLE not in os.environ:
+                # The first of them waits for all; each has its own limit in the other process.
+                item.add_marker(pytest.mark.timeout(0))
             if lacking:
                 item.add_marker(pytest.mark.skip(reason=f"no simulated NPU: {lacking}"))
 
