@@ -39,9 +39,9 @@ sys.exit(main(words))
 # In one run, one after another: half a checkpoint is written; a checkpoint is complete but for its
 # name; an old one is being removed; the result is there but not yet shown at the root.
 DEATHS = [
-    ("write", ".checkpoint-20.draft"),
-    ("rename", "checkpoint-40"),
-    ("remove_tree", ".checkpoint-20.gone"),
+    ("write", ".checkpoint-40.draft"),
+    ("rename", "checkpoint-50"),
+    ("remove_tree", ".checkpoint-40.gone"),
     ("link", "adapter_model.safetensors"),
 ]
 
@@ -53,8 +53,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
     words = place.words("killed")
-    with running(words, place.folder / "log", 8) as process:
-        wait_for_step(process, place.folder / "killed", 8)
+    with running(words, place.folder / "log", 25) as process:
+        wait_for_step(process, place.folder / "killed", 25)
         process.kill()
         assert process.wait() == -signal.SIGKILL
     for name, part in DEATHS:

@@ -52,6 +52,8 @@ FLAGS = """
 """
 # Fewer than the tutorial has: 115 steps show what its 285 would.
 ROWS = 400
+# The first test waits for the whole run, beside other programs for minutes.
+pytestmark = pytest.mark.timeout(900)
 
 
 def write_data(folder: Path) -> None:
