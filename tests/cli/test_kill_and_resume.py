@@ -40,7 +40,7 @@ sys.exit(main(words))
 # name; an old one is being removed; the result is there but not yet shown at the root.
 DEATHS = [
     ("write", ".checkpoint-40.draft"),
-    ("rename", "checkpoint-80"),
+    ("rename", "checkpoint-50"),
     ("remove_tree", ".checkpoint-40.gone"),
     ("link", "adapter_model.safetensors"),
 ]
@@ -88,17 +88,17 @@ def test_ctrl_c_saves_the_last_step(place: Place) -> None:
 def test_a_damaged_checkpoint_is_named_and_skipped(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words, run = place.words("damaged", max_steps=60), place.folder / "damaged"
+    words, run = place.words("damaged", max_steps=30), place.folder / "damaged"
     assert main(words) == 0
     whole = (run / "final" / "adapter_model.safetensors").read_bytes()
-    path = run / "checkpoint-60" / "optimizer.safetensors"
+    path = run / "checkpoint-30" / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     capsys.readouterr()
     assert main([*words, *RESUME]) == 0
     output = capsys.readouterr().out
     assert "skipped:" in output
     assert str(path) in output
-    assert "going on after step 40" in output
+    assert "going on after step 20" in output
     assert (run / "final" / "adapter_model.safetensors").read_bytes() == whole
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(
     ("changes", "diff"),
     [
         ({"learning_rate": 0.001}, "learning_rate: 0.005 -> 0.001"),
-        ({"lora_rank": 4, "max_steps": 9}, "lora_rank: 8 -> 4; max_steps: 120 -> 9"),
+        ({"lora_rank": 4, "max_steps": 9}, "lora_rank: 8 -> 4; max_steps: 60 -> 9"),
         ({"lora_target": "q_proj"}, "lora_target: all -> q_proj"),
     ],
 )

@@ -50,11 +50,14 @@ FLAGS = """
     --plot_loss
     --fp16
 """
-ROWS = 1000
+# Fewer than the tutorial has: 115 steps show what its 285 would.
+ROWS = 400
+# The first test waits for the whole run, beside other programs for minutes.
+pytestmark = pytest.mark.timeout(900)
 
 
 def write_data(folder: Path) -> None:
-    """A thousand short rows with reasoning, listed in a dataset_info.json."""
+    """Four hundred short rows with reasoning, listed in a dataset_info.json."""
     folder.mkdir()
     rows = [
         {"instruction": f"What is {n} + 1?", "output": f"<think>\n{n} + 1\n</think>\n\n{n + 1}"}
@@ -67,7 +70,7 @@ def write_data(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole tutorial: 285 steps on the starter model."""
+    """The whole tutorial on the starter model, with fewer rows."""
     if shutil.which("bash") is None:
         pytest.skip("bash is not installed")
     folder = tmp_path_factory.mktemp("tutorial")
@@ -101,12 +104,12 @@ def fields(file: Path) -> dict[str, Any]:
 
 def test_the_steps_are_those_of_llama_factory(run: Path) -> None:
     records = read_metrics(run)
-    assert [r["step"] for r in records if "loss" in r] == list(range(1, 286))
-    assert [r["step"] for r in records if "eval_loss" in r] == [50, 100, 150, 200, 250, 285]
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, 116))
+    assert [r["step"] for r in records if "eval_loss" in r] == [50, 100, 115]
     rates = {r["step"]: r["learning_rate"] for r in records if "loss" in r}
     assert rates[21] == max(rates.values()) == pytest.approx(5e-5)
     epochs = {r["step"]: r["epoch"] for r in records}
-    assert (epochs[57], epochs[285]) == (1.0, 5.0)
+    assert (epochs[23], epochs[115]) == (1.0, 5.0)
 
 
 def test_the_best_weights_are_the_result(run: Path) -> None:
@@ -114,7 +117,7 @@ def test_the_best_weights_are_the_result(run: Path) -> None:
     adapter = "adapter_model.safetensors"
     assert (run / adapter).read_bytes() == (run / f"checkpoint-{best}" / adapter).read_bytes()
     assert fields(run / "trainer_state.json")["best_global_step"] == best
-    for step in (100, 200, 285):
+    for step in (100, 115):
         assert (run / f"checkpoint-{step}").is_dir()
 
 
@@ -142,7 +145,7 @@ def test_what_stands_in_the_output_folder(run: Path) -> None:
 def test_the_log_has_the_fields_that_scripts_read(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "trainer_log.jsonl").read_text().splitlines()]
     losses = [line for line in lines if "loss" in line]
-    assert [line["current_steps"] for line in losses] == [50, 100, 150, 200, 250]
+    assert [line["current_steps"] for line in losses] == [50, 100]
     mean = [r["loss"] for r in read_metrics(run) if r.get("loss") and r["step"] <= 50]
     assert losses[0]["loss"] == pytest.approx(sum(mean) / 50, abs=1e-4)
     assert losses[0].keys() >= {
@@ -165,7 +168,7 @@ def test_what_is_chosen_or_ignored_is_said_and_recorded(run: Path) -> None:
     assert manifest.origins["learning_rate"] == "command line"
     assert manifest.origins["lora_rank"] == "default"
     assert (manifest.template, manifest.enable_thinking) == ("qwen3", True)
-    assert manifest.data.num_train_rows == 900
+    assert manifest.data.num_train_rows == 360
     assert manifest.results["eval_loss"] > 0
     assert manifest.timings["total_s"] > manifest.timings["load_s"] > 0
 

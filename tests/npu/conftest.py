@@ -2,8 +2,9 @@
 
 The device cannot be taken back, and torch would see an accelerator in every other test. Nor can it
 come later: it must be there before the process's first backward pass. So pytest starts itself once
-more for this folder, and each test is reported here as if it had run here. To debug one in a single
-process: DANLU_TESTS_ON_NPU=/dev/null pytest tests/npu -k NAME --pdb
+more for this folder, with a process for each processor, and each test is reported here as if it had
+run here. To debug one in a single process:
+DANLU_TESTS_ON_NPU=/dev/null pytest tests/npu -k NAME --pdb
 """
 
 from __future__ import annotations
@@ -61,13 +62,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.npu)
+            if VARIABLE not in os.environ:
+                # The first of them waits for all; each has its own limit in the other process.
+                item.add_marker(pytest.mark.timeout(0))
             if lacking:
                 item.add_marker(pytest.mark.skip(reason=f"no simulated NPU: {lacking}"))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if VARIABLE in os.environ:
-        with open(os.environ[VARIABLE], "a", encoding="utf-8") as file:
+    # Of several processes each writes what it ran itself; the first one is only told.
+    if VARIABLE in os.environ and not hasattr(report, "node"):
+        name = os.environ[VARIABLE] + os.environ.get("PYTEST_XDIST_WORKER", "")
+        with open(name, "a", encoding="utf-8") as file:
             file.write(json.dumps(report._to_json()) + "\n")
 
 
@@ -105,17 +111,17 @@ def _run(nodes: list[str], root: Path) -> Reports:
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "reports.jsonl"
-        file.touch()
+        file = Path(folder) / "reports"
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *nodes],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_at_once(nodes), *nodes],
             cwd=root,
-            env={**os.environ, VARIABLE: str(file)},
+            env={**_outside_of_xdist(), VARIABLE: str(file)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        lines = file.read_text(encoding="utf-8").splitlines()
+        texts = [part.read_text(encoding="utf-8") for part in Path(folder).iterdir()]
+    lines = "".join(texts).splitlines()
     reports: Reports = {node: [] for node in nodes}
     for line in lines:
         report = pytest.TestReport._from_json(json.loads(line))
@@ -126,6 +132,17 @@ def _run(nodes: list[str], root: Path) -> Reports:
         if not any(report.when == "teardown" for report in reports[node]):
             reports[node].append(_broken(node, done.stdout))
     return reports
+
+
+def _at_once(nodes: list[str]) -> list[str]:
+    """Several files are run on several processors."""
+    files = {node.partition("::")[0] for node in nodes}
+    number = min(len(files), len(os.sched_getaffinity(0)), 4)
+    return ["-n", f"{number}", "--dist", "loadfile"] if number > 1 else []
+
+
+def _outside_of_xdist() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if "PYTEST_XDIST" not in name}
 
 
 def _broken(node: str, output: str) -> pytest.TestReport:

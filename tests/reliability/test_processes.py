@@ -191,7 +191,7 @@ def test_stopped_at_random_moments(place: Place, rounds: int) -> None:
             # Beyond what the metrics hold, which after a hard stop is more than the checkpoint has:
             # else the signal would come before danlu listens.
             metrics = read_metrics(run)
-            step = (metrics[-1]["step"] if metrics else 0) + draw.randint(1, 8)
+            step = (metrics[-1]["step"] if metrics else 0) + draw.randint(1, 3)
             words = words_to_go_on(place, name)
             if stop is None:
                 seconds = stop_by_closing_stdout(words, run, step)

@@ -58,8 +58,23 @@ FAULTS: dict[str, tuple[Fault, bool]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FAULTS)
-@pytest.mark.parametrize("share", [0.0, 1.0], ids=["in the foreground", "behind the training"])
+# One of each kind in each place; the rest in `make soak`.
+USUAL = {(0.0, "dies"), (0.0, "disk full"), (1.0, "I/O error"), (1.0, "full for a moment")}
+
+
+@pytest.mark.parametrize(
+    ("share", "kind"),
+    [
+        pytest.param(
+            share,
+            kind,
+            marks=[pytest.mark.soak] * ((share, kind) not in USUAL),
+            id=f"{place}-{kind}",
+        )
+        for share, place in ((0.0, "in the foreground"), (1.0, "behind the training"))
+        for kind in FAULTS
+    ],
+)
 def test_a_run_with_a_fault_at_any_operation_ends_with_the_same_bits(
     undisturbed: Undisturbed,
     fresh: Callable[[], Path],

@@ -37,7 +37,7 @@ def drawn(curves: LossCurves, colour: str) -> tuple[ElementTree.Element, list[El
     return root, [path for path in root.iter("path") if colour in path.attrib["style"]]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 1e4, allow_nan=False)), max_size=30).map(
         sorted

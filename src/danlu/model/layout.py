@@ -8,6 +8,7 @@ Face's names and shapes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from danlu.model.config import ModelConfig
 
@@ -51,6 +52,7 @@ def projection_module(layer: int, name: str) -> str:
     return f"model.layers.{layer}.{parent}.{name}"
 
 
+@lru_cache(maxsize=1024)  # asked for each of thousands of plans
 def merged_shape(config: ModelConfig, name: str) -> tuple[int, int]:
     """Return (out, in) features of a merged projection such as `qkv_proj`."""
     shapes = [projection_shape(config, part) for part in PROJECTIONS[name]]

@@ -7,6 +7,7 @@ own config.json is used.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from danlu.model.config import ModelConfig
 from danlu.model.layout import layout
@@ -49,6 +50,7 @@ def published_names() -> tuple[str, ...]:
     return tuple(_SHAPES)
 
 
+@lru_cache(maxsize=64)
 def num_parameters(config: ModelConfig) -> int:
     """Count a model's numbers; tied embeddings count once."""
     pieces = (piece for pieces in layout(config).values() for piece in pieces)

@@ -15,7 +15,7 @@ from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import leftovers, start, timeless, train_words, write_rows
 from tests.helpers.waiting import wait_until
 
-STEPS = 120
+STEPS = 60
 RESUME = ("--resume_from_checkpoint", "true")
 # danlu that goes slowly from a step on, well behind the one at which a test disturbs it: where
 # other programs keep all cores busy, the tiny run would be over before the test has seen the step.
@@ -36,7 +36,7 @@ Finetune.run = slowly
 {before}
 sys.exit(main(sys.argv[1:]))
 """
-_MARGIN = 10
+_MARGIN = 5
 
 
 def slow_behind(step: int, before: str = "") -> str:
@@ -55,8 +55,8 @@ class Place:
         assert main(self.words("whole")) == 0
 
     def words(self, name: str, **changes: object) -> list[str]:
-        settings = {"max_steps": STEPS, "save_steps": 20, "save_total_limit": 2}
-        settings |= {"val_size": 4, "eval_steps": 30, "logging_steps": 50, "plot_loss": "false"}
+        settings = {"max_steps": STEPS, "save_steps": 10, "save_total_limit": 2}
+        settings |= {"val_size": 4, "eval_steps": 15, "logging_steps": 25, "plot_loss": "false"}
         return train_words(self.model, self.rows, self.folder / name, **(settings | changes))
 
     def assert_as_if_undisturbed(self, name: str) -> None:
