@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,3 +68,15 @@ def test_it_refers_to_nothing_and_is_the_same_each_time() -> None:
     svg = loss_svg(curves)
     assert svg == loss_svg(curves)
     assert not re.search(r"href|url\(|xmlns|\bid=|font|<style|<defs|<metadata", svg)
+
+
+@pytest.mark.parametrize("draw", ["loss_svg(curves)", "_labelled(curves, 'title')"])
+def test_curves_are_drawn_under_a_jupyter_kernel(draw: str) -> None:
+    """It names a backend that danlu's environment does not have: training failed at its end."""
+    program = (
+        "from danlu.runs.curve import LossCurves, _labelled, loss_svg\n"
+        f"curves = LossCurves(train=[(1, 2.0), (2, 1.0)])\n{draw}"
+    )
+    backend = "module://matplotlib_inline.backend_inline"
+    variables = {**os.environ, "MPLBACKEND": backend}
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True)
