@@ -14,6 +14,7 @@ import pytest
 from tests.helpers.bare_machine import BASE_PYTHON, Machine
 from tests.helpers.driver_tools import write_cann, write_npu_smi, write_nvidia_smi, write_tool
 from tests.helpers.source import ROOT
+from tests.helpers.torch_index import serving_index
 
 
 @pytest.fixture
@@ -68,6 +69,25 @@ def test_a_torch_that_does_not_see_the_card_is_told(machine: Machine) -> None:
     assert "ATTENTION: the driver shows NVIDIA H100" in done.stdout
 
 
+def test_an_index_of_cpu_builds_that_answers_is_taken(machine: Machine) -> None:
+    data = machine.clone / "tools" / "install" / "torch_builds.json"
+    with serving_index("2.13.0", "cpu") as address:
+        text = data.read_text(encoding="utf-8")
+        data.write_text(text.replace("https://download.pytorch.org/whl/cpu", address), "utf-8")
+        done = machine.install(no_proxy="127.0.0.1")
+    assert done.returncode == 0, done.stderr
+    assert f"the CPU build from {address}" in done.stdout
+    assert f"--extra-index-url|{address}" in "|".join(machine.pip_words)
+    assert "torch==2.13.0+cpu\n" in machine.pins
+
+
+def test_it_runs_while_its_own_environment_is_active(machine: Machine) -> None:
+    programs = machine.clone / ".venv" / "bin"
+    (programs / "python3").symlink_to(programs / "python")
+    done = machine.install(PATH=f"{programs}:{machine.tools}")
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_users_words_for_pip_win(machine: Machine) -> None:
     words = "--index-url https://example.com/a,b --no-cache-dir"
     done = machine.install(PIP_ARGS=words)
@@ -95,6 +115,27 @@ def test_a_pair_of_torch_and_torch_npu_is_protected(machine: Machine, tmp_path: 
     assert "torch==2.13.0" not in machine.pins
     assert not [word for word in machine.pip_words if word.startswith("torch")]
     assert f"source {cann}/set_env.sh" in done.stdout
+
+
+def test_a_pair_in_an_environment_is_seen_in_the_one_that_is_made_from_it(tmp_path: Path) -> None:
+    """venv by itself shows only what belongs to the Python below. All is real but the packages."""
+    image = tmp_path / "image"
+    subprocess.run([BASE_PYTHON, "-m", "venv", "--without-pip", str(image)], check=True)
+    (site,) = image.glob("lib/python*/site-packages")
+    for name, version in (("torch", "2.10.0+cpu"), ("torch_npu", "2.10.0.post4")):
+        (site / name).mkdir()
+        (site / name / "__init__.py").touch()
+        about = site / f"{name}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n", encoding="utf-8")
+    machine = Machine(tmp_path)
+    done = machine.install(
+        PYTHON=str(image / "bin" / "python"), PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull
+    )
+    assert "which are here and stay" in done.stdout
+    # It came as far as pip, which may ask nobody.
+    assert "could not be downloaded" in done.stderr
+    assert "torch==2.10.0+cpu\n" in machine.pins
 
 
 def test_without_a_pair_cann_decides_which_is_installed(machine: Machine, tmp_path: Path) -> None:
@@ -219,6 +260,14 @@ def test_what_python_lacks_is_told_with_the_command_and_not_done(
     assert lines[2].startswith("sudo ") == (user != "0" and python is not OLD)
     assert not bare.log.exists(), "nothing was run"
     assert not done.stdout
+
+
+def test_another_installer_of_packages_is_named(bare: Machine) -> None:
+    (bare.tools / "apt-get").unlink()
+    write_tool(bare.tools, "dnf", "")
+    assert "dnf install -y python3 python3-pip" in bare.install().stderr
+    (bare.tools / "dnf").unlink()
+    assert "PYTHON=/path/to/python3 bash " in bare.install().stderr
 
 
 @pytest.mark.parametrize(("answer", "is_run"), [("n\n", False), ("\n", False), ("y\n", True)])
