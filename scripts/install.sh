@@ -20,6 +20,12 @@ say() { # ENGLISH CHINESE
     if in_chinese; then printf '%s\n' "$2"; else printf '%s\n' "$1"; fi >&2
 }
 
+# The environment may be active in this terminal: it is made with the Python below it.
+PATH=":$PATH:"
+PATH=${PATH//":$root/.venv/bin:"/:}
+PATH=${PATH#:}
+export PATH=${PATH%:}
+
 # A Python that is new enough, and not that of the environment which is to be made with it.
 is_usable() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10) or sys.prefix == sys.argv[1])' \

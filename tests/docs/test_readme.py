@@ -75,7 +75,9 @@ def test_commands_run_in_order(
 @pytest.mark.parametrize("page", PAGES)
 def test_make_targets_exist(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     targets = {line.split()[1] for line in commands(page) if line.startswith("make ")}
+    targets |= set(re.findall(r"`make ([\w-]+)", text))
     assert {"demo", "test", "setup"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from collections.abc import Sequence
+from threading import Event
 from typing import Any
 
 import pytest
@@ -16,6 +13,7 @@ import pytest
 from danlu.device.cards import Card, Cards
 from danlu.errors import EnvironmentFault
 from tests.helpers.source import ROOT
+from tests.helpers.torch_index import serving, serving_index
 from tools.install import builds, indexes
 from tools.install.builds import BUILDS, TorchChoice, choose
 from tools.install.environment import pinned_torch
@@ -140,42 +138,6 @@ def test_the_data_holds_for_the_torch_that_is_tested() -> None:
         assert builds._release(pair["torch_npu"]) == pair["torch"]
 
 
-@contextmanager
-def serving(reply: Callable[[BaseHTTPRequestHandler], None]) -> Any:
-    """Answer requests on this machine; gives the address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            reply(self)
-
-        def log_message(self, *_: Any) -> None:
-            """Keep standard error for errors."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def listing(version: str, build: str, python: str | None = None) -> Callable[[Any], None]:
-    """Reply with a page like PyTorch's."""
-    python = python or f"cp3{sys.version_info[1]}"
-    names = [
-        f"torch-{version}%2B{build}-{python}-{python}-manylinux_2_28_{machine}.whl"
-        for machine in ("x86_64", "aarch64")
-    ]
-
-    def reply(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200 if handler.path == "/torch/" else 404)
-        handler.end_headers()
-        handler.wfile.write("".join(f'<a href="/whl/{n}#sha256=0">' for n in names).encode())
-
-    return reply
-
-
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reach this machine's own servers, whatever is set."""
@@ -194,7 +156,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_index_counts_when_it_lists_the_build_for_this_python(
     page: tuple[str, ...], counts: bool
 ) -> None:
-    with serving(listing(*page)) as address:
+    with serving_index(*page) as address:
         nobody = "http://127.0.0.1:9"
         found = indexes.first_listing([nobody, address], TORCH, "cpu")
     assert found == (address if counts else None)

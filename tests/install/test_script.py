@@ -1,8 +1,4 @@
-"""scripts/install.sh on machines that are made up of a folder of programs; no network anywhere.
-
-The environment's Python is a stand-in that writes down what it is asked, and the danlu in it
-answers as a real one does.
-"""
+"""scripts/install.sh on machines that are made up of a folder of programs; no network anywhere."""
 
 from __future__ import annotations
 
@@ -15,82 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.bare_machine import BASE_PYTHON, Machine
 from tests.helpers.driver_tools import write_cann, write_npu_smi, write_nvidia_smi, write_tool
 from tests.helpers.source import ROOT
-
-BASE_PYTHON = str(getattr(sys, "_base_executable", sys.executable))
-COREUTILS = ("bash", "sh", "cat", "readlink", "dirname", "id")
-# Prints the versions it is asked for; pip does what FAKE_PIP says.
-FAKE_PYTHON = """
-printf '%s|' "$@" >> "$FAKE_LOG"; echo >> "$FAKE_LOG"
-case "$1 $2" in
-    -c*) shift 2; for name; do
-            case $name in
-                torch) echo 2.10.0+cpu ;; torch-npu) echo 2.10.0.post4 ;; numpy) echo 1.26.4 ;;
-            esac
-        done ;;
-    "-m pip") eval "$FAKE_PIP" ;;
-esac
-"""
-FAKE_DANLU = """
-case "$*" in
-    "info --json") echo '{"device": "'"$FAKE_DEVICE"': a device"}' ;;
-    generate*) echo "I am the starter." ;;
-esac
-"""
-
-
-class Machine:
-    """A clone of danlu in a folder with a space and Chinese, and what is on PATH."""
-
-    def __init__(self, folder: Path) -> None:
-        self.clone = folder / "新 文件夹" / "dan lu"
-        self.tools = folder / "tools"
-        self.home = folder / "home"
-        self.log = folder / "log"
-        for made in (self.clone / "scripts", self.clone / "tools", self.tools, self.home):
-            made.mkdir(parents=True)
-        shutil.copy(ROOT / "scripts" / "install.sh", self.clone / "scripts")
-        shutil.copytree(ROOT / "tools" / "install", self.clone / "tools" / "install")
-        for name in ("src", "constraints.txt", "pyproject.toml", "README.md", "LICENSE"):
-            (self.clone / name).symlink_to(ROOT / name)
-        for name in COREUTILS:
-            (self.tools / name).symlink_to(str(shutil.which(name)))
-        self.variables = {
-            "PATH": str(self.tools), "HOME": str(self.home), "FAKE_LOG": str(self.log),
-            "FAKE_PIP": "true", "FAKE_DEVICE": "cpu", "DANLU_LANG": "en",
-            "ASCEND_HOME_PATH": str(folder / "no-cann"), "SHELL": "/bin/bash",
-            # Whatever asks the network gets no answer, at once.
-            "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",
-        }  # fmt: skip
-
-    def add_python(self) -> None:
-        """Put a real Python on PATH."""
-        write_tool(self.tools, "python3", f'exec "{BASE_PYTHON}" "$@"\n')
-
-    def add_environment(self) -> None:
-        """Put a stand-in for .venv in its place."""
-        programs = self.clone / ".venv" / "bin"
-        write_tool(programs, "python", FAKE_PYTHON)
-        write_tool(programs, "danlu", FAKE_DANLU)
-
-    def install(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run the script from another folder."""
-        return subprocess.run(
-            ["bash", str(self.clone / "scripts" / "install.sh"), *words],
-            env=self.variables | variables, cwd="/", capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    @property
-    def pip_words(self) -> list[str]:
-        """What the last pip was called with."""
-        lines = self.log.read_text(encoding="utf-8").splitlines()
-        return next(line for line in reversed(lines) if line.startswith("-m|pip|")).split("|")
-
-    @property
-    def pins(self) -> str:
-        """What pip was held to."""
-        return (self.clone / ".venv" / "constraints.txt").read_text(encoding="utf-8")
+from tests.helpers.torch_index import serving_index
 
 
 @pytest.fixture
@@ -145,6 +69,25 @@ def test_a_torch_that_does_not_see_the_card_is_told(machine: Machine) -> None:
     assert "ATTENTION: the driver shows NVIDIA H100" in done.stdout
 
 
+def test_an_index_of_cpu_builds_that_answers_is_taken(machine: Machine) -> None:
+    data = machine.clone / "tools" / "install" / "torch_builds.json"
+    with serving_index("2.13.0", "cpu") as address:
+        text = data.read_text(encoding="utf-8")
+        data.write_text(text.replace("https://download.pytorch.org/whl/cpu", address), "utf-8")
+        done = machine.install(no_proxy="127.0.0.1")
+    assert done.returncode == 0, done.stderr
+    assert f"the CPU build from {address}" in done.stdout
+    assert f"--extra-index-url|{address}" in "|".join(machine.pip_words)
+    assert "torch==2.13.0+cpu\n" in machine.pins
+
+
+def test_it_runs_while_its_own_environment_is_active(machine: Machine) -> None:
+    programs = machine.clone / ".venv" / "bin"
+    (programs / "python3").symlink_to(programs / "python")
+    done = machine.install(PATH=f"{programs}:{machine.tools}")
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_users_words_for_pip_win(machine: Machine) -> None:
     words = "--index-url https://example.com/a,b --no-cache-dir"
     done = machine.install(PIP_ARGS=words)
@@ -172,6 +115,27 @@ def test_a_pair_of_torch_and_torch_npu_is_protected(machine: Machine, tmp_path: 
     assert "torch==2.13.0" not in machine.pins
     assert not [word for word in machine.pip_words if word.startswith("torch")]
     assert f"source {cann}/set_env.sh" in done.stdout
+
+
+def test_a_pair_in_an_environment_is_seen_in_the_one_that_is_made_from_it(tmp_path: Path) -> None:
+    """venv by itself shows only what belongs to the Python below. All is real but the packages."""
+    image = tmp_path / "image"
+    subprocess.run([BASE_PYTHON, "-m", "venv", "--without-pip", str(image)], check=True)
+    (site,) = image.glob("lib/python*/site-packages")
+    for name, version in (("torch", "2.10.0+cpu"), ("torch_npu", "2.10.0.post4")):
+        (site / name).mkdir()
+        (site / name / "__init__.py").touch()
+        about = site / f"{name}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n", encoding="utf-8")
+    machine = Machine(tmp_path)
+    done = machine.install(
+        PYTHON=str(image / "bin" / "python"), PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull
+    )
+    assert "which are here and stay" in done.stdout
+    # It came as far as pip, which may ask nobody.
+    assert "could not be downloaded" in done.stderr
+    assert "torch==2.10.0+cpu\n" in machine.pins
 
 
 def test_without_a_pair_cann_decides_which_is_installed(machine: Machine, tmp_path: Path) -> None:
@@ -296,6 +260,14 @@ def test_what_python_lacks_is_told_with_the_command_and_not_done(
     assert lines[2].startswith("sudo ") == (user != "0" and python is not OLD)
     assert not bare.log.exists(), "nothing was run"
     assert not done.stdout
+
+
+def test_another_installer_of_packages_is_named(bare: Machine) -> None:
+    (bare.tools / "apt-get").unlink()
+    write_tool(bare.tools, "dnf", "")
+    assert "dnf install -y python3 python3-pip" in bare.install().stderr
+    (bare.tools / "dnf").unlink()
+    assert "PYTHON=/path/to/python3 bash " in bare.install().stderr
 
 
 @pytest.mark.parametrize(("answer", "is_run"), [("n\n", False), ("\n", False), ("y\n", True)])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -147,3 +150,15 @@ def test_without_a_font_for_them_the_words_are_english(
         curve._font_for.cache_clear()
     assert words_of(tmp_path / "loss.svg").count("danlu") == 1
     assert "loss (nats per token)" in words_of(tmp_path / "loss.svg")
+
+
+@pytest.mark.parametrize("draw", ["loss_svg(curves)", "_labelled(curves, 'title')"])
+def test_curves_are_drawn_under_a_jupyter_kernel(draw: str) -> None:
+    """It names a backend that danlu's environment does not have: training failed at its end."""
+    program = (
+        "from danlu.runs.curve import LossCurves, _labelled, loss_svg\n"
+        f"curves = LossCurves(train=[(1, 2.0), (2, 1.0)])\n{draw}"
+    )
+    backend = "module://matplotlib_inline.backend_inline"
+    variables = {**os.environ, "MPLBACKEND": backend}
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True)

@@ -11,7 +11,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from danlu.errors import CapacityError, DanluError, EnvironmentFault
 from danlu.files.units import GIB, readable_bytes
@@ -33,7 +35,7 @@ _NO_NETWORK = (
 )  # fmt: skip
 # Prints the versions that an environment has of what it is asked for.
 _VERSIONS = (
-    "import sys\nfrom importlib import metadata\n"
+    "import sys, pip\nfrom importlib import metadata\n"
     "for name in sys.argv[1:]:\n"
     "    try: print(metadata.version(name))\n"
     "    except metadata.PackageNotFoundError: print('-')\n"
@@ -60,29 +62,41 @@ def make_environment(choice: TorchChoice) -> None:
     """Create .venv where it is missing; raise EnvironmentFault where it cannot be used."""
     if not FOLDER.exists():
         print(_("creating {folder}").format(folder=FOLDER), flush=True)
-        options = ["--system-site-packages"] if choice.sees_system else []
-        made = _run([sys.executable, "-m", "venv", *options, str(FOLDER)])
-        if made.returncode != 0:
-            shutil.rmtree(FOLDER, ignore_errors=True)
-            raise EnvironmentFault(
-                _("The environment {folder} could not be created.").format(folder=FOLDER),
-                why=_last_line(made.stdout + made.stderr),
-                fix=_("Install Python's venv (python3-venv on Debian and Ubuntu), then: {command}")
-                .format(command=AGAIN),
-            )  # fmt: skip
-    named = list(choice.pins) if choice.sees_system else []
-    asked = _run([str(PYTHON), "-c", _VERSIONS, *named])
-    seen = asked.stdout.split()
-    if asked.returncode != 0 or seen != [choice.pins[name] for name in named]:
+        _create(sees_system=choice.sees_system)
+    kept = ("torch", "torch-npu") if choice.sees_system else ()
+    asked = _run([str(PYTHON), "-c", _VERSIONS, *kept])
+    why = ""
+    if asked.returncode != 0:
+        why = _("It is damaged: {reason}").format(reason=_last_line(asked.stderr))
+    elif asked.stdout.split() != [choice.pins[name] for name in kept]:
+        why = _("It does not have torch {torch} of {python}, since it was made without.").format(
+            torch=choice.pins["torch"], python=sys.executable
+        )
+    if why:
         raise EnvironmentFault(
             _("The environment {folder} cannot be used.").format(folder=FOLDER),
-            why=_("It does not have torch {torch} of {python}, since it was made without.").format(
-                torch=choice.pins.get("torch"), python=sys.executable
-            )
-            if asked.returncode == 0
-            else _("Its Python does not start: {reason}").format(reason=_last_line(asked.stderr)),
+            why=why,
             fix=f"rm -r {shlex.quote(str(FOLDER))}; {AGAIN}",
         )
+
+
+def _create(*, sees_system: bool) -> None:
+    options = ["--system-site-packages"] if sees_system else []
+    made = _run([sys.executable, "-m", "venv", *options, str(FOLDER)])
+    if made.returncode != 0:
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        raise EnvironmentFault(
+            _("The environment {folder} could not be created.").format(folder=FOLDER),
+            why=_last_line(made.stdout + made.stderr),
+            fix=_(
+                "Install Python's venv (python3-venv on Debian and Ubuntu), then: {command}"
+            ).format(command=AGAIN),
+        )
+    if sees_system and sys.prefix != sys.base_prefix:
+        # venv shows only what belongs to the Python below; this one is an environment itself.
+        own = sysconfig.get_path("purelib", vars={"base": str(FOLDER)})
+        above = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+        (Path(own) / "above.pth").write_text("\n".join(above) + "\n", encoding="utf-8")
 
 
 def write_pins(pins: Mapping[str, str]) -> None:

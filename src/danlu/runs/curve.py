@@ -8,6 +8,7 @@ language where this machine has a font for it. matplotlib is loaded only to draw
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,9 +80,9 @@ def loss_svg(curves: LossCurves) -> str:
     It holds no identifiers, references, fonts or styles for other elements, and no words: they are
     the page's, in its language. The colours are TRAIN, SMOOTHED, HELD_OUT and GRID.
     """
+    figure, axes = _plotted(curves, width=12.5, height=4.6)
     import matplotlib
 
-    figure, axes = _plotted(curves, width=12.5, height=4.6)
     figure.set_frameon(False)
     axes.set_frame_on(False)
     axes.grid(visible=False, axis="x")
@@ -137,6 +138,9 @@ def _font_for(text: str) -> str | None:
 
 def _plotted(curves: LossCurves, *, width: float, height: float) -> tuple[Figure, Axes]:
     """Plot the curves that have points. width, height: inches."""
+    # A Jupyter kernel names a way to show pictures that only its own Python has, and with it
+    # matplotlib would not load. Nothing is shown here.
+    os.environ.pop("MPLBACKEND", None)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
