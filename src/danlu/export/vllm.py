@@ -25,7 +25,7 @@ from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.peft_files import merge_it_first
 from danlu.lora.stored import StoredAdapter
-from danlu.reasons import reason_of
+from danlu.reasons import as_sentence, reason_of
 
 EXECUTABLE = "vllm"
 # The values that --max-lora-rank takes.
@@ -130,7 +130,7 @@ def _check_template(folder: Path) -> None:
     except (ValueError, AttributeError) as problem:
         raise DataError(
             _("{path} cannot be used.").format(path=path),
-            why=reason_of(problem),
+            why=as_sentence(reason_of(problem)),
             fix=_("Download the model's files again, or correct the file."),
         ) from problem
     if not found and not (folder / "chat_template.jinja").is_file():
@@ -151,7 +151,7 @@ def _common_prompting(server: VllmServer, sources: Mapping[str, AdapterSource]) 
     if len(found) > 1:
         raise UsageError(
             _("The adapters were not trained to be prompted alike."),
-            why=_("vLLM has one default for all: {list}").format(
+            why=_("VLLM has one default for all: {list}.").format(
                 list="; ".join(
                     f"{name}: {prompting.template}, {prompting.enable_thinking}"
                     for name, prompting in trained.items()

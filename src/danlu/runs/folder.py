@@ -100,8 +100,8 @@ def _movable(path: Path) -> Path:
     real = path.resolve()
     if Path.cwd().is_relative_to(real) or Path.home().resolve().is_relative_to(real):
         raise UsageError(
-            _("The folder {path} is not moved away").format(path=path),
-            why=_("it holds your home or the folder you are working in"),
+            _("The folder {path} is not moved away.").format(path=path),
+            why=_("It holds your home or the folder you are working in."),
             fix=_("choose another --output_dir"),
         )
     return real
@@ -109,8 +109,8 @@ def _movable(path: Path) -> Path:
 
 def _not_empty(path: Path) -> UsageError:
     return UsageError(
-        _("The output folder {path} is not empty").format(path=path),
-        why=_("a new run would mix its files with those already there"),
+        _("The output folder {path} is not empty.").format(path=path),
+        why=_("A new run would mix its files with those already there."),
         fix=_(
             "add --resume_from_checkpoint true to go on with that run, "
             "or --overwrite_output_dir to move it to {trash} and start anew"
