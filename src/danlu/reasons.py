@@ -220,6 +220,14 @@ def reason_of(fault: BaseException) -> str:
     return library_reason(str(fault).strip().partition("\n")[0] or type(fault).__name__)
 
 
+def as_sentence(reason: str) -> str:
+    """Make a sentence of a reason, for a line of its own."""
+    text = reason.rstrip(".。")
+    if re.match("[a-z]+ ", text):  # a word; names of fields stay as they are written
+        text = text[0].upper() + text[1:]
+    return _("{reason}.").format(reason=text)
+
+
 def library_reason(words: str) -> str:
     """Say in the chosen language what a library has said; what is not known is quoted.
 

@@ -1,4 +1,7 @@
-"""docs/data.md: every example is read, and every message stands there as danlu gives it."""
+"""docs/data.md: every example is read, and every message stands there as danlu gives it.
+
+Its Chinese twin has the same examples (test_twins.py) and the messages in Chinese.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from danlu.data.findings import Finding
 from danlu.data.formats.format import DEFAULT_COLUMNS, DEFAULT_TAGS
 from danlu.data.reading.rows import READERS
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "data.md").read_text(encoding="utf-8")
+CHINESE_PAGE = (DOCS / "data.zh-CN.md").read_text(encoding="utf-8")
 
 
 def answered(keys: str) -> str:
@@ -97,11 +102,9 @@ def test_every_example_is_read(tmp_path: Path) -> None:
 
 
 def test_every_type_and_name_is_mentioned() -> None:
-    for suffix in READERS:
-        assert f"`{suffix}`" in PAGE
-    for names in (*DEFAULT_COLUMNS.values(), *DEFAULT_TAGS.values()):
-        for name in names:
-            assert f"`{name}`" in PAGE
+    names = {n for table in (*DEFAULT_COLUMNS.values(), *DEFAULT_TAGS.values()) for n in table}
+    for page in (PAGE, CHINESE_PAGE):
+        assert not [name for name in (*READERS, *names) if f"`{name}`" not in page]
 
 
 @pytest.mark.parametrize(("wrong", "name", "content"), BROKEN, ids=[case[0] for case in BROKEN])
@@ -111,6 +114,11 @@ def test_every_message_is_the_one_shown(
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     (data,) = find_datasets(name, tmp_path, max_samples=None, seed=42)
-    *_rows, finding = data.rows()
-    assert isinstance(finding, Finding)
-    assert f"- {wrong}: `{finding}`\n" in PAGE
+    for language, line, page in (
+        ("en", f"- {wrong}: `{{}}`\n", PAGE),
+        ("zh", "：`{}`\n", CHINESE_PAGE),
+    ):
+        monkeypatch.setenv("DANLU_LANG", language)
+        *_rows, finding = data.rows()
+        assert isinstance(finding, Finding)
+        assert line.format(finding) in page

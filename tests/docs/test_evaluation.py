@@ -1,4 +1,7 @@
-"""docs/evaluation.md: its commands run in order, and the figures and files it names are there."""
+"""docs/evaluation.md: its commands run in order, and the figures and files it names are there.
+
+Its Chinese twin has the same commands (test_twins.py).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from danlu.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+CHINESE_PAGE = (ROOT / "docs" / "evaluation.zh-CN.md").read_text(encoding="utf-8")
 
 
 def test_commands_run_in_order(
@@ -32,8 +36,9 @@ def test_commands_run_in_order(
         assert (tmp_path / "my-run" / name).is_file()
     results = json.loads((tmp_path / "scores" / "predict_results.json").read_text("utf-8"))
     assert results["predict_loss"] < printed["predict_loss"]
-    table = "".join(line for line in PAGE.splitlines() if line.startswith("| `"))
-    named = set(re.findall(r"`(predict_[\w-]+)`", table)) | {"predict_rouge-2", "predict_rouge-l"}
-    missing = {name for name in results if name.startswith("predict_")} - named
-    assert missing == {"predict_tokens", "predict_samples", "predict_runtime"}
-    assert named <= results.keys()
+    for page in (PAGE, CHINESE_PAGE):
+        table = "".join(line for line in page.splitlines() if line.startswith("| `"))
+        named = {*re.findall(r"`(predict_[\w-]+)`", table), "predict_rouge-2", "predict_rouge-l"}
+        missing = {name for name in results if name.startswith("predict_")} - named
+        assert missing == {"predict_tokens", "predict_samples", "predict_runtime"}
+        assert named <= results.keys()

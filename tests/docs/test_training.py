@@ -1,4 +1,7 @@
-"""docs/training.md: its commands run, and what it says is in the output folder is there."""
+"""docs/training.md: its commands run, and what it says is in the output folder is there.
+
+Its Chinese twin has the same commands and figures (test_twins.py).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from danlu.train.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+CHINESE_PAGE = (ROOT / "docs" / "training.zh-CN.md").read_text(encoding="utf-8")
 
 
 def test_commands_run_and_leave_the_files_that_the_page_names(
@@ -35,16 +39,16 @@ def test_commands_run_and_leave_the_files_that_the_page_names(
         # What a preset does in many steps it does in two.
         fewer = ["--max_steps", "2"] if "--preset" in line else []
         assert main([*shlex.split(line)[1:], *fewer]) == 0, line
-    section = PAGE.partition("## What is in the output folder")[2]
-    named = {
-        name.rstrip("/")
-        for row in section.splitlines()
-        if row.startswith("| `")
-        for name in re.findall(r"`([\w.-]+/?)`", row.split("|")[1])
-    }
-    assert len(named) >= 18
     present = {path.name for path in (tmp_path / "my-run").iterdir()}
-    assert {name.replace("checkpoint-N", "checkpoint-20") for name in named} <= present
+    for page in (PAGE, CHINESE_PAGE):
+        named = {
+            name.rstrip("/")
+            for row in page.rpartition("\n## ")[2].splitlines()
+            if row.startswith("| `")
+            for name in re.findall(r"`([\w.-]+/?)`", row.split("|")[1])
+        }
+        assert len(named) >= 18
+        assert {name.replace("checkpoint-N", "checkpoint-20") for name in named} <= present
 
 
 def test_the_table_of_presets_is_that_of_the_settings() -> None:

@@ -51,7 +51,7 @@ def test_a_full_disk_says_how_much_was_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk, "DISK", RefusingDisk(errno.ENOSPC, "write"))
-    with pytest.raises(CapacityError, match=r"at least 4\.9 KiB are needed"):
+    with pytest.raises(CapacityError, match=r"At least 4\.9 KiB are needed"):
         atomic_write(tmp_path / "a", bytes(5000))
 
 

@@ -44,7 +44,7 @@ def test_another_process_is_named_and_its_death_frees_the_folder(tmp_path: Path)
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UsageError, match=f"process {other.pid} is writing"):
+        with pytest.raises(UsageError, match=f"Process {other.pid} is writing"):
             FolderLock(tmp_path)
         other.kill()
         other.wait()
@@ -53,7 +53,7 @@ def test_another_process_is_named_and_its_death_frees_the_folder(tmp_path: Path)
 
 @pytest.mark.usefixtures("_file_system")
 def test_held_until_released(tmp_path: Path) -> None:
-    with FolderLock(tmp_path), pytest.raises(UsageError, match=f"process {os.getpid()} "):
+    with FolderLock(tmp_path), pytest.raises(UsageError, match=f"Process {os.getpid()} "):
         FolderLock(tmp_path)
     FolderLock(tmp_path).release()
 

@@ -109,7 +109,7 @@ def test_every_setting_is_explained_in_chinese(cls: type[Settings]) -> None:
 def test_an_error_is_three_chinese_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "没有 trian 这个命令"
+    assert lines[0] == "没有 trian 这个命令。"
     assert lines[1].startswith("可用的命令有：demo, ")
     assert lines[2] == "您是不是想运行 danlu train？"
     assert len(lines) == 3

@@ -113,7 +113,7 @@ def test_all_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> None:
     file.write_text("rnak: 4\nuse_dora: true\nzzzzzz: 1\n", encoding="utf-8")
     with pytest.raises(UsageError) as caught:
         resolve(Example, [str(file), "--pakcing", "--use_dora", "false", "--nmae=x"], {})
-    assert caught.value.what.endswith(": pakcing, nmae, rnak, zzzzzz")
+    assert caught.value.what.endswith(": pakcing, nmae, rnak, zzzzzz.")
     pakcing, nmae, rnak, zzzzzz = caught.value.why.splitlines()
     assert "command line" in pakcing
     assert "did you mean packing?" in pakcing

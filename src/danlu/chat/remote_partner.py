@@ -104,7 +104,7 @@ def connect(settings: ChatSettings) -> tuple[RemotePartner, str]:
     if not voices or (wanted is not None and wanted not in voices):
         raise UsageError(
             _("The server at {url} has no model {name}.").format(url=dialog.url, name=wanted),
-            why=_("There are: {names}").format(names=", ".join(voices)),
+            why=_("There are: {names}.").format(names=", ".join(voices)),
             fix=f"--model {voices[0] if voices else 'NAME'}",
         )
     return RemotePartner(dialog, voices), wanted or voices[0]

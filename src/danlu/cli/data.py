@@ -58,8 +58,8 @@ def run(argv: Sequence[str]) -> int:
     actions = {"check": _check, "preview": _preview}
     if action not in actions:
         raise UsageError(
-            _("There is no command danlu data {name}").format(name=action),
-            why=_("the commands are: {names}").format(names=", ".join(actions)),
+            _("There is no command danlu data {name}.").format(name=action),
+            why=_("The commands are: {names}.").format(names=", ".join(actions)),
             fix="danlu data check rows.jsonl",
         )
     return actions[action](_joined_names(argv[1:]))

@@ -26,7 +26,7 @@ from danlu.errors import (
 )
 from danlu.language import _, wrapped
 from danlu.program import COMMANDS, as_typed
-from danlu.reasons import library_reason, reason_of
+from danlu.reasons import as_sentence, library_reason, reason_of
 
 _FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
 
@@ -113,8 +113,8 @@ def _unknown(name: str) -> UsageError:
         )
     near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
     return UsageError(
-        _("There is no command {name}").format(name=name),
-        why=_("the commands are: {names}").format(names=", ".join(COMMANDS)),
+        _("There is no command {name}.").format(name=name),
+        why=_("The commands are: {names}.").format(names=", ".join(COMMANDS)),
         fix=_("did you mean danlu {name}?").format(name=near[0]) if near else _("see danlu --help"),
     )
 
@@ -128,7 +128,7 @@ def _ending(fault: BaseException) -> tuple[str, int]:
     if isinstance(fault, Exception) and _is_out_of_memory(fault):
         full = CapacityError(
             _("The memory ran out."),
-            why=reason_of(fault),
+            why=as_sentence(reason_of(fault)),
             fix=_(
                 "End other programs, or take a smaller model, shorter texts, --quantization int8"
             ),
@@ -136,7 +136,7 @@ def _ending(fault: BaseException) -> tuple[str, int]:
         return str(full), full.exit_code
     lines = (
         _("danlu made a mistake: {kind}").format(kind=type(fault).__name__),
-        library_reason(str(fault).strip()) or _("no further detail"),
+        library_reason(str(fault).strip()) or _("No further detail."),
         _("run the command again with --debug and report what it prints"),
     )
     return "\n".join(lines), EXIT_BUG

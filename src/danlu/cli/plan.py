@@ -124,18 +124,18 @@ def _memory_table(plan: Plan) -> list[str]:
     rows = [
         (_("program and drivers"), memory.process, ""),
         (_("weights"), memory.weights, ""),
-        (_("trained numbers, their gradients and moments"), memory.trained, ""),
+        (_("trained numbers, gradients, moments"), memory.trained, ""),
         (
             _("kept for the backward pass"),
             memory.activations,
-            _("{tokens} tokens, recomputation: {recompute}").format(
+            _("{tokens} tokens, {recompute}").format(
                 tokens=plan.heaviest.tokens, recompute=step_plan.recompute
             ),
         ),
         (
             _("loss or one layer at work"),
             memory.working,
-            _("loss in chunks of {rows} rows").format(rows=step_plan.chunk_rows),
+            _("{rows} rows at a time").format(rows=step_plan.chunk_rows),
         ),
         (_("lost between allocations"), memory.slack, ""),
         (_("together, at the peak"), memory.total, ""),

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from danlu.dialog.events import End, Event, Text, Thought, Usage
 from danlu.errors import DataError, EnvironmentFault, UsageError
 from danlu.language import _
-from danlu.reasons import reason_of
+from danlu.reasons import as_sentence, reason_of
 from danlu.text.parse import Parser
 
 _MOST_LINE_BYTES = 1 << 20
@@ -129,7 +129,7 @@ class ServerDialog:
                         raise self._refused(response.status, response.read(_MOST_LINE_BYTES))
                     yield response
         except (OSError, http.client.HTTPException) as fault:
-            raise self._broken(reason_of(fault)) from fault
+            raise self._broken(as_sentence(reason_of(fault))) from fault
 
     def _refused(self, status: int, content: bytes) -> EnvironmentFault:
         try:

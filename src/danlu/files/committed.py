@@ -29,7 +29,7 @@ from danlu.files.leftovers import clean_leftovers, locked, remove_any, temporary
 from danlu.files.os_errors import explained, readable
 from danlu.files.regular import read_regular
 from danlu.language import _
-from danlu.reasons import reason_of
+from danlu.reasons import as_sentence, reason_of
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -160,7 +160,7 @@ def verify(path: Path) -> tuple[str, ...]:
 
 def _check(file: Path, entry: dict[str, Any]) -> None:
     if not file.exists():
-        raise _damaged(file, _("the file is missing"))
+        raise _damaged(file, _("The file is missing."))
     size = file.stat().st_size
     if size != entry.get("size"):
         raise _damaged(
@@ -225,7 +225,7 @@ def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     file = path / MANIFEST
     with readable(file):
         if not file.exists():
-            raise _damaged(file, _("the file is missing"))
+            raise _damaged(file, _("The file is missing."))
         data = read_regular(file, most_bytes=MOST_BYTES)
     try:
         manifest = parsed(data)
@@ -253,8 +253,8 @@ def _is_plain(name: str) -> bool:
 
 def _damaged(file: Path, why: str) -> DataError:
     return DataError(
-        _("{path} is damaged or incomplete").format(path=file),
-        why=why,
+        _("{path} is damaged or incomplete.").format(path=file),
+        why=as_sentence(why),
         fix=_("use another copy of the folder {folder}, or make it again").format(
             folder=file.parent
         ),

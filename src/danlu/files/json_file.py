@@ -18,7 +18,7 @@ from danlu.errors import DataError
 from danlu.files.os_errors import readable
 from danlu.files.regular import read_regular
 from danlu.language import _
-from danlu.reasons import reason_of
+from danlu.reasons import as_sentence, reason_of
 
 # The weight index of a model of 200 shards has 100 KB.
 MOST_BYTES = 16 << 20
@@ -120,7 +120,9 @@ def read_json_file(path: Path, *, fix: str) -> JsonFile:
     try:
         fields = parsed(content)
     except ValueError as problem:
-        raise JsonFile(path=path, fields={}, fix=fix).broken(reason_of(problem)) from problem
+        raise JsonFile(path=path, fields={}, fix=fix).broken(
+            as_sentence(reason_of(problem))
+        ) from problem
     if not isinstance(fields, dict):
         raise JsonFile(path=path, fields={}, fix=fix).broken(_("The file holds no JSON object."))
     return JsonFile(path=path, fields=fields, fix=fix)

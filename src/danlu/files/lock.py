@@ -141,8 +141,8 @@ def _opened(path: Path, flags: int) -> int:
 
 def _foreign_lock(path: Path) -> UsageError:
     return UsageError(
-        _("The folder {path} is not used").format(path=path.parent),
-        why=_("its lock file {name} is a link or no file; danlu did not make it").format(
+        _("The folder {path} is not used.").format(path=path.parent),
+        why=_("Its lock file {name} is a link or no file; danlu did not make it.").format(
             name=path.name
         ),
         fix=f"rm {shlex.quote(str(path))}",
@@ -169,16 +169,16 @@ def _write_holder(handle: int) -> None:
 
 
 def _in_use(folder: Path, holder: Holder | None) -> UsageError:
-    what = _("The folder {path} is in use").format(path=folder)
+    what = _("The folder {path} is in use.").format(path=folder)
     if holder is None or holder.pid is None:
         return UsageError(
             what,
-            why=_("a process is writing to it that cannot be seen from here"),
+            why=_("A process is writing to it that cannot be seen from here."),
             fix=_("wait until it ends, stop it where it runs, or choose another folder"),
         )
     return UsageError(
         what,
-        why=_("process {pid} is writing to it").format(pid=holder.pid),
+        why=_("Process {pid} is writing to it.").format(pid=holder.pid),
         fix=_("wait until it ends, stop it (kill {pid}), or choose another folder").format(
             pid=holder.pid
         ),

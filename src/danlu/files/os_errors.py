@@ -48,8 +48,8 @@ def require_free(path: Path, needed_bytes: int) -> None:
 def disk_full(path: Path, needed_bytes: int) -> CapacityError:
     """Describe a full disk; `needed_bytes` is what the write asks for, as far as known."""
     return CapacityError(
-        _("No space left on the disk to write {path}").format(path=path),
-        why=_("at least {needed} are needed, {free} are free").format(
+        _("No space left on the disk to write {path}.").format(path=path),
+        why=_("At least {needed} are needed, {free} are free.").format(
             needed=readable_bytes(needed_bytes), free=readable_bytes(free_bytes(path))
         ),
         fix=_("free some space, or choose a folder on another disk, and run the command again"),
@@ -61,18 +61,18 @@ def explain(fault: OSError, path: Path, needed_bytes: int = 0) -> DanluError:
     if fault.errno in _FULL:
         return disk_full(path, needed_bytes)
     kind: type[DanluError] = EnvironmentFault
-    what = _("Cannot write {path}").format(path=path)
+    what = _("Cannot write {path}.").format(path=path)
     if fault.errno in _REFUSED:
-        why = _("the system refuses: {detail}")
+        why = _("The system refuses: {detail}.")
         fix = _("choose a folder you may write to, or change its permissions (ls -ld {folder})")
     elif fault.errno in _BAD_PATH:
         kind = UsageError
-        why = _("the path cannot be used: {detail}")
+        why = _("The path cannot be used: {detail}.")
         fix = _(
             "give another path: here a folder is missing, or a file is where a folder should be"
         )
     else:
-        why = _("the system reports: {detail}")
+        why = _("The system reports: {detail}.")
         fix = _("check the disk (df -h {folder}; dmesg | tail) and run the command again")
     why = why.format(detail=system_reason(fault))
     return kind(what, why=why, fix=fix.format(folder=path.parent))
@@ -96,8 +96,8 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        what = _("Cannot read {path}").format(path=path)
-        why = _("the system reports: {detail}").format(detail=system_reason(fault))
+        what = _("Cannot read {path}.").format(path=path)
+        why = _("The system reports: {detail}.").format(detail=system_reason(fault))
         if fault.errno in (*_LOST, *_BAD_PATH):
             fix = _("check the disk (dmesg | tail), and use another copy of this file")
             raise DataError(what, why=why, fix=fix) from fault

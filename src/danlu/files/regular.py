@@ -41,8 +41,8 @@ def read_regular(path: Path, *, most_bytes: int) -> bytes:
     if len(content) <= most_bytes:
         return content
     raise DataError(
-        _("Cannot read {path}").format(path=path),
-        why=_("it is larger than {size} MiB, the most that such a file may hold").format(
+        _("Cannot read {path}.").format(path=path),
+        why=_("It is larger than {size} MiB, the most that such a file may hold.").format(
             size=most_bytes >> 20
         ),
         fix=_("use another copy of this file, from where it was made"),
@@ -58,7 +58,7 @@ def _not_regular(path: Path, mode: int) -> DataError:
         stat.S_IFDIR: _("a folder"),
     }
     return DataError(
-        _("Cannot read {path}").format(path=path),
-        why=_("it is {kind}, not a file").format(kind=kinds.get(stat.S_IFMT(mode), "?")),
+        _("Cannot read {path}.").format(path=path),
+        why=_("It is {kind}, not a file.").format(kind=kinds.get(stat.S_IFMT(mode), "?")),
         fix=_("put a file in its place: ls -lL {path}").format(path=shlex.quote(str(path))),
     )

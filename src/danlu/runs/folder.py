@@ -100,8 +100,8 @@ def _movable(path: Path) -> Path:
     real = path.resolve()
     if Path.cwd().is_relative_to(real) or Path.home().resolve().is_relative_to(real):
         raise UsageError(
-            _("The folder {path} is not moved away").format(path=path),
-            why=_("it holds your home or the folder you are working in"),
+            _("The folder {path} is not moved away.").format(path=path),
+            why=_("It holds your home or the folder you are working in."),
             fix=_("choose another --output_dir"),
         )
     return real
@@ -118,7 +118,7 @@ def _not_empty(path: Path) -> UsageError:
             "{trash}"
         )
     return UsageError(
-        _("The output folder {path} is not empty").format(path=path),
-        why=_("a new run would mix its files with those already there"),
+        _("The output folder {path} is not empty.").format(path=path),
+        why=_("A new run would mix its files with those already there."),
         fix=fix.format(trash=path.parent / TRASH),
     )

@@ -153,8 +153,8 @@ def read_manifest(folder: Path) -> RunManifest:
     file = folder / RUN_FILE
     if not is_run(folder):
         raise UsageError(
-            _("{path} is not a run of danlu").format(path=folder),
-            why=_("it has no file {name}").format(name=RUN_FILE),
+            _("{path} is not a run of danlu.").format(path=folder),
+            why=_("It has no file {name}.").format(name=RUN_FILE),
             fix=_("give the output_dir of a `danlu train` command"),
         )
     fix = _("if a newer danlu wrote it, update danlu; otherwise start the run again")

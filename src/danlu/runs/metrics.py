@@ -104,11 +104,11 @@ def _parse(file: Path, number: int, line: bytes) -> dict[str, Any]:
         record = parsed(line)
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             return record
-        why = _("it is not an object with a step")
+        why = _("It is not an object with a step.")
     except ValueError as fault:
         why = reason_of(fault)
     raise DataError(
-        _("{place} is damaged").format(place=f"{file}:{number}"),
+        _("{place} is damaged.").format(place=f"{file}:{number}"),
         why=why,
         fix=_("remove that line from the file"),
     )

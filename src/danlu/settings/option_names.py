@@ -48,8 +48,8 @@ class Refusals:
 
     def add(self, name: str, origin: str, *, what: str, fix: str, detail: str = "") -> None:
         """Note one setting."""
-        why = _("it is given in: {origin}").format(origin=shown_origin(origin))
-        why = f"{why}; {detail}" if detail else why
+        why = _("It is given in: {origin}; {detail}.") if detail else _("It is given in: {origin}.")
+        why = why.format(origin=shown_origin(origin), detail=detail)
         self.found.append(Refused(name=name, origin=origin, what=what, why=why, fix=fix))
 
     def check(self) -> None:
@@ -61,7 +61,7 @@ class Refusals:
             names = ", ".join(dict.fromkeys(refused.name for refused in self.found))
             lines = [f"{shown_origin(r.origin)}: {r.what}; {as_typed(r.fix)}" for r in self.found]
             raise UsageError(
-                _("Some settings cannot be used: {names}").format(names=names),
+                _("Some settings cannot be used: {names}.").format(names=names),
                 why=tuple(dict.fromkeys(lines)),
                 fix=_("change or remove them; add --help to the command to see all settings"),
             )

@@ -141,20 +141,20 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
     key = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "missing":
         return UsageError(
-            _("The setting {name} is missing").format(name=key),
+            _("The setting {name} is missing.").format(name=key),
             why=_(names.options[key].help),
             fix=_("add --{name} VALUE").format(name=key),
         )
     if key not in given:  # a rule about several settings, written by us as a whole sentence
         return UsageError(
-            _("The settings do not fit together"),
+            _("The settings do not fit together."),
             why=first["msg"].removeprefix("Value error, "),
             fix=_("change one of them; add --print_settings to see every value and its origin"),
         )
     shown = _shown(given[key].value)
     return UsageError(
-        _("The value {value} does not suit {name}").format(value=repr(shown), name=key),
-        why=_("it is given in: {origin}; {detail}").format(
+        _("The value {value} does not suit {name}.").format(value=repr(shown), name=key),
+        why=_("It is given in: {origin}; {detail}.").format(
             origin=shown_origin(given[key].origin),
             detail=_rule(first),
         ),

@@ -20,7 +20,7 @@ import yaml
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.reasons import library_reason, reason_of, system_reason
+from danlu.reasons import as_sentence, library_reason, reason_of, system_reason
 from danlu.settings.option_names import COMMAND_LINE, Names
 from danlu.settings.schema import Option
 
@@ -97,8 +97,8 @@ class CommandLine:
             if option.takes_bool:
                 return "true"
             raise UsageError(
-                _("--{name} needs a value").format(name=option.name),
-                why=_("the flag stands alone on the command line"),
+                _("--{name} needs a value.").format(name=option.name),
+                why=_("The flag stands alone on the command line."),
                 fix=_("write --{name} VALUE, or --{name}=VALUE if it starts with --").format(
                     name=option.name
                 ),
@@ -124,8 +124,8 @@ class CommandLine:
             self._set(self._places.pop(0), word)
         else:
             raise UsageError(
-                _("The word {word} has no meaning here").format(word=repr(word)),
-                why=_("the command takes no further words without a flag"),
+                _("The word {word} has no meaning here.").format(word=repr(word)),
+                why=_("The command takes no further words without a flag."),
                 fix=_("write --key value; add --help to see all settings"),
             )
 
@@ -134,8 +134,8 @@ class CommandLine:
         name = re.split("[=＝]", word.lstrip(_DASHES + "-"), maxsplit=1)[0]
         if word[0:1] and word[0] in _DASHES and self._names.has(name, COMMON):
             raise UsageError(
-                _("The word {word} has no meaning here").format(word=repr(word)),
-                why=_("its dashes are not the hyphens of a keyboard in English mode"),
+                _("The word {word} has no meaning here.").format(word=repr(word)),
+                why=_("Its dashes are not the hyphens of a keyboard in English mode."),
                 fix=_("write --{name} with two plain hyphens").format(name=name),
             )
 
@@ -166,14 +166,14 @@ def read_file(names: Names, path: Path) -> dict[str, Given]:
         root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
     except FileNotFoundError as fault:
         raise UsageError(
-            _("The settings file cannot be read: {place}").format(place=path),
-            why=system_reason(fault),
+            _("The settings file {place} cannot be read.").format(place=path),
+            why=as_sentence(system_reason(fault)),
             fix=_("check its name; you are in {folder}").format(folder=Path.cwd()),
         ) from fault
     except OSError as fault:
         raise _bad_file(str(path), system_reason(fault)) from fault
     except UnicodeDecodeError as fault:
-        raise _bad_file(str(path), _("it is not UTF-8 text")) from fault
+        raise _bad_file(str(path), _("It is not UTF-8 text.")) from fault
     except yaml.MarkedYAMLError as fault:
         mark = fault.problem_mark
         place = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -183,7 +183,7 @@ def read_file(names: Names, path: Path) -> dict[str, Given]:
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise _bad_file(f"{path}:1", _("it must hold lines of the form key: value"))
+        raise _bad_file(f"{path}:1", _("It must hold lines of the form key: value."))
     if {str(key.value) for key, _value in root.value} & _OF_A_MODEL:
         raise UsageError(
             _("{path} holds no settings.").format(path=path),
@@ -197,7 +197,7 @@ def read_file(names: Names, path: Path) -> dict[str, Given]:
         place = f"{path}:{key.start_mark.line + 1}"
         option = names.get(str(key.value), place)
         if option.name in found:
-            raise _bad_file(place, _("{name} is given twice").format(name=option.name))
+            raise _bad_file(place, _("{name} is given twice.").format(name=option.name))
         found[option.name] = Given(value=_text_of(value, place), origin=place)
     return found
 
@@ -212,7 +212,7 @@ def _text_of(node: yaml.Node, place: str) -> str | tuple[str, ...] | None:
         isinstance(item, yaml.ScalarNode) for item in node.value
     ):
         return tuple(str(item.value) for item in node.value)
-    raise _bad_file(place, _("a single value or a list of values is expected"))
+    raise _bad_file(place, _("A single value or a list of values is expected."))
 
 
 def _json_of(node: yaml.Node, place: str) -> str:
@@ -239,7 +239,7 @@ def read_environment(names: Names, environ: Mapping[str, str]) -> dict[str, Give
 
 def _bad_file(place: str, why: str) -> UsageError:
     return UsageError(
-        _("The settings file cannot be read: {place}").format(place=place),
-        why=why,
+        _("The settings file {place} cannot be read.").format(place=place),
+        why=as_sentence(why),
         fix=_("correct the file; one setting a line: key: value"),
     )

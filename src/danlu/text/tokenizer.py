@@ -21,7 +21,7 @@ from danlu.errors import DataError, UsageError
 from danlu.files.os_errors import readable
 from danlu.files.regular import read_regular
 from danlu.language import _
-from danlu.reasons import reason_of
+from danlu.reasons import as_sentence, reason_of
 from danlu.text.printable import printable
 from danlu.text.render import Span
 
@@ -253,7 +253,7 @@ def _say_what_is_switched_off(backend: tokenizers.Tokenizer, path: Path) -> None
 def _damaged(path: Path, why: str) -> DataError:
     return DataError(
         _("{path} cannot be used as a tokenizer.").format(path=path),
-        why=why,
+        why=as_sentence(why),
         fix=_("Download or copy the file again from the model it belongs to."),
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.reasons import reason_of
+from danlu.reasons import as_sentence, reason_of
 from danlu.settings.ranges import Range
 
 _ABOVE_ZERO, _FROM_ZERO = Range(least=0, above=True), Range(least=0)
@@ -96,7 +96,7 @@ def read_numbers(name: str, text: str) -> dict[str, float]:
     except (ValueError, TypeError) as problem:
         raise UsageError(
             _("lr_scheduler_kwargs cannot be used."),
-            why=reason_of(problem),
+            why=as_sentence(reason_of(problem)),
             fix=_("{schedule} takes: {names}").format(
                 schedule=name, names=", ".join(known) or _("nothing")
             ),

@@ -134,7 +134,7 @@ def _set(chat: Chat, argument: str) -> None:
     if name and (name not in SETTABLE or not value.strip()):
         raise UsageError(
             _("/set {words} cannot be done.").format(words=argument),
-            why=_("It takes one of these names, and a value: {names}").format(
+            why=_("It takes one of these names, and a value: {names}.").format(
                 names=", ".join(SETTABLE)
             ),
             fix="/set temperature 0.7",

@@ -75,7 +75,7 @@ def _adapter(chat: Chat, argument: str) -> None:
         if name in chat.partner.voices or not name:
             raise UsageError(
                 _("{word} does not name an adapter.").format(word=repr(argument)),
-                why=_("The names that are taken: {names}").format(
+                why=_("The names that are taken: {names}.").format(
                     names=", ".join(chat.partner.voices)
                 ),
                 fix="/adapter NAME=PATH",
@@ -85,7 +85,7 @@ def _adapter(chat: Chat, argument: str) -> None:
     elif name and name not in chat.partner.voices:
         raise UsageError(
             _("There is no adapter {name} here.").format(name=name),
-            why=_("There are: {names}").format(names=", ".join(chat.partner.voices)),
+            why=_("There are: {names}.").format(names=", ".join(chat.partner.voices)),
             fix=f"/adapter {name}=PATH",
         )
     chat.voice = name or chat.voice

@@ -19,7 +19,7 @@ from danlu.data.dataset_info import Entry
 from danlu.data.reading.rows import READERS, is_data_file, of_one_type
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
-from danlu.reasons import reason_of
+from danlu.reasons import as_sentence, reason_of
 
 # Without this the libraries wait and try again for minutes where there is no network.
 _REACH_SECONDS = 10
@@ -75,7 +75,7 @@ def _downloaded(hub: _Hub, repository: str) -> Path:
     except ImportError as problem:
         raise EnvironmentFault(
             _("The data set is on {hub}, whose library is not installed.").format(hub=hub.name),
-            why=reason_of(problem),
+            why=as_sentence(reason_of(problem)),
             fix=f"pip install {hub.library}",
         ) from problem
     offline = _why_unreachable(hub.address)

@@ -18,7 +18,7 @@ from danlu.data.reading.json_rows import json_rows
 from danlu.data.reading.parquet_and_arrow import arrow_rows, parquet_rows
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
-from danlu.reasons import system_reason
+from danlu.reasons import as_sentence, system_reason
 
 # A reader yields line (or row number) and content; the content of a broken row is a BadRow.
 Reader = Callable[[Path], Iterator[tuple[int, Any]]]
@@ -91,7 +91,7 @@ def readable_data(path: Path) -> Iterator[None]:
     except OSError as fault:
         raise EnvironmentFault(
             _("{file} cannot be read.").format(file=path),
-            why=system_reason(fault),
+            why=as_sentence(system_reason(fault)),
             fix=_("Check the file and its permissions."),
         ) from fault
 

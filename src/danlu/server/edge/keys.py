@@ -15,7 +15,7 @@ from pathlib import Path
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.reasons import system_reason
+from danlu.reasons import as_sentence, system_reason
 from danlu.server.settings import ServeSettings
 
 # Makes a key that cannot be guessed, in a file that others cannot read.
@@ -105,7 +105,9 @@ def _keys_in(path: Path) -> list[str]:
 
 def _unusable(path: Path, why: str) -> UsageError:
     return UsageError(
-        _("The key file {path} cannot be used.").format(path=path), why=why, fix=MAKE_KEY
+        _("The key file {path} cannot be used.").format(path=path),
+        why=as_sentence(why),
+        fix=MAKE_KEY,
     )
 
 

@@ -8,7 +8,7 @@ import socket
 
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
-from danlu.reasons import reason_of, system_reason
+from danlu.reasons import as_sentence, reason_of, system_reason
 
 # How many connections the system keeps until they are taken.
 BACKLOG = 2048
@@ -61,7 +61,7 @@ def _explained(host: str, port: int, problem: OSError) -> EnvironmentFault | Usa
         return _no_such_host(host, system_reason(problem))
     return EnvironmentFault(
         _("Port {port} of {host} cannot be used.").format(port=port, host=host),
-        why=system_reason(problem),
+        why=as_sentence(system_reason(problem)),
         fix=_("Use a port above 1023, for example --port 8000"),
     )
 
@@ -69,6 +69,6 @@ def _explained(host: str, port: int, problem: OSError) -> EnvironmentFault | Usa
 def _no_such_host(host: str, why: str) -> UsageError:
     return UsageError(
         _("This machine has no address {host}.").format(host=host),
-        why=why,
+        why=as_sentence(why),
         fix=_("Use --host 127.0.0.1, or --host 0.0.0.0 for all addresses of this machine."),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from danlu.device.memory import is_out_of_memory
 from danlu.errors import CapacityError
 from danlu.language import _
-from danlu.reasons import reason_of
+from danlu.reasons import as_sentence, reason_of
 from danlu.train.fit.ladder import OutOfMemory
 from danlu.train.settings import TrainSettings
 
@@ -86,6 +86,6 @@ def memory_is_full(fault: Exception) -> CapacityError:
     """Say that memory ran out where nothing leaner can be tried, such as while saving."""
     return CapacityError(
         _("The memory ran out."),
-        why=reason_of(fault),
+        why=as_sentence(reason_of(fault)),
         fix=_("Free memory and go on: the same command with --resume_from_checkpoint true"),
     )

@@ -48,7 +48,7 @@ def check_space(path: Path, one_bytes: int, *, kept: int) -> None:
     if needed <= free:
         return
     raise CapacityError(
-        _("The disk is too small for this run: {path}").format(path=path),
+        _("The disk is too small for the run {path}.").format(path=path),
         why=_("{count} checkpoints of {size} need {needed}, {free} are free.").format(
             count=kept + 1,
             size=readable_bytes(one_bytes),

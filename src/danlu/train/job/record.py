@@ -89,7 +89,7 @@ def recorded_step_plan(manifest: RunManifest, step: int | None = None) -> StepPl
     way = changes[-1] if changes else manifest.arithmetic
     if way.micro_batch_tokens is None:
         raise DataError(
-            _("{path} cannot be read").format(path=RUN_FILE),
+            _("{path} cannot be read.").format(path=RUN_FILE),
             why="arithmetic.micro_batch_tokens: Field required",
             fix=_("if a newer danlu wrote it, update danlu; otherwise start the run again"),
         )
