@@ -160,7 +160,7 @@ def test_edit_and_teach_go_through_the_users_editor(
         assert "Fox\nis my name.\n" in terminal.text
         answer = terminal.text.partition("is my name.\n")[2].splitlines()[0]
         terminal.ask("/teach\r")
-        assert (tmp_path / "given").read_text().removeprefix("Who").strip()[:20] == answer[:20]
+        assert (tmp_path / "given").read_text().removeprefix("Who").strip().startswith(answer)
         terminal.type("\x04")
         assert terminal.exit_code() == 0
         assert "1 corrected answers are in corrections.jsonl" in terminal.text
