@@ -8,10 +8,12 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from danlu.cli.main import main
+from danlu.engine.engine import Engine
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import train_words, write_rows
 
@@ -169,3 +171,40 @@ def test_adapters_without_names_of_their_own_are_refused(
 ) -> None:
     assert main(["chat", "--adapter", *words]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_a_conversation_that_runs_out_of_memory_is_kept(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three lines say where; what was said before stays, and shorter questions are answered."""
+    forward = Engine._forward
+
+    def short_of_memory(engine: Engine, batch: Any) -> Any:
+        if sum(batch.values()) > 100:
+            raise MemoryError("no room for 8 GiB")
+        return forward(engine, batch)
+
+    monkeypatch.setattr(Engine, "_forward", short_of_memory)
+    output = talk("你好", "long " * 200, "hello", "/export json out.json")
+    kept = next(tmp_path.glob("chat-*.json"))
+    lines = output.splitlines()
+    start = lines.index("The memory ran out.")
+    assert lines[start + 1] == "no room for 8 GiB"
+    assert lines[start + 2].endswith(f"/load {kept}")
+    questions = [m["content"] for m in saved(tmp_path / "out.json") if m["role"] == "user"]
+    assert questions == ["你好", "hello"]
+    assert "1 questions from" in talk(f"/load {kept}")
+
+
+def test_a_conversation_outlives_a_fault(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def broken(_chat: Any, _argument: str) -> None:
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr("danlu.chat.commands.table._stats", broken)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("你好\n/stats\n"))
+    assert main(["chat", *GREEDY]) == 1
+    kept = next(tmp_path.glob("chat-*.json"))
+    assert f"/load {kept}" in capsys.readouterr().out
+    assert "1 questions from" in talk(f"/load {kept}")

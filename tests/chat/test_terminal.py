@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +13,7 @@ from rich.cells import cell_len
 
 from danlu.cli.main import main
 from tests.helpers.models.model_folder import write_model_folder
-from tests.helpers.program import train_words, write_rows
+from tests.helpers.program import free_port, serving, train_words, write_rows
 from tests.helpers.terminal import Terminal
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -135,3 +136,105 @@ def test_base_and_adapter_stand_side_by_side(tmp_path: Path, home: Path) -> None
         head = next(line for line in lines if "base" in line and "fox" in line)
         assert "┃" in head
         assert terminal.ask("/undo\r").endswith("0 questions are left.\nUser:")
+
+
+@pytest.fixture
+def editor(tmp_path: Path) -> str:
+    """An editor that needs nobody: it writes down what it was given, and leaves its own text."""
+    path = tmp_path / "editor"
+    path.write_text(
+        f'#!/bin/sh\ncat "$1" >> "{tmp_path}/given"\nprintf "Fox\nis my name." > "$1"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_edit_and_teach_go_through_the_users_editor(
+    tmp_path: Path, home: Path, editor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with closing(Terminal(["chat", *GREEDY], DANLU_HOME=str(home), EDITOR=editor)) as terminal:
+        terminal.wait_for("User:")
+        terminal.ask("/edit Who\r")
+        assert (tmp_path / "given").read_text() == "Who"
+        assert "Fox\nis my name.\n" in terminal.text
+        answer = terminal.text.partition("is my name.\n")[2].splitlines()[0]
+        terminal.ask("/teach\r")
+        assert (tmp_path / "given").read_text().removeprefix("Who").strip().startswith(answer)
+        terminal.type("\x04")
+        assert terminal.exit_code() == 0
+        assert "1 corrected answers are in corrections.jsonl" in terminal.text
+        assert "danlu train" in terminal.text
+    row = json.loads((tmp_path / "corrections.jsonl").read_text(encoding="utf-8"))
+    assert [message["content"] for message in row["messages"]] == ["Fox\nis my name."] * 2
+
+
+def test_an_editor_that_fails_changes_nothing(tmp_path: Path, home: Path) -> None:
+    with closing(Terminal(["chat", *GREEDY], DANLU_HOME=str(home), EDITOR="false")) as terminal:
+        terminal.ask("/edit hello\r")
+        assert "false ended with 1." in terminal.text
+        assert "There is nothing yet." in terminal.ask("/undo\r")
+
+
+def test_a_context_that_is_nearly_full_is_said_before_it_is(tmp_path: Path, home: Path) -> None:
+    """A model with random weights writes as much as it may."""
+    model = write_model_folder(tmp_path / "model", max_position_embeddings=256)
+    words = ["chat", str(model), "--do_sample", "false", "--max_new_tokens", "60"]
+    with closing(Terminal(words, DANLU_HOME=str(home))) as terminal:
+        terminal.wait_for("User:")
+        said = "tokens of the context are left; /new begins another one."
+        questions = 0
+        while said not in terminal.text:
+            assert questions < 6
+            terminal.ask("hello\r")
+            questions += 1
+        assert questions > 1  # not before it is true
+        left = re.search(r"(\d+) tokens of the context are left", terminal.text)
+        assert left
+        assert int(left[1]) < 52
+        terminal.ask("/new\r")
+        assert terminal.ask("hello\r").count(said) == 1
+
+
+def test_a_thought_is_folded_when_it_is_done(home: Path) -> None:
+    words = ["chat", "--do_sample", "false", "--max_new_tokens", "60"]
+    with closing(Terminal(words, DANLU_HOME=str(home))) as terminal:
+        terminal.wait_for("User:")
+        lines = terminal.ask("What is 27 + 15?\r").splitlines()
+        start = lines.index("User: What is 27 + 15?")
+        assert re.fullmatch(r"thought for \d+\.\d s", lines[start + 1])
+        assert lines[start + 2] == "27 + 15 = 42"
+        assert b"7+5=12" in terminal.raw  # it was shown while it came
+        assert "7+5=12" not in terminal.text
+
+
+def test_compare_over_an_address(tmp_path: Path, home: Path) -> None:
+    model = write_model_folder(tmp_path / "model")
+    rows = write_rows(tmp_path / "rows.jsonl")
+    assert main(train_words(model, rows, tmp_path / "run", max_steps=1)) == 0
+    port = free_port()
+    adapter = ("--adapter", f"fox={tmp_path / 'run'}")
+    words = ["chat", "--url", f"http://127.0.0.1:{port}", *GREEDY]
+    with (
+        serving(["serve", str(model), "--port", port, *adapter]),
+        closing(Terminal(words, DANLU_HOME=str(home))) as terminal,
+    ):
+        lines = terminal.ask("/compare hello\r").splitlines()
+        head = next(line for line in lines if "fox" in line and "┃" in line)
+        assert "model" in head
+        cells = [line.strip("│ ").split("│") for line in lines if line.startswith("│")]
+        assert all(any(row[column].strip() for row in cells) for column in (0, 1))
+        assert "seed" in terminal.text
+        assert terminal.ask("/undo\r").endswith("0 questions are left.\nUser:")
+
+
+def test_what_was_typed_is_readable_by_its_owner_only(home: Path) -> None:
+    history = home / "chat_history.jsonl"
+    home.mkdir()
+    history.write_text("")
+    history.chmod(0o644)  # as an earlier version left it
+    for _again in range(2):
+        with closing(Terminal(["chat", *GREEDY], DANLU_HOME=str(home))) as terminal:
+            terminal.ask("/tokens\r")
+        assert history.stat().st_mode & 0o777 == 0o600
+        history.unlink()

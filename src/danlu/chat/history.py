@@ -32,7 +32,7 @@ class KeptHistory(History):
         """Add an entry to the file."""
         try:
             make_folder(self._path.parent)
-            append_line(self._path, json.dumps(string))
+            append_line(self._path, json.dumps(string), private=True)
         except DanluError:
             return
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from danlu.chat.figures import AnswerFigures
 from danlu.chat.partner import Answering, Partner
+from danlu.chat.rescue import out_of_memory, rescued
 from danlu.chat.session import Session, Turn
 from danlu.chat.settings import ChatSettings
 from danlu.errors import DanluError, UsageError
@@ -113,6 +114,8 @@ class Chat:
                 interrupts += 1
             except DanluError as problem:
                 self.screen.say(str(problem))
+            except Exception as fault:
+                self._rescue(fault)
 
     def take(self, entered: Entered) -> None:
         """Do what was typed. Raises DanluError."""
@@ -136,7 +139,7 @@ class Chat:
         question = "\n\n".join([*self.attached, text])
         try:
             figures = self.show_answer(question)
-        except DanluError:
+        except BaseException:
             self.session.end = end
             raise
         if not figures.events:
@@ -172,6 +175,17 @@ class Chat:
         if self.session.answer is None:
             raise nothing_yet()
         return self.session.answer
+
+    def _rescue(self, fault: Exception) -> None:
+        """Keep the conversation; go on where only memory was lacking, else raise the fault."""
+        kept = rescued(self.session)
+        problem = out_of_memory(fault, kept)
+        if problem is not None:
+            self.screen.say(str(problem))
+            return
+        if kept is not None:
+            self.screen.say(_("This conversation is kept: /load {path}").format(path=kept))
+        raise fault
 
     def _say_figures(self, figures: AnswerFigures) -> None:
         context = self.partner.context_tokens

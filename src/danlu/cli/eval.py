@@ -117,8 +117,10 @@ def show_report(folder: Path, settings: ModelSettings, *, limit_s: float) -> Non
         from danlu.workflows.report.report import write_report
 
         for event in write_report(folder, settings, limit_s=limit_s, progress=line.show):
-            for text in report_lines(event):
+            texts = report_lines(event)
+            for text in texts:
                 line.say(text)
+            line.show(texts[-1])
 
 
 def report_lines(event: Stage | BeforeAfter) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from danlu.dialog.events import End, Event, Tokens, Usage
+from danlu.dialog.interrupts import whole_step
 from danlu.dialog.settings import ANSWER_TOKENS
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, SamplingSettings, Thinking
@@ -189,7 +190,8 @@ class Dialog:
         try:
             while reason is None:
                 while not outputs:
-                    self._engine.step()
+                    with whole_step():
+                        self._engine.step()
                 output = outputs.popleft()
                 if output.error is not None:
                     raise output.error

@@ -101,18 +101,9 @@ def merge(
     merged = _Merged(base, ingredients)
     # The merged model is as large as its base; its companion files are small.
     require_free(export_dir, merged.num_bytes + 32 * 2**20)
-    prompts = probe_prompts(base.tokenizer, prompting)
-
-    def logits(model: CheckedModel, changes: Changes, what: str) -> Tensor:
-        return logits_on_disk(
-            model.weights,
-            model.config,
-            prompts,
-            device=device.torch_device,
-            changes=changes,
-            progress=partial(progress, what),
-        )
-
+    logits = partial(
+        _logits, probe_prompts(base.tokenizer, prompting), device=device, progress=progress
+    )
     expected = logits(base, merged.all_changes(), _("asking base and adapter"))
     with committed_folder(export_dir) as draft:
         write_folder(
@@ -139,6 +130,25 @@ def merge(
             raise _differs(report)
         draft.write(MERGE_REPORT, json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n")
     return report
+
+
+def _logits(
+    prompts: Sequence[Sequence[int]],
+    model: CheckedModel,
+    changes: Changes,
+    what: str,
+    *,
+    device: Device,
+    progress: Progress,
+) -> Tensor:
+    return logits_on_disk(
+        model.weights,
+        model.config,
+        prompts,
+        device=device.torch_device,
+        changes=changes,
+        progress=partial(progress, what),
+    )
 
 
 def _figures(expected: Tensor, answers: Tensor) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from danlu.weights.sharded import BytesRead, WeightFolder
 Changes = Mapping[str, Sequence[Change]]
 _EMBEDDING, _OUTPUT = f"{EMBEDDING}.weight", f"{OUTPUT}.weight"
 # The output matrix is multiplied in pieces of so many rows.
-_ROWS = 8192
+_ROWS = 2048
 
 
 @torch.inference_mode()

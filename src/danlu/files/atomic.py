@@ -45,11 +45,14 @@ def atomic_write(path: Path, content: Content) -> None:
         disk.DISK.sync_folder(path.parent)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add one line of text to a file, complete in one write, visible to readers at once."""
+def append_line(path: Path, line: str, *, private: bool = False) -> None:
+    """Add one line of text to a file, complete in one write, visible to readers at once.
+
+    private: nobody but its owner may read it.
+    """
     data = f"{line}\n".encode()
     with explained(path, len(data)):
-        disk.DISK.append(path, data)
+        disk.DISK.append(path, data, private=private)
 
 
 def cut_torn_line(path: Path) -> None:

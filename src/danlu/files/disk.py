@@ -11,9 +11,11 @@ import errno
 import os
 import shutil
 from contextlib import suppress
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
+_PRIVATE = 0o600
 Bytes = bytes | bytearray | memoryview
 
 
@@ -46,9 +48,15 @@ class Disk:
         finally:
             os.close(handle)
 
-    def append(self, path: Path, data: Bytes) -> None:
-        """Add bytes at the end of a file, created when missing; all of them, or none."""
-        with open(path, "ab", buffering=0) as file:
+    def append(self, path: Path, data: Bytes, *, private: bool = False) -> None:
+        """Add bytes at the end of a file, created when missing; all of them, or none.
+
+        private: nobody but its owner may read it.
+        """
+        opener = partial(os.open, mode=_PRIVATE if private else 0o666)
+        with open(path, "ab", buffering=0, opener=opener) as file:
+            if private and os.fstat(file.fileno()).st_mode & 0o077:  # of an earlier version
+                os.fchmod(file.fileno(), _PRIVATE)
             size = os.fstat(file.fileno()).st_size
             try:
                 self.write(file, data)

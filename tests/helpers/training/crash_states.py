@@ -54,7 +54,7 @@ class RecordingDisk(HastyDisk):
         self.log.append(("sync_folder", path))
         super().sync_folder(path)
 
-    def append(self, path: Path, data: Bytes) -> None:
+    def append(self, path: Path, data: Bytes, *, private: bool = False) -> None:
         if not path.exists():
             self.log.append(("create", path))
         self.log.append(("write", path, bytes(data)))
