@@ -28,6 +28,7 @@ IN_PROSE = {
     "danlu.train.settings": "the why of an error",
     "danlu.cli.models.pull": "put through as_typed a line later",
     "danlu.cli.models.models": "put through as_typed a line later",
+    "danlu.cli.data": "a usage, which is no command yet",
     "danlu.cli.merge": "put through as_typed a line later",
     "danlu.cli.eval": "the fix of an error",
     "danlu.hub.chat_template": "put through as_typed a line later",

@@ -11,7 +11,6 @@ from danlu.cli.terminal.screen import json_line, printable
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
-from danlu.program import as_typed
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import PositiveInt
 from danlu.settings.resolve import DEFAULT, Resolved
@@ -51,8 +50,8 @@ def run(argv: Sequence[str]) -> int:
     """Run one of the two; the words before the first flag are names of data sets."""
     action = argv[0] if argv else "--help"
     if action in ("--help", "-h"):
-        print(as_typed(_("usage: danlu data check NAME ...    what is wrong with the data")))
-        print(as_typed(_("       danlu data preview NAME ...  the rows as training sees them")))
+        print(_("usage: danlu data check NAME ...    what is wrong with the data"))
+        print(_("       danlu data preview NAME ...  the rows as training sees them"))
         return EXIT_OK
     actions = {"check": _check, "preview": _preview}
     if action not in actions:

@@ -25,7 +25,7 @@ from danlu.errors import (
     UsageError,
 )
 from danlu.language import _
-from danlu.program import COMMANDS, as_typed
+from danlu.program import COMMANDS
 
 _FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
 
@@ -112,13 +112,11 @@ def help_text() -> str:
     lines = [
         _("danlu {version}: fine-tune and serve Qwen3 on one machine").format(version=__version__),
         "",
-        as_typed(_("usage: danlu COMMAND [FILE.yaml] [--key value ...]")),
+        _("usage: danlu COMMAND [FILE.yaml] [--key value ...]"),
         "",
         *(f"  {name:<10}{_(text)}" for name, text in COMMANDS.items()),
         "",
-        as_typed(
-            _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error.")
-        ),
+        _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error."),
     ]
     return "\n".join(lines)
 

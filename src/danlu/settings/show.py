@@ -46,7 +46,7 @@ def help_text(cls: type[Settings], command: str) -> str:
     names = Names(cls)
     words = [f"[{option.name.upper()}]" for option in names.placed]
     lines = [
-        " ".join([as_typed(_("usage: danlu {command}").format(command=command)), *words])
+        " ".join([_("usage: danlu {command}").format(command=command), *words])
         + _(" [FILE.yaml] [--key value ...]"),
         "",
         _((cls.__doc__ or "").strip()),
