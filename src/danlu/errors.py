@@ -52,6 +52,15 @@ class UsageError(DanluError):
     exit_code = 2
 
 
+class AmbiguousName(UsageError):
+    """A name means several things. choices: what can be typed in its place, each meaning one."""
+
+    def __init__(self, what: str, *, name: str, choices: Sequence[str], why: str, fix: str) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.name = name
+        self.choices = tuple(choices)
+
+
 class EnvironmentFault(DanluError):
     """The machine refuses: permissions, drivers, network."""
 

@@ -35,7 +35,7 @@ COMMANDS = {
 }
 
 _NAMED = re.compile(
-    rf"(?<![\w./-])danlu(?= (?:{'|'.join(COMMANDS)}|COMMAND|命令|--help|--version)(?![\w/]))",
+    rf"(?<![\w./-])danlu(?= (?:{'|'.join(COMMANDS)}|--help|--version)(?![\w/]))",
     re.ASCII,  # beside Chinese stands no space
 )
 

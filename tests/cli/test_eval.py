@@ -154,8 +154,8 @@ def test_bad_input_is_explained(place: Path, capsys: Screen) -> None:
     for words, code, part in (
         ([], 2, "danlu eval my-run"),
         (model, 2, "danlu eval my-run"),
-        ([str(place / "nowhere")], 2, "is not a run"),
-        ([str(place / "model")], 2, "is not a run"),
+        ([str(place / "nowhere")], 2, "There is no run"),
+        ([str(place / "model")], 2, "Neither a run nor a data set is named"),
         ([*model, "--dataset", str(place / "none.jsonl")], 2, "none.jsonl"),
         ([*model, "--dataset", str(place / "empty.jsonl")], 5, "empty.jsonl"),
         ([str(place / "run"), "--adapter", str(place / "run")], 2, "brings its own adapter"),

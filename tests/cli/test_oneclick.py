@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -173,7 +174,7 @@ def stand_in(folder: Path) -> None:
     program = folder / ".danlu-program"
     program.unlink()
     program.write_text(
-        '#!/bin/sh\n[ "$1" != use ] || echo "Default model: starter"\n'
+        '#!/bin/sh\n[ "$*" != use ] || exec echo "Default model: starter"\n'
         '[ "$2" = --help ] || echo "$*|$DANLU_MODEL|$DANLU_HOST:$DANLU_PORT"\n',
         encoding="utf-8",
     )
@@ -191,6 +192,36 @@ def test_a_rented_machine_listens_where_its_proxy_looks(folder: Path) -> None:
     # A key stays what it was: programs that have it keep working.
     keys = [re.findall(r"Key: \S+", run(script)[1]) for _ in range(2)]
     assert keys[0] == keys[1]
+
+
+def answered(script: Path, answer: str, **variables: str) -> tuple[int, list[str]]:
+    """Run a script on a terminal, where it can ask; return its exit code and its lines."""
+    keyboard, inner = pty.openpty()
+    environment = {**os.environ, **QUICK, "DANLU_MODEL": "", **variables}
+    with subprocess.Popen(
+        [str(script)], env=environment, stdin=inner, stdout=subprocess.PIPE, text=True
+    ) as process:
+        os.write(keyboard, f"{answer}\n".encode())
+        out, _errors = process.communicate(timeout=60)
+    os.close(inner)
+    os.close(keyboard)
+    return process.returncode, out.splitlines()
+
+
+def test_on_a_terminal_a_model_is_offered(folder: Path) -> None:
+    stand_in(folder)
+    script = folder / "1-8B推理-命令行.sh"
+    code, lines = answered(script, "2", HOME=str(folder))
+    assert (code, lines[-1]) == (0, "chat|starter|:")
+    code, lines = answered(script, "1", HOME=str(folder))
+    assert code == 0
+    wanted = ["pull Qwen3-8B||:", "use Qwen3-8B||:", "chat||:"]
+    assert [line for line in lines if "|" in line] == wanted
+    code, lines = answered(script, "", HOME=str(folder))
+    assert code == 2
+    assert not [line for line in lines if "|" in line]
+    code, lines = answered(folder / "切换模型", "my model")
+    assert lines[-1] == "use my model||:"
 
 
 def test_a_model_that_lies_around_is_found(folder: Path, tmp_path: Path) -> None:

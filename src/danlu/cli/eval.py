@@ -32,7 +32,9 @@ class EvalSettings(ModelSettings):
 
     FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("eval")
 
-    run: str | None = option(None, "output folder of a training run", position=0)
+    run: str | None = option(
+        None, "a training run; with --dataset a model or an adapter too", position=0
+    )
     dataset: str = option(
         "",
         "score on these: data files, folders or names in dataset_info.json, by commas",
@@ -57,13 +59,45 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(EvalSettings, "eval", argv)
     if resolved is None:
         return EXIT_OK
-    settings = resolved.values
+    settings = _taken_for_what_it_is(resolved.values)
     _check(settings)
     if settings.dataset:
         _score(settings)
     else:
         _report(settings)
     return EXIT_OK
+
+
+def _taken_for_what_it_is(settings: EvalSettings) -> EvalSettings:
+    """Find the run that is named by whatever flag; what is scored may be a model or an adapter."""
+    from danlu.hub.adapters import place_of, taken_apart
+    from danlu.runs.manifest import is_run
+    from danlu.runs.registry import find_run
+
+    flags = ("adapter_name_or_path", "model_name_or_path")
+    if settings.run is not None:
+        folder = place_of(settings.run)
+        if is_run(folder):
+            return settings.model_copy(update={"run": str(folder)})
+        if not folder.exists():
+            find_run(settings.run)  # says that there is none
+        named = dict(zip(reversed(flags), taken_apart(settings.run, None), strict=True))
+        for name, given in named.items():
+            if given is not None and getattr(settings, name) is not None:
+                raise UsageError(
+                    _("Two are named: {first} and {second}.").format(
+                        first=settings.run, second=getattr(settings, name)
+                    ),
+                    why=_("One is scored at a time."),
+                    fix=_("Leave one of them out."),
+                )
+        update = {name: given for name, given in named.items() if given is not None}
+        return settings.model_copy(update={"run": None, **update})
+    for name in flags:
+        given = getattr(settings, name)
+        if not settings.dataset and given is not None and is_run(place_of(given)):
+            return settings.model_copy(update={name: None, "run": str(place_of(given))})
+    return settings
 
 
 def _suggestion(settings: EvalSettings) -> str:

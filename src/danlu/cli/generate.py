@@ -28,7 +28,15 @@ _SEEDS = 2**31
 class GenerateSettings(AnswerSettings):
     """Answer one prompt, or every row of a file."""
 
-    prompt: str = option("", "the prompt; read from standard input if not given", position=0)
+    model_name_or_path: str | None = option(
+        None,
+        "model folder, or starter (built in, the default); with an adapter its own base is found",
+        aliases=("model",),
+        position=0,
+    )
+    prompt: str = option(
+        "", "the prompt; read from standard input if it is - or not given", position=-1
+    )
     input: str = option("", "answer every row of this file instead: JSONL, JSON, CSV or parquet")
     output: str = option("", "where the answers to --input go: JSONL, a line for each row")
     json_output: bool = option(False, "print one JSON object instead of text", aliases=("json",))
@@ -42,7 +50,11 @@ def run(argv: Sequence[str]) -> int:
     settings = resolved.values
     if settings.input or settings.output:
         return _answer_rows(settings, argv)
-    prompt = settings.prompt or ("" if sys.stdin.isatty() else sys.stdin.read().strip())
+    if _is_a_model(settings):
+        settings = settings.model_copy(update={"model_name_or_path": settings.prompt, "prompt": ""})
+    prompt = settings.prompt
+    if prompt in ("", "-"):
+        prompt = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     if not prompt:
         raise UsageError(
             _("There is no prompt."),
@@ -173,3 +185,13 @@ def _check_rows(settings: GenerateSettings) -> None:
             why=_("The prompts are those of the file."),
             fix=example,
         )
+
+
+def _is_a_model(settings: GenerateSettings) -> bool:
+    """Tell whether the one word names a model, and the prompt comes from another program."""
+    word = settings.prompt
+    if sys.stdin.isatty() or not word or settings.model_name_or_path is not None:
+        return False
+    from danlu.hub.adapters import place_of
+
+    return settings.adapter_name_or_path is None and len(word) < 256 and place_of(word).is_dir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from danlu.cli.terminal.fact_table import print_facts
@@ -20,7 +19,10 @@ class InfoSettings(Settings):
     """Show the machine, or what a folder holds."""
 
     path: str | None = option(
-        None, "model name, or a model, adapter or run folder", aliases=("model",), position=0
+        None,
+        "model name, or a model, adapter or run folder",
+        aliases=("model", "model_name_or_path", "adapter", "adapter_name_or_path", "run"),
+        position=0,
     )
     json_output: bool = option(False, "print JSON", aliases=("json",))
     banner: bool = option(
@@ -91,13 +93,12 @@ def machine_facts() -> dict[str, Any]:
 
 def folder_facts(name: str) -> dict[str, Any]:
     """Return what a model, adapter or run is made of, without loading weights."""
-    from danlu.hub.adapters import taken_apart
+    from danlu.hub.adapters import place_of
     from danlu.lora.peft_files import CONFIG_FILE, read_config
     from danlu.runs.checkpoints import list_checkpoints
     from danlu.runs.manifest import is_run, read_manifest
 
-    model, adapter = taken_apart(name, None)
-    folder = Path(adapter or name).expanduser()
+    folder = place_of(name)
     if is_run(folder):
         run = read_manifest(folder)
         return {
@@ -119,7 +120,7 @@ def folder_facts(name: str) -> dict[str, Any]:
             "alpha": config.lora_alpha,
             "targets": ",".join(config.target_modules),
         }
-    return _model_facts(model or name)
+    return _model_facts(name)
 
 
 def _model_facts(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import io
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -20,12 +21,13 @@ from danlu.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    AmbiguousName,
     CapacityError,
     DanluError,
     UsageError,
 )
 from danlu.language import _, wrapped
-from danlu.program import COMMANDS, as_typed
+from danlu.program import COMMANDS
 from danlu.reasons import as_sentence, library_reason, reason_of
 
 _FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
@@ -66,6 +68,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    """Run a command; where a name in it means several things, ask which is meant."""
+    while True:
+        try:
+            return _run(words)
+        except AmbiguousName as fault:
+            words = _with_choice(words, fault)
+
+
+def _with_choice(words: list[str], fault: AmbiguousName) -> list[str]:
+    """Let the user choose; raise the error where nobody can be asked, or nothing is chosen."""
+    # It may stand alone, as NAME=PATH, with a factor, or in a list.
+    meant = re.compile(rf"(?<![^=,]){re.escape(fault.name)}(?![^=,])")
+    if not (sys.stdin.isatty() and sys.stderr.isatty() and any(map(meant.search, words))):
+        raise fault
+    print(fault.what, file=sys.stderr)
+    for number, choice in enumerate(fault.choices, 1):
+        print(f"  {number}  {choice}", file=sys.stderr)
+    try:
+        answer = input(_("Which is meant? Number: "))
+        chosen = fault.choices[range(1, len(fault.choices) + 1).index(int(answer))]
+    except (ValueError, EOFError):
+        raise fault from None
+    return [meant.sub(lambda _found: chosen, word) for word in words]
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("--help", "-h", "help"):
         print(help_text())
         return EXIT_OK
@@ -84,13 +112,11 @@ def help_text() -> str:
     lines = [
         _("danlu {version}: fine-tune and serve Qwen3 on one machine").format(version=__version__),
         "",
-        as_typed(_("usage: danlu COMMAND [FILE.yaml] [--key value ...]")),
+        _("usage: danlu COMMAND [FILE.yaml] [--key value ...]"),
         "",
         *(f"  {name:<10}{_(text)}" for name, text in COMMANDS.items()),
         "",
-        as_typed(
-            _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error.")
-        ),
+        _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error."),
     ]
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
     return "\n".join(part for line in lines for part in wrapped(line, width, " " * 10))

@@ -40,7 +40,10 @@ class MergeSettings(Settings):
     )
     export_dir: str = option("", "new folder for the merged model")
     model_name_or_path: str | None = option(
-        None, "the base model; found from the adapter if not given", aliases=("model",)
+        None,
+        "the base model, found from the adapter if not given; or the run or adapter itself",
+        aliases=("model",),
+        position=0,
     )
     template: TrainedTemplate = None
     enable_thinking: bool | None = option(
@@ -59,14 +62,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(MergeSettings, "merge", argv)
     if resolved is None:
         return EXIT_OK
-    settings = resolved.values
-    for name in ("adapter_name_or_path", "export_dir"):
-        if not getattr(settings, name):
-            raise UsageError(
-                _("--{name} is missing.").format(name=name),
-                why=_("A merge needs an adapter and a folder for the result."),
-                fix="danlu merge --adapter_name_or_path my-run --export_dir my-model",
-            )
+    settings = _with_adapter(resolved.values)
     with MovingLine(_("reading the adapter")):
         from danlu.device.detect import select
         from danlu.dialog.assistant import prompting_line
@@ -115,6 +111,25 @@ def _without_target(argv: Sequence[str]) -> Iterator[str]:
             next(words, None)
         elif not word.lstrip("-").startswith("export_dir="):
             yield word
+
+
+def _with_adapter(settings: MergeSettings) -> MergeSettings:
+    """Take a run or an adapter that is named as the model for what it is. Raises UsageError."""
+    from danlu.hub.adapters import taken_apart
+
+    adapters = settings.adapter_name_or_path
+    model, adapter = taken_apart(settings.model_name_or_path, next(iter(adapters), None))
+    if adapter is not None and not adapters:
+        adapters = (adapter,)
+    for name, is_given in (("adapter_name_or_path", adapters), ("export_dir", settings.export_dir)):
+        if not is_given:
+            raise UsageError(
+                _("--{name} is missing.").format(name=name),
+                why=_("A merge needs an adapter and a folder for the result."),
+                fix="danlu merge my-run --export_dir my-model",
+            )
+    update = {"model_name_or_path": model, "adapter_name_or_path": adapters}
+    return settings.model_copy(update=update)
 
 
 def _ingredient(text: str) -> Ingredient:

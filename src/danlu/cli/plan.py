@@ -24,6 +24,9 @@ def run(argv: Sequence[str]) -> int:
     class PlanSettings(TrainSettings):
         """Say what a run would need and how long it would take; same flags as danlu train."""
 
+        model_name_or_path: str = option(
+            "starter", "model folder, or starter (built in)", aliases=("model",), position=0
+        )
         device: str = option(  # type: ignore[assignment]
             "auto", "auto, cpu, cuda, npu, or one that is not here: ascend-910b-64g, rtx-4090-24g"
         )

@@ -57,11 +57,10 @@ def run(argv: Sequence[str]) -> int:
 
 def with_adapter(settings: ServeSettings) -> ServeSettings:
     """Take a run or an adapter that is named as the model for what it is."""
-    from danlu.hub.adapters import taken_apart
+    from danlu.hub.adapters import place_of, taken_apart
 
-    named = settings.model_name_or_path
-    if named is None:
-        return settings
-    model, adapter = taken_apart(named, None)
-    adapters = settings.adapter if adapter is None else (adapter, *settings.adapter)
+    model, adapter = taken_apart(settings.model_name_or_path, None)
+    words = settings.adapter if adapter is None else (adapter, *settings.adapter)
+    named = (word.rpartition("=") for word in words)
+    adapters = tuple(f"{name}{equals}{place_of(path)}" for name, equals, path in named)
     return settings.model_copy(update={"model_name_or_path": model, "adapter": adapters})

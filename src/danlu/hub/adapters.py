@@ -86,11 +86,7 @@ def taken_apart(model: str | None, adapter: str | None) -> tuple[str | None, str
     """
     if model is None or model == STARTER:
         return model, adapter
-    folder = find_model_folder(model)
-    if folder is None:
-        return model, adapter
-    if not folder.exists():
-        folder = _folder_of(model)
+    folder = place_of(model)
     run = read_manifest(folder) if is_run(folder) else None
     if run is not None and run.kind == "full":
         newest = find_newest(folder).newest
@@ -108,6 +104,15 @@ def taken_apart(model: str | None, adapter: str | None) -> tuple[str | None, str
             fix=_("Leave one of them out."),
         )
     return None, str(folder)
+
+
+def place_of(name: str) -> Path:
+    """Return the folder that a model's, an adapter's or a run's name stands for; it may be missing.
+
+    Raises AmbiguousName where there are several.
+    """
+    folder = find_model_folder(name)
+    return folder if folder is not None and folder.exists() else _folder_of(name)
 
 
 def _is_adapter(folder: Path) -> bool:

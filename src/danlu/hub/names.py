@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 
 import danlu
-from danlu.errors import UsageError
+from danlu.errors import AmbiguousName, UsageError
 from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.home import danlu_home
 from danlu.files.json_file import read_json_file
@@ -58,8 +58,10 @@ def find_model_folder(name: str) -> Path | None:
     if not is_stored(published.name):
         return here if here.exists() else None
     if here.exists() and not here.samefile(stored):
-        raise UsageError(
+        raise AmbiguousName(
             _("{name} can mean two models.").format(name=name),
+            name=name,
+            choices=(str(here), str(stored)),
             why=_("The folder {here}, and the pulled model in {stored}.").format(
                 here=here, stored=stored
             ),

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from danlu.errors import DanluError, UsageError
+from danlu.errors import AmbiguousName, DanluError, UsageError
 from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.home import danlu_home
 from danlu.files.json_file import read_json_file
@@ -103,8 +103,10 @@ def find_run(name: str) -> Path:
     if len(named) == 1:
         return named[0]
     if named:
-        raise UsageError(
+        raise AmbiguousName(
             _("There are {count} runs named {name}.").format(count=len(named), name=name),
+            name=name,
+            choices=[str(path) for path in named],
             why=", ".join(str(path) for path in named),
             fix=_("Give the path of one of them."),
         )

@@ -78,7 +78,7 @@ class Names:
         self.options = options_of(cls)
         self.refusals = Refusals()
         placed = [option for option in self.options.values() if option.position is not None]
-        self.placed = sorted(placed, key=lambda option: option.position or 0)
+        self.placed = sorted(placed, key=lambda option: (option.position == -1, option.position))
         self._own = {n: o for o in self.options.values() for n in (o.name, *o.aliases)}
         others = {name: Option(name=name, help="", types=_ANY_VALUE) for name in cls.FOREIGN}
         self._known = {**others, **self._own}

@@ -69,7 +69,8 @@ def option(
     """Declare one setting.
 
     default: `...` when it must be given. help: one line.
-    aliases: other names with the same meaning. position: its place among the words without a flag.
+    aliases: other names with the same meaning. position: its place among the words without a flag;
+    -1: the last.
     """
     extra: dict[str, Any] = {"aliases": list(aliases)} if aliases else {}
     if position is not None:

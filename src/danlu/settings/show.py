@@ -48,7 +48,7 @@ def help_text(cls: type[Settings], command: str) -> str:
     usage = " ".join([_("usage: danlu {command}").format(command=command), *words])
     usage += _(" [FILE.yaml] [--key value ...]")
     lines = [
-        *wrapped(as_typed(usage), help_width(), " " * 4),
+        *wrapped(usage, help_width(), " " * 4),
         "",
         *wrapped(_((cls.__doc__ or "").strip()), help_width()),
         "",

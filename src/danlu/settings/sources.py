@@ -57,9 +57,10 @@ class CommandLine:
         self.asks: set[str] = set()
         self._names = names
         self._rest = deque(words)
-        self._places = list(names.placed)
+        self._words: list[str] = []
         self._seen_a_word = False
         self._read()
+        self._fill_places()
 
     def _read(self) -> None:
         plain_only = False
@@ -113,21 +114,31 @@ class CommandLine:
     def _plain(self, word: str) -> None:
         self._refuse_dashes(word)
         first, self._seen_a_word = not self._seen_a_word, True
-        # Where words have places of their own, a .json among them is data.
-        if first and (_names_a_file(word) or (not self._places and word.endswith(".json"))):
+        # Where words have places of their own, a .json among them may be data; but no model.
+        takes_data = [option.name for option in self._names.placed][:1] != ["model_name_or_path"]
+        is_json = word.endswith(".json") and not (self._names.placed and takes_data)
+        if first and (_names_a_file(word) or is_json):
             self.file = Path(word)
             return
         pair = self._key_value(word)
         if pair is not None:
             self._set(self._names.get(pair[0], COMMAND_LINE), pair[1])
-        elif self._places:
-            self._set(self._places.pop(0), word)
         else:
+            self._words.append(word)
+
+    def _fill_places(self) -> None:
+        """Give the words without a flag to the options that no flag has set, in order."""
+        places = [option for option in self._names.placed if option.name not in self.values]
+        for word in self._words[len(places) :]:
             raise UsageError(
                 _("The word {word} has no meaning here.").format(word=repr(word)),
                 why=_("The command takes no further words without a flag."),
                 fix=_("write --key value; add --help to see all settings"),
             )
+        if places and places[-1].position == -1:
+            places[len(self._words) - 1 : -1] = []
+        for option, word in zip(places, self._words, strict=False):
+            self._set(option, word)
 
     def _refuse_dashes(self, word: str) -> None:
         """Refuse a flag whose hyphens are other characters: it would pass for a text."""
