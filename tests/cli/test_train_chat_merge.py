@@ -219,7 +219,7 @@ def test_chat_in_a_terminal(place: Path) -> None:
         terminal.type("hello\r")
         terminal.wait_for("User: hello\n", more=8)
         terminal.type("\x03")
-        terminal.wait_for("\nUser:")
+        terminal.wait_for("\nUser:", times=2)
         terminal.type("\x04")
         assert terminal.exit_code() == 0
         # The hint for Ctrl-C at an empty prompt: the answer would have been over before.

@@ -69,14 +69,14 @@ class FaultyDisk(HastyDisk):
             return object.__getattribute__(self, name)
         real = getattr(HastyDisk, name)
 
-        def operation(*values: Any) -> object:
+        def operation(*values: Any, **named: Any) -> object:
             with self._turn:
                 self.count += 1
                 if self.count == self.number:
                     _half_done(name, values)
                 if self.count == self.number or (self.fired and self._goes_on(name)):
                     self._fail(name)
-                return real(self, *values)
+                return real(self, *values, **named)
 
         return operation
 

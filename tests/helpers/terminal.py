@@ -90,27 +90,28 @@ class Terminal:
 
     def wait_for(self, text: str, *, more: int = 0, times: int = 1) -> str:
         """Read until a text stands on the screen so often, and so many characters behind it."""
-        return self._wait(
+        return self.wait_until(
             lambda: self.text.count(text) >= times and self._behind(text) >= more, text
         )
 
     def wait_for_match(self, pattern: str) -> re.Match[str]:
         """Read until the screen has what a regular expression describes; return it."""
-        self._wait(lambda: re.search(pattern, self.text) is not None, pattern)
+        self.wait_until(lambda: re.search(pattern, self.text) is not None, pattern)
         found = re.search(pattern, self.text)
         assert found
         return found
 
     def ask(self, keys: str, prompt: str = "User:") -> str:
         """Type at a prompt that is empty, and wait until it is empty again."""
-        self._wait(lambda: self.text.endswith(prompt), prompt)
+        self.wait_until(lambda: self.text.endswith(prompt), prompt)
         before = self.text.count(prompt)
         self.type(keys)
-        return self._wait(
+        return self.wait_until(
             lambda: self.text.endswith(prompt) and self.text.count(prompt) > before, prompt
         )
 
-    def _wait(self, is_there: Callable[[], bool], what: str) -> str:
+    def wait_until(self, is_there: Callable[[], bool], what: str) -> str:
+        """Read until something is so; what: how a failure names it."""
         deadline = time.monotonic() + PATIENCE_S
         while not is_there():
             assert time.monotonic() < deadline, f"no {what!r} in:\n{self.text}"

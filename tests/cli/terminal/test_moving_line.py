@@ -69,7 +69,7 @@ def test_loading_is_shown_in_bytes_with_time_left(
     home = str(tmp_path / "home")
     with closing(Terminal(words, before=SLOW, DANLU_HOME=home)) as terminal:
         terminal.wait_for_match(r"[\d.]+ KiB of [\d.]+ KiB, [\d.]+ KiB/s, \d:\d\d left\n?")
-        assert len(frames(terminal.raw)) > 2
+        terminal.wait_until(lambda: len(frames(terminal.raw)) > 2, "movement")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,7 @@ def test_loading_is_shown_in_bytes_with_time_left(
     [
         ["info"],
         ["info", "starter"],
+        ["models"],
         ["plan", "--dataset", "rows.jsonl"],
         ["data", "check", "rows.jsonl"],
     ],

@@ -9,6 +9,7 @@ from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
 from danlu.language import _, columns, padded
+from danlu.moving_line import MovingLine
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -32,17 +33,18 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(ModelsSettings, "models", argv)
     if resolved is None:
         return EXIT_OK
-    from danlu.device.detect import select
-    from danlu.device.facts import budget_bytes, device_facts
-    from danlu.hub.catalogue.needs import needs
-    from danlu.hub.catalogue.published import published_models
+    with MovingLine(_("Looking at the machine")):
+        from danlu.device.detect import select
+        from danlu.device.facts import budget_bytes, device_facts
+        from danlu.hub.catalogue.needs import needs
+        from danlu.hub.catalogue.published import published_models
 
-    device = select()
-    facts, budget = device_facts(device), budget_bytes(device)
-    table = {
-        model: needs(model.config, facts, budget) if model.config else {}
-        for model in published_models()
-    }
+        device = select()
+        facts, budget = device_facts(device), budget_bytes(device)
+        table = {
+            model: needs(model.config, facts, budget) if model.config else {}
+            for model in published_models()
+        }
     if resolved.values.json_output:
         for model, found in table.items():
             print(json_line(_record(model, found)))
