@@ -123,7 +123,7 @@ def _first_listing(
     here = ", ".join([STARTER, *(one.name for one in stored_models() if one.is_complete)])
     raise EnvironmentFault(
         _("{name} could not be pulled.").format(name=model.name),
-        why=reasons,
+        why=" ".join(reasons),
         fix=_("On this machine are: {names}. With network: danlu pull {name}").format(
             names=here, name=model.name
         ),
