@@ -82,9 +82,9 @@ def _with_choice(words: list[str], fault: AmbiguousName) -> list[str]:
     meant = re.compile(rf"(?<![^=,]){re.escape(fault.name)}(?![^=,])")
     if not (sys.stdin.isatty() and sys.stderr.isatty() and any(map(meant.search, words))):
         raise fault
-    print(fault.what, file=sys.stderr)
+    say(fault.what, to=sys.stderr)
     for number, choice in enumerate(fault.choices, 1):
-        print(f"  {number}  {choice}", file=sys.stderr)
+        say(f"  {number}  {choice}", to=sys.stderr)
     try:
         answer = input(_("Which is meant? Number: "))
         chosen = fault.choices[range(1, len(fault.choices) + 1).index(int(answer))]
