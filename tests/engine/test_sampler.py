@@ -240,6 +240,13 @@ def test_a_row_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatc
     assert choice == ChosenToken(token=int(logits[1].argmax()))
 
 
+@pytest.mark.parametrize("temperature", [1e30, 1e40, 1e308])
+def test_no_heat_makes_what_is_forbidden_possible(temperature: float) -> None:
+    settings = SamplingSettings(temperature=temperature, seed=0, min_tokens=3)
+    subject = sampler(settings, end_token_ids=frozenset({10}))
+    assert 10 not in answer(subject, rows(0, 3))
+
+
 @pytest.mark.parametrize("temperature", [1e-5, 1e-3, 1e30])
 def test_extreme_temperatures_stay_finite(temperature: float) -> None:
     asked = SamplingSettings(temperature=temperature, top_k=3, top_p=0.9, min_p=0.1, seed=0)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from danlu.engine.request import SamplingSettings, TokenLogprobs
 
+_HOTTEST = torch.finfo(torch.float32).max
+
 
 class Penalties:
     """Makes tokens less likely that the prompt (repetition) or the answer (all three) holds."""
@@ -66,8 +68,9 @@ def candidates(row: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]
     tokens = torch.arange(row.shape[0], device=row.device)
     if 0 < settings.top_k < row.shape[0]:
         tokens = torch.nonzero(row >= row.topk(settings.top_k).values[-1]).squeeze(1)
-    # The largest becomes 0, so that no temperature can lead to infinity.
-    scores = (row[tokens] - row.max()) / settings.temperature
+    # The largest becomes 0, so that no temperature can lead to infinity; an infinite one would make
+    # NaN of what is forbidden.
+    scores = (row[tokens] - row.max()) / min(settings.temperature, _HOTTEST)
     if settings.top_p < 1.0:
         ascending, order = scores.sort()
         keep = ascending.softmax(dim=0).cumsum(dim=0) > 1 - settings.top_p
