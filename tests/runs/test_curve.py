@@ -152,11 +152,11 @@ def test_without_a_font_for_them_the_words_are_english(
     assert "loss (nats per token)" in words_of(tmp_path / "loss.svg")
 
 
-@pytest.mark.parametrize("draw", ["loss_svg(curves)", "_labelled(curves, 'title')"])
+@pytest.mark.parametrize("draw", ["loss_svg(curves)", "_alone(curves, 'title', form='png')"])
 def test_curves_are_drawn_under_a_jupyter_kernel(draw: str) -> None:
     """It names a backend that danlu's environment does not have: training failed at its end."""
     program = (
-        "from danlu.runs.curve import LossCurves, _labelled, loss_svg\n"
+        "from danlu.runs.curve import LossCurves, _alone, loss_svg\n"
         f"curves = LossCurves(train=[(1, 2.0), (2, 1.0)])\n{draw}"
     )
     backend = "module://matplotlib_inline.backend_inline"

@@ -16,6 +16,7 @@ from functools import cache
 from html import escape
 from itertools import accumulate
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -80,9 +81,8 @@ def loss_svg(curves: LossCurves) -> str:
     It holds no identifiers, references, fonts or styles for other elements, and no words: they are
     the page's, in its language. The colours are TRAIN, SMOOTHED, HELD_OUT and GRID.
     """
+    matplotlib = _matplotlib()
     figure, axes = _plotted(curves, width=12.5, height=4.6)
-    import matplotlib
-
     figure.set_frameon(False)
     axes.set_frame_on(False)
     axes.grid(visible=False, axis="x")
@@ -95,8 +95,7 @@ def loss_svg(curves: LossCurves) -> str:
 
 def _alone(curves: LossCurves, title: str, *, form: str) -> bytes:
     """Draw a picture that stands alone: with title, axis labels and legend. form: png or svg."""
-    import matplotlib
-
+    matplotlib = _matplotlib()
     names = [CURVES[colour] for colour in curves.colours()]
     say: Callable[[str], str] = _
     said = "".join(map(say, (*AXES.values(), *names)))
@@ -113,6 +112,16 @@ def _alone(curves: LossCurves, title: str, *, form: str) -> bytes:
         axes.set_ylabel(say(AXES["y"]))
         axes.legend([say(name) for name in names], loc="upper right")
         return _saved(figure, form)
+
+
+def _matplotlib() -> ModuleType:
+    """Load matplotlib; it asks for no screen."""
+    # A Jupyter kernel names a way to show pictures that only its own Python has, and with it
+    # matplotlib would not load. Nothing is shown here.
+    os.environ.pop("MPLBACKEND", None)
+    import matplotlib
+
+    return matplotlib
 
 
 @cache
@@ -138,9 +147,6 @@ def _font_for(text: str) -> str | None:
 
 def _plotted(curves: LossCurves, *, width: float, height: float) -> tuple[Figure, Axes]:
     """Plot the curves that have points. width, height: inches."""
-    # A Jupyter kernel names a way to show pictures that only its own Python has, and with it
-    # matplotlib would not load. Nothing is shown here.
-    os.environ.pop("MPLBACKEND", None)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -26,8 +26,8 @@ from danlu.train.job.finetune import Finetune
 
 run = Finetune.run
 
-def slowly(self):
-    for event in run(self):
+def slowly(self, *given, **named):
+    for event in run(self, *given, **named):
         yield event
         if getattr(event, "step", 0) >= {step}:
             time.sleep(0.2)
