@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from danlu.cli.main import main
-from danlu.cli.models import rm
+from danlu.cli.terminal import asking
 from danlu.files.lock import FolderLock
 from danlu.hub.store import complete_folder, unfinished_folder
 from danlu.runs.manifest import read_manifest
@@ -109,7 +109,7 @@ def test_two_adapters_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_rm_asks_and_removes(
     stored: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(rm, "sys", type("Typed", (), {"stdin": _Terminal()}))
+    monkeypatch.setattr(asking, "sys", type("Typed", (), {"stdin": _Terminal()}))
     monkeypatch.setattr("builtins.input", lambda _text: "n")
     assert main(["rm", "Qwen3-0.6B"]) == 0
     assert "Nothing was removed." in said(capsys)
