@@ -122,13 +122,13 @@ def rows_to_learn() -> list[DemoRow]:
 
 def rows_to_ask() -> Iterator[DemoRow]:
     """Draw the held-out prompts with the answers that are right."""
-    rng = random.Random("to ask")
+    rng = random.Random("held out")
     for language in LANGUAGES:
         yield from _expected("new: name", rng.sample(name_rows(language, held_out=True), 20))
     for language in LANGUAGES:
         yield from _expected("new: sorting", sorting_rows(rng, language, "eval", 4))
     for kind, skill in KEPT.items():
-        yield from _expected(f"kept: {kind}", kept_rows(rng, skill, "eval", 20))
+        yield from _expected(f"kept: {kind}", kept_rows(rng, skill, "eval", 40))
 
 
 def _expected(kind: str, rows: list[DemoRow]) -> Iterator[DemoRow]:
