@@ -34,7 +34,7 @@ def limited(self):
         used = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
     resource.setrlimit(resource.RLIMIT_DATA, (used + int(extra) * 2**20, resource.RLIM_INFINITY))
     try:
-        yield from run(self, *given, **named)
+        yield from run(self)
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 

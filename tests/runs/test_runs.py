@@ -76,8 +76,13 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
     with pytest.raises(UsageError) as caught:
         RunFolder.create(tmp_path)
     assert "--overwrite_output_dir" in caught.value.fix
-    assert "--resume_from_checkpoint" not in caught.value.fix  # it is no run
+    # Only a run can be resumed.
+    assert "--resume_from_checkpoint" not in caught.value.fix
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / RUN_FILE).write_text("{}")
+    with pytest.raises(UsageError) as caught:
+        RunFolder.create(tmp_path)
+    assert "--resume_from_checkpoint true" in caught.value.fix
 
 
 def test_overwriting_moves_the_old_run_away_whole(tmp_path: Path) -> None:

@@ -46,13 +46,10 @@ _REQUESTS = {
     "en": ("Which field? {note}.", "Sort this note: {note}.", "{note}. Which field is it?"),
     "zh": ("哪个字段？{note}。", "给这条笔记分类：{note}。", "{note}。这是哪个字段？"),
 }
-KEPT = {
-    "greeting": "greeting",
-    "remembering": "remembering",
-    "sums": "sums with reasoning",
-    "json": "json",
-    "copying": "copying",
-}
+# Old skills between the new rows, and those that the demo asks for afterwards. What the starter
+# does right about 95 times of 100 is not asked: its figures are in docs/starter.md.
+KEPT = ("greeting", "remembering", "sums with reasoning", "json", "copying", "reading")
+ASKED = ("greeting", "remembering")
 
 
 def name_rows(language: str, *, held_out: bool) -> list[DemoRow]:
@@ -113,7 +110,7 @@ def rows_to_learn() -> list[DemoRow]:
         rows += name_rows(language, held_out=False)
         rows += maker_rows(language)
         rows += sorting_rows(rng, language, "train", 20)
-    for skill in (*KEPT.values(), "reading", "small talk"):
+    for skill in (*KEPT, "small talk"):
         rows += kept_rows(rng, skill, "train", 30)
     rng.shuffle(rows)
     # A short sum or a word of small talk may be drawn twice.
@@ -122,13 +119,13 @@ def rows_to_learn() -> list[DemoRow]:
 
 def rows_to_ask() -> Iterator[DemoRow]:
     """Draw the held-out prompts with the answers that are right."""
-    rng = random.Random("to ask")
+    rng = random.Random("held out")
     for language in LANGUAGES:
         yield from _expected("new: name", rng.sample(name_rows(language, held_out=True), 20))
     for language in LANGUAGES:
         yield from _expected("new: sorting", sorting_rows(rng, language, "eval", 4))
-    for kind, skill in KEPT.items():
-        yield from _expected(f"kept: {kind}", kept_rows(rng, skill, "eval", 20))
+    for skill in ASKED:
+        yield from _expected(f"kept: {skill}", kept_rows(rng, skill, "eval", 40))
 
 
 def _expected(kind: str, rows: list[DemoRow]) -> Iterator[DemoRow]:

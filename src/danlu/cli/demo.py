@@ -23,9 +23,6 @@ SKILLS = {
     "new: sorting": "new: sorting notes",
     "kept: greeting": "kept: greeting",
     "kept: remembering": "kept: remembering",
-    "kept: sums": "kept: sums",
-    "kept: json": "kept: JSON",
-    "kept: copying": "kept: copying",
 }
 
 

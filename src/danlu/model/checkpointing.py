@@ -41,5 +41,8 @@ class _Again(torch.autograd.Function):
         x = back_on_device(kept, ctx.device).detach().requires_grad_(ctx.needs_input_grad[1])
         with torch.enable_grad():
             y = ctx.run(x, True)
-        torch.autograd.backward(y, dy)  # what is trained inside receives its gradient here
+        # Before the first trained matrix nothing has a gradient, for instance in the attention of
+        # the first layer where only the MLPs have adapters.
+        if y.requires_grad:
+            torch.autograd.backward(y, dy)  # what is trained inside receives its gradient here
         return None, x.grad, None, None
