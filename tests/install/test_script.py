@@ -289,6 +289,8 @@ def test_in_a_terminal_it_asks(bare: Machine, answer: str, is_run: bool) -> None
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_setup_decides_the_same_and_leaves_it_to_the_users_words(machine: Machine) -> None:
     (machine.clone / "Makefile").symlink_to(ROOT / "Makefile")
+    (machine.clone / "scripts").mkdir(exist_ok=True)
+    (machine.clone / "scripts" / "on-path.sh").symlink_to(ROOT / "scripts" / "on-path.sh")
 
     def make(*words: str) -> str:
         command = ["make", "--no-print-directory", "-C", str(machine.clone), "setup", *words]
