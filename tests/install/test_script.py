@@ -7,6 +7,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -280,9 +281,12 @@ def test_in_a_terminal_it_asks(bare: Machine, answer: str, is_run: bool) -> None
     ) as process:  # fmt: skip
         assert process.wait(60) == 3  # still no Python: apt-get is a stand-in
     os.close(inner)
-    said = os.read(outer, 65536).decode()
+    said = b""
+    with suppress(OSError):  # its end
+        while part := os.read(outer, 65536):
+            said += part
     os.close(outer)
-    assert "[y/N]" in said
+    assert b"[y/N]" in said
     assert bare.log.exists() == is_run
 
 
@@ -300,7 +304,7 @@ def test_make_setup_decides_the_same_and_leaves_it_to_the_users_words(machine: M
 
     write_nvidia_smi(machine.tools)
     assert "torch: the build for CUDA 13.0" in make()
-    assert "Nothing to be done" in make() or "up to date" in make()
+    assert "torch:" not in make()  # it is installed
     (machine.clone / ".venv" / "installed").unlink()
     said = make("PIP_ARGS=--extra-index-url https://example.com/cpu")
     assert "as PIP_ARGS says" in said

@@ -169,4 +169,5 @@ def test_an_adapter_in_the_place_of_a_model_is_served_over_its_base(tmp_path: Pa
     assert taken.model_name_or_path is None
     assert taken.adapter == (str(tmp_path / "fox"), f"a={Path('x').absolute()}")
     model = ServeSettings(model_name_or_path="starter", adapter=("a=x",))
-    assert with_adapter(model) == model
+    named = with_adapter(model)
+    assert named == model.model_copy(update={"adapter": (f"a={Path('x').absolute()}",)})
