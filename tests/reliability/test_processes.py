@@ -214,9 +214,11 @@ def test_a_second_run_on_the_same_folder_is_refused_until_the_first_is_dead(
     words, run = place.words("shared"), place.folder / "shared"
     with start(words, program=slow_behind(25), stdout=subprocess.DEVNULL) as process:
         wait_for_step(process, run, 25)
-        for extra in (RESUME, ("--overwrite_output_dir", "true")):
-            process.send_signal(signal.SIGSTOP)  # a machine that is slow, not dead
-            assert main([*words, *extra]) == 2
-            assert f"process {process.pid} " in capsys.readouterr().err
-        process.kill()
+        process.send_signal(signal.SIGSTOP)  # a machine that is slow, not dead
+        try:
+            for extra in (RESUME, ("--overwrite_output_dir", "true")):
+                assert main([*words, *extra]) == 2
+                assert f"Process {process.pid} " in capsys.readouterr().err
+        finally:  # nobody else ends what is stopped
+            process.kill()
     finish(place, "shared")
