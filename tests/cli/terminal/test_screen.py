@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from danlu.chat.plain import show_answer
@@ -40,10 +40,19 @@ def test_control_characters_are_dropped(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
+# Unicode's names for what turns the reading direction; marks within a word (LRM, RLM) stay.
+TURNING = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+
+
 @given(st.text())
+@example("a\u2028b\u2029c")  # they break a line
+@example("a\u202eb\u2066c\u200fd")
 def test_nothing_else_is_dropped(text: str) -> None:
-    kept = [c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc"]
-    assert printable(text) == "".join(kept)
+    def is_kept(c: str) -> bool:
+        is_control = unicodedata.category(c) in ("Cc", "Zl", "Zp")
+        return c in "\n\t" or not (is_control or unicodedata.bidirectional(c) in TURNING)
+
+    assert printable(text) == "".join(filter(is_kept, text))
 
 
 @given(st.text())
