@@ -175,6 +175,17 @@ def test_answers_of_two_kinds_are_not_mixed(
     assert output.read_bytes() == before
 
 
+def test_other_settings_are_refused_when_nothing_is_left_to_answer_too(
+    place: Path, tmp_path: Path, capsys: Screen
+) -> None:
+    output = tmp_path / "out.jsonl"
+    assert main(words(place, output)) in (0, 5)
+    before = output.read_bytes()
+    assert main(words(place, output, temperature=0.5)) == 2
+    assert "temperature" in capsys.readouterr().err.splitlines()[1]
+    assert output.read_bytes() == before
+
+
 @pytest.mark.parametrize("kind", ["other rows", "fewer rows", "a file of the user", "itself"])
 def test_a_file_that_is_no_answer_to_these_rows_is_left_alone(
     place: Path, tmp_path: Path, kind: str, capsys: Screen

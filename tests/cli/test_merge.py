@@ -169,3 +169,9 @@ def test_an_adapter_that_changes_nothing_is_no_success(
     out = capsys.readouterr().out
     assert "ATTENTION: the merged model is the base" in out
     assert "The merge is right" not in out
+
+
+def test_a_name_of_nothing_is_looked_for_as_a_run(here: Path, capsys: Screen) -> None:
+    what, why, _fix = refused(capsys, "nosuch", "--export_dir", "merged-nothing")
+    assert "nosuch is not an adapter folder" in what
+    assert "adapter_config.json" in why

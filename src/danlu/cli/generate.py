@@ -125,8 +125,6 @@ def _answer_rows(settings: GenerateSettings, argv: Sequence[str]) -> int:
         files = data_files(source)
         total = sum(1 for _row in chain.from_iterable(map(read_rows, files)))
         file = AnswerFile.of_rows(path, chain.from_iterable(map(read_rows, files)))
-    if file.num_lines == total:
-        return _result(path, file.num_refused)
     assistant = _opened(settings)
     from danlu.workflows.answer_rows import answer_rows, made_with
 

@@ -115,10 +115,12 @@ def _without_target(argv: Sequence[str]) -> Iterator[str]:
 
 def _with_adapter(settings: MergeSettings) -> MergeSettings:
     """Take a run or an adapter that is named as the model for what it is. Raises UsageError."""
-    from danlu.hub.adapters import taken_apart
+    from danlu.hub.adapters import place_of, taken_apart
 
     adapters = settings.adapter_name_or_path
     model, adapter = taken_apart(settings.model_name_or_path, next(iter(adapters), None))
+    if not adapters and model is not None and not place_of(model).exists():
+        model, adapter = None, model  # what is not there was meant as a run
     if adapter is not None and not adapters:
         adapters = (adapter,)
     for name, is_given in (("adapter_name_or_path", adapters), ("export_dir", settings.export_dir)):
