@@ -2,8 +2,9 @@
 
 One line of a terminal, on standard error: a spinner that moves whatever happens, what is done, how
 far it is and how long it still takes. It is gone when the work is. In a pipe nothing moves; where a
-command wants it, a stage is a plain line on standard output then. Knows terminals and numbers. Must
-not know what the work is: that is told by a `Progress`.
+command wants it, a stage is a plain line on standard output then. `say` prints what stays, around
+the line and without it. Knows terminals and numbers. Must not know what the work is: that is told
+by a `Progress`.
 """
 
 from __future__ import annotations
