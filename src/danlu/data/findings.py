@@ -64,6 +64,7 @@ FINDING_KINDS = (
     "thought_in_question",
     "thought_part",
     "too_many_answers",
+    "two_calls",
     "two_systems",
     "two_thoughts",
     "unknown_role",

@@ -242,6 +242,22 @@ BAD_ROWS: list[tuple[Formatting, Any, str, str, str]] = [
         "value of message 2",
         "JSON",
     ),
+    (
+        "sharegpt",
+        {
+            "conversations": [
+                {"from": "human", "value": "a"},
+                {
+                    "from": "function_call",
+                    "value": '{"name": "f", "arguments": {}}',
+                    "tool_calls": [{"name": "g", "arguments": {}}],
+                },
+            ]
+        },
+        "two_calls",
+        "calls twice, as value",
+        "Keep one",
+    ),
 ]
 
 

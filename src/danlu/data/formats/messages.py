@@ -164,6 +164,14 @@ def _message(entry: Mapping[str, Any], number: int, tags: Tags) -> Message:
         calls = fields.tool_calls(call, name)
         if not calls:
             raise fields.wrong_call(name)
+        if fields.structure(entry.get("tool_calls"), _Part("tool_calls", number)):
+            raise BadRow(
+                "two_calls",
+                _("Message {number} has calls twice, as {tag} and as tool_calls.").format(
+                    number=number, tag=tags["content_tag"]
+                ),
+                _("Keep one of them."),
+            )
         message = Message(role="assistant", reasoning=reasoning, tool_calls=calls)
         return answer_fields.with_its_keys(message, entry, number)
     if role == "assistant":
