@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -65,3 +68,35 @@ def test_what_only_begins_alike_is_not_mistaken_for_it() -> None:
 )
 def test_other_trouble_is_not_mistaken_for_it(provoke: Callable[[], object]) -> None:
     assert not is_out_of_memory(raised(provoke))
+
+
+MANY_SIZES = """
+import ctypes, torch
+from danlu.device.detect import select
+
+class Heap(ctypes.Structure):  # glibc's struct mallinfo2
+    _fields_ = [(f"f{n}", ctypes.c_size_t) for n in range(10)]
+
+def in_use():
+    tell = ctypes.CDLL(None).mallinfo2
+    tell.restype = Heap
+    return tell().f7
+
+select("cpu")
+weights = torch.ones(64, 64, dtype=torch.bfloat16)
+def products(sizes):
+    for size in sizes:
+        torch.ones(size, 64, dtype=torch.bfloat16) @ weights
+products(range(100, 200))
+before = in_use()
+products(range(200, 700))
+print(in_use() - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc tells it from 2.33")
+def test_products_of_many_sizes_do_not_pile_up() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_SIZES], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert int(done.stdout) < 10_000_000  # 135 MB with torch's own limit of 1,024 sizes

@@ -87,8 +87,8 @@ def cpu_facts(
         # Measured (docs/performance.md): microsteps of many sizes leave holes in the heap, and each
         # brings kernels until their number is bounded.
         slack=0.2,
-        kernel_bytes=2_500_000,
-        most_kernel_bytes=170_000_000,
+        kernel_bytes=1_000_000,
+        most_kernel_bytes=90_000_000,
         flops=per_core * threads,
         flops_fp32=min(per_core / 2, 70e9) * threads,
         achieved=1.0,

@@ -105,9 +105,11 @@ def _available(kind: str) -> bool:
 
 
 def _cpu() -> Device:
-    # oneDNN keeps the kernels of the last 1,024 shapes, megabytes each, and packed batches come in
-    # many. It reads the limit when it makes its first one.
+    # oneDNN keeps the kernels of the last 1,024 shapes, megabytes each, and torch a description of
+    # 0.26 MB for each shape of a bf16 product; packed batches come in many. Both read their limit
+    # when they make their first one.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
     flags, model = processor()
     has_bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     return Device(
