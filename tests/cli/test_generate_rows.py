@@ -95,10 +95,12 @@ def test_a_seed_that_nobody_gave_is_kept_for_going_on(place: Path, tmp_path: Pat
     assert first.read_bytes() == whole
 
 
-def test_killed_in_the_middle_it_goes_on(place: Path, tmp_path: Path) -> None:
+def test_killed_in_the_middle_it_goes_on(place: Path, tmp_path: Path, capsys: Screen) -> None:
     output = tmp_path / "out.jsonl"
     with start(words(place, output), program=SLOW, stdout=subprocess.DEVNULL) as process:
         wait_for_lines(process, output)
+        assert main(words(place, output)) == 2
+        assert f"{output} is in use." in capsys.readouterr().err
         process.kill()
     assert 0 < len(output.read_bytes().splitlines()) < NUM_ROWS
     assert main(words(place, output)) == 0
@@ -139,7 +141,7 @@ def test_a_bad_row_is_named_and_stops_no_other(place: Path, tmp_path: Path, caps
     for _again in range(2):
         assert main(words(place, output, input=rows, do_sample="false")) == 5
         said = capsys.readouterr().out
-        assert "4 rows could not be answered" in said
+        assert "could not be answered: 4;" in said
     first, unknown, broken, too_long, half, last = lines(output)
     assert first["answer"] == last["answer"]
     assert last["input_answer"] == "right"

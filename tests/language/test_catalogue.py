@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 import string
+from pathlib import Path
 
 import pytest
 from babel.messages.catalog import Catalog
 
+import danlu
 from danlu.cli.demo import DemoSettings
 from danlu.cli.generate import GenerateSettings
 from danlu.cli.info import InfoSettings
@@ -72,6 +74,22 @@ def test_punctuation(catalog: Catalog) -> None:
     ]
     faults += [f"{e!r} -> {c!r}" for e, c in pairs(catalog) if e.endswith(".") != c.endswith("。")]
     assert not faults, "\n".join(faults)
+
+
+def test_what_to_do_is_a_sentence_or_a_command() -> None:
+    source = Path(danlu.__file__).parent
+    fixes = [
+        word.value
+        for file in source.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.keyword) and node.arg == "fix"
+        for call in ast.walk(node.value)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "_"
+        for word in call.args
+        if isinstance(word, ast.Constant) and isinstance(word.value, str)
+    ]
+    assert len(fixes) > 150
+    assert not [fix for fix in fixes if re.match("[a-z].* ", fix) and not fix.startswith("danlu ")]
 
 
 @pytest.mark.usefixtures("in_chinese")

@@ -116,10 +116,10 @@ def test_all_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> None:
     assert caught.value.what.endswith(": pakcing, nmae, rnak, zzzzzz.")
     pakcing, nmae, rnak, zzzzzz = caught.value.why.splitlines()
     assert "command line" in pakcing
-    assert "did you mean packing?" in pakcing
-    assert "did you mean name?" in nmae
+    assert "Did you mean packing?" in pakcing
+    assert "Did you mean name?" in nmae
     assert f"{file}:1" in rnak
-    assert "did you mean rank?" in rnak
+    assert "Did you mean rank?" in rnak
     assert f"{file}:3" in zzzzzz
     with pytest.raises(UsageError) as caught:
         resolve(Example, [str(file)], {})

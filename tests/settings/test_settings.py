@@ -83,9 +83,9 @@ def test_words(words: str, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("--lora_rnk 4", ["lora_rnk", "command line", "did you mean lora_rank?"]),
-        ("--modle x", ["did you mean model?"]),
-        ("-lora_rank 4", ["did you mean lora_rank?"]),
+        ("--lora_rnk 4", ["lora_rnk", "command line", "Did you mean lora_rank?"]),
+        ("--modle x", ["Did you mean model?"]),
+        ("-lora_rank 4", ["Did you mean lora_rank?"]),
         ("--zzzzzz 4", ["zzzzzz", "--help"]),
         ("--lora_rank", ["--lora_rank needs a value"]),
         ("--lora_rank --do_train", ["--lora_rank needs a value"]),
@@ -155,7 +155,7 @@ def test_yaml_values(tmp_path: Path) -> None:
     ("text", "parts"),
     [
         ("a: 1\nb: [", ["train.yaml:2"]),
-        ("do_train: true\nlora_rnk: 4\n", ["train.yaml:2", "did you mean lora_rank?"]),
+        ("do_train: true\nlora_rnk: 4\n", ["train.yaml:2", "Did you mean lora_rank?"]),
         ("\nlora_rank: four\n", ["train.yaml:2", "'four'"]),
         ("lora_rank: [1, 2]", ["'1, 2'"]),
         ("lora_rank: {a: 1}", ["train.yaml:1"]),

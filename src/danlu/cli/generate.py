@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from danlu.cli.terminal.screen import say
 from danlu.dialog.settings import AnswerSettings
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, UsageError
+from danlu.files.atomic import make_folder
+from danlu.files.lock import FolderLock
 from danlu.language import _
 from danlu.moving_line import MovingLine
 from danlu.settings.schema import option
@@ -49,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_OK
     settings = resolved.values
     if settings.input or settings.output:
-        return _answer_rows(settings, argv)
+        return _answer_file(settings, argv)
     if _is_a_model(settings):
         settings = settings.model_copy(update={"model_name_or_path": settings.prompt, "prompt": ""})
     prompt = settings.prompt
@@ -114,10 +116,18 @@ def _opened(settings: GenerateSettings) -> Assistant:
         )
 
 
-def _answer_rows(settings: GenerateSettings, argv: Sequence[str]) -> int:
-    """Answer all rows that have no answer yet; 5 where some could not be answered."""
+def _answer_file(settings: GenerateSettings, argv: Sequence[str]) -> int:
+    """Answer all rows of a file, as its only writer."""
     _check_rows(settings)
-    source, path = (Path(name).expanduser() for name in (settings.input, settings.output))
+    path = Path(settings.output).expanduser()
+    make_folder(path.parent)
+    with FolderLock(path.parent, path.name):
+        return _answer_rows(settings, path, argv)
+
+
+def _answer_rows(settings: GenerateSettings, path: Path, argv: Sequence[str]) -> int:
+    """Answer all rows that have no answer yet; 5 where some could not be answered."""
+    source = Path(settings.input).expanduser()
     with MovingLine(_("Reading the rows")):
         from danlu.data.reading.rows import data_files, read_rows
         from danlu.workflows.answer_file import AnswerFile
@@ -156,7 +166,9 @@ def _result(path: Path, bad: int) -> int:
     """Say where all answers are, and how many rows have none; return the exit code."""
     say(_("All answers: {path}").format(path=path))
     if bad:
-        text = _("{count} rows could not be answered; their lines say why, in the field error.")
+        text = _(
+            "Rows that could not be answered: {count}; their lines say why, in the field error."
+        )
         say(text.format(count=bad))
     return DataError.exit_code if bad else EXIT_OK
 

@@ -141,7 +141,7 @@ def _unknown(name: str) -> UsageError:
     return UsageError(
         _("There is no command {name}.").format(name=name),
         why=_("The commands are: {names}.").format(names=", ".join(COMMANDS)),
-        fix=_("did you mean danlu {name}?").format(name=near[0]) if near else _("see danlu --help"),
+        fix=_("Did you mean danlu {name}?").format(name=near[0]) if near else _("See danlu --help"),
     )
 
 
@@ -163,7 +163,7 @@ def _ending(fault: BaseException) -> tuple[str, int]:
     lines = (
         _("danlu made a mistake: {kind}").format(kind=type(fault).__name__),
         library_reason(str(fault).strip()) or _("No further detail."),
-        _("run the command again with --debug and report what it prints"),
+        _("Run the command again with --debug and report what it prints."),
     )
     return "\n".join(lines), EXIT_BUG
 

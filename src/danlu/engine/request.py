@@ -81,7 +81,7 @@ def _refusal(name: str, value: object, why: str) -> UsageError:
     return UsageError(
         _("The sampling setting {name} cannot be {value}.").format(name=name, value=value),
         why=why,
-        fix=_("Use another {name}, or leave it out").format(name=name),
+        fix=_("Use another {name}, or leave it out.").format(name=name),
     )
 
 

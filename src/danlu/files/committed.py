@@ -255,7 +255,7 @@ def _damaged(file: Path, why: str) -> DataError:
     return DataError(
         _("{path} is damaged or incomplete.").format(path=file),
         why=as_sentence(why),
-        fix=_("use another copy of the folder {folder}, or make it again").format(
+        fix=_("Use another copy of the folder {folder}, or make it again.").format(
             folder=file.parent
         ),
     )

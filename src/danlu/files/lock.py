@@ -1,4 +1,4 @@
-"""One writer per folder: a lock file that a dead process never keeps.
+"""One writer per folder, or per file of it: a lock file that a dead process never keeps.
 
 The system's own lock (flock) is released with the process that held it. The file's content names
 the holder, for the message, and is the lock itself on file systems without flock: a holder that no
@@ -28,11 +28,14 @@ _NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 class FolderLock:
-    """Held from construction until `release`. Raises UsageError when another process holds it."""
+    """Held from construction until `release`. Raises UsageError when another process holds it.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / LOCK_FILE
-        self._handle = self._acquire(folder)
+    file: the name of the one file in the folder that is held, instead of the folder.
+    """
+
+    def __init__(self, folder: Path, file: str = "") -> None:
+        self._path = folder / (f".{file}.lock" if file else LOCK_FILE)
+        self._handle = self._acquire(folder / file)
 
     def release(self) -> None:
         """Unlock the folder. The empty file stays: removing it would race with the next holder."""
@@ -49,11 +52,11 @@ class FolderLock:
     def __exit__(self, *_error: object) -> None:
         self.release()
 
-    def _acquire(self, folder: Path) -> int | None:
+    def _acquire(self, held: Path) -> int | None:
         while True:
             handle = _opened(self._path, os.O_RDWR | os.O_CREAT)
             try:
-                self._take(handle, folder)
+                self._take(handle, held)
                 if self._is_still_there(handle):
                     with explained(self._path):
                         _write_holder(handle)
@@ -63,18 +66,18 @@ class FolderLock:
                 raise
             os.close(handle)
 
-    def _take(self, handle: int, folder: Path) -> None:
+    def _take(self, handle: int, held: Path) -> None:
         holder = _read_holder(handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use(folder, _holder(handle)) from None
+            raise _in_use(held, _holder(handle)) from None
         except OSError as fault:
             if fault.errno not in _NO_FLOCK:
                 with explained(self._path):
                     raise
             if holder is not None and holder.is_running() is not False:
-                raise _in_use(folder, Holder(pid=holder.pid)) from None
+                raise _in_use(held, Holder(pid=holder.pid)) from None
 
     def _is_still_there(self, handle: int) -> bool:
         # The folder may have been moved to the trash between open and lock.
@@ -168,18 +171,18 @@ def _write_holder(handle: int) -> None:
     os.pwrite(handle, record.encode(), 0)
 
 
-def _in_use(folder: Path, holder: Holder | None) -> UsageError:
-    what = _("The folder {path} is in use.").format(path=folder)
+def _in_use(held: Path, holder: Holder | None) -> UsageError:
+    what = _("{path} is in use.").format(path=held)
     if holder is None or holder.pid is None:
         return UsageError(
             what,
             why=_("A process is writing to it that cannot be seen from here."),
-            fix=_("wait until it ends, stop it where it runs, or choose another folder"),
+            fix=_("Wait until it ends, stop it where it runs, or choose another folder."),
         )
     return UsageError(
         what,
         why=_("Process {pid} is writing to it.").format(pid=holder.pid),
-        fix=_("wait until it ends, stop it (kill {pid}), or choose another folder").format(
+        fix=_("Wait until it ends, stop it (kill {pid}), or choose another folder.").format(
             pid=holder.pid
         ),
     )

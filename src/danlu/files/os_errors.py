@@ -52,7 +52,7 @@ def disk_full(path: Path, needed_bytes: int) -> CapacityError:
         why=_("At least {needed} are needed, {free} are free.").format(
             needed=readable_bytes(needed_bytes), free=readable_bytes(free_bytes(path))
         ),
-        fix=_("free some space, or choose a folder on another disk, and run the command again"),
+        fix=_("Free some space, or choose a folder on another disk, and run the command again."),
     )
 
 
@@ -64,16 +64,16 @@ def explain(fault: OSError, path: Path, needed_bytes: int = 0) -> DanluError:
     what = _("Cannot write {path}.").format(path=path)
     if fault.errno in _REFUSED:
         why = _("The system refuses: {detail}.")
-        fix = _("choose a folder you may write to, or change its permissions (ls -ld {folder})")
+        fix = _("Choose a folder you may write to, or change its permissions (ls -ld {folder}).")
     elif fault.errno in _BAD_PATH:
         kind = UsageError
         why = _("The path cannot be used: {detail}.")
         fix = _(
-            "give another path: here a folder is missing, or a file is where a folder should be"
+            "Give another path: here a folder is missing, or a file is where a folder should be."
         )
     else:
         why = _("The system reports: {detail}.")
-        fix = _("check the disk (df -h {folder}; dmesg | tail) and run the command again")
+        fix = _("Check the disk (df -h {folder}; dmesg | tail) and run the command again.")
     why = why.format(detail=system_reason(fault))
     return kind(what, why=why, fix=fix.format(folder=path.parent))
 
@@ -99,7 +99,7 @@ def readable(path: Path) -> Iterator[None]:
         what = _("Cannot read {path}.").format(path=path)
         why = _("The system reports: {detail}.").format(detail=system_reason(fault))
         if fault.errno in (*_LOST, *_BAD_PATH):
-            fix = _("check the disk (dmesg | tail), and use another copy of this file")
+            fix = _("Check the disk (dmesg | tail), and use another copy of this file.")
             raise DataError(what, why=why, fix=fix) from fault
-        fix = _("let your user read it (ls -l {path}) and run the command again")
+        fix = _("Let your user read it (ls -l {path}) and run the command again.")
         raise EnvironmentFault(what, why=why, fix=fix.format(path=path)) from fault

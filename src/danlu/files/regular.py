@@ -45,7 +45,7 @@ def read_regular(path: Path, *, most_bytes: int) -> bytes:
         why=_("It is larger than {size} MiB, the most that such a file may hold.").format(
             size=most_bytes >> 20
         ),
-        fix=_("use another copy of this file, from where it was made"),
+        fix=_("Use another copy of this file, from where it was made."),
     )
 
 
@@ -60,5 +60,5 @@ def _not_regular(path: Path, mode: int) -> DataError:
     return DataError(
         _("Cannot read {path}.").format(path=path),
         why=_("It is {kind}, not a file.").format(kind=kinds.get(stat.S_IFMT(mode), "?")),
-        fix=_("put a file in its place: ls -lL {path}").format(path=shlex.quote(str(path))),
+        fix=_("Put a file in its place: ls -lL {path}").format(path=shlex.quote(str(path))),
     )

@@ -102,19 +102,19 @@ def _movable(path: Path) -> Path:
         raise UsageError(
             _("The folder {path} is not moved away.").format(path=path),
             why=_("It holds your home or the folder you are working in."),
-            fix=_("choose another --output_dir"),
+            fix=_("Choose another --output_dir"),
         )
     return real
 
 
 def _not_empty(path: Path) -> UsageError:
     fix = _(
-        "add --resume_from_checkpoint true to go on with that run, "
-        "or --overwrite_output_dir to move it to {trash} and start anew"
+        "Add --resume_from_checkpoint true to go on with that run, "
+        "or --overwrite_output_dir to move it to {trash} and start anew."
     )
     if not is_run(path):
         fix = _(
-            "choose another --output_dir, or add --overwrite_output_dir to move what is there to "
+            "Choose another --output_dir, or add --overwrite_output_dir to move what is there to "
             "{trash}"
         )
     return UsageError(

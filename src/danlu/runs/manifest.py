@@ -155,9 +155,9 @@ def read_manifest(folder: Path) -> RunManifest:
         raise UsageError(
             _("{path} is not a run of danlu.").format(path=folder),
             why=_("It has no file {name}.").format(name=RUN_FILE),
-            fix=_("give the output_dir of a `danlu train` command"),
+            fix=_("Give the output_dir of a `danlu train` command."),
         )
-    fix = _("if a newer danlu wrote it, update danlu; otherwise start the run again")
+    fix = _("If a newer danlu wrote it, update danlu; otherwise start the run again.")
     record = read_json_file(file, fix=fix)
     try:
         return RunManifest.model_validate(record.fields)

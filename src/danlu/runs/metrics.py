@@ -110,5 +110,5 @@ def _parse(file: Path, number: int, line: bytes) -> dict[str, Any]:
     raise DataError(
         _("{place} is damaged.").format(place=f"{file}:{number}"),
         why=why,
-        fix=_("remove that line from the file"),
+        fix=_("Remove that line from the file."),
     )

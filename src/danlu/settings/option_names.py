@@ -63,7 +63,7 @@ class Refusals:
             raise UsageError(
                 _("Some settings cannot be used: {names}.").format(names=names),
                 why=tuple(dict.fromkeys(lines)),
-                fix=_("change or remove them; add --help to the command to see all settings"),
+                fix=_("Change or remove them; add --help to the command to see all settings."),
             )
 
 
@@ -98,9 +98,9 @@ class Names:
             key,
             origin,
             what=_("There is no setting named {key}").format(key=key),
-            fix=_("did you mean {name}?").format(name=near)
+            fix=_("Did you mean {name}?").format(name=near)
             if near
-            else _("add --help to the command to see all settings"),
+            else _("Add --help to the command to see all settings."),
         )
         return Option(name=name, help="", types=_ANY_VALUE)
 

@@ -143,13 +143,13 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
         return UsageError(
             _("The setting {name} is missing.").format(name=key),
             why=_(names.options[key].help),
-            fix=_("add --{name} VALUE").format(name=key),
+            fix=_("Add --{name} VALUE").format(name=key),
         )
     if key not in given:  # a rule about several settings, written by us as a whole sentence
         return UsageError(
             _("The settings do not fit together."),
             why=first["msg"].removeprefix("Value error, "),
-            fix=_("change one of them; add --print_settings to see every value and its origin"),
+            fix=_("Change one of them; add --print_settings to see every value and its origin."),
         )
     shown = _shown(given[key].value)
     return UsageError(
@@ -158,7 +158,7 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
             origin=shown_origin(given[key].origin),
             detail=_rule(first),
         ),
-        fix=_("give {name} as {kind}: {help}").format(
+        fix=_("Give {name} as {kind}: {help}").format(
             name=key, kind=describe_type(names.options[key]), help=_(names.options[key].help)
         ),
     )

@@ -100,7 +100,7 @@ class CommandLine:
             raise UsageError(
                 _("--{name} needs a value.").format(name=option.name),
                 why=_("The flag stands alone on the command line."),
-                fix=_("write --{name} VALUE, or --{name}=VALUE if it starts with --").format(
+                fix=_("Write --{name} VALUE, or --{name}=VALUE if it starts with --").format(
                     name=option.name
                 ),
             )
@@ -133,7 +133,7 @@ class CommandLine:
             raise UsageError(
                 _("The word {word} has no meaning here.").format(word=repr(word)),
                 why=_("The command takes no further words without a flag."),
-                fix=_("write --key value; add --help to see all settings"),
+                fix=_("Write --key value; add --help to see all settings."),
             )
         if places and places[-1].position == -1:
             places[len(self._words) - 1 : -1] = []
@@ -147,7 +147,7 @@ class CommandLine:
             raise UsageError(
                 _("The word {word} has no meaning here.").format(word=repr(word)),
                 why=_("Its dashes are not the hyphens of a keyboard in English mode."),
-                fix=_("write --{name} with two plain hyphens").format(name=name),
+                fix=_("Write --{name} with two plain hyphens.").format(name=name),
             )
 
     def _key_value(self, word: str) -> tuple[str, str] | None:
@@ -179,7 +179,7 @@ def read_file(names: Names, path: Path) -> dict[str, Given]:
         raise UsageError(
             _("The settings file {place} cannot be read.").format(place=path),
             why=as_sentence(system_reason(fault)),
-            fix=_("check its name; you are in {folder}").format(folder=Path.cwd()),
+            fix=_("Check its name; you are in {folder}").format(folder=Path.cwd()),
         ) from fault
     except OSError as fault:
         raise _bad_file(str(path), system_reason(fault)) from fault
@@ -199,7 +199,7 @@ def read_file(names: Names, path: Path) -> dict[str, Given]:
         raise UsageError(
             _("{path} holds no settings.").format(path=path),
             why=_("It is the configuration of a model."),
-            fix=_("name the model's folder: --model {folder}").format(
+            fix=_("Name the model's folder: --model {folder}").format(
                 folder=shlex.quote(str(path.parent))
             ),
         )
@@ -252,5 +252,5 @@ def _bad_file(place: str, why: str) -> UsageError:
     return UsageError(
         _("The settings file {place} cannot be read.").format(place=place),
         why=as_sentence(why),
-        fix=_("correct the file; one setting a line: key: value"),
+        fix=_("Correct the file; one setting a line: key: value"),
     )

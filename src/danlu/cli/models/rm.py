@@ -62,12 +62,13 @@ def _named(name: str) -> list[StoredModel]:
     found = [model for model in stored_models() if model.name.lower() == wanted]
     is_path = name.startswith((".", "~", "/"))
     if not found or is_path:
-        here = ", ".join(model.name for model in stored_models()) or "-"
+        here = ", ".join(model.name for model in stored_models())
+        why = _("{folder} holds none. Other folders are yours to remove.")
+        if here:
+            why = _("{folder} holds: {names}. Other folders are yours to remove.")
         raise UsageError(
             _("There is no pulled model {name}.").format(name=name),
-            why=_("{folder} holds: {names}. Other folders are yours to remove.").format(
-                folder=models_folder(), names=here
-            ),
+            why=why.format(folder=models_folder(), names=here),
             fix="danlu models",
         )
     return found

@@ -6,11 +6,13 @@ never loaded. Must not know where a fact comes from beyond that.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import danlu
+from danlu.cli.terminal.screen import say
 from danlu.container import free_memory_bytes, memory_bytes, num_processors
 from danlu.device.cards import Card, Cards, find_cards
 from danlu.device.processor import processor
@@ -20,6 +22,7 @@ from danlu.files.units import readable_bytes
 from danlu.hub.names import STARTER, default_name
 from danlu.hub.store import stored_models
 from danlu.language import _
+from danlu.program import own_command
 
 _COLUMNS = 80
 # What a command does, as it is looked up; the first two depend on the models that are here.
@@ -50,6 +53,9 @@ def print_banner() -> None:
         for name, text in rows.items():
             table.add_row(Text(name), Text(text))
         console.print(Rule(style="none"), table)
+    if own_command() != "danlu":
+        # Not through rich, which would break a long path.
+        say(" " + _("danlu is not on PATH. So that the above runs:"), f" {_alias()}")
     console.print(Rule(style="none"))
 
 
@@ -81,6 +87,13 @@ def next_commands() -> dict[str, str]:
             "danlu pull Qwen3-8B": _("download a Qwen3; danlu models lists all"),
         }
     return commands
+
+
+def _alias() -> str:
+    """Return what makes a shell know danlu, wherever it goes."""
+    program, *words = shlex.split(own_command())
+    command = shlex.join([str(Path(program).absolute()), *words])
+    return f"alias danlu={shlex.quote(command)}"
 
 
 def _card_facts(found: Cards) -> dict[str, str]:

@@ -57,8 +57,8 @@ def become_vllm(settings: ServeSettings, given: Collection[str], keys: Sequence[
             _("vLLM is not installed."),
             why=_("There is no program {name} on the PATH.").format(name=EXECUTABLE),
             fix=_(
-                "pip install vllm (NVIDIA), or pip install vllm vllm-ascend (Ascend); or leave "
-                "--engine vllm out"
+                "Install it (pip install vllm; on Ascend pip install vllm vllm-ascend), or leave "
+                "--engine vllm out."
             ),
         )
     print(shlex.join(command))

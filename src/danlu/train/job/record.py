@@ -91,7 +91,7 @@ def recorded_step_plan(manifest: RunManifest, step: int | None = None) -> StepPl
         raise DataError(
             _("{path} cannot be read.").format(path=RUN_FILE),
             why="arithmetic.micro_batch_tokens: Field required",
-            fix=_("if a newer danlu wrote it, update danlu; otherwise start the run again"),
+            fix=_("If a newer danlu wrote it, update danlu; otherwise start the run again."),
         )
     return StepPlan(
         micro_batch_tokens=way.micro_batch_tokens,
