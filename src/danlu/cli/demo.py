@@ -34,11 +34,12 @@ def run(argv: Sequence[str]) -> int:
     """Run the demo; 130 when interrupted (it can simply be started again)."""
     if read_settings(DemoSettings, "demo", argv) is None:
         return EXIT_OK
-    from danlu.files.home import danlu_home
-    from danlu.train.loop.trainer import Interrupted
-    from danlu.workflows.demo import Demo
-
     started = time.monotonic()
+    with MovingLine(_("Loading the model")):
+        from danlu.files.home import danlu_home
+        from danlu.train.loop.trainer import Interrupted
+        from danlu.workflows.demo import Demo
+
     demo = Demo(danlu_home())
     with demo.started_over():
         try:
@@ -73,19 +74,22 @@ def _show(demo: Demo) -> None:
 
     _title(1, _("The machine, and the built-in model (a small demonstration model)"))
     print_facts(machine_facts(), indent="  ")
-    starter = demo.open_starter()
+    with MovingLine(_("Loading the model")):
+        starter = demo.open_starter()
     questions = QUESTIONS[chosen_language()]
     for question in (*questions.new, *questions.kept):
         say(f"\n> {question}")
         show_answer(ask(starter, question))
 
     _title(2, _("Fine-tuning: a new name, and a new skill: sorting notes"))
-    job = demo.finetune()
+    with MovingLine(_("Reading the rows")):
+        job = demo.finetune()
     say(*describe(job.prepared))
     show_training(job)
 
     _title(3, _("Before and after"))
-    tuned = demo.open_tuned()
+    with MovingLine(_("Loading the model")):
+        tuned = demo.open_tuned()
     rows = []
     with MovingLine(_("asking both models")):
         for question in (*questions.new, *questions.kept):
@@ -107,9 +111,12 @@ def _show(demo: Demo) -> None:
     say(_("Loss curve: {path}").format(path=demo.run_folder / "loss.png"))
 
     _title(4, _("Merging the adapter into the model"))
-    say(merge_summary(demo.merge(job.device)))
+    with MovingLine(_("checking base and adapter")):
+        merge = demo.merge(job.device)
+    say(merge_summary(merge))
     say(_("Merged model: {path}").format(path=demo.merged_folder))
-    merged = demo.open_merged()
+    with MovingLine(_("Loading the model")):
+        merged = demo.open_merged()
     for question in questions.new:
         say(f"\n> {question}")
         show_answer(ask(merged, question))
