@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from danlu.cli.terminal.screen import json_line, say
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
+from danlu.hub.names import STARTER, default_name
 from danlu.language import _, columns, padded
 from danlu.moving_line import MovingLine
 from danlu.settings.schema import Settings, option
@@ -49,13 +50,13 @@ def run(argv: Sequence[str]) -> int:
         for model, found in table.items():
             print(json_line(_record(model, found)))
         return EXIT_OK
-    say(*here_lines(), "", *_catalogue_lines(table, facts, budget))
+    default = _("Where none is named: {name}").format(name=default_name())
+    say(*here_lines(), default, "", *_catalogue_lines(table, facts, budget))
     return EXIT_OK
 
 
 def here_lines() -> list[str]:
     """Say which models are on this machine."""
-    from danlu.hub.names import STARTER
     from danlu.hub.store import models_folder, stored_models
 
     lines = [_("Here:"), _("  {name}: built in, to try things out").format(name=STARTER)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from danlu.cli.terminal.screen import say
@@ -46,8 +47,8 @@ def run(argv: Sequence[str]) -> int:
         with MovingLine(in_lines=True) as line:
             _pull(model, sites_of(resolved.values.source), line)
     except KeyboardInterrupt:
-        text = _("Stopped; what came stays. Go on with: danlu pull {name}")
-        say(text.format(name=model.name))
+        text = _("Stopped; what came stays. Go on with: {command}")
+        say(text.format(command=shlex.join(["danlu", "pull", *argv])))
         return EXIT_INTERRUPTED
     say(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
     say(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
