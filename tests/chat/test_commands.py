@@ -138,10 +138,12 @@ def test_what_is_taught_is_trained_on_by_the_command_that_is_printed(
     assert said == "2 corrected answers are in corrections.jsonl. To learn them:"
     words = shlex.split(command)
     assert words[0] == "danlu"
-    assert main([*words[1:], "--max_steps", "1", "--report", "false"]) == 0
+    assert main([*words[1:], "--report", "false"]) == 0
     assert "2 rows to learn" in capsys.readouterr().out
-    output = talk("/adapter", "/model", words=("--adapter", "taught"))
+    output = talk("/adapter", "/model", "hello", "and you?", words=("--adapter", "taught"))
     assert "base, taught\n" in output
+    assert "Good day, Anna." in output
+    assert "I am fine." in output
     assert str(tmp_path / "taught" / "final") in output
 
 

@@ -164,7 +164,10 @@ def test_edit_and_teach_go_through_the_users_editor(
         terminal.type("\x04")
         assert terminal.exit_code() == 0
         assert "1 corrected answers are in corrections.jsonl" in terminal.text
-        assert "danlu train" in terminal.text
+        # In one piece, however long: it is copied.
+        command = re.search(rb"danlu train [^\r\n]* --num_train_epochs \d+", terminal.raw)
+        assert command
+        assert len(command[0]) > 80
     row = json.loads((tmp_path / "corrections.jsonl").read_text(encoding="utf-8"))
     assert [message["content"] for message in row["messages"]] == ["Fox\nis my name."] * 2
 

@@ -19,7 +19,7 @@ from rich.text import Text as Styled
 from danlu.chat.figures import AnswerFigures
 from danlu.chat.markdown import AnswerMarkdown, split_finished
 from danlu.dialog.events import Call, Event, Text, Thought
-from danlu.language import _
+from danlu.language import _, wrapped
 from danlu.text.printable import printable
 from danlu.text.render import call_text
 
@@ -37,7 +37,10 @@ class Screen:
     def say(self, text: str, *, dim: bool = False) -> None:
         """Print sentences of ours, or of files and names."""
         style = "dim" if dim else ""
-        self._console.print(Styled(printable(text), style=style), soft_wrap=False)
+        lines = printable(text).split("\n")
+        whole = "\n".join(part for line in lines for part in wrapped(line, self._console.width))
+        # Rich would break a command that is longer than a line, which could then not be copied.
+        self._console.print(Styled(whole, style=style), soft_wrap=True)
 
     def answer(self, events: Iterator[Event], figures: AnswerFigures) -> None:
         """Show an answer while it comes. Ctrl-C stops it; what came stays on the screen."""

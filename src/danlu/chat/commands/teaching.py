@@ -17,13 +17,15 @@ from danlu.chat.talk import Chat, Command
 from danlu.dialog.dialog import begun_text
 from danlu.errors import UsageError
 from danlu.files.atomic import append_line
+from danlu.hub.names import STARTER
 from danlu.language import _
 from danlu.program import as_typed
 from danlu.text.conversation import Message
 from danlu.text.render import split_reasoning
 
-# So few rows are learned only if they are seen often.
-_EPOCHS = 20
+# So few rows are learned only if they are seen often, and at a higher rate than many.
+_RECIPE = ("--learning_rate", "3e-4", "--num_train_epochs", "30")
+_STARTERS_RECIPE = ("--learning_rate", "2e-3", "--num_train_epochs", "100")  # it is tiny
 
 
 def teaching_commands() -> list[Command]:
@@ -46,9 +48,10 @@ def how_to_train(chat: Chat) -> Iterator[str]:
         count=len(chat.taught), path=chat.settings.corrections
     )
     yield rows
+    recipe = _STARTERS_RECIPE if STARTER in chat.taught[-1] else _RECIPE
     words = (
         "danlu", "train", *chat.taught[-1], "--dataset", chat.settings.corrections,
-        "--output_dir", _free_name(), "--num_train_epochs", str(_EPOCHS),
+        "--output_dir", _free_name(), *recipe,
     )  # fmt: skip
     yield as_typed(f"  {shlex.join(words)}")
 

@@ -241,7 +241,8 @@ class _Bar(_View):
         self._last = event
 
     def _say(self, line: str) -> None:
-        self._console.print(Text("\n".join(wrapped(line, self._console.width))))
+        # Rich would break a command that is longer than a line, which could then not be copied.
+        self._console.print(Text("\n".join(wrapped(line, self._console.width))), soft_wrap=True)
 
     def _picture(self) -> Text:
         last, total = self._last, self._total_steps
