@@ -2,24 +2,22 @@
 
 One line of a terminal, on standard error: a spinner that moves whatever happens, what is done, how
 far it is and how long it still takes. It is gone when the work is. In a pipe nothing moves; where a
-command wants it, a stage is a plain line on standard output then. `say` prints what stays, around
-the line and without it. Knows terminals and numbers. Must not know what the work is: that is told
-by a `Progress`.
+command wants it, a stage is a plain line on standard output then. Knows terminals and numbers. Must
+not know what the work is: that is told by a `Progress`.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from danlu.files.units import readable_bytes, readable_clock
-from danlu.language import _, columns, wrapped
-from danlu.program import as_typed
+from danlu.language import _, columns
+from danlu.say import say
 from danlu.text.printable import printable
 
 if TYPE_CHECKING:
@@ -39,20 +37,6 @@ _LEAST_COLUMNS = 4
 
 def no_progress(what: str, done: int, total: int) -> None:
     """Show nothing: for those who do not wait."""
-
-
-def say(*texts: str, to: TextIO | None = None, indent: str = "") -> None:
-    """Print texts without control sequences, their commands as they can be typed here.
-
-    In a terminal lines end between words.
-    indent: before the lines into which a long one is broken, but the first.
-    """
-    stream = to or sys.stdout
-    lines = printable(as_typed("\n".join(texts))).split("\n")
-    if stream.isatty():
-        width = shutil.get_terminal_size().columns
-        lines = [part for line in lines for part in wrapped(line, width, indent)]
-    print("\n".join(lines), file=stream, flush=True)
 
 
 class MovingLine:

@@ -23,6 +23,7 @@ LINES = (
     ("train", "engine", "export"),
     ("hub",),
     ("lora", "data", "plan", "runs", "moving_line"),
+    ("say",),
     ("model", "weights", "text"),
     ("ops", "device"),
     ("files", "settings"),

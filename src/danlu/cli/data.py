@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from danlu.cli.terminal.screen import json_line, say
+from danlu.cli.terminal.screen import json_line
 from danlu.data.settings import DataSettings
 from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.language import _
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.foreign_options import options_for
 from danlu.settings.option_names import DEFAULT
 from danlu.settings.ranges import PositiveInt

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
 from danlu.language import _, chosen_language, columns
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.schema import Settings
 from danlu.settings.show import read_settings
 

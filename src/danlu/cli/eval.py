@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from danlu.cli.terminal.screen import say
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import PositiveFloat, PositiveInt
 from danlu.settings.schema import Foreign, option

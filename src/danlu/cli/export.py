@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from danlu.cli.terminal.screen import json_line, say
+from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
 from danlu.language import _
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.foreign_options import options_for
 from danlu.settings.schema import Foreign, Settings, option
 from danlu.settings.show import read_settings

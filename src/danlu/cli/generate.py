@@ -11,13 +11,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from danlu.cli.terminal.screen import say
 from danlu.dialog.settings import AnswerSettings
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, UsageError
 from danlu.files.atomic import make_folder
 from danlu.files.lock import FolderLock
 from danlu.language import _
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 

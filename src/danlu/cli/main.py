@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Sequence
 
 from danlu import __version__
-from danlu.cli.terminal.screen import say
 from danlu.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -29,6 +28,7 @@ from danlu.errors import (
 from danlu.language import _, wrapped
 from danlu.program import COMMANDS
 from danlu.reasons import as_sentence, library_reason, reason_of
+from danlu.say import say
 
 _FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
 

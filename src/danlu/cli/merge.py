@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from danlu.cli.terminal.asking import agreed
-from danlu.cli.terminal.screen import json_line, say
+from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import DeviceName, TrainedTemplate
 from danlu.language import _
 from danlu.moving_line import MovingLine
 from danlu.runs.resuming import resume_command
+from danlu.say import say
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import Range
 from danlu.settings.schema import Foreign, Settings, option

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from danlu.cli.terminal.screen import json_line, say
+from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
 from danlu.language import _, columns, padded
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from danlu.cli.terminal.fact_table import print_facts
-from danlu.cli.terminal.screen import json_line, say
+from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
 from danlu.files.units import readable_bytes
 from danlu.language import _, columns, padded
@@ -21,6 +21,7 @@ from danlu.runs.manifest import read_manifest
 from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
 from danlu.runs.resuming import resume_command
 from danlu.runs.trash import empty_trash, list_trash
+from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import danlu
-from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.files.atomic import atomic_write, link_or_copy, make_folder
 from danlu.language import _
+from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.option_names import COMMAND_LINE, DEFAULT
 from danlu.settings.show import read_settings
 

@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
 from danlu.moving_line import MovingLine
 from danlu.reasons import reason_of
 from danlu.runs.checkpoints import FINAL
+from danlu.say import say
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:

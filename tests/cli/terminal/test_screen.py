@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from danlu.chat.plain import show_answer
 from danlu.cli.main import main
-from danlu.cli.terminal.screen import json_line, printable
+from danlu.cli.terminal.screen import json_line
 from danlu.dialog.events import Call, End, Event, Text, Thought, Usage
 from danlu.text.conversation import ToolCall
+from danlu.text.printable import printable
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\x90q\x7f\x08\r\x00"
 END = (Usage(prompt_tokens=1, completion_tokens=1), End(reason="stop"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from danlu.cli.terminal.screen import json_line, say
+from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK
 from danlu.files.units import GIB, readable_bytes
 from danlu.hub.names import STARTER, default_name
 from danlu.language import _, columns, padded
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
 from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.published import PublishedModel, find_published, published_models
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 

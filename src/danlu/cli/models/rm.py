@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from danlu.cli.terminal.asking import agreed
-from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.files.committed import discard
 from danlu.files.lock import holder_of
@@ -16,6 +15,7 @@ from danlu.hub.store import StoredModel, models_folder, stored_models
 from danlu.language import _
 from danlu.runs.manifest import read_manifest
 from danlu.runs.registry import RunStatus, list_runs
+from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 

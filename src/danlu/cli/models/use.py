@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.names import STARTER, default_name, model_folder, set_default_model
 from danlu.language import _
+from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 

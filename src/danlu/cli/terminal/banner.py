@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 
 import danlu
-from danlu.cli.terminal.screen import say
 from danlu.container import free_memory_bytes, memory_bytes, num_processors
 from danlu.device.cards import Card, Cards, find_cards
 from danlu.device.processor import processor
@@ -23,6 +22,7 @@ from danlu.hub.names import STARTER, default_name
 from danlu.hub.store import stored_models
 from danlu.language import _
 from danlu.program import own_command
+from danlu.say import say
 
 _COLUMNS = 80
 # What a command does, as it is looked up; the first two depend on the models that are here.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from danlu.cli.terminal.screen import printable
 from danlu.data.doctor.preview import ShownRow, ShownToken
 from danlu.language import _
+from danlu.text.printable import printable
 from danlu.workflows.report.page_html import CLOSING, escaped, opening
 
 _GREEN, _DIM, _PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"

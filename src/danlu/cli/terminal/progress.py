@@ -20,13 +20,13 @@ from rich.text import Text
 from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
-from danlu.cli.terminal.screen import say
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.files.units import readable_bytes, readable_clock
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
 from danlu.language import _, columns, wrapped
 from danlu.moving_line import MovingLine
+from danlu.say import say
 from danlu.train.events import (
     Adapted,
     Evaluated,

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from danlu.moving_line import say as say
-from danlu.text.printable import printable as printable
+from danlu.text.printable import printable
 
 
 def json_line(record: Mapping[str, Any]) -> str:
