@@ -22,6 +22,10 @@ EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
 
 
+class Shown(Exception):
+    """What --help or --print_settings asked for has been printed: the command is done."""
+
+
 class DanluError(Exception):
     """A problem that a person can understand and fix.
 

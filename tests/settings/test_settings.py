@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import model_validator
 
-from danlu.errors import UsageError
+from danlu.errors import Shown, UsageError
 from danlu.settings.resolve import Resolved, resolve
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import help_text, read_settings, settings_text
@@ -202,7 +202,8 @@ def test_a_setting_that_must_be_given() -> None:
 
 
 def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    assert read_settings(Example, "example", ["--help"]) is None
+    with pytest.raises(Shown):
+        read_settings(Example, "example", ["--help"])
     text = capsys.readouterr().out
     assert text.startswith("usage: danlu example [model_name_or_path] [prompt]")
     for name in Example.model_fields:
@@ -212,7 +213,8 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_printed_settings_are_yaml_with_origins(capsys: pytest.CaptureFixture[str]) -> None:
-    assert read_settings(Example, "example", ["--print_settings", "--dataset", "a,b"]) is None
+    with pytest.raises(Shown):
+        read_settings(Example, "example", ["--print_settings", "--dataset", "a,b"])
     text = capsys.readouterr().out
     assert "dataset: [a, b]" in text
     line = next(line for line in text.splitlines() if line.startswith("dataset"))

@@ -23,8 +23,6 @@ def run(argv: Sequence[str]) -> int:
     from danlu.chat.settings import ChatSettings
 
     resolved = read_settings(ChatSettings, "chat", argv)
-    if resolved is None:
-        return EXIT_OK
     settings = resolved.values
     if settings.model_name_or_path == "-" and settings.prompt is None:  # danlu chat -
         settings = settings.model_copy(update={"model_name_or_path": None, "prompt": "-"})

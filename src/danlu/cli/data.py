@@ -76,8 +76,6 @@ def _joined_names(words: Sequence[str]) -> list[str]:
 
 def _check(argv: Sequence[str]) -> int:
     resolved = read_settings(CheckSettings, "data check", argv)
-    if resolved is None:
-        return EXIT_OK
     with MovingLine(_("Reading the data")):
         from danlu.cli.terminal.findings import report_lines, report_record
         from danlu.data.doctor.check import check_data
@@ -101,8 +99,6 @@ def _check(argv: Sequence[str]) -> int:
 
 def _preview(argv: Sequence[str]) -> int:
     resolved = read_settings(PreviewSettings, "data preview", argv)
-    if resolved is None:
-        return EXIT_OK
     from danlu.cli.terminal.preview import page, terminal_lines
     from danlu.data.datasets import named_datasets
     from danlu.data.doctor.preview import preview

@@ -32,8 +32,7 @@ class DemoSettings(Settings):
 
 def run(argv: Sequence[str]) -> int:
     """Run the demo; 130 when interrupted (it can simply be started again)."""
-    if read_settings(DemoSettings, "demo", argv) is None:
-        return EXIT_OK
+    read_settings(DemoSettings, "demo", argv)
     started = time.monotonic()
     with MovingLine(_("Loading the model")):
         from danlu.files.home import danlu_home

@@ -57,8 +57,6 @@ class EvalSettings(ModelSettings):
 def run(argv: Sequence[str]) -> int:
     """Score where a data set is named, else write the report."""
     resolved = read_settings(EvalSettings, "eval", argv)
-    if resolved is None:
-        return EXIT_OK
     settings = _taken_for_what_it_is(resolved.values)
     _check(settings)
     if settings.dataset:

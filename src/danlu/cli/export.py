@@ -50,8 +50,6 @@ class ExportSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Export and say how to use the result."""
     resolved = read_settings(ExportSettings, "export", argv)
-    if resolved is None:
-        return EXIT_OK
     settings = resolved.values
     name = _whole_model(settings)
     if not name or not settings.export_dir:

@@ -47,8 +47,6 @@ class GenerateSettings(AnswerSettings):
 def run(argv: Sequence[str]) -> int:
     """Print the answer, or write all; with --json an object with text, thought, calls and usage."""
     resolved = read_settings(GenerateSettings, "generate", argv)
-    if resolved is None:
-        return EXIT_OK
     settings = resolved.values
     if settings.input or settings.output:
         return _answer_file(settings, argv)

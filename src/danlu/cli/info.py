@@ -33,8 +33,6 @@ class InfoSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Print the facts as a table, or as JSON."""
     resolved = read_settings(InfoSettings, "info", argv)
-    if resolved is None:
-        return EXIT_OK
     settings = resolved.values
     if settings.banner:
         return _banner(settings)

@@ -23,6 +23,7 @@ from danlu.errors import (
     AmbiguousName,
     CapacityError,
     DanluError,
+    Shown,
     UsageError,
 )
 from danlu.language import _, wrapped
@@ -103,7 +104,10 @@ def _run(words: list[str]) -> int:
     name = words[0]
     if name not in COMMANDS:
         raise _unknown(name)
-    code: int = importlib.import_module(module_of(name)).run(words[1:])
+    try:
+        code: int = importlib.import_module(module_of(name)).run(words[1:])
+    except Shown:
+        return EXIT_OK
     return code
 
 

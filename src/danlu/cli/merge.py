@@ -61,8 +61,6 @@ class MergeSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Merge and print how closely the merged model agrees with base and adapter."""
     resolved = read_settings(MergeSettings, "merge", argv)
-    if resolved is None:
-        return EXIT_OK
     settings = _with_adapter(resolved.values)
     with MovingLine(_("reading the adapter")):
         from danlu.device.detect import select

@@ -34,8 +34,6 @@ def run(argv: Sequence[str]) -> int:
         json_output: bool = option(False, "print JSON", aliases=("json",))
 
     resolved = read_settings(PlanSettings, "plan", argv)
-    if resolved is None:
-        return EXIT_OK
     with MovingLine(_("Reading the data and the model")):
         from danlu.hub.adapters import with_named_model
         from danlu.train.job.dry_run import forecast

@@ -41,8 +41,6 @@ class RunsSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Print the list, or show or stop one run."""
     resolved = read_settings(RunsSettings, "runs", argv)
-    if resolved is None:
-        return EXIT_OK
     settings = resolved.values
     _check(settings)
     if settings.action == "list":

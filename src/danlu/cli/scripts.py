@@ -35,8 +35,6 @@ class ScriptsSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Write what is missing, and what the user lets be replaced."""
     resolved = read_settings(ScriptsSettings, "scripts", argv)
-    if resolved is None:
-        return EXIT_OK
     folder = Path(resolved.values.folder).expanduser().absolute()
     contents = {folder / name: source.read_bytes() for name, source in shipped().items()}
     kept = _kept(folder, contents, resolved.values.yes)

@@ -23,8 +23,6 @@ def run(argv: Sequence[str]) -> int:
     from danlu.server.settings import ServeSettings
 
     resolved = read_settings(ServeSettings, "serve", argv)
-    if resolved is None:
-        return EXIT_OK
     with MovingLine(_("Loading the model")):
         settings = with_adapter(resolved.values)
     origins = resolved.origins

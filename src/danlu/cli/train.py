@@ -23,8 +23,6 @@ def run(argv: Sequence[str]) -> int:
     from danlu.train.settings import TrainSettings
 
     resolved = read_settings(TrainSettings, "train", argv)
-    if resolved is None:
-        return EXIT_OK
     with MovingLine(_("Reading the data and the model")):
         from danlu.cli.terminal.progress import describe, show_training
         from danlu.hub.adapters import with_named_model

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
+from danlu.errors import Shown
 from danlu.language import _, columns, padded, wrapped
 from danlu.program import as_typed
 from danlu.settings.option_names import Names, shown_origin
@@ -22,22 +23,22 @@ from danlu.settings.sources import CommandLine
 _HELP_COLUMN = 34
 
 
-def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S] | None:
+def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S]:
     """Resolve a command's settings from its words and the environment.
 
-    Options of other programs that have no effect are named on standard error. Returns None after
-    printing what --help or --print_settings asked for. Raises UsageError.
+    Options of other programs that have no effect are named on standard error. Raises Shown after
+    printing what --help or --print_settings asked for, and UsageError.
     """
     asks = CommandLine(Names(cls), argv).asks
     if "help" in asks:
         print(help_text(cls, command))
-        return None
+        raise Shown
     resolved = resolve(cls, argv, os.environ)
     for note in resolved.notes:
         print(as_typed(note), file=sys.stderr)
     if "print_settings" in asks:
         print(settings_text(resolved))
-        return None
+        raise Shown
     return resolved
 
 

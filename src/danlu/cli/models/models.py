@@ -33,8 +33,6 @@ class ModelsSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Print what is here, then the catalogue with the memory that each model needs."""
     resolved = read_settings(ModelsSettings, "models", argv)
-    if resolved is None:
-        return EXIT_OK
     with MovingLine(_("Looking at the machine")):
         from danlu.device.detect import select
         from danlu.device.facts import budget_bytes, device_facts

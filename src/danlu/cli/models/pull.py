@@ -33,8 +33,6 @@ class PullSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Download, and say how far it is."""
     resolved = read_settings(PullSettings, "pull", argv)
-    if resolved is None:
-        return EXIT_OK
     from danlu.hub.catalogue.sites import sites_of
     from danlu.hub.store import complete_folder, is_stored
 

@@ -30,8 +30,6 @@ class RmSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Say what would go, ask, and remove it."""
     resolved = read_settings(RmSettings, "rm", argv)
-    if resolved is None:
-        return EXIT_OK
     settings = resolved.values
     models = _named(settings.name)
     runs = [run for run in list_runs() if _is_base(models, run)]

@@ -23,8 +23,6 @@ class UseSettings(Settings):
 def run(argv: Sequence[str]) -> int:
     """Check that it is a model, then keep it."""
     resolved = read_settings(UseSettings, "use", argv)
-    if resolved is None:
-        return EXIT_OK
     name = resolved.values.name
     if name is None:
         say(_("Default model: {name}").format(name=default_name()))
