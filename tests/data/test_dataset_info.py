@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,11 @@ ENTRIES = [
     ({"file_name": "a.jsonl", "tags": {"user_tag": "q"}}, "no messages", '"formatting": "share'),
     ({"file_name": "a.jsonl", "columns": {"messages": "m"}}, "no messages", '"formatting": "share'),
     ({"file_name": "a.jsonl", "columns": {"images": "i"}}, "name images", "remove images"),
+    (
+        {"file_name": "a.jsonl", "columns": {"prompt": "q", "response": "q"}},
+        "the column q stands for two parts",
+        "another column",
+    ),
     ({"file_name": "a.jsonl", "columns": {"prompt": 3}}, "prompt is not a name", "a name"),
     ({"file_name": "a.jsonl", "columns": {"response": ""}}, "left for response", '"response": "'),
     ({"file_name": "a.jsonl", "columns": {"system": "output"}}, "left for response", "Give it one"),
@@ -265,7 +271,11 @@ def test_rows_for_another_training(tmp_path: Path) -> None:
             "no from; it has human, assistant",
             '{"from": "human", "value": "..."}',
         ),
-        ({"messages": ["Hello", "Hi"]}, "no role", '{"role": "user", "content": "..."}'),
+        (
+            {"messages": ["Hello", "Hi"]},
+            "Message 1 is not an object",
+            '{"role": "user", "content": "..."}',
+        ),
     ],
 )
 def test_lists_that_hold_no_messages(tmp_path: Path, row: Any, why: str, fix: str) -> None:
@@ -289,3 +299,24 @@ def test_real_data_sets_load_whole(name: str, count: int) -> None:
     rows = list(data.rows())
     assert len(rows) == count
     assert all(isinstance(row, Row) for row in rows)
+
+
+def test_rows_inside_of_one_object_are_taken_out_by_the_command_that_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"instruction": "问", "output": "答"}]
+    (tmp_path / "all.json").write_text(json.dumps({"data": rows}), encoding="utf-8")
+    with pytest.raises(DataError, match="unknown") as caught:
+        found("all.json", tmp_path)
+    command = caught.value.fix.partition("take them out: ")[2]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert json.loads((tmp_path / "rows.json").read_text(encoding="utf-8")) == rows
+
+
+def test_a_flood_of_columns_is_not_printed(tmp_path: Path) -> None:
+    json_lines(tmp_path / "a.jsonl", [{f"column{n}": "x" for n in range(60_000)}])
+    with pytest.raises(DataError) as caught:
+        found("a.jsonl", tmp_path)
+    assert "column19, ..." in caught.value.why
+    assert len(str(caught.value)) < 1000

@@ -92,8 +92,20 @@ def test_half_a_pair_is_never_taken_for_a_layer_left_out(folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     path.write_bytes(header_bytes([(name, torch.float32, (4, 64))]) + bytes(4 * 4 * 64))
-    with pytest.raises(DataError, match="another base model"):
+    with pytest.raises(DataError) as caught:
         load(folder)
+    assert f"{name} stands alone" in caught.value.why
+
+
+def test_a_promised_copy_or_length_that_is_missing_is_named(folder: Path) -> None:
+    change(folder, modules_to_save=["embed_tokens"])
+    with pytest.raises(DataError) as caught:
+        load(folder)
+    assert "modules_to_save names embed_tokens" in caught.value.why
+    change(folder, modules_to_save=None, use_dora=True)
+    with pytest.raises(DataError) as caught:
+        load(folder)
+    assert "has no lora_magnitude_vector" in caught.value.why
 
 
 def test_missing_weights_name_the_file(folder: Path) -> None:

@@ -92,7 +92,8 @@ def machine_facts() -> dict[str, Any]:
 def folder_facts(name: str) -> dict[str, Any]:
     """Return what a model, adapter or run is made of, without loading weights."""
     from danlu.hub.adapters import place_of
-    from danlu.lora.peft_files import CONFIG_FILE, read_config
+    from danlu.lora.peft_files import CONFIG_FILE
+    from danlu.lora.stored import StoredAdapter
     from danlu.runs.checkpoints import list_checkpoints
     from danlu.runs.manifest import is_run, read_manifest
 
@@ -110,13 +111,15 @@ def folder_facts(name: str) -> dict[str, Any]:
             "ended": run.ended,
         }
     if (folder / CONFIG_FILE).is_file():
-        config, base = read_config(folder)
+        stored = StoredAdapter(folder)
+        config = stored.config
+        beyond = [stored.beyond_projections] if stored.beyond_projections else []
         return {
             "kind": "adapter",
-            "base": base,
+            "base": stored.settings.base,
             "rank": config.r,
             "alpha": config.lora_alpha,
-            "targets": ",".join(config.target_modules),
+            "targets": ",".join([*config.target_modules, *beyond]),
         }
     return _model_facts(name)
 

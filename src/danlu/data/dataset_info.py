@@ -7,6 +7,7 @@ the keys of an entry; must not know rows.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,12 @@ def _format(value: Mapping[str, Any], refused: _Refusal) -> Format | None:
     refused.unless_renames("columns", columns, DEFAULT_COLUMNS[formatting])
     refused.unless_renames("tags", tags, DEFAULT_TAGS[formatting])
     form = format_of(formatting, columns=columns, tags=tags)
+    twice = {one for one, count in Counter(form.columns.values()).items() if count > 1}
+    if twice:
+        raise refused.because(
+            _("the column {name} stands for two parts").format(name=min(twice)),
+            _("Name another column for one of them."),
+        )
     for parts in NEEDED_PARTS[formatting]:
         if not any(part in form.columns or part in form.tags for part in parts):
             raise refused.because(

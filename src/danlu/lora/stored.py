@@ -104,6 +104,7 @@ class StoredAdapter:
         if not self._modules:
             raise self._unusable(_("It holds no tensors."))
         self._check_ranks()
+        self._check_whole()
 
     @property
     def config(self) -> LoraConfig:
@@ -244,27 +245,44 @@ class StoredAdapter:
                             name=name, shape=shape, rank=rank
                         )
                     )
-            if ("magnitude" in kinds) != self.settings.use_dora or (
-                self.settings.use_dora and module == EMBEDDING
-            ):
+            if self.settings.use_dora and "magnitude" not in kinds:
+                raise self._unusable(
+                    _("use_dora is true, but {module} has no lora_magnitude_vector.").format(
+                        module=module
+                    )
+                )
+            if "magnitude" in kinds and (not self.settings.use_dora or module == EMBEDDING):
                 raise self._unusable(
                     _("The field use_dora does not fit {name}.").format(
                         name=next(iter(kinds.values()))
                     )
                 )
 
+    def _check_whole(self) -> None:
+        """What belongs together must be there: both matrices, and the copies that were promised."""
+        for kinds in self._modules.values():
+            if ("a" in kinds) != ("b" in kinds) or ("magnitude" in kinds and "b" not in kinds):
+                raise self._unusable(
+                    _("{name} stands alone; lora_A and lora_B belong together.").format(
+                        name=next(iter(kinds.values()))
+                    )
+                )
+        for saved in self.settings.modules_to_save:
+            modules = (m for m, kinds in self._modules.items() if "whole" in kinds)
+            if not any(module.endswith(saved) for module in modules):
+                raise self._unusable(
+                    _("modules_to_save names {module}, of which it has no weight.").format(
+                        module=saved
+                    )
+                )
+
     def _missing(self, shapes: Mapping[str, Sequence[int]]) -> list[str]:
-        """Name matrices that should be there: the other half of a pair, or layers left out."""
-        halves = [
-            next(iter(kinds.values()))
-            for kinds in self._modules.values()
-            if ("a" in kinds) != ("b" in kinds) or ("magnitude" in kinds and "b" not in kinds)
-        ]
+        """Name matrices of layers that are left out and should be there."""
         if self.settings.chooses_layers:
-            return halves
+            return []
         ends = {module.rpartition(".")[2] for module in self._low_rank()} & set(ALL_TARGETS)
         absent = [m for m in shapes if m.rpartition(".")[2] in ends and m not in self._modules]
-        return halves + [f"base_model.model.{module}.lora_A.weight" for module in absent]
+        return [f"base_model.model.{module}.lora_A.weight" for module in absent]
 
     def _finite(self, name: str) -> Tensor:
         tensor = self._file.read(name)

@@ -222,7 +222,11 @@ def _parse_calls(body: str) -> list[ToolCall]:
 
 def _call_of(fields: object) -> ToolCall | None:
     """Read a call: an object with a name and arguments, by either of their names, and no more."""
-    if not isinstance(fields, dict) or not isinstance(fields.get("name"), str):
+    if (
+        not isinstance(fields, dict)
+        or not isinstance(fields.get("name"), str)
+        or not fields["name"]
+    ):
         return None
     given = [fields[key] for key in ("arguments", "parameters") if key in fields]
     if len(given) > 1 or not fields.keys() <= {"name", "arguments", "parameters", "id", "type"}:

@@ -264,15 +264,15 @@ def _surrogate(text: str) -> DataError:
         # What Python makes of a byte of the command line or of standard input that is not UTF-8.
         return DataError(
             _("The text is not UTF-8."),
-            why=_("Character {place} is the byte {byte}; Chinese text is then often GBK.").format(
-                place=place + 1, byte=f"0x{ord(text[place]) - 0xDC00:02X}"
+            why=_("It holds the byte {byte}; Chinese text is then often GBK.").format(
+                byte=f"0x{ord(text[place]) - 0xDC00:02X}"
             ),
             fix=_("Convert it: iconv -f GB18030 -t UTF-8 (and use a terminal in UTF-8)."),
         )
     return DataError(
         _("The text holds half a character and cannot be encoded."),
-        why=_("Character {place} is {code}, one half of a surrogate pair.").format(
-            place=place + 1, code=f"U+{ord(text[place]):04X}"
+        why=_("It holds {code}, one half of a surrogate pair.").format(
+            code=f"U+{ord(text[place]):04X}"
         ),
         fix=_("Remove it, or write the whole character (often an emoji that was cut in two)."),
     )

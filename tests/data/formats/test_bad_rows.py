@@ -258,6 +258,58 @@ BAD_ROWS: list[tuple[Formatting, Any, str, str, str]] = [
         "calls twice, as value",
         "Keep one",
     ),
+    (
+        "openai",
+        {"messages": [ASKED, {**ANSWERED, "trainable": False}]},
+        "renamed_key",
+        "trainable",
+        "train",
+    ),
+    (
+        "openai",
+        {"messages": [ASKED, {**ANSWERED, "train_detail": [{"train": False}]}]},
+        "renamed_key",
+        "train_detail",
+        "train",
+    ),
+    ("openai", {"messages": [["user", "a"], ["assistant", "b"]]}, "no_role", "not an obj", "Write"),
+    (
+        "openai",
+        {"messages": [{"role": "user", "parts": [{"text": "a"}]}, ANSWERED]},
+        "other_content",
+        "has parts, not content",
+        "Rename it",
+    ),
+    (
+        "openai",
+        {
+            "messages": [
+                ASKED,
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"function": {"name": "f", "arguments": "{bad"}}],
+                },
+            ]
+        },
+        "broken_field",
+        "arguments in tool_calls of message 2 is not JSON",
+        "object",
+    ),
+    (
+        "alpaca",
+        {"instruction ": "a", "output": "b"},
+        "missing_column",
+        'it has "instruction ", output',
+        "Rename",
+    ),
+    (
+        "alpaca",
+        {"\u200binstruction": "a", "output": "b"},
+        "missing_column",
+        '"\\u200binstruction"',
+        "Rename",
+    ),
 ]
 
 

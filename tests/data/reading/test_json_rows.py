@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.data.findings import BadRow
 from danlu.data.reading.encoding import BrokenFile
-from danlu.data.reading.json_rows import array_rows
+from danlu.data.reading.json_rows import array_rows, json_rows
 
 values = st.recursive(
     st.none()
@@ -79,3 +81,30 @@ def test_any_text_is_read_as_json_loads_reads_it_or_is_broken(text: str, sizes: 
         assert isinstance(expected, list)
         for content, right in zip(contents, expected, strict=True):
             assert content == right or isinstance(content, BadRow)  # a key that stands twice
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"instruction":"c",\u00a0"output":"d"}', "U+00A0, no-break space, which cannot be seen"),
+        ('{"instruction":"c","output":"d"}\u200b', "U+200B, zero width space"),
+        ('\ufeff{"instruction":"c","output":"d"}', "U+FEFF, byte order mark"),
+        ("{\u201cinstruction\u201d:1}", "\u201c (U+201C, left double quotation mark) is none"),
+        ('{"instruction":"c"\uff0c"output":"d"}', "\uff0c (U+FF0C, fullwidth comma) is none"),
+        ("[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_what_only_looks_like_json_is_named(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f'{{"instruction":"a","output":"b"}}\n{text}\n', encoding="utf-8")
+    (_first, second) = json_rows(file)
+    assert isinstance(second[1], BadRow)
+    assert told in second[1].what
+
+
+def test_a_mark_between_joined_arrays_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text('[{"a":1},\ufeff{"a":2}]', encoding="utf-8")
+    with pytest.raises(BrokenFile) as caught:
+        list(json_rows(file))
+    assert "U+FEFF, byte order mark" in caught.value.what

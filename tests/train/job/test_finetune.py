@@ -67,8 +67,9 @@ def test_a_run_goes_on_from_the_checkpoint_that_is_named(place: Path) -> None:
         assert [e.step for e in events if isinstance(e, StepDone)] == [3, 4, 5, 6]
         assert [r["loss"] for r in read_metrics(place / "run")] == losses
         assert (place / "run" / "adapter_model.safetensors").read_bytes() == final
-    for name in ("checkpoint-3", str(place / "elsewhere" / "checkpoint-2")):
-        with pytest.raises(UsageError, match="no checkpoint"):
+    missing = str(place / "elsewhere" / "checkpoint-2")
+    for name, told in (("checkpoint-3", "no checkpoint"), (missing, f"{missing} does not exist")):
+        with pytest.raises(UsageError, match=told):
             list(
                 Finetune(
                     prepare_run(whole.model_copy(update={"resume_from_checkpoint": name}))

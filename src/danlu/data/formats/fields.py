@@ -7,13 +7,16 @@ Knows no formats and no files.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from danlu.data.findings import BadRow
 from danlu.language import _
 from danlu.reasons import reason_of
 from danlu.text.conversation import ToolCall
+
+_MOST_NAMES = 20
 
 
 def row_object(row: Any) -> Mapping[str, Any]:
@@ -41,10 +44,19 @@ def missing_columns(row: Mapping[str, Any], names: Sequence[str]) -> BadRow:
     return BadRow(
         "missing_column",
         _("The row has no {names}; it has {keys}.").format(
-            names=_(" and no ").join(names), keys=", ".join(map(str, row)) or "{}"
+            names=_(" and no ").join(names), keys=shown_names(row)
         ),
         _("Rename its fields, or name them as columns in dataset_info.json."),
     )
+
+
+def shown_names(names: Iterable[object]) -> str:
+    """List names of fields; those with blanks or invisible signs at their ends as JSON's text."""
+    shown = [
+        name if name.isprintable() and name == name.strip() else json.dumps(name)
+        for name in map(str, islice(names, _MOST_NAMES + 1))
+    ]
+    return ", ".join([*shown[:_MOST_NAMES], *(["..."] if len(shown) > _MOST_NAMES else [])]) or "{}"
 
 
 def text(value: Any, name: object) -> str:
@@ -114,13 +126,23 @@ def wrong_call(name: object) -> BadRow:
     )
 
 
+class _Arguments:
+    """The arguments of a call, put into words only where something is wrong with them."""
+
+    def __init__(self, name: object) -> None:
+        self._name = name
+
+    def __str__(self) -> str:
+        return _("arguments in {name}").format(name=self._name)
+
+
 def _tool_call(value: Any, name: object) -> ToolCall:
     call = value.get("function", value) if isinstance(value, Mapping) else None
     if isinstance(call, Mapping) and _is_name(call.get("name")):
         arguments: Any = call.get("arguments")
         if isinstance(arguments, str) and not arguments.strip():
             arguments = {}  # how APIs write a call without arguments
-        if isinstance(structure(arguments, name), Mapping):
+        if isinstance(structure(arguments, _Arguments(name)), Mapping):
             # Text stands as it is: the model learns the very characters.
             return ToolCall(name=call["name"], arguments=arguments)
     raise wrong_call(name)
@@ -135,7 +157,7 @@ def _not_text(value: Any, name: object) -> BadRow:
         )
     elif isinstance(value, list):
         what = _("{name} is a list, not a text.").format(name=name)
-        fix = _("Write one text; of several answers to choose from, the one to learn.")
+        fix = _("Write one text: of several answers the one to learn, of several rows one each.")
     elif isinstance(value, Mapping):
         what = _("{name} is an object, not a text.").format(name=name)
         fix = _("Write its text alone.")
@@ -169,7 +191,7 @@ def _not_json(name: object, problem: Exception) -> BadRow:
     return BadRow(
         "broken_field",
         _("{name} is not JSON: {reason}.").format(name=name, reason=reason_of(problem)),
-        _("Write it as a list, or as the JSON text of one."),
+        _("Write it as a list or an object, or as the JSON text of one."),
     )
 
 

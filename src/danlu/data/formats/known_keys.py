@@ -68,9 +68,12 @@ _MESSAGE_KEYS: Mapping[str, KnownKey] = {
     **_known("read", "tool_calls"),
     **_known("renamed", "function_call", place="tool_calls"),  # OpenAI's, before tool_calls
     **_known("renamed", "refusal", place="content"),
+    **_known("renamed", "trainable mask train_detail", place="train"),  # axolotl's, and others'
     **_known("renamed", "tools", place="tools of the row"),  # GLM's
     **_known("harmless", "name tool_call_id annotations"),
 }
+# They may say that an answer is bad; it is learned all the same.
+JUDGING_KEYS = frozenset({"label", "score", "rating", "quality", "reward"})
 _CALL_KEYS = ("name", "arguments", "function", "id", "type", "index")
 
 

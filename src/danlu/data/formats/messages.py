@@ -56,7 +56,7 @@ _OTHER_NAMES = {
 # Parts that hold a thought, in the APIs of Anthropic, Mistral and OpenAI.
 _THOUGHT_PARTS = ("thinking", "reasoning", "reasoning_text", "redacted_thinking")
 # What other data sets call a message's text.
-_CONTENT_NAMES = ("content", "value", "text")
+_CONTENT_NAMES = ("content", "value", "text", "parts")
 
 Tags = Mapping[str, str]
 
@@ -131,12 +131,13 @@ def _entries(row: Mapping[str, Any], name: str, tags: Tags) -> list[Mapping[str,
         )
     for number, entry in enumerate(listed, start=1):
         if not isinstance(entry, Mapping) or not isinstance(entry.get(tags["role_tag"]), str):
-            keys = ", ".join(map(str, entry)) if isinstance(entry, Mapping) else ""
             raise BadRow(
                 "no_role",
                 _("Message {number} has no {tag}; it has {keys}.").format(
-                    number=number, tag=tags["role_tag"], keys=keys or "{}"
-                ),
+                    number=number, tag=tags["role_tag"], keys=fields.shown_names(entry)
+                )
+                if isinstance(entry, Mapping)
+                else _("Message {number} is not an object.").format(number=number),
                 _("Write each message as {example}.").format(example=example),
             )
     return listed
@@ -194,7 +195,7 @@ def _read_keys(tags: Tags) -> tuple[str, str]:
 def _refuse_other_content(entry: Mapping[str, Any], number: int, tags: Tags) -> None:
     """Raise BadRow where a message has its text under another format's name."""
     for name in _CONTENT_NAMES:
-        if isinstance(entry.get(name), str) and name not in _read_keys(tags):
+        if isinstance(entry.get(name), str | list) and name not in _read_keys(tags):
             raise BadRow(
                 "other_content",
                 _("Message {number} has {name}, not {tag}.").format(

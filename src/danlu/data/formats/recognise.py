@@ -5,12 +5,13 @@ Used where nothing says it: a plain path, or an entry of dataset_info.json witho
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from danlu.data.findings import BadRow, Finding
-from danlu.data.formats.fields import structure
+from danlu.data.formats.fields import shown_names, structure
 from danlu.data.formats.format import Format, Formatting, format_of
 from danlu.data.formats.known_keys import refuse_row
 from danlu.data.reading.rows import RawRow
@@ -36,6 +37,10 @@ _PAIRS = (
 )
 # What questions are called.
 PROMPT_NAMES = tuple(dict.fromkeys(["instruction", *(prompt for prompt, _answer in _PAIRS)]))
+_TAKE_OUT = (
+    "import json, sys; json.dump(json.load(open(sys.argv[1], encoding='utf-8'))[sys.argv[2]], "
+    "sys.stdout)"
+)
 _OTHER_ROLES = {"user_tag": "user", "assistant_tag": "assistant", "observation_tag": "tool"}
 
 
@@ -72,12 +77,24 @@ def _unknown(name: str, row: Mapping[str, Any]) -> DataError:
         return DataError(what, why=problem.what, fix=problem.fix)
     return DataError(
         what,
-        why=_("Its rows have the fields {names}.").format(names=", ".join(map(str, row))),
-        fix=_(
+        why=_("Its rows have the fields {names}.").format(names=shown_names(row)),
+        fix=_inner_rows(name, row)
+        or _(
             "Name them instruction and output, or conversations, or messages; or list the file in "
             "dataset_info.json with columns that say which is which."
         ),
     )
+
+
+def _inner_rows(name: str, row: Mapping[str, Any]) -> str | None:
+    """Say how to take out the rows where the one row holds them all."""
+    for field, value in row.items():
+        if len(row) == 1 and isinstance(value, list) and value and isinstance(value[0], Mapping):
+            words = shlex.join(["python3", "-c", _TAKE_OUT, name, str(field)])
+            return _("The rows are inside of {field}; take them out: {command}").format(
+                field=field, command=f"{words} > rows.json"
+            )
+    return None
 
 
 def _message_formats(row: Mapping[str, Any]) -> Iterator[Format]:

@@ -47,15 +47,17 @@ class Suspicions:
         half_thought: an answer closed a thought that it did not open.
         """
         found: dict[str, Finding] = {}
+        signed: list[str] = []
         for message in conversation.messages:
             for text in (message.content, message.reasoning or ""):
                 if not any(sign in text for sign in self._signs):
                     continue
-                for finding in (
-                    *self._control_tokens(text, place),
-                    *_in_text(text, message, place),
-                ):
+                signed.append(text)
+                for finding in _in_text(text, message, place):
                     found.setdefault(finding.kind, finding)
+        # All of a row at once: who takes one out should not meet the next.
+        for finding in self._control_tokens("\n".join(signed), place):
+            found.setdefault(finding.kind, finding)
         if half_thought:
             found.setdefault("open_thought", _open_thought(place))
         return found.values()

@@ -84,7 +84,7 @@ def _line_rows(file: Path) -> Iterator[tuple[int, Any]]:
             if end != len(line):
                 raise json.JSONDecodeError("Extra data", line, end)
         except (ValueError, RecursionError) as problem:
-            content = _invisible_start(line) or BadRow(
+            content = BadRow(
                 "broken_line",
                 _("The line is not JSON: {reason}.").format(reason=_reason(problem)),
                 _("Correct the line."),
@@ -92,19 +92,24 @@ def _line_rows(file: Path) -> Iterator[tuple[int, Any]]:
         yield number, content
 
 
-def _invisible_start(line: str) -> BadRow | None:
-    """Name a character before the row that no editor shows, such as the mark of a joined file."""
-    first = line[0]
-    if unicodedata.category(first) != "Cf":
-        return None
-    return BadRow(
-        "broken_line",
-        _("The line begins with {code}, {name}, which cannot be seen.").format(
-            code=f"U+{ord(first):04X}",
-            name=_INVISIBLE.get(first) or unicodedata.name(first, "?").lower(),
-        ),
-        _("Remove it; joining files leaves such marks."),
-    )
+def _foreign_sign(text: str, position: int) -> str | None:
+    """Name the character at which JSON ends where it only looks like one of JSON's, or like none.
+
+    Python's decoder stops at it or just before it.
+    """
+    for character in text[position : position + 2]:
+        if character.isascii() or unicodedata.category(character)[0] not in "CZPS":
+            continue
+        name = _INVISIBLE.get(character) or unicodedata.name(character, "?").lower()
+        code = f"U+{ord(character):04X}"
+        if unicodedata.category(character)[0] in "CZ":
+            return _("{code}, {name}, which cannot be seen, is none of its signs").format(
+                code=code, name=name
+            )
+        return _("{sign} ({code}, {name}) is none of its signs").format(
+            sign=character, code=code, name=name
+        )
+    return None
 
 
 class _Decoder:
@@ -175,8 +180,9 @@ class _Window:
             if end > len(self._text) - _LONGEST_TOKEN and self._grow():
                 continue
             if problem is not None:
+                reason = _foreign_sign(self._text, problem.pos) or library_reason(problem.msg)
                 self._move(problem.pos)
-                raise self.broken(library_reason(problem.msg))
+                raise self.broken(reason)
             self._move(end)
             return content
 
@@ -215,7 +221,10 @@ class _Window:
 
 def _reason(problem: Exception) -> str:
     if isinstance(problem, json.JSONDecodeError):
-        return _at_column(library_reason(problem.msg), problem.colno)
+        reason = _foreign_sign(problem.doc, problem.pos) or library_reason(problem.msg)
+        return _at_column(reason, problem.colno)
+    if isinstance(problem, RecursionError):
+        return _("it is nested too deeply")
     return reason_of(problem)
 
 

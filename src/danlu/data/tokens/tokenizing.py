@@ -16,7 +16,7 @@ import numpy as np
 
 from danlu.data.datasets import DataSet, Row, rows_of
 from danlu.data.findings import Finding
-from danlu.data.formats.known_keys import THOUGHT_KEYS
+from danlu.data.formats.known_keys import JUDGING_KEYS, THOUGHT_KEYS
 from danlu.data.formats.suspicions import Suspicions
 from danlu.data.tokens.examples import Pieces, Rendering, encode_conversations, num_tokens
 from danlu.data.tokens.overlong import fit_row
@@ -121,15 +121,18 @@ def tokenize_rows(
 
 def _unread(name: str, first: str, count: int) -> Finding:
     is_thought = name in THOUGHT_KEYS
+    fix = _("Leave it, if the model need not learn it.")
+    if is_thought:
+        fix = _("To learn it as a thought, begin the answer with it: <think>...</think>.")
+    elif name in JUDGING_KEYS:
+        fix = _("Answers are learned whatever it says: if it marks bad ones, remove their rows.")
     return Finding(
         place=first,
         kind="unread_thought" if is_thought else "unread_field",
         what=_("The field {name} is not read; rows with it: {count}.").format(
             name=name, count=count
         ),
-        fix=_("To learn it as a thought, begin the answer with it: <think>...</think>.")
-        if is_thought
-        else _("Leave it, if the model need not learn it."),
+        fix=fix,
         severity="warning" if is_thought else "note",
     )
 

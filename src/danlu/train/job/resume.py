@@ -36,8 +36,14 @@ def check_own_checkpoint(folder: Path, wanted: str) -> None:
     """Raise UsageError where the checkpoint that is named lies in another run's folder."""
     checkpoint = Path(wanted).expanduser().absolute()
     run = checkpoint if is_run(checkpoint) else checkpoint.parent
-    if run.resolve() == folder.resolve() or not checkpoint.is_dir():
-        return
+    if run.resolve() == folder.resolve() or Path(wanted).name == wanted:
+        return  # of this run; whether it is there is looked up later
+    if not checkpoint.is_dir():
+        raise UsageError(
+            _("{path} does not exist.").format(path=checkpoint),
+            why=_("There is no such file or folder."),
+            fix=_("For the newest checkpoint of the output folder: --resume_from_checkpoint true"),
+        )
     if not is_run(run):
         raise UsageError(
             _("{checkpoint} belongs to no run of danlu.").format(checkpoint=checkpoint),
