@@ -1,6 +1,7 @@
 # Read by the scripts beside it: finds danlu and a model, and makes this folder the one they work in.
 #     DANLU_MODEL=starter ./1-8B推理-命令行.sh     another model; starter is built in, without network
-# Any setting of the command that a script calls can be given so: DANLU_MAX_STEPS=50, DANLU_PORT=8001
+# Settings that a script does not name itself can be given so: DANLU_MAX_STEPS=50, DANLU_PORT=8001;
+# all of them behind it: ./2-8B模型一键微调.sh --cutoff_len 2048
 set -euo pipefail
 if [ -d "${DANLU_MODEL:-}" ]; then DANLU_MODEL=$(cd "$DANLU_MODEL" && pwd) && export DANLU_MODEL; fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -64,15 +65,16 @@ listen() { # serve|web, with the words of danlu serve: makes a key, says the add
     local host=127.0.0.1 port=8000
     if on_autodl; then host=0.0.0.0 port=6006; fi
     export DANLU_HOST=${DANLU_HOST:-$host} DANLU_PORT=${DANLU_PORT:-$port}
-    if [ -z "${DANLU_API_KEY:-}" ]; then
+    local key=${DANLU_API_KEY:-}
+    if [ -z "$key" ]; then
         [ -s api_key.txt ] || (umask 077 && head -c 24 /dev/urandom | base64 | tr '+/' '-_' > api_key.txt)
-        DANLU_API_KEY=$(cat api_key.txt) && export DANLU_API_KEY
+        key=$(cat api_key.txt) && export DANLU_API_KEY_FILE=api_key.txt
     fi
     say "地址：http://127.0.0.1:$DANLU_PORT/v1" "Address: http://127.0.0.1:$DANLU_PORT/v1"
     if on_autodl; then
         say "公网地址：AutoDL 控制台的“自定义服务”，它转发端口 6006" \
             "From elsewhere: the custom service in AutoDL's console, which forwards port 6006"
     fi
-    say "密钥：$DANLU_API_KEY" "Key: $DANLU_API_KEY"
+    say "密钥：$key" "Key: $key"
     exec "$danlu" "$@"
 }

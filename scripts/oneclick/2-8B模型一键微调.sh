@@ -7,6 +7,7 @@ data=data
 [ -d data ] || data=../../examples
 rate=3e-4 epochs=10
 [ "${DANLU_MODEL:-}" != starter ] || rate=2e-3 epochs=30 # it is tiny
+rate=${DANLU_LEARNING_RATE:-$rate} epochs=${DANLU_NUM_TRAIN_EPOCHS:-$epochs}
 exec "$danlu" train \
     --stage sft \
     --do_train \

@@ -71,10 +71,13 @@ _OF_THE_SHELL = (
     r"(?:^|(?<=[:：]) ?)(?:\(umask|curl|iconv|ollama|pip|rm|mv|source|ls|df|sh|bash"
     r"|[A-Z_]+=\S+ (?:\S*/)?danlu) .*$"
 )
+# As shlex.quote writes what a shell would read otherwise: names with blanks or Chinese.
+_QUOTED = r"""'[^']*'(?:"'"'[^']*')*"""
 _COMMAND = re.compile(
     rf"{_OF_THE_SHELL}"
-    rf"|(?:[^\s{_WIDE}]*/)?danlu(?: [a-z]+){{1,2}}"
-    rf"(?: -[\w-]+(?: [^\s{_WIDE}{_CLOSES}-][^\s{_WIDE}{_CLOSES}]*)?"
+    rf"|(?:'[^']*/danlu'|(?:[^\s{_WIDE}]*/)?danlu)(?: [a-z]+){{1,2}}"
+    rf"(?: -[\w-]+(?: (?:{_QUOTED}|[^\s{_WIDE}{_CLOSES}-][^\s{_WIDE}{_CLOSES}]*))?"
+    rf"| {_QUOTED}"
     rf"| [^\s{_WIDE}{_CLOSES}]*[/._=][^\s{_WIDE}{_CLOSES}]*| [A-Z_]{{2,}})*"
     rf"[{_CLOSES}.,;)]*[ ]*"
 )

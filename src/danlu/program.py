@@ -41,12 +41,20 @@ _NAMED = re.compile(
 
 
 def as_typed(text: str) -> str:
-    """Write the commands in a text as they can be typed here."""
-    return _NAMED.sub(lambda _found: own_command(), text)
+    """Write the commands in a text as they can be typed here, behind a `cd` too."""
+    return _NAMED.sub(
+        lambda found: own_command(
+            anywhere=re.search(r"\bcd .* && $", text[: found.start()]) is not None
+        ),
+        text,
+    )
 
 
-def own_command() -> str:
-    """Return what a shell takes for this process's danlu: `danlu` where that is on PATH."""
+def own_command(*, anywhere: bool = False) -> str:
+    """Return what a shell takes for this process's danlu: `danlu` where that is on PATH.
+
+    anywhere: from every folder, where it may be a relative path else.
+    """
     beside = Path(sys.executable).with_name("danlu")
     started = Path(sys.argv[0])
     scripts = (started, beside) if started.name == "danlu" else (beside,)
@@ -56,5 +64,7 @@ def own_command() -> str:
     known = shutil.which("danlu")
     if known is not None and script.samefile(known):
         return "danlu"
-    clone = script.parents[2:3]  # .venv/bin/danlu is short where one has typed it
+    clone = (
+        [] if anywhere else script.parents[2:3]
+    )  # .venv/bin/danlu is short where one has typed it
     return shlex.quote(str(script.relative_to(Path.cwd()) if Path.cwd() in clone else script))

@@ -125,7 +125,7 @@ def _preview(argv: Sequence[str]) -> int:
         say(_("Written: {path}").format(path=file))
     else:
         for line in terminal_lines(rows, colours=sys.stdout.isatty(), ids=settings.ids):
-            say(line)
+            print(line)  # made printable there; its colours are ours
     return EXIT_OK
 
 

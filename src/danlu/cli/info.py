@@ -11,6 +11,8 @@ from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
 from danlu.moving_line import MovingLine
+from danlu.settings.option_names import COMMAND_LINE
+from danlu.settings.resolve import Resolved
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
@@ -35,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(InfoSettings, "info", argv)
     settings = resolved.values
     if settings.banner:
-        return _banner(settings)
+        return _banner(resolved)
     with MovingLine(_("Looking at the machine") if settings.path is None else settings.path):
         facts = machine_facts() if settings.path is None else folder_facts(settings.path)
     if settings.json_output:
@@ -45,8 +47,10 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _banner(settings: InfoSettings) -> int:
-    if settings.path is not None or settings.json_output:
+def _banner(resolved: Resolved[InfoSettings]) -> int:
+    # A variable that names the model is for other commands.
+    has_path = resolved.origins["path"] == COMMAND_LINE
+    if has_path or resolved.values.json_output:
         raise UsageError(
             _("The banner shows this machine, as text."),
             why=_("--banner was given together with a model or --json."),

@@ -24,6 +24,7 @@ from danlu.runs.trash import empty_trash, list_trash
 from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
+from danlu.text.printable import printable
 
 # How long a run may take to save before `stop` no longer waits for it.
 STOP_WAIT_S = 600.0
@@ -91,7 +92,7 @@ def _list(as_json: bool) -> None:
         say(_("No runs yet. danlu train --help tells how to start one."))
         return
     for line in _list_lines(list(reversed(runs))):
-        say(line)
+        print(printable(line))  # unbroken: a name is copied
 
 
 def _list_lines(runs: Sequence[RunStatus]) -> Iterator[str]:

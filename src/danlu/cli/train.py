@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
         job = Finetune(prepare_run(settings, resolved.origins))
     say(*describe(job.prepared))
     try:
-        show_training(job, argv)
+        show_training(job)
     except Interrupted:
         # The same command goes on with the run instead of refusing its folder.
         command = shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])

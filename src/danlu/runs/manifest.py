@@ -109,7 +109,8 @@ class DataRecord(_OpenRecord):
 class RunManifest(_Record):
     """The content of run.json.
 
-    settings: the resolved settings of the command; origins: where each came from. template,
+    settings: the resolved settings of the command; origins: where each came from; cwd: the folder
+    in which it was given, "" in runs of before. template,
     enable_thinking: what chat and merge must use. versions: of python, torch, danlu. plan: what
     memory and time were predicted. timings: in seconds. results: what the run ended with. detail:
     explains the state. started, ended: ISO 8601 in UTC.
@@ -124,6 +125,7 @@ class RunManifest(_Record):
     enable_thinking: bool | None
     settings: dict[str, Any] = Field(default_factory=dict)
     origins: dict[str, str] = Field(default_factory=dict)
+    cwd: str = ""
     versions: dict[str, str] = Field(default_factory=dict)
     arithmetic: ArithmeticRecord = Field(default_factory=ArithmeticRecord)
     data: DataRecord = Field(default_factory=DataRecord)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ _SAID_ANEW = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "p
 
 
 def resume_command(folder: Path, run: RunManifest) -> str:
-    """Write the command that resumes a run; relative names of data are as they were given."""
+    """Write the command that resumes a run, from the folder in which it was given."""
     words = ["danlu", "train"]
     for name, value in run.settings.items():
         # The default model may be another one by now.
@@ -23,7 +24,9 @@ def resume_command(folder: Path, run: RunManifest) -> str:
         if is_given and name not in _SAID_ANEW:
             words += [f"--{name}", _written(value)]
     words += ["--output_dir", str(folder), "--resume_from_checkpoint", "true"]
-    return shlex.join(words)
+    command = shlex.join(words)
+    is_elsewhere = run.cwd not in ("", os.getcwd())
+    return f"cd {shlex.quote(run.cwd)} && {command}" if is_elsewhere else command
 
 
 def _written(value: Any) -> str:

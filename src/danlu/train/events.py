@@ -8,6 +8,7 @@ from typing import Literal
 
 from danlu.plan.choose import Plan
 from danlu.plan.job import StepPlan
+from danlu.runs.manifest import RunManifest
 
 # Where memory can run out: a probe before the first step, a step, an evaluation.
 Moment = Literal["probe", "step", "evaluation"]
@@ -25,10 +26,12 @@ class Started:
 class Replaced:
     """What was in the output folder lies in the trash now.
 
-    state: of the run that it was, "" for anything else; step of total_steps: how far it was.
+    state: of the run that it was, "" for anything else; step of total_steps: how far it was; run:
+    its run.json.
     """
 
     moved_to: Path
+    run: RunManifest | None = None
     state: str = ""
     step: int = 0
     total_steps: int | None = None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 
 from danlu.language import _
 from danlu.runs.registry import shown_state
+from danlu.runs.resuming import resume_command
 from danlu.train.events import Replaced
 
 
-def replaced_lines(event: Replaced, words: Sequence[str]) -> list[str]:
-    """Say what was moved to the trash. words: of this command, for the one that resumes instead."""
+def replaced_lines(event: Replaced) -> list[str]:
+    """Say what was moved to the trash, and how to go on with it instead."""
     lines = [_("What was in the output folder is now in {path}").format(path=event.moved_to)]
     if event.state:
         total = "?" if event.total_steps is None else event.total_steps
@@ -23,12 +23,11 @@ def replaced_lines(event: Replaced, words: Sequence[str]) -> list[str]:
                 count=event.num_checkpoints,
             )
         )
-    if event.num_checkpoints and event.state != "finished":
+    if event.run and event.num_checkpoints and event.state != "finished":
         back = event.moved_to.parent.parent / event.moved_to.name
-        resume = ("--output_dir", str(back), "--resume_from_checkpoint", "true")
         command = (
             f"{shlex.join(['mv', str(event.moved_to), str(back)])} && "
-            f"{shlex.join(['danlu', 'train', *words, *resume])}"
+            f"{resume_command(back, event.run)}"
         )
         lines.append(
             _("To go on with it instead, press Ctrl-C, then: {command}").format(command=command)

@@ -86,14 +86,14 @@ _BAR = 20
 _READER_GONE = (errno.EPIPE, errno.EIO)
 
 
-def show_training(job: Finetune, words: Sequence[str] = ()) -> None:
-    """Run a job and show its events. words: of the command, where there is one.
+def show_training(job: Finetune) -> None:
+    """Run a job and show its events.
 
     Ctrl-C, SIGTERM, SIGHUP and a closed output save the last completed step and raise Interrupted;
     a second signal ends the process at once, and all files are valid then too.
     """
     every = job.prepared.task.recipe.logging_steps
-    view = _Bar(words) if sys.stdout.isatty() else _Lines(words, every)
+    view = _Bar() if sys.stdout.isatty() else _Lines(every)
     with stopped_by_signals(job.request_stop), view:
         for event in job.run(view.begin):
             try:
@@ -145,13 +145,9 @@ def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
 
 
 class _View(AbstractContextManager["_View"]):
-    """What shows a run; entered before its first event. Keeps totals and the last evaluation.
+    """What shows a run; entered before its first event. Keeps totals and the last evaluation."""
 
-    words: of the command that runs.
-    """
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self._words = words
+    def __init__(self) -> None:
         self._total_steps = 0
         self._eval_loss: float | None = None
         self._tokens = 0
@@ -173,7 +169,7 @@ class _View(AbstractContextManager["_View"]):
             self._steps += 1
             self._show_step(event)
         elif isinstance(event, Replaced):
-            for line in replaced_lines(event, self._words):
+            for line in replaced_lines(event):
                 self._say(line)
         for line in _sentences(event):
             self._say(line)
@@ -216,8 +212,8 @@ class _Bar(_View):
     Evaluations and trouble stay as lines above it.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
-        super().__init__(words)
+    def __init__(self) -> None:
+        super().__init__()
         self._started = time.monotonic()
         self._last: StepDone | None = None
         self._beginning = MovingLine(_("Taking the output folder"))
@@ -265,8 +261,8 @@ class _Bar(_View):
 class _Lines(_View):
     """Plain text: a line every `every` steps."""
 
-    def __init__(self, words: Sequence[str], every: int) -> None:
-        super().__init__(words)
+    def __init__(self, every: int) -> None:
+        super().__init__()
         self._every = every
 
     def _show_step(self, event: StepDone) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import shlex
 import signal
 import socket
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 
@@ -86,7 +88,6 @@ class Server(uvicorn.Server):
         self.url, self._line = url, line
         self.failure: BaseException | None = None
         self._state = state
-        self._needs_key = bool(keys)
         self._failed_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -120,7 +121,7 @@ class Server(uvicorn.Server):
         self._state.serving = serving
         lines = [_("{url}: ready").format(url=self.url), *describe(serving)]
         model = next(iter(serving.adapters), serving.name)
-        lines += [_example(self.url, model, needs_key=self._needs_key)]
+        lines += [_example(self.url, model, key=_shown_key(self._state.settings))]
         lines += [_("Ctrl-C stops the server.")]
         print(printable("\n".join(lines)), flush=True)
 
@@ -165,8 +166,18 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _example(url: str, model: str, *, needs_key: bool) -> str:
+def _shown_key(settings: ServeSettings) -> str:
+    """Write the key as a shell finds it, not itself: the screen may be seen by others."""
+    if settings.api_key_file:
+        file = Path(settings.api_key_file).expanduser().absolute()
+        return f"$(head -n 1 {shlex.quote(str(file))})"
+    if settings.api_key is not None:
+        return "$DANLU_API_KEY" if "DANLU_API_KEY" in os.environ else "KEY"
+    return ""
+
+
+def _example(url: str, model: str, *, key: str) -> str:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
     words = ["curl", f"{url}/v1/chat/completions", "-H", "content-type: application/json"]
-    words += ["-H", "authorization: Bearer KEY"] if needs_key else []
-    return shlex.join([*words, "-d", json.dumps(body, ensure_ascii=False)])
+    words += ["-d", json.dumps(body, ensure_ascii=False)]
+    return shlex.join(words) + (f' -H "authorization: Bearer {key}"' if key else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -49,6 +50,7 @@ def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPla
         enable_thinking=settings.enable_thinking,
         settings=settings.model_dump(),
         origins=dict(prepared.origins),
+        cwd=os.getcwd(),
         versions={
             "danlu": danlu.__version__,
             "torch": torch.__version__,

@@ -21,12 +21,13 @@ def what_was_replaced(moved_to: Path) -> Replaced:
     """
     if is_run(moved_to):
         with suppress(DanluError):
-            status = status_of(moved_to)
+            status, run = status_of(moved_to), read_manifest(moved_to)
             return Replaced(
                 moved_to=moved_to,
+                run=run,
                 state=status.state,
                 step=status.step,
-                total_steps=_total_steps(read_manifest(moved_to)),
+                total_steps=_total_steps(run),
                 num_checkpoints=len(list_checkpoints(moved_to)),
             )
     return Replaced(moved_to=moved_to)
