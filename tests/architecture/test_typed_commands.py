@@ -30,7 +30,7 @@ IN_PROSE = {
     "danlu.workflows.answer_file": "the why of an error",
 }
 # What commands print without `say`, which puts every text through `as_typed`: what a program reads.
-PRINTED_AS_IT_IS = {"json_line", "help_text", "_json_or_lines"}
+PRINTED_AS_IT_IS = {"json_line", "help_text", "_json_or_lines", "printable", "terminal_lines"}
 
 
 def loose_commands(module: Module) -> Iterator[str]:
@@ -70,7 +70,7 @@ def loose_prints(module: Module) -> Iterator[str]:
     for node in ast.walk(module.tree):
         if not isinstance(node, ast.Call) or ast.unparse(node.func) != "print" or not node.args:
             continue
-        (text,) = node.args
+        (text,) = (a.value if isinstance(a, ast.Starred) else a for a in node.args)
         if not (isinstance(text, ast.Call) and ast.unparse(text.func) in PRINTED_AS_IT_IS):
             yield f"{module.at(node)}: {ast.unparse(node)}"
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from danlu.cli.main import main
+from tests.helpers.terminal import Terminal
 
 EVIL = "<script>alert(1)</script>\x1b[31m\x9b2J"
 
@@ -70,6 +72,14 @@ def test_preview_marks_what_is_learned(rows: Path, capsys: pytest.CaptureFixture
     assert "⟦<think>\nhm\n</think>\n\nNo 🤖.<|im_end|>\n⟧" in said
     assert "\x1b" not in said
     assert "\x9b" not in said
+
+
+def test_preview_in_a_terminal_is_coloured(rows: Path) -> None:
+    with closing(Terminal(["data", "preview", "rows.jsonl"])) as terminal:
+        assert terminal.exit_code() == 0
+        assert b"\x1b[32m" in terminal.raw
+        assert "[32m" not in terminal.text
+        assert EVIL[-3:] not in terminal.text
 
 
 def test_preview_of_fewer_rows_and_with_ids(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:

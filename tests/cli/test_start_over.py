@@ -60,14 +60,15 @@ def test_the_same_script_again_says_where_the_interrupted_run_is(place: Path) ->
     interrupt(first)
     checkpoints = list_checkpoints(place / "run")
     step = checkpoints[-1].step
-    again = begin(script)
+    other = [*words(place, "run", max_steps=7), "--overwrite_output_dir"]
+    again = begin(other)
     said = said_until(again, "danlu runs trash")
     (trashed,) = (place / ".trash").iterdir()
     interrupt(again)
     assert any(line.endswith(f"is now in {trashed}") for line in said)
     how_far = f"interrupted, step {step} of 5000, checkpoints: {len(checkpoints)}."
     assert any(how_far in line for line in said)
-    # The command that goes on with it does, as it is printed.
+    # The command that goes on with it does, as it is printed: with its settings, not the new ones.
     (line,) = (line for line in said if "To go on with it instead" in line)
     move, _and, resume = line.partition("then: ")[2].partition(" && ")
     subprocess.run(shlex.split(move), check=True)

@@ -42,6 +42,7 @@ WRITTEN = """\
  "origins": {
   "max_steps": "command line"
  },
+ "cwd": "/home/me",
  "versions": {
   "danlu": "0.1.0",
   "torch": "2.13.0+cpu",

@@ -124,8 +124,8 @@ def _preview(argv: Sequence[str]) -> int:
         atomic_write(file, "".join(page(rows, title=settings.dataset)))
         say(_("Written: {path}").format(path=file))
     else:
-        for line in terminal_lines(rows, colours=sys.stdout.isatty(), ids=settings.ids):
-            print(line)  # made printable there; its colours are ours
+        # Made printable there; its colours are ours.
+        print(*terminal_lines(rows, colours=sys.stdout.isatty(), ids=settings.ids), sep="\n")
     return EXIT_OK
 
 

@@ -100,6 +100,8 @@ def readable(path: Path) -> Iterator[None]:
         why = _("The system reports: {detail}.").format(detail=system_reason(fault))
         if fault.errno in (*_LOST, *_BAD_PATH):
             fix = _("Check the disk (dmesg | tail), and use another copy of this file.")
+            if fault.errno == errno.ENOENT:
+                fix = _("Check its name, or use another copy of it.")
             raise DataError(what, why=why, fix=fix) from fault
         fix = _("Let your user read it (ls -l {path}) and run the command again.")
         raise EnvironmentFault(what, why=why, fix=fix.format(path=path)) from fault

@@ -76,6 +76,12 @@ def load_config(folder: Path) -> ModelConfig:
             why=_("danlu reads Hugging Face folders; GGUF is llama.cpp's format."),
             fix=_("Download the model as a folder with config.json and *.safetensors files."),
         )
+    if folder.is_file():
+        raise UsageError(
+            _("{path} is a file, not a model folder.").format(path=folder),
+            why=_("A model is a folder with config.json, tokenizer.json and *.safetensors files."),
+            fix=_("Name the folder; danlu data check looks at files of data."),
+        )
     if not folder.is_dir():
         raise UsageError(
             _("The model folder {folder} does not exist.").format(folder=folder),

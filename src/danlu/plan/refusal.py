@@ -51,21 +51,26 @@ def _changes_that_fit(basis: Basis) -> Iterator[str]:
         if cutoff < workload.longest and _fits(basis, job, shortened(workload, cutoff)):
             yield f"--cutoff_len {cutoff}"
             break
+    flags = ""
     if job.number_bytes == 4:
-        job = replace(job, number_bytes=2)
+        job, flags = replace(job, number_bytes=2), "--dtype bfloat16"
         if _fits(basis, job, workload):
-            yield "--dtype bfloat16"
+            yield flags
     if job.trains_all:
         projections = chain.from_iterable(PROJECTIONS.values())
         job = replace(job, ranks=dict.fromkeys(projections, 8))
+        flags = f"{flags} --finetuning_type lora".strip()
         if _fits(basis, job, workload):
-            yield "--finetuning_type lora"
+            yield flags
     for name in reversed(published_names()):
         config = published_config(name)
         if config is None or num_parameters(config) >= num_parameters(job.config):
             continue
         if _fits(basis, replace(job, config=config), workload):
-            yield _("Use a smaller model, such as {name}.").format(name=name)
+            text = _("Use a smaller model, such as {name}.")
+            if flags:
+                text = _("Use a smaller model, such as {name}, and {flags}")
+            yield text.format(name=name, flags=flags)
             break
 
 

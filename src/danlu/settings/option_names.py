@@ -59,7 +59,12 @@ class Refusals:
             raise UsageError(one.what, why=one.why, fix=one.fix)
         if self.found:
             names = ", ".join(dict.fromkeys(refused.name for refused in self.found))
-            lines = [f"{shown_origin(r.origin)}: {r.what}; {as_typed(r.fix)}" for r in self.found]
+            lines = [
+                _("{origin}: {what}; {fix}").format(
+                    origin=shown_origin(r.origin), what=r.what, fix=as_typed(r.fix)
+                )
+                for r in self.found
+            ]
             raise UsageError(
                 _("Some settings cannot be used: {names}.").format(names=names),
                 why=tuple(dict.fromkeys(lines)),

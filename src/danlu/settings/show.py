@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -94,8 +95,12 @@ def _entry(left: str, right: str) -> list[str]:
 
 
 def help_width() -> int:
-    """Count the columns of help; a fixed right edge without a terminal keeps it stable in files."""
-    return max(60, min(shutil.get_terminal_size((100, 24)).columns, 100))
+    """Count the columns of help: of the terminal, behind a pager too; else 100."""
+    given = shutil.get_terminal_size((0, 0)).columns
+    for stream in (sys.stderr, sys.stdin) if not given else ():
+        with suppress(OSError, ValueError, AttributeError):
+            given = given or os.get_terminal_size(stream.fileno()).columns
+    return max(60, min(given or 100, 100))
 
 
 def _choices(head: str, width: int) -> list[str]:

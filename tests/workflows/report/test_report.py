@@ -162,7 +162,10 @@ def test_without_held_out_rows_it_draws_training_rows_over_all_and_says_so(place
     assert "loss on training rows, 20 of 60" in page(folder)
     assert "as in the data, 20 of 60 rows" in page(folder)
     first, last = (r["loss"] for r in read_metrics(folder) if r.get("loss") is not None)
-    assert f"| training loss, first and last steps | {first:.4f} | {last:.4f} |" in page(folder)
+    assert (
+        f"| training loss, mean of the first and of the last steps | {first:.4f} | {last:.4f} |"
+        in page(folder)
+    )
     assert "held-out loss" not in page(folder)
 
 

@@ -124,9 +124,10 @@ def _think(chat: Chat, argument: str) -> None:
         changed = {"enable_thinking": True, "thinking_budget": budget}
     chat.settings = chat.settings.model_copy(update=changed)
     modes = {True: _("on"), False: _("off"), None: _("as trained")}
-    chat.screen.say(
-        _("Thinking: {mode}").format(mode=modes[chat.settings.enable_thinking]), dim=True
-    )
+    said = _("Thinking: {mode}").format(mode=modes[chat.settings.enable_thinking])
+    if (budget := chat.settings.thinking_budget) is not None:
+        said = _("Thinking: on, {count} tokens at most").format(count=budget)
+    chat.screen.say(said, dim=True)
 
 
 def _set(chat: Chat, argument: str) -> None:

@@ -117,6 +117,8 @@ def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
     A SIGHUP that is ignored, as under nohup, stays ignored.
     """
 
+    ended = _("Ended at once. The same command with --resume_from_checkpoint true goes on.")
+
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in caught:
             signal.signal(each, leave)
@@ -126,7 +128,7 @@ def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
         # Every file is either complete or under a temporary name, so there is nothing to tidy up;
         # but a terminal without its cursor would stay so.
         if sys.stdout.isatty():
-            os.write(sys.stdout.fileno(), b"\x1b[?25h\n")
+            os.write(sys.stdout.fileno(), f"\x1b[?25h\n{ended}\n".encode())
         os._exit(EXIT_INTERRUPTED)
 
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -126,7 +126,7 @@ def wrong_call(name: object) -> BadRow:
     )
 
 
-class _Arguments:
+class _InCall:
     """The arguments of a call, put into words only where something is wrong with them."""
 
     def __init__(self, name: object) -> None:
@@ -142,7 +142,7 @@ def _tool_call(value: Any, name: object) -> ToolCall:
         arguments: Any = call.get("arguments")
         if isinstance(arguments, str) and not arguments.strip():
             arguments = {}  # how APIs write a call without arguments
-        if isinstance(structure(arguments, _Arguments(name)), Mapping):
+        if isinstance(structure(arguments, _InCall(name)), Mapping):
             # Text stands as it is: the model learns the very characters.
             return ToolCall(name=call["name"], arguments=arguments)
     raise wrong_call(name)

@@ -80,7 +80,7 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
         ]
     trained = loss_of_training(found.records)
     if trained is not None:
-        name = _("training loss, first and last steps")
+        name = _("training loss, mean of the first and of the last steps")
         rows.append((name, *(f"{loss:.4f}" for loss in trained)))
     likeness = found.likeness()
     if likeness is not None:
