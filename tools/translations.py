@@ -36,7 +36,7 @@ HEADER_COMMENT = "# Chinese sentences of danlu. Kept by `python -m tools.transla
 TABLES = (
     "AXES", "COMMANDS", "CURVES", "FACT_NAMES", "FACT_VALUES", "FINDING_KINDS", "LIBRARY_SENTENCES",
     "NAME_REASONS", "NEXT_COMMANDS", "NOT_SERVED", "NO_TOKENIZER", "PLACEHOLDERS", "SAMPLERS",
-    "SKILLS", "SYSTEM_REASONS", "TEXT_ONLY", "VALUE_RULES",
+    "SCORE_NAMES", "SKILLS", "SYSTEM_REASONS", "TEXT_ONLY", "VALUE_RULES",
 )  # fmt: skip
 # Keywords whose texts are looked up later, by the function that takes them.
 _SPOKEN_KEYWORDS = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from danlu.dialog.settings import ModelSettings
 from danlu.errors import EXIT_OK, UsageError
 from danlu.hub.settings import TrainedTemplate
-from danlu.language import _
+from danlu.language import _, padded
 from danlu.moving_line import MovingLine
 from danlu.say import say
 from danlu.settings.foreign_options import options_for
@@ -25,6 +25,22 @@ if TYPE_CHECKING:
     from danlu.workflows.evaluation import Scored
     from danlu.workflows.report.before_after import BeforeAfter
     from danlu.workflows.report.measure import Stage
+
+# What scores are called; others (rouge-l, bleu-4) are the same everywhere.
+SCORE_NAMES = {
+    "loss": "loss",
+    "loss_per_sample": "mean of each row's loss",
+    "perplexity": "perplexity",
+    "tokens": "tokens",
+    "samples": "rows",
+    "runtime": "seconds",
+    "bleu_signature": "BLEU's settings",
+    "exact_match": "exact match",
+    "reached_limit": "reached the token limit",
+    "empty": "empty",
+    "refused": "refused",
+}
+_NAME_COLUMNS = 25
 
 
 class EvalSettings(ModelSettings):
@@ -230,11 +246,15 @@ def _json_or_lines(scored: Scored, settings: EvalSettings) -> str:
     return json_line(scored.results) if settings.json_output else "\n".join(_result_lines(scored))
 
 
+def _score_name(name: str) -> str:
+    return _(SCORE_NAMES[name]) if name in SCORE_NAMES else name
+
+
 def _result_lines(event: Scored) -> list[str]:
     return [
         _("Scores (ROUGE, BLEU and exact match from 0 to 100):"),
         *(
-            f"  {name.removeprefix('predict_'):<16} {value}"
+            f"  {padded(_score_name(name.removeprefix('predict_')), _NAME_COLUMNS)}{value}"
             for name, value in event.results.items()
             if name.startswith("predict_")
         ),

@@ -122,12 +122,13 @@ def _with_adapter(settings: MergeSettings) -> MergeSettings:
         model, adapter = None, model  # what is not there was meant as a run
     if adapter is not None and not adapters:
         adapters = (adapter,)
+    merged = ("--adapter", ",".join(adapters)) if adapters else ("my-run",)
     for name, is_given in (("adapter_name_or_path", adapters), ("export_dir", settings.export_dir)):
         if not is_given:
             raise UsageError(
                 _("--{name} is missing.").format(name=name),
                 why=_("A merge needs an adapter and a folder for the result."),
-                fix="danlu merge my-run --export_dir my-model",
+                fix=shlex.join(["danlu", "merge", *merged, "--export_dir", "my-model"]),
             )
     update = {"model_name_or_path": model, "adapter_name_or_path": adapters}
     return settings.model_copy(update=update)

@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(
             _("danlu runs {action} needs a run.").format(action=settings.action),
             why=_("No name or folder is given."),
-            fix=f"danlu runs {settings.action} my-run",
+            fix=shlex.join(["danlu", "runs", settings.action, _newest_run()]),
         )
     folder = find_run(settings.run)
     if settings.action == "show":
@@ -62,6 +62,11 @@ def run(argv: Sequence[str]) -> int:
     else:
         _stop(folder)
     return EXIT_OK
+
+
+def _newest_run() -> str:
+    runs = list_runs()
+    return str(runs[0].path) if runs else "my-run"
 
 
 def _check(settings: RunsSettings) -> None:

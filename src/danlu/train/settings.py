@@ -6,6 +6,7 @@ paths are the user's; `quality` and `quick` are danlu's (measured in docs/traini
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -215,12 +216,14 @@ def check_settings(settings: TrainSettings, *, command: Literal["train", "plan"]
     else:
         required = {"dataset": "rows.jsonl"}
         why = _("danlu plan needs the data that would be learned.")
-    for name, example in required.items():
+    given = {name: getattr(settings, name) or example for name, example in required.items()}
+    for name in required:
         if not getattr(settings, name):
+            words = [word for option, value in given.items() for word in (f"--{option}", value)]
             raise UsageError(
                 _("--{name} is missing.").format(name=name),
                 why=why,
-                fix=f"danlu {command} --{name} {example} ...",
+                fix=shlex.join(["danlu", command, *words]),
             )
     if not settings.do_train:
         raise UsageError(

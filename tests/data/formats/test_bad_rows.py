@@ -310,6 +310,9 @@ BAD_ROWS: list[tuple[Formatting, Any, str, str, str]] = [
         '"\\u200binstruction"',
         "Rename",
     ),
+    ("alpaca", {"messages": [ASKED, ANSWERED]}, "missing_column", "messages", "file of their own"),
+    ("openai", {"instruction": "a", "output": "b"}, "missing_column", "output", "file of their"),
+    ("alpaca", {"instruction": "a"}, "missing_column", "no output", "Rename its fields"),
 ]
 
 

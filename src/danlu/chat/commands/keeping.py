@@ -159,5 +159,5 @@ def _no_file(command: str) -> UsageError:
     return UsageError(
         _("{command} needs a file.").format(command=command),
         why=_("None was named."),
-        fix=f"{command} notes.txt",
+        fix=_("{command} FILE").format(command=command),
     )

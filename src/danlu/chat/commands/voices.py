@@ -78,7 +78,7 @@ def _adapter(chat: Chat, argument: str) -> None:
                 why=_("The names that are taken: {names}.").format(
                     names=", ".join(chat.partner.voices)
                 ),
-                fix="/adapter NAME=PATH",
+                fix=_("/adapter NAME=PATH"),
             )
         with MovingLine(_("Loading the adapter")):
             chat.partner.add(name, path)
@@ -102,7 +102,7 @@ def _compare(chat: Chat, argument: str) -> None:
         raise UsageError(
             _("There is nothing to compare with."),
             why=_("Only {name} answers here.").format(name=chat.partner.base),
-            fix="/adapter NAME=PATH",
+            fix=_("/adapter NAME=PATH"),
         )
     tuned = chat.voice if chat.voice in others else others[0]
     settings = chat.settings

@@ -41,12 +41,20 @@ def column(row: Mapping[str, Any], columns: Mapping[str, str], part: str) -> Any
 
 def missing_columns(row: Mapping[str, Any], names: Sequence[str]) -> BadRow:
     """Say which columns a row lacks, and which it has."""
+    fix = _("Rename its fields, or name them as columns in dataset_info.json.")
+    lists = {"messages", "conversations"}
+    others = lists - set(names) if lists.isdisjoint(names) else {*lists, "instruction"} - set(names)
+    if not others.isdisjoint(row):
+        fix = _(
+            "A file has one format, that of its first rows: put such rows into a file of their "
+            "own, or rename their fields."
+        )
     return BadRow(
         "missing_column",
         _("The row has no {names}; it has {keys}.").format(
             names=_(" and no ").join(names), keys=shown_names(row)
         ),
-        _("Rename its fields, or name them as columns in dataset_info.json."),
+        fix,
     )
 
 
