@@ -192,12 +192,12 @@ CASES = [
         2,
         "'0'|line; it must be 1 or more|cutoff_len as",
     ),
-    ("range", nothing, f"{TRAIN} --seed -1", 2, "'-1'|line; it must be from 0|give seed as INT: "),
-    ("range", nothing, "data check rows.jsonl --seed -1", 2, "'-1'|from 0|give seed as INT: "),
-    ("range", nothing, "eval run --report_seconds 0", 2, "'0'|more than 0|give report_seconds as"),
-    ("range", nothing, f"{GENERATE} --model model --top_p 2", 2, "'2'|and at most 1|give top_p as"),
+    ("range", nothing, f"{TRAIN} --seed -1", 2, "'-1'|line; it must be from 0|Give seed as INT: "),
+    ("range", nothing, "data check rows.jsonl --seed -1", 2, "'-1'|from 0|Give seed as INT: "),
+    ("range", nothing, "eval run --report_seconds 0", 2, "'0'|more than 0|Give report_seconds as"),
+    ("range", nothing, f"{GENERATE} --model model --top_p 2", 2, "'2'|and at most 1|Give top_p as"),
     ("range", nothing, "serve --port 70000", 2, "'70000'|line; it must be from 0 to 65535|port as"),
-    ("range", nothing, "serve --max_queue -1", 2, "'-1'|; it must be 0 or more|give max_queue as"),
+    ("range", nothing, "serve --max_queue -1", 2, "'-1'|; it must be 0 or more|Give max_queue as"),
 ]
 
 

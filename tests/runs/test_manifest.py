@@ -173,3 +173,12 @@ def test_a_recorded_value_of_another_kind_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path, data={"num_rows": "many"})
     assert caught.value.why.startswith("data.num_rows: ")
+
+
+@pytest.mark.parametrize("name", ["started", "ended"])
+def test_a_time_that_is_none_is_told(tmp_path: Path, name: str) -> None:
+    record = {**json.loads(WRITTEN), name: "yesterday"}
+    (tmp_path / RUN_FILE).write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_manifest(tmp_path)
+    assert name in caught.value.why

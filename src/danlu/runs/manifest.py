@@ -6,10 +6,12 @@ must not know how the recorded values are found or used.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,6 +31,15 @@ RUN_FILE = "run.json"
 # (divergence, out of memory).
 # interrupted: by Ctrl-C or a signal. failed: by an error.
 State = Literal["running", "finished", "stopped", "failed", "interrupted"]
+
+
+def _time(text: str) -> str:
+    if text:
+        datetime.fromisoformat(text)
+    return text
+
+
+Time = Annotated[str, AfterValidator(_time)]
 
 
 class _Record(BaseModel):
@@ -132,8 +143,8 @@ class RunManifest(_Record):
     plan: dict[str, Any] = Field(default_factory=dict)
     timings: dict[str, float] = Field(default_factory=dict)
     results: dict[str, float] = Field(default_factory=dict)
-    started: str = ""
-    ended: str = ""
+    started: Time = ""
+    ended: Time = ""
 
     def changed(self, **values: Any) -> RunManifest:
         """Return a checked copy with other values."""
