@@ -64,7 +64,6 @@ def own_command(*, anywhere: bool = False) -> str:
     known = shutil.which("danlu")
     if known is not None and script.samefile(known):
         return "danlu"
-    clone = (
-        [] if anywhere else script.parents[2:3]
-    )  # .venv/bin/danlu is short where one has typed it
+    # .venv/bin/danlu is short where one has typed it.
+    clone = () if anywhere else script.parents[2:3]
     return shlex.quote(str(script.relative_to(Path.cwd()) if Path.cwd() in clone else script))

@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 # What scores are called; others (rouge-l, bleu-4) are the same everywhere.
 SCORE_NAMES = {
     "loss": "loss",
-    "loss_per_sample": "mean of each row's loss",
+    "loss_per_sample": "loss, mean of rows",
     "perplexity": "perplexity",
     "tokens": "tokens",
     "samples": "rows",
     "runtime": "seconds",
     "bleu_signature": "BLEU's settings",
     "exact_match": "exact match",
-    "reached_limit": "reached the token limit",
+    "reached_limit": "cut at the limit",
     "empty": "empty",
     "refused": "refused",
 }
-_NAME_COLUMNS = 25
+_NAME_COLUMNS = 20
 
 
 class EvalSettings(ModelSettings):
