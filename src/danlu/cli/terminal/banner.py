@@ -141,5 +141,6 @@ def _models() -> str:
         if not model.is_complete:
             shown.append(_("{name} (not complete)").format(name=model.name))
         elif model.name != default:
-            shown.append(f"{model.name} ({readable_bytes(model.num_bytes)})")
-    return ", ".join(shown)
+            size = readable_bytes(model.num_bytes)
+            shown.append(_("{name} ({size})").format(name=model.name, size=size))
+    return _(", ").join(shown)
