@@ -17,6 +17,7 @@ COMMANDS = [
     "danlu train '训练.yaml' --resume_from_checkpoint true",
     "danlu merge --adapter '/data/it'\"'\"'s/学过的' --export_dir '/data/合并 后'",
     "'/home/me/我的 工具/.venv/bin/danlu' chat --adapter '/data/小炉'",
+    "cd '/data/我的 目录' && danlu train '训练.yaml' --resume_from_checkpoint true",
     "danlu export 'a b' --format gguf --export_dir out/gguf",
 ]
 
