@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from danlu.data.doctor.check import check_data
 from danlu.data.settings import DataSettings
 from danlu.text.tokenizer import Tokenizer
 from tests.helpers.models.tiny_tokenizer import write_tiny_tokenizer
+from tests.helpers.timing import grows_at_most, processor_time
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +65,14 @@ def blanks(size: int) -> str:
 def test_the_time_grows_with_the_size(
     tmp_path: Path, tokenizer: Tokenizer, content: Callable[[int], str], suffix: str, size: int
 ) -> None:
-    def seconds(name: str, size: int) -> float:
-        file = tmp_path / f"{name}{suffix}"
+    def seconds(size: int) -> float:
+        file = tmp_path / f"{size}{suffix}"
         file.write_text(content(size), encoding="utf-8")
         settings = DataSettings(dataset=str(file), cutoff_len=64, overwrite_cache=True)
-        started = time.process_time()
-        check_data(settings, tokenizer)
-        return time.process_time() - started
+        with processor_time() as spent:
+            check_data(settings, tokenizer)
+        return spent.seconds
 
-    seconds("first", size // 10)  # what is done once
-    small, large = seconds("small", size), seconds("large", 4 * size)
+    seconds(size // 10)  # what is done once
     # Four times as much: a time that grows with the square would be 16 times as long.
-    assert large < 10 * small + 0.1
+    assert grows_at_most(seconds, size, 4 * size, factor=10)

@@ -25,6 +25,7 @@ from danlu.data.reading.encoding import MOST_ROW_CHARACTERS
 from danlu.data.reading.rows import FATAL_KINDS, READERS, RawRow, data_files, read_rows
 from danlu.errors import DataError, EnvironmentFault, UsageError
 from tests.helpers.data_files import FILE_TYPES, json_array, json_lines, table_of_text
+from tests.helpers.timing import grows_at_most, processor_time
 
 CHINESE = '{"instruction": "你好，请问你是谁？", "output": "我是一个助手。"}'
 
@@ -259,9 +260,9 @@ def test_a_name_that_stands_twice_among_many_is_found_in_linear_time(
     names = [f"k{number}" for number in range(100_000)] + ["k7"]
     line = json.dumps({"x": 1})[:-1] + "".join(f', "{name}": 1' for name in names) + "}"
     file = written(tmp_path / f"a{suffix}", line if suffix == ".jsonl" else ",".join(names))
-    started = time.process_time()
-    assert "k7" in last(file).what
-    assert time.process_time() - started < 10
+    with processor_time() as spent:
+        assert "k7" in last(file).what
+    assert spent.seconds < 10
 
 
 def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
@@ -277,9 +278,9 @@ def test_100_gb_of_nothing_is_refused_at_once(tmp_path: Path, beginning: str, su
     with file.open("wb") as out:
         out.write(beginning.encode() + b" " * 2000)
         out.truncate(100 << 30)
-    started = time.process_time()
-    assert last(file).kind in FATAL_KINDS
-    assert time.process_time() - started < 5
+    with processor_time() as spent:
+        assert last(file).kind in FATAL_KINDS
+    assert spent.seconds < 5
 
 
 def test_a_row_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,16 +395,17 @@ def test_nested_values_are_bounded_before_they_are_made(
 def test_long_batches_of_messages_are_read_in_linear_time(tmp_path: Path) -> None:
     """All rows in one batch, as some writers save them: it was looked through for each 256 rows."""
     row = [{"role": "user", "content": "q" * 50}, {"role": "assistant", "content": "a" * 50}]
-    seconds = []
-    for count in (5_000, 40_000):
+
+    def seconds(count: int) -> float:
         table, file = pyarrow.table({"messages": [row] * count}), tmp_path / "a.arrow"
         with pyarrow.OSFile(str(file), "wb") as out, pyarrow.ipc.new_file(out, table.schema) as to:
             to.write_table(table)
-        started = time.process_time()
-        assert sum(1 for _item in read_rows(file)) == count
-        seconds.append(time.process_time() - started)
+        with processor_time() as spent:
+            assert sum(1 for _item in read_rows(file)) == count
+        return spent.seconds
+
     # 8 times the rows: linear is 8 times as long, each batch for each 256 rows was 64 times.
-    assert seconds[1] < 32 * seconds[0]
+    assert grows_at_most(seconds, 5_000, 40_000, factor=24)
 
 
 def test_groups_of_rows_that_are_too_long_are_not_decoded(

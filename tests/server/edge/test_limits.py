@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -32,6 +31,7 @@ from tests.helpers.serving.server import (
     scripted_serving,
     server_app,
 )
+from tests.helpers.timing import processor_time
 
 LIMIT = 1024
 TEXT = st.text(max_size=5) | st.sampled_from(['"', "\\", '\\"', "[{", "NaN", "\\\\"])
@@ -113,9 +113,9 @@ def test_only_plain_json_is_read(headers: list[tuple[str, str]], status: int) ->
     ],
 )
 def test_what_parsers_choke_on_is_refused(body: bytes, says: str) -> None:
-    began = time.process_time()
-    answer = post(server_app(), "/test/echo", body)
-    assert time.process_time() - began < 1
+    with processor_time() as spent:
+        answer = post(server_app(), "/test/echo", body)
+    assert spent.seconds < 1
     assert answer.status == 400
     assert says in answer.error["message"]
 
@@ -160,10 +160,9 @@ def test_the_scan_passes_whatever_is_shallow_json(body: bytes) -> None:
 @pytest.mark.parametrize("unit", [b"[", b"[]", b"{}[]", b'"', b'\\"', b"\\", b'"[', b"NaN "])
 def test_a_scan_takes_linear_time(unit: bytes) -> None:
     body = unit * (4 * 1024 * 1024 // len(unit))
-    began = time.process_time()
-    with suppress(ApiError):
+    with processor_time() as spent, suppress(ApiError):
         check_json(body)
-    assert time.process_time() - began < 1
+    assert spent.seconds < 1
 
 
 def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
