@@ -23,6 +23,7 @@ COMMANDS = {
     "chat": "talk with a model, a run or an adapter",
     "generate": "answer one prompt, or every row of a file",
     "serve": "serve a model to programs that speak OpenAI's API",
+    "web": "open danlu in the browser: chat, data, fine-tuning, comparison, merging",
     "merge": "write base and adapter as one ordinary model folder",
     "export": "write a model for llama.cpp or Ollama, as one GGUF file",
     "models": "list the models that are here, those to pull, and what each needs on this machine",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from danlu.errors import EXIT_OK, UsageError
 from danlu.language import _
@@ -15,6 +15,8 @@ from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
     from danlu.server.settings import ServeSettings
+
+_Settings = TypeVar("_Settings", bound="ServeSettings")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -53,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def with_adapter(settings: ServeSettings) -> ServeSettings:
+def with_adapter(settings: _Settings) -> _Settings:
     """Take a run or an adapter that is named as the model for what it is."""
     from danlu.hub.adapters import place_of, taken_apart
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,12 @@ class Adapter:
             values = torch.empty(a.shape).uniform_(-bound, bound, generator=generator)
             a.copy_(values)
             b.zero_()
+
+    def scaled(self, strength: float) -> Adapter:
+        """Return the adapter at another strength; 0 is the base, 1 as trained. Shares matrices."""
+        other = copy(self)
+        other.config = replace(self.config, lora_alpha=strength * self.config.lora_alpha)
+        return other
 
     def num_parameters(self) -> int:
         """Count the trainable numbers."""

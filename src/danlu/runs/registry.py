@@ -55,10 +55,14 @@ class RunStatus:
 def register(folder: Path) -> None:
     """Add a run's folder to the list; a home that cannot be written is no reason to stop."""
     entries = danlu_home() / "runs"
-    digest = hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()
     with suppress(DanluError):
         make_folder(entries)
-        atomic_write(entries / f"{digest}.json", json.dumps({"path": str(folder)}) + "\n")
+        atomic_write(entries / f"{run_id(folder)}.json", json.dumps({"path": str(folder)}) + "\n")
+
+
+def run_id(folder: Path) -> str:
+    """Name a run in the list: 16 signs, made of the path of its folder."""
+    return hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()
 
 
 def registered_folders() -> list[Path]:

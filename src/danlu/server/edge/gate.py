@@ -8,14 +8,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.security import PUBLIC_PATHS
+from danlu.server.front import Front
 from danlu.server.state import Serving, state_of
 
 
 class Gate:
     """ASGI middleware that lets requests through only while they can be answered."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, front: Front) -> None:
         self._app = app
+        self._front = front
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
@@ -26,7 +28,8 @@ class Gate:
                     code="stopping",
                     headers={"connection": "close", "retry-after": "30"},
                 )
-            serving_of(scope["app"])
+            if self._front.needs_model(scope["path"]):
+                serving_of(scope["app"])
         await self._app(scope, receive, send)
 
 

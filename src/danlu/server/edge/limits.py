@@ -32,9 +32,13 @@ _log = logging.getLogger(__name__)
 class Limits:
     """ASGI middleware that lets through only requests of bounded size and number."""
 
-    def __init__(self, app: ASGIApp, *, settings: ServeSettings) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: ServeSettings, streamed: frozenset[str] = frozenset()
+    ) -> None:
+        """streamed: paths whose routes read and bound their body themselves."""
         self._app = app
         self._settings = settings
+        self._streamed = streamed
         self._running: Counter[str] = Counter()
         self._room = BodyRoom(max(memory_bytes() // _MEMORY_PART, 4 * settings.max_body_bytes))
 
@@ -49,6 +53,10 @@ class Limits:
             await self._app(scope, receive, send)
             return
         record = record_of(scope)
+        if scope["path"] in self._streamed:
+            with self._counted(record.key):
+                await self._app(scope, receive, send)
+            return
         check_form(headers)
         with self._counted(record.key), self._room.part() as take:
             limit = self._settings.max_body_bytes

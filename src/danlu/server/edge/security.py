@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys, is_loopback
+from danlu.server.front import Front
 from danlu.server.host_names import host_name, listed_name
 from danlu.server.settings import ServeSettings
 from danlu.server.state import record_of
@@ -36,8 +37,10 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 class Security:
     """ASGI middleware that refuses what is not allowed, and records which key was shown."""
 
-    def __init__(self, app: ASGIApp, *, settings: ServeSettings, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, *, settings: ServeSettings, keys: Keys, front: Front) -> None:
         self._app = app
+        self._public, self._opening_path = PUBLIC_PATHS | front.public_paths, front.opening_path
+        self._session = front.session
         names = {listed_name(name) for name in (settings.host, *settings.allowed_host)}
         self._keys = keys
         self._on_loopback = is_loopback(settings.host)
@@ -106,11 +109,13 @@ class Security:
         return headers.get("origin", "").lower() in self._origins
 
     def _check_key(self, method: str, path: str, headers: Headers) -> str:
-        """Return the name of the key that was shown; "" where none is needed."""
-        if not self._keys or (path in PUBLIC_PATHS and method in ("GET", "HEAD")):
+        """Return the name of the key or session that was shown; "" where none is needed."""
+        if not self._keys or path == self._opening_path:
+            return ""
+        if path in self._public and method in ("GET", "HEAD"):
             return ""
         given = headers.getlist("authorization")
-        name = self._keys.recognise(given[0]) if len(given) == 1 else None
+        name = self._keys.recognise(given[0]) if len(given) == 1 else self._session(headers)
         if name is None:
             raise ApiError(
                 401,

@@ -19,6 +19,7 @@ from danlu.server.edge.http_errors import ErrorBody, handle_errors
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.limits import Limits
 from danlu.server.edge.security import PUBLIC_PATHS, Security
+from danlu.server.front import Front
 from danlu.server.lifecycle import status
 from danlu.server.lifecycle.docs import docs_router
 from danlu.server.lifecycle.elsewhere import ELSEWHERE
@@ -72,12 +73,14 @@ def _localize(part: Any) -> None:
                 _localize(value)
 
 
-def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
+def create_app(
+    state: ServerState, *, keys: Keys | None = None, front: Front | None = None
+) -> FastAPI:
     """Make the application over a state, whose `serving` is set once the model is loaded.
 
-    keys: those that are accepted; without any, no key is asked for.
+    keys: those that are accepted; without any, no key is asked for. front: pages of a studio.
     """
-    keys, settings = keys or Keys(), state.settings
+    keys, front, settings = keys or Keys(), front or Front(), state.settings
     app = DocumentedApp(
         title="danlu",
         version=__version__,
@@ -90,14 +93,16 @@ def create_app(state: ServerState, *, keys: Keys | None = None) -> FastAPI:
     )
     app.needs_key = bool(keys)
     app.state.server = state
+    for pages in front.routers:
+        app.include_router(pages, include_in_schema=False)
     for room in (chat_completions, completions, tokenize, models, status):
         app.include_router(room.router, responses=_ERRORS)
     app.include_router(docs_router())
     handle_errors(app, elsewhere=ELSEWHERE)
     # The last one added is the outermost.
-    app.add_middleware(Limits, settings=settings)
-    app.add_middleware(Gate)
-    app.add_middleware(Security, settings=settings, keys=keys)
+    app.add_middleware(Limits, settings=settings, streamed=front.streamed)
+    app.add_middleware(Gate, front=front)
+    app.add_middleware(Security, settings=settings, keys=keys, front=front)
     app.add_middleware(RequestLine)
     app.add_middleware(Access)
     return app

@@ -28,6 +28,7 @@ from danlu.moving_line import MovingLine
 from danlu.server.edge.connections import ACCEPTED_AT_ONCE, IDLE_SECONDS, connection_class
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.logs import log_to_stderr
+from danlu.server.front import Front
 from danlu.server.lifecycle.app import create_app
 from danlu.server.lifecycle.listening import BACKLOG, url_of
 from danlu.server.lifecycle.opening import describe, name_of, open_serving
@@ -67,8 +68,16 @@ class Server(uvicorn.Server):
     line: shows the loading.
     """
 
-    def __init__(self, state: ServerState, keys: Keys, *, url: str, line: MovingLine) -> None:
-        self.app = create_app(state, keys=keys)
+    def __init__(
+        self,
+        state: ServerState,
+        keys: Keys,
+        *,
+        url: str,
+        line: MovingLine,
+        front: Front | None = None,
+    ) -> None:
+        self.app = create_app(state, keys=keys, front=front)
         super().__init__(
             uvicorn.Config(
                 self.app,
@@ -103,13 +112,17 @@ class Server(uvicorn.Server):
         state = self._state
         then: Callable[[], None]
         try:
-            serving = open_serving(state.settings, state.adapter_folders, self._line.show)
+            serving = open_serving(state.settings, state.adapter_folders, self._show)
             then = partial(self._begin, serving)
             self.app.openapi()  # kept from here on; it would stop all others for 0.3 seconds
         except BaseException as problem:
             then = partial(self._fail, problem)
         with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
             loop.call_soon_threadsafe(then)
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        """Show how far the loading is; called on its thread."""
+        self._line.show(what, done, total)
 
     def _fail(self, problem: BaseException) -> None:
         self._line.stop()
@@ -119,11 +132,16 @@ class Server(uvicorn.Server):
     def _begin(self, serving: Serving) -> None:
         self._line.stop()
         self._state.serving = serving
-        lines = [_("{url}: ready").format(url=self.url), *describe(serving)]
+        print(printable("\n".join(self._ready_lines(serving))), flush=True)
+
+    def _ready_lines(self, serving: Serving) -> list[str]:
         model = next(iter(serving.adapters), serving.name)
-        lines += [_example(self.url, model, key=_shown_key(self._state.settings))]
-        lines += [_("Ctrl-C stops the server.")]
-        print(printable("\n".join(lines)), flush=True)
+        return [
+            _("{url}: ready").format(url=self.url),
+            *describe(serving),
+            _example(self.url, model, key=_shown_key(self._state.settings)),
+            _("Ctrl-C stops the server."),
+        ]
 
     async def on_tick(self, counter: int) -> bool:
         """End a server whose engine has failed, so that a supervisor starts it again."""

@@ -1,0 +1,4 @@
+export const chat = {
+  'chat.new': 'New chat',
+  'chat.untitled': 'Untitled'
+}

@@ -1,0 +1,62 @@
+/** What every page has to know of the server: which model is loaded, and who can answer. */
+import { toasts } from '../parts/toasts.svelte'
+import { get, Refused } from './request'
+
+export type Voice = { id: string; name: string; base: string; fits: boolean; detail: string }
+export type ModelState = {
+  /** `loading` says what is being read, and how much of it. */
+  state: 'none' | 'loading' | 'ready' | 'failed'
+  model: string
+  detail: string
+  done: number
+  total: number
+  context: number
+  lines: string[]
+}
+
+const WHILE_LOADING_MS = 400
+const ELSE_MS = 5000
+
+class Server {
+  model = $state<ModelState>({
+    state: 'none',
+    model: '',
+    detail: '',
+    done: 0,
+    total: 0,
+    context: 0,
+    lines: []
+  })
+  voices = $state<Voice[]>([])
+  isReachable = $state(true)
+  private timer: ReturnType<typeof setTimeout> | undefined
+
+  /** Ask how the server stands, again and again: often while something loads. */
+  watch = async (): Promise<void> => {
+    clearTimeout(this.timer)
+    const before = this.model.state
+    try {
+      this.model = await get<ModelState>('models/loaded')
+      if (!this.isReachable || this.model.state !== before || !this.voices.length) {
+        await this.listVoices()
+      }
+      this.isReachable = true
+    } catch (problem) {
+      if (problem instanceof Refused && problem.status === 401) return
+      this.isReachable = false
+    }
+    this.timer = setTimeout(this.watch, this.model.state === 'loading' ? WHILE_LOADING_MS : ELSE_MS)
+  }
+
+  listVoices = async (): Promise<void> => {
+    try {
+      this.voices = await get<Voice[]>('voices')
+    } catch (problem) {
+      toasts.fail(problem)
+    }
+  }
+
+  nameOf = (voice: string): string => this.voices.find((one) => one.id === voice)?.name ?? voice
+}
+
+export const server = new Server()

@@ -1,0 +1,1 @@
+"""The studio: danlu in the browser, over the server's application."""

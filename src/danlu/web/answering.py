@@ -1,0 +1,141 @@
+"""From a conversation to the events of its answer, for the pages of chat and comparison.
+
+The engine is the server's, and so is the queue: an answer takes a seat like any request of the API.
+Must not know chats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from danlu.dialog.dialog import PreparedRequest, Reading
+from danlu.dialog.events import Call, End, Text, Thought
+from danlu.dialog.settings import ANSWER_TOKENS
+from danlu.engine.request import SamplingSettings
+from danlu.server.edge.gate import serving_of
+from danlu.server.openai.in_flight import RequestsInFlight
+from danlu.server.openai.sampling import check_mode
+from danlu.server.openai.tool_calls import call_fields
+from danlu.server.state import RequestRecord, Serving, state_of
+from danlu.text.conversation import Conversation, Message
+from danlu.web.studio import Studio
+
+Json = dict[str, Any]
+
+
+class AnswerChoice(BaseModel):
+    """Who answers, and how; what is None is as the model's own files say.
+
+    strength: of the adapter, 1 as trained. thinking_budget: tokens after which a thought is ended.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    voice: str = "base"
+    strength: Annotated[float, Field(ge=0, le=2)] = 1.0
+    system: Annotated[str, Field(max_length=200_000)] = ""
+    enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+
+def prepare(
+    studio: Studio, serving: Serving, conversation: Conversation, choice: AnswerChoice
+) -> PreparedRequest:
+    """Open the voice, render and tokenize; on a thread. Raises what they raise, and ApiError."""
+    model = studio.voices.open(choice.voice, choice.strength)
+    check_mode(model.prompting, ("enable_thinking", choice.enable_thinking))
+    thinks = model.prompting.only_mode
+    if thinks is None:
+        thinks = choice.enable_thinking
+    if thinks is None:
+        thinks = model.prompting.enable_thinking
+    if choice.system:
+        system = Message(role="system", content=choice.system)
+        conversation = replace(conversation, messages=(system, *conversation.messages))
+    prepared = serving.assistant.dialog.prepare(
+        conversation,
+        sampling=_sampling(serving.defaults[bool(thinks)], choice),
+        adapter=model.adapter,
+        enable_thinking=thinks,
+        template=model.prompting.template,
+        thinking_budget=choice.thinking_budget,
+        most_tokens=serving.context_tokens,
+    )
+    return replace(prepared, request=serving.admitted(prepared.request))
+
+
+def _sampling(own: SamplingSettings, choice: AnswerChoice) -> SamplingSettings:
+    given = {
+        name: value
+        for name in ("temperature", "top_p", "top_k")
+        if (value := getattr(choice, name)) is not None
+    }
+    return replace(
+        own,
+        **given,
+        min_p=choice.min_p,
+        repetition_penalty=choice.repetition_penalty,
+        presence_penalty=choice.presence_penalty,
+        seed=choice.seed,
+        max_tokens=choice.max_tokens or ANSWER_TOKENS,
+    )
+
+
+async def answer(
+    studio: Studio, app: Any, conversation: Conversation, choice: AnswerChoice
+) -> AsyncIterator[Json]:
+    """Yield `thought`, `text`, `call` and at last `end` with figures, as an answer is computed.
+
+    Each has `tokens`, those written so far, and `s`, the seconds since the first of them. Closing
+    the iterator cancels the request. Raises ApiError and what `prepare` raises.
+    """
+    serving = serving_of(app)
+    begun = time.monotonic()
+    in_flight = RequestsInFlight(serving.service, state_of(app).figures, RequestRecord(), seats=1)
+    try:
+        prepared = await asyncio.to_thread(prepare, studio, serving, conversation, choice)
+        yield {"kind": "prompt", "prompt_tokens": len(prepared.request.prompt)}
+        in_flight.submit([prepared.request])
+        reading, first = Reading(prepared), 0.0
+        while not in_flight.is_complete:
+            arrived = await in_flight.next()
+            if arrived is None:
+                continue
+            output, now = arrived[1], time.monotonic()
+            if output.tokens and not first:
+                first = now
+            for event in reading.feed(output):
+                usage = reading.usage
+                so_far = {"tokens": usage.completion_tokens, "s": round(now - first, 3)}
+                if isinstance(event, Thought):
+                    yield {"kind": "thought", "text": event.text, **so_far}
+                elif isinstance(event, Text):
+                    yield {"kind": "text", "text": event.text, **so_far}
+                elif isinstance(event, Call):
+                    yield {"kind": "call", "call": call_fields(event.call), **so_far}
+                elif isinstance(event, End):
+                    yield {
+                        "kind": "end",
+                        "reason": event.reason,
+                        "prompt_tokens": usage.prompt_tokens,
+                        "cached_tokens": usage.cached_tokens,
+                        "reasoning_tokens": usage.reasoning_tokens,
+                        "first_s": round(first - begun, 3),
+                        **so_far,
+                    }
+    finally:
+        in_flight.close()

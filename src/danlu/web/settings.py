@@ -1,0 +1,20 @@
+"""Settings of `danlu web`: those of `danlu serve`, with the port that rented machines forward."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from danlu.server.settings import ServeSettings
+from danlu.settings.ranges import Range
+from danlu.settings.schema import option
+
+
+class WebSettings(ServeSettings):
+    """Open danlu in the browser: chat, data, fine-tuning, comparison and merging."""
+
+    port: Annotated[int, Range(least=0, greatest=65535)] = option(
+        6006, "port to listen on; 0: any free one"
+    )
+    open_browser: bool = option(
+        True, "open the page in this machine's browser, where there is a screen"
+    )
