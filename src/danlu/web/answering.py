@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -97,7 +97,7 @@ def _sampling(own: SamplingSettings, choice: AnswerChoice) -> SamplingSettings:
 
 async def answer(
     studio: Studio, app: Any, conversation: Conversation, choice: AnswerChoice
-) -> AsyncIterator[Json]:
+) -> AsyncGenerator[Json, None]:
     """Yield `thought`, `text`, `call` and at last `end` with figures, as an answer is computed.
 
     Each has `tokens`, those written so far, and `s`, the seconds since the first of them. Closing
