@@ -173,9 +173,8 @@ async def export_chat(chat: str, request: Request, form: Form = "danlu") -> Resp
     chats = _chats(request)
     whole, turns = chats.whole(chat), chats.turns(chat)
     content = await asyncio.to_thread(written, whole, turns, form)
-    text = (
-        content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=1)
-    )
+    if not isinstance(content, str):
+        content = json.dumps(content, ensure_ascii=False, indent=1)
     ending = "md" if form == "markdown" else "json"
     name = quote(f"{whole['title'][:60] or 'chat'}.{ending}", safe="")
     return Response(
