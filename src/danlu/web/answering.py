@@ -14,9 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from danlu.dialog.dialog import PreparedRequest, Reading
+from danlu.dialog.dialog import PreparedRequest, Reading, bounded
 from danlu.dialog.events import Call, End, Text, Thought
-from danlu.dialog.settings import ANSWER_TOKENS
 from danlu.engine.request import SamplingSettings
 from danlu.server.edge.gate import serving_of
 from danlu.server.openai.in_flight import RequestsInFlight
@@ -75,7 +74,8 @@ def prepare(
         thinking_budget=choice.thinking_budget,
         most_tokens=serving.context_tokens,
     )
-    return replace(prepared, request=serving.admitted(prepared.request))
+    request = bounded(prepared.request, serving.context_tokens)
+    return replace(prepared, request=serving.admitted(request))
 
 
 def _sampling(own: SamplingSettings, choice: AnswerChoice) -> SamplingSettings:
@@ -91,7 +91,7 @@ def _sampling(own: SamplingSettings, choice: AnswerChoice) -> SamplingSettings:
         repetition_penalty=choice.repetition_penalty,
         presence_penalty=choice.presence_penalty,
         seed=choice.seed,
-        max_tokens=choice.max_tokens or ANSWER_TOKENS,
+        max_tokens=choice.max_tokens,
     )
 
 

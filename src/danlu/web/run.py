@@ -19,6 +19,7 @@ from danlu.web.access import Sessions
 from danlu.web.available_voices import AvailableVoices
 from danlu.web.chats import chat_routes
 from danlu.web.chats.kept_chats import KeptChats
+from danlu.web.comparing import compare_routes
 from danlu.web.database import Database
 from danlu.web.models import model_routes
 from danlu.web.models.loading import ModelLoading
@@ -27,7 +28,7 @@ from danlu.web.session_routes import SESSION, session_router
 from danlu.web.settings import WebSettings
 from danlu.web.studio import Studio, attach_studio
 
-ROUTERS = (chat_routes.router, model_routes.router)
+ROUTERS = (chat_routes.router, compare_routes.router, model_routes.router)
 
 
 def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket) -> None:
