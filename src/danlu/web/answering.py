@@ -55,7 +55,7 @@ def prepare(
     studio: Studio, serving: Serving, conversation: Conversation, choice: AnswerChoice
 ) -> PreparedRequest:
     """Open the voice, render and tokenize; on a thread. Raises what they raise, and ApiError."""
-    model = studio.voices.open(choice.voice, choice.strength)
+    model = studio.voices.answering(choice.voice, choice.strength)
     check_mode(model.prompting, ("enable_thinking", choice.enable_thinking))
     thinks = model.prompting.only_mode
     if thinks is None:

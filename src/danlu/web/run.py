@@ -23,7 +23,7 @@ from danlu.web.comparing import compare_routes
 from danlu.web.database import Database
 from danlu.web.models import model_routes
 from danlu.web.models.loading import ModelLoading
-from danlu.web.page import check_built, page_router, public_paths
+from danlu.web.built_page import check_built, page_router, public_paths
 from danlu.web.session_routes import SESSION, session_router
 from danlu.web.settings import WebSettings
 from danlu.web.studio import Studio, attach_studio

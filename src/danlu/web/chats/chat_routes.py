@@ -47,7 +47,7 @@ class ChatChange(_Body):
     shown: int | None = None
 
 
-class Question(_Body):
+class ChatQuestion(_Body):
     """What the user says. before: the turn that it follows."""
 
     content: Annotated[str, Field(min_length=1, max_length=_LONGEST_TEXT)]
@@ -131,7 +131,7 @@ async def delete_chat(chat: str, request: Request) -> Json:
 
 
 @router.post("/{chat}/ask")
-async def ask(chat: str, body: Question, request: Request) -> Json:
+async def ask(chat: str, body: ChatQuestion, request: Request) -> Json:
     """Add what the user says, and begin its answer."""
     serving_of(request.app)
     chats = _chats(request)

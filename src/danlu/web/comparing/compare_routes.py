@@ -1,4 +1,4 @@
-"""Routes of comparisons: base and adapters answer side by side with one seed; the votes are kept."""
+"""Routes of comparisons: base and adapters side by side, with one seed; the votes are kept."""
 
 from __future__ import annotations
 
