@@ -17,6 +17,8 @@ from danlu.web.database import Database
 from danlu.web.event_log import EventLog
 from danlu.web.models.loading import ModelLoading
 
+_LOGS_THAT_STAY = 32
+
 
 @dataclass(kw_only=True)
 class Studio:
@@ -33,6 +35,14 @@ class Studio:
     loading: ModelLoading
     answers: dict[str, EventLog] = field(default_factory=dict)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def log_of(self, name: str) -> EventLog:
+        """Begin the log of an answer. Those that are over stay for a while: pages may be late."""
+        over = [name for name, log in self.answers.items() if log.is_over]
+        for old in over[:-_LOGS_THAT_STAY]:
+            del self.answers[old]
+        log = self.answers[name] = EventLog()
+        return log
 
     def begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Let a piece of work go on by itself, under a name by which it can be stopped."""

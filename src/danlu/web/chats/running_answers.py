@@ -14,7 +14,7 @@ from danlu.server.edge.http_errors import api_error_of
 from danlu.web.answering import AnswerChoice, answer
 from danlu.web.chats.kept_chats import KeptChats, TurnState, conversation_of
 from danlu.web.event_log import EventLog
-from danlu.web.studio import Studio, studio_of
+from danlu.web.studio import studio_of
 
 Json = dict[str, Any]
 # What has arrived is written to the database this often.
@@ -35,23 +35,22 @@ def begin_answer(request: Request, chat: str, question: int, choice: AnswerChoic
     turn = chats.add(
         chat, before=question, role="assistant", content="", state="running", facts=facts
     )
-    running = _RunningAnswer(chats, turn, facts)
-    studio.answers[name_of_answer(turn)] = running.log
+    running = _RunningAnswer(chats, turn, facts, studio.log_of(name_of_answer(turn)))
     events = answer(studio, request.app, conversation, choice)
-    studio.begin(name_of_answer(turn), running.run(studio, events))
+    studio.begin(name_of_answer(turn), running.run(events))
     return turn
 
 
 class _RunningAnswer:
     """One answer on its way into its log and the database."""
 
-    def __init__(self, chats: KeptChats, turn: int, facts: Json) -> None:
-        self.log = EventLog()
+    def __init__(self, chats: KeptChats, turn: int, facts: Json, log: EventLog) -> None:
+        self.log = log
         self._chats, self._turn, self._facts = chats, turn, facts
         self._thought, self._text = "", ""
         self._calls: list[Json] = []
 
-    async def run(self, studio: Studio, events: AsyncGenerator[Json, None]) -> None:
+    async def run(self, events: AsyncGenerator[Json, None]) -> None:
         state: TurnState = "failed"
         written = time.monotonic()
         try:
@@ -73,7 +72,6 @@ class _RunningAnswer:
             self._write(state)
             self.log.add({"kind": "state", "state": state, "facts": self._facts})
             self.log.end()
-            studio.answers.pop(name_of_answer(self._turn), None)
 
     def _take(self, event: Json) -> None:
         kind = event["kind"]

@@ -56,7 +56,7 @@ async def begin(body: Comparing, request: Request) -> Json:
         "INSERT INTO comparisons (id, created, prompt, settings, answers) VALUES (?, ?, ?, ?, ?)",
         (name, time.time(), body.prompt, _json(settings), "[]"),
     )
-    log = studio.answers[_work(name)] = EventLog()
+    log = studio.log_of(_work(name))
     studio.begin(_work(name), _run(studio, request.app, name, body.prompt, choices, log))
     return {"id": name}
 
@@ -146,7 +146,6 @@ async def _run(
     finally:
         _keep(studio.database, name, answers)
         log.end()
-        studio.answers.pop(_work(name), None)
 
 
 def _keep(database: Database, name: str, answers: list[Json]) -> None:
