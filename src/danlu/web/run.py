@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
+import threading
+import webbrowser
 
 from danlu.language import _
 from danlu.moving_line import MovingLine
@@ -48,6 +51,7 @@ def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket
     )
     with MovingLine(_("Loading the model")) as line:
         server = StudioServer(studio, Keys.of(keys), url=url_of(listener), line=line)
+        server.opens_browser = settings.open_browser
         line.say(server.address)
         server.run(sockets=[listener])
     database.close()
@@ -66,14 +70,28 @@ def front_of(studio: Studio, keys: Keys) -> Front:
     )
 
 
+def _has_screen() -> bool:
+    """Whether whoever started this sits before a screen on which a browser can open."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.stdout.isatty() and (sys.platform == "darwin" or any(map(os.environ.get, screens)))
+
+
 class StudioServer(Server):
     """The server with the studio."""
+
+    opens_browser = False
 
     def __init__(self, studio: Studio, keys: Keys, *, url: str, line: MovingLine) -> None:
         super().__init__(studio.server, keys, url=url, line=line, front=front_of(studio, keys))
         attach_studio(self.app, studio)
         self._studio = studio
         self.address = f"{url}/?link={studio.sessions.link}" if keys else f"{url}/"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer on the port, load, and show the page where there is a screen."""
+        await super().startup(sockets)
+        if self.opens_browser and _has_screen():
+            threading.Thread(target=webbrowser.open, args=(self.address,), daemon=True).start()
 
     def _show(self, what: str, done: int, total: int) -> None:
         super()._show(what, done, total)

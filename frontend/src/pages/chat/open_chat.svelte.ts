@@ -94,7 +94,8 @@ export class OpenChat {
     })
     this.add({ id: made.question, before, role: 'user', content })
     this.addAnswer(made.answer, made.question)
-    void chats.load()
+    await chats.load()
+    this.title ||= chats.all.find((one) => one.id === this.id)?.title ?? ''
     return this.id
   }
 
