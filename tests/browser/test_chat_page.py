@@ -225,3 +225,40 @@ def test_the_first_load_is_small_and_soon(browser: Browser, scripted: Scripted) 
         # The limits are 1 and 2 seconds on an idle machine; tests run beside others.
         assert paint_ms < 5_000
         assert ready_ms < 10_000
+
+
+def test_behind_a_proxy_with_a_path_prefix_and_a_key(browser: Browser, tmp_path: Path) -> None:
+    """As rented machines are reached: another address, a folder in front, a one-time link."""
+    if not (FOLDER / "index.html").is_file():
+        pytest.skip("the studio's page is not built: make studio")
+    engine = ScriptedEngine(tiny_engine.tokenizer(), lambda _request: ANSWER)
+    with served(engine) as serving:
+        app, studio = studio_over(
+            serving, tmp_path / "studio.db", keys=["a-key"], host="0.0.0.0", api_key="a-key"
+        )
+        studio.loading.state = LoadedState(state="ready", model="tiny", context=4096)
+
+        async def proxy(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                assert scope["path"].startswith("/box/6006/"), scope["path"]
+                path = scope["path"].removeprefix("/box/6006")
+                headers = [(k, v) for k, v in scope["headers"] if k != b"host"]
+                headers.append((b"host", b"box.example.org"))
+                scope = {**scope, "path": path, "raw_path": path.encode(), "headers": headers}
+            await app(scope, receive, send)
+
+        with running(proxy) as address, watched_page(browser) as (page, complaints):  # type: ignore[arg-type]
+            page.goto(f"{address}/box/6006/")
+            page.wait_for_selector("input[type=password]")
+            page.fill("input[type=password]", "wrong")
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".note.bad")
+            complaints.clear()  # the browser tells of the 401
+            page.goto(f"{address}/box/6006/?link={studio.sessions.link}")
+            ask(page, "tell me")
+            finished(page)
+            assert "link=" not in page.url
+            page.reload()
+            finished(page)
+            assert complaints == []
+        studio.database.close()

@@ -79,6 +79,9 @@ export const chat = {
   'chat.export_openai': 'OpenAI 消息（JSON）',
   'chat.export_open_webui': 'Open WebUI（JSON）',
   'chat.export_markdown': 'Markdown',
+  'chat.other_model': '这个对话用的是 {model}，现在加载的是 {loaded}。',
+  'chat.load': '加载 {model}',
+  'chat.go_on': '用 {model} 继续',
   'chat.no_model': '没有加载模型。',
   'chat.load_model': '加载一个',
   'chat.needs_base': '它需要模型 {base}，而现在加载的不是这个模型。'
