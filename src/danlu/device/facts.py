@@ -14,8 +14,11 @@ _PROGRAM_BYTES = 365 * 10**6
 _KERNELS_BYTES = 60 * 10**6
 
 
-def device_facts(device: Device) -> DeviceFacts:
-    """Describe the device for a plan."""
+def device_facts(device: Device, *, without_loaded: bool = False) -> DeviceFacts:
+    """Describe the device for a plan.
+
+    without_loaded: on the CPU, what this process has in memory now will be gone by then.
+    """
     if device.kind == "cpu":
         facts = cpu_facts(
             description=device.description,
@@ -23,7 +26,8 @@ def device_facts(device: Device) -> DeviceFacts:
             threads=device.threads,
             has_fast_bf16=device.has_fast_bf16,
         )
-        taken = max(used_bytes(device.torch_device), _PROGRAM_BYTES) + _KERNELS_BYTES
+        now = 0 if without_loaded else used_bytes(device.torch_device)
+        taken = max(now, _PROGRAM_BYTES) + _KERNELS_BYTES
         return replace(facts, context_bytes=taken)
     facts = nearest(device.kind, device.description, device.memory_bytes)
     return replace(facts, description=device.description, memory_bytes=device.memory_bytes)
