@@ -18,6 +18,8 @@ export const models = {
   'models.make_default_named': 'Make {name} the default',
   'models.default_hint': 'It is taken wherever no model is named: at the next start, and by commands',
   'models.delete_named': 'Delete {name}',
+  'models.loaded_stays': 'It is loaded: eject it first',
+  'models.default_stays': 'It is the default: choose another one first',
   'models.delete_hint': 'This frees {size} and cannot be undone: {folder}',
   'models.freed': '{name} is deleted: {size} are free again',
   'models.to_pull': 'To pull',

@@ -18,6 +18,8 @@ export const models = {
   'models.make_default_named': '把 {name} 设为默认',
   'models.default_hint': '未指定模型时使用它：下次启动时，以及在命令行中',
   'models.delete_named': '删除 {name}',
+  'models.loaded_stays': '它已加载：请先卸载',
+  'models.default_stays': '它是默认模型：请先另选一个',
   'models.delete_hint': '将释放 {size}，删除后无法恢复：{folder}',
   'models.freed': '已删除 {name}，释放了 {size}',
   'models.to_pull': '可下载',

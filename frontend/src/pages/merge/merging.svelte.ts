@@ -93,7 +93,7 @@ class Merging {
 
   private followMerge(): void {
     const take = (work: MergeWork): void => void (this.merge = work)
-    this.ends.push(followWork('merge/merge/events', take, () => void this.listModels().catch(toasts.fail)))
+    this.ends.push(followWork('merge/merge/events', take, () => void this.load()))
   }
 
   private followExport(): void {

@@ -32,7 +32,7 @@ def offers(device: str = "auto", *, without_loaded: bool = False) -> Offers:
     without_loaded: as if this process had loaded nothing yet. Raises what `select` raises.
     """
     chosen = select(device)
-    facts = device_facts(chosen, without_loaded=without_loaded)
+    facts = device_facts(chosen, own_process=not without_loaded)
     budget = budget_bytes(chosen)
     return Offers(
         facts=facts,

@@ -127,7 +127,7 @@ def plan_merge(
 def suggested_name(voice_name: str) -> str:
     """Propose a name that is free, made of a run's or an adapter's."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in voice_name)
-    stem = plain.strip("-._")[:48] or _("my-model")
+    stem = plain.strip("-._")[:48] or "my-model"
     for number in range(1, 10_000):
         name = f"{stem}-merged" if number == 1 else f"{stem}-merged-{number}"
         try:

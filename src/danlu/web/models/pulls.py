@@ -15,6 +15,8 @@ from danlu.hub.catalogue.sites import Site
 from danlu.web.background import Background
 
 Json = dict[str, Any]
+# Smaller files are verified before anyone could read a line about it.
+_SHOWN_FROM = 64 << 20
 
 
 class Pulls:
@@ -60,6 +62,6 @@ def _pull(model: PublishedModel, sites: Sequence[Site], work: Background) -> Jso
                 work.tell(again=event.file)
             elif event.stage == "download":
                 work.show("download", event.done, event.total)
-            else:
+            elif event.total > _SHOWN_FROM:
                 work.show("verify", event.done, event.total)
     return {"stage": "done"}
