@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from danlu.chat.partner import Answering
-from danlu.chat.session import message_fields
 from danlu.chat.settings import ChatSettings
 from danlu.dialog.over_http import ServerDialog
+from danlu.dialog.session import message_fields
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message

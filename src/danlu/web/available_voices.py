@@ -66,7 +66,7 @@ class AvailableVoices:
                     detail=run.state,
                 )
 
-    def open(self, voice: str, strength: float = 1.0) -> RequestedModel:
+    def answering(self, voice: str, strength: float = 1.0) -> RequestedModel:
         """Return who answers; loads an adapter, which takes seconds, so not on the event loop.
 
         Raises UsageError for a voice that is not there or needs another model, and what loading an

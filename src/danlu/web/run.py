@@ -17,19 +17,21 @@ from danlu.server.lifecycle.server import Server
 from danlu.server.state import ServerState, Serving
 from danlu.web.access import Sessions
 from danlu.web.available_voices import AvailableVoices
+from danlu.web.built_page import check_built, page_router, public_paths
 from danlu.web.chats import chat_routes
 from danlu.web.chats.kept_chats import KeptChats
+from danlu.web.comparing import compare_routes
 from danlu.web.database import Database
 from danlu.web.merging import merge_routes
 from danlu.web.models import model_routes, system_routes
 from danlu.web.models.loading import ModelLoading
-from danlu.web.page import check_built, page_router, public_paths
 from danlu.web.session_routes import SESSION, session_router
 from danlu.web.settings import WebSettings
 from danlu.web.studio import Studio, attach_studio
 
 ROUTERS = (
     chat_routes.router,
+    compare_routes.router,
     model_routes.router,
     system_routes.router,
     merge_routes.router,

@@ -52,14 +52,14 @@ def session_router(keys: Keys) -> APIRouter:
             )
         response = JSONResponse({"open": True})
         if keys:
-            studio.sessions.open(response)
+            studio.sessions.give(response)
         return response
 
     @router.post(f"{SESSION}/end")
     async def end_session(request: Request) -> Response:
         """End this browser's session."""
         response = JSONResponse({"open": False})
-        studio_of(request).sessions.close(response)
+        studio_of(request).sessions.end(response)
         return response
 
     return router

@@ -22,6 +22,8 @@ from danlu.web.models.pulls import Pulls
 # A piece of work that has not cleaned up by then is left to the end of the process.
 _CLEAN_UP_S = 5.0
 
+_LOGS_THAT_STAY = 32
+
 
 @dataclass(kw_only=True)
 class Studio:
@@ -40,6 +42,14 @@ class Studio:
     pulls: Pulls = field(default_factory=Pulls)
     merges: Merges = field(default_factory=Merges)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def log_of(self, name: str) -> EventLog:
+        """Begin the log of an answer. Those that are over stay for a while: pages may be late."""
+        over = [name for name, log in self.answers.items() if log.is_over]
+        for old in over[:-_LOGS_THAT_STAY]:
+            del self.answers[old]
+        log = self.answers[name] = EventLog()
+        return log
 
     def begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Let a piece of work go on by itself, under a name by which it can be stopped."""

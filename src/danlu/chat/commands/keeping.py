@@ -9,8 +9,8 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from danlu.chat.session import Session, message_fields
 from danlu.chat.talk import Chat, Command
+from danlu.dialog.session import Session, message_fields
 from danlu.errors import DataError, UsageError
 from danlu.files.atomic import atomic_write
 from danlu.files.json_file import read_json_file

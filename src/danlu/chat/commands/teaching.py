@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from danlu.chat.editor import edited
-from danlu.chat.session import message_fields
 from danlu.chat.talk import Chat, Command
 from danlu.dialog.dialog import begun_text
+from danlu.dialog.session import message_fields
 from danlu.errors import UsageError
 from danlu.files.atomic import append_line
 from danlu.hub.names import STARTER
