@@ -67,7 +67,7 @@ def _show(demo: Demo) -> None:
     from danlu.cli.terminal.fact_table import print_facts
     from danlu.cli.terminal.progress import describe, show_training
     from danlu.cli.terminal.screen import print_table
-    from danlu.export.verdict import merge_summary
+    from danlu.export.merge_words import merge_summary
     from danlu.hub.machine_facts import machine_facts
     from danlu.workflows.demo import QUESTIONS, answer_text, ask, held_out_scores
 

@@ -63,7 +63,7 @@ def run(argv: Sequence[str]) -> int:
         from danlu.device.detect import select
         from danlu.dialog.assistant import prompting_line
         from danlu.export.merge import check_empty, common_prompting, merge
-        from danlu.export.verdict import merge_summary
+        from danlu.export.merge_words import merge_summary
         from danlu.hub.adapters import common_base, unproven_remark
 
         export_dir = Path(settings.export_dir).expanduser().absolute()

@@ -21,7 +21,6 @@ from danlu.hub.adapters import (
     unproven_remark,
 )
 from danlu.hub.names import model_folder
-from danlu.language import _
 from danlu.model.config import load_config
 from danlu.runs.checkpoints import FINAL, list_checkpoints
 from danlu.runs.registry import registered_runs, run_id

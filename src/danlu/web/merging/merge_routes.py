@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from danlu.errors import DanluError
+from danlu.program import as_typed
 from danlu.web.event_log import EventLog, seen_before, stream
 from danlu.web.merging.merge_plan import MergePlan, merge_targets, plan_merge, suggested_name
 from danlu.web.models.model_list import find_known
@@ -61,7 +62,7 @@ async def show_plan(body: Merging, request: Request) -> Json:
         plan = await asyncio.to_thread(_plan, studio, body)
         return await asyncio.to_thread(plan.fields)
     except DanluError as problem:
-        return {"problem": f"{problem.what} {problem.why}", "fix": problem.fix}
+        return {"problem": f"{problem.what} {problem.why}", "fix": as_typed(problem.fix)}
 
 
 @router.post("")

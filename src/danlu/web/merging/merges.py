@@ -9,7 +9,7 @@ from typing import Any
 
 from danlu.export.gguf_model import Form, MatrixType, command_to_use, export
 from danlu.export.merge import merge
-from danlu.export.verdict import merge_figures, merge_verdict
+from danlu.export.merge_words import merge_figures, merge_verdict
 from danlu.hub.prompting import prompting_of_model
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError

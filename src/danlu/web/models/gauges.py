@@ -71,7 +71,7 @@ def doctor() -> list[Json]:
             threads if quota is None else f"{threads} ({quota:g})",
             is_good=not is_over,
             why=_("More threads compute than the container gives processors.") if is_over else "",
-            fix=f"OMP_NUM_THREADS={max(1, int(quota or 1))} danlu web" if is_over else "",
+            fix=as_typed(f"OMP_NUM_THREADS={max(1, int(quota or 1))} danlu web") if is_over else "",
         )
     )
     rows.append(_fact("waiting", facts["waiting"]))
@@ -86,7 +86,7 @@ def _places() -> Iterator[Json]:
         str(home),
         is_good=is_writable,
         why="" if is_writable else _("Your user may not write there."),
-        fix="" if is_writable else "DANLU_HOME=FOLDER danlu web",
+        fix="" if is_writable else as_typed("DANLU_HOME=FOLDER danlu web"),
     )
     free = free_bytes(home)
     has_room = free >= _LITTLE_DISK
@@ -100,10 +100,12 @@ def _places() -> Iterator[Json]:
     try:
         yield _fact("default_model", default_model(), is_good=True)
     except DanluError as problem:
-        yield _fact("default_model", "-", is_good=False, why=problem.what, fix=problem.fix)
+        yield _fact(
+            "default_model", "-", is_good=False, why=problem.what, fix=as_typed(problem.fix)
+        )
 
 
 def _fact(
     name: str, value: object, *, is_good: bool | None = None, why: str = "", fix: str = ""
 ) -> Json:
-    return {"name": name, "value": str(value), "good": is_good, "why": why, "fix": as_typed(fix)}
+    return {"name": name, "value": str(value), "good": is_good, "why": why, "fix": fix}

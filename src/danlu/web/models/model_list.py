@@ -41,15 +41,15 @@ class KnownModel:
     def fields(self) -> dict[str, Any]:
         """Write it for a page, with its size and the commands that use it elsewhere."""
         word = shlex.quote(self.word)
-        serve = f"danlu serve --model {word}"
+        serve = as_typed(f"danlu serve --model {word}")
         return {
             **asdict(self),
             "folder": str(self.folder),
             "num_bytes": size_of(self.folder),
             "is_default": default_name() == self.word,
             "chat_command": as_typed(f"danlu chat --model {word}"),
-            "serve_command": as_typed(serve),
-            "vllm_command": as_typed(f"{serve} --engine vllm"),
+            "serve_command": serve,
+            "vllm_command": f"{serve} --engine vllm",
         }
 
 
