@@ -57,6 +57,8 @@ def studio_over(
         voices=AvailableVoices(state),
         loading=ModelLoading(server=state),
     )
+    if serving is not None:
+        studio.loading.has(serving)
     app = create_app(state, keys=Keys.of(keys), front=front_of(studio, Keys.of(keys)))
     attach_studio(app, studio)
     return app, studio

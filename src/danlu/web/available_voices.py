@@ -97,8 +97,13 @@ class AvailableVoices:
             adapter = self._scaled[key].adapter
         return RequestedModel(name=voice, prompting=served.prompting, adapter=adapter)
 
+    def forget(self) -> None:
+        """Let go of the adapters of a model that leaves the memory."""
+        self._open.clear()
+        self._scaled.clear()
+
     def _of_run(self, serving: Serving, voice: str) -> ServedAdapter:
-        folder = _adapter_folder(voice)
+        folder = adapter_folder(voice)
         stamp = str(max(file.stat().st_mtime_ns for file in folder.glob("*.safetensors")))
         key = (id(serving), voice, stamp)
         served = self._open.pop(key, None)
@@ -122,7 +127,11 @@ def run_folder(id_of_run: str) -> Path:
     )
 
 
-def _adapter_folder(voice: str) -> Path:
+def adapter_folder(voice: str) -> Path:
+    """Return the folder that a run's voice, or that of a checkpoint, stands for.
+
+    Raises UsageError for one that is not there.
+    """
     if not voice.startswith(_RUN):
         raise UsageError(
             _("There is no voice {name}.").format(name=repr(voice[:80])),

@@ -25,35 +25,45 @@ from danlu.web.chats import chat_routes
 from danlu.web.chats.kept_chats import KeptChats
 from danlu.web.comparing import compare_routes
 from danlu.web.database import Database
-from danlu.web.models import model_routes
+from danlu.web.merging import merge_routes
+from danlu.web.models import model_routes, system_routes
 from danlu.web.models.loading import ModelLoading
 from danlu.web.session_routes import SESSION, session_router
 from danlu.web.settings import WebSettings
 from danlu.web.studio import Studio, attach_studio
 
-ROUTERS = (chat_routes.router, compare_routes.router, model_routes.router)
+ROUTERS = (
+    chat_routes.router,
+    compare_routes.router,
+    model_routes.router,
+    system_routes.router,
+    merge_routes.router,
+)
 
 
 def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket) -> None:
     """Serve the studio until a signal comes. Raises as `serve`, and what the database raises."""
     check_built()
     state = ServerState.of(settings)
-    name_of(settings, state.adapter_folders)
+    name = name_of(settings, state.adapter_folders)
     log_to_stderr()
     database = Database()
     KeptChats(database).cut_off()
+    voices = AvailableVoices(state)
     studio = Studio(
         server=state,
         sessions=Sessions(keys, port=listener.getsockname()[1]),
         database=database,
-        voices=AvailableVoices(state),
-        loading=ModelLoading(server=state),
+        voices=voices,
+        loading=ModelLoading(server=state, forget_voices=voices.forget),
     )
+    studio.loading.begins(name)
     with MovingLine(_("Loading the model")) as line:
         server = StudioServer(studio, Keys.of(keys), url=url_of(listener), line=line)
         server.opens_browser = settings.open_browser
         line.say(server.address)
         server.run(sockets=[listener])
+    studio.end()
     database.close()
     if server.failure is not None:
         raise server.failure

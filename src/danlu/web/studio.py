@@ -15,7 +15,12 @@ from danlu.web.access import Sessions
 from danlu.web.available_voices import AvailableVoices
 from danlu.web.database import Database
 from danlu.web.event_log import EventLog
+from danlu.web.merging.merges import Merges
 from danlu.web.models.loading import ModelLoading
+from danlu.web.models.pulls import Pulls
+
+# A piece of work that has not cleaned up by then is left to the end of the process.
+_CLEAN_UP_S = 5.0
 
 _LOGS_THAT_STAY = 32
 
@@ -34,6 +39,8 @@ class Studio:
     voices: AvailableVoices
     loading: ModelLoading
     answers: dict[str, EventLog] = field(default_factory=dict)
+    pulls: Pulls = field(default_factory=Pulls)
+    merges: Merges = field(default_factory=Merges)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def log_of(self, name: str) -> EventLog:
@@ -54,6 +61,11 @@ class Studio:
         """Stop a piece of work; False where there is none of that name."""
         task = self.tasks.get(name)
         return task is not None and task.cancel()
+
+    def end(self) -> None:
+        """Stop what goes on in the background, and let it clean up."""
+        for work in (*self.pulls.all(), *self.merges.works.values()):
+            work.wait(_CLEAN_UP_S)
 
 
 def attach_studio(app: Starlette, studio: Studio) -> None:
