@@ -8,7 +8,10 @@ import sys
 import threading
 import webbrowser
 
-from danlu.language import _
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+
+from danlu.language import _, speak
 from danlu.moving_line import MovingLine
 from danlu.say import say
 from danlu.server.edge.keys import Keys
@@ -72,7 +75,7 @@ def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket
 def front_of(studio: Studio, keys: Keys) -> Front:
     """Return the page and its routes, as the server's layers have to know them."""
     return Front(
-        routers=(page_router(), session_router(keys), *ROUTERS),
+        routers=(page_router(), _in_the_pages_language(session_router(keys), *ROUTERS)),
         public_paths=public_paths(),
         prefix="/studio/",
         opening_path=SESSION,
@@ -84,6 +87,19 @@ def _has_screen() -> bool:
     """Whether whoever started this sits before a screen on which a browser can open."""
     screens = ("DISPLAY", "WAYLAND_DISPLAY")
     return sys.stdout.isatty() and (sys.platform == "darwin" or any(map(os.environ.get, screens)))
+
+
+def _in_the_pages_language(*routers: APIRouter) -> APIRouter:
+    """Let routes answer, and refuse, in the language that the page shows."""
+
+    async def speak_as_asked(request: Request) -> None:
+        if asked := request.headers.get("accept-language"):
+            speak(asked)
+
+    spoken = APIRouter(dependencies=[Depends(speak_as_asked)])
+    for router in routers:
+        spoken.include_router(router)
+    return spoken
 
 
 class StudioServer(Server):
