@@ -19,6 +19,9 @@ from danlu.web.access import Sessions
 from danlu.web.available_voices import AvailableVoices
 from danlu.web.chats import chat_routes
 from danlu.web.chats.kept_chats import KeptChats
+from danlu.web.data import data_routes
+from danlu.web.data.data_folders import DataFolders
+from danlu.web.data.uploads import UPLOADS
 from danlu.web.database import Database
 from danlu.web.models import model_routes
 from danlu.web.models.loading import ModelLoading
@@ -27,7 +30,11 @@ from danlu.web.session_routes import SESSION, session_router
 from danlu.web.settings import WebSettings
 from danlu.web.studio import Studio, attach_studio
 
-ROUTERS = (chat_routes.router, model_routes.router)
+ROUTERS = (
+    chat_routes.router,
+    model_routes.router,
+    data_routes.router,
+)
 
 
 def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket) -> None:
@@ -35,6 +42,7 @@ def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket
     check_built()
     state = ServerState.of(settings)
     name_of(settings, state.adapter_folders)
+    data = DataFolders.of(settings.data_dir, settings.max_upload_bytes)
     log_to_stderr()
     database = Database()
     KeptChats(database).cut_off()
@@ -44,6 +52,7 @@ def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket
         database=database,
         voices=AvailableVoices(state),
         loading=ModelLoading(server=state),
+        data=data,
     )
     with MovingLine(_("Loading the model")) as line:
         server = StudioServer(studio, Keys.of(keys), url=url_of(listener), line=line)
@@ -61,6 +70,7 @@ def front_of(studio: Studio, keys: Keys) -> Front:
         public_paths=public_paths(),
         prefix="/studio/",
         opening_path=SESSION,
+        streamed=frozenset({UPLOADS}),
         session=studio.sessions.holder,
     )
 

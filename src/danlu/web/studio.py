@@ -13,6 +13,8 @@ from starlette.requests import Request
 from danlu.server.state import ServerState
 from danlu.web.access import Sessions
 from danlu.web.available_voices import AvailableVoices
+from danlu.web.data.data_folders import DataFolders
+from danlu.web.data.set_checks import SetChecks
 from danlu.web.database import Database
 from danlu.web.event_log import EventLog
 from danlu.web.models.loading import ModelLoading
@@ -31,6 +33,8 @@ class Studio:
     database: Database
     voices: AvailableVoices
     loading: ModelLoading
+    data: DataFolders = field(default_factory=DataFolders)
+    checks: SetChecks = field(default_factory=SetChecks)
     answers: dict[str, EventLog] = field(default_factory=dict)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
