@@ -29,11 +29,13 @@ from danlu.web.page import check_built, page_router, public_paths
 from danlu.web.session_routes import SESSION, session_router
 from danlu.web.settings import WebSettings
 from danlu.web.studio import Studio, attach_studio
+from danlu.web.teaching import teach_routes
 
 ROUTERS = (
     chat_routes.router,
     model_routes.router,
     data_routes.router,
+    teach_routes.router,
 )
 
 

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from danlu.data.dataset_info import INFO_FILE, read_info
 from danlu.data.reading.rows import read_rows
 from danlu.errors import DanluError
 from danlu.web.data.changed_rows import ChangedRows, current_file
@@ -20,7 +21,8 @@ from danlu.web.studio import Studio
 Json = dict[str, Any]
 # Files up to this size are counted while the list waits: a tenth of a second.
 _QUICKLY_COUNTED = 8 << 20
-MIX_NAMES = "taught,older"
+# The part of a mix that is not learned.
+PROBE = "probe"
 
 
 def listed_sets(studio: Studio) -> list[Json]:
@@ -70,11 +72,13 @@ def dataset_path(studio: Studio, id_of_set: str) -> Path:
 def dataset_words(studio: Studio, id_of_set: str) -> dict[str, str]:
     """Return the settings that name a data set to a training: dataset, and perhaps dataset_dir.
 
+    A mix of taught and older rows has an eval_dataset, too.
+
     May write files, so not on the event loop. Raises as `dataset_path` does.
     """
     known = studio.data.find(id_of_set)
     if known.kind == "mix":
-        return {"dataset": MIX_NAMES, "dataset_dir": str(known.folder)}
+        return mix_words(known)
     path = dataset_path(studio, id_of_set)
     columns = chosen_columns(studio.data, known)
     if not columns and not {",", "~"} & set(str(path)):
@@ -82,6 +86,16 @@ def dataset_words(studio: Studio, id_of_set: str) -> dict[str, str]:
     name = entry_name(known)
     write_entry(known, name, path, columns)
     return {"dataset": name, "dataset_dir": str(known.folder)}
+
+
+def mix_words(known: KnownSet) -> dict[str, str]:
+    """Name the parts of a mix: what is learned, and the rows to judge by, where it has some."""
+    names = list(read_info(known.folder / INFO_FILE))
+    words = {
+        "dataset": ",".join(name for name in names if name != PROBE),
+        "dataset_dir": str(known.folder),
+    }
+    return {**words, "eval_dataset": PROBE} if PROBE in names else words
 
 
 def entry_name(known: KnownSet) -> str:
