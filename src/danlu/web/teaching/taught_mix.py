@@ -94,7 +94,7 @@ def write_mix(taught: Sequence[str], words: dict[str, str] | None, share: float)
 
 
 def _entry(form: Format) -> Json:
-    """Describe a format in full, the parts that it does not have too: else they have their names."""
+    """Describe a format in full; a part that it has not is empty, else it had its usual name."""
     kind = form.formatting
     entry: Json = {
         "formatting": kind,
