@@ -2,7 +2,8 @@
 
 `_("Folder {path} does not exist").format(path=path)`: the template is looked up at call time, so
 the language can be chosen once the program runs. DANLU_LANG decides, then LC_ALL, LC_MESSAGES and
-LANG. Code, logs and file formats stay English.
+LANG. What is done for a page is said in the page's language (`speak`). Code, logs and file formats
+stay English.
 """
 
 from __future__ import annotations
@@ -12,19 +13,28 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 
 LOCALE_FOLDER = Path(__file__).parent / "locale"
+_asked: ContextVar[str] = ContextVar("asked", default="")
 
 
 def chosen_language() -> str:
     """Name the language in use: `zh_CN` or `en`."""
+    if asked := _asked.get():
+        return asked
     for name in ("DANLU_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         value = os.environ.get(name)
         if value:
             return "zh_CN" if value.lower().startswith("zh") else "en"
     return "en"
+
+
+def speak(wanted: str) -> None:
+    """Use a language, such as `zh-CN`, from here on in this task, and in what it begins."""
+    _asked.set("zh_CN" if wanted.lower().startswith("zh") else "en")
 
 
 @lru_cache(maxsize=2)

@@ -14,8 +14,8 @@ _PROGRAM_BYTES = 365 * 10**6
 _KERNELS_BYTES = 60 * 10**6
 
 
-def device_facts(device: Device) -> DeviceFacts:
-    """Describe the device for a plan."""
+def device_facts(device: Device, *, own_process: bool = True) -> DeviceFacts:
+    """Describe the device for a plan. own_process: it is this process that will compute."""
     if device.kind == "cpu":
         facts = cpu_facts(
             description=device.description,
@@ -23,13 +23,22 @@ def device_facts(device: Device) -> DeviceFacts:
             threads=device.threads,
             has_fast_bf16=device.has_fast_bf16,
         )
-        taken = max(used_bytes(device.torch_device), _PROGRAM_BYTES) + _KERNELS_BYTES
-        return replace(facts, context_bytes=taken)
+        taken = max(used_bytes(device.torch_device) if own_process else 0, _PROGRAM_BYTES)
+        return replace(facts, context_bytes=taken + _KERNELS_BYTES)
     facts = nearest(device.kind, device.description, device.memory_bytes)
     return replace(facts, description=device.description, memory_bytes=device.memory_bytes)
 
 
-def budget_bytes(device: Device) -> int:
-    """Return what this process may use, with what it uses already, of its container or card."""
-    taken = used_bytes(device.torch_device)
+def budget_bytes(device: Device, *, own_process: bool = True) -> int:
+    """Return what this process may use, with what it uses already, of its container or card.
+
+    own_process: False for another process, which has only what is free beside this one.
+    """
+    taken = used_bytes(device.torch_device) if own_process else 0
     return min(device.memory_bytes, free_bytes(device.torch_device) + taken)
+
+
+def kept_bytes(device: Device) -> int:
+    """Return what this process keeps on the device beyond the program itself: a loaded model."""
+    taken = used_bytes(device.torch_device)
+    return max(0, taken - _PROGRAM_BYTES) if device.kind == "cpu" else taken

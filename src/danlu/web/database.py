@@ -44,9 +44,11 @@ MIGRATIONS = (
         answers TEXT NOT NULL, vote TEXT
     );
     CREATE TABLE queue (
-        id TEXT PRIMARY KEY, created REAL NOT NULL, settings TEXT NOT NULL, state TEXT NOT NULL,
-        run TEXT, detail TEXT NOT NULL DEFAULT ''
+        id TEXT PRIMARY KEY, place REAL NOT NULL, run TEXT NOT NULL, folder TEXT NOT NULL,
+        cwd TEXT NOT NULL, settings TEXT NOT NULL, state TEXT NOT NULL,
+        detail TEXT NOT NULL DEFAULT '', created REAL NOT NULL, started REAL, pid INTEGER
     );
+    CREATE INDEX queue_by_run ON queue (run, created DESC);
     CREATE TABLE notes (run TEXT PRIMARY KEY, title TEXT NOT NULL, note TEXT NOT NULL);
     CREATE TABLE runs (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, card TEXT NOT NULL);
     CREATE TABLE changed_rows (

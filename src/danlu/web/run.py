@@ -26,16 +26,21 @@ from danlu.web.database import Database
 from danlu.web.models import model_routes
 from danlu.web.models.loading import ModelLoading
 from danlu.web.page import check_built, page_router, public_paths
+from danlu.web.runs import run_routes
 from danlu.web.session_routes import SESSION, session_router
 from danlu.web.settings import WebSettings
 from danlu.web.studio import Studio, attach_studio
 from danlu.web.teaching import teach_routes
+from danlu.web.training import training_routes
+from danlu.web.training.keep_going import keep_going
 
 ROUTERS = (
     chat_routes.router,
     model_routes.router,
     data_routes.router,
     teach_routes.router,
+    training_routes.router,
+    run_routes.router,
 )
 
 
@@ -56,6 +61,8 @@ def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket
         loading=ModelLoading(server=state),
         data=data,
     )
+    if settings.rebuild_index:
+        say(_("Runs in the new index: {count}").format(count=studio.runs.rebuild()))
     with MovingLine(_("Loading the model")) as line:
         server = StudioServer(studio, Keys.of(keys), url=url_of(listener), line=line)
         line.say(server.address)
@@ -85,6 +92,11 @@ class StudioServer(Server):
         attach_studio(self.app, studio)
         self._studio = studio
         self.address = f"{url}/?link={studio.sessions.link}" if keys else f"{url}/"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin with the server also what goes on beside it: the queue of trainings."""
+        await super().startup(sockets)
+        self._studio.begin("queue", keep_going(self._studio.queue))
 
     def _show(self, what: str, done: int, total: int) -> None:
         super()._show(what, done, total)

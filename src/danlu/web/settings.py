@@ -21,3 +21,6 @@ class WebSettings(ServeSettings):
     open_browser: bool = option(
         True, "open the page in this machine's browser, where there is a screen"
     )
+    rebuild_index: bool = option(
+        False, "make the list of runs anew from their folders, before the page opens"
+    )

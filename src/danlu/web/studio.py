@@ -18,6 +18,9 @@ from danlu.web.data.set_checks import SetChecks
 from danlu.web.database import Database
 from danlu.web.event_log import EventLog
 from danlu.web.models.loading import ModelLoading
+from danlu.web.newest import Newest
+from danlu.web.runs.run_index import RunIndex
+from danlu.web.training.queue import TrainingQueue
 
 
 @dataclass(kw_only=True)
@@ -37,6 +40,13 @@ class Studio:
     checks: SetChecks = field(default_factory=SetChecks)
     answers: dict[str, EventLog] = field(default_factory=dict)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    plans: Newest = field(default_factory=Newest)
+    queue: TrainingQueue = field(init=False)
+    runs: RunIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queue = TrainingQueue(self.database)
+        self.runs = RunIndex(self.database)
 
     def begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Let a piece of work go on by itself, under a name by which it can be stopped."""

@@ -34,8 +34,7 @@ export type TaughtRun = {
 }
 export type TaughtPage = { rows: Taught[]; total: number; runs: TaughtRun[] }
 export type Plan = {
-  name: string
-  settings: Record<string, unknown>
+  training: { name: string }
   taught: number
   older: number
   probe: number

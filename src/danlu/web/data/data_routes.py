@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from danlu.data.datasets import find_datasets
@@ -31,9 +31,10 @@ from danlu.web.data.registered import counted_rows, dataset_words, entry_name, l
 from danlu.web.data.set_checks import CheckResult, checked, finding_fields
 from danlu.web.data.shown_rows import RowView, page_of_rows, row_as_seen, seen_rows
 from danlu.web.data.uploads import receive_upload, remove_upload
+from danlu.web.page_language import in_page_language
 from danlu.web.studio import Studio, studio_of
 
-router = APIRouter(prefix="/studio/data")
+router = APIRouter(prefix="/studio/data", dependencies=[Depends(in_page_language)])
 Json = dict[str, Any]
 # A request waits so long for a check; then the page asks again.
 _WAITS_S = 2.0

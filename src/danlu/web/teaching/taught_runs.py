@@ -14,7 +14,8 @@ from danlu.language import _
 from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.registry import list_runs, registered_folders, run_id
 from danlu.web.data.data_folders import UPLOAD_FILE, sets_folder
-from danlu.workflows.report.report import FIGURES_FILE
+from danlu.web.training.training_choice import runs_home
+from danlu.workflows.report.report import JSON_FILE
 
 Json = dict[str, Any]
 PREFIX = "taught-"
@@ -24,6 +25,7 @@ _MOST_SHOWN = 20
 def free_name() -> str:
     """Return the name of the next run: taught-1, taught-2."""
     names = {folder.name for folder in registered_folders()}
+    names |= {folder.name for folder in runs_home().glob(f"{PREFIX}*")}
     number = 1
     while f"{PREFIX}{number}" in names:
         number += 1
@@ -75,12 +77,16 @@ def _mix(run: RunManifest) -> Json:
 
 def _report(folder: Path) -> Json | None:
     """Return the verdict of a run's report: losses and general prompts, before and after."""
-    file = folder / FIGURES_FILE
+    file = folder / JSON_FILE
     if not file.is_file():
         return None
     try:
-        fields = read_json_file(file, fix=_("Write the report again: danlu eval RUN")).fields
-    except DanluError:
+        fields = read_json_file(file, fix=_("Write the report again: danlu eval RUN")).fields[
+            "figures"
+        ]
+    except (DanluError, KeyError):
+        return None
+    if not isinstance(fields, dict):
         return None
     loss, pairs = fields.get("loss"), fields.get("probe") or ()
     finished = [

@@ -10,21 +10,24 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from danlu.errors import UsageError
 from danlu.hub.names import default_name
+from danlu.language import _
 from danlu.runs.manifest import read_manifest
 from danlu.server.state import state_of
 from danlu.web.available_voices import BASE, RUN, run_folder
 from danlu.web.data.registered import dataset_words
+from danlu.web.page_language import in_page_language
 from danlu.web.studio import studio_of
 from danlu.web.teaching.taught_answers import MOST_LISTED, TaughtAnswers
 from danlu.web.teaching.taught_mix import write_mix
 from danlu.web.teaching.taught_runs import PREFIX, free_name, taught_runs
 from danlu.workflows.taught_rows import recipe
 
-router = APIRouter(prefix="/studio/teach")
+router = APIRouter(prefix="/studio/teach", dependencies=[Depends(in_page_language)])
 Json = dict[str, Any]
 _Text = Annotated[str, Field(max_length=1_000_000)]
 
@@ -92,9 +95,9 @@ async def delete(id_of_row: str, request: Request) -> Json:
 
 @router.post("/plan")
 async def plan(body: TeachPlan, request: Request) -> Json:
-    """Write what shall be learned, and return name and settings of the training for the queue.
+    """Write what shall be learned, and return the training to put into the queue.
 
-    In the settings a data set stands as its id and an adapter as its voice, as the page knows them.
+    In it model, data set and run stand under the names that a page knows.
     """
     return await asyncio.to_thread(_planned, body, request)
 
@@ -102,23 +105,22 @@ async def plan(body: TeachPlan, request: Request) -> Json:
 def _planned(body: TeachPlan, request: Request) -> Json:
     studio, answers = studio_of(request), _answers(request)
     words = dataset_words(studio, body.dataset) if body.dataset else None
-    mix = write_mix(answers.texts(), words, body.replay)
     last = answers.last() or {"voice": BASE, "model": ""}
-    base, adapter = _learner(last["voice"], last["model"] or _loaded_model(request))
+    model, run = _learner(last["voice"], last["model"], request)
+    mix = write_mix(answers.texts(), words, body.replay)
     name = body.name or free_name()
-    settings: Json = {
-        "model_name_or_path": base,
-        "dataset": mix.id,
-        **{key: float(value) for key, value in recipe(base).items()},
-    }
-    if adapter:
-        settings["adapter_name_or_path"] = adapter
+    values: Json = {key: float(value) for key, value in recipe(model).items()}
     if not mix.num_probe:
         # All that was taught is learned: rows to judge by would have to come from it.
-        settings["val_size"] = 0
+        values["val_size"] = 0
     return {
-        "name": name if name.startswith(PREFIX) else PREFIX + name,
-        "settings": settings,
+        "training": {
+            "name": name if name.startswith(PREFIX) else PREFIX + name,
+            "model": model,
+            "adapter": run,
+            "dataset": mix.id,
+            "values": values,
+        },
         "taught": mix.num_taught,
         "older": mix.num_older,
         "probe": mix.num_probe,
@@ -126,17 +128,30 @@ def _planned(body: TeachPlan, request: Request) -> Json:
     }
 
 
-def _learner(voice: str, model: str) -> tuple[str, str]:
-    """Return the base that learns, and the voice to go on with; "" for the base itself."""
+def _learner(voice: str, model: str, request: Request) -> tuple[str, str]:
+    """Return the base that learns, and the run to go on with; "" for the base itself."""
     if voice.startswith(RUN):
-        folder = run_folder(voice.removeprefix(RUN).partition("@")[0])
-        return read_manifest(folder).base.name, voice
-    return model, "" if voice == BASE else voice
+        id_of_run = voice.removeprefix(RUN).partition("@")[0]
+        return _listed_name(read_manifest(run_folder(id_of_run)).base.name, request), id_of_run
+    if voice != BASE:
+        raise UsageError(
+            _("The adapter {name} cannot be trained further here.").format(name=voice),
+            why=_("It was given to the server at its start, and is no run of this machine."),
+            fix=_("Correct an answer of the model itself, or of a run."),
+        )
+    return model or _loaded_model(request), ""
 
 
 def _loaded_model(request: Request) -> str:
     serving = state_of(request.app).serving
-    return serving.assistant.loaded.name if serving else default_name()
+    return serving.name if serving else default_name()
+
+
+def _listed_name(base: str, request: Request) -> str:
+    """Return the name under which a run's base is listed: the loaded model has one of its own."""
+    serving = state_of(request.app).serving
+    is_loaded = serving is not None and serving.assistant.loaded.name == base
+    return serving.name if serving and is_loaded else base
 
 
 def _answers(request: Request) -> TaughtAnswers:

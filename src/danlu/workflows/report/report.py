@@ -6,7 +6,6 @@ it names. What could not be measured is said, never guessed.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,13 +24,14 @@ from danlu.workflows.held_out import JudgedRows, judged_rows
 from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.measure import Stage, Subject, Task, measure
 from danlu.workflows.report.page_html import to_html
+from danlu.workflows.report.page_json import to_json
 from danlu.workflows.report.page_markdown import to_markdown
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.report.run_models import base_name, tuned_settings
-from danlu.workflows.report.sentences import page_of, short_rows
+from danlu.workflows.report.sentences import page_of
 from danlu.workflows.report.verdict import verdict
 
-HTML_FILE, MARKDOWN_FILE, FIGURES_FILE = "report.html", "report.md", "report.json"
+HTML_FILE, MARKDOWN_FILE, JSON_FILE = "report.html", "report.md", "report.json"
 NUM_QUESTIONS = 20
 
 
@@ -80,8 +80,7 @@ def write_report(
     page = page_of(found)
     atomic_write(folder / HTML_FILE, to_html(page))
     atomic_write(folder / MARKDOWN_FILE, to_markdown(page))
-    record = {"verdict": verdict(found), "short": short_rows(found), **found.figures()}
-    atomic_write(folder / FIGURES_FILE, json.dumps(record, ensure_ascii=False) + "\n")
+    atomic_write(folder / JSON_FILE, to_json(page, {**found.figures(), "verdict": verdict(found)}))
     yield found
 
 
