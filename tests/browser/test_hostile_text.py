@@ -40,7 +40,7 @@ CORPUS = [
     "![x](https://example.org/seen.png)",
     "<img src=https://example.org/seen.png>",
     "<link rel=stylesheet href=https://example.org/x.css>",
-    "<style>@import 'https://example.org/x.css'; p { background: url(https://example.org) }</style>",
+    "<style>@import '//example.org/x.css'; p { background: url(//example.org) }</style>",
     "<p style='background:url(https://example.org/x)'>x</p>",
     "<base href=https://example.org/>",
     "<meta http-equiv=refresh content='0;url=https://example.org/'>",

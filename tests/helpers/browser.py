@@ -54,7 +54,7 @@ def watched_page(
         lambda route: (complaints.append(f"asked {route.request.url}"), route.abort()),
     )
     page = opened.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(90_000)  # machines have other work
     page.on(
         "console",
         lambda said: said.type == "error" and complaints.append(f"console: {said.text}"),

@@ -103,3 +103,15 @@ def test_a_key_is_made_where_others_can_reach_the_page(
 def test_two_studios_on_one_machine_keep_their_sessions_apart() -> None:
     one, other = Sessions(["a"], port=6006), Sessions(["a"], port=6007)
     assert one.link != other.link
+
+
+def test_refusals_are_in_the_language_of_the_page(tmp_path: Path) -> None:
+    with studio_client(tmp_path) as client:
+        for language, says in (
+            ("zh-CN,zh;q=0.9", "没有这个对话"),
+            ("en", "no such chat"),
+            ("", "no"),
+        ):
+            headers = {"accept-language": language}
+            message = client.get("/studio/chats/none", headers=headers).json()["error"]["message"]
+            assert says in message

@@ -277,3 +277,15 @@ def test_prompts_of_a_system_prompt_and_a_seed(tmp_path: Path) -> None:
     sampling = seen[0].sampling
     assert (sampling.seed, sampling.temperature, sampling.top_k) == (7, 0.3, 5)
     assert "Be brief." in tiny_engine.tokenizer().decode(seen[0].prompt)
+
+
+def test_a_chat_with_another_model_is_not_answered_by_this_one(tmp_path: Path) -> None:
+    with studio_client(tmp_path) as client:
+        chat = new_chat(client)
+        for model, said in (("tiny", "an answer"), ("Qwen3-8B", "")):
+            body = {"content": "x", "settings": {"model": model}}
+            answer = client.post(f"/studio/chats/{chat}/ask", json=body).json()["answer"]
+            client.events(f"/studio/chats/answers/{answer}/events")
+            turn = turns(client, chat)[answer]
+            assert turn["content"] == said
+            assert ("Qwen3-8B" in turn["facts"].get("error", "")) == (not said)

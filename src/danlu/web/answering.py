@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from danlu.dialog.dialog import PreparedRequest, Reading, bounded
 from danlu.dialog.events import Call, End, Text, Thought
 from danlu.engine.request import SamplingSettings
+from danlu.errors import UsageError
+from danlu.language import _
 from danlu.server.edge.gate import serving_of
 from danlu.server.openai.in_flight import RequestsInFlight
 from danlu.server.openai.sampling import check_mode
@@ -31,12 +33,14 @@ Json = dict[str, Any]
 class AnswerChoice(BaseModel):
     """Who answers, and how; what is None is as the model's own files say.
 
-    strength: of the adapter, 1 as trained. thinking_budget: tokens after which a thought is ended.
+    model: the loaded model that this was chosen for; "" for whichever is loaded. strength: of the
+    adapter, 1 as trained. thinking_budget: tokens after which a thought is ended.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    voice: str = "base"
+    model: Annotated[str, Field(max_length=300)] = ""
+    voice: Annotated[str, Field(max_length=300)] = "base"
     strength: Annotated[float, Field(ge=0, le=2)] = 1.0
     system: Annotated[str, Field(max_length=200_000)] = ""
     enable_thinking: bool | None = None
@@ -55,6 +59,12 @@ def prepare(
     studio: Studio, serving: Serving, conversation: Conversation, choice: AnswerChoice
 ) -> PreparedRequest:
     """Open the voice, render and tokenize; on a thread. Raises what they raise, and ApiError."""
+    if choice.model not in ("", serving.name):
+        raise UsageError(
+            _("This was asked of the model {model}.").format(model=choice.model),
+            why=_("{loaded} is loaded.").format(loaded=serving.name),
+            fix=_("Load the other one, or go on with this one."),
+        )
     model = studio.voices.answering(choice.voice, choice.strength)
     check_mode(model.prompting, ("enable_thinking", choice.enable_thinking))
     thinks = model.prompting.only_mode

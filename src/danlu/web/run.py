@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
+import threading
+import webbrowser
 
-from danlu.language import _
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+
+from danlu.language import _, speak
 from danlu.moving_line import MovingLine
 from danlu.say import say
 from danlu.server.edge.keys import Keys
@@ -57,6 +63,7 @@ def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket
     studio.loading.begins(name)
     with MovingLine(_("Loading the model")) as line:
         server = StudioServer(studio, Keys.of(keys), url=url_of(listener), line=line)
+        server.opens_browser = settings.open_browser
         line.say(server.address)
         server.run(sockets=[listener])
     studio.end()
@@ -68,7 +75,7 @@ def serve_studio(settings: WebSettings, keys: list[str], listener: socket.socket
 def front_of(studio: Studio, keys: Keys) -> Front:
     """Return the page and its routes, as the server's layers have to know them."""
     return Front(
-        routers=(page_router(), session_router(keys), *ROUTERS),
+        routers=(page_router(), _in_the_pages_language(session_router(keys), *ROUTERS)),
         public_paths=public_paths(),
         prefix="/studio/",
         opening_path=SESSION,
@@ -76,14 +83,41 @@ def front_of(studio: Studio, keys: Keys) -> Front:
     )
 
 
+def _has_screen() -> bool:
+    """Whether whoever started this sits before a screen on which a browser can open."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.stdout.isatty() and (sys.platform == "darwin" or any(map(os.environ.get, screens)))
+
+
+def _in_the_pages_language(*routers: APIRouter) -> APIRouter:
+    """Let routes answer, and refuse, in the language that the page shows."""
+
+    async def speak_as_asked(request: Request) -> None:
+        if asked := request.headers.get("accept-language"):
+            speak(asked)
+
+    spoken = APIRouter(dependencies=[Depends(speak_as_asked)])
+    for router in routers:
+        spoken.include_router(router)
+    return spoken
+
+
 class StudioServer(Server):
     """The server with the studio."""
+
+    opens_browser = False
 
     def __init__(self, studio: Studio, keys: Keys, *, url: str, line: MovingLine) -> None:
         super().__init__(studio.server, keys, url=url, line=line, front=front_of(studio, keys))
         attach_studio(self.app, studio)
         self._studio = studio
         self.address = f"{url}/?link={studio.sessions.link}" if keys else f"{url}/"
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer on the port, load, and show the page where there is a screen."""
+        await super().startup(sockets)
+        if self.opens_browser and _has_screen():
+            threading.Thread(target=webbrowser.open, args=(self.address,), daemon=True).start()
 
     def _show(self, what: str, done: int, total: int) -> None:
         super()._show(what, done, total)

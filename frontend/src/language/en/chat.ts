@@ -79,6 +79,9 @@ export const chat = {
   'chat.export_openai': 'OpenAI messages (JSON)',
   'chat.export_open_webui': 'Open WebUI (JSON)',
   'chat.export_markdown': 'Markdown',
+  'chat.other_model': 'This chat is with {model}; {loaded} is loaded.',
+  'chat.load': 'Load {model}',
+  'chat.go_on': 'Go on with {model}',
   'chat.no_model': 'No model is loaded.',
   'chat.load_model': 'Load one',
   'chat.needs_base': 'This voice needs the model {base}. It is not the one that is loaded.'

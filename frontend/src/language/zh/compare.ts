@@ -17,5 +17,5 @@ export const compare = {
   'compare.open': '打开',
   'compare.no_voices': '目前只有原模型可以回答。先微调一个，再到这里对比。',
   'compare.to_train': '去微调',
-  'compare.greedy': '总取最可能的词元'
+  'compare.greedy': '总取最可能的 token'
 }

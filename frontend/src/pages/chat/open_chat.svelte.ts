@@ -2,6 +2,7 @@
 import { toasts } from '../../parts/toasts.svelte'
 import { follow } from '../../server/follow'
 import { get, patch, post } from '../../server/request'
+import { server } from '../../server/server.svelte'
 import { chats } from './chats.svelte'
 import { branchTo, endBelow, siblings } from './tree'
 import { DEFAULT_CHOICE, type AnswerEvent, type Choice, type KeptChat, type Turn } from './types'
@@ -49,8 +50,17 @@ export class OpenChat {
     this.id = this.title = ''
     this.turns = []
     this.shown = null
-    this.choice = { ...DEFAULT_CHOICE, ...(kept ? JSON.parse(kept) : {}) }
+    this.choice = { ...DEFAULT_CHOICE, ...(kept ? JSON.parse(kept) : {}), model: '' }
     this.draft = localStorage.getItem(DRAFT) ?? ''
+  }
+
+  /** Take what was said in another window meanwhile; what is being typed here stays. */
+  async refresh(): Promise<void> {
+    if (!this.id || this.running || this.isLoading) return
+    const chat = await get<KeptChat>(`chats/${this.id}`)
+    if (chat.id === this.id && chat.turns.length > this.turns.length) {
+      this.take({ ...chat, draft: this.draft })
+    }
   }
 
   private take(chat: KeptChat): void {
@@ -80,6 +90,7 @@ export class OpenChat {
 
   /** Ask something behind `before`; returns the id of the chat, which may be new. */
   async ask(content: string, before: number | null = this.shown): Promise<string> {
+    this.choice.model ||= server.model.model
     if (!this.id) {
       const chat = await post<KeptChat>('chats', { settings: this.choice })
       this.id = chat.id
@@ -94,7 +105,8 @@ export class OpenChat {
     })
     this.add({ id: made.question, before, role: 'user', content })
     this.addAnswer(made.answer, made.question)
-    void chats.load()
+    await chats.load()
+    this.title ||= chats.all.find((one) => one.id === this.id)?.title ?? ''
     return this.id
   }
 

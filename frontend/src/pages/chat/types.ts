@@ -1,5 +1,7 @@
 /** What the server keeps of a chat. */
 export type Choice = {
+  /** The loaded model that this was chosen for. */
+  model: string
   voice: string
   strength: number
   system: string
@@ -16,6 +18,7 @@ export type Choice = {
 }
 
 export const DEFAULT_CHOICE: Choice = {
+  model: '',
   voice: 'base',
   strength: 1,
   system: '',

@@ -14,7 +14,7 @@ from typing import Any
 from danlu.device.memory import free_cache
 from danlu.errors import DanluError
 from danlu.reasons import reason_of
-from danlu.server.lifecycle.opening import describe, open_serving
+from danlu.server.lifecycle.opening import open_serving
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.state import ServerState, Serving
 
@@ -29,7 +29,6 @@ class LoadedState:
     done: int = 0
     total: int = 0
     context: int = 0
-    lines: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, Any]:
         """Write it for a page."""
@@ -63,7 +62,6 @@ class ModelLoading:
             state="ready",
             model=serving.name,
             context=serving.context_tokens,
-            lines=tuple(describe(serving)),
         )
 
     def failed(self, problem: BaseException) -> None:

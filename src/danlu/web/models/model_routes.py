@@ -16,6 +16,7 @@ from danlu.hub.catalogue.sites import Source, sites_of
 from danlu.hub.store import models_folder, stored_models
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
+from danlu.server.lifecycle.opening import describe
 from danlu.web.event_log import EventLog, seen_before, stream
 from danlu.web.models.model_list import find_known, known_models, remove_model, use_as_default
 from danlu.web.studio import Studio, studio_of
@@ -42,7 +43,10 @@ class Pulling(Named):
 @router.get("/models/loaded")
 async def show_loaded(request: Request) -> Json:
     """Say which model is loaded, or how far its loading is."""
-    return studio_of(request).loading.state.fields()
+    studio = studio_of(request)
+    serving = studio.server.serving
+    lines = describe(serving) if serving else []
+    return {**studio.loading.state.fields(), "lines": lines}
 
 
 @router.get("/voices")
