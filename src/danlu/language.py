@@ -2,7 +2,8 @@
 
 `_("Folder {path} does not exist").format(path=path)`: the template is looked up at call time, so
 the language can be chosen once the program runs. DANLU_LANG decides, then LC_ALL, LC_MESSAGES and
-LANG. A request of a page is answered in the page's language. Code, logs and file formats stay English.
+LANG. A request of a page is answered in the page's language. Code, logs and file formats stay
+English.
 """
 
 from __future__ import annotations
