@@ -2,8 +2,8 @@
 
 `_("Folder {path} does not exist").format(path=path)`: the template is looked up at call time, so
 the language can be chosen once the program runs. DANLU_LANG decides, then LC_ALL, LC_MESSAGES and
-LANG. A request of a page is answered in the page's language. Code, logs and file formats stay
-English.
+LANG. What is done for a page is said in the page's language (`speak`). Code, logs and file formats
+stay English.
 """
 
 from __future__ import annotations
@@ -18,27 +18,23 @@ from functools import lru_cache
 from pathlib import Path
 
 LOCALE_FOLDER = Path(__file__).parent / "locale"
-
-
-# What a request is answered in, where whoever asks says so; threads and tasks inherit it.
-_SPOKEN: ContextVar[str | None] = ContextVar("spoken", default=None)
-
-
-def speak(language: str) -> None:
-    """Use a language from here on, in this task alone: of a header such as `zh-CN,en;q=0.8`."""
-    _SPOKEN.set("zh_CN" if language.lower().lstrip().startswith("zh") else "en")
+_asked: ContextVar[str] = ContextVar("asked", default="")
 
 
 def chosen_language() -> str:
     """Name the language in use: `zh_CN` or `en`."""
-    spoken = _SPOKEN.get()
-    if spoken is not None:
-        return spoken
+    if asked := _asked.get():
+        return asked
     for name in ("DANLU_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         value = os.environ.get(name)
         if value:
             return "zh_CN" if value.lower().startswith("zh") else "en"
     return "en"
+
+
+def speak(wanted: str) -> None:
+    """Use a language, such as `zh-CN`, from here on in this task, and in what it begins."""
+    _asked.set("zh_CN" if wanted.lower().startswith("zh") else "en")
 
 
 @lru_cache(maxsize=2)

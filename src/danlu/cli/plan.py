@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK
-from danlu.files.units import GIB, readable_bytes
-from danlu.language import _, columns, padded
+from danlu.language import _
 from danlu.moving_line import MovingLine
 from danlu.say import say
 from danlu.settings.show import read_settings
-
-if TYPE_CHECKING:
-    from danlu.plan.choose import Candidate, Plan
 
 
 def run(argv: Sequence[str]) -> int:
@@ -37,175 +32,12 @@ def run(argv: Sequence[str]) -> int:
     with MovingLine(_("Reading the data and the model")):
         from danlu.hub.adapters import with_named_model
         from danlu.train.job.dry_run import forecast
+        from danlu.train.job.plan_shown import plan_fields, plan_lines
 
         settings = with_named_model(resolved.values, resolved.origins)
         plan = forecast(settings, settings.device)
     if settings.json_output:
-        print(json_line(plan_record(plan)))
+        print(json_line(plan_fields(plan)))
         return EXIT_OK
     say(*plan_lines(plan, settings.model_name_or_path))
     return EXIT_OK
-
-
-def summary(plan: Plan) -> str:
-    """Say in one sentence whether a run fits, and how long it takes."""
-    if plan.workload.report_s:
-        text = _(
-            "fits: {needed} of {budget}, about {time} for the steps; with loading, measuring and "
-            "the report at most {whole}"
-        )
-    else:
-        text = _(
-            "fits: {needed} of {budget}, about {time} for the steps; with loading and measuring "
-            "about {whole}"
-        )
-    return text.format(
-        needed=readable_bytes(plan.chosen.memory.total),
-        budget=readable_bytes(plan.budget_bytes),
-        time=_duration(plan.total_s),
-        whole=_duration(plan.total_s + plan.around_s),
-    )
-
-
-def way(candidate: Candidate) -> str:
-    """Say how a step is computed."""
-    step_plan = candidate.step_plan
-    return _(
-        "micro-batches of up to {tokens} tokens ({count:.1f} a step), loss in chunks of {rows} "
-        "rows, recomputation: {recompute}"
-    ).format(
-        tokens=step_plan.micro_batch_tokens,
-        count=candidate.microsteps,
-        rows=step_plan.chunk_rows,
-        recompute=step_plan.recompute,
-    )
-
-
-def plan_lines(plan: Plan, model: str) -> list[str]:
-    """Write a plan so that a reader can follow it."""
-    return [
-        *_what_is_planned(plan, model),
-        "",
-        summary(plan),
-        _("The time is measured on this device.")
-        if plan.speed.is_measured
-        else _("The time comes from the device's data sheet; a run measures it before it starts."),
-        "",
-        *_memory_table(plan),
-        "",
-        *_candidates_table(plan),
-    ]
-
-
-def _what_is_planned(plan: Plan, model: str) -> list[str]:
-    job, work = plan.job, plan.workload
-    lines = [
-        _("{model}, {kind}: {count} numbers are trained, {bits} bits, on {device}").format(
-            model=model,
-            kind="full" if job.trains_all else "lora",
-            count=f"{job.num_trained:,}",
-            bits=8 * job.number_bytes,
-            device=plan.device.description,
-        ),
-        _("{steps} steps of up to {tokens} tokens; the longest example has {longest}").format(
-            steps=work.total_steps, tokens=f"{work.largest_step:,}", longest=f"{work.longest:,}"
-        ),
-    ]
-    if work.is_estimated:
-        lines.append(
-            _(
-                "The model's tokenizer is not on this machine: lengths are estimated and may be "
-                "off by a fifth."
-            )
-        )
-    return lines
-
-
-def _memory_table(plan: Plan) -> list[str]:
-    memory, step_plan = plan.chosen.memory, plan.chosen.step_plan
-    rows = [
-        (_("program and drivers"), memory.process, ""),
-        (_("weights"), memory.weights, ""),
-        (_("trained numbers, gradients, moments"), memory.trained, ""),
-        (
-            _("kept for the backward pass"),
-            memory.activations,
-            _("{tokens} tokens, {recompute}").format(
-                tokens=plan.heaviest.tokens, recompute=step_plan.recompute
-            ),
-        ),
-        (
-            _("loss or one layer at work"),
-            memory.working,
-            _("{rows} rows at a time").format(rows=step_plan.chunk_rows),
-        ),
-        (_("lost between allocations"), memory.slack, ""),
-        (_("together, at the peak"), memory.total, ""),
-    ]
-    if plan.host_bytes:
-        rows.append((_("on the host"), plan.host_bytes, ""))
-    width = max(columns(name) for name, _size, _note in rows) + 1
-    return [
-        _("Memory in GiB"),
-        *(
-            f"  {padded(name, width)}{size / GIB:7.2f}  {note}".rstrip()
-            for name, size, note in rows
-        ),
-    ]
-
-
-def _candidates_table(plan: Plan) -> list[str]:
-    heads = padded(_("recomputation"), 16) + padded(_("micro-batch"), 14)
-    heads += padded(_("a step"), 9) + f"{'GiB':>7}  {_('s a step')}"
-    lines = [_("Ways to compute a step"), f"  {heads}"]
-    for candidate in plan.candidates:
-        step_plan, size = candidate.step_plan, candidate.memory.total / GIB
-        verdict = "" if plan.fits(candidate) else _("too large")
-        lines.append(
-            f"  {padded(step_plan.recompute, 16)}{step_plan.micro_batch_tokens:<14}"
-            f"{candidate.microsteps:<9.1f}{size:7.1f}  {candidate.step_s:<9.2f}"
-            + (_("chosen") if candidate == plan.chosen else verdict)
-        )
-    return [
-        *(line.rstrip() for line in lines),
-        _(
-            "The fastest way that fills at most 95 % of the memory is taken; of ways within 3 % of "
-            "it, the one that needs least."
-        ),
-    ]
-
-
-def plan_record(plan: Plan) -> dict[str, Any]:
-    """Write a plan for --json."""
-    from danlu.train.job.record import plan_record as chosen_record
-
-    return {
-        "device": plan.device.name,
-        "device_description": plan.device.description,
-        "total_steps": plan.workload.total_steps,
-        "largest_step_tokens": plan.workload.largest_step,
-        "longest_example_tokens": plan.workload.longest,
-        "lengths_are_estimated": plan.workload.is_estimated,
-        "num_trained": plan.job.num_trained,
-        **chosen_record(plan),
-        "options": [
-            {
-                "recompute": candidate.step_plan.recompute,
-                "micro_batch_tokens": candidate.step_plan.micro_batch_tokens,
-                "chunk_rows": candidate.step_plan.chunk_rows,
-                "total_bytes": candidate.memory.total,
-                "step_s": round(candidate.step_s, 4),
-                "fits": plan.fits(candidate),
-            }
-            for candidate in plan.candidates
-        ],
-    }
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return _("{count} s").format(count=max(1, round(seconds)))
-    if minutes < 120:
-        return _("{count} min").format(count=minutes)
-    return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)

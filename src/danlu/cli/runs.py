@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +18,7 @@ from danlu.language import _, columns, padded
 from danlu.runs.manifest import read_manifest
 from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
 from danlu.runs.resuming import resume_command
+from danlu.runs.stopping import ask_to_stop
 from danlu.runs.trash import empty_trash, list_trash
 from danlu.say import say
 from danlu.settings.schema import Settings, option
@@ -213,30 +212,7 @@ def _part(title: str, facts: Mapping[str, object]) -> None:
 
 def _stop(folder: Path) -> None:
     """Ask the run's process to save and end, and wait until it has."""
-    status = status_of(folder)
-    pid = status.pid
-    if pid is None and status.is_held:
-        raise EnvironmentFault(
-            _("The run {path} cannot be stopped.").format(path=folder),
-            why=_("Its process is on another machine or in another container."),
-            fix=_("Stop it there: danlu runs stop {path}").format(path=shlex.quote(str(folder))),
-        )
-    if pid is None:
-        raise UsageError(
-            _("The run {path} is not going on.").format(path=folder),
-            why=_("Its state is {state}.").format(state=shown_state(status.state)),
-            fix=f"danlu runs show {shlex.quote(str(folder))}",
-        )
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except PermissionError as fault:
-        raise EnvironmentFault(
-            _("The run {path} cannot be stopped.").format(path=folder),
-            why=_("Process {pid} belongs to another user.").format(pid=pid),
-            fix=_("Stop it as that user, or with sudo."),
-        ) from fault
-    except ProcessLookupError:
-        pass  # it ended by itself just now
+    pid = ask_to_stop(folder)
     say(_("Stopping process {pid}; it saves the last completed step first.").format(pid=pid))
     deadline = time.monotonic() + STOP_WAIT_S
     while status_of(folder).pid == pid and time.monotonic() < deadline:

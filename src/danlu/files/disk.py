@@ -65,6 +65,10 @@ class Disk:
                     self.cut(file, size)
                 raise
 
+    def append_only(self, path: Path) -> FileIO:
+        """Open a file that another process adds to; only its owner may read it."""
+        return open(path, "ab", buffering=0, opener=partial(os.open, mode=_PRIVATE))
+
     def cut(self, file: FileIO, size: int) -> None:
         """Shorten a file to `size` bytes."""
         os.ftruncate(file.fileno(), size)

@@ -59,7 +59,7 @@ class FolderLock:
                 self._take(handle, held)
                 if self._is_still_there(handle):
                     with explained(self._path):
-                        _write_holder(handle)
+                        write_holder(handle, this_process())
                     return handle
             except BaseException:
                 os.close(handle)
@@ -96,8 +96,13 @@ class Holder:
 
 def holder_of(folder: Path) -> Holder | None:
     """Tell who holds a folder now; None where nobody does, as far as can be seen."""
+    return holder_in(folder / LOCK_FILE)
+
+
+def holder_in(file: Path) -> Holder | None:
+    """Tell who holds a lock file now, as `holder_of` does."""
     try:
-        handle = _opened(folder / LOCK_FILE, os.O_RDONLY)
+        handle = _opened(file, os.O_RDONLY)
     except DanluError:
         return None
     try:
@@ -164,9 +169,9 @@ def _read_holder(handle: int) -> ProcessName | None:
         return None
 
 
-def _write_holder(handle: int) -> None:
-    me = this_process()
-    record = json.dumps({"pid": me.pid, "started": me.started, "host": me.host})
+def write_holder(handle: int, holder: ProcessName) -> None:
+    """Write into an open lock file who holds it. Raises OSError."""
+    record = json.dumps({"pid": holder.pid, "started": holder.started, "host": holder.host})
     os.ftruncate(handle, 0)
     os.pwrite(handle, record.encode(), 0)
 

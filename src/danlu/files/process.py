@@ -52,7 +52,12 @@ class ProcessName:
 
 def this_process() -> ProcessName:
     """Name the calling process."""
-    return ProcessName(pid=os.getpid(), started=_start_ticks(os.getpid()), host=_host())
+    return process_named(os.getpid())
+
+
+def process_named(pid: int) -> ProcessName:
+    """Name a process of this host that runs."""
+    return ProcessName(pid=pid, started=_start_ticks(pid), host=_host())
 
 
 def _host() -> int:

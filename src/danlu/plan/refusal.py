@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
@@ -18,14 +18,28 @@ from danlu.plan.workload import ExampleShape, Workload
 _CUTOFFS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256)
 
 
-def refusal(found: NothingFits) -> CapacityError:
+class TooLarge(CapacityError):
+    """A run that fits in no way.
+
+    needed_bytes: what the leanest way needs. change: the settings that would do, by name; None
+    stands for leaving one out. Empty where only another device would.
+    """
+
+    def __init__(
+        self, what: str, *, why: str, fix: str, change: Mapping[str, str | None], needed_bytes: int
+    ) -> None:
+        super().__init__(what, why=why, fix=fix)
+        self.change = dict(change)
+        self.needed_bytes = needed_bytes
+
+
+def refusal(found: NothingFits) -> TooLarge:
     """Say what is missing, and what to change first."""
     least = found.leanest
-    fix = next(_changes_that_fit(found), None)
     needed = least.memory.total / USABLE
-    if fix is None:
-        fix = _("Use a device with {size} or more.").format(size=readable_bytes(int(needed)))
-    return CapacityError(
+    larger = _("Use a device with {size} or more.").format(size=readable_bytes(int(needed)))
+    fix, change = next(_changes_that_fit(found), (larger, {}))
+    return TooLarge(
         _("This run does not fit into the memory of {device}.").format(
             device=found.device.description
         ),
@@ -39,39 +53,47 @@ def refusal(found: NothingFits) -> CapacityError:
             budget=readable_bytes(found.budget_bytes),
         ),
         fix=fix,
+        change=change,
+        needed_bytes=int(needed),
     )
 
 
-def _changes_that_fit(basis: Basis) -> Iterator[str]:
-    """Give changes that make it fit, the least painful first."""
+def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]]]:
+    """Give changes that make it fit, the least painful first: in words, and by setting."""
     job, workload = basis.job, basis.workload
     if basis.constraints != Constraints() and _fits(basis, job, workload):
-        yield _("Leave out --micro_batch_tokens and --recompute; a plan is chosen then.")
+        text = _("Leave out --micro_batch_tokens and --recompute; a plan is chosen then.")
+        yield text, {"micro_batch_tokens": None, "recompute": None}
     for cutoff in _CUTOFFS:
         if cutoff < workload.longest and _fits(basis, job, shortened(workload, cutoff)):
-            yield f"--cutoff_len {cutoff}"
+            yield f"--cutoff_len {cutoff}", {"cutoff_len": str(cutoff)}
             break
-    flags = ""
+    change: dict[str, str | None] = {}
     if job.number_bytes == 4:
-        job, flags = replace(job, number_bytes=2), "--dtype bfloat16"
+        job, change = replace(job, number_bytes=2), {"dtype": "bfloat16"}
         if _fits(basis, job, workload):
-            yield flags
+            yield _as_flags(change), change
     if job.trains_all:
         projections = chain.from_iterable(PROJECTIONS.values())
         job = replace(job, ranks=dict.fromkeys(projections, 8))
-        flags = f"{flags} --finetuning_type lora".strip()
+        change = {**change, "finetuning_type": "lora"}
         if _fits(basis, job, workload):
-            yield flags
+            yield _as_flags(change), change
     for name in reversed(published_names()):
         config = published_config(name)
         if config is None or num_parameters(config) >= num_parameters(job.config):
             continue
         if _fits(basis, replace(job, config=config), workload):
             text = _("Use a smaller model, such as {name}.")
-            if flags:
+            if change:
                 text = _("Use a smaller model, such as {name}, and {flags}")
-            yield text.format(name=name, flags=flags)
+            text = text.format(name=name, flags=_as_flags(change))
+            yield text, {"model_name_or_path": name, **change}
             break
+
+
+def _as_flags(change: Mapping[str, str | None]) -> str:
+    return " ".join(f"--{name} {value}" for name, value in change.items())
 
 
 def _fits(basis: Basis, job: Job, workload: Workload) -> bool:

@@ -73,6 +73,16 @@ class ChangeRecord(_OpenRecord):
     recompute: Recompute
 
 
+class ResumeRecord(_OpenRecord):
+    """That a run went on from `step`. lost: the losses behind it, by step, as they were before.
+
+    They are computed again; on the CPU the new ones equal these to the last bit.
+    """
+
+    step: int
+    lost: dict[int, float | None] = Field(default_factory=dict)
+
+
 class ArithmeticRecord(_OpenRecord):
     """What shapes a run's numbers; a resumed run uses it again, so that it is bit-identical.
 
@@ -123,8 +133,8 @@ class RunManifest(_Record):
     settings: the resolved settings of the command; origins: where each came from; cwd: the folder
     in which it was given, "" in runs of before. template,
     enable_thinking: what chat and merge must use. versions: of python, torch, danlu. plan: what
-    memory and time were predicted. timings: in seconds. results: what the run ended with. detail:
-    explains the state. started, ended: ISO 8601 in UTC.
+    memory and time were predicted. timings: in seconds. results: what the run ended with. resumes:
+    where it went on. detail: explains the state. started, ended: ISO 8601 in UTC.
     """
 
     version: Literal[1] = 1
@@ -143,6 +153,7 @@ class RunManifest(_Record):
     plan: dict[str, Any] = Field(default_factory=dict)
     timings: dict[str, float] = Field(default_factory=dict)
     results: dict[str, float] = Field(default_factory=dict)
+    resumes: tuple[ResumeRecord, ...] = ()
     started: Time = ""
     ended: Time = ""
 

@@ -60,6 +60,17 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [_parse(file, number, line) for number, line in enumerate(_lines(file), 1)]
 
 
+def losses_after(folder: Path, step: int) -> dict[int, float | None]:
+    """Return the losses of the steps behind `step`, by step; damaged lines have none."""
+    found: dict[int, float | None] = {}
+    for number, line in enumerate(_lines(folder / METRICS_FILE), 1):
+        with suppress(DataError):
+            record = _parse(folder, number, line)
+            if record["step"] > step and "loss" in record:
+                found[record["step"]] = record["loss"]
+    return found
+
+
 def truncate_after(folder: Path, step: int) -> None:
     """Drop the records after `step`, as a resumed run writes them again.
 

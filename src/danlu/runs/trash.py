@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from danlu.files.committed import TRASH, discard
+from danlu.files.committed import TRASH, discard, retire
 from danlu.files.leftovers import remove_any
 from danlu.files.lock import holder_of
 from danlu.files.os_errors import explained
+from danlu.runs.folder import RunFolder
 from danlu.runs.registry import registered_folders, size_of
 
 _NAME = re.compile(r"(.+)-(\d{8}-\d{6})(?:-\d+)?")
@@ -28,6 +29,16 @@ class Trashed:
     name: str
     moved: str
     size_bytes: int
+
+
+def move_to_trash(folder: Path) -> Trashed:
+    """Move a run into the trash beside it. Raises UsageError where it is none, or in use."""
+    with RunFolder.reopen(folder):
+        size = size_of(folder)
+        path = retire(folder)
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return Trashed(path=path, name=match[1], moved=match[2], size_bytes=size)
 
 
 def list_trash() -> list[Trashed]:

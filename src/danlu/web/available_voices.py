@@ -21,7 +21,7 @@ from danlu.server.served_adapters import ServedAdapter, load_served_adapter
 from danlu.server.state import ServerState, Serving
 
 BASE = "base"
-_RUN = "run:"
+RUN = "run:"
 # Adapters that stay loaded besides the server's own; the one unused longest goes first.
 _MOST_OPEN = 16
 
@@ -59,7 +59,7 @@ class AvailableVoices:
         for run in list_runs():
             if run.kind == "lora" and _has_adapter(run):
                 yield Voice(
-                    id=f"{_RUN}{run_id(run.path)}",
+                    id=f"{RUN}{run_id(run.path)}",
                     name=run.path.name,
                     base=run.base,
                     fits=serving is not None and _is_base(serving, run.path),
@@ -132,13 +132,13 @@ def adapter_folder(voice: str) -> Path:
 
     Raises UsageError for one that is not there.
     """
-    if not voice.startswith(_RUN):
+    if not voice.startswith(RUN):
         raise UsageError(
             _("There is no voice {name}.").format(name=repr(voice[:80])),
             why=_("It is none of this server's adapters, and no run."),
             fix=_("Choose another one."),
         )
-    id_of_run, _at, step = voice.removeprefix(_RUN).partition("@")
+    id_of_run, _at, step = voice.removeprefix(RUN).partition("@")
     folder = run_folder(id_of_run)
     for checkpoint in list_checkpoints(folder) if step else ():
         if str(checkpoint.step) == step:

@@ -44,14 +44,20 @@ MIGRATIONS = (
         answers TEXT NOT NULL, vote TEXT
     );
     CREATE TABLE queue (
-        id TEXT PRIMARY KEY, created REAL NOT NULL, settings TEXT NOT NULL, state TEXT NOT NULL,
-        run TEXT, detail TEXT NOT NULL DEFAULT ''
+        id TEXT PRIMARY KEY, place REAL NOT NULL, run TEXT NOT NULL, folder TEXT NOT NULL,
+        cwd TEXT NOT NULL, settings TEXT NOT NULL, state TEXT NOT NULL,
+        detail TEXT NOT NULL DEFAULT '', created REAL NOT NULL, started REAL, pid INTEGER
     );
+    CREATE INDEX queue_by_run ON queue (run, created DESC);
     CREATE TABLE notes (run TEXT PRIMARY KEY, title TEXT NOT NULL, note TEXT NOT NULL);
     CREATE TABLE runs (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, card TEXT NOT NULL);
-    CREATE TABLE excluded_rows (
-        dataset TEXT NOT NULL, place TEXT NOT NULL, row TEXT,
-        PRIMARY KEY (dataset, place)
+    CREATE TABLE changed_rows (
+        dataset TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL,
+        excluded INTEGER NOT NULL, content TEXT, PRIMARY KEY (dataset, number)
+    );
+    CREATE TABLE taught (
+        id TEXT PRIMARY KEY, created REAL NOT NULL, chat TEXT NOT NULL, turn INTEGER NOT NULL,
+        voice TEXT NOT NULL, model TEXT NOT NULL
     );
     """,
 )

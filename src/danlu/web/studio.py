@@ -13,11 +13,16 @@ from starlette.requests import Request
 from danlu.server.state import ServerState
 from danlu.web.access import Sessions
 from danlu.web.available_voices import AvailableVoices
+from danlu.web.data.data_folders import DataFolders
+from danlu.web.data.set_checks import SetChecks
 from danlu.web.database import Database
 from danlu.web.event_log import EventLog
 from danlu.web.merging.merges import Merges
 from danlu.web.models.loading import ModelLoading
 from danlu.web.models.pulls import Pulls
+from danlu.web.newest import Newest
+from danlu.web.runs.run_index import RunIndex
+from danlu.web.training.queue import TrainingQueue
 
 # A piece of work that has not cleaned up by then is left to the end of the process.
 _CLEAN_UP_S = 5.0
@@ -38,10 +43,19 @@ class Studio:
     database: Database
     voices: AvailableVoices
     loading: ModelLoading
+    data: DataFolders = field(default_factory=DataFolders)
+    checks: SetChecks = field(default_factory=SetChecks)
     answers: dict[str, EventLog] = field(default_factory=dict)
     pulls: Pulls = field(default_factory=Pulls)
     merges: Merges = field(default_factory=Merges)
     tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    plans: Newest = field(default_factory=Newest)
+    queue: TrainingQueue = field(init=False)
+    runs: RunIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.queue = TrainingQueue(self.database)
+        self.runs = RunIndex(self.database)
 
     def log_of(self, name: str) -> EventLog:
         """Begin the log of an answer. Those that are over stay for a while: pages may be late."""

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from danlu.cli.plan import summary, way
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
 from danlu.errors import EXIT_INTERRUPTED
@@ -42,6 +41,7 @@ from danlu.train.events import (
     StoppedEarly,
 )
 from danlu.train.job.finetune import Finetune
+from danlu.train.job.plan_shown import summary, way
 from danlu.train.job.setup import PreparedRun
 from danlu.train.loop.trainer import Interrupted
 from danlu.train.recipe import Recipe

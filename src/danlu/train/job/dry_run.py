@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 
@@ -28,27 +29,67 @@ from danlu.train.settings import TrainSettings, check_settings
 _TOKEN_RATIO = 0.45
 
 
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """A run that is looked at and not started: its rows are read, its model is not.
+
+    token_ratio: tokens of the model's tokenizer for one that was counted.
+    """
+
+    task: LearningTask
+    config: ModelConfig
+    facts: DeviceFacts
+    dtype: torch.dtype
+    budget_bytes: int
+    token_ratio: float = 1.0
+
+    def plan(self) -> Plan:
+        """Plan how its steps are computed. Raises CapacityError where nothing fits."""
+        return self.task.plan(
+            self.config,
+            self.facts,
+            dtype=self.dtype,
+            budget_bytes=self.budget_bytes,
+            token_ratio=self.token_ratio,
+        )
+
+
 def forecast(settings: TrainSettings, device: str) -> Plan:
-    """Plan a run. device: `auto`, a kind that is here, or a name of the catalogue.
+    """Plan a run, as `dry_run` reads it. Raises CapacityError where nothing fits."""
+    return dry_run(settings, device).plan()
+
+
+def dry_run(settings: TrainSettings, device: str, *, own_process: bool = True) -> DryRun:
+    """Read the rows of a run. device: `auto`, a kind that is here, or a name of the catalogue.
+
+    own_process: this process would train; False where another one does, beside it.
 
     A published model that is not on this machine is planned by its shape; its tokens are estimated.
-    Raises UsageError for unknown names and CapacityError where nothing fits.
+    Raises UsageError for unknown names, and what reading the rows raises.
     """
     check_settings(settings, command="plan")
-    facts, budget, dtype = _device(settings, device)
+    facts, budget, dtype = _device(settings, device, own_process=own_process)
     config, tokenizer = _model(settings.model_name_or_path)
     if tokenizer is not None:
         trained = trained_prompting(settings.model_name_or_path, settings.adapter_name_or_path)
         settings = with_template(settings, trained)
         task = LearningTask.of(settings, tokenizer)
-        return task.plan(config, facts, dtype=dtype, budget_bytes=budget)
+        return DryRun(task=task, config=config, facts=facts, dtype=dtype, budget_bytes=budget)
     starter = Tokenizer.load(model_folder(STARTER))
     longer = {"cutoff_len": round(settings.cutoff_len / _TOKEN_RATIO)}
-    task = LearningTask.of(settings.model_copy(update=longer), starter)
-    return task.plan(config, facts, dtype=dtype, budget_bytes=budget, token_ratio=_TOKEN_RATIO)
+    return DryRun(
+        task=LearningTask.of(settings.model_copy(update=longer), starter),
+        config=config,
+        facts=facts,
+        dtype=dtype,
+        budget_bytes=budget,
+        token_ratio=_TOKEN_RATIO,
+    )
 
 
-def _device(settings: TrainSettings, name: str) -> tuple[DeviceFacts, int, torch.dtype]:
+def _device(
+    settings: TrainSettings, name: str, *, own_process: bool
+) -> tuple[DeviceFacts, int, torch.dtype]:
     """Return the facts of a device, the memory to plan with, and the precision there."""
     if name in CATALOGUE:
         facts = CATALOGUE[name]
@@ -64,7 +105,11 @@ def _device(settings: TrainSettings, name: str) -> tuple[DeviceFacts, int, torch
         )
     device = select(name)
     precision = choose_precision(settings, device)
-    return device_facts(device), budget_bytes(device), precision.dtype
+    return (
+        device_facts(device, own_process=own_process),
+        budget_bytes(device, own_process=own_process),
+        precision.dtype,
+    )
 
 
 def _model(name: str) -> tuple[ModelConfig, Tokenizer | None]:

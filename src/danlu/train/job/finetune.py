@@ -16,6 +16,7 @@ from danlu.moving_line import Progress, no_progress
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
 from danlu.runs.folder import RunFolder
+from danlu.runs.metrics import losses_after
 from danlu.runs.registry import register
 from danlu.train.events import Adapted, Event, Planned, Saved
 from danlu.train.fit.planning import recalibrated
@@ -66,7 +67,8 @@ class Finetune:
             if task.settings.resumes:
                 wanted = task.settings.resume_from_checkpoint
                 resumed = checkpoint_to_resume(folder, manifest, wanted)
-                manifest = going_on(manifest, folder.read(), resumed.step)
+                lost = losses_after(folder.path, resumed.step)
+                manifest = going_on(manifest, folder.read(), resumed.step, lost=lost)
             else:
                 folder.write(manifest)
             loaded_s = time.perf_counter() - started

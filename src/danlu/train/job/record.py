@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
@@ -24,6 +25,7 @@ from danlu.runs.manifest import (
     BaseRecord,
     ChangeRecord,
     DataRecord,
+    ResumeRecord,
     RunManifest,
 )
 from danlu.runs.trainer_files import RunFacts
@@ -33,6 +35,8 @@ from danlu.train.loop.training_state import Progress
 
 # How many of the rows that were left out run.json names; it counts all of them.
 MOST_RECORDED = 1000
+# Of how many steps that are computed again run.json keeps the losses.
+MOST_LOST = 200
 
 
 def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPlan) -> RunManifest:
@@ -114,12 +118,21 @@ def with_change(manifest: RunManifest, change: Adapted) -> RunManifest:
     return _with_changes(manifest, (*manifest.arithmetic.changes, added))
 
 
-def going_on(manifest: RunManifest, before: RunManifest, step: int) -> RunManifest:
+def going_on(
+    manifest: RunManifest,
+    before: RunManifest,
+    step: int,
+    *,
+    lost: Mapping[int, float | None] | None = None,
+) -> RunManifest:
     """Describe a run that is resumed after `step` steps; later changes are dropped.
 
-    manifest: of this command. before: what run.json says.
+    manifest: of this command. before: what run.json says. lost: the losses behind `step`, which are
+    computed again; the first ones are kept as proof.
     """
-    going = manifest.changed(started=before.started, plan=before.plan)
+    kept = dict(sorted((lost or {}).items())[:MOST_LOST])
+    resumes = (*before.resumes, ResumeRecord(step=step, lost=kept))
+    going = manifest.changed(started=before.started, plan=before.plan, resumes=resumes)
     changes = _changes_until(before, step)
     return _with_changes(going, changes) if changes else going
 

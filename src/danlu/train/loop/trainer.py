@@ -240,6 +240,7 @@ class Trainer:
         if _is_due(step + 1, _TRIM_STEPS):
             trim_heap()
         scale = {"loss_scale": result.scale.value} if result.scale.value != 1.0 else {}
+        memory = used_bytes(self._device.torch_device)
         self._record(
             step + 1,
             loss=result.loss,
@@ -247,6 +248,7 @@ class Trainer:
             grad_norm=result.grad_norm,
             num_tokens=result.num_tokens,
             seconds=round(seconds, 4),
+            memory_bytes=memory,
             **scale,
         )
         yield StepDone(
@@ -257,7 +259,7 @@ class Trainer:
             grad_norm=result.grad_norm,
             num_tokens=result.num_tokens,
             seconds=seconds,
-            memory_bytes=used_bytes(self._device.torch_device),
+            memory_bytes=memory,
         )
 
     def _compute_step(self, learning_rate: float) -> StepResult:

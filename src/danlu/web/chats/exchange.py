@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from danlu.dialog.session import Session, Turn, message_fields
+from danlu.dialog.session import Session, Turn
 from danlu.errors import DanluError, DataError
 from danlu.language import _
-from danlu.text.conversation import Message
+from danlu.text.conversation import Message, message_fields
 from danlu.web.chats.kept_chats import KeptChats, KeptTurn, conversation_of
 
 Json = dict[str, Any]

@@ -24,12 +24,14 @@ from danlu.workflows.held_out import JudgedRows, judged_rows
 from danlu.workflows.report.before_after import BeforeAfter
 from danlu.workflows.report.measure import Stage, Subject, Task, measure
 from danlu.workflows.report.page_html import to_html
+from danlu.workflows.report.page_json import to_json
 from danlu.workflows.report.page_markdown import to_markdown
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.report.run_models import base_name, tuned_settings
 from danlu.workflows.report.sentences import page_of
+from danlu.workflows.report.verdict import verdict
 
-HTML_FILE, MARKDOWN_FILE = "report.html", "report.md"
+HTML_FILE, MARKDOWN_FILE, JSON_FILE = "report.html", "report.md", "report.json"
 NUM_QUESTIONS = 20
 
 
@@ -41,7 +43,7 @@ def write_report(
     clock: Clock = time.monotonic,
     progress: Progress = no_progress,
 ) -> Iterator[Stage | BeforeAfter]:
-    """Measure a run and write report.html and report.md into its folder.
+    """Measure a run and write report.html, report.md and report.json into its folder.
 
     Yields the stages that begin, at last what was found. settings: device and dtype, and where the
     base model is if it has moved. limit_s: seconds of measuring, in addition to loading the models.
@@ -78,6 +80,7 @@ def write_report(
     page = page_of(found)
     atomic_write(folder / HTML_FILE, to_html(page))
     atomic_write(folder / MARKDOWN_FILE, to_markdown(page))
+    atomic_write(folder / JSON_FILE, to_json(page, {**found.figures(), "verdict": verdict(found)}))
     yield found
 
 
