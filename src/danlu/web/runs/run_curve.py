@@ -16,7 +16,7 @@ from danlu.web.runs.metric_table import NUMBER, Column, MetricTable
 
 MOST_POINTS = 2000
 SPARK_POINTS = 60
-_SERIES = ("loss", "learning_rate", "grad_norm", "memory_bytes")
+_SERIES = ("loss", "learning_rate", "grad_norm", "memory_bytes", "seconds")
 
 
 def curve_of(table: MetricTable, *, first: int = 0, last: int | None = None) -> dict[str, Any]:

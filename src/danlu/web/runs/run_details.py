@@ -14,7 +14,7 @@ from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.registry import size_of
 from danlu.runs.resuming import resume_command
-from danlu.settings.option_names import shown_origin
+from danlu.settings.option_names import DEFAULT, shown_origin
 from danlu.web.runs.resume_proof import proofs_of
 from danlu.web.studio import Studio
 from danlu.web.training.queue import QueueEntry
@@ -32,10 +32,7 @@ def details_of(studio: Studio, folder: Path) -> Json:
         **card,
         **activity(card, entry),
         "folder": str(folder),
-        "settings": [
-            {"name": name, "value": value, "origin": shown_origin(run.origins.get(name, "default"))}
-            for name, value in run.settings.items()
-        ],
+        "settings": _settings(run),
         "data": run.data.model_dump(mode="json"),
         "arithmetic": run.arithmetic.model_dump(mode="json"),
         "results": run.results,
@@ -116,6 +113,15 @@ def _cell(value: Any) -> str:
         text = f"'{value}" if value[:1] in "=+-@\t\r" else value
         return '"' + text.replace('"', '""') + '"'
     return json.dumps(value)
+
+
+def _settings(run: RunManifest) -> list[Json]:
+    found = []
+    for name, value in run.settings.items():
+        origin = run.origins.get(name, DEFAULT)
+        shown = {"name": name, "value": value, "origin": shown_origin(origin)}
+        found.append({**shown, "is_given": origin != DEFAULT})
+    return found
 
 
 def _checkpoints(folder: Path) -> list[Json]:
