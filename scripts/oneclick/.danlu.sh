@@ -62,7 +62,8 @@ need() { # FOLDER SCRIPT: the result of an earlier script
 
 listen() { # serve|web, with the words of danlu serve: makes a key, says the address, starts
     "$danlu" "$1" --help > /dev/null
-    local host=127.0.0.1 port=8000
+    local host=127.0.0.1 port=8000 path=/v1
+    if [ "$1" = web ]; then port=6006 path=; fi
     if on_autodl; then host=0.0.0.0 port=6006; fi
     export DANLU_HOST=${DANLU_HOST:-$host} DANLU_PORT=${DANLU_PORT:-$port}
     local key=${DANLU_API_KEY:-}
@@ -70,11 +71,15 @@ listen() { # serve|web, with the words of danlu serve: makes a key, says the add
         [ -s api_key.txt ] || (umask 077 && head -c 24 /dev/urandom | base64 | tr '+/' '-_' > api_key.txt)
         key=$(cat api_key.txt) && export DANLU_API_KEY_FILE=api_key.txt
     fi
-    say "地址：http://127.0.0.1:$DANLU_PORT/v1" "Address: http://127.0.0.1:$DANLU_PORT/v1"
+    say "地址：http://127.0.0.1:$DANLU_PORT$path" "Address: http://127.0.0.1:$DANLU_PORT$path"
     if on_autodl; then
         say "公网地址：AutoDL 控制台的“自定义服务”，它转发端口 6006" \
             "From elsewhere: the custom service in AutoDL's console, which forwards port 6006"
     fi
     say "密钥：$key" "Key: $key"
+    if [ "$1" = web ]; then
+        say "页面会询问密钥；用下面带 link 的链接打开则不用输入（只能用一次）。" \
+            "The page asks for the key; the link below opens it without, once."
+    fi
     exec "$danlu" "$@"
 }

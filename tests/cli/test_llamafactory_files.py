@@ -17,6 +17,7 @@ import pytest
 from danlu.cli.main import main
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.hub.template_default import ANSWERS_AT_ONCE, TEMPLATE_FILE
+from danlu.web.built_page import FOLDER
 from tests.helpers.llamafactory import FILES
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import free_port, train_words, write_rows
@@ -256,13 +257,21 @@ def test_api_serves_under_the_name_and_with_the_key_of_the_environment(here: Pat
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the script needs bash")
-@pytest.mark.parametrize("command", ["webchat", "webui"])
-def test_pages_in_the_browser_are_refused_with_what_there_is(here: Path, command: str) -> None:
-    with script(here, command) as process:
-        _out, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert errors.splitlines()[0] == "danlu has no page in the browser yet."
-    assert "danlu serve" in errors
+@pytest.mark.skipif(not (FOLDER / "index.html").exists(), reason="the studio's page is not built")
+@pytest.mark.parametrize("words", [("webui",), ("webchat", "inference.yaml")])
+def test_pages_in_the_browser_are_the_studio(here: Path, words: tuple[str, ...]) -> None:
+    port = free_port()
+    variables = {"GRADIO_SERVER_PORT": port, "DANLU_MODEL": "starter" if len(words) == 1 else ""}
+    with script(here, *words, **variables) as process:
+        try:
+            assert process.stdout is not None
+            assert any(f"browser: http://127.0.0.1:{port}/" in line for line in process.stdout)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as reply:
+                assert b"<title>" in reply.read()
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the script needs bash")

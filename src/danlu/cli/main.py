@@ -135,12 +135,6 @@ def _take_debug(words: list[str]) -> bool:
 
 
 def _unknown(name: str) -> UsageError:
-    if name == "web":  # scripts call it already
-        return UsageError(
-            _("danlu has no page in the browser yet."),
-            why=_("It answers in the terminal, and programs that have a page connect to its API."),
-            fix=_("danlu chat, or danlu serve"),
-        )
     near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
     return UsageError(
         _("There is no command {name}.").format(name=name),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 import time
 from collections import deque
@@ -54,8 +55,10 @@ class Background:
 
     def begin(self, work: Callable[[Background], Json]) -> None:
         """Let it run; what it returns becomes part of the last event."""
-        # A daemon: a connection that hangs does not keep the server from ending.
-        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        # It speaks the language of the page that has asked for it. A daemon: a connection that
+        # hangs does not keep the server from ending.
+        spoken = contextvars.copy_context()
+        self._thread = threading.Thread(target=spoken.run, args=(self._run, work), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -71,5 +71,5 @@ export const models = {
   'models.fact_home': 'danlu’s folder',
   'models.fact_disk': 'Free on its disk',
   'models.fact_default_model': 'Default model',
-  'models.fact_language': 'Language of the server'
+  'models.fact_language': 'Language'
 }

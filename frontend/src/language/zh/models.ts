@@ -71,5 +71,5 @@ export const models = {
   'models.fact_home': '丹炉的文件夹',
   'models.fact_disk': '该磁盘剩余空间',
   'models.fact_default_model': '默认模型',
-  'models.fact_language': '服务器语言'
+  'models.fact_language': '语言'
 }

@@ -50,8 +50,7 @@ async def list_targets(request: Request) -> Json:
         targets = merge_targets(studio.server.serving)
         return [{**each, "suggestion": suggested_name(each["name"])} for each in targets]
 
-    works = {kind: work.newest for kind, work in studio.merges.works.items()}
-    return {"targets": await asyncio.to_thread(listed), **works}
+    return {"targets": await asyncio.to_thread(listed), **studio.merges.newest()}
 
 
 @router.post("/plan")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.export.gguf_model import Form, MatrixType, command_to_use, export
-from danlu.export.merge import merge
+from danlu.export.merge import MergeReport, merge
 from danlu.export.merge_words import merge_figures, merge_verdict
 from danlu.hub.prompting import prompting_of_model
 from danlu.language import _
@@ -26,6 +26,16 @@ class Merges:
     def __init__(self) -> None:
         self.works: dict[str, Background] = {}
 
+    def newest(self) -> dict[str, Json]:
+        """Say how the last merge and the last export stand, in the language of who asks."""
+        found = {kind: work.newest for kind, work in self.works.items()}
+        return {
+            kind: {**newest, **_in_words(MergeReport(**newest["report"]))}
+            if "report" in newest
+            else newest
+            for kind, newest in found.items()
+        }
+
     def begin_merge(self, plan: MergePlan) -> Background:
         """Begin to merge. Raises ApiError where something else goes on."""
 
@@ -37,9 +47,7 @@ class Merges:
                 device=plan.device,
                 progress=background.show,
             )
-            verdict, text = merge_verdict(report)
-            figures = {"verdict": verdict, "text": text, "figures": merge_figures(report)}
-            return {**figures, "report": asdict(report), "folder": str(plan.folder)}
+            return {**_in_words(report), "report": asdict(report), "folder": str(plan.folder)}
 
         return self._begin("merge", {"name": plan.name, "model": plan.name}, work)
 
@@ -71,6 +79,11 @@ class Merges:
         background = self.works[kind] = Background({"kind": kind, **facts})
         background.begin(work)
         return background
+
+
+def _in_words(report: MergeReport) -> Json:
+    verdict, text = merge_verdict(report)
+    return {"verdict": verdict, "text": text, "figures": merge_figures(report)}
 
 
 def _free_folder(name: str) -> Path:
