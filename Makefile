@@ -8,22 +8,22 @@ export PIP_ARGS
 BIN := .venv/bin
 DANLU := $(BIN)/danlu
 # Compared and formatted code; examples and docs hold none.
-CODE := src tests tools benchmarks
+CODE := src tests tools benchmarks hatch_build.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak check bench-train bench-serve bench-places starter starter-eval clean
+.PHONY: help setup demo test soak check bench-train bench-serve bench-places starter starter-eval studio page clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-setup: .venv/installed ## create .venv and install danlu in it, with the torch for this machine
+setup: .venv/installed page ## create .venv and install danlu in it, with the torch for this machine
 	@scripts/on-path.sh
 
 demo: .venv/installed ## fine-tune, compare, merge and chat with the starter model (2 minutes)
 	$(DANLU) demo
 
-test: .venv/installed-dev ## run the whole test suite (no network)
+test: .venv/installed-dev page ## run the whole test suite (no network)
 	@failed=0; \
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --ignore tests/npu || failed=1; \
 	$(BIN)/python -m pytest tests/npu || failed=1; \
@@ -32,11 +32,14 @@ test: .venv/installed-dev ## run the whole test suite (no network)
 soak: .venv/installed-dev ## run the long tests of reliability: kills, signals, damage, memory
 	$(BIN)/python -m pytest -m soak
 
-check: .venv/installed-dev ## format, lint, types and the rules of the house
+check: .venv/installed-dev page ## format, lint, types and the rules of the house
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
+	@if ! command -v npm > /dev/null; then echo "the studio's page is not checked: npm is not installed"; \
+	elif ! test -d frontend/node_modules; then echo "the studio's page is not checked: npm ci has not run"; \
+	else cd frontend && npm run --silent check && npm test --silent; fi
 
 # CONFIG: a folder with config.json; TOKENIZER: one with tokenizer.json; DATA: a file of alpaca rows.
 # OUTPUT, if given: where the figures go as JSON. BENCH_ARGS="--sides danlu,loop --steps 1" is quicker.
@@ -63,6 +66,12 @@ starter: .venv/installed-dev ## build the starter model again (up to 90 minutes)
 
 starter-eval: .venv/installed-dev ## accuracy of the starter model per skill
 	$(BIN)/python -m tools.starter.evaluate
+
+studio: page ## build the studio's page, where it is missing or older than its sources
+
+# In an instant where there is nothing to do; what fails is said, and stops nothing.
+page: .venv/installed
+	@$(BIN)/python hatch_build.py
 
 clean: ## remove .venv and the tools' caches; runs and models stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from tests.helpers.source import ROOT
 
 TARGETS = {
     "help", "setup", "demo", "test", "soak", "check", "bench-train", "bench-serve", "starter",
-    "starter-eval", "clean",
+    "starter-eval", "studio", "clean",
 }  # fmt: skip
 # Places that exist only where danlu is developed. `/root/autodl-tmp` is not one: users rent it.
 PRIVATE_PATH = re.compile(rb"(?<![\w.])/(?:work/\w|tmp/danlu/|opt/(?:wheels|pypi)|root/\.pyenv)")
@@ -73,6 +74,15 @@ def test_the_wheel_holds_every_script_and_its_rows() -> None:
         str(source.relative_to(ROOT)): f"danlu/oneclick/{name}"
         for name, source in shipped().items()
     }
+
+
+def test_packages_of_the_page_come_from_whichever_registry_answers() -> None:
+    """No address stands in the lock; what comes is held to its digest."""
+    lock = json.loads((ROOT / "frontend" / "package-lock.json").read_text("utf-8"))
+    packages = {name: facts for name, facts in lock["packages"].items() if name}
+    assert packages
+    assert not [name for name, facts in packages.items() if "resolved" in facts]
+    assert not [name for name, facts in packages.items() if not facts.get("integrity")]
 
 
 def test_no_private_paths() -> None:

@@ -17,7 +17,7 @@ from collections import Counter
 from danlu.device.cards import Cards, cann_home, find_cards
 from danlu.errors import DanluError, EnvironmentFault
 from danlu.language import _
-from tools.install.builds import AGAIN, choose, installed_here
+from tools.install.builds import AGAIN, ROOT, choose, installed_here
 from tools.install.environment import (
     DANLU,
     FOLDER,
@@ -50,6 +50,7 @@ def main() -> int:
         install(choice)
         if not asked.no_check:
             _check(found)
+            _say_page()
             _say_next(found, at_login=asked.banner)
     except DanluError as fault:
         print(fault, file=sys.stderr)
@@ -58,6 +59,18 @@ def main() -> int:
         print(_("interrupted; {command} goes on").format(command=AGAIN), file=sys.stderr)
         return 130
     return 0
+
+
+def _say_page() -> None:
+    """Say where the studio has no page: pip keeps to itself what was said while it was built."""
+    page = ROOT / "src" / "danlu" / "web" / "page" / "index.html"
+    if (ROOT / "frontend").is_dir() and not page.exists():
+        print(
+            _(
+                "The studio's page is not built: no Node.js, or no network for it. Everything else "
+                "works; later: make studio"
+            )
+        )
 
 
 def _read_words() -> argparse.Namespace:

@@ -4,8 +4,8 @@ import { get, Refused } from './request'
 
 export type Voice = { id: string; name: string; base: string; fits: boolean; detail: string }
 export type ModelState = {
-  /** `loading` says what is being read, and how much of it. */
-  state: 'none' | 'loading' | 'ready' | 'failed'
+  /** unknown: the page has not asked yet. While loading, detail says what is read, of how much. */
+  state: 'unknown' | 'none' | 'loading' | 'ready' | 'failed'
   model: string
   detail: string
   done: number
@@ -19,7 +19,7 @@ const ELSE_MS = 5000
 
 class Server {
   model = $state<ModelState>({
-    state: 'none',
+    state: 'unknown',
     model: '',
     detail: '',
     done: 0,

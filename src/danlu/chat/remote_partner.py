@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from danlu.chat.partner import Answering
-from danlu.chat.session import message_fields
 from danlu.chat.settings import ChatSettings
 from danlu.dialog.over_http import ServerDialog
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.text.conversation import Conversation, Message
+from danlu.text.conversation import Conversation, Message, message_fields
 
 _SENT = ("temperature", "top_p", "seed")
 

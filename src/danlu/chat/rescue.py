@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from danlu.chat.session import Session
+from danlu.dialog.session import Session
 from danlu.errors import CapacityError, DanluError
 from danlu.files.atomic import atomic_write, make_folder
 from danlu.files.home import danlu_home

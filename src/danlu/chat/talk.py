@@ -16,8 +16,8 @@ from typing import Protocol
 from danlu.chat.figures import AnswerFigures
 from danlu.chat.partner import Answering, Partner
 from danlu.chat.rescue import out_of_memory, rescued
-from danlu.chat.session import Session, Turn
 from danlu.chat.settings import ChatSettings
+from danlu.dialog.session import Session, Turn
 from danlu.errors import DanluError, UsageError
 from danlu.language import _
 from danlu.moving_line import Progress

@@ -70,8 +70,8 @@ def _opened(settings: ChatSettings, screen: Showing) -> Chat:
     with MovingLine(_("Loading the model")) as line:
         from danlu.chat.commands.table import command_table, completions
         from danlu.chat.prompt import LinePrompt, TerminalPrompt
-        from danlu.chat.session import Session
         from danlu.chat.talk import Chat
+        from danlu.dialog.session import Session
 
         partner, voice = _partner(settings, line.show)
     chat = Chat(

@@ -77,8 +77,8 @@ def _joined_names(words: Sequence[str]) -> list[str]:
 def _check(argv: Sequence[str]) -> int:
     resolved = read_settings(CheckSettings, "data check", argv)
     with MovingLine(_("Reading the data")):
-        from danlu.cli.terminal.findings import report_lines, report_record
-        from danlu.data.doctor.check import check_data
+        from danlu.cli.terminal.findings import report_lines
+        from danlu.data.doctor.check import check_data, report_record
         from danlu.hub.chat_template import training_remarks
         from danlu.hub.names import model_folder
         from danlu.hub.prompting import prompting_of_model, with_template

@@ -64,11 +64,11 @@ def print_next_steps() -> None:
 
 def _show(demo: Demo) -> None:
     from danlu.chat.plain import show_answer
-    from danlu.cli.info import machine_facts
-    from danlu.cli.merge import merge_summary
     from danlu.cli.terminal.fact_table import print_facts
     from danlu.cli.terminal.progress import describe, show_training
     from danlu.cli.terminal.screen import print_table
+    from danlu.export.merge_words import merge_summary
+    from danlu.hub.machine_facts import machine_facts
     from danlu.workflows.demo import QUESTIONS, answer_text, ask, held_out_scores
 
     _title(1, _("The machine, and the built-in model (a small demonstration model)"))

@@ -109,6 +109,7 @@ def _whole_model(settings: ExportSettings) -> str | None:
 
 def _summary(report: ExportReport, folder: Path) -> list[str]:
     """Say what was written, and the command that uses it."""
+    from danlu.export.gguf_model import command_to_use
     from danlu.files.units import readable_bytes
 
     path = folder / report.file
@@ -120,10 +121,4 @@ def _summary(report: ExportReport, folder: Path) -> list[str]:
             size=readable_bytes(report.num_bytes),
         )
     ]
-    if report.form == "ollama":
-        name = folder.name.lower()
-        where = shlex.quote(str(folder / "Modelfile"))
-        command = f"ollama create {shlex.quote(name)} -f {where} && ollama run {shlex.quote(name)}"
-    else:
-        command = f"llama-cli --jinja -m {shlex.quote(str(path))}"
-    return [*lines, _("Use it: {command}").format(command=command)]
+    return [*lines, _("Use it: {command}").format(command=command_to_use(report, folder))]

@@ -39,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     if settings.banner:
         return _banner(resolved)
     with MovingLine(_("Looking at the machine") if settings.path is None else settings.path):
-        facts = machine_facts() if settings.path is None else folder_facts(settings.path)
+        facts = _machine_facts() if settings.path is None else folder_facts(settings.path)
     if settings.json_output:
         print(json_line(facts))
     else:
@@ -62,35 +62,10 @@ def _banner(resolved: Resolved[InfoSettings]) -> int:
     return EXIT_OK
 
 
-def machine_facts() -> dict[str, Any]:
-    """Return device, memory and versions."""
-    import platform
+def _machine_facts() -> dict[str, Any]:
+    from danlu.hub.machine_facts import machine_facts
 
-    import torch
-
-    import danlu
-    from danlu.container import num_processors, processor_quota
-    from danlu.device.detect import select
-    from danlu.environment import waiting
-    from danlu.files.home import danlu_home
-    from danlu.files.units import readable_bytes
-    from danlu.hub.names import default_name
-
-    device, quota = select(), processor_quota()
-    return {
-        "device": f"{device.kind}: {device.description}",
-        "memory": readable_bytes(device.memory_bytes),
-        "threads": device.threads,
-        "processors": num_processors(),
-        "processor_quota": quota,
-        "waiting": waiting() or _("spinning; asleep beside other programs"),
-        "precision": str(device.preferred_dtype).removeprefix("torch."),
-        "danlu": danlu.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "home": str(danlu_home()),
-        "default_model": default_name(),
-    }
+    return machine_facts()
 
 
 def folder_facts(name: str) -> dict[str, Any]:

@@ -23,10 +23,7 @@ from danlu.settings.schema import Foreign, Settings, option
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
-    from danlu.export.merge import Ingredient, MergeReport
-
-# Above this the rounding of the merged weights shows in some answers.
-_CLOSE_KL = 1e-3
+    from danlu.export.merge import Ingredient
 
 
 class MergeSettings(Settings):
@@ -66,6 +63,7 @@ def run(argv: Sequence[str]) -> int:
         from danlu.device.detect import select
         from danlu.dialog.assistant import prompting_line
         from danlu.export.merge import check_empty, common_prompting, merge
+        from danlu.export.merge_words import merge_summary
         from danlu.hub.adapters import common_base, unproven_remark
 
         export_dir = Path(settings.export_dir).expanduser().absolute()
@@ -190,27 +188,3 @@ def _may_be_merged(
         if not agreed(_("Merge it all the same? [y/N] "), refusal):
             return False
     return True
-
-
-def merge_summary(report: MergeReport) -> str:
-    """Say in one line whether the merge is right, and by which figures."""
-    verdict = _("The merge is right: the merged model answers like base and adapter")
-    if report.num_merged_tensors == 0:
-        verdict = _("ATTENTION: the merged model is the base: the adapter has learned nothing")
-    elif report.mean_kl > _CLOSE_KL:
-        verdict = _(
-            "The merge is usable: the merged model answers almost like base and adapter; its "
-            "{dtype} weights round what was learned"
-        ).format(dtype=report.dtype)
-    figures = _(
-        "{count} tensors changed; {tokens} tokens compared in {dtype}: same top token {top1:.1%}, "
-        "largest logit difference {difference:.4f}, KL {kl:.1e}"
-    ).format(
-        count=report.num_merged_tensors,
-        tokens=report.num_probe_tokens,
-        dtype=report.verified_in,
-        difference=report.max_logit_difference,
-        top1=report.top1_agreement,
-        kl=report.mean_kl,
-    )
-    return _("{verdict} ({figures})").format(verdict=verdict, figures=figures)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import danlu
+from danlu.data.example import ONE_CLICK, example_files
 from danlu.errors import EXIT_OK, UsageError
 from danlu.files.atomic import atomic_write, link_or_copy, make_folder
 from danlu.language import _
@@ -17,8 +17,6 @@ from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
 FIRST = "1-8B推理-命令行.sh"
-# The rows that the script for fine-tuning learns until it names others.
-_ROWS = ("identity.jsonl", "dataset_info.json")
 # What the scripts themselves leave beside them.
 _KEY = "api_key.txt"
 _PROGRAM = ".danlu-program"
@@ -56,17 +54,17 @@ def run(argv: Sequence[str]) -> int:
 
 def shipped() -> Mapping[str, Path]:
     """Return the files to write by their place in the folder: of the wheel, or of the clone."""
-    packaged = Path(danlu.__file__).parent / "oneclick"
-    if packaged.is_dir():
-        files = (path for path in packaged.rglob("*") if path.is_file())
-        return {str(path.relative_to(packaged)): path for path in sorted(files)}
-    clone = packaged.parents[2]
+    if ONE_CLICK.is_dir():
+        files = (path for path in ONE_CLICK.rglob("*") if path.is_file())
+        return {str(path.relative_to(ONE_CLICK)): path for path in sorted(files)}
+    clone = ONE_CLICK.parents[2]
     scripts = (
         path
         for path in sorted((clone / "scripts" / "oneclick").iterdir())
         if path.is_file() and path.name not in (_KEY, _PROGRAM)
     )
-    rows = {f"data/{name}": clone / "examples" / name for name in _ROWS}
+    # The rows that the script for fine-tuning learns until it names others.
+    rows = {f"data/{name}": path for name, path in example_files().items()}
     return {**{path.name: path for path in scripts}, **rows}
 
 

@@ -14,7 +14,7 @@ def run(argv: Sequence[str]) -> int:
     """Take the port, then load what is heavy."""
     from danlu.server.lifecycle.listening import listen
     from danlu.web.access import studio_keys
-    from danlu.web.page import check_built
+    from danlu.web.built_page import check_built
     from danlu.web.settings import WebSettings
 
     settings = read_settings(WebSettings, "web", argv).values

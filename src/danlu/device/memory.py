@@ -111,6 +111,18 @@ def used_bytes(device: torch.device) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def device_gauge(device: torch.device) -> dict[str, int] | None:
+    """Return an accelerator's bytes: `total`, `used` by all programs, `own` of this process.
+
+    None for the CPU, whose memory is the host's.
+    """
+    if device.type == "cpu":
+        return None
+    module = torch.get_device_module(device)
+    free, total = module.mem_get_info()
+    return {"total": int(total), "used": int(total - free), "own": int(module.memory_reserved())}
+
+
 def peak_bytes(device: torch.device) -> int:
     """Count the most bytes that were ever in use; see `used_bytes`."""
     if device.type != "cpu":

@@ -146,15 +146,9 @@ class Dialog:
             thinking_budget=thinking_budget,
             begun=begun,
         )
-        yield from self._run(self._bounded(prepared.request), Reading(prepared).feed)
-
-    def _bounded(self, request: Request) -> Request:
-        """Bound an answer that nobody bounded: a model that never ends would fill the context."""
-        if request.sampling.max_tokens is not None:
-            return request
-        if self._engine.context_tokens - len(request.prompt) <= ANSWER_TOKENS:
-            return request  # the engine ends it with the context
-        return replace(request, sampling=replace(request.sampling, max_tokens=ANSWER_TOKENS))
+        yield from self._run(
+            bounded(prepared.request, self._engine.context_tokens), Reading(prepared).feed
+        )
 
     def write(
         self,
@@ -175,7 +169,7 @@ class Dialog:
                 yield output.text
             yield from (event for event in reading.feed(output) if isinstance(event, Usage | End))
 
-        yield from self._run(self._bounded(prepared.request), read)
+        yield from self._run(bounded(prepared.request, self._engine.context_tokens), read)
 
     def _run(
         self, request: Request, read: Callable[[Output], Iterable[ItemT]]
@@ -199,6 +193,15 @@ class Dialog:
                 reason = output.finish_reason
         finally:
             self._engine.abort(request_id)
+
+
+def bounded(request: Request, context_tokens: int) -> Request:
+    """Bound an answer that nobody bounded: a model that never ends would fill the context."""
+    if request.sampling.max_tokens is not None:
+        return request
+    if context_tokens - len(request.prompt) <= ANSWER_TOKENS:
+        return request  # the engine ends it with the context
+    return replace(request, sampling=replace(request.sampling, max_tokens=ANSWER_TOKENS))
 
 
 def begun_text(message: Message, *, in_thought: bool) -> str:

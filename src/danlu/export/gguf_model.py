@@ -123,6 +123,15 @@ def export(
     return report
 
 
+def command_to_use(report: ExportReport, folder: Path) -> str:
+    """Write the command with which llama.cpp or Ollama takes what was exported to a folder."""
+    if report.form == "ollama":
+        name = shlex.quote(folder.name.lower())
+        where = shlex.quote(str(folder / MODELFILE))
+        return f"ollama create {name} -f {where} && ollama run {name}"
+    return f"llama-cli --jinja -m {shlex.quote(str(folder / report.file))}"
+
+
 def _free_name(folder: Path) -> Path:
     numbers = (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))
     return next(path for path in numbers if not path.exists())

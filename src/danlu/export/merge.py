@@ -30,6 +30,8 @@ from danlu.hub.prompting import MERGE_REPORT, Prompting
 from danlu.hub.save import write_folder
 from danlu.language import _
 from danlu.lora.stored import EMBEDDING, OUTPUT, Change, StoredAdapter
+from danlu.model.config import ModelConfig
+from danlu.model.sizes import num_parameters
 from danlu.moving_line import Progress, no_progress
 from danlu.text.render import TURN_END
 from danlu.weights.safetensors import TORCH_DTYPES
@@ -39,6 +41,8 @@ from danlu.weights.sharded import SHARD_BYTES, TensorPlan
 # of a right merge is the rounding of its weights. The demo's bf16 merge gives 5e-6; the wide margin
 # is for adapters with large updates.
 MAX_MEAN_KL = 0.02
+# The verification's prompts have about so many tokens.
+_PROBE_TOKENS = 100
 _EMBEDDING, _OUTPUT = f"{EMBEDDING}.weight", f"{OUTPUT}.weight"
 
 
@@ -130,6 +134,17 @@ def merge(
             raise _differs(report)
         draft.write(MERGE_REPORT, json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n")
     return report
+
+
+def merge_memory_bytes(config: ModelConfig) -> int:
+    """Say about how much memory a merge takes: a layer in fp32, one tensor, and logits."""
+    table = config.vocab_size * config.hidden_size
+    embeddings = table * (1 if config.tie_word_embeddings else 2)
+    layer = (num_parameters(config) - embeddings) // config.num_hidden_layers
+    matrix = config.hidden_size * config.intermediate_size
+    # A matrix as it is stored, in fp32, and what is added to it; the embedding is copied piecewise.
+    merged = max(3 * 4 * matrix, 2 * table)
+    return max(4 * layer, merged) + 2 * 4 * _PROBE_TOKENS * config.vocab_size
 
 
 def _logits(

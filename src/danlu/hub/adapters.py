@@ -20,6 +20,7 @@ from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
 from danlu.lora.stored import not_finite
+from danlu.model.config import load_config
 from danlu.model.layout import projection_module
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
@@ -104,6 +105,25 @@ def taken_apart(model: str | None, adapter: str | None) -> tuple[str | None, str
             fix=_("Leave one of them out."),
         )
     return None, str(folder)
+
+
+def check_is_model(name: str) -> None:
+    """Raise UsageError or DataError for a name of what is no model."""
+    model, adapter = taken_apart(name, None)
+    if adapter is not None or model is None:
+        raise UsageError(
+            _("{name} is an adapter, not a model.").format(name=name),
+            why=_("The default is what runs start from; an adapter is named with --adapter."),
+            fix=f"danlu merge --adapter {name} --export_dir merged",
+        )
+    folder = model_folder(model)
+    if not folder.exists():
+        raise UsageError(
+            _("The model folder {folder} does not exist.").format(folder=folder),
+            why=_("A model is a folder with config.json, tokenizer.json and *.safetensors files."),
+            fix=_("See which models there are: danlu models"),
+        )
+    load_config(folder)
 
 
 def place_of(name: str) -> Path:

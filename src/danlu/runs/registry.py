@@ -22,7 +22,7 @@ from danlu.files.home import danlu_home
 from danlu.files.json_file import read_json_file
 from danlu.files.lock import holder_of
 from danlu.language import _
-from danlu.runs.manifest import is_run, read_manifest
+from danlu.runs.manifest import RunManifest, is_run, read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.text.printable import printable
 
@@ -73,6 +73,14 @@ def registered_folders() -> list[Path]:
             record = read_json_file(entry, fix=f"rm {shlex.quote(str(entry))}")
             folders.append(Path(record.text("path")))
     return folders
+
+
+def registered_runs() -> Iterator[tuple[Path, RunManifest]]:
+    """Yield the folders and records of all runs that still exist, without what takes longer."""
+    for folder in registered_folders():
+        with _warning():
+            if is_run(folder):
+                yield folder, read_manifest(folder)
 
 
 def list_runs() -> list[RunStatus]:

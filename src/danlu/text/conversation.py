@@ -41,3 +41,11 @@ class Conversation:
 
     messages: tuple[Message, ...]
     tools: Sequence[Mapping[str, Any]] = ()
+
+
+def message_fields(message: Message) -> dict[str, str]:
+    """Write a message in OpenAI's form, with its thought where it has one; without tool calls."""
+    fields = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        fields["reasoning_content"] = message.reasoning
+    return fields

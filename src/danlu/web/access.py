@@ -46,7 +46,7 @@ class Sessions:
         self._link = secrets.token_urlsafe(24)
         return True
 
-    def open(self, response: Response) -> None:
+    def give(self, response: Response) -> None:
         """Give a session to whoever gets this response; no other site's page can use it."""
         name = secrets.token_urlsafe(12)
         response.set_cookie(
@@ -58,7 +58,7 @@ class Sessions:
             samesite="strict",
         )
 
-    def close(self, response: Response) -> None:
+    def end(self, response: Response) -> None:
         """End the session of whoever gets this response."""
         response.delete_cookie(self._cookie, path="")
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from danlu.dialog.dialog import PreparedRequest, Reading
+from danlu.dialog.dialog import PreparedRequest, Reading, bounded
 from danlu.dialog.events import Call, End, Text, Thought
-from danlu.dialog.settings import ANSWER_TOKENS
 from danlu.engine.request import SamplingSettings
+from danlu.errors import UsageError
+from danlu.language import _
 from danlu.server.edge.gate import serving_of
 from danlu.server.openai.in_flight import RequestsInFlight
 from danlu.server.openai.sampling import check_mode
@@ -32,12 +33,14 @@ Json = dict[str, Any]
 class AnswerChoice(BaseModel):
     """Who answers, and how; what is None is as the model's own files say.
 
-    strength: of the adapter, 1 as trained. thinking_budget: tokens after which a thought is ended.
+    model: the loaded model that this was chosen for; "" for whichever is loaded. strength: of the
+    adapter, 1 as trained. thinking_budget: tokens after which a thought is ended.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    voice: str = "base"
+    model: Annotated[str, Field(max_length=300)] = ""
+    voice: Annotated[str, Field(max_length=300)] = "base"
     strength: Annotated[float, Field(ge=0, le=2)] = 1.0
     system: Annotated[str, Field(max_length=200_000)] = ""
     enable_thinking: bool | None = None
@@ -56,7 +59,13 @@ def prepare(
     studio: Studio, serving: Serving, conversation: Conversation, choice: AnswerChoice
 ) -> PreparedRequest:
     """Open the voice, render and tokenize; on a thread. Raises what they raise, and ApiError."""
-    model = studio.voices.open(choice.voice, choice.strength)
+    if choice.model not in ("", serving.name):
+        raise UsageError(
+            _("This was asked of the model {model}.").format(model=choice.model),
+            why=_("{loaded} is loaded.").format(loaded=serving.name),
+            fix=_("Load the other one, or go on with this one."),
+        )
+    model = studio.voices.answering(choice.voice, choice.strength)
     check_mode(model.prompting, ("enable_thinking", choice.enable_thinking))
     thinks = model.prompting.only_mode
     if thinks is None:
@@ -75,7 +84,8 @@ def prepare(
         thinking_budget=choice.thinking_budget,
         most_tokens=serving.context_tokens,
     )
-    return replace(prepared, request=serving.admitted(prepared.request))
+    request = bounded(prepared.request, serving.context_tokens)
+    return replace(prepared, request=serving.admitted(request))
 
 
 def _sampling(own: SamplingSettings, choice: AnswerChoice) -> SamplingSettings:
@@ -91,13 +101,13 @@ def _sampling(own: SamplingSettings, choice: AnswerChoice) -> SamplingSettings:
         repetition_penalty=choice.repetition_penalty,
         presence_penalty=choice.presence_penalty,
         seed=choice.seed,
-        max_tokens=choice.max_tokens or ANSWER_TOKENS,
+        max_tokens=choice.max_tokens,
     )
 
 
 async def answer(
     studio: Studio, app: Any, conversation: Conversation, choice: AnswerChoice
-) -> AsyncIterator[Json]:
+) -> AsyncGenerator[Json, None]:
     """Yield `thought`, `text`, `call` and at last `end` with figures, as an answer is computed.
 
     Each has `tokens`, those written so far, and `s`, the seconds since the first of them. Closing

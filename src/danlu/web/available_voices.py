@@ -21,7 +21,7 @@ from danlu.server.served_adapters import ServedAdapter, load_served_adapter
 from danlu.server.state import ServerState, Serving
 
 BASE = "base"
-_RUN = "run:"
+RUN = "run:"
 # Adapters that stay loaded besides the server's own; the one unused longest goes first.
 _MOST_OPEN = 16
 
@@ -59,14 +59,14 @@ class AvailableVoices:
         for run in list_runs():
             if run.kind == "lora" and _has_adapter(run):
                 yield Voice(
-                    id=f"{_RUN}{run_id(run.path)}",
+                    id=f"{RUN}{run_id(run.path)}",
                     name=run.path.name,
                     base=run.base,
                     fits=serving is not None and _is_base(serving, run.path),
                     detail=run.state,
                 )
 
-    def open(self, voice: str, strength: float = 1.0) -> RequestedModel:
+    def answering(self, voice: str, strength: float = 1.0) -> RequestedModel:
         """Return who answers; loads an adapter, which takes seconds, so not on the event loop.
 
         Raises UsageError for a voice that is not there or needs another model, and what loading an
@@ -97,8 +97,13 @@ class AvailableVoices:
             adapter = self._scaled[key].adapter
         return RequestedModel(name=voice, prompting=served.prompting, adapter=adapter)
 
+    def forget(self) -> None:
+        """Let go of the adapters of a model that leaves the memory."""
+        self._open.clear()
+        self._scaled.clear()
+
     def _of_run(self, serving: Serving, voice: str) -> ServedAdapter:
-        folder = _adapter_folder(voice)
+        folder = adapter_folder(voice)
         stamp = str(max(file.stat().st_mtime_ns for file in folder.glob("*.safetensors")))
         key = (id(serving), voice, stamp)
         served = self._open.pop(key, None)
@@ -122,14 +127,18 @@ def run_folder(id_of_run: str) -> Path:
     )
 
 
-def _adapter_folder(voice: str) -> Path:
-    if not voice.startswith(_RUN):
+def adapter_folder(voice: str) -> Path:
+    """Return the folder that a run's voice, or that of a checkpoint, stands for.
+
+    Raises UsageError for one that is not there.
+    """
+    if not voice.startswith(RUN):
         raise UsageError(
             _("There is no voice {name}.").format(name=repr(voice[:80])),
             why=_("It is none of this server's adapters, and no run."),
             fix=_("Choose another one."),
         )
-    id_of_run, _at, step = voice.removeprefix(_RUN).partition("@")
+    id_of_run, _at, step = voice.removeprefix(RUN).partition("@")
     folder = run_folder(id_of_run)
     for checkpoint in list_checkpoints(folder) if step else ():
         if str(checkpoint.step) == step:

@@ -51,9 +51,13 @@ MIGRATIONS = (
     CREATE INDEX queue_by_run ON queue (run, created DESC);
     CREATE TABLE notes (run TEXT PRIMARY KEY, title TEXT NOT NULL, note TEXT NOT NULL);
     CREATE TABLE runs (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, card TEXT NOT NULL);
-    CREATE TABLE excluded_rows (
-        dataset TEXT NOT NULL, place TEXT NOT NULL, row TEXT,
-        PRIMARY KEY (dataset, place)
+    CREATE TABLE changed_rows (
+        dataset TEXT NOT NULL, number INTEGER NOT NULL, digest TEXT NOT NULL,
+        excluded INTEGER NOT NULL, content TEXT, PRIMARY KEY (dataset, number)
+    );
+    CREATE TABLE taught (
+        id TEXT PRIMARY KEY, created REAL NOT NULL, chat TEXT NOT NULL, turn INTEGER NOT NULL,
+        voice TEXT NOT NULL, model TEXT NOT NULL
     );
     """,
 )

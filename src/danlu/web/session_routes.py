@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response
 
 from danlu import __version__
-from danlu.language import _, chosen_language
+from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.keys import Keys
 from danlu.web.studio import Studio, studio_of
@@ -35,7 +35,7 @@ def session_router(keys: Keys) -> APIRouter:
         """Say which danlu this is, and whether this browser has to show a key."""
         sessions = studio_of(request).sessions
         is_open = not keys or sessions.holder(request.headers) is not None
-        return {"version": __version__, "language": chosen_language(), "open": is_open}
+        return {"version": __version__, "open": is_open}
 
     @router.post(SESSION)
     async def open_session(body: Opening, request: Request) -> Response:
@@ -52,14 +52,14 @@ def session_router(keys: Keys) -> APIRouter:
             )
         response = JSONResponse({"open": True})
         if keys:
-            studio.sessions.open(response)
+            studio.sessions.give(response)
         return response
 
     @router.post(f"{SESSION}/end")
     async def end_session(request: Request) -> Response:
         """End this browser's session."""
         response = JSONResponse({"open": False})
-        studio_of(request).sessions.close(response)
+        studio_of(request).sessions.end(response)
         return response
 
     return router

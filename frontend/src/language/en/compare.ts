@@ -1,1 +1,21 @@
-export const compare = {}
+export const compare = {
+  'compare.hint': 'The same question to two, three or four voices, with the same seed.',
+  'compare.prompt': 'Question',
+  'compare.placeholder': 'What should all of them answer?',
+  'compare.column': 'Column {number}',
+  'compare.add': 'Add a column',
+  'compare.remove': 'Remove column {number}',
+  'compare.seed': 'Seed',
+  'compare.new_seed': 'Another seed',
+  'compare.run': 'Compare',
+  'compare.best': 'Best',
+  'compare.alike': 'All alike',
+  'compare.vote': 'Which answer is better?',
+  'compare.earlier': 'Earlier comparisons',
+  'compare.none': 'Nothing was compared yet. Ask something above: the columns answer at the same time.',
+  'compare.wins': '{name}: best {wins} of {count}',
+  'compare.open': 'Open',
+  'compare.no_voices': 'Only the base model can answer so far. Fine-tune one, and compare it here.',
+  'compare.to_train': 'To fine-tuning',
+  'compare.greedy': 'Always the likeliest token'
+}

@@ -1,1 +1,21 @@
-export const compare = {}
+export const compare = {
+  'compare.hint': '把同一个问题交给两到四个模型回答，随机种子相同。',
+  'compare.prompt': '问题',
+  'compare.placeholder': '要它们都回答什么？',
+  'compare.column': '第 {number} 列',
+  'compare.add': '添加一列',
+  'compare.remove': '删除第 {number} 列',
+  'compare.seed': '随机种子',
+  'compare.new_seed': '换一个种子',
+  'compare.run': '对比',
+  'compare.best': '最好',
+  'compare.alike': '差不多',
+  'compare.vote': '哪个回答更好？',
+  'compare.earlier': '以前的对比',
+  'compare.none': '还没有对比过。在上面提一个问题，各列会同时回答。',
+  'compare.wins': '{name}：{count} 次中 {wins} 次最好',
+  'compare.open': '打开',
+  'compare.no_voices': '目前只有原模型可以回答。先微调一个，再到这里对比。',
+  'compare.to_train': '去微调',
+  'compare.greedy': '总取最可能的 token'
+}

@@ -9,14 +9,15 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from danlu.chat.session import Session, message_fields
 from danlu.chat.talk import Chat, Command
+from danlu.dialog.session import Session
 from danlu.errors import DataError, UsageError
 from danlu.files.atomic import atomic_write
 from danlu.files.json_file import read_json_file
 from danlu.files.os_errors import readable
 from danlu.files.regular import read_regular
 from danlu.language import _
+from danlu.text.conversation import message_fields
 
 # A text of more than this fits no model's context.
 _MOST_FILE_BYTES = 4 << 20

@@ -1,6 +1,6 @@
 """/teach: an answer is corrected and kept as a row that `danlu train` reads as it is.
 
-A row holds the whole conversation in OpenAI's form; only the corrected answer is learned of it.
+The row itself is made by `workflows/taught_rows.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from danlu.chat.editor import edited
-from danlu.chat.session import message_fields
 from danlu.chat.talk import Chat, Command
 from danlu.dialog.dialog import begun_text
 from danlu.errors import UsageError
@@ -22,10 +21,7 @@ from danlu.language import _
 from danlu.program import as_typed
 from danlu.text.conversation import Message
 from danlu.text.render import split_reasoning
-
-# So few rows are learned only if they are seen often, and at a higher rate than many.
-_RECIPE = ("--learning_rate", "3e-4", "--num_train_epochs", "30")
-_STARTERS_RECIPE = ("--learning_rate", "2e-3", "--num_train_epochs", "100")  # it is tiny
+from danlu.workflows.taught_rows import recipe, taught_row
 
 
 def teaching_commands() -> list[Command]:
@@ -48,10 +44,11 @@ def how_to_train(chat: Chat) -> Iterator[str]:
         count=len(chat.taught), path=chat.settings.corrections
     )
     yield rows
-    recipe = _STARTERS_RECIPE if STARTER in chat.taught[-1] else _RECIPE
+    base = STARTER if STARTER in chat.taught[-1] else ""
+    settings = (word for name, value in recipe(base).items() for word in (f"--{name}", value))
     words = (
         "danlu", "train", *chat.taught[-1], "--dataset", chat.settings.corrections,
-        "--output_dir", _free_name(), *recipe,
+        "--output_dir", _free_name(), *settings,
     )  # fmt: skip
     yield as_typed(f"  {shlex.join(words)}")
 
@@ -73,9 +70,8 @@ def _teach(chat: Chat, argument: str) -> None:
     chat.session.replace_answer(
         Message(role="assistant", content=content, reasoning=reasoning or "")
     )
-    append_line(
-        Path(chat.settings.corrections).expanduser(), json.dumps(_row(chat), ensure_ascii=False)
-    )
+    row = taught_row(chat.session.conversation().messages)
+    append_line(Path(chat.settings.corrections).expanduser(), json.dumps(row, ensure_ascii=False))
     chat.taught.append(tuple(chat.partner.train_words(chat.voice)))
     chat.screen.say(_("Kept in {path}.").format(path=chat.settings.corrections), dim=True)
 
@@ -85,16 +81,6 @@ def _edited(chat: Chat, text: str) -> str | None:
     if os.environ.get("VISUAL") or os.environ.get("EDITOR"):
         return edited(text)
     return chat.asking.edit(text)
-
-
-def _row(chat: Chat) -> dict[str, object]:
-    messages = chat.session.conversation().messages
-    fields: list[dict[str, object]] = [
-        # Earlier answers were not corrected: they are what this one follows, and are not learned.
-        {**message_fields(message), **({"weight": 0} if message.role == "assistant" else {})}
-        for message in messages[:-1]
-    ]
-    return {"messages": [*fields, dict(message_fields(messages[-1]))]}
 
 
 def _free_name() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK
@@ -16,8 +16,8 @@ from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
-    from danlu.device.datasheets import DeviceFacts
     from danlu.hub.catalogue.needs import Need
+    from danlu.hub.catalogue.offers import Offers
     from danlu.hub.catalogue.published import PublishedModel
 
 _NAME, _COLUMN = 31, 8
@@ -34,23 +34,15 @@ def run(argv: Sequence[str]) -> int:
     """Print what is here, then the catalogue with the memory that each model needs."""
     resolved = read_settings(ModelsSettings, "models", argv)
     with MovingLine(_("Looking at the machine")):
-        from danlu.device.detect import select
-        from danlu.device.facts import budget_bytes, device_facts
-        from danlu.hub.catalogue.needs import needs
-        from danlu.hub.catalogue.published import published_models
+        from danlu.hub.catalogue.offers import offer_record, offers
 
-        device = select()
-        facts, budget = device_facts(device), budget_bytes(device)
-        table = {
-            model: needs(model.config, facts, budget) if model.config else {}
-            for model in published_models()
-        }
+        found = offers()
     if resolved.values.json_output:
-        for model, found in table.items():
-            print(json_line(_record(model, found)))
+        for model, needed in found.needs.items():
+            print(json_line(offer_record(model, needed)))
         return EXIT_OK
     default = _("Where none is named: {name}").format(name=default_name())
-    say(*here_lines(), default, "", *_catalogue_lines(table, facts, budget))
+    say(*here_lines(), default, "", *_catalogue_lines(found))
     return EXIT_OK
 
 
@@ -71,9 +63,7 @@ def here_lines() -> list[str]:
     return lines
 
 
-def _catalogue_lines(
-    table: Mapping[PublishedModel, Mapping[str, Need]], facts: DeviceFacts, budget: int
-) -> list[str]:
+def _catalogue_lines(offers: Offers) -> list[str]:
     from danlu.hub.catalogue.needs import CHAT_TOKENS, RANK, ROW_TOKENS
     from danlu.hub.catalogue.published import LICENSE
 
@@ -81,14 +71,14 @@ def _catalogue_lines(
     groups = _right(_("chat in"), 4 * _COLUMN) + _right(_("fine-tune"), 2 * _COLUMN)
     return [
         _("Can be pulled with danlu pull NAME (licence {license}):").format(license=LICENSE),
-        _("Memory in GiB on {device}").format(device=facts.description),
+        _("Memory in GiB on {device}").format(device=offers.facts.description),
         _("{budget} can be used; what does not fit stands in brackets.").format(
-            budget=readable_bytes(budget)
+            budget=readable_bytes(offers.budget_bytes)
         ),
         "",
         padded("", _NAME) + groups,
         padded("  " + _("model"), _NAME) + "".join(_right(head, _COLUMN) for head in heads),
-        *(_row(model, found) for model, found in table.items()),
+        *(_row(model, found) for model, found in offers.needs.items()),
         "",
         _("Chat: one conversation of {tokens} tokens. LoRA: rank {rank}, rows of {row}.").format(
             tokens=CHAT_TOKENS, rank=RANK, row=ROW_TOKENS
@@ -110,25 +100,6 @@ def _cell(need: Need | None) -> str:
         return "-"
     size = f"{need.num_bytes / GIB:.1f}"
     return size if need.fits else f"({size})"
-
-
-def _record(model: PublishedModel, found: Mapping[str, Need]) -> dict[str, Any]:
-    from danlu.hub.catalogue.published import LICENSE
-    from danlu.hub.store import complete_folder, is_stored
-
-    here = is_stored(model.name)
-    return {
-        "name": model.name,
-        "parameters": model.parameters,
-        "file_bytes": model.file_bytes,
-        "license": LICENSE,
-        "huggingface": model.repository,
-        "modelscope": model.repository,
-        "runs": model.runs,
-        "folder": str(complete_folder(model.name)) if here else None,
-        "memory_bytes": {kind: need.num_bytes for kind, need in found.items()} or None,
-        "fits": {kind: need.fits for kind, need in found.items()} or None,
-    }
 
 
 def _right(text: str, width: int) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
+from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
 from danlu.files.units import readable_bytes
-from danlu.hub.catalogue.published import PublishedModel, find_published, published_models
+from danlu.hub.catalogue.published import PublishedModel, find_runnable
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
 from danlu.moving_line import MovingLine
@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     from danlu.hub.catalogue.sites import sites_of
     from danlu.hub.store import complete_folder, is_stored
 
-    model = runnable_model(resolved.values.name)
+    model = find_runnable(resolved.values.name)
     if is_stored(model.name):
         folder = complete_folder(model.name)
         say(_("{name} is here already: {folder}").format(name=model.name, folder=folder))
@@ -51,28 +51,6 @@ def run(argv: Sequence[str]) -> int:
     say(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
     say(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
     return EXIT_OK
-
-
-def runnable_model(name: str) -> PublishedModel:
-    """Find a published model that danlu can compute. Raises UsageError."""
-    import difflib
-
-    model = find_published(name)
-    if model is None:
-        names = [one.name for one in published_models() if one.runs]
-        near = difflib.get_close_matches(name, names, 1, 0.0)[0]
-        raise UsageError(
-            _("There is no model {name} to pull.").format(name=name),
-            why=_("Those that can be pulled are listed by danlu models."),
-            fix=f"danlu pull {near}",
-        )
-    if not model.runs:
-        raise UsageError(
-            _("{name} is not pulled.").format(name=model.name),
-            why=_("It is a mixture of experts, which danlu cannot run yet."),
-            fix="danlu pull Qwen3-32B",
-        )
-    return model
 
 
 def _pull(model: PublishedModel, sites: Sequence[Site], line: MovingLine) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from danlu.errors import EXIT_OK, UsageError
-from danlu.hub.names import STARTER, default_name, model_folder, set_default_model
+from danlu.errors import EXIT_OK
+from danlu.hub.names import STARTER, default_name, set_default_model
 from danlu.language import _
 from danlu.say import say
 from danlu.settings.schema import Settings, option
@@ -28,30 +28,10 @@ def run(argv: Sequence[str]) -> int:
         say(_("Default model: {name}").format(name=default_name()))
         return EXIT_OK
     if name != STARTER:
-        _check(name)
+        from danlu.hub.adapters import check_is_model
+
+        check_is_model(name)
     kept = set_default_model(name)
     say(_("Default model: {name}").format(name=kept))
     say(_("chat, generate, serve, train, plan and eval take it where no model is named."))
     return EXIT_OK
-
-
-def _check(name: str) -> None:
-    """Raise UsageError or DataError for what is no model."""
-    from danlu.hub.adapters import taken_apart
-    from danlu.model.config import load_config
-
-    model, adapter = taken_apart(name, None)
-    if adapter is not None or model is None:
-        raise UsageError(
-            _("{name} is an adapter, not a model.").format(name=name),
-            why=_("The default is what runs start from; an adapter is named with --adapter."),
-            fix=f"danlu merge --adapter {name} --export_dir merged",
-        )
-    folder = model_folder(model)
-    if not folder.exists():
-        raise UsageError(
-            _("The model folder {folder} does not exist.").format(folder=folder),
-            why=_("A model is a folder with config.json, tokenizer.json and *.safetensors files."),
-            fix=_("See which models there are: danlu models"),
-        )
-    load_config(folder)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
 
 from danlu.data.doctor.check import DataReport, refusal
 from danlu.data.findings import counted, listed
@@ -54,17 +52,6 @@ def report_lines(report: DataReport) -> list[str]:
     else:
         lines.append(_("Training would take this data."))
     return lines
-
-
-def report_record(report: DataReport) -> dict[str, Any]:
-    """Write the whole report for programs: every finding, in full."""
-    findings = [{**asdict(finding), "text": str(finding)} for finding in report.findings]
-    return {
-        **report.as_record(),
-        "refuses": report.refuses,
-        "refusal": str(refusal(report)) if report.refuses else "",
-        "all_findings": findings,
-    }
 
 
 def data_lines(report: DataReport) -> list[str]:

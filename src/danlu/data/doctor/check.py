@@ -132,11 +132,17 @@ class DataReport:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedData:
-    """The usable rows of some data sets, split, and the report on all of them."""
+    """The usable rows of some data sets, split, and the report on all of them.
+
+    places, lengths: of all R rows in the order of the files; int32 [R], tokens of a row's longest
+    example before anything was cut, 0 for a row that cannot be used.
+    """
 
     train: TokenizedRows
     held_out: TokenizedRows
     report: DataReport
+    places: tuple[str, ...]
+    lengths: NDArray[np.int32]
 
     def fingerprint(self) -> str:
         """Return 32 hexadecimal digits that change with any token, mask or split of the rows."""
@@ -202,7 +208,13 @@ def check_data(settings: DataSettings, tokenizer: Tokenizer) -> CheckedData:
         skips_bad_rows=settings.skip_bad_rows,
         held_out_by_default=settings.val_size is None and not settings.eval_dataset,
     )
-    return CheckedData(train=learned, held_out=held, report=report)
+    return CheckedData(
+        train=learned,
+        held_out=held,
+        report=report,
+        places=tuple(place for part in both for place in part.places),
+        lengths=lengths,
+    )
 
 
 def refusal(report: DataReport) -> DataError:
@@ -238,6 +250,17 @@ def refusal(report: DataReport) -> DataError:
         ),
         fix=_("Raise --cutoff_len, lower --val_size, or add rows."),
     )
+
+
+def report_record(report: DataReport) -> dict[str, Any]:
+    """Write the whole report for programs: every finding, in full."""
+    findings = [{**asdict(finding), "text": str(finding)} for finding in report.findings]
+    return {
+        **report.as_record(),
+        "refuses": report.refuses,
+        "refusal": str(refusal(report)) if report.refuses else "",
+        "all_findings": findings,
+    }
 
 
 def _read(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -37,19 +38,23 @@ def needs(config: ModelConfig, device: DeviceFacts, budget_bytes: int) -> dict[s
 
     A model that has no int4 form has none in the answer.
     """
+    return {
+        name: Need(num_bytes=num_bytes, fits=num_bytes <= USABLE * budget_bytes)
+        for name, num_bytes in _needed_bytes(config, device).items()
+    }
+
+
+@lru_cache(maxsize=64)
+def _needed_bytes(config: ModelConfig, device: DeviceFacts) -> Mapping[str, int]:
     found = {
-        f"chat_{name}": _need(_chat_bytes(config, device, quantization), budget_bytes)
+        f"chat_{name}": _chat_bytes(config, device, quantization)
         for name, quantization in _CHAT.items()
         if quantization != "int4" or fits_int4(config)
     }
     lora = {part: RANK for parts in PROJECTIONS.values() for part in parts}
-    found["lora"] = _need(_training_bytes(config, device, lora), budget_bytes)
-    found["full"] = _need(_training_bytes(config, device, None), budget_bytes)
+    found["lora"] = _training_bytes(config, device, lora)
+    found["full"] = _training_bytes(config, device, None)
     return found
-
-
-def _need(num_bytes: int, budget_bytes: int) -> Need:
-    return Need(num_bytes=num_bytes, fits=num_bytes <= USABLE * budget_bytes)
 
 
 def _chat_bytes(config: ModelConfig, device: DeviceFacts, quantization: Quantization | None) -> int:

@@ -6,9 +6,12 @@ weights as published, in bf16; what a download really takes, the hub says before
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from danlu.errors import UsageError
+from danlu.language import _
 from danlu.model.config import ModelConfig
 from danlu.model.sizes import num_parameters, published_config
 
@@ -70,6 +73,26 @@ def find_published(name: str) -> PublishedModel | None:
         if model.name.lower() == wanted:
             return model
     return None
+
+
+def find_runnable(name: str) -> PublishedModel:
+    """Find a published model that danlu can compute. Raises UsageError."""
+    model = find_published(name)
+    if model is None:
+        names = [one.name for one in published_models() if one.runs]
+        near = difflib.get_close_matches(name, names, 1, 0.0)[0]
+        raise UsageError(
+            _("There is no model {name} to pull.").format(name=name),
+            why=_("Those that can be pulled are listed by danlu models."),
+            fix=f"danlu pull {near}",
+        )
+    if not model.runs:
+        raise UsageError(
+            _("{name} is not pulled.").format(name=model.name),
+            why=_("It is a mixture of experts, which danlu cannot run yet."),
+            fix="danlu pull Qwen3-32B",
+        )
+    return model
 
 
 def _dense_models() -> Iterator[PublishedModel]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import json
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,15 +16,15 @@ from danlu.language import _
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import ApiError, api_error_of
 from danlu.text.conversation import Message
-from danlu.web.answering import AnswerChoice, answer, prepare
+from danlu.web.answering import AnswerChoice, prepare
+from danlu.web.chats.exchange import Form, keep, written
 from danlu.web.chats.kept_chats import KeptChats, conversation_of
+from danlu.web.chats.running_answers import begin_answer, name_of_answer
 from danlu.web.event_log import EventLog, seen_before, stream
-from danlu.web.studio import Studio, studio_of
+from danlu.web.studio import studio_of
 
 router = APIRouter(prefix="/studio/chats")
 Json = dict[str, Any]
-# A running answer is written to the database this often.
-_WRITE_EVERY_S = 1.0
 _LONGEST_TEXT = 2_000_000
 
 
@@ -46,7 +47,7 @@ class ChatChange(_Body):
     shown: int | None = None
 
 
-class Question(_Body):
+class ChatQuestion(_Body):
     """What the user says. before: the turn that it follows."""
 
     content: Annotated[str, Field(min_length=1, max_length=_LONGEST_TEXT)]
@@ -59,6 +60,21 @@ class Again(_Body):
 
     question: int
     settings: AnswerChoice
+
+
+class Correction(_Body):
+    """What an answer should have been; it becomes a branch beside the answer."""
+
+    answer: int
+    content: Annotated[str, Field(min_length=1, max_length=_LONGEST_TEXT)]
+    reasoning: Annotated[str, Field(max_length=_LONGEST_TEXT)] = ""
+
+
+class Import(_Body):
+    """One chat of a file, in whatever form."""
+
+    chat: Any
+    settings: AnswerChoice = AnswerChoice()
 
 
 class Counting(_Body):
@@ -82,6 +98,13 @@ async def create_chat(body: NewChat, request: Request) -> Json:
     return chats.whole(chats.create(body.settings.model_dump()))
 
 
+@router.post("/import")
+async def import_chat(body: Import, request: Request) -> Json:
+    """Keep a chat of a file of this or another program."""
+    chats, settings = _chats(request), body.settings.model_dump()
+    return {"id": await asyncio.to_thread(keep, chats, body.chat, settings)}
+
+
 @router.get("/{chat}")
 async def show_chat(chat: str, request: Request) -> Json:
     """Show a chat with all its turns."""
@@ -102,19 +125,19 @@ async def delete_chat(chat: str, request: Request) -> Json:
     """Delete a chat; its running answers end."""
     studio, chats = studio_of(request), _chats(request)
     for turn in chats.turns(chat):
-        studio.stop(_name(turn.id))
+        studio.stop(name_of_answer(turn.id))
     chats.delete(chat)
     return {}
 
 
 @router.post("/{chat}/ask")
-async def ask(chat: str, body: Question, request: Request) -> Json:
+async def ask(chat: str, body: ChatQuestion, request: Request) -> Json:
     """Add what the user says, and begin its answer."""
     serving_of(request.app)
     chats = _chats(request)
     question = chats.add(chat, before=body.before, role="user", content=body.content)
     chats.change(chat, draft="", settings=body.settings.model_dump())
-    return {"question": question, "answer": _begin(request, chat, question, body.settings)}
+    return {"question": question, "answer": begin_answer(request, chat, question, body.settings)}
 
 
 @router.post("/{chat}/again")
@@ -123,7 +146,42 @@ async def again(chat: str, body: Again, request: Request) -> Json:
     serving_of(request.app)
     if _chats(request).branch(chat, body.question)[-1].role != "user":
         raise ApiError(400, _("Only a question can be answered again."), param="question")
-    return {"answer": _begin(request, chat, body.question, body.settings)}
+    return {"answer": begin_answer(request, chat, body.question, body.settings)}
+
+
+@router.post("/{chat}/correct")
+async def correct(chat: str, body: Correction, request: Request) -> Json:
+    """Put a corrected answer beside the one that was given."""
+    chats = _chats(request)
+    answer = chats.branch(chat, body.answer)[-1]
+    if answer.role != "assistant":
+        raise ApiError(400, _("Only an answer can be corrected."), param="answer")
+    turn = chats.add(
+        chat,
+        before=answer.before,
+        role="assistant",
+        content=body.content,
+        reasoning=body.reasoning,
+        facts={**answer.facts, "corrected": answer.id},
+    )
+    return {"answer": turn}
+
+
+@router.get("/{chat}/export")
+async def export_chat(chat: str, request: Request, form: Form = "danlu") -> Response:
+    """Give a chat as a file."""
+    chats = _chats(request)
+    whole, turns = chats.whole(chat), chats.turns(chat)
+    content = await asyncio.to_thread(written, whole, turns, form)
+    if not isinstance(content, str):
+        content = json.dumps(content, ensure_ascii=False, indent=1)
+    ending = "md" if form == "markdown" else "json"
+    name = quote(f"{whole['title'][:60] or 'chat'}.{ending}", safe="")
+    return Response(
+        content,
+        media_type="text/markdown" if ending == "md" else "application/json",
+        headers={"content-disposition": f"attachment; filename*=UTF-8''{name}"},
+    )
 
 
 @router.post("/{chat}/count")
@@ -148,7 +206,7 @@ async def count(chat: str, body: Counting, request: Request) -> Json:
 @router.get("/answers/{turn}/events")
 async def follow(turn: int, request: Request) -> Response:
     """Stream an answer, from its beginning or from where a page has lost it."""
-    log = studio_of(request).answers.get(_name(turn))
+    log = studio_of(request).answers.get(name_of_answer(turn))
     if log is None:
         log = EventLog()
         log.end()
@@ -158,72 +216,7 @@ async def follow(turn: int, request: Request) -> Response:
 @router.post("/answers/{turn}/stop")
 async def stop(turn: int, request: Request) -> Json:
     """Stop an answer; what has arrived stays."""
-    return {"stopped": studio_of(request).stop(_name(turn))}
-
-
-def _begin(request: Request, chat: str, question: int, choice: AnswerChoice) -> int:
-    """Begin an answer, which goes on whether or not a page follows it."""
-    studio, chats = studio_of(request), _chats(request)
-    conversation = conversation_of(chats.branch(chat, question))
-    facts = {"voice": choice.voice, "strength": choice.strength}
-    turn = chats.add(
-        chat, before=question, role="assistant", content="", state="running", facts=facts
-    )
-    log = studio.answers[_name(turn)] = EventLog()
-    events = answer(studio, request.app, conversation, choice)
-    studio.begin(_name(turn), _run(studio, chats, turn, events, log, facts))
-    return turn
-
-
-async def _run(
-    studio: Studio, chats: KeptChats, turn: int, events: Any, log: EventLog, facts: Json
-) -> None:
-    """Take an answer's events into its log, and what they add up to into the database."""
-    parts: dict[str, list[str]] = {"thought": [], "text": []}
-    calls: list[Json] = []
-    state, written = "failed", time.monotonic()
-
-    def write(state: Any) -> None:
-        chats.write_answer(
-            turn,
-            content="".join(parts["text"]),
-            reasoning="".join(parts["thought"]),
-            tool_calls=calls,
-            state=state,
-            facts=facts,
-        )
-
-    try:
-        async for event in events:
-            log.add(event)
-            kind = event["kind"]
-            if kind in parts:
-                parts[kind].append(event["text"])
-                if kind == "thought":
-                    facts["thought_s"] = event["s"]
-            elif kind == "call":
-                calls.append(event["call"])
-            elif kind == "end":
-                facts |= {name: value for name, value in event.items() if name != "kind"}
-            if time.monotonic() > written + _WRITE_EVERY_S:
-                await asyncio.to_thread(write, "running")
-                written = time.monotonic()
-        state = "done"
-    except asyncio.CancelledError:
-        state = "stopped"
-    except Exception as problem:
-        facts["error"] = api_error_of(problem, f"turn {turn}", in_engine=True).message
-        log.add({"kind": "error", "message": facts["error"]})
-    finally:
-        await events.aclose()
-        write(state)
-        log.add({"kind": "state", "state": state})
-        log.end()
-        studio.answers.pop(_name(turn), None)
-
-
-def _name(turn: int) -> str:
-    return f"turn {turn}"
+    return {"stopped": studio_of(request).stop(name_of_answer(turn))}
 
 
 def _chats(request: Request) -> KeptChats:

@@ -1,1 +1,1 @@
-"""The page of data sets."""
+"""Data sets in the studio: those it knows, what is wrong with them, and their changed rows."""

@@ -7,12 +7,14 @@ with it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from danlu.device.memory import free_cache
 from danlu.errors import DanluError
 from danlu.reasons import reason_of
-from danlu.server.lifecycle.opening import describe, model_of, open_serving
+from danlu.server.lifecycle.opening import open_serving
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.state import ServerState, Serving
 
@@ -27,7 +29,6 @@ class LoadedState:
     done: int = 0
     total: int = 0
     context: int = 0
-    lines: tuple[str, ...] = ()
 
     def fields(self) -> dict[str, Any]:
         """Write it for a page."""
@@ -36,9 +37,13 @@ class LoadedState:
 
 @dataclass(kw_only=True)
 class ModelLoading:
-    """The model of one studio. lock: held while it is exchanged."""
+    """The model of one studio.
+
+    lock: held while it is exchanged. forget_voices: lets go of what belongs to the model.
+    """
 
     server: ServerState
+    forget_voices: Callable[[], None] = lambda: None
     state: LoadedState = field(default_factory=lambda: LoadedState(state="loading"))
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -57,7 +62,6 @@ class ModelLoading:
             state="ready",
             model=serving.name,
             context=serving.context_tokens,
-            lines=tuple(describe(serving)),
         )
 
     def failed(self, problem: BaseException) -> None:
@@ -66,18 +70,24 @@ class ModelLoading:
         detail = str(problem) if known else reason_of(problem)
         self.state = LoadedState(state="failed", model=self.state.model, detail=detail)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a model is being read, or leaves the memory."""
+        return self.state.state == "loading" or self.lock.locked()
+
     async def eject(self) -> None:
         """Let go of the model, so that its memory is free."""
         async with self.lock:
             await self._ejected()
+            self.state = LoadedState(state="none")
 
-    async def exchange(self, model: str) -> None:
-        """Load another model in place of the one that is there."""
+    async def exchange(self, model: str, name: str) -> None:
+        """Load another model in place of the one that is there; requests call it `name`."""
         async with self.lock:
+            self.begins(name)
             await self._ejected()
-            self.begins(model)
             settings = self.server.settings.model_copy(
-                update={"model_name_or_path": model, "served_model_name": None, "adapter": ()}
+                update={"model_name_or_path": model, "served_model_name": name, "adapter": ()}
             )
             try:
                 self.has(
@@ -88,11 +98,10 @@ class ModelLoading:
 
     async def _ejected(self) -> None:
         serving, self.server.serving = self.server.serving, None
-        self.state = LoadedState(state="none")
-        if serving is not None:
-            await asyncio.to_thread(serving.service.stop)
-
-
-def first_model(server: ServerState) -> str:
-    """Name the model that the studio begins with. Raises UsageError."""
-    return model_of(server.settings, server.adapter_folders)
+        self.forget_voices()
+        if serving is None:
+            return
+        await asyncio.to_thread(serving.service.stop)
+        device = serving.assistant.loaded.device.torch_device
+        del serving
+        await asyncio.to_thread(free_cache, device)

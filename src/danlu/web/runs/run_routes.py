@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -20,7 +20,6 @@ from danlu.runs.stopping import ask_to_stop
 from danlu.runs.trash import empty_trash, list_trash, move_to_trash
 from danlu.server.edge.http_errors import ApiError
 from danlu.web.event_log import seen_before, stream
-from danlu.web.page_language import in_page_language
 from danlu.web.runs.run_curve import curve_of
 from danlu.web.runs.run_details import (
     activity,
@@ -34,7 +33,7 @@ from danlu.web.runs.run_following import follow_run
 from danlu.web.studio import Studio, studio_of
 from danlu.web.training.training_routes import advanced
 
-router = APIRouter(prefix="/studio/runs", dependencies=[Depends(in_page_language)])
+router = APIRouter(prefix="/studio/runs")
 Json = dict[str, Any]
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from danlu.errors import DataError, UsageError
 from danlu.web.data.registered import listed_sets
-from danlu.web.page_language import in_page_language
 from danlu.web.studio import Studio, studio_of
 from danlu.web.training.planned_training import planned, startable
 from danlu.web.training.queue import MOST_WAITING
 from danlu.web.training.settings_form import training_form
 from danlu.web.training.training_choice import TrainingChoice, free_name, trainable_models
 
-router = APIRouter(prefix="/studio/training", dependencies=[Depends(in_page_language)])
+router = APIRouter(prefix="/studio/training")
 Json = dict[str, Any]
 _Id = Annotated[str, Field(max_length=64)]
 

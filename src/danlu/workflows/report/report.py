@@ -29,6 +29,7 @@ from danlu.workflows.report.page_markdown import to_markdown
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
 from danlu.workflows.report.run_models import base_name, tuned_settings
 from danlu.workflows.report.sentences import page_of
+from danlu.workflows.report.verdict import verdict
 
 HTML_FILE, MARKDOWN_FILE, JSON_FILE = "report.html", "report.md", "report.json"
 NUM_QUESTIONS = 20
@@ -79,7 +80,7 @@ def write_report(
     page = page_of(found)
     atomic_write(folder / HTML_FILE, to_html(page))
     atomic_write(folder / MARKDOWN_FILE, to_markdown(page))
-    atomic_write(folder / JSON_FILE, to_json(page))
+    atomic_write(folder / JSON_FILE, to_json(page, {**found.figures(), "verdict": verdict(found)}))
     yield found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from danlu.errors import DataError
 from danlu.language import _
-from danlu.text.conversation import Conversation, Message
+from danlu.text.conversation import Conversation, Message, message_fields
 
 VERSION = 1
 
@@ -126,14 +126,6 @@ class Session:
                 fix=_("Name another file: /load FILE"),
             ) from None
         return session
-
-
-def message_fields(message: Message) -> dict[str, str]:
-    """Write a message in OpenAI's form, with its thought where it has one."""
-    fields = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        fields["reasoning_content"] = message.reasoning
-    return fields
 
 
 def _message(entry: Mapping[str, Any]) -> Message:

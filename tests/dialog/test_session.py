@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from danlu.chat.session import Session
+from danlu.dialog.session import Session
 from danlu.errors import DataError
 from danlu.text.conversation import Message
 

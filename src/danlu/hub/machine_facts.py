@@ -1,0 +1,36 @@
+"""What `danlu info` knows of this machine: device, memory, threads, versions, where things are."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+import danlu
+from danlu.container import num_processors, processor_quota
+from danlu.device.detect import select
+from danlu.environment import waiting
+from danlu.files.home import danlu_home
+from danlu.files.units import readable_bytes
+from danlu.hub.names import default_name
+from danlu.language import _
+
+
+def machine_facts() -> dict[str, Any]:
+    """Return device, memory and versions."""
+    device, quota = select(), processor_quota()
+    return {
+        "device": f"{device.kind}: {device.description}",
+        "memory": readable_bytes(device.memory_bytes),
+        "threads": device.threads,
+        "processors": num_processors(),
+        "processor_quota": quota,
+        "waiting": waiting() or _("spinning; asleep beside other programs"),
+        "precision": str(device.preferred_dtype).removeprefix("torch."),
+        "danlu": danlu.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "home": str(danlu_home()),
+        "default_model": default_name(),
+    }

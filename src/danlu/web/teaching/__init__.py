@@ -1,0 +1,1 @@
+"""Corrected answers: the rows that they become, and training on them."""

@@ -1,0 +1,31 @@
+"""One browser and one studio for all tests of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from danlu.web.built_page import FOLDER
+from tests.helpers.browser import chromium, launched
+from tests.helpers.studio_program import StudioProgram
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with launched() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudioProgram]:
+    chromium()
+    if not (FOLDER / "index.html").is_file():
+        pytest.skip("the studio's page is not built: make studio")
+    program = StudioProgram(tmp_path_factory.mktemp("studio") / "home")
+    yield program
+    program.stop()
