@@ -110,7 +110,7 @@ def new_run_folder(name: str) -> Path:
             _("A run cannot be named {name}.").format(name=repr(name[:80])),
             why=_(
                 "A name has letters, digits, Chinese characters, dots, hyphens and underscores, "
-                "{count} at most, and begins with none of the marks."
+                "{count} at most, and begins with no dot or hyphen."
             ).format(count=_LONGEST_NAME),
             fix=_("Choose another name."),
         )
