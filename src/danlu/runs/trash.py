@@ -34,11 +34,10 @@ class Trashed:
 def move_to_trash(folder: Path) -> Trashed:
     """Move a run into the trash beside it. Raises UsageError where it is none, or in use."""
     with RunFolder.reopen(folder):
-        size = size_of(folder)
         path = retire(folder)
     match = _NAME.fullmatch(path.name)
     assert match is not None
-    return Trashed(path=path, name=match[1], moved=match[2], size_bytes=size)
+    return Trashed(path=path, name=match[1], moved=match[2], size_bytes=size_of(path))
 
 
 def list_trash() -> list[Trashed]:

@@ -16,7 +16,7 @@ from danlu.program import as_typed
 from danlu.settings.schema import Option, Settings, options_of
 
 # Where a value comes from, if not a file or a variable; a preset is followed by its name.
-COMMAND_LINE, PRESET, DEFAULT = "command line", "preset", "default"
+COMMAND_LINE, PRESET, DEFAULT, PAGE = "command line", "preset", "default", "page"
 # An option that is not ours takes one value, or stands alone.
 _ANY_VALUE = (str, bool, type(None))
 
@@ -26,7 +26,8 @@ def shown_origin(origin: str) -> str:
     kind, _gap, name = origin.partition(" ")
     if kind == PRESET:
         return _("preset {name}").format(name=name)
-    return {COMMAND_LINE: _("command line"), DEFAULT: _("default")}.get(origin, origin)
+    known = {COMMAND_LINE: _("command line"), DEFAULT: _("default"), PAGE: _("this page")}
+    return known.get(origin, origin)
 
 
 @dataclass(frozen=True, kw_only=True)

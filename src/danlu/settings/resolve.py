@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.reasons import library_reason
-from danlu.settings.option_names import DEFAULT, PRESET, Names, Refusals, shown_origin
+from danlu.settings.option_names import DEFAULT, PAGE, PRESET, Names, Refusals, shown_origin
 from danlu.settings.schema import Option, Settings, describe_type
 from danlu.settings.sources import (
     BOOLEANS,
@@ -63,6 +63,20 @@ def resolve(cls: type[S], argv: Sequence[str], environ: Mapping[str, str]) -> Re
     words = CommandLine(names, argv)
     in_file = read_file(names, words.file) if words.file else {}
     said = {**read_environment(names, environ), **_said(names, in_file), **words.values}
+    return _resolved(cls, names, said)
+
+
+def resolve_page(
+    cls: type[S], values: Mapping[str, str], environ: Mapping[str, str]
+) -> Resolved[S]:
+    """Read settings that a page has sent, as texts by name; else as `resolve` does."""
+    names = Names(cls)
+    said = {name: Given(value=text, origin=PAGE) for name, text in values.items()}
+    return _resolved(cls, names, {**read_environment(names, environ), **said})
+
+
+def _resolved(cls: type[S], names: Names, said: Mapping[str, Given]) -> Resolved[S]:
+    """Bring presets and what was said together, check all of it, and keep the origins."""
     given = {name: item for name, item in said.items() if name in names.options}
     others = {name: said[name] for name in said if name in cls.FOREIGN and name not in given}
     notes = _foreign_notes(cls, others, names.refusals)

@@ -58,7 +58,7 @@ export const train = {
   'train.what_long': '{count} rows are longer than {cutoff} tokens',
   'train.what_left_out': '{count} rows are left out',
   'train.what_steps': 'Steps',
-  'train.what_steps_text': '{steps} of {rows} rows',
+  'train.what_steps_text': '{steps}, each of {rows} rows',
   'train.what_time': 'Time',
   'train.what_time_text': 'about {steps} for the steps, at most {whole} in all',
   'train.what_trained': 'Trained',

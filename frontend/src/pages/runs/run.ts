@@ -52,7 +52,8 @@ export type RunDetails = RunCard & {
   has_report: boolean
   proofs: Proof[]
   command: string
-  log: string
+  /** None: it was started in a terminal, and prints there. */
+  log: string | null
 }
 
 export type Remark = { step: number; event: string }

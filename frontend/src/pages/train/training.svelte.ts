@@ -1,6 +1,6 @@
 /** The training that is being put together: what was chosen, and what the planner says to it. */
 import { toasts } from '../../parts/toasts.svelte'
-import { get, post, Refused } from '../../server/request'
+import { get, post } from '../../server/request'
 
 export type Value = string | number | boolean | null
 export type Option = {
@@ -52,6 +52,7 @@ export type Plan = {
   loaded_model: string
   loaded_bytes: number
 }
+type Refusal = { refusal?: string; is_overtaken?: boolean }
 export type Choice = {
   name: string
   model: string
@@ -158,12 +159,12 @@ class Training {
   planNow = async (): Promise<void> => {
     const number = ++this.asked
     try {
-      const plan = await post<Plan>('training/plan', this.choice)
-      if (number !== this.asked) return
-      this.plan = plan
-      this.refusal = ''
+      const answer = await post<Plan & Refusal>('training/plan', this.choice)
+      if (number !== this.asked || answer.is_overtaken) return
+      this.refusal = answer.refusal ?? ''
+      this.plan = answer.refusal ? null : answer
     } catch (problem) {
-      if (number !== this.asked || (problem instanceof Refused && problem.code === 'superseded')) return
+      if (number !== this.asked) return
       this.refusal = problem instanceof Error ? problem.message : String(problem)
       this.plan = null
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from danlu.web.runs.metric_table import MetricTable, read_table
 from danlu.web.runs.run_curve import spark_of
 
 Json = dict[str, Any]
+_ONLY_STEPS = re.compile(r"at step \d+|\d+ steps")
 
 
 def read_card(folder: Path, table: MetricTable | None = None) -> Json:
@@ -23,7 +25,8 @@ def read_card(folder: Path, table: MetricTable | None = None) -> Json:
         "id": run_id(folder),
         "name": folder.name,
         "state": run.state,
-        "detail": run.detail,
+        # How far it came is said by the step.
+        "detail": "" if _ONLY_STEPS.fullmatch(run.detail) else run.detail,
         "kind": run.kind,
         "base": run.base.name,
         "step": table.step,

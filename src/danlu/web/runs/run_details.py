@@ -43,7 +43,7 @@ def details_of(studio: Studio, folder: Path) -> Json:
         "has_report": (folder / _REPORT).is_file(),
         "proofs": proofs_of(run, studio.runs.tables.of(folder)),
         "command": as_typed(resume_command(folder, run)),
-        "log": studio.queue.log_tail(entry.id) if entry else "",
+        "log": studio.queue.log_tail(entry.id) if entry else None,
     }
 
 

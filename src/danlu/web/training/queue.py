@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +35,7 @@ from danlu.web.database import Database
 
 EntryState = Literal["waiting", "running", "finished", "interrupted", "stopped", "failed"]
 MOST_WAITING = 100
+PROGRAM = (sys.executable, "-m", "danlu.cli.main")
 # Ended entries that the list still shows.
 _SHOWN_ENDED = 20
 _LOG_TAIL_BYTES = 64 << 10
@@ -76,8 +77,9 @@ class QueueEntry:
 class TrainingQueue:
     """Adds, orders and starts trainings. Its methods write files: not on the event loop."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, program: Sequence[str] = PROGRAM) -> None:
+        """Start trainings with `program`, which is danlu."""
+        self._database, self._program = database, program
         self._folder = danlu_home() / "studio" / "trainings"
         self._lock = threading.Lock()
 
@@ -231,7 +233,7 @@ class TrainingQueue:
         atomic_write(file, settings_yaml(entry.settings))
         cwd = Path(entry.cwd)
         return start_detached(
-            [sys.executable, "-m", "danlu.cli.main", "train", str(file)],
+            [*self._program, "train", str(file)],
             log=self.log_file(entry.id),
             lock=self._file(entry.id, "lock"),
             cwd=cwd if cwd.is_dir() else danlu_home(),

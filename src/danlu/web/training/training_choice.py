@@ -22,7 +22,7 @@ from danlu.hub.catalogue.published import published_models
 from danlu.hub.names import STARTER
 from danlu.hub.store import complete_folder, stored_models
 from danlu.language import _
-from danlu.settings.resolve import Resolved, resolve
+from danlu.settings.resolve import Resolved, resolve_page
 from danlu.train.settings import TrainSettings
 from danlu.web.available_voices import run_folder
 from danlu.web.data.registered import dataset_words
@@ -96,9 +96,9 @@ def chosen_training(studio: Studio, choice: TrainingChoice, folder: Path) -> Cho
                 fix=_("Load the page again."),
             )
         given[name] = value
-    words = [f"--{name}={_text(value)}" for name, value in given.items()]
+    texts = {name: _text(value) for name, value in given.items()}
     return ChosenTraining(
-        resolved=resolve(TrainSettings, words, os.environ), given=given, folder=folder
+        resolved=resolve_page(TrainSettings, texts, os.environ), given=given, folder=folder
     )
 
 
@@ -110,7 +110,7 @@ def new_run_folder(name: str) -> Path:
             _("A run cannot be named {name}.").format(name=repr(name[:80])),
             why=_(
                 "A name has letters, digits, Chinese characters, dots, hyphens and underscores, "
-                "{count} at most, and begins with none of the marks."
+                "{count} at most, and begins with no dot or hyphen."
             ).format(count=_LONGEST_NAME),
             fix=_("Choose another name."),
         )

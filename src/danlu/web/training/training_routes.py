@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from danlu.language import _
-from danlu.server.edge.http_errors import ApiError
+from danlu.errors import DataError, UsageError
 from danlu.web.data.registered import listed_sets
 from danlu.web.studio import Studio, studio_of
 from danlu.web.training.planned_training import planned, startable
@@ -59,12 +58,16 @@ async def propose_name(request: Request, wanted: str = "run") -> Json:
 
 @router.post("/plan")
 async def plan(body: TrainingChoice, request: Request) -> Json:
-    """Say what a training would take; of several at once only the newest is planned."""
+    """Say what a training would take; of several at once only the newest is planned.
+
+    What cannot be planned as it stands is an answer as well, `refusal`: one is still typing.
+    """
     studio = studio_of(request)
-    found = await studio.plans.newest(lambda: planned(studio, body))
-    if found is None:
-        raise ApiError(409, _("A newer plan was asked for."), code="superseded")
-    return found
+    try:
+        found = await studio.plans.newest(lambda: planned(studio, body))
+    except (UsageError, DataError) as problem:
+        return {"refusal": f"{problem.what} {problem.why}"}
+    return {"is_overtaken": True} if found is None else found
 
 
 @router.get("/queue")

@@ -1,0 +1,173 @@
+"""A run on its page: a real training with its curves and report, and runs as others left them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from danlu.files.lock import FolderLock
+from danlu.runs.manifest import ResumeRecord
+from danlu.runs.metrics import METRICS_FILE, Metrics, losses_after, truncate_after
+from danlu.web.runs.metric_table import MetricTables, read_table
+from danlu.web.runs.run_curve import MOST_POINTS, curve_of
+from tests.helpers.run_folders import step_record, write_run
+from tests.helpers.studio import StudioClient, studio_client
+from tests.helpers.waiting import wait_until
+
+
+@pytest.fixture
+def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StudioClient]:
+    monkeypatch.setenv("DANLU_HOME", str(tmp_path))
+    with studio_client(tmp_path, has_model=False) as opened:
+        yield opened
+
+
+def get(client: StudioClient, path: str) -> Any:
+    answer = client.get(f"/studio/runs{path}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_training_from_the_start_to_the_trash(client: StudioClient, tmp_path: Path) -> None:
+    values = {"max_steps": 6, "save_steps": 2, "device": "cpu"}
+    body = {"name": "第一次", "dataset": "example", "values": values}
+    run = client.post("/studio/training/queue", json=body).json()["run"]
+    assert get(client, "")[0]["state"] in ("starting", "running")
+    queue = client.studio.queue
+
+    def is_over() -> bool:
+        queue.advance()
+        entry = queue.of_run(run)
+        return entry is not None and entry.is_over
+
+    wait_until(is_over)
+    (card,) = get(client, "?search=第一")
+    assert (card["state"], card["step"], card["total"]) == ("finished", 6, 6)
+
+    details = get(client, f"/{run}")
+    assert [checkpoint["step"] for checkpoint in details["checkpoints"]][-1] == 6
+    given = {one["name"]: one["value"] for one in details["settings"] if one["is_given"]}
+    assert given["max_steps"] == 6
+    assert "6/6" in details["log"] or "saved" in details["log"]
+
+    curve = get(client, f"/{run}/curve")
+    assert curve["series"]["loss"]["x"] == [1, 2, 3, 4, 5, 6]
+    assert all(value > 0 for value in curve["series"]["memory_bytes"]["y"])
+
+    # A page that comes back gets what is behind its last event, and no more.
+    points = [event for _id, event in client.events(f"/studio/runs/{run}/events", seen=2)
+              if event["kind"] == "points"]  # fmt: skip
+    told = points[0]["steps"]["step"] + points[0]["held_out"]["step"]
+    assert len(told) == curve["count"] - 2
+
+    report = get(client, f"/{run}/report")
+    assert any(part["kind"] == "side_by_side" for part in report["parts"])
+    rows = list(csv.DictReader(io.StringIO(client.get(f"/studio/runs/{run}/metrics.csv").text)))
+    assert [row["step"] for row in rows if row["loss"]] == ["1", "2", "3", "4", "5", "6"]
+    voices = [voice["id"] for voice in client.get("/studio/voices").json()]
+    assert f"run:{run}" in voices
+
+    freed = client.request("DELETE", f"/studio/runs/{run}", json={}).json()["bytes"]
+    assert freed > 100_000
+    assert get(client, "") == []
+    assert get(client, "/trash")["bytes"] == freed
+    assert client.post("/studio/runs/trash/empty", json={}).json()["bytes"] == freed
+    assert not any((tmp_path / "studio" / "runs" / ".trash").iterdir())
+
+
+def test_a_run_that_goes_on_is_not_removed(client: StudioClient, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine", state="running", ended="")
+    with FolderLock(tmp_path / "mine"):
+        answer = client.request("DELETE", f"/studio/runs/{run}", json={})
+    assert answer.status_code == 400
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_title_and_note_are_kept_beside_the_run(client: StudioClient, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine")
+    body = {"title": "<img src=x>", "note": "rank 8"}
+    assert client.patch(f"/studio/runs/{run}", json=body).status_code == 200
+    (card,) = get(client, "?search=rank")
+    assert card["title"] == "<img src=x>"
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_what_was_computed_twice_is_compared_to_the_last_bit(
+    client: StudioClient, tmp_path: Path
+) -> None:
+    third = 1 / 3
+    records = [step_record(1, 3.0), step_record(2, third), step_record(3, 0.5)]
+    resumes = (
+        ResumeRecord(step=1, lost={2: third, 3: 0.5}),
+        ResumeRecord(step=1, lost={2: third + 1e-12}),
+        ResumeRecord(step=3, lost={}),
+        ResumeRecord(step=3, lost={4: 1.0}),
+    )
+    run = write_run(tmp_path / "mine", records, resumes=resumes)
+    equal, other, none, not_yet = get(client, f"/{run}")["proofs"]
+    assert (equal["compared"], equal["equal"]) == (2, 2)
+    assert (other["compared"], other["equal"]) == (1, 0)
+    assert other["shown"] == [{"step": 2, "before": third + 1e-12, "after": third}]
+    assert (none["lost"], none["compared"]) == (0, 0)
+    assert (not_yet["lost"], not_yet["compared"]) == (1, 0)
+
+
+def test_losses_that_a_resumed_run_computes_again_are_found(tmp_path: Path) -> None:
+    write_run(tmp_path, [step_record(n, n / 7) for n in range(1, 5)], is_known=False)
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"step": 5, "lo')  # its writer died here
+    assert losses_after(tmp_path, 2) == {3: 3 / 7, 4: 4 / 7}
+
+
+def test_no_peak_of_a_long_curve_is_lost(tmp_path: Path) -> None:
+    steps = 100_000
+    losses = np.random.default_rng(1).random(steps)
+    losses[61_234], losses[77_000] = 50.0, -50.0
+    lines = (json.dumps({"step": n + 1, "loss": float(loss)}) for n, loss in enumerate(losses))
+    (tmp_path / METRICS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    table = read_table(tmp_path)
+    series = curve_of(table)["series"]["loss"]
+    assert len(series["x"]) <= MOST_POINTS
+    assert (series["x"][series["y"].index(50.0)], series["x"][series["y"].index(-50.0)]) == (
+        61_235,
+        77_001,
+    )
+    assert series["x"] == sorted(series["x"])
+    assert np.mean(series["mean_y"]) == pytest.approx(losses.mean(), abs=1e-9)
+    near = curve_of(table, first=61_200, last=61_300)["series"]["loss"]
+    assert near["x"] == list(range(61_200, 61_301))
+
+
+def test_only_what_was_added_is_read_and_what_was_taken_back_is_noticed(tmp_path: Path) -> None:
+    tables = MetricTables()
+    write_run(tmp_path, [step_record(1, 3.0), {"step": 1, "eval_loss": 2.5}], is_known=False)
+    first = tables.of(tmp_path)
+    assert (first.count, first.last("eval_loss")) == (2, 2.5)
+    Metrics(tmp_path).append(step_record(2, 2.0))
+    second = tables.of(tmp_path)
+    assert (second.count, second.generation, second.last("loss")) == (3, first.generation, 2.0)
+    truncate_after(tmp_path, 1)
+    third = tables.of(tmp_path)
+    assert (third.count, third.step) == (2, 1)
+    assert third.generation != first.generation
+
+
+def test_a_page_is_told_that_records_were_taken_back(client: StudioClient, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine", [step_record(1, 3.0)])
+    events = [event for _id, event in client.events(f"/studio/runs/{run}/events", seen=9)]
+    assert events[0] == {"kind": "reload"}
+    assert events[1]["card"]["state"] == "finished"
+
+
+def test_a_run_without_a_checkpoint_cannot_go_on(client: StudioClient, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine", state="interrupted")
+    assert client.post(f"/studio/runs/{run}/resume", json={}).status_code == 400
+    assert client.post(f"/studio/runs/{run}/stop", json={}).status_code == 400
+    assert get(client, "")[0]["state"] == "interrupted"
