@@ -38,6 +38,7 @@ export const data = {
   'data.refuses':
     '{bad} of {rows} rows cannot be used, so training would refuse this data. Edit or exclude them.',
   'data.takes': 'Training takes this data: {rows} rows, {tokens} tokens, of which {learned} are learned.',
+  'data.rows_left_out': '{rows} rows are too long and are left out.',
   'data.held_out': '{rows} further rows are kept back to judge by.',
   'data.findings_intro': 'Errors stop a training; the rest is worth a look.',
   'data.rows_with_findings': 'See these rows',

@@ -35,6 +35,7 @@ export const data = {
   'data.check_again': '重新检查',
   'data.refuses': '{rows} 条中有 {bad} 条不能使用，训练会拒绝这份数据。请编辑或排除它们。',
   'data.takes': '这份数据可以训练：{rows} 条，{tokens} 个 token，其中学习 {learned} 个。',
+  'data.rows_left_out': '{rows} 条过长，不会学习。',
   'data.held_out': '另留出 {rows} 条用于评估。',
   'data.findings_intro': '“错误”会让训练停下，其余的值得看一看。',
   'data.rows_with_findings': '查看这些数据',
