@@ -43,18 +43,18 @@ _Cutoff = Annotated[int | None, Query(ge=1, le=1_000_000)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class _Body(BaseModel):
+class _DataBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class RowEdit(_Body):
+class RowEdit(_DataBody):
     """What is done to a row. row: what stands in its place, of an edit."""
 
     action: Literal["edit", "exclude", "restore"]
     row: dict[str, Any] | None = None
 
 
-class ColumnChoice(_Body):
+class ColumnChoice(_DataBody):
     """Which columns mean what; without formatting it is left to their names."""
 
     formatting: Literal["alpaca", "sharegpt", "openai"] | None = None

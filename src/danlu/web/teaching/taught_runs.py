@@ -81,9 +81,7 @@ def _report(folder: Path) -> Json | None:
     if not file.is_file():
         return None
     try:
-        fields = read_json_file(file, fix=_("Write the report again: danlu eval RUN")).fields[
-            "figures"
-        ]
+        fields = read_json_file(file, fix="").fields["figures"]
     except (DanluError, KeyError):
         return None
     if not isinstance(fields, dict):

@@ -32,11 +32,11 @@ Json = dict[str, Any]
 _Text = Annotated[str, Field(max_length=1_000_000)]
 
 
-class _Body(BaseModel):
+class _TeachBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Correction(_Body):
+class Correction(_TeachBody):
     """An answer as it should have been. turn: the answer's number in the chat."""
 
     chat: Annotated[str, Field(max_length=64)]
@@ -45,14 +45,14 @@ class Correction(_Body):
     reasoning: _Text = ""
 
 
-class TaughtEdit(_Body):
+class TaughtEdit(_TeachBody):
     """What a taught answer shall say instead."""
 
     content: _Text
     reasoning: _Text = ""
 
 
-class TeachPlan(_Body):
+class TeachPlan(_TeachBody):
     """How taught rows are trained on. replay: the share of older rows, from the set `dataset`."""
 
     replay: Annotated[float, Field(ge=0, le=0.95)] = 0.5
