@@ -10,7 +10,6 @@ from typing import Any
 
 from danlu.errors import DanluError
 from danlu.files.json_file import read_json_file
-from danlu.language import _
 from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.registry import list_runs, registered_folders, run_id
 from danlu.web.data.data_folders import UPLOAD_FILE, sets_folder

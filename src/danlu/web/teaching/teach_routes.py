@@ -95,10 +95,7 @@ async def delete(id_of_row: str, request: Request) -> Json:
 
 @router.post("/plan")
 async def plan(body: TeachPlan, request: Request) -> Json:
-    """Write what shall be learned, and return the training to put into the queue.
-
-    In it model, data set and run stand under the names that a page knows.
-    """
+    """Write what shall be learned; return the training to put into the queue, by listed names."""
     return await asyncio.to_thread(_planned, body, request)
 
 
