@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from danlu.engine.request import Request as EngineRequest
@@ -16,6 +17,7 @@ from danlu.server.lifecycle.app import create_app
 from danlu.server.state import ServerState, Serving
 from danlu.web.access import Sessions
 from danlu.web.available_voices import AvailableVoices
+from danlu.web.data.data_folders import DataFolders
 from danlu.web.database import Database
 from danlu.web.models.loading import ModelLoading
 from danlu.web.run import front_of
@@ -49,13 +51,15 @@ def studio_over(
     serving: Serving | None, database: Path, *, keys: Sequence[str] = (), **settings: Any
 ) -> tuple[Any, Studio]:
     """Make the application of a studio, and its state."""
-    state = ServerState.of(WebSettings(**settings), serving)
+    chosen = WebSettings(**settings)
+    state = ServerState.of(chosen, serving)
     studio = Studio(
         server=state,
         sessions=Sessions(keys, port=6006),
         database=Database(database),
         voices=AvailableVoices(state),
         loading=ModelLoading(server=state),
+        data=DataFolders.of(chosen.data_dir, chosen.max_upload_bytes),
     )
     if serving is not None:
         studio.loading.has(serving)
@@ -83,3 +87,14 @@ def studio_client(
             client.engine, client.studio = engine, studio
             yield client
         studio.database.close()
+
+
+@contextmanager
+def studio_at_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> Iterator[StudioClient]:
+    """Open a studio without a model whose DANLU_HOME is `tmp_path`/home."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("DANLU_HOME", str(home))
+    with studio_client(home, has_model=False, **settings) as client:
+        yield client

@@ -38,6 +38,7 @@ export const data = {
   'data.refuses':
     '{bad} of {rows} rows cannot be used, so training would refuse this data. Edit or exclude them.',
   'data.takes': 'Training takes this data: {rows} rows, {tokens} tokens, of which {learned} are learned.',
+  'data.rows_left_out': '{rows} rows are too long and are left out.',
   'data.held_out': '{rows} further rows are kept back to judge by.',
   'data.findings_intro': 'Errors stop a training; the rest is worth a look.',
   'data.rows_with_findings': 'See these rows',
@@ -77,8 +78,11 @@ export const data = {
   'data.exclude': 'Exclude',
   'data.exclude_row': 'Exclude row {number}',
   'data.example': 'Example {number} of {of}: {tokens} tokens, {learned} of them learned',
-  'data.all_tokens': 'Show all {tokens} tokens',
-  'data.hidden_tokens': ' … {tokens} further tokens',
+  'data.between': '… {tokens} tokens more …',
+  'data.cut_tokens': '… {tokens} more are cut out …',
+  'data.hidden_tokens': '… {tokens} tokens more',
+  'data.columns_intro':
+    'The names of the columns do not say what they are. Look at the first rows below, and say it here.',
   'data.edit_hint': 'Your file stays as it is; the edit is kept beside it and used for training.',
   'data.edit_as': 'Edit as',
   'data.form': 'Form',

@@ -52,7 +52,7 @@ function listField(name: string, value: Json): ListField | null {
 
 /** Put fields back into their row; what no field shows stays. */
 export function rowOf(row: Json, fields: Field[]): JsonObject {
-  const changed: JsonObject = isObject(row) ? structuredClone(row) : {}
+  const changed: JsonObject = isObject(row) ? { ...row } : {}
   for (const field of fields) {
     if (field.kind === 'text') {
       if (field.value !== '' || changed[field.name] !== null) changed[field.name] = field.value

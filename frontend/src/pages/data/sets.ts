@@ -47,7 +47,14 @@ export type Report = {
 export type Unreadable = { state: 'unreadable'; problem: string; fix: string; cutoff_len: number }
 export type Check = Report | Unreadable
 
-export type Segment = { learned: boolean; control: boolean; cut: boolean; texts: string[] }
+/** skipped: tokens behind the texts that are not sent, of what was cut out. */
+export type Segment = {
+  learned: boolean
+  control: boolean
+  cut: boolean
+  texts: string[]
+  skipped: number
+}
 export type Example = { tokens: number; learned: number; hidden: number; segments: Segment[] }
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json }
 export type JsonObject = { [name: string]: Json }

@@ -1,14 +1,30 @@
-/** Runs of tokens, cut to what a page draws at once. */
+/** Runs of tokens, of which a page draws both ends at once. */
 import type { Segment } from './sets'
 
-/** Return the first `count` tokens of some segments. */
-export function beginning(segments: Segment[], count: number): Segment[] {
-  const shown: Segment[] = []
+/** Return the first `head` tokens and the last `tail`, and how many lie between them. */
+export function ends(
+  segments: Segment[],
+  head: number,
+  tail: number
+): { first: Segment[]; last: Segment[]; between: number } {
+  const total = count(segments)
+  if (total <= head + tail) return { first: segments, last: [], between: 0 }
+  return { first: part(segments, 0, head), last: part(segments, total - tail, total), between: total - head - tail }
+}
+
+/** Count the tokens that are there. */
+export function count(segments: Segment[]): number {
+  return segments.reduce((sum, segment) => sum + segment.texts.length, 0)
+}
+
+function part(segments: Segment[], from: number, to: number): Segment[] {
+  const found: Segment[] = []
+  let at = 0
   for (const segment of segments) {
-    if (count <= 0) break
-    const texts = segment.texts.length > count ? segment.texts.slice(0, count) : segment.texts
-    shown.push({ ...segment, texts })
-    count -= texts.length
+    const texts = segment.texts.slice(Math.max(0, from - at), Math.max(0, to - at))
+    const isWhole = texts.length === segment.texts.length
+    if (texts.length) found.push({ ...segment, texts, skipped: isWhole ? segment.skipped : 0 })
+    at += segment.texts.length
   }
-  return shown
+  return found
 }

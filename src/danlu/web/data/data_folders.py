@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,11 @@ class KnownSet:
         except OSError:
             raise _no_set() from None
         return state.st_size, state.st_mtime_ns
+
+    def without_paths(self, text: str) -> str:
+        """Name the data set where a sentence names the server's own files."""
+        text = text.replace(str(self.file), self.name)
+        return re.sub(re.escape(f"{self.folder}/") + r"[\w.-]+", self.name, text)
 
 
 @dataclass(kw_only=True)

@@ -42,18 +42,18 @@ _Cutoff = Annotated[int | None, Query(ge=1, le=1_000_000)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class _Body(BaseModel):
+class _DataBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class RowEdit(_Body):
+class RowEdit(_DataBody):
     """What is done to a row. row: what stands in its place, of an edit."""
 
     action: Literal["edit", "exclude", "restore"]
     row: dict[str, Any] | None = None
 
 
-class ColumnChoice(_Body):
+class ColumnChoice(_DataBody):
     """Which columns mean what; without formatting it is left to their names."""
 
     formatting: Literal["alpaca", "sharegpt", "openai"] | None = None
@@ -121,13 +121,10 @@ async def show_rows(
     cutoff_len: _Cutoff = None,
     template: Template | None = None,
 ) -> Json:
-    """Return rows as the model will see them; `only` those with findings, cut ones, changed ones.
-
-    The first two need the doctor's report: without it `state` is `running`.
-    """
+    """Return rows as the model will see them; `only`: those with findings, cut or changed ones."""
     look = await asyncio.to_thread(_Look, request, id_of_set, cutoff_len, template)
     checks = studio_of(request).checks
-    if only in ("findings", "cut"):
+    if only in ("findings", "cut"):  # only a look at all rows tells which these are
         task = checks.begin(look.key, look.check)
         await asyncio.wait({task}, timeout=_WAITS_S)
         if not task.done():
@@ -137,10 +134,7 @@ async def show_rows(
 
 @router.post("/sets/{id_of_set}/rows/{number}")
 async def change_row(id_of_set: str, number: int, body: RowEdit, request: Request) -> Json:
-    """Edit a row, leave it out, or undo that; the file itself stays as it is.
-
-    An edit that still could not be learned is not kept: `saved` is false, `findings` say why.
-    """
+    """Edit a row, leave it out, or undo that; an edit that cannot be learned is not kept."""
     look = await asyncio.to_thread(_Look, request, id_of_set, None, None)
     return await asyncio.to_thread(look.change, number, body)
 

@@ -79,8 +79,8 @@ def checked(known: KnownSet, words: dict[str, str], learner: Learner, derived: b
         return CheckResult(
             report={
                 "state": "unreadable",
-                "problem": _without_paths(f"{problem.what} {problem.why}", known),
-                "fix": _without_paths(problem.fix, known),
+                "problem": known.without_paths(f"{problem.what} {problem.why}"),
+                "fix": known.without_paths(problem.fix),
             }
         )
     numbers = _numbers(data, derived)
@@ -97,8 +97,8 @@ def checked(known: KnownSet, words: dict[str, str], learner: Learner, derived: b
         report={
             **record,
             "state": "done",
-            "refusal": _without_paths(record["refusal"], known),
-            "datasets": [_without_paths(sentence, known) for sentence in record["datasets"]],
+            "refusal": known.without_paths(record["refusal"]),
+            "datasets": [known.without_paths(sentence) for sentence in record["datasets"]],
             "kinds": _kinds(findings),
             "rows_with_findings": len(by_row),
             "length_counts": np.stack([values, counts], axis=1).tolist(),
@@ -166,10 +166,4 @@ def _with_rows(text: str, numbers: Mapping[str, int], known: KnownSet) -> str:
 
     if ".jsonl:" in text or f"{known.file}:" in text:
         text = re.sub(r"\S+:\d+", named, text)
-    return _without_paths(text, known)
-
-
-def _without_paths(text: str, known: KnownSet) -> str:
-    """Name the data set in place of the server's own files."""
-    text = text.replace(str(known.file), known.name)
-    return re.sub(re.escape(f"{known.folder}/") + r"[\w.-]+", known.name, text)
+    return known.without_paths(text)

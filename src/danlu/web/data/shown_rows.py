@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from danlu.web.data.set_checks import CheckResult, finding_fields
 Json = dict[str, Any]
 # More of a row's tokens are counted, and not shown.
 _MOST_TOKENS = 4000
+_MOST_CUT = 60
 _MOST_DEPTH = 60
 _LONGEST_LINE = 20_000
 _LINE_FILES = (".json", ".jsonl", ".txt")
@@ -60,7 +61,7 @@ def page_of_rows(
             words["dataset"], Path(words.get("dataset_dir", "")), max_samples=None, seed=0
         )
     except DanluError as refusal:
-        problem = f"{refusal.what} {refusal.why}"
+        problem = known.without_paths(f"{refusal.what} {refusal.why}")
     else:
         shown = {
             row.number: row_as_seen(row, seen) for row, seen in seen_rows(rows, dataset, learner)
@@ -88,19 +89,15 @@ def row_as_seen(row: NumberedRow, seen: ShownRow) -> Json:
     room = _MOST_TOKENS
     examples = []
     for tokens in seen.examples:
-        part = tokens[:room]
-        room -= len(part)
         kept = [token for token in tokens if not token.is_cut]
+        part = _first(tokens, room)
+        room -= min(room, len(kept))
         examples.append(
             {
                 "tokens": len(kept),
                 "learned": sum(token.is_learned for token in kept),
                 "hidden": len(tokens) - len(part),
-                "segments": [
-                    {"learned": learned, "control": control, "cut": cut, "texts": [*texts]}
-                    for (learned, control, cut), run in groupby(part, key=_sort)
-                    if (texts := [_plain_text(token.text) for token in run])
-                ],
+                "segments": [*_segments(part)],
             }
         )
     is_cut = any(token.is_cut for tokens in seen.examples for token in tokens)
@@ -114,6 +111,26 @@ def row_as_seen(row: NumberedRow, seen: ShownRow) -> Json:
         "examples": examples,
         "_findings": seen.findings,
     }
+
+
+def _first(tokens: Sequence[ShownToken], count: int) -> Sequence[ShownToken]:
+    """Return the beginning of an example: so many tokens of it, besides those cut out."""
+    numbers = accumulate(int(not token.is_cut) for token in tokens)
+    return [token for token, number in zip(tokens, numbers, strict=True) if number <= count]
+
+
+def _segments(tokens: Sequence[ShownToken]) -> Iterator[Json]:
+    """Yield runs of tokens of one sort; of what was cut out only the beginning."""
+    for (learned, control, cut), run in groupby(tokens, key=_sort):
+        texts = [_plain_text(token.text) for token in run]
+        shown = texts[:_MOST_CUT] if cut else texts
+        yield {
+            "learned": learned,
+            "control": control,
+            "cut": cut,
+            "texts": shown,
+            "skipped": len(texts) - len(shown),
+        }
 
 
 def plain(value: Any, depth: int = 0) -> Any:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from danlu.data.findings import BadRow
+from danlu.data.formats.recognise import format_of_messages
 from danlu.errors import UsageError
 from danlu.files.atomic import append_line, atomic_write, make_folder
 from danlu.files.os_errors import readable
@@ -61,11 +63,11 @@ class TaughtAnswers:
         chats = KeptChats(self._database)
         turns = chats.branch(chat, number)
         answer = _corrected(turns, content, reasoning)
-        messages = [*conversation_of(turns[:-1]).messages, answer]
+        messages = [*conversation_of(_answered(turns[:-1])).messages, answer]
         system = str(chats.whole(chat)["settings"].get("system") or "")
         if system:
             messages.insert(0, Message(role="system", content=system))
-        id_of_row, row = secrets.token_hex(8), taught_row(messages)
+        id_of_row, row = secrets.token_hex(8), _learnable(taught_row(messages))
         with _writing:
             before = self._database.one(
                 "SELECT id FROM taught WHERE chat = ? AND turn = ?", (chat, number)
@@ -118,7 +120,8 @@ class TaughtAnswers:
                 )
             answer = _answer(content, reasoning)
             last = taught_row([answer])["messages"][0]
-            self._rewrite(id_of_row, {**line.row, "messages": [*line.messages[:-1], last]})
+            row = {**line.row, "messages": [*line.messages[:-1], last]}
+            self._rewrite(id_of_row, _learnable(row))
 
     def delete(self, id_of_row: str) -> None:
         """Remove a row from the file."""
@@ -154,6 +157,31 @@ def _corrected(turns: Sequence[KeptTurn], content: str, reasoning: str) -> Messa
             fix=_("Wait for its end, or stop it."),
         )
     return _answer(content, reasoning)
+
+
+def _answered(turns: Sequence[KeptTurn]) -> list[KeptTurn]:
+    """Leave out earlier questions whose answer failed before it said anything."""
+    kept: list[KeptTurn] = []
+    for turn in turns:
+        if turn.role == "assistant" and not (turn.content.strip() or turn.tool_calls):
+            while kept and kept[-1].role != "assistant":
+                kept.pop()
+        else:
+            kept.append(turn)
+    return kept
+
+
+def _learnable(row: Json) -> Json:
+    """Return a row that training takes. Raises UsageError, as the data doctor finds it."""
+    found = format_of_messages(row)
+    try:
+        if found is not None:
+            found[0].read_row(row)
+    except BadRow as problem:
+        raise UsageError(
+            _("This conversation cannot be learned."), why=problem.what, fix=problem.fix
+        ) from None
+    return row
 
 
 def _answer(content: str, reasoning: str) -> Message:

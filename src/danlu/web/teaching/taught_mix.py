@@ -65,7 +65,7 @@ def write_mix(taught: Sequence[str], words: dict[str, str] | None, share: float)
         older = _drawn(dataset, wanted + NUM_PROBE_ROWS)
         entry = _entry(dataset.format)
     # Of a small data set a part of the rows is still kept back.
-    num_probe = min(NUM_PROBE_ROWS, len(older) // 4)
+    num_probe = min(NUM_PROBE_ROWS, max(len(older) - wanted, len(older) // 4))
     num_older = min(wanted, len(older) - num_probe)
     parts = {
         TAUGHT_ROWS: list(taught),

@@ -10,7 +10,6 @@ from typing import Any
 
 from danlu.errors import DanluError
 from danlu.files.json_file import read_json_file
-from danlu.language import _
 from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.registry import list_runs, registered_folders, run_id
 from danlu.web.data.data_folders import UPLOAD_FILE, sets_folder
@@ -81,9 +80,7 @@ def _report(folder: Path) -> Json | None:
     if not file.is_file():
         return None
     try:
-        fields = read_json_file(file, fix=_("Write the report again: danlu eval RUN")).fields[
-            "figures"
-        ]
+        fields = read_json_file(file, fix="").fields["figures"]
     except (DanluError, KeyError):
         return None
     if not isinstance(fields, dict):

@@ -31,11 +31,11 @@ Json = dict[str, Any]
 _Text = Annotated[str, Field(max_length=1_000_000)]
 
 
-class _Body(BaseModel):
+class _TeachBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Correction(_Body):
+class Correction(_TeachBody):
     """An answer as it should have been. turn: the answer's number in the chat."""
 
     chat: Annotated[str, Field(max_length=64)]
@@ -44,14 +44,14 @@ class Correction(_Body):
     reasoning: _Text = ""
 
 
-class TaughtEdit(_Body):
+class TaughtEdit(_TeachBody):
     """What a taught answer shall say instead."""
 
     content: _Text
     reasoning: _Text = ""
 
 
-class TeachPlan(_Body):
+class TeachPlan(_TeachBody):
     """How taught rows are trained on. replay: the share of older rows, from the set `dataset`."""
 
     replay: Annotated[float, Field(ge=0, le=0.95)] = 0.5
@@ -94,10 +94,7 @@ async def delete(id_of_row: str, request: Request) -> Json:
 
 @router.post("/plan")
 async def plan(body: TeachPlan, request: Request) -> Json:
-    """Write what shall be learned, and return the training to put into the queue.
-
-    In it model, data set and run stand under the names that a page knows.
-    """
+    """Write what shall be learned; return the training to put into the queue, by listed names."""
     return await asyncio.to_thread(_planned, body, request)
 
 
