@@ -22,9 +22,10 @@ def alike(english: str, chinese: str) -> bool:
 
 
 def test_both_languages_say_the_same() -> None:
-    english, chinese = catalogue("en"), catalogue("zh")
+    english, chinese = dict(catalogue("en")), catalogue("zh")
     assert english.keys() == chinese.keys()
     assert len(english) > 300
+    del english["shell.language"]  # names the other language
     for key, text in english.items():
         assert sorted(FIELD.findall(text)) == sorted(FIELD.findall(chinese[key])), key
         assert CHINESE.search(chinese[key]) or alike(text, chinese[key]), key
