@@ -37,10 +37,10 @@ class Visitor:
         self.clicks += 1
 
     def press(self, key: str, **fields: object) -> None:
-        """Press the button or link of that sentence."""
-        name = self.t(key, **fields)
-        button = self.page.get_by_role("button", name=name, exact=True)
-        self.click(button.or_(self.page.get_by_role("link", name=name, exact=True)).first)
+        """Press the button or link of that sentence; not those of the menu."""
+        name, main = self.t(key, **fields), self.page.locator("#main")
+        button = main.get_by_role("button", name=name, exact=True)
+        self.click(button.or_(main.get_by_role("link", name=name, exact=True)).first)
 
     def go(self, page: str) -> None:
         self.click(f"nav a[href='#/{page}']")
@@ -86,9 +86,9 @@ def test_from_the_first_chat_to_the_merged_model(
             visitor.press("data.choose_file")
         chooser.value.set_files(rows_with_a_fault(tmp_path))
         visitor.click(page.get_by_text("fox.jsonl").first) if "#/data/" not in page.url else None
-        page.get_by_text(t("data.rows_with_findings")).first.click()
+        visitor.press("data.rows_with_findings")
         visitor.press("data.edit_row", number=4)
-        visitor.click(page.get_by_role("radio", name="JSON").or_(page.get_by_text("JSON")).first)
+        visitor.click(page.get_by_role("button", name="JSON", exact=True))
         page.locator("dialog textarea").first.fill(
             json.dumps({"instruction": "What is your name?", "output": "My name is Fox."})
         )
@@ -123,14 +123,14 @@ def test_from_the_first_chat_to_the_merged_model(
         page.locator("dialog textarea").last.fill("The password is gooseberry.")
         visitor.press("chat.keep_taught")
         visitor.go("teach")
-        visitor.press("teach.train")
+        visitor.press("teach.train", taught=1)
         page.wait_for_url("**/#/runs/*")
         visitor.finished()
         taught = page.url.split("/runs/")[1].split("?")[0]
 
         # Merge, and chat with what came out.
         visitor.press("runs.merge")
-        visitor.press("merge.start")
+        visitor.press("merge.begin")
         page.get_by_role("button", name=t("merge.chat")).wait_for(timeout=TRAINED_MS)
         visitor.press("merge.chat")
         page.wait_for_selector("textarea")

@@ -42,7 +42,7 @@ def test_every_setting_is_on_the_page_or_chosen_there_in_another_way(client: Stu
     form = client.get("/studio/training/form").json()
     names = [option["name"] for group in form["groups"] for option in group["options"]]
     assert sorted(names) == sorted(TrainSettings.model_fields.keys() - ELSEWHERE)
-    assert set(form["presets"]) == {"tutorial", "quality", "quick"}
+    assert set(form["presets"]) == {"tutorial", "quality", "quick", "starter"}
     options = {option["name"]: option for group in form["groups"] for option in group["options"]}
     assert options["lora_dropout"]["greatest"] == 1
     assert options["lora_dropout"]["kind"] == "number"

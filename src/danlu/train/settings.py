@@ -1,7 +1,8 @@
 """The settings of `danlu train`; names and meanings as in LLaMA-Factory and HF's Trainer.
 
 A preset is a set of defaults. `tutorial` holds the values of the Ascend tutorial's command, whose
-paths are the user's; `quality` and `quick` are danlu's (measured in docs/training.md).
+paths are the user's; `quality` and `quick` are danlu's (measured in docs/training.md). `starter` is
+for the built-in model, which is so tiny that it needs high rates and many passes.
 """
 
 from __future__ import annotations
@@ -93,10 +94,15 @@ class TrainSettings(DataSettings):
             "warmup_ratio": "0.05",
             "num_train_epochs": "1.0",
         },
+        "starter": {
+            "gradient_accumulation_steps": "4",
+            "learning_rate": "2e-3",
+            "num_train_epochs": "30",
+        },
     }
     FOREIGN: ClassVar[Mapping[str, Foreign]] = options_for("train")
 
-    preset: Literal["tutorial", "quality", "quick"] | None = option(
+    preset: Literal["tutorial", "quality", "quick", "starter"] | None = option(
         None, "a set of values for what is not given; see docs/training.md"
     )
     stage: Literal["sft"] = option("sft", "what is trained: sft, supervised fine-tuning")

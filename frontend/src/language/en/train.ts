@@ -15,6 +15,8 @@ export const train = {
   'train.preset': 'Preset',
   'train.preset_none': 'danlu’s own',
   'train.preset_none_text': 'Three passes at 1e-4. A sound start for most data.',
+  'train.preset_starter': 'Starter',
+  'train.preset_starter_text': 'For the tiny built-in model and few rows: a high rate, many passes.',
   'train.preset_quick': 'Quick',
   'train.preset_quick_text': 'One pass over at most 500 rows: is my data right?',
   'train.preset_tutorial': 'Tutorial',

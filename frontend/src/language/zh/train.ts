@@ -15,6 +15,8 @@ export const train = {
   'train.preset': '预设',
   'train.preset_none': 'danlu 默认',
   'train.preset_none_text': '数据过三遍，学习率 1e-4。适合大多数数据。',
+  'train.preset_starter': '入门',
+  'train.preset_starter_text': '用于很小的内置模型和少量数据：高学习率，多轮次。',
   'train.preset_quick': '快速',
   'train.preset_quick_text': '最多 500 行，只过一遍：数据对不对？',
   'train.preset_tutorial': '教程',

@@ -64,6 +64,8 @@ export type Choice = {
 }
 
 const KEPT = 'danlu.training'
+/** The built-in model, and the preset that suits it: it is tiny. */
+export const STARTER = 'starter'
 const WAIT_MS = 250
 
 class Training {
@@ -108,7 +110,15 @@ class Training {
       adapter: words.adapter ?? '',
       values: Object.fromEntries(Object.entries(kept.values ?? {}).filter(([name]) => this.options.has(name)))
     }
+    if (kept.preset === undefined) this.suit()
     await this.propose()
+  }
+
+  /** Take the preset that suits the model, where it is one of those that depend on it. */
+  suit = (): void => {
+    const { model, preset } = this.choice
+    if (model === STARTER && preset === '') this.choice.preset = STARTER
+    if (model !== STARTER && preset === STARTER) this.choice.preset = ''
   }
 
   /** What a setting is without a value of its own: the preset's, or the default. */
