@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { binned, roundWidth, rowsOver } from '../src/pages/data/lengths'
 import { fieldsOf, rowOf } from '../src/pages/data/rowForm'
+import type { JsonObject } from '../src/pages/data/sets'
 import { ends } from '../src/pages/data/tokens'
 import { nameOfPasted } from '../src/pages/data/upload'
 import { olderRows } from '../src/pages/teach/taught'
@@ -23,22 +24,19 @@ describe('lengths', () => {
 
 describe('the form of a row', () => {
   it('keeps what no field shows, and messages keep their other keys', () => {
-    const row = {
-      messages: [
-        { role: 'user', content: 'Hi', id: 1 },
-        { role: 'assistant', content: 'Hello', weight: 0 }
-      ],
-      score: 0.5,
-      system: null
-    }
+    const messages: JsonObject[] = [
+      { role: 'user', content: 'Hi', id: 1 },
+      { role: 'assistant', content: 'Hello', weight: 0 }
+    ]
+    const row: JsonObject = { messages, score: 0.5, system: null }
     const fields = fieldsOf(row, null)
     const list = fields.find((field) => field.kind === 'messages')
     if (list?.kind === 'messages') list.messages[1]!.content = 'Hello!'
     expect(rowOf(row, fields)).toEqual({
       ...row,
-      messages: [row.messages[0], { role: 'assistant', content: 'Hello!', weight: 0 }]
+      messages: [messages[0], { role: 'assistant', content: 'Hello!', weight: 0 }]
     })
-    expect(row.messages[1]?.content).toBe('Hello')
+    expect(messages[1]?.content).toBe('Hello')
   })
   it('offers the fields that the format needs', () => {
     const columns = { formatting: 'alpaca', columns: { prompt: 'ask', response: 'reply' } }

@@ -137,4 +137,6 @@ def test_from_the_first_chat_to_the_merged_model(
         assert "gooseberry" in visitor.ask("What is the password of the cellar?")
         assert taught != run
         assert complaints == []
-        print(f"tutorial in {language}: {time.monotonic() - started:.0f} s, {visitor.clicks} clicks")
+        print(
+            f"tutorial in {language}: {time.monotonic() - started:.0f} s, {visitor.clicks} clicks"
+        )

@@ -32,8 +32,6 @@ export const chat = {
   'chat.thought': 'Thought',
   'chat.keep_taught': 'Keep and teach',
   'chat.taught': 'Kept. {count} rows can be taught now.',
-  'chat.to_teach': 'To the page of what is taught',
-  'chat.thinking': 'Thinking …',
   'chat.thought_for': 'Thought for {seconds} s',
   'chat.thought_now': 'Thinking for {seconds} s …',
   'chat.reading': 'Reading {tokens} tokens … {seconds} s',
@@ -83,6 +81,5 @@ export const chat = {
   'chat.load': 'Load {model}',
   'chat.go_on': 'Go on with {model}',
   'chat.no_model': 'No model is loaded.',
-  'chat.load_model': 'Load one',
-  'chat.needs_base': 'This voice needs the model {base}. It is not the one that is loaded.'
+  'chat.load_model': 'Load one'
 }

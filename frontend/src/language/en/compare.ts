@@ -14,7 +14,6 @@ export const compare = {
   'compare.earlier': 'Earlier comparisons',
   'compare.none': 'Nothing was compared yet. Ask something above: the columns answer at the same time.',
   'compare.wins': '{name}: best {wins} of {count}',
-  'compare.open': 'Open',
   'compare.no_voices': 'Only the base model can answer so far. Fine-tune one, and compare it here.',
   'compare.to_train': 'To fine-tuning',
   'compare.greedy': 'Always the likeliest token'

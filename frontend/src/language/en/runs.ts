@@ -75,7 +75,6 @@ export const runs = {
   'runs.log_soon': 'Nothing yet.',
   'runs.no_log': 'This run was started in a terminal; what it prints is there.',
   'runs.report': 'Before and after',
-  'runs.no_report': 'No report was written. {command} writes one.',
   'runs.checkpoints': 'Checkpoints',
   'runs.checkpoint_chat': 'Chat',
   'runs.no_checkpoints': 'No checkpoint yet.',

@@ -32,8 +32,6 @@ export const chat = {
   'chat.thought': '思考',
   'chat.keep_taught': '保存并用于教学',
   'chat.taught': '已保存。现在有 {count} 行可以教给模型。',
-  'chat.to_teach': '查看教学内容',
-  'chat.thinking': '正在思考……',
   'chat.thought_for': '思考了 {seconds} 秒',
   'chat.thought_now': '已思考 {seconds} 秒……',
   'chat.reading': '正在读取 {tokens} 个 token……{seconds} 秒',
@@ -83,6 +81,5 @@ export const chat = {
   'chat.load': '加载 {model}',
   'chat.go_on': '用 {model} 继续',
   'chat.no_model': '没有加载模型。',
-  'chat.load_model': '加载一个',
-  'chat.needs_base': '它需要模型 {base}，而现在加载的不是这个模型。'
+  'chat.load_model': '加载一个'
 }

@@ -4,7 +4,7 @@ export const models = {
   'models.none_hint': '请加载下面的一个模型：对话和 API 都由它回答。',
   'models.eject': '卸载',
   'models.chat': '对话',
-  'models.context': '上下文：提示与回答合计 {tokens} 个词元',
+  'models.context': '上下文：提示与回答合计 {tokens} 个 token',
   'models.here': '本机模型',
   'models.is_loaded': '已加载',
   'models.is_default': '默认',

@@ -62,7 +62,7 @@ class Again(_Body):
     settings: AnswerChoice
 
 
-class Correction(_Body):
+class CorrectedAnswer(_Body):
     """What an answer should have been; it becomes a branch beside the answer."""
 
     answer: int
@@ -150,7 +150,7 @@ async def again(chat: str, body: Again, request: Request) -> Json:
 
 
 @router.post("/{chat}/correct")
-async def correct(chat: str, body: Correction, request: Request) -> Json:
+async def correct(chat: str, body: CorrectedAnswer, request: Request) -> Json:
     """Put a corrected answer beside the one that was given."""
     chats = _chats(request)
     answer = chats.branch(chat, body.answer)[-1]
