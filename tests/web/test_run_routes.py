@@ -77,6 +77,7 @@ def test_a_training_from_the_start_to_the_trash(client: StudioClient, tmp_path: 
     freed = client.request("DELETE", f"/studio/runs/{run}", json={}).json()["bytes"]
     assert freed > 100_000
     assert get(client, "") == []
+    assert client.get("/studio/training/queue").json() == []
     assert get(client, "/trash")["bytes"] == freed
     assert client.post("/studio/runs/trash/empty", json={}).json()["bytes"] == freed
     assert not any((tmp_path / "studio" / "runs" / ".trash").iterdir())
