@@ -47,6 +47,13 @@ def _(template: str) -> str:
     return _catalogue(chosen_language()).gettext(template)
 
 
+def joined(*sentences: str) -> str:
+    """Put whole sentences behind each other; Chinese ones need no space between them."""
+    return "".join(
+        sentence if sentence.endswith("。") else f"{sentence} " for sentence in sentences
+    ).rstrip()
+
+
 def columns(text: str) -> int:
     """Count the columns that a text takes in a terminal; a Chinese character takes two."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,17 @@ def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
             verify(checkpoint.path)
     assert main([*words, *RESUME]) == 0
     place.assert_as_if_undisturbed("killed")
+    assert_computed_alike(place.folder / "killed")
+
+
+def assert_computed_alike(run: Path) -> None:
+    """The steps that were lost and computed again have the same losses, as run.json can show."""
+    resumes = read_manifest(run).arithmetic.resumes
+    assert len(resumes) == len(DEATHS) + 1
+    now = {record["step"]: record["loss"] for record in read_metrics(run) if "loss" in record}
+    lost = {step: loss for resume in resumes for step, loss in resume.lost.items()}
+    assert lost
+    assert lost == {step: now[step] for step in lost}
 
 
 def test_ctrl_c_saves_the_last_step(place: Place) -> None:

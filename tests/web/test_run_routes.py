@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from danlu.files.lock import FolderLock
-from danlu.runs.manifest import ResumeRecord
+from danlu.runs.manifest import ArithmeticRecord, ResumeRecord
 from danlu.runs.metrics import METRICS_FILE, Metrics, losses_after, truncate_after
 from danlu.web.runs.metric_table import MetricTables, read_table
 from danlu.web.runs.run_curve import MOST_POINTS, curve_of
@@ -77,6 +77,7 @@ def test_a_training_from_the_start_to_the_trash(client: StudioClient, tmp_path: 
     freed = client.request("DELETE", f"/studio/runs/{run}", json={}).json()["bytes"]
     assert freed > 100_000
     assert get(client, "") == []
+    assert client.get("/studio/training/queue").json() == []
     assert get(client, "/trash")["bytes"] == freed
     assert client.post("/studio/runs/trash/empty", json={}).json()["bytes"] == freed
     assert not any((tmp_path / "studio" / "runs" / ".trash").iterdir())
@@ -110,7 +111,7 @@ def test_what_was_computed_twice_is_compared_to_the_last_bit(
         ResumeRecord(step=3, lost={}),
         ResumeRecord(step=3, lost={4: 1.0}),
     )
-    run = write_run(tmp_path / "mine", records, resumes=resumes)
+    run = write_run(tmp_path / "mine", records, arithmetic=ArithmeticRecord(resumes=resumes))
     equal, other, none, not_yet = get(client, f"/{run}")["proofs"]
     assert (equal["compared"], equal["equal"]) == (2, 2)
     assert (other["compared"], other["equal"]) == (1, 0)

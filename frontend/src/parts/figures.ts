@@ -1,10 +1,10 @@
-/** Numbers as people read them: bytes, seconds, counts. */
-const UNITS = ['B', 'KB', 'MB', 'GB', 'TB']
+/** Numbers as people read them: bytes, seconds, counts. Binary units, as everywhere in danlu. */
+const UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
 
 export function bytes(size: number): string {
   let unit = 0
-  while (size >= 1000 && unit < UNITS.length - 1) {
-    size /= 1000
+  while (size >= 1024 && unit < UNITS.length - 1) {
+    size /= 1024
     unit += 1
   }
   return `${unit && size < 100 ? size.toFixed(1) : Math.round(size)} ${UNITS[unit]}`

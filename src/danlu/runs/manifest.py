@@ -86,8 +86,8 @@ class ResumeRecord(_OpenRecord):
 class ArithmeticRecord(_OpenRecord):
     """What shapes a run's numbers; a resumed run uses it again, so that it is bit-identical.
 
-    All as at the start, then the changes. The defaults of chunk_rows and recompute are how older
-    versions computed, which did not record them; None: not recorded.
+    All as at the start, then the changes, and where it was resumed. The defaults of chunk_rows and
+    recompute are how older versions computed, which did not record them; None: not recorded.
     """
 
     device: str | None = None
@@ -98,6 +98,7 @@ class ArithmeticRecord(_OpenRecord):
     chunk_rows: int = 256
     recompute: Recompute = "none"
     changes: tuple[ChangeRecord, ...] = ()
+    resumes: tuple[ResumeRecord, ...] = ()
 
 
 class DataRecord(_OpenRecord):
@@ -133,8 +134,8 @@ class RunManifest(_Record):
     settings: the resolved settings of the command; origins: where each came from; cwd: the folder
     in which it was given, "" in runs of before. template,
     enable_thinking: what chat and merge must use. versions: of python, torch, danlu. plan: what
-    memory and time were predicted. timings: in seconds. results: what the run ended with. resumes:
-    where it went on. detail: explains the state. started, ended: ISO 8601 in UTC.
+    memory and time were predicted. timings: in seconds. results: what the run ended with. detail:
+    explains the state. started, ended: ISO 8601 in UTC.
     """
 
     version: Literal[1] = 1
@@ -153,7 +154,6 @@ class RunManifest(_Record):
     plan: dict[str, Any] = Field(default_factory=dict)
     timings: dict[str, float] = Field(default_factory=dict)
     results: dict[str, float] = Field(default_factory=dict)
-    resumes: tuple[ResumeRecord, ...] = ()
     started: Time = ""
     ended: Time = ""
 

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from danlu.engine.service import EngineStopped
 from danlu.errors import CapacityError, DanluError, DataError, UsageError
-from danlu.language import _
+from danlu.language import _, joined
 from danlu.reasons import library_reason
 from danlu.server.edge.logs import escaped
 from danlu.server.state import record_of
@@ -106,11 +106,11 @@ def api_error_of(
     if isinstance(problem, ApiError):
         return problem
     if isinstance(problem, UsageError) or (isinstance(problem, DataError) and not in_engine):
-        return ApiError(400, f"{problem.what} {problem.why}", param=param)
+        return ApiError(400, joined(problem.what, problem.why), param=param)
     if isinstance(problem, CapacityError) and not in_engine:
         return ApiError(
             503,
-            f"{problem.what} {problem.why}",
+            joined(problem.what, problem.why),
             code="out_of_memory",
             param=param,
             headers={"retry-after": "5"},

@@ -131,8 +131,9 @@ def going_on(
     computed again; the first ones are kept as proof.
     """
     kept = dict(sorted((lost or {}).items())[:MOST_LOST])
-    resumes = (*before.resumes, ResumeRecord(step=step, lost=kept))
-    going = manifest.changed(started=before.started, plan=before.plan, resumes=resumes)
+    resumes = (*before.arithmetic.resumes, ResumeRecord(step=step, lost=kept))
+    arithmetic = manifest.arithmetic.model_copy(update={"resumes": resumes})
+    going = manifest.changed(started=before.started, plan=before.plan, arithmetic=arithmetic)
     changes = _changes_until(before, step)
     return _with_changes(going, changes) if changes else going
 

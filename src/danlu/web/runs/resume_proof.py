@@ -20,7 +20,7 @@ def proofs_of(run: RunManifest, table: MetricTable) -> list[dict[str, Any]]:
         for step, loss in zip(table.steps["step"], table.steps["loss"], strict=True)
     }
     found = []
-    for resume in run.resumes:
+    for resume in run.arithmetic.resumes:
         pairs = [
             {"step": step, "before": before, "after": now[step]}
             for step, before in sorted(resume.lost.items())

@@ -140,6 +140,7 @@ async def remove(run: str, request: Request) -> Json:
                 fix=_("Stop it first, or take it out of the queue."),
             )
         trashed = move_to_trash(folder)
+        studio.queue.forget(run)
         return {"bytes": trashed.size_bytes}
 
     return await asyncio.to_thread(removed)

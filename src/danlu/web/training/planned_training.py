@@ -15,6 +15,7 @@ from danlu.errors import CapacityError, DanluError, UsageError
 from danlu.files.os_errors import free_bytes
 from danlu.hub.load import check_model
 from danlu.hub.names import find_model_folder
+from danlu.language import joined
 from danlu.plan.refusal import TooLarge
 from danlu.program import as_typed
 from danlu.runs.resuming import train_command
@@ -44,7 +45,7 @@ def planned(studio: Studio, choice: TrainingChoice) -> Json:
     try:
         folder = new_run_folder(choice.name)
     except UsageError as problem:
-        name_problem = f"{problem.what} {problem.why}"
+        name_problem = joined(problem.what, problem.why)
     training = chosen_training(studio, choice, folder)
     settings = training.settings
     looked_at = dry_run(settings, settings.device, own_process=False)
@@ -110,7 +111,7 @@ def _plan(looked_at: DryRun) -> Json:
         needed = problem.needed_bytes if isinstance(problem, TooLarge) else 0
         return {
             "fits": False,
-            "problem": f"{problem.what} {problem.why}",
+            "problem": joined(problem.what, problem.why),
             "fix": as_typed(problem.fix),
             "change": change,
             "needed_bytes": needed,
@@ -149,7 +150,7 @@ def _disk(looked_at: DryRun, folder: Path) -> Json:
             size = one * (kept + 1)
             check_space(folder, one, kept=kept)
         except DanluError as fault:
-            problem = f"{fault.what} {fault.why}"
+            problem = joined(fault.what, fault.why)
     return {
         "folder": str(folder),
         "checkpoints": kept,

@@ -162,6 +162,12 @@ class TrainingQueue:
                     fix=_("Stop it first."),
                 )
 
+    def forget(self, run: str) -> None:
+        """Drop what has ended of a run that is removed."""
+        self._database.change(
+            "DELETE FROM queue WHERE run = ? AND state NOT IN ('waiting', 'running')", (run,)
+        )
+
     def order(self, entries: list[str]) -> None:
         """Let those that wait come in this order; the others behind them, as they were."""
         with self._database.transaction() as connection:

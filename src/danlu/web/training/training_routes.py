@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from danlu.errors import DataError, UsageError
+from danlu.language import joined
 from danlu.web.data.registered import listed_sets
 from danlu.web.studio import Studio, studio_of
 from danlu.web.training.planned_training import planned, startable
@@ -66,7 +67,7 @@ async def plan(body: TrainingChoice, request: Request) -> Json:
     try:
         found = await studio.plans.newest(lambda: planned(studio, body))
     except (UsageError, DataError) as problem:
-        return {"refusal": f"{problem.what} {problem.why}"}
+        return {"refusal": joined(problem.what, problem.why)}
     return {"is_overtaken": True} if found is None else found
 
 
