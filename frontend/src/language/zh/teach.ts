@@ -23,7 +23,7 @@ export const teach = {
   'teach.alone': '只学习 {taught} 条教过的数据。模型可能忘掉别的内容：请选择它以前学过的数据，复习其中一部分。',
   'teach.beside': '{taught} 条教过的数据和 {older} 条旧数据一起学习，让模型保留原来的能力。另有几条旧数据只用来检查这一点。',
   'teach.nothing_beside': '比例为 0 % 时，不复习旧数据。',
-  'teach.train': '用 {taught} 条数据训练',
+  'teach.train': '用教过的数据训练',
   'teach.queued': '{name} 已排队。',
   'teach.runs': '学到了什么',
   'teach.learned': '用 {taught} 条数据训练。',
