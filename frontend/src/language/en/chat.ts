@@ -17,6 +17,7 @@ export const chat = {
   'chat.message': 'Message',
   'chat.placeholder': 'Ask something … (Shift+Enter: new line)',
   'chat.send': 'Send',
+  'chat.sent_once_loaded': 'It is sent as soon as the model is loaded.',
   'chat.stop': 'Stop',
   'chat.copy_message': 'Copy message',
   'chat.edit_question': 'Edit and ask again',

@@ -17,6 +17,7 @@ export const chat = {
   'chat.message': '消息',
   'chat.placeholder': '请输入问题……（Shift+Enter 换行）',
   'chat.send': '发送',
+  'chat.sent_once_loaded': '模型加载完就发送。',
   'chat.stop': '停止',
   'chat.copy_message': '复制消息',
   'chat.edit_question': '修改后重新提问',
