@@ -14,6 +14,11 @@ from typing import Any
 from tests.helpers.waiting import wait_until
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    """What a program of a home finds around it."""
+    return {**os.environ, "DANLU_HOME": str(home), "DANLU_LANG": "en"}
+
+
 class StudioProgram:
     """The studio with the starter model, on a free port. Killed and started again it keeps both."""
 
@@ -37,7 +42,7 @@ class StudioProgram:
                     sys.executable, "-m", "danlu.cli.main", "web", "starter", "--port",
                     str(self.port), "--open_browser", "false", *self._words,
                 ],
-                env={**os.environ, "DANLU_HOME": str(self.home), "DANLU_LANG": "en"},
+                env=environment_of(self.home),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
