@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 
@@ -110,4 +113,29 @@ def test_an_error_that_quotes_is_text(browser: Browser, studio: StudioProgram) -
         page.goto(f"{studio.address}#/chat/{chat}")
         page.wait_for_selector("article .note.bad")
         assert "no voice" in page.inner_text("article .note.bad")
+        assert complaints == []
+
+
+def test_rows_and_names_are_text(browser: Browser, studio: StudioProgram) -> None:
+    """What stands in an uploaded file, its name and its columns."""
+    rows = [{"instruction": text, "output": text, text[:40]: text} for text in CORPUS]
+    bad = [{"instruction": text} for text in CORPUS[:8]]
+    content = "".join(json.dumps(row) + "\n" for row in rows + bad).encode()
+    name = "<img src=x onerror=alert(1)>.jsonl"
+    request = urllib.request.Request(
+        f"{studio.address}studio/data/uploads?{urlencode({'name': name})}",
+        data=content,
+        headers={"content-type": "application/octet-stream"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        uploaded = json.load(answer)["id"]
+    with watched_page(browser) as (page, complaints):
+        for address in ("data", f"data/{uploaded}"):
+            page.goto(f"{studio.address}#/{address}")
+            page.get_by_text(name).first.wait_for()
+        for tab in ("findings", "rows", "lengths", "columns"):
+            page.goto(f"{studio.address}#/data/{uploaded}?tab={tab}")
+            page.wait_for_load_state("networkidle")
+        page.goto(f"{studio.address}#/data/{uploaded}?tab=rows")
+        page.get_by_text("<script>alert(1)</script>").first.wait_for()
         assert complaints == []
