@@ -1,4 +1,8 @@
-"""One browser and one studio for all tests of the page."""
+"""A browser and a studio for the tests of each file.
+
+Both end with the file: while the browser runs, its driver's event loop does too, and tests of other
+files in the same process could start none of their own.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with launched() as opened:
         yield opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -41,10 +42,10 @@ def limited(self):
 Trainer.run = limited
 sys.exit(main(words))
 """
-# So many MiB, in the middle of what makes the run adapt: glibc keeps now more, now less of what it
-# frees. With 30 one of some ten runs met Python's own MemoryError, with 70 two of six needed no
-# change; with 40 ten of ten passed, two at a time on two cores.
-EXTRA = 40
+# So many MiB, from the middle of what makes the run adapt: glibc keeps now more, now less of what it
+# frees. With too few a run meets Python's own MemoryError between two steps, which ends it so that it
+# can go on; with too many it needs no change. One of these has always been right.
+EXTRAS = (40, 55, 30)
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +72,17 @@ def test_with_little_memory_the_run_ends_with_the_same_losses(place: Path) -> No
     }
     assert main(words["much"]) == 0
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with start([str(EXTRA), *words["little"]], program=LIMITED, **streams) as process:
-        output, _nothing = process.communicate()
-    assert process.returncode == 0, output
-    assert "out of memory at step 1: from now on micro-batches of" in output
+    for extra in EXTRAS:
+        shutil.rmtree(place / "little", ignore_errors=True)
+        with start([str(extra), *words["little"]], program=LIMITED, **streams) as process:
+            output, _nothing = process.communicate()
+        has_adapted = "out of memory at step 1: from now on micro-batches of" in output
+        if process.returncode == 0 and has_adapted:
+            break
+        assert process.returncode in (0, 4), output
+        assert process.returncode == 0 or "--resume_from_checkpoint true" in output
+    else:
+        pytest.fail(f"no limit of {EXTRAS} made the run adapt: {output}")
     assert losses(place / "little") == pytest.approx(losses(place / "much"), rel=1e-6)
     recorded = read_manifest(place / "little")
     assert recorded.state == "finished"
