@@ -42,9 +42,9 @@ def limited(self):
 Trainer.run = limited
 sys.exit(main(words))
 """
-# So many MiB, from the middle of what makes the run adapt: glibc keeps now more, now less of what it
-# frees. With too few a run meets Python's own MemoryError between two steps, which ends it so that it
-# can go on; with too many it needs no change. One of these has always been right.
+# So many MiB, from the middle of what makes the run adapt: glibc keeps now more, now less of what
+# it frees. With too few a run meets Python's own MemoryError between two steps, which ends it so
+# that it can go on; with too many it needs no change. One of these has always been right.
 EXTRAS = (40, 55, 30)
 
 
