@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from danlu.cli.main import main
+from danlu.errors import UsageError
 from danlu.files.lock import FolderLock
 from danlu.runs.manifest import ArithmeticRecord, ResumeRecord
 from danlu.runs.metrics import METRICS_FILE, Metrics, losses_after, truncate_after
+from danlu.server.lifecycle.opening import open_serving
+from danlu.server.served_adapters import AdapterFolders
+from danlu.server.state import ServerState
+from danlu.web.available_voices import AvailableVoices
 from danlu.web.runs.metric_table import MetricTables, read_table
 from danlu.web.runs.run_curve import MOST_POINTS, curve_of
+from danlu.web.settings import WebSettings
 from tests.helpers.run_folders import step_record, write_run
+from tests.helpers.source import ROOT
 from tests.helpers.studio import StudioClient, studio_client
 from tests.helpers.waiting import wait_until
+
+EXAMPLE = ROOT / "examples" / "identity.jsonl"
 
 
 @pytest.fixture
@@ -172,3 +183,25 @@ def test_a_run_without_a_checkpoint_cannot_go_on(client: StudioClient, tmp_path:
     assert client.post(f"/studio/runs/{run}/resume", json={}).status_code == 400
     assert client.post(f"/studio/runs/{run}/stop", json={}).status_code == 400
     assert get(client, "")[0]["state"] == "interrupted"
+
+
+def test_a_stopped_run_can_answer_with_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder holds checkpoints and no result; the newest one answers, as a merge takes it."""
+    monkeypatch.setenv("DANLU_HOME", str(tmp_path / "home"))
+    words = ["train", "--dataset", str(EXAMPLE), "--output_dir", str(tmp_path / "fox")]
+    assert main([*words, "--max_steps", "4", "--save_steps", "2", "--report", "false"]) == 0
+    shutil.rmtree(tmp_path / "fox" / "final")
+    state = ServerState.of(WebSettings())
+    state.serving = open_serving(state.settings, AdapterFolders())
+    try:
+        voices = AvailableVoices(state)
+        (voice,) = (one for one in voices.all() if one.name == "fox")
+        assert voice.fits
+        assert voices.answering(voice.id).adapter is not None
+        assert voices.answering(f"{voice.id}@2").adapter is not None
+        with pytest.raises(UsageError, match="step 3"):
+            voices.answering(f"{voice.id}@3")
+    finally:
+        state.serving.service.stop()

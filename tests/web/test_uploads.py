@@ -146,12 +146,15 @@ def test_an_upload_that_does_not_come_is_given_up(
 
 
 def test_what_is_not_utf8_is_kept_and_told(client: TestClient, upload: Upload) -> None:
-    text = '{"instruction": "你好，你是谁？", "output": "我是一个助手。"}\n' * 3
-    id_of_set = upload(text.encode("gb18030"))
+    """Of no encoding that is known by its signs; and no command for a terminal is proposed."""
+    text = '{"instruction": "Où êtes-vous né ?", "output": "À l’école."}\n' * 3
+    id_of_set = upload(text.encode("cp1252"))
     report = client.get(f"/studio/data/sets/{id_of_set}/check").json()
     assert report["refuses"]
     assert report["kinds"][0]["kind"] == "not_utf8"
     assert "home/studio" not in str(report)
+    assert "iconv" not in str(report)
+    assert "upload it again" in str(report)
     (row,) = client.get(f"/studio/data/sets/{id_of_set}/rows").json()["rows"]
     assert row["row"] is None
 
@@ -186,3 +189,24 @@ def test_the_cases_that_were_handed_over_never_break_the_page(
         for path in ("check", "rows", "columns"):
             answer = client.get(f"/studio/data/sets/{id_of_set}/{path}")
             assert answer.status_code == 200, (case.name, path, answer.text)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "called"), [("gb18030", "GBK"), ("utf-16", "UTF-16"), ("utf-8", "")]
+)
+def test_text_of_a_table_program_is_converted(
+    client: TestClient, tmp_path: Path, encoding: str, called: str
+) -> None:
+    """What such programs save on Chinese systems, over more than one piece of the body."""
+    text = "问题,回答\n" + "".join(f"{n}怎么退货,请在订单页申请\n" for n in range(60_000))
+    answer = send(client, "客服.csv", text.encode(encoding)).json()
+    assert answer["encoding"] == called
+    written = tmp_path / "home" / "studio" / "data" / answer["id"] / "rows.csv"
+    assert written.read_text("utf-8").lstrip("\ufeff") == text
+
+
+def test_text_that_changes_its_encoding_is_refused(client: TestClient, tmp_path: Path) -> None:
+    answer = send(client, "a.csv", "问题,回答\n".encode("gbk") * 200_000 + b"\xff\xff\xff")
+    assert answer.status_code == 400
+    assert "GBK" in answer.json()["error"]["message"]
+    assert kept(tmp_path) == []

@@ -8,7 +8,16 @@ class Theme {
   private isDark = $state(this.system.matches)
 
   constructor() {
-    this.system.addEventListener('change', (event) => (this.isDark = event.matches))
+    this.system.addEventListener('change', (event) => {
+      this.isDark = event.matches
+      this.show()
+    })
+    this.show()
+  }
+
+  /** Before anything is drawn anew: what draws by itself reads the colours from the page. */
+  private show(): void {
+    document.documentElement.dataset.theme = this.chosen
   }
 
   get chosen(): ThemeName {
@@ -19,6 +28,7 @@ class Theme {
   toggle(): void {
     this.kept = this.chosen === 'dark' ? 'light' : 'dark'
     localStorage.setItem(KEPT, this.kept)
+    this.show()
   }
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import UsageError
+from danlu.hub.adapters import find_adapter
 from danlu.language import _
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import read_manifest
@@ -103,7 +104,8 @@ class AvailableVoices:
         self._scaled.clear()
 
     def _of_run(self, serving: Serving, voice: str) -> ServedAdapter:
-        folder = adapter_folder(voice)
+        # Of a run that was stopped, that is its newest good checkpoint.
+        folder = find_adapter(str(adapter_folder(voice))).folder
         stamp = str(max(file.stat().st_mtime_ns for file in folder.glob("*.safetensors")))
         key = (id(serving), voice, stamp)
         served = self._open.pop(key, None)

@@ -1,4 +1,5 @@
 export const data = {
+  'data.converted': 'The text is in {encoding}; it was converted to UTF-8.',
   'data.intro':
     'Rows of question and answer that a model learns. Look at them before you train: what is wrong, and what the model will really see.',
   'data.sets': 'Data sets',
@@ -91,7 +92,7 @@ export const data = {
   'data.no_fields': 'This row has no texts that a form could show. Edit it as JSON.',
   'data.row_as_json': 'The row as JSON',
   'data.not_an_object': 'A row is an object: { … }',
-  'data.not_json': 'This is not JSON: {reason}',
+  'data.not_json': 'This is not JSON: a quotation mark, a bracket or a comma is missing, or too many.',
   'data.saved': 'Row {number} is saved.',
   'data.length_min': 'shortest',
   'data.length_median': 'median',
@@ -101,7 +102,7 @@ export const data = {
   'data.histogram': 'Rows by their number of tokens',
   'data.bin': '{from} to {to} tokens: {rows} rows',
   'data.cutoff': 'Cut-off, in tokens',
-  'data.over': '{rows} of {all} rows are longer and would be cut.',
+  'data.over': '{rows} of {all} rows are longer: they would be cut, or left out.',
   'data.none_over': 'No row is longer.',
   'data.apply_cutoff': 'Check with this cut-off',
   'data.see_cut': 'See what is cut',

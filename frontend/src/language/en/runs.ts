@@ -1,4 +1,6 @@
 export const runs = {
+  'runs.state_ending': 'finishing up',
+  'runs.ends': 'The last things are written: the saved step, the report.',
   'runs.search': 'Search runs',
   'runs.none': 'No runs yet. Your first training takes a minute.',
   'runs.none_found': 'No run matches.',

@@ -1,4 +1,5 @@
 export const shell = {
+  'shell.discard': 'Discard what you have typed?',
   'shell.chat': 'Chat',
   'shell.compare': 'Compare',
   'shell.data': 'Data',

@@ -1,4 +1,6 @@
 export const train = {
+  'train.starter_note': 'The starter is for trying the steps: it is tiny, and can learn little of your own data. For real use take Qwen3-0.6B or larger.',
+  'train.to_models': 'To the models',
   'train.lead': 'Choose data, press start. Everything else has a good value already.',
   'train.model': 'Model',
   'train.model_not_here': '{name} (not on this machine)',

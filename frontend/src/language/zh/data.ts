@@ -1,4 +1,5 @@
 export const data = {
+  'data.converted': '文件是 {encoding} 编码，已转换为 UTF-8。',
   'data.intro': '模型要学习的问答数据。训练前先看一看：哪里有问题，模型实际会看到什么。',
   'data.sets': '数据集',
   'data.drop': '把数据文件拖到这里',
@@ -87,7 +88,7 @@ export const data = {
   'data.no_fields': '这条数据没有可以放进表单的文本，请用 JSON 编辑。',
   'data.row_as_json': '这条数据的 JSON',
   'data.not_an_object': '一条数据应是一个对象：{ … }',
-  'data.not_json': '这不是 JSON：{reason}',
+  'data.not_json': '这不是 JSON：引号、括号或逗号缺少或多余。',
   'data.saved': '第 {number} 条已保存。',
   'data.length_min': '最短',
   'data.length_median': '中位数',
@@ -97,7 +98,7 @@ export const data = {
   'data.histogram': '各长度的数据条数',
   'data.bin': '{from} 到 {to} 个 token：{rows} 条',
   'data.cutoff': '截断长度（token）',
-  'data.over': '{all} 条中有 {rows} 条更长，会被截断。',
+  'data.over': '{all} 条中有 {rows} 条更长，会被截断或排除。',
   'data.none_over': '没有更长的数据。',
   'data.apply_cutoff': '按这个长度检查',
   'data.see_cut': '查看被截去的内容',

@@ -1,4 +1,6 @@
 export const runs = {
+  'runs.state_ending': '正在收尾',
+  'runs.ends': '正在写入最后的内容：已保存的步骤和报告。',
   'runs.search': '搜索训练',
   'runs.none': '还没有训练。第一次训练只要一分钟。',
   'runs.none_found': '没有符合的训练。',

@@ -1,4 +1,5 @@
 export const shell = {
+  'shell.discard': '放弃已输入的内容？',
   'shell.chat': '对话',
   'shell.compare': '对比',
   'shell.data': '数据',

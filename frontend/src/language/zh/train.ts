@@ -1,4 +1,6 @@
 export const train = {
+  'train.starter_note': '入门模型只用来熟悉流程：它很小，学不会多少您自己的内容。真正使用时请用 Qwen3-0.6B 或更大的模型。',
+  'train.to_models': '去看模型',
   'train.lead': '选好数据，点开始。其余设置都已有合适的值。',
   'train.model': '模型',
   'train.model_not_here': '{name}（本机没有）',

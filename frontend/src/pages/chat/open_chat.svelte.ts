@@ -46,11 +46,12 @@ export class OpenChat {
   }
 
   private begin(): void {
-    const kept = localStorage.getItem(CHOICE)
+    const kept = JSON.parse(localStorage.getItem(CHOICE) ?? '{}') as Partial<Choice>
     this.id = this.title = ''
     this.turns = []
     this.shown = null
-    this.choice = { ...DEFAULT_CHOICE, ...(kept ? JSON.parse(kept) : {}), model: '' }
+    // The same voice answers; what one chat was told does not reach into the next.
+    this.choice = { ...DEFAULT_CHOICE, voice: kept.voice ?? 'base', strength: kept.strength ?? 1 }
     this.draft = localStorage.getItem(DRAFT) ?? ''
   }
 

@@ -1,5 +1,6 @@
 /** Sends a file to the server as it is, and tells how much of it has arrived. */
 import { language } from '../../language/language.svelte'
+import { toasts } from '../../parts/toasts.svelte'
 import { Refused } from '../../server/request'
 
 export type Sending = { done: Promise<string>; stop: () => void }
@@ -18,7 +19,10 @@ export function upload(file: Blob, name: string, onProgress: (share: number) => 
     request.onabort = () => reject(new Refused(0, language.t('data.upload_stopped')))
     request.onload = () => {
       const answer = parsed(request.responseText)
-      if (request.status === 200 && answer.id) resolve(answer.id)
+      if (request.status === 200 && answer.id) {
+        if (answer.encoding) toasts.say(language.t('data.converted', { encoding: answer.encoding }))
+        resolve(answer.id)
+      }
       else reject(new Refused(request.status, answer.error?.message ?? `HTTP ${request.status}`))
     }
   })
@@ -26,7 +30,7 @@ export function upload(file: Blob, name: string, onProgress: (share: number) => 
   return { done, stop: () => request.abort() }
 }
 
-function parsed(text: string): { id?: string; error?: { message: string } } {
+function parsed(text: string): { id?: string; encoding?: string; error?: { message: string } } {
   try {
     return JSON.parse(text)
   } catch {

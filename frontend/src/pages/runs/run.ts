@@ -3,6 +3,7 @@ export type RunState =
   | 'running'
   | 'starting'
   | 'waiting'
+  | 'ending'
   | 'finished'
   | 'interrupted'
   | 'stopped'
@@ -59,9 +60,10 @@ export type RunDetails = RunCard & {
 export type Remark = { step: number; event: string }
 
 const TAGS: Record<RunState, string> = {
-  running: 'accent',
-  starting: 'accent',
+  running: 'info',
+  starting: 'info',
   waiting: '',
+  ending: 'info',
   finished: 'good',
   interrupted: 'warn',
   stopped: 'warn',
@@ -70,7 +72,7 @@ const TAGS: Record<RunState, string> = {
 }
 
 export const tagOf = (state: RunState): string => TAGS[state] ?? ''
-export const goesOn = (state: RunState): boolean => ['running', 'starting', 'waiting'].includes(state)
+export const goesOn = (state: RunState): boolean => ['running', 'starting', 'waiting', 'ending'].includes(state)
 export const mayResume = (state: RunState): boolean => ['interrupted', 'stopped', 'failed', 'died'].includes(state)
 
 /** The numbers of a loss that people compare: four digits behind the point. */

@@ -97,7 +97,9 @@ class Training {
       toasts.fail(problem)
       return
     }
-    const kept = this.kept()
+    let kept = this.kept()
+    // Other data are another training: what was changed for the last one is not kept for it.
+    if (words.dataset && words.dataset !== kept.dataset) kept = { model: kept.model }
     const { form } = this
     const loaded = form.models.find((one) => one.is_loaded)?.name
     const knows = (id: string | undefined) => (form.sets.some((one) => one.id === id) ? id : undefined)

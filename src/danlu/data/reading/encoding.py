@@ -81,6 +81,20 @@ def read_pieces(file: Path) -> Iterator[str]:
                 return
 
 
+def encoding_of(head: bytes) -> str | None:
+    """Name the encoding of a text by its beginning; None where that is UTF-8, or no text."""
+    for mark, name in _MARKS.items():
+        if head.startswith(mark):
+            return name
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError as problem:
+        line_start = head.rfind(b"\n", 0, problem.start) + 1
+        sample = head[line_start : problem.start + _SAMPLE_BYTES]
+        return "GB18030" if _looks_like_gbk(sample) else None
+    return None
+
+
 def row_too_large(line: int) -> BrokenFile:
     """Return the error that a row exceeds MAX_ROW_BYTES. line: where it begins."""
     return BrokenFile(

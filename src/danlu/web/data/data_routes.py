@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,7 +82,7 @@ async def show_limits(request: Request) -> Json:
 async def upload(request: Request, name: Annotated[str, Query(max_length=400)]) -> Json:
     """Take a file; its body is the file as it is."""
     limit = studio_of(request).data.max_upload_bytes
-    return {"id": await receive_upload(request, name, limit=limit)}
+    return asdict(await receive_upload(request, name, limit=limit))
 
 
 @router.delete("/sets/{id_of_set}")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TypeVar
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from danlu.data.reading.encoding import encoding_of
 from danlu.data.reading.rows import READERS
 from danlu.errors import UsageError
 from danlu.files.committed import committed_folder, discard
@@ -29,13 +32,23 @@ from danlu.web.data.data_folders import UPLOAD_FILE, KnownSet, sets_folder
 UPLOADS = "/studio/data/uploads"
 _CONTENT_TYPE = "application/octet-stream"
 _LONGEST_NAME = 120
+# Files that are text; the others have an encoding of their own.
+_TEXTS = (".csv", ".txt", ".json", ".jsonl")
 # Bytes that are gathered before a thread writes them.
 _PIECE_BYTES = 1 << 20
 _Value = TypeVar("_Value")
 
 
-async def receive_upload(request: Request, name: str, *, limit: int) -> str:
-    """Write a request's body as a new data set; return its id.
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What an upload became. encoding: what its text was converted from; "" where it is UTF-8."""
+
+    id: str
+    encoding: str = ""
+
+
+async def receive_upload(request: Request, name: str, *, limit: int) -> Upload:
+    """Write a request's body as a new data set. Text in GBK or UTF-16 is converted to UTF-8.
 
     name: what to call it, of which only the ending counts. limit: in bytes. Raises ApiError for a
     body that is no file, too large, empty or too slow, UsageError for a type that is not read, and
@@ -48,16 +61,55 @@ async def receive_upload(request: Request, name: str, *, limit: int) -> str:
     await asyncio.to_thread(require_free, folder, declared)
     record = {"name": shown, "file": file, "created": time.time()}
     async with _on_threads(committed_folder(folder)) as draft:
-        size = 0
+        size, text_as = 0, _AsUtf8(PurePosixPath(file).suffix)
         async with _on_threads(draft.stream(file)) as write:
             async for piece in _pieces(request, limit):
                 size += len(piece)
-                await asyncio.to_thread(write, piece)
+                await asyncio.to_thread(write, text_as.convert(piece))
+            await asyncio.to_thread(write, text_as.end())
         if not size:
             raise ApiError(400, _("The file is empty."))
+        record["encoding"] = text_as.name
         text = json.dumps(record, ensure_ascii=False) + "\n"
         await asyncio.to_thread(draft.write, UPLOAD_FILE, text)
-    return id_of_set
+    return Upload(id=id_of_set, encoding=text_as.name)
+
+
+class _AsUtf8:
+    """Converts a text that is not UTF-8, told by its first piece; all else stays as it is.
+
+    Table programs on Chinese systems save CSV in GBK. name: as people call the encoding.
+    """
+
+    def __init__(self, suffix: str) -> None:
+        self.name = ""
+        self._is_text = suffix in _TEXTS
+        self._decoder: codecs.IncrementalDecoder | None = None
+
+    def convert(self, piece: bytes) -> bytes:
+        """Return the next piece in UTF-8. Raises ApiError where it is not what it looked like."""
+        if self._is_text:
+            self._is_text = False
+            if (encoding := encoding_of(piece)) is not None:
+                self.name = "GBK" if encoding == "GB18030" else encoding
+                self._decoder = codecs.getincrementaldecoder(encoding)()
+        return piece if self._decoder is None else self._decoded(piece, is_last=False)
+
+    def end(self) -> bytes:
+        """Return what is left."""
+        return b"" if self._decoder is None else self._decoded(b"", is_last=True)
+
+    def _decoded(self, piece: bytes, *, is_last: bool) -> bytes:
+        assert self._decoder is not None
+        try:
+            return self._decoder.decode(piece, is_last).encode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise ApiError(
+                400,
+                _("The text is {encoding} in the beginning, and not further on.").format(
+                    encoding=self.name
+                ),
+            ) from None
 
 
 def shown_name(name: str) -> str:

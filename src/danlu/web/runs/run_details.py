@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,10 @@ def activity(card: Json, entry: QueueEntry | None) -> Json:
     state = card["state"]
     if entry.state == "waiting":
         state = "waiting"
-    elif state in ("interrupted", "stopped", "failed", "died"):
-        state = "starting"  # it is resumed, and its model is being read
+    elif state in ("finished", "interrupted", "stopped", "failed", "died"):
+        # Its process has ended it and writes the report, or resumes it and reads the model.
+        ended = datetime.fromisoformat(card["ended"]).timestamp() if card["ended"] else 0.0
+        state = "ending" if ended >= int(entry.started or 0.0) else "starting"
     return {"entry": entry.id, "entry_state": entry.state, "state": state}
 
 

@@ -25,7 +25,7 @@ Json = dict[str, Any]
 _EVERY_S = 0.5
 # More new records than this are faster loaded as a curve.
 _MOST_POINTS = 2000
-_GOING_ON = ("running", "starting", "waiting")
+_GOING_ON = ("running", "starting", "waiting", "ending")
 
 
 class _Follower:

@@ -66,7 +66,8 @@ async def teach(body: Correction, request: Request) -> Json:
     id_of_row = await asyncio.to_thread(
         answers.teach, body.chat, body.turn, body.content, body.reasoning, model
     )
-    return {"id": id_of_row}
+    count = len(await asyncio.to_thread(answers.all))
+    return {"id": id_of_row, "count": count}
 
 
 @router.get("")
