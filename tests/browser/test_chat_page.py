@@ -61,8 +61,8 @@ def finished(page: Page, count: int = 1) -> None:
 @pytest.mark.parametrize(
     ("locale", "words"),
     [
-        ("en-US", ("Thought for", "Answer again", "New chat")),
-        ("zh-CN", ("思考了", "重新回答", "新对话")),
+        ("en-US", ("Thought", "Answer again", "New chat")),
+        ("zh-CN", ("思考", "重新回答", "新对话")),
     ],
 )
 def test_an_answer_arrives_and_stays(

@@ -45,6 +45,9 @@ def test_the_key_opens_a_session_and_serves_programs(tmp_path: Path) -> None:
     with studio_client(tmp_path, keys=[KEY]) as client:
         assert client.post(SESSION, json={"key": "wrong"}).status_code == 401
         assert client.post(SESSION, json={}).status_code == 401
+        half = b'{"key": "\\ud800", "link": "\\ud800"}'
+        json_type = {"content-type": "application/json"}
+        assert client.post(SESSION, content=half, headers=json_type).status_code == 401
         assert client.get("/v1/models", headers=dict([bearer()])).status_code == 200
         assert client.post(SESSION, json={"key": KEY}).status_code == 200
         assert client.get(SESSION).json()["open"] is True

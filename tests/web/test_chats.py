@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from danlu.engine.request import Request as EngineRequest
-from danlu.errors import DataError
+from danlu.errors import CapacityError, DataError
 from danlu.web.chats.kept_chats import KeptChats
 from danlu.web.database import MIGRATIONS, Database
 from tests.helpers.models import tiny_engine
@@ -107,6 +107,7 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
             (f"/studio/chats/{chat}/ask", {**question, "settings": {"voice": "base", "x": 1}}),
             (f"/studio/chats/{chat}/again", {"question": turn, "settings": CHOICE}),
             (f"/studio/chats/{chat}/correct", {"answer": turn - 1, "content": "x"}),
+            (f"/studio/chats/{chat}/ask", {**question, "before": 2**70}),
         ):
             assert client.post(path, json=body).status_code == 400, (path, body)
         assert len(turns(client, chat)) == 2
@@ -289,3 +290,44 @@ def test_a_chat_with_another_model_is_not_answered_by_this_one(tmp_path: Path) -
             turn = turns(client, chat)[answer]
             assert turn["content"] == said
             assert ("Qwen3-8B" in turn["facts"].get("error", "")) == (not said)
+
+
+def test_only_a_turn_of_the_chat_can_be_shown(tmp_path: Path) -> None:
+    with studio_client(tmp_path) as client:
+        chat = new_chat(client)
+        answered(client, chat, "hello")
+        for shown in (999_999, -5, 2**70):
+            path = f"/studio/chats/{chat}"
+            assert client.patch(path, json={"shown": shown}).status_code == 400
+
+
+def test_an_answer_ends_where_it_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, or another program holds the file: whoever waits is told."""
+    with studio_client(tmp_path) as client:
+        chat = new_chat(client)
+
+        def full(*_words: object, **_values: object) -> None:
+            raise CapacityError("The disk is full.", why="y", fix="z")
+
+        monkeypatch.setattr(KeptChats, "write_answer", full)
+        answer = ask(client, chat, "hello")["answer"]
+        events = client.events(f"/studio/chats/answers/{answer}/events")
+        assert events[-1][1]["state"] == "failed"
+        assert "disk is full" in events[-1][1]["facts"]["error"]
+
+
+def test_a_locked_database_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("danlu.web.database._PATIENCE_S", 0.1)
+    with studio_client(tmp_path) as client:
+        other = sqlite3.connect(tmp_path / "studio.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post("/studio/chats", json={})
+        assert answer.status_code == 503
+        assert "cannot be used at the moment" in answer.json()["error"]["message"]
+        other.execute("ROLLBACK")
+        other.close()
+        assert client.post("/studio/chats", json={}).status_code == 200

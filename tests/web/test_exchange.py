@@ -132,3 +132,27 @@ def test_a_long_chat_is_no_recursion(tmp_path: Path) -> None:
     value = {"chat": {"history": {"currentId": "2999", "messages": dict(reversed(nodes.items()))}}}
     with studio_client(tmp_path) as client:
         assert len(branch(imported(client, json.loads(json.dumps(value))))) == 3000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"title": "\ud800", "messages": [{"role": "user", "content": "hi"}]},
+        [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}],
+        [{"role": "system", "content": "\ud800"}, {"role": "user", "content": "hi"}],
+        {
+            "danlu_chat": 1,
+            "end": 0,
+            "turns": [{"before": None, "role": "user", "content": "\ud800"}],
+        },
+    ],
+)
+def test_half_characters_become_marks(tmp_path: Path, value: Any) -> None:
+    with studio_client(tmp_path) as client:
+        answer = client.post(
+            "/studio/chats/import",
+            content=json.dumps({"chat": value}).encode(),
+            headers={"content-type": "application/json"},
+        )
+        assert answer.status_code == 200, answer.text
+        assert len(client.get("/studio/chats").json()) == 1

@@ -165,6 +165,22 @@ def test_a_training_that_was_killed_can_be_resumed(place: Place) -> None:
     assert "resumed" in place.queue.get(entry).detail
 
 
+def test_a_damaged_run_lets_the_others_go_on(place: Place) -> None:
+    place.add("one")
+    place.add("two")
+    place.begun("one")
+    (place.home / "one" / "run.json").write_text('{"state": "runn')
+    entry = place.queue.of_run(run_id(place.home / "one"))
+    assert entry is not None
+    assert entry.pid is not None
+    os.kill(entry.pid, signal.SIGKILL)
+    wait_until(lambda: place.queue.advance() or place.states()["one"] == "failed")
+    place.begun("two")
+    place.end("two")
+    place.queue.advance()
+    assert place.states() == {"one": "failed", "two": "finished"}
+
+
 def test_a_process_outlives_its_starter_and_its_lock_says_so(tmp_path: Path) -> None:
     log, lock = tmp_path / "log", tmp_path / "lock"
     script = "import sys, time; print('here', flush=True); sys.stdin.read(); time.sleep(60)"

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from danlu.server.lifecycle.opening import open_serving
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.state import ServerState
 from danlu.web.available_voices import AvailableVoices
+from danlu.web.runs import run_following, run_routes
 from danlu.web.runs.metric_table import MetricTables, read_table
 from danlu.web.runs.run_curve import MOST_POINTS, curve_of
 from danlu.web.settings import WebSettings
@@ -205,3 +208,57 @@ def test_a_stopped_run_can_answer_with_its_checkpoint(
             voices.answering(f"{voice.id}@3")
     finally:
         state.serving.service.stop()
+
+
+def test_a_removed_run_leaves_nothing_to_one_of_its_name(
+    client: StudioClient, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "fox")
+    client.patch(f"/studio/runs/{run}", json={"title": "My best", "note": "lr was good"})
+    assert client.request("DELETE", f"/studio/runs/{run}", json={}).status_code == 200
+    assert client.get("/studio/voices").json()[1:] == []
+    assert write_run(tmp_path / "fox") == run
+    (card,) = get(client, "")
+    assert (card["title"], card["note"]) == ("fox", "")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", b'{"state": "runn'),
+        ("run.json", b'{"detail": "\\ud800"}'),
+        (METRICS_FILE, b'{"step": 1' + b"0" * 300 + b', "loss": 1.0}\n'),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(
+    client: StudioClient, tmp_path: Path, file: str, content: bytes
+) -> None:
+    write_run(tmp_path / "good")
+    bad = write_run(tmp_path / "bad")
+    (tmp_path / "bad" / file).write_bytes(content)
+    assert "good" in [card["name"] for card in get(client, "")]
+    client.events(f"/studio/runs/{bad}/events")  # it ends
+
+
+def test_a_server_that_stops_lets_go_of_its_pages(client: StudioClient, tmp_path: Path) -> None:
+    """Also where there is always something to tell, as of a run that goes on."""
+    folder = tmp_path / "fox"
+    run = write_run(folder, [step_record(1, 2.0)], state="running", ended="")
+    with FolderLock(folder), suppress(AssertionError):
+        client.studio.server.is_stopping = True
+        steps = iter(range(2, 10_000))
+        metrics = Metrics(folder)
+        follower = run_following.follow_run
+        with pytest.MonkeyPatch.context() as patched:
+
+            async def busy(*words: Any) -> AsyncIterator[tuple[int, str] | None]:
+                async for piece in follower(*words):
+                    metrics.append(step_record(next(steps), 1.0))
+                    yield piece
+
+            patched.setattr(run_routes, "follow_run", busy)
+            client.studio.server.is_stopping = False
+            app_state = client.studio.server
+            threading.Timer(1.0, lambda: setattr(app_state, "is_stopping", True)).start()
+            client.events(f"/studio/runs/{run}/events")
+    assert next(steps) < 50

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -71,7 +72,11 @@ def registered_folders() -> list[Path]:
     for entry in sorted((danlu_home() / "runs").glob("*.json")):
         with _warning():
             record = read_json_file(entry, fix=f"rm {shlex.quote(str(entry))}")
-            folders.append(Path(record.text("path")))
+            path = record.text("path")
+            if "\0" in path or not path.startswith("/"):
+                raise record.broken("path")
+            os.fsencode(path)
+            folders.append(Path(path))
     return folders
 
 
@@ -98,7 +103,7 @@ def _warning() -> Iterator[None]:
     """Warn of a run that cannot be read; the others are shown."""
     try:
         yield
-    except (DanluError, OSError) as fault:
+    except (DanluError, OSError, UnicodeError) as fault:
         reason = " ".join(str(fault).splitlines()[:2])
         _log.warning(printable(_("A run is not shown. {reason}").format(reason=reason)))
 

@@ -15,7 +15,7 @@ from danlu.errors import UsageError
 from danlu.hub.adapters import find_adapter
 from danlu.language import _
 from danlu.runs.checkpoints import list_checkpoints
-from danlu.runs.manifest import read_manifest
+from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.registry import RunStatus, list_runs, registered_folders, run_id
 from danlu.server.requested_model import RequestedModel
 from danlu.server.served_adapters import ServedAdapter, load_served_adapter
@@ -120,7 +120,7 @@ class AvailableVoices:
 def run_folder(id_of_run: str) -> Path:
     """Return the folder of a registered run. Raises UsageError where there is none."""
     for folder in registered_folders():
-        if run_id(folder) == id_of_run:
+        if run_id(folder) == id_of_run and is_run(folder):
             return folder
     raise UsageError(
         _("There is no such run."),

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import DataError, EnvironmentFault
+from danlu.errors import CapacityError, DataError, EnvironmentFault
 from danlu.files.atomic import make_folder
 from danlu.files.home import danlu_home
 from danlu.language import _
@@ -61,6 +61,8 @@ MIGRATIONS = (
     );
     """,
 )
+# So long another program may keep the file locked.
+_PATIENCE_S = 5.0
 _NETWORK = ("nfs", "cifs", "smb", "fuse.", "9p", "lustre", "gpfs", "ceph", "afs", "beegfs")
 
 
@@ -76,7 +78,9 @@ class Database:
         make_folder(self.path.parent)
         self._lock = threading.RLock()
         try:
-            self._connection = sqlite3.connect(self.path, check_same_thread=False, timeout=30)
+            self._connection = sqlite3.connect(
+                self.path, check_same_thread=False, timeout=_PATIENCE_S
+            )
             os.chmod(self.path, 0o600)
             self._connection.row_factory = sqlite3.Row
             mode = "DELETE" if _is_on_a_network(self.path.parent) else "WAL"
@@ -94,18 +98,21 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection to one caller; all it changes is kept, or nothing is."""
-        with self._lock, self._connection:
+        """Give the connection to one caller; all it changes is kept, or nothing is.
+
+        Raises CapacityError where the file is locked or the disk full, as all methods do.
+        """
+        with self._lock, _explained(self.path), self._connection:
             yield self._connection
 
     def all(self, statement: str, words: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """Return the rows of a query."""
-        with self._lock:
+        with self._lock, _explained(self.path):
             return self._connection.execute(statement, words).fetchall()
 
     def one(self, statement: str, words: Sequence[Any] = ()) -> sqlite3.Row | None:
         """Return the first row of a query."""
-        with self._lock:
+        with self._lock, _explained(self.path):
             row: sqlite3.Row | None = self._connection.execute(statement, words).fetchone()
             return row
 
@@ -129,6 +136,20 @@ class Database:
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {script}; PRAGMA user_version={number}; COMMIT;"
             )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as problem:
+        raise CapacityError(
+            _("The studio's database cannot be used at the moment."),
+            why=as_sentence(reason_of(problem)),
+            fix=_("End other programs that use {path}, or free space on its disk.").format(
+                path=path
+            ),
+        ) from problem
 
 
 def _is_on_a_network(folder: Path) -> bool:

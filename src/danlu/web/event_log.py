@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -72,13 +73,17 @@ def stream(request: Request, pieces: AsyncIterator[tuple[int, str] | None]) -> S
     """
 
     async def lines() -> AsyncIterator[str]:
+        told = time.monotonic()
         async for piece in pieces:
             if piece is not None:
                 yield f"id: {piece[0]}\ndata: {piece[1]}\n\n"
             elif state_of(request.app).is_stopping:
                 return
-            else:
+            elif time.monotonic() >= told + COMMENT_SECONDS:
                 yield ": still here\n\n"
+            else:
+                continue
+            told = time.monotonic()
         yield "event: end\ndata: {}\n\n"
 
     return StreamingResponse(lines(), media_type="text/event-stream", headers=_HEADERS)

@@ -42,8 +42,8 @@ def session_router(keys: Keys) -> APIRouter:
         """Open a session for a link or a key."""
         studio: Studio = studio_of(request)
         if keys and not (
-            (body.link and studio.sessions.use_link(body.link))
-            or (body.key and keys.recognise(f"Bearer {body.key}"))
+            (body.link.isascii() and body.link and studio.sessions.use_link(body.link))
+            or (body.key.isascii() and body.key and keys.recognise(f"Bearer {body.key}"))
         ):
             raise ApiError(
                 401,

@@ -26,6 +26,8 @@ from danlu.web.studio import studio_of
 router = APIRouter(prefix="/studio/chats")
 Json = dict[str, Any]
 _LONGEST_TEXT = 2_000_000
+# Of a turn, as the database counts them.
+_Number = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
 class _Body(BaseModel):
@@ -44,28 +46,28 @@ class ChatChange(_Body):
     title: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     draft: Annotated[str, Field(max_length=_LONGEST_TEXT)] | None = None
     settings: AnswerChoice | None = None
-    shown: int | None = None
+    shown: _Number | None = None
 
 
 class ChatQuestion(_Body):
     """What the user says. before: the turn that it follows."""
 
     content: Annotated[str, Field(min_length=1, max_length=_LONGEST_TEXT)]
-    before: int | None = None
+    before: _Number | None = None
     settings: AnswerChoice
 
 
 class Again(_Body):
     """A further answer to a question, perhaps by another voice."""
 
-    question: int
+    question: _Number
     settings: AnswerChoice
 
 
 class CorrectedAnswer(_Body):
     """What an answer should have been; it becomes a branch beside the answer."""
 
-    answer: int
+    answer: _Number
     content: Annotated[str, Field(min_length=1, max_length=_LONGEST_TEXT)]
     reasoning: Annotated[str, Field(max_length=_LONGEST_TEXT)] = ""
 
@@ -81,7 +83,7 @@ class Counting(_Body):
     """What would be asked. content: the draft; before: the turn that it follows."""
 
     content: Annotated[str, Field(max_length=_LONGEST_TEXT)] = ""
-    before: int | None = None
+    before: _Number | None = None
     settings: AnswerChoice
 
 

@@ -7,6 +7,7 @@ export (a tree of nodes with parent and children each).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -39,16 +40,16 @@ def session_of(value: Any) -> tuple[str, Session]:
 def _read(value: Any) -> tuple[str, Session]:
     if isinstance(value, list):
         return "", _of_messages(value)
-    title = str(value.get("title") or "")[:200]
+    title = _text(str(value.get("title") or ""))[:200]
     if "danlu_chat" in value:
-        return title, Session.of_record(value, _("The file"))
+        return title, Session.of_record(_with_whole_texts(value), _("The file"))
     if isinstance(value.get("mapping"), dict):
         return title, _of_tree(value["mapping"], value.get("current_node"), _openai_node)
     chat = value["chat"] if isinstance(value.get("chat"), dict) else value
     history = chat.get("history")
     if isinstance(history, dict) and isinstance(history.get("messages"), dict):
         tree = _of_tree(history["messages"], history.get("currentId"), _open_webui_node)
-        return title or str(chat.get("title") or "")[:200], tree
+        return title or _text(str(chat.get("title") or ""))[:200], tree
     return title, _of_messages(chat["messages"])
 
 
@@ -115,12 +116,18 @@ def _message(entry: Mapping[str, Any]) -> Message:
     return Message(role="assistant", content=content, reasoning=_text(reasoning))
 
 
+def _with_whole_texts(value: Any) -> Any:
+    """Return a JSON value in which half characters of texts have become marks."""
+    text = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
+    return json.loads(text)
+
+
 def _text(content: Any) -> str:
     """Return a text, or the texts of a list of parts."""
     if isinstance(content, str):
         return content.encode("utf-8", "replace").decode()
     parts = [part["text"] for part in content if isinstance(part.get("text"), str)]
-    return "".join(parts)
+    return _text("".join(parts))
 
 
 def keep(chats: KeptChats, value: Any, settings: Json) -> str:

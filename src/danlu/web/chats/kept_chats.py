@@ -90,6 +90,8 @@ class KeptChats:
     def change(self, id_of_chat: str, **values: Any) -> None:
         """Change title, draft, settings or the turn that the shown branch ends with."""
         self._row(id_of_chat)
+        if "shown" in values:
+            self._turn_of(id_of_chat, values["shown"])
         if "settings" in values:
             values["settings"] = json.dumps(values["settings"], ensure_ascii=False)
         names = ", ".join(f"{name} = ?" for name in values)

@@ -69,7 +69,16 @@ class _RunningAnswer:
             self._facts["error"] = api_error_of(problem, name, in_engine=True).message
             self.log.add({"kind": "error", "message": self._facts["error"]})
         finally:
-            self._write(state)
+            await self._close(state)
+
+    async def _close(self, state: TurnState) -> None:
+        """Write what it came to; whoever follows it is told the end, even where that fails."""
+        try:
+            await asyncio.shield(asyncio.to_thread(self._write, state))
+        except Exception as problem:
+            self._facts["error"] = api_error_of(problem, name_of_answer(self._turn)).message
+            state = "failed"
+        finally:
             self.log.add({"kind": "state", "state": state, "facts": self._facts})
             self.log.end()
 

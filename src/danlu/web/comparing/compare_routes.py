@@ -144,8 +144,10 @@ async def _run(
     try:
         await asyncio.gather(*(column(place) for place in range(len(choices))))
     finally:
-        _keep(studio.database, name, answers)
-        log.end()
+        try:
+            await asyncio.shield(asyncio.to_thread(_keep, studio.database, name, answers))
+        finally:
+            log.end()
 
 
 def _keep(database: Database, name: str, answers: list[Json]) -> None:

@@ -92,6 +92,16 @@ async def delete_set(id_of_set: str, request: Request) -> Json:
 
     def delete() -> None:
         known = studio.data.find(id_of_set)
+        if any(
+            str(known.folder) in str(entry.settings)
+            for entry in studio.queue.shown()
+            if not entry.is_over
+        ):
+            raise UsageError(
+                _("{name} is not deleted.").format(name=known.name),
+                why=_("A training in the queue needs it."),
+                fix=_("Wait until it has ended, or take it out of the queue."),
+            )
         remove_upload(known)
         ChangedRows(studio.database).forget(known.id)
 

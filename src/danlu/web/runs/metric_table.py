@@ -31,6 +31,8 @@ HELD_OUT_COLUMNS = ("step", "eval_loss", "eval_loss_per_sample")
 # The place of a record in the file, counted from 1: by it a page says what it has seen.
 NUMBER = "number"
 _MOST_OPEN = 12
+# What a number of the tables holds exactly.
+_MOST_STEPS = 2**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +141,8 @@ def _records(lines: list[bytes]) -> list[Mapping[str, Any]]:
 
 
 def _checked(record: Any) -> Mapping[str, Any]:
-    return record if isinstance(record, dict) and type(record.get("step")) is int else {}
+    step = record.get("step") if isinstance(record, dict) else None
+    return record if type(step) is int and abs(step) < _MOST_STEPS else {}
 
 
 def _extended(table: MetricTable, records: list[Mapping[str, Any]]) -> MetricTable:

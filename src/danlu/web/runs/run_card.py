@@ -26,9 +26,9 @@ def read_card(folder: Path, table: MetricTable | None = None) -> Json:
         "name": folder.name,
         "state": run.state,
         # How far it came is said by the step.
-        "detail": "" if _ONLY_STEPS.fullmatch(run.detail) else run.detail,
+        "detail": "" if _ONLY_STEPS.fullmatch(run.detail) else _whole(run.detail),
         "kind": run.kind,
-        "base": run.base.name,
+        "base": _whole(run.base.name),
         "step": table.step,
         "total": total_steps(run),
         "loss": table.last("loss"),
@@ -40,6 +40,11 @@ def read_card(folder: Path, table: MetricTable | None = None) -> Json:
         "spark": spark_of(table),
         "has_result": (folder / "final").is_dir(),
     }
+
+
+def _whole(text: str) -> str:
+    """Return a text of a file as JSON can hold it: half a character becomes a mark."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def total_steps(run: RunManifest) -> int | None:

@@ -103,7 +103,7 @@ def csv_of(folder: Path) -> str:
 
     records = read_metrics(folder)
     names = list(dict.fromkeys(name for record in records for name in record))
-    lines = [",".join(names)]
+    lines = [",".join(_cell(name) if "," in name or '"' in name else name for name in names)]
     lines += [",".join(_cell(record.get(name)) for name in names) for record in records]
     return "\r\n".join(lines) + "\r\n"
 
@@ -111,6 +111,8 @@ def csv_of(folder: Path) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, dict | list):
+        value = json.dumps(value)
     if isinstance(value, str):
         # A table program would compute what begins like this.
         text = f"'{value}" if value[:1] in "=+-@\t\r" else value

@@ -15,7 +15,6 @@ from typing import Any
 
 from danlu.errors import DanluError
 from danlu.runs.manifest import is_run
-from danlu.web.event_log import COMMENT_SECONDS
 from danlu.web.runs.run_curve import points_behind
 from danlu.web.runs.run_details import activity, waiting_card
 from danlu.web.studio import Studio
@@ -25,6 +24,8 @@ Json = dict[str, Any]
 _EVERY_S = 0.5
 # More new records than this are faster loaded as a curve.
 _MOST_POINTS = 2000
+# Looks that fail one after the other: it is no moment any more, the files are damaged.
+_MOST_FAILED = 10
 _GOING_ON = ("running", "starting", "waiting", "ending")
 
 
@@ -92,18 +93,17 @@ async def follow_run(
     Events: `points`, `reload` where records were taken back, `card`, `log`. Ends with the run.
     """
     follower = _Follower(studio, id_of_run, folder, seen)
-    silent = 0.0
+    failed = 0
     while True:
         try:
             events, goes_on = await asyncio.to_thread(follower.look)
+            failed = 0
         except (DanluError, OSError):
-            events, goes_on = [], is_run(folder)  # in the middle of being moved or replaced
+            failed += 1  # perhaps in the middle of being moved or replaced
+            events, goes_on = [], is_run(folder) and failed < _MOST_FAILED
         for event in events:
             yield follower.seen, json.dumps(event, ensure_ascii=False, allow_nan=False)
         if not goes_on:
             return
-        silent = 0.0 if events else silent + _EVERY_S
-        if silent >= COMMENT_SECONDS:
-            silent = 0.0
-            yield None
+        yield None  # a moment in which a server that stops can hang up
         await asyncio.sleep(_EVERY_S)

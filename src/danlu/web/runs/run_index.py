@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import DanluError, UsageError
+from danlu.errors import UsageError
 from danlu.language import _
 from danlu.runs.manifest import is_run
 from danlu.runs.registry import registered_folders, run_id
@@ -82,6 +82,10 @@ class RunIndex:
                         f"UPDATE notes SET {name} = ? WHERE run = ?", (value, id_of_run)
                     )
 
+    def forget(self, id_of_run: str) -> None:
+        """Drop title and note of a run that is removed: another one may get its name."""
+        self._database.change("DELETE FROM notes WHERE run = ?", (id_of_run,))
+
     def rebuild(self) -> int:
         """Make the index anew; return how many runs are in it."""
         self._database.change("DELETE FROM runs")
@@ -99,7 +103,7 @@ class RunIndex:
                 return card
         try:
             card = read_card(folder)
-        except (DanluError, OSError) as fault:
+        except Exception as fault:  # whatever one folder holds, the others are listed
             _log.warning("a run is not shown: %s", " ".join(str(fault).split("\n")[:2]))
             return None
         fresh[str(folder)] = (stamp, card)

@@ -141,6 +141,7 @@ async def remove(run: str, request: Request) -> Json:
             )
         trashed = move_to_trash(folder)
         studio.queue.forget(run)
+        studio.runs.forget(run)
         return {"bytes": trashed.size_bytes}
 
     return await asyncio.to_thread(removed)

@@ -64,7 +64,11 @@ def planned(studio: Studio, choice: TrainingChoice) -> Json:
 
 
 def startable(studio: Studio, choice: TrainingChoice) -> ChosenTraining:
-    """Return a choice that may be started. Raises UsageError where its model is not here."""
+    """Return a choice that may be started.
+
+    Raises UsageError where its model is not here, and what a plan of it raises: no rows, say.
+    """
+    planned(studio, choice)
     training = chosen_training(studio, choice, new_run_folder(choice.name))
     check_model(training.settings.model_name_or_path)
     return training

@@ -257,7 +257,10 @@ class TrainingQueue:
         begun = int(entry.started or 0.0)
         said = self.log_tail(entry.id).strip()
         if is_run(entry.folder):
-            run = read_manifest(entry.folder)
+            try:
+                run = read_manifest(entry.folder)
+            except (DanluError, OSError) as fault:  # damaged: the others shall not wait for it
+                return "failed", str(fault)
             if run.state == "running":
                 return "failed", _("Its process was killed; it can be resumed.")
             if run.ended and datetime.fromisoformat(run.ended).timestamp() >= begun:

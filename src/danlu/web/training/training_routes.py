@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -19,6 +20,7 @@ from danlu.web.training.training_choice import TrainingChoice, free_name, traina
 
 router = APIRouter(prefix="/studio/training")
 Json = dict[str, Any]
+_log = logging.getLogger(__name__)
 _Id = Annotated[str, Field(max_length=64)]
 
 
@@ -107,5 +109,8 @@ async def remove_from_queue(entry: str, request: Request) -> Json:
 
 
 async def advanced(studio: Studio) -> None:
-    """Let the queue start what it can, at once."""
-    await asyncio.to_thread(studio.queue.advance)
+    """Let the queue start what it can, at once; what was added stays where that fails."""
+    try:
+        await asyncio.to_thread(studio.queue.advance)
+    except Exception:
+        _log.exception("the queue of trainings could not be looked after")
