@@ -51,9 +51,12 @@ def test_the_key_opens_a_session_and_serves_programs(tmp_path: Path) -> None:
         assert client.get("/v1/models", headers=dict([bearer()])).status_code == 200
         assert client.post(SESSION, json={"key": KEY}).status_code == 200
         assert client.get(SESSION).json()["open"] is True
+        stolen = {"cookie": "; ".join(f"{one.name}={one.value}" for one in client.cookies.jar)}
+        assert client.get("/studio/chats", headers=stolen).status_code == 200
         client.post(f"{SESSION}/end", json={})
         client.cookies.clear()
         assert client.get("/studio/chats").status_code == 401
+        assert client.get("/studio/chats", headers=stolen).status_code == 401
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "x.y", ".", "a" * 5000, 'x"; path=/', "é.é"])

@@ -160,4 +160,9 @@ def test_an_export_says_how_it_is_used(studio: StudioClient, form: str, word: st
         assert file.stat().st_size >= done["num_bytes"]
         ending = "-ollama" if form == "ollama" else ""
         assert file.parent == exports_folder() / f"starter-q8_0{ending}{number}"
+        got = studio.get(f"/studio/merge/exports/{file.parent.name}/file")
+        assert got.content == file.read_bytes()
+        assert file.name in got.headers["content-disposition"]
+    for name in ("none", "..", "%2e%2e", "starter"):
+        assert studio.get(f"/studio/merge/exports/{name}/file").status_code == 404
     assert studio.post("/studio/merge/export", json={"model": "/etc"}).status_code == 400

@@ -145,3 +145,15 @@ def test_tables_are_edited_too(client: TestClient, upload: Upload) -> None:
     assert ".csv" in READERS
     change(client, id_of_set, 2, "edit", row={"instruction": "What?", "output": "A model"})
     assert not check(client, id_of_set)["refuses"]
+
+
+def test_numbers_that_a_page_cannot_hold_stay_exact(client: TestClient, upload: Upload) -> None:
+    """JavaScript rounds them: an edit of the answer leaves the id as the file has it."""
+    row = {**GOOD, "id": 12345678901234567890, "more": [{"n": 2**60 + 1}], "small": 7}
+    id_of_set = upload([row, OTHER])
+    sent = {**row, "output": "Fox", "id": 12345678901234567000, "more": [{"n": float(2**60)}]}
+    body = {"action": "edit", "row": {**sent, "small": 8}}
+    answer = client.post(f"/studio/data/sets/{id_of_set}/rows/1", json=body)
+    assert answer.json()["saved"]
+    changes = ChangedRows(studio_of(client).database).of(id_of_set)
+    assert changes[1].content == {**row, "output": "Fox", "small": 8}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -94,7 +95,9 @@ class DataSet:
 
     def _chosen_rows(self) -> Iterator[RawRow | Finding]:
         if self.num_samples is None:
-            yield from islice(self._all_rows(), self.max_samples)
+            most = self.max_samples
+            # More than the system can count is all of them.
+            yield from islice(self._all_rows(), None if most is None else min(most, sys.maxsize))
             return
         times = self._times()
         for index, raw in enumerate(self._all_rows()):

@@ -33,6 +33,7 @@ class Sessions:
         # Cookies do not know ports: two studios on one machine would end each other's sessions.
         self._cookie = f"danlu_{port}"
         self._link = secrets.token_urlsafe(24)
+        self._ended: set[str] = set()
 
     @property
     def link(self) -> str:
@@ -58,12 +59,18 @@ class Sessions:
             samesite="strict",
         )
 
-    def end(self, response: Response) -> None:
-        """End the session of whoever gets this response."""
+    def end(self, headers: Headers, response: Response) -> None:
+        """End the session that a request shows; its cookie opens nothing any more."""
+        if (name := self._name(headers)) is not None:
+            self._ended.add(name)
         response.delete_cookie(self._cookie, path="")
 
     def holder(self, headers: Headers) -> str | None:
         """Name the session that a request shows; None without a good one."""
+        name = self._name(headers)
+        return None if name is None or name in self._ended else f"session {name[:8]}"
+
+    def _name(self, headers: Headers) -> str | None:
         try:
             cookies = SimpleCookie(headers.get("cookie", ""))
         except CookieError:
@@ -72,7 +79,7 @@ class Sessions:
             return None
         name, _dot, signature = cookies[self._cookie].value.partition(".")
         good = hmac.compare_digest(signature.encode(), self._signature(name).encode())
-        return f"session {name[:8]}" if good else None
+        return name if good else None
 
     def _signature(self, name: str) -> str:
         return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()

@@ -59,7 +59,7 @@ def session_router(keys: Keys) -> APIRouter:
     async def end_session(request: Request) -> Response:
         """End this browser's session."""
         response = JSONResponse({"open": False})
-        studio_of(request).sessions.end(response)
+        studio_of(request).sessions.end(request.headers, response)
         return response
 
     return router

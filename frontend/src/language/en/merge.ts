@@ -1,4 +1,5 @@
 export const merge = {
+  'merge.download': 'Download the file',
   'merge.lead': 'An adapter is merged into its base: the result is an ordinary model, for danlu and for others. Run and base stay as they are.',
   'merge.merge': 'Merge',
   'merge.what': 'Run or adapter',

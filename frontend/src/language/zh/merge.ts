@@ -1,4 +1,5 @@
 export const merge = {
+  'merge.download': '下载文件',
   'merge.lead': '把适配器合并进基座模型，得到一个普通模型，丹炉和其他程序都能使用。训练记录和基座保持不变。',
   'merge.merge': '合并',
   'merge.what': '训练记录或适配器',

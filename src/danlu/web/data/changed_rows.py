@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from danlu.web.database import Database
 
 DERIVED_FILE, _KEY_FILE = "derived.jsonl", "derived.key"
 _writing = threading.Lock()
+_EXACT = 2**53
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +159,33 @@ def numbered_rows(file: Path, changes: Mapping[int, RowChange]) -> Iterator[Numb
         yield NumberedRow(
             number=number, place=item.place, original=original, found=found, change=change
         )
+
+
+def with_exact_numbers(original: Any, edited: Any) -> Any:
+    """Return an edited row with the numbers of the original that a page cannot hold exactly.
+
+    JavaScript has doubles only: a whole number above 2**53 comes back rounded, and what is not
+    finite as its name.
+    """
+    if isinstance(original, dict) and isinstance(edited, dict):
+        return {
+            name: with_exact_numbers(original[name], value) if name in original else value
+            for name, value in edited.items()
+        }
+    if isinstance(original, list) and isinstance(edited, list) and len(original) == len(edited):
+        return [*map(with_exact_numbers, original, edited)]
+    if type(original) is int and abs(original) > _EXACT and type(edited) in (int, float):
+        return original if _double(original) == _double(edited) else edited
+    if isinstance(original, float) and not math.isfinite(original) and edited == str(original):
+        return original
+    return edited
+
+
+def _double(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf
 
 
 def digest_of(original: Any, found: Finding | None) -> str:

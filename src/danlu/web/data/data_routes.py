@@ -24,6 +24,7 @@ from danlu.web.data.changed_rows import (
     current_file,
     digest_of,
     numbered_rows,
+    with_exact_numbers,
 )
 from danlu.web.data.column_choice import choose_columns, chosen_columns, described_columns
 from danlu.web.data.data_folders import KnownSet
@@ -248,10 +249,11 @@ class _Look:
                     why=_("An edit needs what shall stand in its place."),
                     fix=_("Send it as row."),
                 )
-            seen = self._seen(row, body.row)
+            content = with_exact_numbers(row.content, body.row)
+            seen = self._seen(row, content)
             if any(finding["severity"] == "error" for finding in seen["findings"]):
                 return {"saved": False, **seen}
-            changed.edit(self.known.id, row, body.row)
+            changed.edit(self.known.id, row, content)
             return {"saved": True, **seen}
         return {"saved": True, "findings": []}
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from danlu.errors import DanluError
+from danlu.language import _
 from danlu.program import as_typed
+from danlu.server.edge.http_errors import ApiError
 from danlu.web.event_log import EventLog, seen_before, stream
 from danlu.web.merging.merge_plan import MergePlan, merge_targets, plan_merge, suggested_name
-from danlu.web.models.model_list import find_known
+from danlu.web.models.model_list import exports_folder, find_known
 from danlu.web.studio import Studio, studio_of
 
 router = APIRouter(prefix="/studio/merge")
@@ -78,6 +81,22 @@ async def begin_export(body: Exporting, request: Request) -> Json:
     """Write a model for llama.cpp or Ollama."""
     model = await asyncio.to_thread(find_known, body.model)
     return studio_of(request).merges.begin_export(model, body.form, body.type).newest
+
+
+@router.get("/exports/{name}/file")
+async def download_export(name: str) -> Response:
+    """Give the file of an export, by the name of its folder."""
+
+    def found() -> Path | None:
+        folder = exports_folder()
+        folders = folder.iterdir() if folder.is_dir() else ()
+        here = [each for each in folders if each.name == name]
+        return next((file for each in here for file in sorted(each.glob("*.gguf"))), None)
+
+    file = await asyncio.to_thread(found)
+    if file is None:
+        raise ApiError(404, _("There is no such export."))
+    return FileResponse(file, filename=file.name)
 
 
 @router.post("/{kind}/stop")
