@@ -1,4 +1,6 @@
 export const runs = {
+  'runs.learned': '{rows} 个问题中，现在有 {after} 个答得与数据完全一致，之前是 {before} 个。损失为 {loss}。',
+  'runs.not_learned': '几乎没有学会：{rows} 个回答都与数据不同，损失仍为 {loss}。请换更大的模型、增加轮数，或检查数据。',
   'runs.state_ending': '正在收尾',
   'runs.ends': '正在写入最后的内容：已保存的步骤和报告。',
   'runs.search': '搜索训练',
