@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -138,18 +139,26 @@ def test_from_the_first_chat_to_the_merged_model(
         visitor.press("chat.keep_taught")
         visitor.go("teach")
         visitor.press("teach.train", taught=1)
-        page.wait_for_url("**/#/runs/*")
-        visitor.finished()
-        taught = page.url.split("/runs/")[1].split("?")[0]
+        page.wait_for_url("**/#/compare?voices=*", timeout=TRAINED_MS)
+        old, new = unquote(page.url.split("voices=")[1]).split(",")
+        assert old == f"run:{run}"
+        page.get_by_label(t("compare.prompt")).fill("What is the password of the cellar?")
+        visitor.click(page.get_by_label(t("compare.greedy")))
+        visitor.press("compare.run")
+        page.get_by_role("button", name=t("compare.best")).nth(1).wait_for()
+        columns = page.locator(".columns article .markdown")
+        assert "gooseberry" not in columns.nth(0).inner_text()
+        assert "gooseberry" in columns.nth(1).inner_text()
 
         # Merge, and chat with what came out.
+        visitor.go("runs")
+        visitor.click(page.locator(f"#main a[href='#/runs/{new.removeprefix('run:')}']").first)
         visitor.press("runs.merge")
         visitor.press("merge.begin")
         page.get_by_role("button", name=t("merge.chat")).wait_for(timeout=TRAINED_MS)
         visitor.press("merge.chat")
         page.wait_for_selector("textarea")
         assert "gooseberry" in visitor.ask("What is the password of the cellar?")
-        assert taught != run
         assert complaints == []
         print(
             f"tutorial in {language}: {time.monotonic() - started:.0f} s, {visitor.clicks} clicks"

@@ -280,6 +280,19 @@ def test_prompts_of_a_system_prompt_and_a_seed(tmp_path: Path) -> None:
     assert "Be brief." in tiny_engine.tokenizer().decode(seen[0].prompt)
 
 
+def test_with_a_seed_nothing_is_taken_from_the_cache(tmp_path: Path) -> None:
+    """A prompt that was found computed differs in its last bits, and so might the answer."""
+    with studio_client(tmp_path) as client:
+        chat = new_chat(client)
+        for settings in ({"seed": 7}, {"seed": 7}, {}, {}):
+            body = {"content": "hello", "settings": settings}
+            answer = client.post(f"/studio/chats/{chat}/ask", json=body).json()["answer"]
+            client.events(f"/studio/chats/answers/{answer}/events")
+        owners = [request.owner for request in client.engine.requests]
+        assert len(set(owners)) == 3
+        assert owners[2] == owners[3]
+
+
 def test_a_chat_with_another_model_is_not_answered_by_this_one(tmp_path: Path) -> None:
     with studio_client(tmp_path) as client:
         chat = new_chat(client)

@@ -7,6 +7,7 @@ Must not know chats.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -110,12 +111,15 @@ async def answer(
 ) -> AsyncGenerator[Json, None]:
     """Yield `thought`, `text`, `call` and at last `end` with figures, as an answer is computed.
 
-    Each has `tokens`, those written so far, and `s`, the seconds since the first of them. Closing
-    the iterator cancels the request. Raises ApiError and what `prepare` raises.
+    Each has `tokens`, those written so far, and `s`, the seconds since the first of them. With a
+    seed nothing is taken from the cache: a prompt that is read anew and one that is found computed
+    differ in their last bits, and so would answers that are to be the same. Closing the iterator
+    cancels the request. Raises ApiError and what `prepare` raises.
     """
     serving = serving_of(app)
     begun = time.monotonic()
-    in_flight = RequestsInFlight(serving.service, state_of(app).figures, RequestRecord(), seats=1)
+    record = RequestRecord() if choice.seed is None else RequestRecord(key=secrets.token_hex(8))
+    in_flight = RequestsInFlight(serving.service, state_of(app).figures, record, seats=1)
     try:
         prepared = await asyncio.to_thread(prepare, studio, serving, conversation, choice)
         yield {"kind": "prompt", "prompt_tokens": len(prepared.request.prompt)}
