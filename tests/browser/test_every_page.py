@@ -98,7 +98,8 @@ def test_a_training_outlives_its_server(browser: Browser, tmp_path: Path) -> Non
         pytest.skip("the studio's page is not built: make studio")
     t = words("en")
     studio = StudioProgram(tmp_path / "home")
-    training = {"name": "long", "dataset": "example", "preset": "starter"}
+    values = {"max_steps": 80, "report": False}
+    training = {"name": "long", "dataset": "example", "preset": "starter", "values": values}
     run = studio.post("training/queue", training)["run"]
     with watched_page(browser) as (page, _complaints):
         page.goto(f"{studio.address}#/runs/{run}")

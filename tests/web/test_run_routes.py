@@ -231,8 +231,9 @@ def test_a_removed_run_leaves_nothing_to_one_of_its_name(
     ],
 )
 def test_a_damaged_run_does_not_hide_the_others(
-    client: StudioClient, tmp_path: Path, file: str, content: bytes
+    client: StudioClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, content: bytes
 ) -> None:
+    monkeypatch.setattr(run_following, "_EVERY_S", 0.01)
     write_run(tmp_path / "good")
     bad = write_run(tmp_path / "bad")
     (tmp_path / "bad" / file).write_bytes(content)
