@@ -37,8 +37,6 @@ class Scripted:
 @pytest.fixture
 def scripted(tmp_path: Path) -> Iterator[Scripted]:
     chromium()
-    if not (FOLDER / "index.html").is_file():
-        pytest.skip("the studio's page is not built: make studio")
     engine = ScriptedEngine(tiny_engine.tokenizer(), lambda _request: ANSWER)
     with served(engine) as serving:
         app, studio = studio_over(serving, tmp_path / "studio.db")
@@ -229,8 +227,6 @@ def test_the_first_load_is_small_and_soon(browser: Browser, scripted: Scripted) 
 
 def test_behind_a_proxy_with_a_path_prefix_and_a_key(browser: Browser, tmp_path: Path) -> None:
     """As rented machines are reached: another address, a folder in front, a one-time link."""
-    if not (FOLDER / "index.html").is_file():
-        pytest.skip("the studio's page is not built: make studio")
     engine = ScriptedEngine(tiny_engine.tokenizer(), lambda _request: ANSWER)
     with served(engine) as serving:
         app, studio = studio_over(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from danlu.web.built_page import FOLDER
 from tests.helpers.accessible import barriers
 from tests.helpers.browser import chromium, watched_page
 from tests.helpers.page_words import words
@@ -30,8 +29,6 @@ EXAMPLE = ROOT / "examples" / "identity.jsonl"
 def used(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudioProgram]:
     """A studio in which something was done: a run, a chat, a taught answer, a comparison."""
     chromium()
-    if not (FOLDER / "index.html").is_file():
-        pytest.skip("the studio's page is not built: make studio")
     home = tmp_path_factory.mktemp("used") / "home"
     home.mkdir()
     command = [sys.executable, "-m", "danlu.cli.main", "train", "--dataset", str(EXAMPLE)]
@@ -94,8 +91,6 @@ def test_a_phone_shows_all_of_every_page(
 
 def test_a_training_outlives_its_server(browser: Browser, tmp_path: Path) -> None:
     """The server is killed and comes back; the page that was open shows the whole curve."""
-    if not (FOLDER / "index.html").is_file():
-        pytest.skip("the studio's page is not built: make studio")
     t = words("en")
     studio = StudioProgram(tmp_path / "home")
     values = {"max_steps": 80, "report": False}

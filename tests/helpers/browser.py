@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from danlu.web.built_page import FOLDER
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -21,11 +23,13 @@ _ARGUMENTS = [
 
 
 def chromium() -> str:
-    """Return the path of Chromium; skip the test where it, or what drives it, is missing."""
+    """Return the path of Chromium; skip the test where it, its driver or the page is missing."""
     found = next((path for name in _NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip("Chromium is not installed")
     pytest.importorskip("playwright", reason="playwright is not installed")
+    if not (FOLDER / "index.html").is_file():
+        pytest.skip("the studio's page is not built: make studio")
     return found
 
 
