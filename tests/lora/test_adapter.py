@@ -10,6 +10,8 @@ from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig, target_list
 from danlu.lora.bank import AdapterBank
 from danlu.lora.linear import AdapterLinear
 from danlu.model.qwen3 import plain_linear
+from tests.helpers.models import tiny_engine
+from tests.helpers.models.logits import logits
 from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
 from tests.helpers.models.tiny_model import tiny_model
 
@@ -100,3 +102,21 @@ def test_a_bank_gives_each_run_of_tokens_its_own_adapter() -> None:
             linear = plain_linear if adapter is None else AdapterLinear(adapter)
             expected = packed_logits(model, part, [len(part)], linear)
             torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_strength_goes_from_the_base_over_the_adapter_to_twice_of_it() -> None:
+    _config, model = tiny_model()
+    tokens = list(range(5, 13))
+    adapter = tiny_engine.random_adapter(1, model)
+    twice = tiny_engine.random_adapter(1, model)
+    for _layer, _name, _a, b in twice.tensors():
+        b.mul_(2)
+    as_trained = logits(model, tokens, adapter)
+    assert not torch.equal(as_trained, logits(model, tokens))
+    assert torch.equal(logits(model, tokens, adapter.scaled(0.0)), logits(model, tokens))
+    assert torch.equal(logits(model, tokens, adapter.scaled(1.0)), as_trained)
+    torch.testing.assert_close(
+        logits(model, tokens, adapter.scaled(2.0)), logits(model, tokens, twice)
+    )
+    # The adapter itself is as it was: others answer with it meanwhile.
+    assert torch.equal(logits(model, tokens, adapter), as_trained)
