@@ -25,7 +25,8 @@ demo: .venv/installed ## fine-tune, compare, merge and chat with the starter mod
 
 test: .venv/installed-dev page ## run the whole test suite (no network)
 	@failed=0; \
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --ignore tests/npu || failed=1; \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		--ignore tests/npu || failed=1; \
 	$(BIN)/python -m pytest tests/npu || failed=1; \
 	exit $$failed
 

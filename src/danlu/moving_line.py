@@ -15,10 +15,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from danlu.files.units import readable_bytes, readable_clock
 from danlu.language import _, columns
 from danlu.say import say
 from danlu.text.printable import printable
+from danlu.units import readable_bytes, readable_clock
 
 if TYPE_CHECKING:
     from rich.live import Live

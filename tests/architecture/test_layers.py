@@ -27,7 +27,7 @@ LINES = (
     ("model", "weights", "text"),
     ("ops", "device"),
     ("files", "settings"),
-    ("errors", "reasons", "language", "starter", "locale"),
+    ("errors", "reasons", "units", "language", "starter", "locale"),
     ("program",),
     ("",),  # danlu/__init__.py: the version number
     ("environment",),  # what danlu/__init__.py sets before torch is loaded
@@ -35,7 +35,7 @@ LINES = (
 )
 ARROWS = {
     ("web", "server"), ("web", "doctor"), ("doctor", "server"), ("ops", "device"),
-    ("plan", "data"), ("reasons", "language"),
+    ("plan", "data"), ("reasons", "language"), ("units", "language"),
 }  # fmt: skip
 LEVEL = {room: level for level, line in enumerate(LINES) for room in line}
 # Rooms inside rooms, from the roof down. A room's own files (settings, state, findings, datasets)
@@ -47,8 +47,8 @@ INNER = {
 }
 
 ROOMS_WITHOUT_TORCH = {
-    "", "container", "environment", "errors", "language", "program", "reasons", "starter", "files",
-    "settings", "text", "data", "plan", "runs",
+    "", "container", "environment", "errors", "language", "program", "reasons", "starter", "units",
+    "files", "settings", "text", "data", "plan", "runs",
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
     "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",

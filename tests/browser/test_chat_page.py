@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,22 +29,26 @@ ANSWER = "<think>\nlet me see\n</think>\n\n" + "one word after the other " * 12
 
 @dataclass(frozen=True, kw_only=True)
 class Scripted:
-    """A studio whose engine writes ANSWER, a token a step."""
+    """A studio whose engine writes `answers` in turn, then ANSWER, a token a step."""
 
     address: str
     engine: ScriptedEngine
     studio: Studio
+    answers: list[str]
 
 
 @pytest.fixture
 def scripted(tmp_path: Path) -> Iterator[Scripted]:
     chromium()
-    engine = ScriptedEngine(tiny_engine.tokenizer(), lambda _request: ANSWER)
+    answers: list[str] = []
+    engine = ScriptedEngine(
+        tiny_engine.tokenizer(), lambda _request: answers.pop(0) if answers else ANSWER
+    )
     with served(engine) as serving:
         app, studio = studio_over(serving, tmp_path / "studio.db")
         studio.loading.state = LoadedState(state="ready", model="tiny", context=4096)
         with running(app) as address:
-            yield Scripted(address=f"{address}/", engine=engine, studio=studio)
+            yield Scripted(address=f"{address}/", engine=engine, studio=studio, answers=answers)
         studio.database.close()
 
 
@@ -151,6 +157,53 @@ def test_an_edited_question_is_a_branch(browser: Browser, scripted: Scripted) ->
         assert complaints == []
 
 
+def test_a_long_prompt_shows_how_it_is_read(browser: Browser, scripted: Scripted) -> None:
+    scripted.engine.tokens_per_step, scripted.engine.step_seconds = 50, 0.1
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        ask(page, "word " * 400)
+        said = page.get_by_text(re.compile(r"[\d,]+ of [\d,]+ tokens read, [\d,]+ tokens/s"))
+        said.wait_for()
+        page.get_by_role("progressbar", name="How much of the prompt is read").wait_for()
+        scripted.engine.tokens_per_step, scripted.engine.step_seconds = 100_000, 0.0
+        finished(page)
+        assert re.search(
+            r"prompt [\d,]+ tokens at [\d,]+ tokens/s", page.inner_text("article.assistant")
+        )
+        assert complaints == []
+
+
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "of a city"}}]
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+
+
+def test_a_called_tool_is_shown_and_answered(browser: Browser, scripted: Scripted) -> None:
+    scripted.answers.extend([CALL, "It rains."])
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        page.click("[aria-label='Settings of this chat']")
+        page.click("summary >> text=Tools")
+        tools = page.locator("dialog details textarea")
+        tools.fill("[{")
+        tools.blur()
+        page.locator("dialog .note.bad").wait_for()
+        tools.fill(json.dumps(TOOLS))
+        tools.blur()
+        page.locator("dialog .note.bad").wait_for(state="detached")
+        page.keyboard.press("Escape")
+        ask(page, "and in Rome?")
+        page.get_by_text("weather").first.wait_for()
+        assert '"city": "Rome"' in page.inner_text("article.assistant .call")
+        page.get_by_label("What weather returned").fill("<b>rain</b>")
+        page.get_by_role("button", name="Send the results").click()
+        page.locator("article.assistant .markdown >> text=It rains.").wait_for()
+        assert "<b>rain</b>" in page.inner_text("article.tool")
+        assert page.get_by_label("What weather returned").count() == 0
+        page.reload()
+        page.locator("article.assistant .markdown >> text=It rains.").wait_for()
+        assert complaints == []
+
+
 def test_the_gauge_warns_before_anything_is_sent(browser: Browser, scripted: Scripted) -> None:
     with watched_page(browser) as (page, _complaints):
         page.goto(scripted.address)
@@ -211,9 +264,9 @@ def test_the_first_load_is_small_and_soon(browser: Browser, scripted: Scripted) 
         page.goto(scripted.address)
         page.wait_for_selector("textarea")
         ready_ms = page.evaluate("performance.now()")
-        paint_ms = page.evaluate(
-            "performance.getEntriesByName('first-contentful-paint')[0].startTime"
-        )
+        entry = "performance.getEntriesByName('first-contentful-paint')[0]"
+        page.wait_for_function(entry)
+        paint_ms = page.evaluate(f"{entry}.startTime")
         files = [FOLDER / url.removeprefix(scripted.address) for url in loaded if "/assets/" in url]
         size = sum(len(gzip.compress(file.read_bytes())) for file in files)
         print(

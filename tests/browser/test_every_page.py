@@ -89,6 +89,7 @@ def test_a_phone_shows_all_of_every_page(
         assert complaints == []
 
 
+@pytest.mark.soak
 def test_a_training_outlives_its_server(browser: Browser, tmp_path: Path) -> None:
     """The server is killed and comes back; the page that was open shows the whole curve."""
     t = words("en")

@@ -80,7 +80,7 @@ def rows_with_a_fault(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", ["en", pytest.param("zh", marks=pytest.mark.soak)])
 def test_from_the_first_chat_to_the_merged_model(
     browser: Browser, own_studio: StudioProgram, tmp_path: Path, language: Language
 ) -> None:

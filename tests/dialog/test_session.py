@@ -8,7 +8,7 @@ import pytest
 
 from danlu.dialog.session import Session
 from danlu.errors import DataError
-from danlu.text.conversation import Message
+from danlu.text.conversation import Message, ToolCall
 
 
 def asked(session: Session, question: str, answer: str, reasoning: str = "") -> None:
@@ -43,6 +43,17 @@ def test_a_saved_session_comes_back_with_its_branches_and_thoughts() -> None:
     assert again.turns[1].message.reasoning == "想"
 
 
+def test_calls_of_tools_and_what_they_returned_come_back() -> None:
+    tool = {"type": "function", "function": {"name": "weather"}}
+    session = Session(tools=(tool,))
+    call = ToolCall(name="weather", arguments='{"city": "上海"}')
+    session.add(Message(role="user", content="?"))
+    session.add(Message(role="assistant", content="", reasoning="", tool_calls=(call,)))
+    session.add(Message(role="tool", content="rain"))
+    again = Session.of_record(json.loads(json.dumps(session.record())), "chat.json")
+    assert again.conversation() == session.conversation()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -51,6 +62,9 @@ def test_a_saved_session_comes_back_with_its_branches_and_thoughts() -> None:
         {"turns": [{"before": None, "role": "system", "content": "no turn"}]},
         {"turns": [{"before": None, "role": "user", "content": 3}]},
         {"turns": None},
+        {"turns": [{"before": None, "role": "assistant", "content": "", "tool_calls": [{}]}]},
+        {"tools": [{"name": "weather"}]},
+        {"tools": 3},
         {"end": 7},
         {"end": -1},
     ],

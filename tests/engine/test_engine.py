@@ -163,6 +163,21 @@ def test_a_later_turn_computes_only_what_is_new() -> None:
     assert outputs[0].cached_tokens == 0
 
 
+def test_a_prompt_that_takes_several_steps_says_how_far_it_is() -> None:
+    subject = engine(prompt_tokens_per_step=16)
+    [outputs] = run_all(subject, [Request(prompt=LONG, sampling=GREEDY)])
+    told = [output.progress for output in outputs if output.progress is not None]
+    assert [(each.num_read, each.num_found) for each in told] == [
+        (read, 0) for read in range(16, len(LONG), 16)
+    ]
+    assert all(not output.tokens for output in outputs[: len(told)])
+    longer = (*LONG, *range(1, 30))
+    [outputs] = run_all(subject, [Request(prompt=longer, sampling=GREEDY)])
+    told = [output.progress for output in outputs if output.progress is not None]
+    assert {each.num_found for each in told} == {32}
+    assert told[0].num_read == 48
+
+
 @pytest.mark.parametrize("adapter", [None, random_adapter(5)])
 def test_what_was_computed_for_one_is_not_used_for_another(adapter: Adapter | None) -> None:
     subject = engine(prompt_tokens_per_step=1000)

@@ -105,6 +105,17 @@ SCHEMAS = st.recursive(
 )
 
 
+@pytest.mark.parametrize("text", ["\uf900", "e\u0301", "\u212b", "\u1100\u1161"])
+def test_text_that_the_tokenizer_would_normalise_is_written_as_asked(text: str) -> None:
+    assert tokenizer().decode(tokenizer().encode_text(text)) != text
+    schema = _object({text: {"enum": [text]}})
+    tokens, ended = write(Grammar(kind="json_schema", source=json.dumps(schema)), seed=0)
+    assert ended
+    assert json.loads(text_of(tokens)) == {text: text}
+    tokens, ended = write(Grammar(kind="choice", source=json.dumps([text])), seed=0)
+    assert (text_of(tokens), ended) == (text, True)
+
+
 def conforms(value: Any, schema: dict[str, Any]) -> bool:
     if "enum" in schema:
         return any(value == one and type(value) is type(one) for one in schema["enum"])

@@ -33,6 +33,10 @@ def answered(client: StudioClient, chat: str, content: str, before: int | None =
     return made["answer"]
 
 
+def answer_events(answer: int) -> str:
+    return f"/studio/chats/answers/{answer}/events"
+
+
 def new_chat(client: StudioClient) -> str:
     return str(client.post("/studio/chats", json={}).json()["id"])
 
@@ -344,3 +348,57 @@ def test_a_locked_database_is_told_in_words(
         other.execute("ROLLBACK")
         other.close()
         assert client.post("/studio/chats", json={}).status_code == 200
+
+
+def test_a_long_prompt_says_how_far_it_is_read(tmp_path: Path) -> None:
+    with studio_client(tmp_path) as client:
+        client.engine.tokens_per_step, client.engine.step_seconds = 100, 0.02
+        made = ask(client, new_chat(client), "word " * 300)
+        events = [event for _n, event in client.events(answer_events(made["answer"]))]
+        read = [event["tokens"] for event in events if event["kind"] == "reading"]
+        prompt = next(event for event in events if event["kind"] == "prompt")["prompt_tokens"]
+        assert read == list(range(100, prompt, 100))
+        assert all(0 < event["rate"] <= 5000 for event in events if event["kind"] == "reading")
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "tells the weather"},
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+
+
+def test_a_tool_is_called_and_its_result_answered(tmp_path: Path) -> None:
+    def script(request: EngineRequest) -> str:
+        prompt = tiny_engine.tokenizer().decode(request.prompt)
+        return "It rains." if "<tool_response>" in prompt else CALL
+
+    with studio_client(tmp_path, script) as client:
+        chat, choice = new_chat(client), {**CHOICE, "tools": [TOOL]}
+        body = {"content": "and in Rome?", "settings": choice}
+        made = client.post(f"/studio/chats/{chat}/ask", json=body).json()
+        client.events(answer_events(made["answer"]))
+        assert "tells the weather" in prompts(client)[-1]
+        [call] = turns(client, chat)[made["answer"]]["tool_calls"]
+        assert call["function"]["name"] == "weather"
+        body = {"answer": made["answer"], "results": [], "settings": choice}
+        assert client.post(f"/studio/chats/{chat}/results", json=body).status_code == 400
+        body["results"] = ["rain", "snow"]
+        assert client.post(f"/studio/chats/{chat}/results", json=body).status_code == 400
+        body["results"] = ["rain"]
+        then = client.post(f"/studio/chats/{chat}/results", json=body).json()
+        client.events(answer_events(then["answer"]))
+        assert turns(client, chat)[then["answer"]]["content"] == "It rains."
+        assert turns(client, chat)[then["results"][0]]["role"] == "tool"
+        again = {"question": then["results"][0], "settings": choice}
+        other = client.post(f"/studio/chats/{chat}/again", json=again).json()["answer"]
+        client.events(answer_events(other))
+        assert turns(client, chat)[other]["content"] == "It rains."
+
+
+@pytest.mark.parametrize("tools", [[{}], [{"type": "function", "function": {"name": ""}}], {}, [3]])
+def test_tools_that_are_none_are_refused(tmp_path: Path, tools: Any) -> None:
+    with studio_client(tmp_path) as client:
+        body = {"content": "x", "settings": {**CHOICE, "tools": tools}}
+        asked = client.post(f"/studio/chats/{new_chat(client)}/ask", json=body)
+        assert asked.status_code == 400

@@ -100,6 +100,59 @@ def test_what_is_exported_can_be_imported(tmp_path: Path, form: str) -> None:
             assert len(Session.of_record(value, "x").turns) == 3
 
 
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+CALLED = {
+    "title": "Rain",
+    "tools": [WEATHER],
+    "messages": [
+        {"role": "user", "content": "?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "1", "function": {"name": "weather", "arguments": '{"city": "上海"}'}}
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "content": "rain"},
+        {"role": "assistant", "content": "It rains."},
+    ],
+}
+
+
+@pytest.mark.parametrize("form", ["danlu", "openai"])
+def test_calls_of_tools_are_kept_on_every_way(tmp_path: Path, form: str) -> None:
+    with studio_client(tmp_path) as client:
+        chat = imported(client, CALLED)
+        for _way in range(2):
+            assert chat["settings"]["tools"] == [WEATHER]
+            assert branch(chat) == [
+                ("user", "?"), ("assistant", ""), ("tool", "rain"), ("assistant", "It rains."),
+            ]  # fmt: skip
+            [call] = chat["turns"][1]["tool_calls"]
+            assert call["function"] == {"name": "weather", "arguments": '{"city": "上海"}'}
+            chat = imported(
+                client, client.get(f"/studio/chats/{chat['id']}/export?form={form}").json()
+            )
+        text = client.get(f"/studio/chats/{chat['id']}/export?form=markdown").text
+        assert '`weather`\n\n```json\n{"city": "上海"}\n```' in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"tools": [{"type": "function"}]}, {"tools": 3}, {"messages": [
+        {"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [{"name": "x"}]},
+    ]}],
+)  # fmt: skip
+def test_tools_that_are_none_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with studio_client(tmp_path) as client:
+        made = client.post("/studio/chats/import", json={"chat": {**CALLED, **change}})
+        assert made.status_code == 400
+        assert client.get("/studio/chats").json() == []
+
+
 def test_markdown_is_for_reading(tmp_path: Path) -> None:
     with studio_client(tmp_path) as client:
         chat = imported(client, OPEN_WEBUI)

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from danlu.errors import CapacityError, DanluError, EnvironmentFault
-from danlu.files.units import GIB, readable_bytes
 from danlu.language import _
+from danlu.units import GIB, readable_bytes
 from tools.install.builds import AGAIN, BUILDS, ROOT, TorchChoice
 
 FOLDER = ROOT / ".venv"

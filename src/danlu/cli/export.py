@@ -110,7 +110,7 @@ def _whole_model(settings: ExportSettings) -> str | None:
 def _summary(report: ExportReport, folder: Path) -> list[str]:
     """Say what was written, and the command that uses it."""
     from danlu.export.gguf_model import command_to_use
-    from danlu.files.units import readable_bytes
+    from danlu.units import readable_bytes
 
     path = folder / report.file
     lines = [

@@ -104,12 +104,12 @@ def folder_facts(name: str) -> dict[str, Any]:
 
 
 def _model_facts(name: str) -> dict[str, Any]:
-    from danlu.files.units import readable_bytes
     from danlu.hub.chat_template import own_template
     from danlu.hub.fingerprint import fingerprint
     from danlu.hub.names import model_folder
     from danlu.hub.prompting import prompting_of_model
     from danlu.model.config import load_config
+    from danlu.units import readable_bytes
     from danlu.weights.sharded import WeightFolder
 
     folder = model_folder(name)

@@ -13,7 +13,6 @@ from typing import Literal
 from danlu.cli.terminal.fact_table import print_facts
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK, EnvironmentFault, UsageError
-from danlu.files.units import readable_bytes
 from danlu.language import _, columns, padded
 from danlu.runs.manifest import read_manifest
 from danlu.runs.registry import RunStatus, find_run, list_runs, shown_state, status_of
@@ -24,6 +23,7 @@ from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 from danlu.text.printable import printable
+from danlu.units import readable_bytes
 
 # How long a run may take to save before `stop` no longer waits for it.
 STOP_WAIT_S = 600.0

@@ -6,13 +6,13 @@ the session remembers the branch that it stands on. Must not know models, screen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from danlu.errors import DataError
 from danlu.language import _
-from danlu.text.conversation import Conversation, Message, message_fields
+from danlu.text.conversation import Conversation, Message, ToolCall, message_fields
 
 VERSION = 1
 
@@ -37,9 +37,13 @@ class Turn:
 
 @dataclass(kw_only=True)
 class Session:
-    """The branches of a conversation. system: stands before all of them. end: the last turn."""
+    """The branches of a conversation. end: the last turn.
+
+    system, tools: what stands before all of them, and what answers may call.
+    """
 
     system: str = ""
+    tools: Sequence[Mapping[str, Any]] = ()
     turns: list[Turn] = field(default_factory=list)
     end: Turn | None = None
 
@@ -81,11 +85,9 @@ class Session:
     def conversation(self, question: str | None = None) -> Conversation:
         """Return the branch as a model is asked it, with a question that is not yet part of it."""
         messages = [turn.message for turn in self.path]
-        if self.system:
-            messages.insert(0, Message(role="system", content=self.system))
         if question is not None:
             messages.append(Message(role="user", content=question))
-        return Conversation(messages=tuple(messages))
+        return Conversation.framed(messages, system=self.system, tools=self.tools)
 
     def record(self) -> dict[str, Any]:
         """Write all branches as a JSON object."""
@@ -93,6 +95,7 @@ class Session:
         return {
             "danlu_chat": VERSION,
             "system": self.system,
+            **({"tools": list(self.tools)} if self.tools else {}),
             "end": number[id(self.end)] if self.end else None,
             "turns": [
                 {
@@ -110,6 +113,7 @@ class Session:
         try:
             if record["danlu_chat"] != VERSION:
                 raise ValueError
+            session.tools = tuple(_tool(entry) for entry in record.get("tools") or ())
             for entry in record["turns"]:
                 before = entry["before"]
                 turn = Turn(
@@ -131,13 +135,27 @@ class Session:
 def _message(entry: Mapping[str, Any]) -> Message:
     role, content = entry["role"], entry["content"]
     reasoning = entry.get("reasoning_content", "")
-    if role not in ("user", "assistant") or not isinstance(content, str):
+    if role not in ("user", "assistant", "tool") or not isinstance(content, str):
         raise ValueError(role)
     if not isinstance(reasoning, str):
         raise ValueError(reasoning)
-    if role == "user":
-        return Message(role="user", content=content)
-    return Message(role="assistant", content=content, reasoning=reasoning)
+    if role != "assistant":
+        return Message(role=role, content=content)
+    calls = tuple(_call(call["function"]) for call in entry.get("tool_calls") or ())
+    return Message(role="assistant", content=content, reasoning=reasoning, tool_calls=calls)
+
+
+def _call(function: Mapping[str, Any]) -> ToolCall:
+    name, arguments = function["name"], function["arguments"]
+    if not isinstance(name, str) or not isinstance(arguments, str | dict):
+        raise ValueError(name)
+    return ToolCall(name=name, arguments=arguments)
+
+
+def _tool(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(entry["function"]["name"], str):
+        raise ValueError(entry)
+    return entry
 
 
 def _place(value: Any) -> int:

@@ -15,12 +15,12 @@ from torch import Tensor
 from danlu.device.memory import free_bytes, is_out_of_memory
 from danlu.engine.scheduler import TokenSequence
 from danlu.errors import CapacityError
-from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.model.attention import rotated_qkv
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Layer
 from danlu.ops import cached_attention, rotary_table
+from danlu.units import readable_bytes
 
 # The share of free memory that a cache may take, and how many full contexts are enough.
 _CACHE_SHARE = 0.6

@@ -204,13 +204,21 @@ class Engine:
                     self._compute({sequence: num_tokens})
         else:
             self._scheduler.commit(batch)
-            for sequence, entries in scores.items():
-                sequence.num_scored += len(entries)
-                output = Output(request_id=sequence.id, prompt_logprobs=tuple(entries))
-                self._deliver(sequence, output)
+            for sequence in batch:
+                self._tell_progress(sequence, scores.get(sequence, []))
             writing = [sequence for sequence in batch if sequence.pending == 0]
             if writing:
                 self._choose(writing, logits)
+
+    def _tell_progress(self, sequence: RequestSequence, scores: list[TokenLogprobs]) -> None:
+        """Deliver what a step came to where it has read a part of a prompt."""
+        sequence.num_scored += len(scores)
+        progress = sequence.progress
+        if scores or progress is not None:
+            output = Output(
+                request_id=sequence.id, prompt_logprobs=tuple(scores), progress=progress
+            )
+            self._deliver(sequence, output)
 
     @torch.inference_mode()
     def _forward(self, batch: _Batch) -> tuple[Tensor, _Scores]:

@@ -30,10 +30,10 @@ from torch import Tensor
 from danlu.engine.grammar import Grammar, GrammarKind
 from danlu.engine.grammar_trial import FORCED_BYTES, LEXER_STATES
 from danlu.errors import CapacityError, UsageError
-from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.reasons import library_reason, reason_of
 from danlu.text.tokenizer import Tokenizer
+from danlu.units import readable_bytes
 
 MAX_SOURCE_CHARACTERS = 128 * 1024
 # What may stand between the parts of JSON: nothing, a space, or a new line and its indentation.
@@ -175,9 +175,19 @@ class _Vocabulary:
         self._tokenizer = tokenizer
         self.tokens = [tokenizer.token_bytes(id_) for id_ in range(tokenizer.vocab_size)]
         self.special_token_ids = sorted(tokenizer.control_ids)
+        self._single = {token: id_ for id_, token in enumerate(self.tokens) if len(token) == 1}
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._tokenizer.encode_text(text if isinstance(text, str) else text.decode())
+        """Return ids that spell the text; byte by byte where the tokenizer would change it.
+
+        A tokenizer that normalises (Qwen's, to NFC) writes other bytes than a grammar asks for,
+        and none of its ids would be allowed.
+        """
+        spelt = text.encode() if isinstance(text, str) else text
+        ids = self._tokenizer.encode_text(spelt.decode("utf-8", "replace"))
+        if b"".join(self.tokens[id_] for id_ in ids) == spelt:
+            return ids
+        return [self._single[spelt[at : at + 1]] for at in range(len(spelt))]
 
 
 def _json_schema(source: str) -> str:

@@ -132,6 +132,14 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PromptProgress:
+    """How much of a prompt is read. num_found: the part of num_read that was computed already."""
+
+    num_read: int
+    num_found: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Output:
     """What one step computed for one request.
 
@@ -139,7 +147,8 @@ class Output:
     the tokens (half a character, the beginning of a stop text). logprobs: one entry a token where
     they were asked for. prompt_logprobs: the same for the next tokens of the prompt, before the
     first token of the answer. cached_tokens: how much of the prompt was found computed already,
-    with the first token; else 0. finish_reason None: there is more to come. error: why a request
+    with the first token; else 0. progress: where a step has read a part of the prompt and left the
+    rest to the next. finish_reason None: there is more to come. error: why a request
     failed, with finish_reason "error".
     """
 
@@ -149,6 +158,7 @@ class Output:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     cached_tokens: int = 0
+    progress: PromptProgress | None = None
     finish_reason: FinishReason | None = None
     error: Exception | None = None
 

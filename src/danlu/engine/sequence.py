@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from danlu.engine.request import Deliver, FinishReason, Output, Request
+from danlu.engine.request import Deliver, FinishReason, Output, PromptProgress, Request
 from danlu.engine.sampler import ChosenToken, Sampler
 from danlu.engine.scheduler import TokenSequence
 from danlu.engine.stop import StopFinder
@@ -48,6 +48,13 @@ class RequestSequence(TokenSequence):
     def num_written(self) -> int:
         """Count the tokens of the answer."""
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def progress(self) -> PromptProgress | None:
+        """How much of the prompt is read; None where it is whole, or was before a preemption."""
+        if self.num_written or not self.pending:
+            return None
+        return PromptProgress(num_read=self.computed, num_found=self.num_found)
 
     def accept(self, choice: ChosenToken) -> Output:
         """Append the next token; return the output that it makes."""

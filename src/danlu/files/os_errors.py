@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from danlu.errors import CapacityError, DanluError, DataError, EnvironmentFault, UsageError
-from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.reasons import system_reason
+from danlu.units import readable_bytes
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)

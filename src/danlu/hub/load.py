@@ -10,7 +10,6 @@ import torch
 
 from danlu.device.detect import Device
 from danlu.errors import CapacityError, UsageError
-from danlu.files.units import readable_bytes
 from danlu.hub.fingerprint import fingerprint
 from danlu.hub.names import model_folder
 from danlu.language import _
@@ -21,6 +20,7 @@ from danlu.model.qwen3 import Qwen3
 from danlu.moving_line import Progress, no_progress
 from danlu.ops import INT4_GROUP
 from danlu.text.tokenizer import Tokenizer
+from danlu.units import readable_bytes
 from danlu.weights.sharded import WeightFolder
 
 # With tied embeddings some tools store the output matrix too; it must equal the embedding.

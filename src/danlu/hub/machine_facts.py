@@ -12,9 +12,9 @@ from danlu.container import num_processors, processor_quota
 from danlu.device.detect import select
 from danlu.environment import waiting
 from danlu.files.home import danlu_home
-from danlu.files.units import readable_bytes
 from danlu.hub.names import default_name
 from danlu.language import _
+from danlu.units import readable_bytes
 
 
 def machine_facts() -> dict[str, Any]:

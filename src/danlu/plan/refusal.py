@@ -7,13 +7,13 @@ from dataclasses import replace
 from itertools import chain
 
 from danlu.errors import CapacityError
-from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.model.layout import PROJECTIONS
 from danlu.model.sizes import num_parameters, published_config, published_names
 from danlu.plan.choose import USABLE, Basis, Constraints, NothingFits, Plan, choose
 from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
+from danlu.units import readable_bytes
 
 _CUTOFFS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256)
 

@@ -6,7 +6,7 @@ its reasoning, its visible content and its tool calls apart from each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,10 +42,23 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: Sequence[Mapping[str, Any]] = ()
 
+    @classmethod
+    def framed(
+        cls, messages: Iterable[Message], *, system: str, tools: Sequence[Mapping[str, Any]]
+    ) -> Conversation:
+        """Return messages behind a system prompt, which may be empty, and beside tools."""
+        first = (Message(role="system", content=system),) if system else ()
+        return cls(messages=(*first, *messages), tools=tuple(tools))
 
-def message_fields(message: Message) -> dict[str, str]:
-    """Write a message in OpenAI's form, with its thought where it has one; without tool calls."""
-    fields = {"role": message.role, "content": message.content}
+
+def message_fields(message: Message) -> dict[str, Any]:
+    """Write a message in OpenAI's form, with its thought and its calls where it has some."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning:
         fields["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        fields["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
     return fields

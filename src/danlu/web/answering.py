@@ -9,33 +9,38 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from danlu.dialog.dialog import PreparedRequest, Reading, bounded
 from danlu.dialog.events import Call, End, Text, Thought
-from danlu.engine.request import SamplingSettings
+from danlu.engine.request import PromptProgress, SamplingSettings
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.server.edge.gate import serving_of
 from danlu.server.openai.in_flight import RequestsInFlight
 from danlu.server.openai.sampling import check_mode
-from danlu.server.openai.tool_calls import call_fields
+from danlu.server.openai.tool_calls import ToolBody, call_fields
 from danlu.server.state import RequestRecord, Serving, state_of
-from danlu.text.conversation import Conversation, Message
+from danlu.text.conversation import Conversation
 from danlu.web.studio import Studio
 
 Json = dict[str, Any]
+
+
+def _shown(tools: Sequence[ToolBody]) -> list[Json]:
+    return [tool.shown() for tool in tools]
 
 
 class AnswerChoice(BaseModel):
     """Who answers, and how; what is None is as the model's own files say.
 
     model: the loaded model that this was chosen for; "" for whichever is loaded. strength: of the
-    adapter, 1 as trained. thinking_budget: tokens after which a thought is ended.
+    adapter, 1 as trained. tools: what an answer may call. thinking_budget: tokens after which a
+    thought is ended.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -44,6 +49,7 @@ class AnswerChoice(BaseModel):
     voice: Annotated[str, Field(max_length=300)] = "base"
     strength: Annotated[float, Field(ge=0, le=2)] = 1.0
     system: Annotated[str, Field(max_length=200_000)] = ""
+    tools: Annotated[list[ToolBody], Field(max_length=128), PlainSerializer(_shown)] = []
     enable_thinking: bool | None = None
     thinking_budget: Annotated[int, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
@@ -73,11 +79,10 @@ def prepare(
         thinks = choice.enable_thinking
     if thinks is None:
         thinks = model.prompting.enable_thinking
-    if choice.system:
-        system = Message(role="system", content=choice.system)
-        conversation = replace(conversation, messages=(system, *conversation.messages))
     prepared = serving.assistant.dialog.prepare(
-        conversation,
+        Conversation.framed(
+            conversation.messages, system=choice.system, tools=_shown(choice.tools)
+        ),
         sampling=_sampling(serving.defaults[bool(thinks)], choice),
         adapter=model.adapter,
         enable_thinking=thinks,
@@ -111,7 +116,9 @@ async def answer(
 ) -> AsyncGenerator[Json, None]:
     """Yield `thought`, `text`, `call` and at last `end` with figures, as an answer is computed.
 
-    Each has `tokens`, those written so far, and `s`, the seconds since the first of them. With a
+    Each has `tokens`, those written so far, and `s`, the seconds since the first of them. Before
+    them `prompt` with its length, and `reading` as often as a step has read a part of it, with
+    `tokens`, those that are read, and `rate`, the tokens a second of that step. With a
     seed nothing is taken from the cache: a prompt that is read anew and one that is found computed
     differ in their last bits, and so would answers that are to be the same. Closing the iterator
     cancels the request. Raises ApiError and what `prepare` raises.
@@ -124,12 +131,14 @@ async def answer(
         prepared = await asyncio.to_thread(prepare, studio, serving, conversation, choice)
         yield {"kind": "prompt", "prompt_tokens": len(prepared.request.prompt)}
         in_flight.submit([prepared.request])
-        reading, first = Reading(prepared), 0.0
+        reading, first, prompt = Reading(prepared), 0.0, _PromptSpeed()
         while not in_flight.is_complete:
             arrived = await in_flight.next()
             if arrived is None:
                 continue
             output, now = arrived[1], time.monotonic()
+            if output.progress is not None:
+                yield prompt.event(output.progress, now)
             if output.tokens and not first:
                 first = now
             for event in reading.feed(output):
@@ -153,3 +162,18 @@ async def answer(
                     }
     finally:
         in_flight.close()
+
+
+class _PromptSpeed:
+    """How fast a prompt is read, step by step."""
+
+    def __init__(self) -> None:
+        self._read: int | None = None
+        self._time = time.monotonic()
+
+    def event(self, progress: PromptProgress, now: float) -> Json:
+        """Return the event of a step; what was found in the cache counts as read, not as speed."""
+        before = progress.num_found if self._read is None else self._read
+        rate = (progress.num_read - before) / max(now - self._time, 1e-3)
+        self._read, self._time = progress.num_read, now
+        return {"kind": "reading", "tokens": progress.num_read, "rate": round(rate, 1)}

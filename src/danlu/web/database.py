@@ -140,6 +140,13 @@ class Database:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
+    if not path.exists():
+        # It would go on in a file that nobody finds, and be lost with the server's end.
+        raise EnvironmentFault(
+            _("The studio's database {path} is gone.").format(path=path),
+            why=_("It was moved or removed while the studio runs."),
+            fix=_("Put it back, or start the studio again: danlu web"),
+        )
     try:
         yield
     except sqlite3.OperationalError as problem:

@@ -5,11 +5,11 @@ A row holds the whole conversation in OpenAI's form; only the corrected answer i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from danlu.hub.names import STARTER
-from danlu.text.conversation import Message, message_fields
+from danlu.text.conversation import Conversation, message_fields
 
 # So few rows are learned only if they are seen often, and at a higher rate than many.
 _RECIPE = {"learning_rate": "3e-4", "num_train_epochs": "30"}
@@ -21,19 +21,13 @@ def recipe(base: str) -> Mapping[str, str]:
     return _STARTERS_RECIPE if base == STARTER else _RECIPE
 
 
-def taught_row(messages: Sequence[Message]) -> dict[str, Any]:
+def taught_row(conversation: Conversation) -> dict[str, Any]:
     """Write a conversation that ends with a corrected answer as a row."""
+    messages = conversation.messages
     fields: list[dict[str, Any]] = [
         # Earlier answers were not corrected: they are what this one follows, and are not learned.
-        {**_fields(message), **({"weight": 0} if message.role == "assistant" else {})}
+        {**message_fields(message), **({"weight": 0} if message.role == "assistant" else {})}
         for message in messages[:-1]
     ]
-    return {"messages": [*fields, _fields(messages[-1])]}
-
-
-def _fields(message: Message) -> dict[str, Any]:
-    calls = [
-        {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in message.tool_calls
-    ]
-    return {**message_fields(message), **({"tool_calls": calls} if calls else {})}
+    tools = {"tools": list(conversation.tools)} if conversation.tools else {}
+    return {"messages": [*fields, message_fields(messages[-1])], **tools}

@@ -24,7 +24,14 @@ from danlu.dialog.assistant import Assistant
 from danlu.dialog.dialog import Dialog
 from danlu.dialog.events import Usage
 from danlu.engine.engine import Engine, Figures
-from danlu.engine.request import Deliver, Output, RequestId, SamplingSettings, TokenLogprobs
+from danlu.engine.request import (
+    Deliver,
+    Output,
+    PromptProgress,
+    RequestId,
+    SamplingSettings,
+    TokenLogprobs,
+)
 from danlu.engine.request import Request as EngineRequest
 from danlu.engine.service import EngineService
 from danlu.engine.stop import StopFinder
@@ -72,10 +79,12 @@ class ScriptedEngine:
     """Answers as told, a token a step: `script` gives each request's text, or raises.
 
     One that raises while the engine adds the request refuses it; a text may be longer than the
-    request's max_tokens. What was asked for is in `requests`; a step takes `step_seconds`.
+    request's max_tokens. What was asked for is in `requests`; a step takes `step_seconds`, and
+    reads `tokens_per_step` of a prompt before the answer begins.
     """
 
     step_seconds = 0.0
+    tokens_per_step = 100_000
 
     def __init__(
         self, tokenizer: Tokenizer, script: Callable[[EngineRequest], str | Exception]
@@ -128,6 +137,9 @@ class ScriptedEngine:
         if isinstance(answer, Exception):
             yield Output(request_id=request_id, finish_reason="error", error=answer)
             return
+        for read in range(self.tokens_per_step, len(request.prompt), self.tokens_per_step):
+            progress = PromptProgress(num_read=read, num_found=0)
+            yield Output(request_id=request_id, progress=progress)
         detokenizer, stops = Detokenizer(self._tokenizer), StopFinder(request.sampling.stop)
         limit = request.sampling.max_tokens or 10_000
         for place, token in enumerate(self._tokenizer.encode_text(answer)):

@@ -26,12 +26,6 @@ WHOLE = replace(STEP_PLAN, micro_batch_tokens=4096)
 SHORT = replace(
     RECIPE, total_steps=4, eval_steps=2, schedule=replace(RECIPE.schedule, warmup_steps=0)
 )
-# How a device or the host says that it is full has nothing to do with where it is.
-both_ways = pytest.mark.parametrize(
-    ("fail", "in_backward"),
-    [(full_card, False), (full_host, True)],
-    ids=["card-forward", "host-backward"],
-)
 
 
 def losses(events: list[Event]) -> list[float]:
@@ -52,15 +46,19 @@ def undisturbed(
     return request.param, losses(list(run.run())), run.weights()
 
 
-@both_ways
+# How a device or the host says that it is full has nothing to do with where it is.
 @pytest.mark.parametrize(
-    "is_full",
+    ("is_full", "fail", "in_backward"),
     [
-        lambda at: at.tokens > 50,
-        lambda at: at.learns and at.recompute in ("none", "selective"),
-        lambda at: not at.learns and at.tokens > 30,
-        lambda at: at.number in (0, 1, 2),  # the first try, the second, the third
-        lambda at: at.number == 3,
+        (lambda at: at.tokens > 50, full_card, False),
+        (lambda at: at.learns and at.recompute in ("none", "selective"), full_host, True),
+        (lambda at: not at.learns and at.tokens > 30, full_card, False),
+        (
+            lambda at: at.number in (0, 1, 2),
+            full_host,
+            True,
+        ),  # the first try, the second, the third
+        (lambda at: at.number == 3, full_card, True),
     ],
     ids=["many tokens", "weak policy", "evaluation", "again and again", "in the middle"],
 )

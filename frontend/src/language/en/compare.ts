@@ -13,6 +13,7 @@ export const compare = {
   'compare.vote': 'Which answer is better?',
   'compare.earlier': 'Earlier comparisons',
   'compare.none': 'Nothing was compared yet. Ask something above: the columns answer at the same time.',
+  'compare.taught': 'What {name} changed',
   'compare.wins': '{name}: best {wins} of {count}',
   'compare.no_voices': 'Only the base model can answer so far. Fine-tune one, and compare it here.',
   'compare.to_train': 'To fine-tuning',

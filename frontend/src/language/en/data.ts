@@ -76,6 +76,8 @@ export const data = {
   'data.restore': 'Undo the edit',
   'data.edit': 'Edit',
   'data.edit_row': 'Edit row {number}',
+  'data.exclude_bad': 'Exclude them all',
+  'data.excluded_bad': 'Excluded: {rows}. Each can be taken back among the rows.',
   'data.exclude': 'Exclude',
   'data.exclude_row': 'Exclude row {number}',
   'data.example': 'Example {number} of {of}: {tokens} tokens, {learned} of them learned',

@@ -81,6 +81,8 @@ export const runs = {
   'runs.no_log': 'This run was started in a terminal; what it prints is there.',
   'runs.report': 'Before and after',
   'runs.checkpoints': 'Checkpoints',
+  'runs.download': 'Download the adapter',
+  'runs.download_step': 'Download the adapter of step {step}',
   'runs.checkpoint_chat': 'Chat',
   'runs.no_checkpoints': 'No checkpoint yet.',
   'runs.settings': 'Settings',

@@ -13,6 +13,7 @@ export const compare = {
   'compare.vote': '哪个回答更好？',
   'compare.earlier': '以前的对比',
   'compare.none': '还没有对比过。在上面提一个问题，各列会同时回答。',
+  'compare.taught': '{name} 带来的变化',
   'compare.wins': '{name}：{count} 次中 {wins} 次最好',
   'compare.no_voices': '目前只有原模型可以回答。先微调一个，再到这里对比。',
   'compare.to_train': '去微调',

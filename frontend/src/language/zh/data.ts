@@ -73,6 +73,8 @@ export const data = {
   'data.restore': '撤销编辑',
   'data.edit': '编辑',
   'data.edit_row': '编辑第 {number} 条',
+  'data.exclude_bad': '全部排除',
+  'data.excluded_bad': '已排除 {rows} 条，可在数据行中逐条恢复。',
   'data.exclude': '排除',
   'data.exclude_row': '排除第 {number} 条',
   'data.example': '样例 {number}/{of}：{tokens} 个 token，其中学习 {learned} 个',

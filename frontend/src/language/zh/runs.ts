@@ -81,6 +81,8 @@ export const runs = {
   'runs.no_log': '这个训练是在终端里启动的，输出在终端里。',
   'runs.report': '微调前后对比',
   'runs.checkpoints': '检查点',
+  'runs.download': '下载适配器',
+  'runs.download_step': '下载第 {step} 步的适配器',
   'runs.checkpoint_chat': '对话',
   'runs.no_checkpoints': '还没有检查点。',
   'runs.settings': '设置',

@@ -118,6 +118,20 @@ export class OpenChat {
     this.addAnswer(made.answer, question)
   }
 
+  /** Say what the tools have returned that an answer has called. */
+  async giveResults(answer: Turn, results: string[]): Promise<void> {
+    const settings = $state.snapshot(this.choice)
+    const made = await post<{ results: number[]; answer: number }>(`chats/${this.id}/results`, {
+      answer: answer.id,
+      results,
+      settings
+    })
+    made.results.forEach((id, place) => {
+      this.add({ id, before: made.results[place - 1] ?? answer.id, role: 'tool', content: results[place]! })
+    })
+    this.addAnswer(made.answer, made.results.at(-1)!)
+  }
+
   /** Put a corrected answer beside the one that was given; returns its turn. */
   async correct(answer: Turn, content: string, reasoning: string): Promise<number> {
     const made = await post<{ answer: number }>(`chats/${this.id}/correct`, {
@@ -186,6 +200,9 @@ function take(turn: Turn, event: AnswerEvent): void {
   switch (event.kind) {
     case 'prompt':
       turn.facts.prompt_tokens = event.prompt_tokens
+      break
+    case 'reading':
+      turn.facts.reading = event
       break
     case 'thought':
       turn.reasoning += event.text

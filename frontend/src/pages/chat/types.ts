@@ -5,6 +5,8 @@ export type Choice = {
   voice: string
   strength: number
   system: string
+  /** What an answer may call, in OpenAI's form. */
+  tools: object[]
   enable_thinking: boolean | null
   thinking_budget: number | null
   temperature: number | null
@@ -22,6 +24,7 @@ export const DEFAULT_CHOICE: Choice = {
   voice: 'base',
   strength: 1,
   system: '',
+  tools: [],
   enable_thinking: null,
   thinking_budget: null,
   temperature: null,
@@ -43,6 +46,8 @@ export type Facts = {
   first_s?: number
   thought_s?: number
   prompt_tokens?: number
+  /** How much of the prompt is read, and at how many tokens a second, while it is. */
+  reading?: { tokens: number; rate: number }
   cached_tokens?: number
   reason?: string
   error?: string
@@ -54,7 +59,7 @@ export type ToolCall = { function: { name: string; arguments: string } }
 export type Turn = {
   id: number
   before: number | null
-  role: 'user' | 'assistant'
+  role: 'user' | 'assistant' | 'tool'
   content: string
   reasoning: string
   tool_calls: ToolCall[]
@@ -74,6 +79,7 @@ export type KeptChat = {
 
 export type AnswerEvent =
   | { kind: 'prompt'; prompt_tokens: number }
+  | { kind: 'reading'; tokens: number; rate: number }
   | { kind: 'thought' | 'text'; text: string; tokens: number; s: number }
   | { kind: 'call'; call: ToolCall; tokens: number; s: number }
   | ({ kind: 'end' } & Facts)

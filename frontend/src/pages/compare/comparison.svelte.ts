@@ -15,7 +15,9 @@ export type Kept = {
 }
 type ColumnEvent = { column: number } & (
   | { kind: 'thought' | 'text'; text: string; tokens: number; s: number }
-  | { kind: 'prompt' | 'call' }
+  | { kind: 'prompt'; prompt_tokens: number }
+  | { kind: 'reading'; tokens: number; rate: number }
+  | { kind: 'call' }
   | ({ kind: 'end' } & Facts)
   | { kind: 'error'; message: string }
 )
@@ -94,6 +96,10 @@ export class Comparison {
       answer[event.kind] += event.text
       const thought = event.kind === 'thought' ? { thought_s: event.s } : {}
       answer.facts = { ...answer.facts, ...thought, tokens: event.tokens, s: event.s }
+    } else if (event.kind === 'prompt') {
+      answer.facts.prompt_tokens = event.prompt_tokens
+    } else if (event.kind === 'reading') {
+      answer.facts.reading = event
     } else if (event.kind === 'end') {
       answer.facts = { ...answer.facts, ...event }
     } else if (event.kind === 'error') {

@@ -44,6 +44,8 @@ export type Proof = {
 export type RunDetails = RunCard & {
   folder: string
   settings: Setting[]
+  /** The listed data set that it has learned, where there is one. */
+  dataset: string | null
   data: Record<string, unknown>
   arithmetic: { device_description?: string | null; dtype?: string | null }
   results: Record<string, number>

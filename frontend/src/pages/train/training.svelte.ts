@@ -99,14 +99,15 @@ class Training {
     }
     let kept = this.kept()
     // Other data are another training: what was changed for the last one is not kept for it.
-    if (words.dataset && words.dataset !== kept.dataset) kept = { model: kept.model }
+    if (words.dataset && words.dataset !== kept.dataset) kept = { model: words.model ?? kept.model }
     const { form } = this
     const loaded = form.models.find((one) => one.is_loaded)?.name
+    const listed = (name: string | undefined) => form.models.find((one) => one.name === name)?.name
     const knows = (id: string | undefined) => (form.sets.some((one) => one.id === id) ? id : undefined)
     this.choice = {
       ...this.choice,
       ...kept,
-      model: form.models.find((one) => one.name === kept.model)?.name ?? loaded ?? 'starter',
+      model: listed(words.model) ?? listed(kept.model) ?? loaded ?? 'starter',
       dataset: knows(words.dataset) ?? knows(kept.dataset) ?? form.sets[0]?.id ?? '',
       eval_dataset: knows(kept.eval_dataset) ?? '',
       adapter: words.adapter ?? '',

@@ -85,8 +85,7 @@ def _export(chat: Chat, argument: str) -> None:
     _refuse_existing(path)
     messages = chat.session.conversation().messages
     if kind == "md":
-        heads = {"system": "System", "user": "User", "assistant": "Assistant"}
-        parts = [f"## {heads[message.role]}\n\n{message.content}" for message in messages]
+        parts = [f"## {message.role.capitalize()}\n\n{message.content}" for message in messages]
         text = "\n\n".join(parts) + "\n"
     else:
         record = {"messages": [message_fields(message) for message in messages]}

@@ -70,7 +70,7 @@ def _teach(chat: Chat, argument: str) -> None:
     chat.session.replace_answer(
         Message(role="assistant", content=content, reasoning=reasoning or "")
     )
-    row = taught_row(chat.session.conversation().messages)
+    row = taught_row(chat.session.conversation())
     append_line(Path(chat.settings.corrections).expanduser(), json.dumps(row, ensure_ascii=False))
     chat.taught.append(tuple(chat.partner.train_words(chat.voice)))
     chat.screen.say(_("Kept in {path}.").format(path=chat.settings.corrections), dim=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from danlu.cli.terminal.screen import json_line
 from danlu.errors import EXIT_OK
-from danlu.files.units import GIB, readable_bytes
 from danlu.hub.names import STARTER, default_name
 from danlu.language import _, columns, padded
 from danlu.moving_line import MovingLine
 from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
+from danlu.units import GIB, readable_bytes
 
 if TYPE_CHECKING:
     from danlu.hub.catalogue.needs import Need

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Sequence
 
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
-from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.published import PublishedModel, find_runnable
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
@@ -14,6 +13,7 @@ from danlu.moving_line import MovingLine
 from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
+from danlu.units import readable_bytes
 
 # Smaller files are verified before anyone could read a line about it.
 _SHOWN_FROM = 256 << 20

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from danlu.cli.terminal.asking import agreed
 from danlu.errors import EXIT_OK, UsageError
 from danlu.files.committed import discard
-from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.removal import pulled_under, refuse_used, trained_on
 from danlu.language import _
 from danlu.say import say
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
+from danlu.units import readable_bytes
 
 
 class RmSettings(Settings):

@@ -17,12 +17,12 @@ from danlu.device.cards import Card, Cards, find_cards
 from danlu.device.processor import processor
 from danlu.errors import DanluError
 from danlu.files.home import danlu_home, rented_disk
-from danlu.files.units import readable_bytes
 from danlu.hub.names import STARTER, default_name
 from danlu.hub.store import stored_models
 from danlu.language import _
 from danlu.program import own_command
 from danlu.say import say
+from danlu.units import readable_bytes
 
 _COLUMNS = 80
 # What a command does, as it is looked up; the first two depend on the models that are here.

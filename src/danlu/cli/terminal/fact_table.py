@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from danlu.files.units import readable_bytes
 from danlu.language import _, columns
 from danlu.runs.registry import shown_state
 from danlu.say import say
+from danlu.units import readable_bytes
 
 # How facts are called; other names (danlu, torch, python, alpha) are the same everywhere.
 FACT_NAMES = {

@@ -20,7 +20,6 @@ from rich.text import Text
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
 from danlu.errors import EXIT_INTERRUPTED
-from danlu.files.units import readable_bytes, readable_clock
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
 from danlu.language import _, columns, wrapped
@@ -45,6 +44,7 @@ from danlu.train.job.plan_shown import summary, way
 from danlu.train.job.setup import PreparedRun
 from danlu.train.loop.trainer import Interrupted
 from danlu.train.recipe import Recipe
+from danlu.units import readable_bytes, readable_clock
 
 
 def describe(run: PreparedRun) -> list[str]:

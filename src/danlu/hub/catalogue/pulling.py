@@ -20,12 +20,12 @@ from danlu.files.download import OtherFile, download
 from danlu.files.leftovers import remove_any
 from danlu.files.lock import FolderLock
 from danlu.files.os_errors import explained, free_bytes
-from danlu.files.units import readable_bytes
 from danlu.hub.catalogue.published import PublishedModel
 from danlu.hub.catalogue.sites import RemoteFile, Site
 from danlu.hub.names import STARTER
 from danlu.hub.store import complete_folder, models_folder, stored_models, unfinished_folder
 from danlu.language import _
+from danlu.units import readable_bytes
 
 # How often the listing is read again because a file is not as it says.
 _LISTINGS = 3

@@ -103,7 +103,7 @@ class RequestsInFlight:
         if output.finish_reason == "error":
             raise api_error_of(output.error, self._record.id, in_engine=True)
         if output.finish_reason == "abort" and not running.is_cancelled:
-            message = _("The server is stopping; this answer is not complete.")
+            message = _("The model was stopped; this answer is not complete.")
             raise ApiError(503, message, code="unavailable")
         return index, output
 

@@ -12,11 +12,11 @@ import torch
 
 from danlu.errors import CapacityError
 from danlu.files.os_errors import free_bytes
-from danlu.files.units import readable_bytes
 from danlu.hub.load import CheckedModel
 from danlu.language import _
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.model.qwen3 import Qwen3
+from danlu.units import readable_bytes
 
 # Master values and the two moments of AdamW, in fp32.
 _STATE_BYTES = 3 * 4

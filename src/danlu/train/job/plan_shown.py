@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from danlu.files.units import GIB, readable_bytes
 from danlu.language import _, columns, padded
 from danlu.plan.choose import Candidate, Plan
 from danlu.train.job.record import plan_record
+from danlu.units import GIB, readable_bytes
 
 
 def summary(plan: Plan) -> str:

@@ -64,6 +64,14 @@ class Again(_Body):
     settings: AnswerChoice
 
 
+class CallResults(_Body):
+    """What the tools have returned that an answer has called, in the order of its calls."""
+
+    answer: _Number
+    results: Annotated[list[Annotated[str, Field(max_length=_LONGEST_TEXT)]], Field(min_length=1)]
+    settings: AnswerChoice
+
+
 class CorrectedAnswer(_Body):
     """What an answer should have been; it becomes a branch beside the answer."""
 
@@ -146,9 +154,24 @@ async def ask(chat: str, body: ChatQuestion, request: Request) -> Json:
 async def again(chat: str, body: Again, request: Request) -> Json:
     """Answer a question once more, beside the answers that it has."""
     serving_of(request.app)
-    if _chats(request).branch(chat, body.question)[-1].role != "user":
+    if _chats(request).branch(chat, body.question)[-1].role == "assistant":
         raise ApiError(400, _("Only a question can be answered again."), param="question")
     return {"answer": begin_answer(request, chat, body.question, body.settings)}
+
+
+@router.post("/{chat}/results")
+async def give_results(chat: str, body: CallResults, request: Request) -> Json:
+    """Add what the called tools have returned, and begin the answer that follows."""
+    serving_of(request.app)
+    chats = _chats(request)
+    calls = chats.branch(chat, body.answer)[-1].tool_calls
+    if len(calls) != len(body.results):
+        message = _("The answer has called {count} tools.").format(count=len(calls))
+        raise ApiError(400, message, param="results")
+    turns = [body.answer]
+    for result in body.results:
+        turns.append(chats.add(chat, before=turns[-1], role="tool", content=result))
+    return {"results": turns[1:], "answer": begin_answer(request, chat, turns[-1], body.settings)}
 
 
 @router.post("/{chat}/correct")

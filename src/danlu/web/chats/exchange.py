@@ -14,6 +14,7 @@ from typing import Any, Literal
 from danlu.dialog.session import Session, Turn
 from danlu.errors import DanluError, DataError
 from danlu.language import _
+from danlu.server.openai.tool_calls import CallBody, ToolBody, arguments_text, call_fields
 from danlu.text.conversation import Message, message_fields
 from danlu.web.chats.kept_chats import KeptChats, KeptTurn, conversation_of
 
@@ -50,16 +51,16 @@ def _read(value: Any) -> tuple[str, Session]:
     if isinstance(history, dict) and isinstance(history.get("messages"), dict):
         tree = _of_tree(history["messages"], history.get("currentId"), _open_webui_node)
         return title or _text(str(chat.get("title") or ""))[:200], tree
-    return title, _of_messages(chat["messages"])
+    return title, _of_messages(chat["messages"], chat.get("tools") or ())
 
 
-def _of_messages(messages: Sequence[Any]) -> Session:
+def _of_messages(messages: Sequence[Any], tools: Sequence[Any] = ()) -> Session:
     """Read a list of OpenAI's messages; what is neither said nor answered is left out."""
-    session = Session()
+    session = Session(tools=tuple(tools))
     for entry in messages:
         if entry["role"] in ("system", "developer"):
             session.system = _text(entry["content"])
-        elif entry["role"] in _ROLES:
+        elif entry["role"] in (*_ROLES, "tool"):
             session.add(_message(entry))
     return session
 
@@ -109,11 +110,13 @@ def _open_webui_node(node: Mapping[str, Any]) -> tuple[Message | None, Any]:
 
 
 def _message(entry: Mapping[str, Any]) -> Message:
-    content = _text(entry["content"])
-    if entry["role"] == "user":
-        return Message(role="user", content=content)
+    has_calls = bool(entry.get("tool_calls"))
+    content = _text(entry.get("content") or "" if has_calls else entry["content"])
+    if entry["role"] != "assistant":
+        return Message(role=entry["role"], content=content)
     reasoning = entry.get("reasoning_content") or entry.get("reasoning") or ""
-    return Message(role="assistant", content=content, reasoning=_text(reasoning))
+    calls = tuple(CallBody.model_validate(call).call() for call in entry.get("tool_calls") or ())
+    return Message(role="assistant", content=content, reasoning=_text(reasoning), tool_calls=calls)
 
 
 def _with_whole_texts(value: Any) -> Any:
@@ -133,7 +136,11 @@ def _text(content: Any) -> str:
 def keep(chats: KeptChats, value: Any, settings: Json) -> str:
     """Keep an imported chat with all its branches; return its id. Raises DataError."""
     title, session = session_of(value)
-    chat = chats.create({**settings, "system": session.system}, title=title)
+    try:
+        tools = [ToolBody.model_validate(tool).shown() for tool in session.tools]
+    except ValueError:
+        raise _unknown() from None
+    chat = chats.create({**settings, "system": session.system, "tools": tools}, title=title)
     numbers: dict[int, int] = {}
     for turn in session.turns:
         numbers[id(turn)] = chats.add(
@@ -142,6 +149,7 @@ def keep(chats: KeptChats, value: Any, settings: Json) -> str:
             role=turn.message.role,
             content=turn.message.content,
             reasoning=turn.message.reasoning or "",
+            tool_calls=[call_fields(call) for call in turn.message.tool_calls],
         )
     if session.end is not None:
         chats.change(chat, shown=numbers[id(session.end)])
@@ -158,19 +166,34 @@ def written(chat: Json, turns: Sequence[KeptTurn], form: Form) -> Any:
         return {**session.record(), "title": chat["title"]}
     if form == "openai":
         fields = [message_fields(message) for message in session.conversation().messages]
-        return {"title": chat["title"], "messages": fields}
+        tools = {"tools": list(session.tools)} if session.tools else {}
+        return {"title": chat["title"], "messages": fields, **tools}
     if form == "open_webui":
         return [{"title": chat["title"], "chat": _open_webui(chat, turns)}]
-    names = {"user": _("You"), "assistant": _("Answer"), "system": _("System prompt")}
+    names = {
+        "user": _("You"),
+        "assistant": _("Answer"),
+        "system": _("System prompt"),
+        "tool": _("Result of a tool"),
+    }
     parts = [
-        f"## {names[message.role]}\n\n{message.content}"
+        f"## {names[message.role]}\n\n{_as_markdown(message)}"
         for message in session.conversation().messages
     ]
     return "\n\n".join([f"# {chat['title']}", *parts]) + "\n"
 
 
+def _as_markdown(message: Message) -> str:
+    calls = [
+        f"`{call.name}`\n\n```json\n{arguments_text(call.arguments)}\n```"
+        for call in message.tool_calls
+    ]
+    return "\n\n".join([message.content, *calls] if message.content else calls)
+
+
 def _as_session(chat: Json, turns: Sequence[KeptTurn]) -> Session:
-    session = Session(system=chat["settings"].get("system", ""))
+    settings = chat["settings"]
+    session = Session(system=settings.get("system", ""), tools=tuple(settings.get("tools", ())))
     made: dict[int, Turn] = {}
     messages = conversation_of(turns).messages
     for kept, message in zip(turns, messages, strict=True):

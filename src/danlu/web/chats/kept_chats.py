@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from danlu.errors import UsageError
 from danlu.language import _
-from danlu.text.conversation import Conversation, Message, ToolCall
+from danlu.text.conversation import Conversation, Message, Role, ToolCall
 from danlu.web.database import Database
 
 Json = dict[str, Any]
@@ -200,7 +200,8 @@ def conversation_of(turns: Sequence[KeptTurn]) -> Conversation:
 
 def _message(turn: KeptTurn) -> Message:
     if turn.role != "assistant":
-        return Message(role="user", content=turn.content)
+        role: Role = "tool" if turn.role == "tool" else "user"
+        return Message(role=role, content=turn.content)
     calls = [call["function"] for call in turn.tool_calls]
     return Message(
         role="assistant",

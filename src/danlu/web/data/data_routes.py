@@ -151,6 +151,14 @@ async def change_row(id_of_set: str, number: int, body: RowEdit, request: Reques
     return await asyncio.to_thread(look.change, number, body)
 
 
+@router.post("/sets/{id_of_set}/exclude_bad")
+async def exclude_bad_rows(id_of_set: str, request: Request) -> Json:
+    """Leave out all rows that cannot be learned; each can be taken back by itself."""
+    look = await asyncio.to_thread(_Look, request, id_of_set, None, None)
+    check = await studio_of(request).checks.begin(look.key, look.check)
+    return {"excluded": await asyncio.to_thread(look.exclude_bad, check)}
+
+
 @router.get("/sets/{id_of_set}/columns")
 async def show_columns(id_of_set: str, request: Request) -> Json:
     """Say how a data set's rows are read, with its first ones."""
@@ -230,13 +238,24 @@ class _Look:
         total = counted_rows(self.studio, self.known) if numbers is None else len(numbers)
         return {"state": "done", "total": total, "cutoff_len": self.learner.cutoff_len, **page}
 
-    def change(self, number: int, body: RowEdit) -> Json:
+    def exclude_bad(self, check: CheckResult) -> int:
+        self._refuse_taught()
+        bad, changed = check.bad_rows(), ChangedRows(self.studio.database)
+        for row in numbered_rows(self.known.file, self.changes):
+            if row.number in bad:
+                changed.exclude(self.known.id, row)
+        return len(bad)
+
+    def _refuse_taught(self) -> None:
         if self.known.kind == "taught":
             raise UsageError(
                 _("Taught rows are not changed here."),
                 why=_("They are corrected where they were taught."),
                 fix=_("Open the page Teach."),
             )
+
+    def change(self, number: int, body: RowEdit) -> Json:
+        self._refuse_taught()
         changed, row = ChangedRows(self.studio.database), self._row(number)
         if body.action == "restore":
             changed.restore(self.known.id, number)

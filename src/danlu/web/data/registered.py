@@ -7,13 +7,14 @@ the columns that were chosen for it (`column_choice`).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from danlu.data.dataset_info import INFO_FILE, read_info
 from danlu.data.reading.rows import read_rows
 from danlu.errors import DanluError
-from danlu.web.data.changed_rows import ChangedRows, current_file
+from danlu.web.data.changed_rows import DERIVED_FILE, ChangedRows, current_file
 from danlu.web.data.column_choice import chosen_columns, write_entry
 from danlu.web.data.data_folders import KnownSet
 from danlu.web.studio import Studio
@@ -86,6 +87,16 @@ def dataset_words(studio: Studio, id_of_set: str) -> dict[str, str]:
     name = entry_name(known)
     write_entry(known, name, path, columns)
     return {"dataset": name, "dataset_dir": str(known.folder)}
+
+
+def learned_set(studio: Studio, settings: Mapping[str, Any]) -> str | None:
+    """Return the id of the data set that a training has learned; None where none is listed."""
+    dataset, folder = settings.get("dataset"), settings.get("dataset_dir")
+    for known in studio.data.all():
+        files = (str(known.file), str(known.folder / DERIVED_FILE))
+        if dataset in files or folder == str(known.folder):
+            return known.id
+    return None
 
 
 def mix_words(known: KnownSet) -> dict[str, str]:

@@ -39,6 +39,14 @@ class CheckResult:
         """Return the numbers of the rows in which something was found, in their order."""
         return sorted(self.findings)
 
+    def bad_rows(self) -> set[int]:
+        """Return the numbers of the rows that cannot be learned."""
+        return {
+            number
+            for number, found in self.findings.items()
+            if any(finding["severity"] == "error" for finding in found)
+        }
+
     def rows_over(self, cutoff_len: int) -> list[int]:
         """Return the numbers of the rows that are longer than so many tokens."""
         return [number for number, length in self.lengths.items() if length > cutoff_len]

@@ -22,11 +22,11 @@ from danlu.data.reading.rows import READERS
 from danlu.errors import UsageError
 from danlu.files.committed import committed_folder, discard
 from danlu.files.os_errors import require_free
-from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
 from danlu.server.edge.request_body import BODY_SECONDS, SLOWEST_BYTES_PER_SECOND
 from danlu.text.printable import one_line
+from danlu.units import readable_bytes
 from danlu.web.data.data_folders import UPLOAD_FILE, KnownSet, sets_folder
 
 UPLOADS = "/studio/data/uploads"

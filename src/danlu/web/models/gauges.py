@@ -14,11 +14,11 @@ from danlu.device.memory import device_gauge, used_bytes
 from danlu.errors import DanluError
 from danlu.files.home import danlu_home
 from danlu.files.os_errors import free_bytes
-from danlu.files.units import GIB, readable_bytes
 from danlu.hub.machine_facts import machine_facts
 from danlu.hub.names import default_model
 from danlu.language import _, chosen_language
 from danlu.program import as_typed
+from danlu.units import GIB, readable_bytes
 
 Json = dict[str, Any]
 # Less than this does not hold the next checkpoint of a small model.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from danlu.device.memory import free_cache
@@ -17,6 +18,7 @@ from danlu.reasons import reason_of
 from danlu.server.lifecycle.opening import open_serving
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.state import ServerState, Serving
+from danlu.web.models.model_list import KnownModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class ModelLoading:
     forget_voices: Callable[[], None] = lambda: None
     state: LoadedState = field(default_factory=lambda: LoadedState(state="loading"))
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _first: Path | None = None
 
     def shows(self, what: str, done: int, total: int) -> None:
         """Take what a loading thread says about its progress."""
@@ -58,6 +61,7 @@ class ModelLoading:
     def has(self, serving: Serving) -> None:
         """Take a model that was loaded; on the event loop."""
         self.server.serving = serving
+        self._first = self._first or serving.assistant.loaded.folder
         self.state = LoadedState(
             state="ready",
             model=serving.name,
@@ -81,18 +85,21 @@ class ModelLoading:
             await self._ejected()
             self.state = LoadedState(state="none")
 
-    async def exchange(self, model: str, name: str) -> None:
-        """Load another model in place of the one that is there; requests call it `name`."""
+    async def exchange(self, model: KnownModel) -> None:
+        """Load another model in place of the one that is there.
+
+        The adapters that were given at the start come back with the model that they were given for.
+        """
         async with self.lock:
-            self.begins(name)
+            self.begins(model.name)
             await self._ejected()
             settings = self.server.settings.model_copy(
-                update={"model_name_or_path": model, "served_model_name": name, "adapter": ()}
+                update={"model_name_or_path": model.word, "served_model_name": model.name}
             )
+            is_first = model.folder == self._first
+            folders = self.server.adapter_folders if is_first else AdapterFolders()
             try:
-                self.has(
-                    await asyncio.to_thread(open_serving, settings, AdapterFolders(), self.shows)
-                )
+                self.has(await asyncio.to_thread(open_serving, settings, folders, self.shows))
             except Exception as problem:
                 self.failed(problem)
 

@@ -102,7 +102,7 @@ async def load_model(body: Named, request: Request) -> Json:
     model = await asyncio.to_thread(find_known, body.name)
     _refuse_busy(studio)
     studio.loading.begins(model.name)
-    studio.begin(_LOAD, studio.loading.exchange(model.word, model.name))
+    studio.begin(_LOAD, studio.loading.exchange(model))
     return studio.loading.state.fields()
 
 

@@ -16,6 +16,7 @@ from danlu.runs.manifest import RunManifest, read_manifest
 from danlu.runs.registry import size_of
 from danlu.runs.resuming import resume_command
 from danlu.settings.option_names import DEFAULT, shown_origin
+from danlu.web.data.registered import learned_set
 from danlu.web.runs.resume_proof import proofs_of
 from danlu.web.studio import Studio
 from danlu.web.training.queue import QueueEntry
@@ -34,6 +35,7 @@ def details_of(studio: Studio, folder: Path) -> Json:
         **activity(card, entry),
         "folder": str(folder),
         "settings": _settings(run),
+        "dataset": learned_set(studio, run.settings),
         "data": run.data.model_dump(mode="json"),
         "arithmetic": run.arithmetic.model_dump(mode="json"),
         "results": run.results,

@@ -9,16 +9,21 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from danlu.errors import UsageError
+from danlu.files.zipped import zipped
+from danlu.hub.adapters import find_adapter
 from danlu.language import _
+from danlu.lora.peft_files import CONFIG_FILE
+from danlu.lora.stored import WEIGHTS_FILE
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.registry import shown_state
 from danlu.runs.stopping import ask_to_stop
 from danlu.runs.trash import empty_trash, list_trash, move_to_trash
 from danlu.server.edge.http_errors import ApiError
+from danlu.web.available_voices import RUN, adapter_folder
 from danlu.web.event_log import seen_before, stream
 from danlu.web.runs.run_curve import curve_of
 from danlu.web.runs.run_details import (
@@ -35,6 +40,7 @@ from danlu.web.training.training_routes import advanced
 
 router = APIRouter(prefix="/studio/runs")
 Json = dict[str, Any]
+_Step = Annotated[int, Field(ge=0)] | None
 
 
 class RunChange(BaseModel):
@@ -51,7 +57,7 @@ class Resuming(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    step: Annotated[int, Field(ge=0)] | None = None
+    step: _Step = None
 
 
 @router.get("")
@@ -191,6 +197,24 @@ async def download_metrics(run: str, request: Request) -> Response:
     name, text = await asyncio.to_thread(made)
     named = f"attachment; filename*=UTF-8''{quote(name, safe='')}.csv"
     return Response(text, media_type="text/csv", headers={"content-disposition": named})
+
+
+@router.get("/{run}/adapter.zip")
+async def download_adapter(run: str, request: Request, step: _Step = None) -> Response:
+    """Give the adapter that a run ended with, or that of a checkpoint, as PEFT reads it."""
+    studio = studio_of(request)
+
+    def found() -> tuple[str, Path]:
+        name = studio.runs.folder(run).name
+        at = "" if step is None else f"@{step}"
+        return f"{name}{at}", find_adapter(str(adapter_folder(f"{RUN}{run}{at}"))).folder
+
+    name, folder = await asyncio.to_thread(found)
+    files = {f"{name}/{file}": folder / file for file in (CONFIG_FILE, WEIGHTS_FILE)}
+    named = f"attachment; filename*=UTF-8''{quote(name, safe='')}.zip"
+    return StreamingResponse(
+        zipped(files), media_type="application/zip", headers={"content-disposition": named}
+    )
 
 
 @router.post("/{run}/stop")

@@ -22,7 +22,7 @@ from danlu.files.atomic import append_line, atomic_write, make_folder
 from danlu.files.os_errors import readable
 from danlu.files.regular import open_regular
 from danlu.language import _
-from danlu.text.conversation import Message
+from danlu.text.conversation import Conversation, Message, message_fields
 from danlu.text.render import split_reasoning
 from danlu.web.chats.kept_chats import KeptChats, KeptTurn, conversation_of
 from danlu.web.data.data_folders import taught_file
@@ -63,11 +63,12 @@ class TaughtAnswers:
         chats = KeptChats(self._database)
         turns = chats.branch(chat, number)
         answer = _corrected(turns, content, reasoning)
-        messages = [*conversation_of(_answered(turns[:-1])).messages, answer]
-        system = str(chats.whole(chat)["settings"].get("system") or "")
-        if system:
-            messages.insert(0, Message(role="system", content=system))
-        id_of_row, row = secrets.token_hex(8), _learnable(taught_row(messages))
+        messages = (*conversation_of(_answered(turns[:-1])).messages, answer)
+        settings = chats.whole(chat)["settings"]
+        taught = Conversation.framed(
+            messages, system=settings.get("system", ""), tools=settings.get("tools", ())
+        )
+        id_of_row, row = secrets.token_hex(8), _learnable(taught_row(taught))
         with _writing:
             before = self._database.one(
                 "SELECT id FROM taught WHERE chat = ? AND turn = ?", (chat, number)
@@ -119,8 +120,7 @@ class TaughtAnswers:
                     fix=_("Delete it, or edit the file: {path}").format(path=taught_file().name),
                 )
             answer = _answer(content, reasoning)
-            last = taught_row([answer])["messages"][0]
-            row = {**line.row, "messages": [*line.messages[:-1], last]}
+            row = {**line.row, "messages": [*line.messages[:-1], message_fields(answer)]}
             self._rewrite(id_of_row, _learnable(row))
 
     def delete(self, id_of_row: str) -> None:

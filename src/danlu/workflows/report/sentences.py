@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from danlu.files.units import readable_bytes
 from danlu.language import _
 from danlu.program import as_typed
 from danlu.runs.curve import AXES, CURVE_FILE, CURVES, LossCurves, loss_svg
 from danlu.runs.registry import shown_state
 from danlu.text.conversation import Conversation
+from danlu.units import readable_bytes
 from danlu.workflows.answer_form import is_empty, repeats_itself, visible_text
 from danlu.workflows.answers import Answer
 from danlu.workflows.report.before_after import BeforeAfter

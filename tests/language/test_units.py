@@ -7,7 +7,7 @@ import re
 import pytest
 
 from danlu.device.datasheets import CATALOGUE
-from danlu.files.units import GIB, readable_bytes
+from danlu.units import GIB, readable_bytes
 from tests.helpers.source import ROOT
 
 
