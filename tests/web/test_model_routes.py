@@ -10,12 +10,17 @@ from typing import Any
 
 import pytest
 
-from danlu.files.committed import discard
+from danlu.device.detect import select
+from danlu.files.committed import committed_folder, discard
+from danlu.hub.load import load_for_answers
 from danlu.hub.names import default_name
 from danlu.hub.store import complete_folder, unfinished_folder
+from danlu.lora.peft_files import write_adapter
+from danlu.server.lifecycle.opening import open_serving
 from danlu.web.models import gauges as gauges_module
 from danlu.web.models.model_list import merged_models_folder
 from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.models.tiny_engine import random_adapter
 from tests.helpers.serving.outbound import Outbound
 from tests.helpers.studio import StudioClient, studio_client
 from tests.helpers.waiting import wait_until
@@ -153,3 +158,28 @@ def test_gauges_and_facts(studio: StudioClient, monkeypatch: pytest.MonkeyPatch)
     assert facts["default_model"]["good"] is False
     assert facts["default_model"]["fix"].endswith("danlu use starter")
     assert (facts["disk"]["value"], facts["disk"]["good"]) == ("1.0 MiB", False)
+
+
+def test_adapters_of_the_start_come_back_with_their_model(tmp_path: Path) -> None:
+    for name in ("ember", "other"):
+        write_model_folder(merged_models_folder() / name)
+    ember = merged_models_folder() / "ember"
+    with committed_folder(tmp_path / "fox") as draft:
+        like = load_for_answers(
+            str(ember), device=select("cpu"), dtype=None, quantization=None
+        ).model
+        write_adapter(draft, random_adapter(5, like), base_model=str(ember))
+    given = {"model_name_or_path": str(ember), "adapter": (f"fox={tmp_path / 'fox'}",)}
+    with studio_client(tmp_path, has_model=False, **given) as studio:
+        state = studio.studio.server
+        studio.studio.loading.has(open_serving(state.settings, state.adapter_folders))
+
+        def voices() -> set[str]:
+            return {voice["id"] for voice in studio.get("/studio/voices").json()}
+
+        assert voices() == {"base", "fox"}
+        assert load(studio, "other")["state"] == "ready"
+        assert voices() == {"base"}
+        assert load(studio, "ember")["state"] == "ready"
+        assert voices() == {"base", "fox"}
+        studio.post("/studio/models/eject", json={})

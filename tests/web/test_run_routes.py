@@ -67,6 +67,7 @@ def test_a_training_from_the_start_to_the_trash(client: StudioClient, tmp_path: 
 
     details = get(client, f"/{run}")
     assert [checkpoint["step"] for checkpoint in details["checkpoints"]][-1] == 6
+    assert details["dataset"] == "example"
     given = {one["name"]: one["value"] for one in details["settings"] if one["is_given"]}
     assert given["max_steps"] == 6
     assert "6/6" in details["log"] or "saved" in details["log"]

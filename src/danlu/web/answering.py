@@ -118,7 +118,7 @@ async def answer(
 
     Each has `tokens`, those written so far, and `s`, the seconds since the first of them. Before
     them `prompt` with its length, and `reading` as often as a step has read a part of it, with
-    `tokens`, those that are read, and `rate`, the tokens a second of that step. With a
+    `tokens`, those that are read, and `rate`, the tokens a second so far. With a
     seed nothing is taken from the cache: a prompt that is read anew and one that is found computed
     differ in their last bits, and so would answers that are to be the same. Closing the iterator
     cancels the request. Raises ApiError and what `prepare` raises.
@@ -165,15 +165,15 @@ async def answer(
 
 
 class _PromptSpeed:
-    """How fast a prompt is read, step by step."""
+    """How fast a prompt is read: from the first step on, since before it a request may wait."""
 
     def __init__(self) -> None:
-        self._read: int | None = None
-        self._time = time.monotonic()
+        self._since, self._read = time.monotonic(), -1
 
     def event(self, progress: PromptProgress, now: float) -> Json:
         """Return the event of a step; what was found in the cache counts as read, not as speed."""
-        before = progress.num_found if self._read is None else self._read
-        rate = (progress.num_read - before) / max(now - self._time, 1e-3)
-        self._read, self._time = progress.num_read, now
+        before = progress.num_found if self._read < 0 else self._read
+        rate = (progress.num_read - before) / max(now - self._since, 1e-3)
+        if self._read < 0:
+            self._since, self._read = now, progress.num_read
         return {"kind": "reading", "tokens": progress.num_read, "rate": round(rate, 1)}

@@ -100,7 +100,7 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Give the connection to one caller; all it changes is kept, or nothing is.
 
-        Raises CapacityError where the file is locked or the disk full, as all methods do.
+        Raises CapacityError where the file is gone, locked, or its disk full, as all methods do.
         """
         with self._lock, _explained(self.path), self._connection:
             yield self._connection
@@ -142,7 +142,7 @@ class Database:
 def _explained(path: Path) -> Iterator[None]:
     if not path.exists():
         # It would go on in a file that nobody finds, and be lost with the server's end.
-        raise EnvironmentFault(
+        raise CapacityError(
             _("The studio's database {path} is gone.").format(path=path),
             why=_("It was moved or removed while the studio runs."),
             fix=_("Put it back, or start the studio again: danlu web"),
