@@ -7,6 +7,7 @@ where full training costs 6.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from danlu.device.datasheets import DeviceFacts
@@ -15,13 +16,30 @@ from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.model.recompute import Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
 
-# Operations started for one layer, forward and backward, and for one segment's attention in it.
-_LAUNCHES_PER_LAYER = 150
+# Counted (tests/plan/test_speed.py), for one layer, forward and backward: operations that are
+# started, and numbers that all but products and attention read and write for one token, as
+# multiples of hidden_size, of q_size + kv_size and of intermediate_size, in the model's precision.
+_LORA: Mapping[Recompute, tuple[int, float, float, float]] = {
+    "none": (273, 138, 83, 42),
+    "selective": (324, 167, 104, 47),
+    "gate_up": (351, 184, 104, 64),
+    "block": (367, 180, 112, 59),
+    "offload": (367, 180, 112, 59),
+}
+_FULL: Mapping[Recompute, tuple[int, float, float, float]] = {
+    "none": (170, 141, 83, 30),
+    "selective": (201, 143, 104, 30),
+    "gate_up": (215, 160, 104, 35),
+    "block": (227, 177, 104, 35),
+    "offload": (227, 177, 104, 35),
+}
+# What one segment's attention costs of such, and which part of all a forward pass alone is.
 _LAUNCHES_PER_SEGMENT = 8
+_FORWARD_SHARE = 1 / 3
+# Bytes that the loss moves for one logit: float32 copies, both passes, two results.
+_LOSS_BYTES = 40
 # Attention backward computes the scores again: 2.5 times the forward pass (Dao 2023).
 _ATTENTION_BACKWARD = 2.5
-# Share of a layer's time that norms, rope and swiglu take when computed again (measured on CPU).
-_ELEMENTWISE_AGAIN = 0.03
 # Starting the program and reading the data (3 s measured on two cores), and a common disk.
 _START_S = 4.0
 _DISK_BYTES_PER_S = 1e9
@@ -56,6 +74,7 @@ def seconds_of(
     """Predict one microstep, forward and backward."""
     seconds = training_flops(job, step_plan.recompute, shape) / speed.flops
     seconds += _overhead_s(job, step_plan, shape, device)
+    seconds = _with_launches(seconds, _launch_s(job, step_plan.recompute, shape, device), device)
     return speed.factor * seconds + speed.microstep_s
 
 
@@ -64,7 +83,9 @@ def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: 
     config = job.config
     body = 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
     flops = body + _attention_flops(config, shape) + _head_flops(config, shape)
-    return speed.factor * (flops / speed.flops + _launch_s(job, shape, device) / 3)
+    seconds = flops / speed.flops + _FORWARD_SHARE * _elementwise_s(job, "none", shape, device)
+    launches = _FORWARD_SHARE * _launch_s(job, "none", shape, device)
+    return speed.factor * _with_launches(seconds, launches, device)
 
 
 def around_seconds(weight_bytes: int, microstep_s: float, *, report_s: float) -> float:
@@ -95,9 +116,7 @@ def useful_flops(job: Job, shape: BatchShape) -> float:
 def _again_flops(config: ModelConfig, recompute: Recompute, shape: BatchShape) -> float:
     if recompute == "none":
         return 0.0
-    per_layer = 2.0 * shape.tokens * _layer_weights(config)
     again = _attention_flops(config, shape)
-    again += _ELEMENTWISE_AGAIN * 2 * per_layer * config.num_hidden_layers
     weights = {
         "selective": 0,
         "gate_up": _weights(config, "gate_up_proj"),
@@ -126,18 +145,34 @@ def _layer_weights(config: ModelConfig) -> int:
     return sum(_weights(config, merged) for merged in PROJECTIONS)
 
 
-def _launch_s(job: Job, shape: BatchShape, device: DeviceFacts) -> float:
-    launches = _LAUNCHES_PER_LAYER + _LAUNCHES_PER_SEGMENT * shape.segments
+def _launch_s(job: Job, recompute: Recompute, shape: BatchShape, device: DeviceFacts) -> float:
+    launches, *_numbers = (_FULL if job.trains_all else _LORA)[recompute]
+    launches += _LAUNCHES_PER_SEGMENT * shape.segments
     return job.config.num_hidden_layers * launches * device.launch_s
 
 
+def _with_launches(seconds: float, launch_s: float, device: DeviceFacts) -> float:
+    """Add starting the operations: the host of a card does that while the card computes."""
+    return max(seconds, launch_s) if device.has_host else seconds + launch_s
+
+
+def _elementwise_s(job: Job, recompute: Recompute, shape: BatchShape, device: DeviceFacts) -> float:
+    config = job.config
+    _launches, hidden, heads, inner = (_FULL if job.trains_all else _LORA)[recompute]
+    numbers = hidden * config.hidden_size + heads * (config.q_size + config.kv_size)
+    numbers += inner * config.intermediate_size
+    moved = numbers * job.number_bytes * config.num_hidden_layers * shape.tokens
+    moved += _LOSS_BYTES * config.vocab_size * shape.targets
+    return moved / device.bandwidth
+
+
 def _overhead_s(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts) -> float:
-    """Seconds for starting operations, reading weights again, and moving what is offloaded."""
+    """Seconds for all but products: moving numbers, reading weights again, what is offloaded."""
     config, size = job.config, job.number_bytes
     chunks = -(-shape.targets // step_plan.chunk_rows)
     body = 3 * _layer_weights(config) * config.num_hidden_layers
     head = 2 * chunks * config.vocab_size * config.hidden_size
-    seconds = _launch_s(job, shape, device)
+    seconds = _elementwise_s(job, step_plan.recompute, shape, device)
     seconds += device.reread * (body + head) * size / device.bandwidth
     if job.trains_all:  # each chunk's gradient at the head is written, read and added in fp32
         moved = (2 * size + 8) * chunks * config.vocab_size * config.hidden_size
