@@ -94,7 +94,7 @@ def cpu_facts(
         flops_fp32=min(per_core / 2, 70e9) * threads,
         achieved=1.0,
         bandwidth=10 * GB,
-        launch_s=13e-6,  # measured, 16 tokens of the starter's shape: 336 operations in 4.4 ms
+        launch_s=8e-6,
         # Measured: chunks of 64 to 1,024 rows and packed steps of 276 to 2,208 tokens are equally
         # fast to a few per cent; larger chunks are slower, their logits leave the cache.
         reread=0.1,
