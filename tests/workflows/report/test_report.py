@@ -169,6 +169,33 @@ def test_without_held_out_rows_it_draws_training_rows_over_all_and_says_so(place
     assert "held-out loss" not in page(folder)
 
 
+def test_an_adapter_that_was_trained_further_is_compared_with_what_it_was(place: Path) -> None:
+    rows = place / "rows.jsonl"
+    first = place / "run"
+    folder = train(place, "further", rows, adapter_name_or_path=str(first), max_steps=4)
+    before, after = losses(report(folder))
+    assert [before, after] == pytest.approx(trained_losses(folder), rel=1e-5)
+    assert before == pytest.approx(trained_losses(first)[1], rel=1e-5)
+    assert "| | run | tuned |" in page(folder).replace("|  |", "| |")
+    # Worse than before is not hidden behind the base, which is much worse.
+    worse = train(
+        place, "worse", rows, adapter_name_or_path=str(first), max_steps=12, learning_rate=0.5
+    )
+    found = report(worse)
+    assert losses(found)[1] > losses(found)[0]
+    assert "some of what run knew was forgotten" in page(worse)
+    shutil.move(first / "final", place / "kept")
+    shutil.move(first, place / "away")
+    try:
+        gone = report(folder)
+        assert losses(gone)[0] > before
+        assert "compares with the base model" in page(folder)
+        assert "| base |" in page(folder)
+    finally:
+        shutil.move(place / "away", first)
+        shutil.move(place / "kept", first / "final")
+
+
 def test_full_training_compares_two_models(place: Path) -> None:
     folder = train(place, "full", place / "rows.jsonl", finetuning_type="full", learning_rate=1e-3)
     found = report(folder)

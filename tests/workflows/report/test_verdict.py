@@ -22,6 +22,8 @@ def found(
         records=records(*train),
         judged=SimpleNamespace(held_out=True),
         losses=[SimpleNamespace(loss=loss) for loss in held_out],
+        began_with="",
+        former="base",
         forms=lambda: [SimpleNamespace(answers=14, thought_kept=count) for count in kept],
     )
 

@@ -108,7 +108,8 @@ class Training {
       ...this.choice,
       ...kept,
       model: listed(words.model) ?? listed(kept.model) ?? loaded ?? 'starter',
-      dataset: knows(words.dataset) ?? knows(kept.dataset) ?? form.sets[0]?.id ?? '',
+      // Taught rows are few, and trained from their own page.
+      dataset: knows(words.dataset) ?? knows(kept.dataset) ?? (form.sets.find((one) => one.id !== 'taught') ?? form.sets[0])?.id ?? '',
       eval_dataset: knows(kept.eval_dataset) ?? '',
       adapter: words.adapter ?? '',
       values: Object.fromEntries(Object.entries(kept.values ?? {}).filter(([name]) => this.options.has(name)))

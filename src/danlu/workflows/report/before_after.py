@@ -1,6 +1,6 @@
 """The measurements of a run before and after, and the figures that follow from them.
 
-Arithmetic only: no model computes here, and nothing is put into words.
+Arithmetic only: no model computes here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu.language import _
 from danlu.runs.manifest import RunManifest
 from danlu.train.loop.evaluate import Evaluation
 from danlu.workflows.answer_form import FormCounts, count_forms, visible_text
@@ -23,8 +24,10 @@ from danlu.workflows.scores import is_exact, rouge_l
 
 @dataclass(frozen=True, kw_only=True)
 class BeforeAfter:
-    """What the base (before) and the tuned model (after) did with the same rows and prompts.
+    """What a run began with (before) and what it made (after) did with the same rows and prompts.
 
+    began_with: the name of the adapter that was trained further; "" where the base stands for it,
+    and then `began_problem` says why if there was one.
     judged: None where the data could not be read; `judged_problem` says why. tuned: the name of the
     folder with the tuned weights. seconds: what measuring took, loading included. limit_s: the time
     allowed for it, loading excepted.
@@ -37,9 +40,16 @@ class BeforeAfter:
     judged_problem: str
     before: Measured
     after: Measured
+    began_with: str
+    began_problem: str
     tuned: str
     seconds: float
     limit_s: float
+
+    @property
+    def former(self) -> str:
+        """What the run began with, by its name."""
+        return self.began_with or _("base")
 
     @property
     def losses(self) -> tuple[Evaluation, Evaluation] | None:

@@ -1,4 +1,4 @@
-"""The before/after report of a run: what the base and the tuned model do with the same things.
+"""The before/after report of a run: what it began with and what it made do with the same things.
 
 Written by every training run at its end and by `danlu eval RUN`, from the run's folder and the data
 it names. What could not be measured is said, never guessed.
@@ -27,7 +27,7 @@ from danlu.workflows.report.page_html import to_html
 from danlu.workflows.report.page_json import to_json
 from danlu.workflows.report.page_markdown import to_markdown
 from danlu.workflows.report.prompts import GENERAL_PROMPTS
-from danlu.workflows.report.run_models import base_name, tuned_settings
+from danlu.workflows.report.run_models import adapter_before, base_name, tuned_settings
 from danlu.workflows.report.sentences import page_of
 from danlu.workflows.report.verdict import verdict
 
@@ -52,7 +52,8 @@ def write_report(
     start = clock()
     settings = settings or ModelSettings()
     run = read_manifest(folder)
-    subjects = _subjects(folder, run, settings)
+    began_with, began_problem = adapter_before(run)
+    subjects = _subjects(folder, run, settings, began_with)
     judged, problem = _judged(run, subjects[0])
     task = Task(
         rows=judged.rows if judged else (),
@@ -73,6 +74,8 @@ def write_report(
         judged_problem=problem,
         before=before,
         after=after,
+        began_with=began_with.name if began_with else "",
+        began_problem=began_problem,
         tuned=_tuned_name(folder, subjects[-1]),
         seconds=clock() - start,
         limit_s=limit_s,
@@ -84,9 +87,17 @@ def write_report(
     yield found
 
 
-def _subjects(folder: Path, run: RunManifest, settings: ModelSettings) -> list[Subject]:
-    """Return what is opened: base with adapter, or two whole models one after the other."""
+def _subjects(
+    folder: Path, run: RunManifest, settings: ModelSettings, began_with: Path | None
+) -> list[Subject]:
+    """Return what is opened: base with adapter, or two models one after the other.
+
+    began_with: the adapter that the run trained further, on the same base.
+    """
     tuned = tuned_settings(folder, settings)
+    if tuned.adapter_name_or_path and began_with:
+        former = tuned.model_copy(update={"adapter_name_or_path": str(began_with)})
+        return [Subject(settings=each, with_adapter=(True,)) for each in (former, tuned)]
     if tuned.adapter_name_or_path:
         return [Subject(settings=tuned, with_adapter=(False, True))]
     name = settings.model_name_or_path or base_name(run)

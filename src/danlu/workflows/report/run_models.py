@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from danlu.dialog.settings import ModelSettings
-from danlu.errors import UsageError
+from danlu.errors import DanluError, UsageError
+from danlu.hub.adapters import find_adapter
 from danlu.hub.names import STARTER
 from danlu.language import _
 from danlu.runs.checkpoints import FINAL, find_newest
@@ -16,6 +17,20 @@ from danlu.runs.resuming import resume_command
 def base_name(run: RunManifest) -> str:
     """Name the model a run started from."""
     return run.base.name if run.base.name == STARTER else run.base.path
+
+
+def adapter_before(run: RunManifest) -> tuple[Path | None, str]:
+    """Return the adapter that a run trained further, None for a new one, or why it is not there."""
+    name = run.settings.get("adapter_name_or_path")
+    if run.kind == "full" or not name:
+        return None, ""
+    place = Path(run.cwd or "", str(name))
+    word = str(place) if place.exists() else str(name)
+    try:
+        find_adapter(word)
+    except DanluError as problem:
+        return None, problem.what
+    return Path(word), ""
 
 
 def tuned_settings(run_folder: Path, wanted: ModelSettings) -> ModelSettings:

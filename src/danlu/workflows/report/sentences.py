@@ -50,7 +50,7 @@ def page_of(found: BeforeAfter) -> Page:
         parts=[
             *_warnings(found),
             Heading(text=_("In short")),
-            Table(heads=("", _("base"), _("tuned")), rows=short_rows(found)),
+            Table(heads=("", found.former, _("tuned")), rows=short_rows(found)),
             *_curve(found.records),
             *_questions(found),
             *_general_prompts(found),
@@ -107,6 +107,13 @@ def short_rows(found: BeforeAfter) -> list[tuple[str, ...]]:
 def _warnings(found: BeforeAfter) -> list[Part]:
     judged = found.judged
     lines = verdict(found)
+    if found.began_problem:
+        lines.append(
+            _(
+                "The run trained an adapter further that is not there now ({problem}), so this "
+                "compares with the base model."
+            ).format(problem=found.began_problem.rstrip("."))
+        )
     if judged is None:
         lines.append(
             _("The run's data could not be read again: {problem}").format(
@@ -189,7 +196,7 @@ def _questions(found: BeforeAfter) -> list[Part]:
                 prompt=_prompt(question.conversation),
                 answers=(
                     (_("in the data"), as_learned),
-                    (_("base"), _said(before, reference)),
+                    (found.former, _said(before, reference)),
                     (_("tuned"), _said(after, reference)),
                 ),
             )
@@ -238,7 +245,7 @@ def _general_prompts(found: BeforeAfter) -> list[Part]:
     return [
         Heading(text=_("Regression probe")),
         Paragraph(text=note),
-        Table(heads=(_("prompt"), _("base"), _("tuned")), rows=rows),
+        Table(heads=(_("prompt"), found.former, _("tuned")), rows=rows),
     ]
 
 
@@ -273,7 +280,7 @@ def _forms(found: BeforeAfter) -> list[Part]:
         Heading(text=_("Form of the answers")),
         Paragraph(text=rule),
         Table(
-            heads=("", _("base"), _("tuned")),
+            heads=("", found.former, _("tuned")),
             rows=[(text, str(getattr(before, n)), str(getattr(after, n))) for n, text in names],
         ),
     ]

@@ -50,7 +50,13 @@ def _worse_outside(found: BeforeAfter) -> Iterator[str]:
     if found.losses is None or found.judged is None or not found.judged.held_out:
         return
     before, after = (side.loss for side in found.losses)
-    if after >= before and not little_learned(found.records):
+    if found.began_with and after >= before:
+        yield _(
+            "ATTENTION: the loss of held-out rows rose ({before:.4f} with {name}, {after:.4f} "
+            "now): some of what {name} knew was forgotten. Train on more of its rows beside the "
+            "new ones, or lower --num_train_epochs or --learning_rate."
+        ).format(before=before, after=after, name=found.began_with)
+    elif after >= before and not little_learned(found.records):
         yield _(
             "ATTENTION: the loss of held-out rows did not fall ({before:.4f} to {after:.4f}) while "
             "that of training rows did: the rows were learned by heart. Lower --num_train_epochs, "
@@ -66,10 +72,11 @@ def _format_lost(found: BeforeAfter) -> Iterator[str]:
     if lost < _FORMAT_LOST:
         return
     yield _(
-        "ATTENTION: {before} of {before_all} answers of the base kept the thinking format, of the "
+        "ATTENTION: {before} of {before_all} answers of {former} kept the thinking format, of the "
         "tuned model {after} of {after_all}. Add rows with reasoning, train with "
         "--enable_thinking false, or lower --num_train_epochs or --learning_rate."
     ).format(
+        former=found.former,
         before=before.thought_kept,
         before_all=before.answers,
         after=after.thought_kept,
