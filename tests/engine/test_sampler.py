@@ -14,10 +14,10 @@ from torch import Tensor
 
 from danlu.engine.grammar import Grammar
 from danlu.engine.grammar_compiler import GrammarCompiler
-from danlu.engine.logits import Penalties, candidates
+from danlu.engine.logits import Largest, Penalties, candidates
 from danlu.engine.request import Request, SamplingSettings, Thinking, TokenLogprobs
 from danlu.engine.sampler import ChosenToken, Sampler, sample
-from danlu.errors import UsageError
+from danlu.errors import DataError, UsageError
 from tests.helpers.models.tiny_engine import tokenizer
 
 # More than the tokenizer's, as in Qwen3.
@@ -233,7 +233,7 @@ def test_a_due_token_is_written_and_its_logprob_given() -> None:
 
 def test_a_row_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     broken, whole = sampler(replace(GREEDY, seed=1, presence_penalty=1.0)), sampler()
-    monkeypatch.setattr(broken, "choose", lambda _row: 1 / 0)
+    monkeypatch.setattr(broken, "choose", lambda *_given: 1 / 0)
     logits = rows(3, 2)
     problem, choice = sample(logits, [broken, whole])
     assert isinstance(problem, ZeroDivisionError)
@@ -288,3 +288,42 @@ def test_settings_out_of_range_are_refused_by_name(name: str, value: object) -> 
     with pytest.raises(UsageError) as problem:
         SamplingSettings(**{name: value})  # type: ignore[arg-type]
     assert name in problem.value.what
+
+
+@given(
+    sampling=st.builds(
+        SamplingSettings,
+        temperature=st.sampled_from([0.6, 1.0]),
+        top_k=st.integers(0, 80),
+        top_p=st.sampled_from([0.3, 0.95, 1.0]),
+        min_p=st.sampled_from([0.0, 0.1]),
+    ),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([0.0, 0.02, 1.0]),
+)
+def test_the_largest_are_enough_or_say_that_they_are_not(
+    sampling: SamplingSettings, seed: int, scale: float
+) -> None:
+    logits = (rows(seed, 3) * scale).bfloat16()  # many ties, or nothing but ties
+    largest = Largest(logits, logits)
+    for place, row in enumerate(logits.float()):
+        tokens, scores = candidates(row, sampling)
+        found = largest.candidates(place, sampling)
+        if found is not None:
+            assert found[0].tolist() == tokens.tolist()
+            assert found[1].tolist() == scores.tolist()
+        else:
+            assert sampling.top_k == 0 or sampling.top_k > 64 or len(tokens) > 1
+        assert largest.likeliest(place) in (int(row.argmax()), None)
+    assert scale < 1.0 or sampling.top_k in (0, *range(40, 81)) or found is not None
+
+
+def test_a_row_that_is_not_finite_fails_alone() -> None:
+    for value in (float("nan"), float("inf")):
+        for asked in (GREEDY, SamplingSettings(top_k=20, seed=0), SamplingSettings(seed=0)):
+            logits = rows(0, 3)
+            logits[1, 7] = value
+            first, problem, last = sample(logits, [sampler(asked) for _ in range(3)])
+            assert isinstance(problem, DataError)
+            assert isinstance(first, ChosenToken)
+            assert isinstance(last, ChosenToken)

@@ -19,14 +19,12 @@ from danlu.engine.admission import admitted
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
 from danlu.engine.grammar_compiler import GrammarCompiler
-from danlu.engine.logits import token_logprobs
+from danlu.engine.logits import not_finite, token_logprobs
 from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogprobs
 from danlu.engine.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
 from danlu.engine.stop import StopFinder
-from danlu.errors import DataError
-from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.lora.bank import AdapterBank
 from danlu.model.qwen3 import Qwen3
@@ -260,7 +258,7 @@ class Engine:
                 rows = hidden[first : first + len(part)]
                 logits = linear(self._model.head, "lm_head", rows)
                 if not torch.isfinite(logits.amax(dim=-1)).all():
-                    raise _not_finite()
+                    raise not_finite()
                 count = sequence.request.prompt_logprobs or 0
                 scores.setdefault(sequence, []).extend(token_logprobs(logits, part, count))
             row += num_tokens
@@ -269,16 +267,6 @@ class Engine:
     @torch.inference_mode()
     def _choose(self, writing: Sequence[RequestSequence], logits: Tensor) -> None:
         """Choose a token for each row of logits [N, V] and deliver what it makes."""
-        # NaN and +infinity both show in the maximum, one pass over the vocabulary.
-        valid = torch.isfinite(logits.amax(dim=-1)).tolist()
-        for sequence, is_valid in zip(writing, valid, strict=True):
-            if not is_valid:
-                self._fail(sequence, _not_finite())
-        if not all(valid):
-            rows = [row for row, is_valid in enumerate(valid) if is_valid]
-            writing, logits = [writing[row] for row in rows], logits[rows]
-        if not writing:
-            return
         choices = sample(logits, [sequence.sampler for sequence in writing])
         for sequence, choice in zip(writing, choices, strict=True):
             if isinstance(choice, Exception):
@@ -302,11 +290,3 @@ def _by_adapter(batch: _Batch) -> _Batch:
     for sequence, num_tokens in batch.items():
         groups.setdefault(sequence.request.adapter, {})[sequence] = num_tokens
     return {sequence: n for group in groups.values() for sequence, n in group.items()}
-
-
-def _not_finite() -> DataError:
-    return DataError(
-        _("The model computed numbers that are not finite."),
-        why=_("Its output for this request holds NaN or infinity."),
-        fix=_("Check the adapter and the model's files; training may have diverged."),
-    )

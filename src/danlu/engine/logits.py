@@ -1,6 +1,7 @@
-"""From logits to numbers: penalties, which ids may be drawn, log probabilities.
+"""From logits to numbers: penalties, the largest of each row, which ids may be drawn, log
+probabilities.
 
-Shapes: V vocab_size; every row is [V] fp32, and a changed row is a new tensor.
+Shapes: V vocab_size; N rows. A single row is [V] fp32, and a changed row is a new tensor.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ import torch
 from torch import Tensor
 
 from danlu.engine.request import SamplingSettings, TokenLogprobs
+from danlu.errors import DataError
+from danlu.language import _
 
+# Qwen3 draws from 20; the rest is for ties, and for other settings.
+_NUM_LARGEST = 64
 _HOTTEST = torch.finfo(torch.float32).max
 
 
@@ -60,6 +65,59 @@ class Penalties:
             self._counts[token] += 1
 
 
+class Largest:
+    """The largest logits of each row, on the host after a single copy: most tokens need no more.
+
+    rows: [N, V] to choose from. logits: [N, V], the model's own, of which it is kept whether they
+    are finite.
+    """
+
+    def __init__(self, rows: Tensor, logits: Tensor) -> None:
+        self._size = rows.shape[-1]
+        top = rows.topk(min(_NUM_LARGEST, self._size), dim=-1)
+        # NaN and +infinity both show in the maximum.
+        maxima = logits.amax(dim=-1, keepdim=True)
+        self._values, self._ids, maxima = to_host(top.values, top.indices, maxima)
+        self.is_finite: list[bool] = maxima.isfinite()[:, 0].tolist()
+
+    def likeliest(self, place: int) -> int | None:
+        """Return the first id of a row's largest logit; None where it cannot be told from here."""
+        values = self._values[place]
+        if self._is_cut(values, values[0]):
+            return None
+        return int(self._ids[place][values == values[0]].min())
+
+    def candidates(self, place: int, settings: SamplingSettings) -> tuple[Tensor, Tensor] | None:
+        """Return what `candidates` does of a row; None where it cannot be told from here."""
+        values = self._values[place]
+        if not 0 < settings.top_k <= len(values):
+            return None
+        last = values[settings.top_k - 1]
+        if self._is_cut(values, last):
+            return None
+        ids, order = self._ids[place][values >= last].sort()
+        return _narrowed(ids, values[values >= last][order], settings)
+
+    def _is_cut(self, values: Tensor, least: Tensor) -> bool:
+        """Whether a logit as large as `least` may stand behind those that are here."""
+        return len(values) < self._size and bool(values[-1] >= least)
+
+
+def to_host(*columns: Tensor) -> list[Tensor]:
+    """Copy tensors [N, ...] of one N to the host at once: numbers as fp32, ids as int64."""
+    packed = [
+        column.to(torch.float32).view(torch.int32)
+        if column.is_floating_point()
+        else column.to(torch.int32)
+        for column in columns
+    ]
+    parts = torch.cat(packed, dim=1).cpu().split([column.shape[1] for column in columns], dim=1)
+    return [
+        part.contiguous().view(torch.float32) if column.is_floating_point() else part.long()
+        for part, column in zip(parts, columns, strict=True)
+    ]
+
+
 def candidates(row: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
     """Return the ids that may be drawn, ascending, and their scores (logits / temperature).
 
@@ -68,9 +126,14 @@ def candidates(row: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]
     tokens = torch.arange(row.shape[0], device=row.device)
     if 0 < settings.top_k < row.shape[0]:
         tokens = torch.nonzero(row >= row.topk(settings.top_k).values[-1]).squeeze(1)
+    return _narrowed(tokens, row[tokens], settings)
+
+
+def _narrowed(tokens: Tensor, logits: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
+    """Return those of some ids, ascending, that top-p and min-p leave, and their scores."""
     # The largest becomes 0, so that no temperature can lead to infinity; an infinite one would make
     # NaN of what is forbidden.
-    scores = (row[tokens] - row.max()) / min(settings.temperature, _HOTTEST)
+    scores = (logits - logits.max()) / min(settings.temperature, _HOTTEST)
     if settings.top_p < 1.0:
         ascending, order = scores.sort()
         keep = ascending.softmax(dim=0).cumsum(dim=0) > 1 - settings.top_p
@@ -92,12 +155,19 @@ def token_logprobs(rows: Tensor, tokens: Sequence[int], count: int) -> list[Toke
     values = rows.float().log_softmax(dim=-1)
     chosen = torch.tensor(tokens, dtype=torch.long, device=rows.device)
     top = values.topk(min(count, values.shape[-1]), dim=-1)
-    columns = (
-        values.gather(1, chosen[:, None])[:, 0].tolist(),
-        top.indices.tolist(),
-        top.values.tolist(),
-    )
+    columns = to_host(values.gather(1, chosen[:, None]), top.indices, top.values)
     return [
-        TokenLogprobs(token=token, logprob=logprob, top=tuple(zip(ids, likeliest, strict=True)))
-        for token, logprob, ids, likeliest in zip(tokens, *columns, strict=True)
+        TokenLogprobs(token=token, logprob=own, top=tuple(zip(ids, likeliest, strict=True)))
+        for token, (own,), ids, likeliest in zip(
+            tokens, *(column.tolist() for column in columns), strict=True
+        )
     ]
+
+
+def not_finite() -> DataError:
+    """Say that a model's logits are no numbers to choose by."""
+    return DataError(
+        _("The model computed numbers that are not finite."),
+        why=_("Its output for this request holds NaN or infinity."),
+        fix=_("Check the adapter and the model's files; training may have diverged."),
+    )

@@ -11,7 +11,8 @@ What happens to a row, in this order (vLLM's, whose last steps stand as in trans
 
 Log probabilities are those of the model itself, before all of this. Each request draws from its own
 generator, one number a token, so its answer depends on its seed and not on who shares the batch.
-Where a row needs none of it, the whole batch costs one argmax.
+What the host needs comes in one copy for the whole batch: the tokens where all of them are the
+likeliest, else the largest logits of each row. A row that needs more (no top-k, say) asks again.
 
 Shapes: V vocab_size of the model, which may exceed the tokenizer's; N requests.
 """
@@ -25,7 +26,14 @@ import torch
 from torch import Tensor
 
 from danlu.engine.grammar_compiler import Guide
-from danlu.engine.logits import Penalties, candidates, token_logprobs
+from danlu.engine.logits import (
+    Largest,
+    Penalties,
+    candidates,
+    not_finite,
+    to_host,
+    token_logprobs,
+)
 from danlu.engine.request import Request, TokenLogprobs
 from danlu.engine.thought import ThoughtTracker
 from danlu.errors import UsageError
@@ -79,26 +87,29 @@ class Sampler:
         return self._guide is not None and self._thought.in_answer and self._guide.is_complete
 
     @property
-    def takes_the_likeliest(self) -> bool:
-        """Whether the next token is the likeliest one by the model's own logits."""
+    def forced(self) -> int | None:
+        """The next token where it is not chosen by its logit."""
+        return self._thought.forced
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the next token is chosen by the model's own logits."""
         return (
-            self.settings.greedy
-            and self._guide is None
+            self._guide is None
             and not self._bias
             and self._penalties.change_nothing
             and self._num_chosen >= self.settings.min_tokens
-            and self._thought.forced is None
         )
 
-    def choose(self, row: Tensor) -> int:
-        """Choose the next token. row: [V] in the model's dtype.
-
-        Raises UsageError where the grammar leaves none.
-        """
-        if self._thought.forced is not None:
-            return self._thought.forced
-        changed = self.changed(row.float())
-        return int(changed.argmax()) if self.settings.greedy else self.draw(changed)
+    def choose(self, largest: Largest, place: int, row: Tensor) -> int:
+        """Choose the next token of a changed row, [V], whose largest logits are on the host."""
+        if self.forced is not None:
+            return self.forced
+        if self.settings.greedy:
+            likeliest = largest.likeliest(place)
+            return int(row.argmax()) if likeliest is None else likeliest
+        found = largest.candidates(place, self.settings)
+        return self.draw(row.float()) if found is None else self._draw_of(*found)
 
     def changed(self, row: Tensor) -> Tensor:
         """Return the row with masks, bias and penalties. row: [V] fp32."""
@@ -118,7 +129,9 @@ class Sampler:
 
     def draw(self, row: Tensor) -> int:
         """Draw a token from a changed row [V] fp32."""
-        tokens, scores = candidates(row, self.settings)
+        return self._draw_of(*candidates(row, self.settings))
+
+    def _draw_of(self, tokens: Tensor, scores: Tensor) -> int:
         # Candidates stand in the order of their ids: two of nearly equal probability cannot
         # change places through rounding, as they would in order of probability. In float64, so on
         # the CPU: NPUs have next to none.
@@ -136,14 +149,6 @@ class Sampler:
         self._thought.record(token)
         self._penalties.record(token)
         self._num_chosen += 1
-
-    def logprobs(self, row: Tensor, token: int) -> TokenLogprobs | None:
-        """Return the log probabilities of the token and the likeliest ones; None if not wanted.
-
-        row: [V], the model's own logits.
-        """
-        count = self.settings.logprobs
-        return None if count is None else token_logprobs(row[None], [token], count)[0]
 
     def _allowed(self, guide: Guide, vocab_size: int, too_early: bool) -> Tensor:
         """Return which tokens the grammar allows: [V] bool on the CPU."""
@@ -167,24 +172,83 @@ class Sampler:
 
 
 def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Exception]:
-    """Choose and record one token a row. logits: [N, V] in the model's dtype, finite.
+    """Choose and record one token a row. logits: [N, V] in the model's dtype.
 
-    A row that fails, as a grammar can, returns its error and does not affect the others.
+    A row that fails, as a grammar can, returns its error and does not affect the others: DataError
+    where its logits are not finite.
     """
-    likeliest: list[int] = []
-    if any(sampler.takes_the_likeliest for sampler in samplers):
-        likeliest = logits.argmax(dim=-1).tolist()
-    choices: list[ChosenToken | Exception] = []
-    for place, (row, sampler) in enumerate(zip(logits, samplers, strict=True)):
+    chosen = _likeliest(logits) if _all_take_the_likeliest(samplers) else _each(logits, samplers)
+    for place, (sampler, token) in enumerate(zip(samplers, chosen, strict=True)):
+        if isinstance(token, int):
+            try:
+                sampler.record(token)
+            except Exception as problem:
+                chosen[place] = problem
+    return _with_logprobs(logits, samplers, chosen)
+
+
+def _all_take_the_likeliest(samplers: Sequence[Sampler]) -> bool:
+    return all(
+        sampler.settings.greedy and sampler.changes_nothing and sampler.forced is None
+        for sampler in samplers
+    )
+
+
+def _likeliest(logits: Tensor) -> list[int | Exception]:
+    tokens, maxima = to_host(logits.argmax(dim=-1, keepdim=True), logits.amax(dim=-1, keepdim=True))
+    return [
+        token if is_finite else not_finite()
+        for token, is_finite in zip(
+            tokens[:, 0].tolist(), maxima.isfinite()[:, 0].tolist(), strict=True
+        )
+    ]
+
+
+def _each(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | Exception]:
+    """Choose for each row by its own settings."""
+    rows, failed = logits, dict[int, Exception]()
+    for place, sampler in enumerate(samplers):
+        if sampler.changes_nothing or sampler.forced is not None:
+            continue
         try:
-            token = likeliest[place] if sampler.takes_the_likeliest else sampler.choose(row)
-            logprobs = sampler.logprobs(row, token)
-            sampler.record(token)
+            changed = sampler.changed(logits[place].float())
         except Exception as problem:
-            choices.append(problem)
+            failed[place] = problem
         else:
-            choices.append(ChosenToken(token=token, logprobs=logprobs))
-    return choices
+            rows = logits.to(torch.float32, copy=True) if rows is logits else rows
+            rows[place] = changed
+    largest = Largest(rows, logits)
+    chosen: list[int | Exception] = []
+    for place, sampler in enumerate(samplers):
+        try:
+            if not largest.is_finite[place]:
+                raise not_finite()
+            if place in failed:
+                raise failed[place]
+            chosen.append(sampler.choose(largest, place, rows[place]))
+        except Exception as problem:
+            chosen.append(problem)
+    return chosen
+
+
+def _with_logprobs(
+    logits: Tensor, samplers: Sequence[Sampler], chosen: Sequence[int | Exception]
+) -> list[ChosenToken | Exception]:
+    """Add log probabilities where they are wanted; they are those of the model's own logits."""
+    wanted: dict[int, dict[int, int]] = {}  # by their number of alternatives
+    for place, (sampler, token) in enumerate(zip(samplers, chosen, strict=True)):
+        count = sampler.settings.logprobs
+        if count is not None and isinstance(token, int):
+            wanted.setdefault(count, {})[place] = token
+    found: dict[int, TokenLogprobs] = {}
+    for count, tokens in wanted.items():
+        rows = logits[_long(list(tokens), logits)]
+        entries = token_logprobs(rows, list(tokens.values()), count)
+        found |= zip(tokens, entries, strict=True)
+    return [
+        ChosenToken(token=token, logprobs=found.get(place)) if isinstance(token, int) else token
+        for place, token in enumerate(chosen)
+    ]
 
 
 def _long(ids: Sequence[int], like: Tensor) -> Tensor:
