@@ -312,10 +312,10 @@ def test_the_largest_are_enough_or_say_that_they_are_not(
         if found is not None:
             assert found[0].tolist() == tokens.tolist()
             assert found[1].tolist() == scores.tolist()
-        else:
-            assert sampling.top_k == 0 or sampling.top_k > 64 or len(tokens) > 1
+        elif 0 < sampling.top_k <= 64:  # more ids than are here tie with the last one
+            assert (row >= row.topk(sampling.top_k).values[-1]).sum() >= 64
         assert largest.likeliest(place) in (int(row.argmax()), None)
-    assert scale < 1.0 or sampling.top_k in (0, *range(40, 81)) or found is not None
+        assert scale == 0.0 or largest.likeliest(place) is not None
 
 
 def test_a_row_that_is_not_finite_fails_alone() -> None:
