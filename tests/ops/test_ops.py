@@ -183,3 +183,24 @@ def test_accumulate_adds_as_torch_does(shape: tuple[int, int], dtype: torch.dtyp
     expected = total + addend
     ops.accumulate(total, addend)
     assert torch.equal(total, expected)
+
+
+def test_without_gradients_no_backward_pass_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(3, 2, 8), torch.randn(8)
+    cos, sin = ops.rotary_table(torch.arange(3), 8, 1e4)
+    gate_up = torch.randn(3, 16)
+
+    def computed() -> list[Tensor]:
+        return [
+            ops.rms_norm(x, weight, 1e-6),
+            ops.norm_rotate(x, weight, 1e-6, cos, sin),
+            ops.swiglu(gate_up),
+        ]
+
+    expected = computed()
+    monkeypatch.setattr(
+        torch.autograd.Function, "apply", classmethod(lambda *_given: pytest.fail("set up"))
+    )
+    with torch.no_grad():
+        for value, same in zip(computed(), expected, strict=True):
+            assert torch.equal(value, same)

@@ -2,7 +2,8 @@
 
 `reference.py` holds the readable twin of each; tests compare value and gradient. An operation that
 is computed differently on some devices decides so itself, by the device of its tensors; AdamW is
-told by its `fused`. All other rooms import from here only.
+told by its `fused`. Where gradients are off the backward passes are not set up: that costs more
+than a small operation itself. All other rooms import from here only.
 """
 
 from __future__ import annotations

@@ -15,13 +15,17 @@ def _inverse_rms(x32: Tensor, eps: float) -> Tensor:
     return torch.rsqrt(norm.square_().div_(size).add_(eps))
 
 
+def _normed(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    x32 = x.float()
+    return (x32 * _inverse_rms(x32, eps)).to(x.dtype).mul_(weight)
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
-        x32 = x.float()
-        return (x32 * _inverse_rms(x32, eps)).to(x.dtype).mul_(weight)
+        return _normed(x, weight, eps)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -32,6 +36,8 @@ class _RmsNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Scale each vector to unit root mean square. x: [..., size]; weight: [size], dtype of x."""
+    if not torch.is_grad_enabled():
+        return _normed(x, weight, eps)
     return _RmsNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -53,4 +53,6 @@ def norm_rotate(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor)
 
     x: [tokens, heads, head_dim]; weight: [head_dim]; cos, sin: [tokens, head_dim / 2] fp32.
     """
+    if not torch.is_grad_enabled():
+        return _rotate(rms_norm(x, weight, eps), cos, sin)
     return _NormRotate.apply(x, weight, eps, cos, sin)  # type: ignore[no-any-return, no-untyped-call]

@@ -9,12 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def _gated(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
+
+
 class _Swiglu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return _gated(gate_up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -24,6 +28,8 @@ class _Swiglu(torch.autograd.Function):
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up. gate_up: [tokens, 2 * size] -> [tokens, size]."""
+    if not torch.is_grad_enabled():
+        return _gated(gate_up)
     return _Swiglu.apply(gate_up)  # type: ignore[no-any-return, no-untyped-call]
 
 
