@@ -113,3 +113,18 @@ def test_kernels_come_with_microsteps_until_their_number_is_bounded() -> None:
 
     assert peak(10) == peak(0) + 10 * CPU.kernel_bytes
     assert peak(1000) == peak(10_000) == peak(0) + CPU.most_kernel_bytes
+
+
+def test_what_an_ascends_attention_keeps_is_counted() -> None:
+    """For every layer: 64 bytes of a head and token, and a mask of 4 MiB for each segment."""
+    ascend = CATALOGUE["ascend-910b-64g"]
+    plain = replace(ascend, attention_state=4, attention_mask=0)
+    shape = shape_of([200] * 16)
+    more = [
+        total(job(), policy, shape, ascend) - total(job(), policy, shape, plain)
+        for policy in ("none", "selective", "gate_up", "block")
+    ]
+    kept = DEEP.num_hidden_layers * (60 * DEEP.num_attention_heads * shape.tokens + 16 * 2**22)
+    assert more[0] == pytest.approx(kept * (1 + ascend.slack), rel=0.01)
+    assert more[1] == more[2] <= kept / DEEP.num_hidden_layers  # of a single layer
+    assert more[3] == pytest.approx(kept / DEEP.num_hidden_layers, rel=0.01)

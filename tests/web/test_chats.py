@@ -378,7 +378,12 @@ def test_a_tool_is_called_and_its_result_answered(tmp_path: Path) -> None:
     with studio_client(tmp_path, script) as client:
         chat, choice = new_chat(client), {**CHOICE, "tools": [TOOL]}
         body = {"content": "and in Rome?", "settings": choice}
+        client.engine.step_seconds = 0.02
         made = client.post(f"/studio/chats/{chat}/ask", json=body).json()
+        early = {"answer": made["answer"], "results": ["x"], "settings": choice}
+        refused = client.post(f"/studio/chats/{chat}/results", json=early)
+        assert "still being written" in refused.json()["error"]["message"]
+        client.engine.step_seconds = 0.0
         client.events(answer_events(made["answer"]))
         assert "tells the weather" in prompts(client)[-1]
         [call] = turns(client, chat)[made["answer"]]["tool_calls"]

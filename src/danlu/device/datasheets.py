@@ -25,7 +25,9 @@ class DeviceFacts:
     flops_fp32 likewise; achieved: the share of both that products reach. bandwidth: bytes per
     second that are reached. launch_s: seconds of the host to start one operation. reread: share of
     reading weights again that is not hidden behind computing.
-    chunk_rows: sizes of a loss chunk worth trying. fp32_attention: whole segments attend in fp32.
+    attention_state: bytes of a head and token that attention keeps for its backward pass, besides
+    its inputs and output; attention_mask: of a segment. chunk_rows: sizes of a loss chunk worth
+    trying. fp32_attention: whole segments attend in fp32.
     copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
     """
 
@@ -43,6 +45,8 @@ class DeviceFacts:
     bandwidth: float
     launch_s: float
     reread: float = 1.0
+    attention_state: int = 4
+    attention_mask: int = 0
     chunk_rows: tuple[int, ...] = (256, 512, 1024)
     fp32_attention: bool = False
     copies_matrix: bool = False
@@ -71,7 +75,16 @@ def _card(
 
 def _ascend(name: str, product: str, gibibytes: int, tera_flops: float) -> DeviceFacts:
     card = _card(name, product, gibibytes, tera_flops, 1400)
-    return replace(card, kind="npu", context_bytes=int(1.5 * GIB), launch_s=12e-6)
+    return replace(
+        card,
+        kind="npu",
+        context_bytes=int(1.5 * GIB),
+        launch_s=12e-6,
+        # Its kernel keeps the softmax's maxima and sums, eight fp32 numbers each, and torch_npu a
+        # causal mask of 2,048 x 2,048 booleans for each call (op-plugin's sources of August 2026).
+        attention_state=64,
+        attention_mask=2048 * 2048,
+    )
 
 
 def cpu_facts(

@@ -99,12 +99,18 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: B
     if recompute == "none":
         # Rotated q and k, and the attention's own copy of its output, if it is not the same one.
         width = 4 if device.fp32_attention else size
-        kept += (q + kv) * width + 4 * config.num_attention_heads
+        kept += (q + kv) * width + _attention_state(job, device, shape)
         if width > size:
             kept += (kv + q) * width
         elif shape.segments > 1 or not job.is_trained("o_proj"):
             kept += q * size
     return kept
+
+
+def _attention_state(job: Job, device: DeviceFacts, shape: BatchShape) -> int:
+    """Bytes that attention keeps of a token besides its inputs and output."""
+    masks = -(-device.attention_mask * shape.segments // shape.tokens)
+    return device.attention_state * job.config.num_attention_heads + masks
 
 
 def _layer(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShape) -> int:
@@ -121,6 +127,8 @@ def _layer(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShap
     # q, k, v and their gradients as attention takes them; QK-norm's backward on fp32 copies.
     width = 4 if device.fp32_attention else size
     attention = 2 * (q + 2 * kv) * (width + size) + 2 * q * width + 16 * q
+    if recompute in ("selective", "gate_up"):  # it is computed again
+        attention += _attention_state(job, device, shape)
     return (again + max(mlp, attention) + 2 * config.hidden_size * size) * shape.tokens
 
 

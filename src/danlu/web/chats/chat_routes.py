@@ -164,9 +164,11 @@ async def give_results(chat: str, body: CallResults, request: Request) -> Json:
     """Add what the called tools have returned, and begin the answer that follows."""
     serving_of(request.app)
     chats = _chats(request)
-    calls = chats.branch(chat, body.answer)[-1].tool_calls
-    if len(calls) != len(body.results):
-        message = _("The answer has called {count} tools.").format(count=len(calls))
+    answer = chats.branch(chat, body.answer)[-1]
+    if answer.state == "running":
+        raise ApiError(400, _("This answer is still being written."), param="answer")
+    if len(answer.tool_calls) != len(body.results):
+        message = _("The answer has called {count} tools.").format(count=len(answer.tool_calls))
         raise ApiError(400, message, param="results")
     turns = [body.answer]
     for result in body.results:

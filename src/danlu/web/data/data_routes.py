@@ -155,7 +155,8 @@ async def change_row(id_of_set: str, number: int, body: RowEdit, request: Reques
 async def exclude_bad_rows(id_of_set: str, request: Request) -> Json:
     """Leave out all rows that cannot be learned; each can be taken back by itself."""
     look = await asyncio.to_thread(_Look, request, id_of_set, None, None)
-    check = await studio_of(request).checks.begin(look.key, look.check)
+    # Shielded: others may wait for the same check.
+    check = await asyncio.shield(studio_of(request).checks.begin(look.key, look.check))
     return {"excluded": await asyncio.to_thread(look.exclude_bad, check)}
 
 
