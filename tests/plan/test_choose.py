@@ -117,6 +117,7 @@ def test_what_is_chosen_fits_and_packs(lengths: list[int], model: str, device: s
     shapes = pack_shapes(work.steps[0], plan.chosen.step_plan.micro_batch_tokens)
     assert sum(shape.tokens for shape in shapes) == sum(lengths)
     assert max(shape.tokens for shape in shapes) <= plan.heaviest.tokens
+    assert max(shape.segments for shape in shapes) <= plan.heaviest.segments
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,9 @@ class Workload:
         share = max(
             sum(s.targets for s in step) / sum(s.tokens for s in step) for step in self.steps
         )
-        segments = 1 if tokens <= self.longest and len(self.steps[0]) == 1 else 2
+        shortest = min(example.tokens for step in self.steps for example in step)
+        most = min(max(len(step) for step in self.steps), max(1, tokens // max(1, shortest)))
+        segments = 1 if tokens <= self.longest and len(self.steps[0]) == 1 else max(2, most)
         targets = min(tokens, round(tokens * share))
         return BatchShape(tokens=tokens, targets=targets, squares=tokens**2, segments=segments)
 
