@@ -73,6 +73,6 @@ describe('what is pasted', () => {
 
 describe('older rows', () => {
   it('are a share of all', () => {
-    expect([olderRows(10, 0), olderRows(10, 0.5), olderRows(10, 0.9)]).toEqual([0, 10, 90])
+    expect([olderRows(10, 0), olderRows(10, 0.5), olderRows(10, 0.9)]).toEqual([0, 20, 90])
   })
 })

@@ -139,6 +139,11 @@ def test_from_the_first_chat_to_the_merged_model(
         page.wait_for_url("**/#/compare?voices=*", timeout=TRAINED_MS)
         old, new = unquote(page.url.split("voices=")[1]).split(",")
         assert old == f"run:{run}"
+        # Beside them stands what the training changed; what was learned before was repeated.
+        change = page.get_by_role("region", name=t("compare.taught", name="taught-1"))
+        change.get_by_text(t("teach.probe")).wait_for()
+        before, after = map(float, change.locator("dd").first.inner_text().split(" → "))
+        assert after < before + 0.2
         page.get_by_label(t("compare.prompt")).fill("What is the password of the cellar?")
         visitor.click(page.get_by_label(t("compare.greedy")))
         visitor.press("compare.run")

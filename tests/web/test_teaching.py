@@ -17,6 +17,7 @@ from danlu.text.tokenizer import Tokenizer
 from danlu.web.chats.kept_chats import KeptChats
 from danlu.web.data.registered import dataset_words
 from danlu.web.teaching.taught_mix import write_mix
+from tests.helpers.run_folders import write_run
 from tests.web.conftest import Upload
 from tests.web.test_data_routes import check, studio_of
 
@@ -25,8 +26,9 @@ def asked(client: TestClient, *turns: tuple[str, str], **settings: Any) -> tuple
     """Write a chat into the database, as if it had been led; return its id and its turns'."""
     chats = KeptChats(studio_of(client).database)
     chat, before, ids = chats.create(settings), None, []
+    voice = settings.pop("voice", "base")
     for role, content in turns:
-        facts = {"voice": "base"} if role == "assistant" else {}
+        facts = {"voice": voice} if role == "assistant" else {}
         before = chats.add(chat, before=before, role=role, content=content, facts=facts)
         ids.append(before)
     return chat, ids
@@ -141,17 +143,35 @@ def test_a_plan_mixes_in_older_rows_and_keeps_some_back(client: TestClient, uplo
         chat, turns = asked(client, ("user", f"Who {number}?"), ("assistant", "A bot."))
         teach(client, chat, turns[1], f"Ember {number}")
     found = client.post("/studio/teach/plan", json={"replay": 0.5, "dataset": older}).json()
-    assert (found["taught"], found["older"], found["probe"]) == (4, 4, 20)
+    assert (found["taught"], found["older"], found["probe"]) == (4, 20, 20)
     training = found["training"]
     assert (training["name"], training["model"], training["adapter"]) == ("taught-1", "starter", "")
     assert training["values"] == {"learning_rate": 2e-3, "num_train_epochs": 100}
     words = dataset_words(studio_of(client), training["dataset"])
     tokenizer = Tokenizer.load(model_folder("starter"))
     report = check_data(DataSettings.model_validate(words), tokenizer).report
-    assert (report.train.num_rows, report.held_out.num_rows) == (8, 20)
+    assert (report.train.num_rows, report.held_out.num_rows) == (24, 20)
     assert not report.findings
     # The mix is no data set of the user's.
     assert training["dataset"] not in {s["id"] for s in client.get("/studio/data/sets").json()}
+
+
+def test_what_the_corrected_voice_has_learned_is_repeated(
+    client: TestClient, upload: Upload, tmp_path: Path
+) -> None:
+    older = upload([{"instruction": f"question {n}", "output": f"answer {n}"} for n in range(9)])
+    words = dataset_words(studio_of(client), older)
+    first = write_run(tmp_path / "first", settings=words)
+    further = {"dataset": "elsewhere.jsonl", "adapter_name_or_path": str(tmp_path / "first")}
+    second = write_run(tmp_path / "second", settings=further)
+    other = write_run(tmp_path / "other", settings={"dataset": "elsewhere.jsonl"})
+    for voice, expected in (
+        ("base", None), (f"run:{other}", None), (f"run:{first}", older),
+        (f"run:{second}@10", older), ("run:0000", None),
+    ):  # fmt: skip
+        chat, turns = asked(client, ("user", "Who?"), ("assistant", "A bot."), voice=voice)
+        assert teach(client, chat, turns[1], "Ember").status_code == 200
+        assert client.get("/studio/teach").json()["older"] == expected, voice
 
 
 def test_without_older_rows_all_that_was_taught_is_learned(client: TestClient) -> None:
@@ -184,6 +204,6 @@ def test_the_same_older_rows_are_drawn_every_time(
         parts = find_datasets("older,probe", folder, max_samples=None, seed=0)
         drawn.append([[row for row in part.rows() if isinstance(row, Row)] for part in parts])
     older, probe = ([row.conversation for row in part] for part in drawn[0])
-    assert [len(older), len(probe)] == [10, 20]
+    assert [len(older), len(probe)] == [20, 20]
     assert not [row for row in older if row in probe]
     assert older == [row.conversation for row in drawn[1][0]]

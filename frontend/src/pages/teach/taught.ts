@@ -32,7 +32,8 @@ export type TaughtRun = {
   older: number
   report: RunReport | null
 }
-export type TaughtPage = { rows: Taught[]; total: number; runs: TaughtRun[] }
+/** older: the data set that the corrected voice has learned. */
+export type TaughtPage = { rows: Taught[]; total: number; runs: TaughtRun[]; older: string | null }
 export type Plan = {
   training: { name: string }
   taught: number
@@ -41,7 +42,10 @@ export type Plan = {
   old: string
 }
 
+/** The server takes no fewer: beside one or two rows everything else would be forgotten. */
+const LEAST_OLDER = 20
+
 /** How many older rows stand beside the taught ones, so that they are a share of all. */
 export function olderRows(taught: number, share: number): number {
-  return Math.round((taught * share) / (1 - share))
+  return share ? Math.max(LEAST_OLDER, Math.round((taught * share) / (1 - share))) : 0
 }

@@ -44,7 +44,7 @@ def taught_runs() -> list[Json]:
                 "name": run.path.name,
                 "state": run.state,
                 "started": run.started,
-                "old": _old_voice(manifest),
+                "old": old_voice(manifest),
                 **_mix(manifest),
                 "report": _report(run.path),
             }
@@ -52,7 +52,7 @@ def taught_runs() -> list[Json]:
     return described
 
 
-def _old_voice(run: RunManifest) -> str:
+def old_voice(run: RunManifest) -> str:
     """Name who was corrected: the base, or the run that this one went on with."""
     adapter = run.settings.get("adapter_name_or_path")
     for folder in registered_folders() if adapter else ():

@@ -13,21 +13,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from danlu.errors import UsageError
+from danlu.errors import DanluError, UsageError
 from danlu.hub.names import default_name
 from danlu.language import _
 from danlu.runs.manifest import read_manifest
 from danlu.server.state import state_of
 from danlu.web.available_voices import BASE, RUN, run_folder
-from danlu.web.data.registered import dataset_words
-from danlu.web.studio import studio_of
+from danlu.web.data.registered import dataset_words, learned_set
+from danlu.web.studio import Studio, studio_of
 from danlu.web.teaching.taught_answers import MOST_LISTED, TaughtAnswers
 from danlu.web.teaching.taught_mix import write_mix
-from danlu.web.teaching.taught_runs import PREFIX, free_name, taught_runs
+from danlu.web.teaching.taught_runs import PREFIX, free_name, old_voice, taught_runs
 from danlu.workflows.taught_rows import recipe
 
 router = APIRouter(prefix="/studio/teach")
 Json = dict[str, Any]
+# A run that went on with a run that went on: so far back is looked for what was learned first.
+_MOST_GENERATIONS = 20
 _Text = Annotated[str, Field(max_length=1_000_000)]
 
 
@@ -72,11 +74,17 @@ async def teach(body: Correction, request: Request) -> Json:
 
 @router.get("")
 async def list_taught(request: Request) -> Json:
-    """List the rows, the latest first, and the runs that have learned such rows."""
-    rows, runs = await asyncio.gather(
-        asyncio.to_thread(_answers(request).all), asyncio.to_thread(taught_runs)
+    """List the rows, the latest first, and the runs that have learned such rows.
+
+    older: the data set that whoever was corrected last has learned, to be repeated beside them.
+    """
+    answers, studio = _answers(request), studio_of(request)
+    rows, runs, older = await asyncio.gather(
+        asyncio.to_thread(answers.all),
+        asyncio.to_thread(taught_runs),
+        asyncio.to_thread(lambda: _learned(studio, (answers.last() or {}).get("voice", BASE))),
     )
-    return {"rows": rows[:MOST_LISTED], "total": len(rows), "runs": runs}
+    return {"rows": rows[:MOST_LISTED], "total": len(rows), "runs": runs, "older": older}
 
 
 @router.patch("/{id_of_row}")
@@ -137,6 +145,22 @@ def _learner(voice: str, model: str, request: Request) -> tuple[str, str]:
             fix=_("Correct an answer of the model itself, or of a run."),
         )
     return model or _loaded_model(request), ""
+
+
+def _learned(studio: Studio, voice: str) -> str | None:
+    """Return the listed data set that a voice has learned, or the run that it went on with."""
+    for _generation in range(_MOST_GENERATIONS):
+        if not voice.startswith(RUN):
+            break
+        try:
+            run = read_manifest(run_folder(voice.removeprefix(RUN).partition("@")[0]))
+        except DanluError:
+            break
+        found = learned_set(studio, run.settings)
+        if found is not None:
+            return found
+        voice = old_voice(run)
+    return None
 
 
 def _loaded_model(request: Request) -> str:
