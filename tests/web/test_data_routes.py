@@ -219,3 +219,16 @@ def test_the_file_to_train_on_is_the_users_own_until_it_is_changed(
     id_of_set = upload([GOOD])
     assert dataset_path(studio_of(client), id_of_set).name == "rows.jsonl"
     assert dataset_words(studio_of(client), id_of_set).keys() == {"dataset"}
+
+
+def test_findings_speak_of_what_a_page_has(client: TestClient, upload: Upload) -> None:
+    """No options of commands, and no file that nobody sees there."""
+    long = upload([{"instruction": "x " * 50, "output": "y " * 3000}] * 3)
+    found = [f for kind in check(client, long)["kinds"] for f in kind["findings"]]
+    assert any("cutoff_len" in finding["fix"] for finding in found)
+    odd = upload([{"instruction": "a", "output": "b"}, {"question": "a", "reply": "b"}] * 3)
+    found += [f for kind in check(client, odd)["kinds"] for f in kind["findings"]]
+    assert any("the view Columns" in finding["fix"] for finding in found)
+    for finding in found:
+        assert "--" not in finding["what"] + finding["fix"]
+        assert "dataset_info" not in finding["what"] + finding["fix"]

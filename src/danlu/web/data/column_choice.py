@@ -89,11 +89,11 @@ def described_columns(words: Mapping[str, str], known: KnownSet, choice: Json) -
             "formatting": choice.get("formatting") or None,
             "columns": choice.get("columns") or {},
             "tags": choice.get("tags") or {},
-            "problem": known.without_paths(f"{problem.what} {problem.why}"),
+            "problem": known.in_page_words(f"{problem.what} {problem.why}"),
         }
     return {
         **described,
-        "origin": _("as chosen here") if choice else known.without_paths(found.origin),
+        "origin": _("as chosen here") if choice else known.in_page_words(found.origin),
         "formatting": found.format.formatting,
         "columns": dict(found.format.columns),
         "tags": dict(found.format.tags),

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from danlu.data.example import ROWS_FILE, example_files
 from danlu.data.reading.rows import is_data_file
+from danlu.data.settings import DataSettings
 from danlu.errors import DanluError, UsageError
 from danlu.files.home import danlu_home
 from danlu.files.json_file import read_json_file
@@ -25,6 +26,7 @@ EXAMPLE, TAUGHT = "example", "taught"
 UPLOAD_FILE = "upload.json"
 MOST_UPLOAD_BYTES = 1 << 30
 _MOST_LISTED = 10_000
+_OPTIONS = re.compile(rf"--({'|'.join(DataSettings.model_fields)})\b")
 # mix: taught rows and older ones, put together for one training; it is not listed.
 Kind = Literal["example", "upload", "folder", "taught", "mix"]
 
@@ -56,10 +58,16 @@ class KnownSet:
             raise _no_set() from None
         return state.st_size, state.st_mtime_ns
 
-    def without_paths(self, text: str) -> str:
-        """Name the data set where a sentence names the server's own files."""
+    def in_page_words(self, text: str) -> str:
+        """Say what a command's user is told as a page's user knows it.
+
+        The data set instead of the server's own files, the view of its columns instead of
+        dataset_info.json, settings without the dashes of options.
+        """
         if "iconv " in text:  # a command for a terminal, which would name files that nobody sees
             return _("Save the file as UTF-8 and upload it again.")
+        text = _OPTIONS.sub(r"\1", text)
+        text = text.replace("dataset_info.json", _("the view Columns"))
         text = text.replace(str(self.file), self.name)
         return re.sub(re.escape(f"{self.folder}/") + r"[\w.-]+", self.name, text)
 

@@ -87,8 +87,8 @@ def checked(known: KnownSet, words: dict[str, str], learner: Learner, derived: b
         return CheckResult(
             report={
                 "state": "unreadable",
-                "problem": known.without_paths(f"{problem.what} {problem.why}"),
-                "fix": known.without_paths(problem.fix),
+                "problem": known.in_page_words(f"{problem.what} {problem.why}"),
+                "fix": known.in_page_words(problem.fix),
             }
         )
     numbers = _numbers(data, derived)
@@ -105,8 +105,8 @@ def checked(known: KnownSet, words: dict[str, str], learner: Learner, derived: b
         report={
             **record,
             "state": "done",
-            "refusal": known.without_paths(record["refusal"]),
-            "datasets": [known.without_paths(sentence) for sentence in record["datasets"]],
+            "refusal": known.in_page_words(record["refusal"]),
+            "datasets": [known.in_page_words(sentence) for sentence in record["datasets"]],
             "kinds": _kinds(findings),
             "rows_with_findings": len(by_row),
             "length_counts": np.stack([values, counts], axis=1).tolist(),
@@ -174,4 +174,4 @@ def _with_rows(text: str, numbers: Mapping[str, int], known: KnownSet) -> str:
 
     if ".jsonl:" in text or f"{known.file}:" in text:
         text = re.sub(r"\S+:\d+", named, text)
-    return known.without_paths(text)
+    return known.in_page_words(text)

@@ -61,7 +61,7 @@ def page_of_rows(
             words["dataset"], Path(words.get("dataset_dir", "")), max_samples=None, seed=0
         )
     except DanluError as refusal:
-        problem = known.without_paths(f"{refusal.what} {refusal.why}")
+        problem = known.in_page_words(f"{refusal.what} {refusal.why}")
     else:
         shown = {
             row.number: row_as_seen(row, seen) for row, seen in seen_rows(rows, dataset, learner)
