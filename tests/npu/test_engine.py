@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
@@ -86,8 +89,28 @@ def test_a_decoding_step_makes_the_host_wait_once(sampling: SamplingSettings, co
         engine.step()
     # For the tokens, or the largest logits: in one copy with whether they are finite.
     assert record.waits.total() == 1, record.waits
-    # Token ids; positions and slots.
-    assert record.uploads.total() <= 2, record.uploads
+    # Token ids, positions, slots, and the rows to choose from: in one copy, from pinned memory.
+    assert record.uploads.total() == 1, record.uploads
+    assert record.pageable.total() == 0, record.pageable
+
+
+def test_writing_a_token_touches_its_own_slot_only() -> None:
+    """Along another dimension than the first an Ascend would copy the whole store for it."""
+    written: list[tuple[int, ...]] = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+        ) -> Any:
+            if "index_copy" in func.__name__:
+                written.append((args[1], args[0].is_contiguous()))
+            return func(*args, **(kwargs or {}))
+
+    engine = Engine(model("npu"), tokenizer())
+    engine.add(Request(prompt=random_prompt(1), sampling=GREEDY), [].append)
+    with Watching():
+        engine.step()
+    assert set(written) == {(0, True)}
 
 
 def test_memory_is_given_back() -> None:

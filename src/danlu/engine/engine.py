@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from danlu.device.memory import uploaded
 from danlu.engine.admission import admitted
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
@@ -236,11 +237,14 @@ class Engine:
             model.config, self._store, list(batch.items()), block_tokens=BLOCK_TOKENS
         )
         linear = AdapterBank([(sequence.request.adapter, n) for sequence, n in batch.items()])
-        device = self._store.device
-        hidden = model(torch.tensor(ids, device=device), attend, linear)  # [T, H]
+        tokens, positions, slots, rows = uploaded(
+            self._store.device, ids, attend.positions, attend.slots, last
+        )
+        attend.place(positions, slots)
+        hidden = model(tokens, attend, linear)  # [T, H]
         scores = self._score(batch, hidden, linear)
         if len(last) < len(ids):
-            hidden = hidden[torch.tensor(last, dtype=torch.long, device=device)]
+            hidden = hidden[rows]
         return linear(model.head, "lm_head", hidden), scores
 
     def _score(self, batch: _Batch, hidden: Tensor, linear: AdapterBank) -> _Scores:
