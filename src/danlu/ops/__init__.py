@@ -12,7 +12,7 @@ from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import cached_attention, segment_attention
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
-from danlu.ops.kv_cache import append_to_cache, empty_cache
+from danlu.ops.key_value_store import append_to_cache, empty_cache
 from danlu.ops.packed import can_pack, pack, packed_linear
 from danlu.ops.quantized import (
     INT4_GROUP,
