@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from danlu.chat.remote_partner import RemotePartner
+from danlu.chat.settings import ChatSettings
 from danlu.cli.main import main
 from danlu.dialog.events import End, Text, Thought, Usage
 from danlu.dialog.over_http import ServerDialog
 from danlu.errors import DanluError, UsageError
+from danlu.text.conversation import Conversation, Message, ToolCall
 from tests.helpers.program import free_port, serving
 
 QUESTION = [{"role": "user", "content": "你好"}]
@@ -116,3 +119,16 @@ def test_a_chat_over_danlu_serve_answers_as_a_chat_here(
         assert main(["chat", "missing", "hi", "--url", f"127.0.0.1:{port}"]) == 2
         assert "There are: starter" in capsys.readouterr().err
     assert there == here
+
+
+def test_a_conversation_with_tools_is_not_sent_as_one_without() -> None:
+    tool = {"type": "function", "function": {"name": "weather"}}
+    question = Message(role="user", content="?")
+    call = Message(role="assistant", tool_calls=(ToolCall(name="weather", arguments={}),))
+    partner = RemotePartner(ServerDialog("http://127.0.0.1:1"), ["base"])
+    for conversation in (
+        Conversation(messages=(question,), tools=(tool,)),
+        Conversation(messages=(question, call, Message(role="tool", content="rain"))),
+    ):
+        with pytest.raises(UsageError, match="with tools is not sent"):
+            partner.answer(conversation, ChatSettings(), voice="base")

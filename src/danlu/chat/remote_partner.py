@@ -56,6 +56,12 @@ class RemotePartner:
                 why=_("Its API begins a new answer with every request."),
                 fix="/retry",
             )
+        if conversation.tools or any(message.role == "tool" for message in conversation.messages):
+            raise UsageError(
+                _("A conversation with tools is not sent to a server."),
+                why=_("This chat sends a server what was said, and no calls."),
+                fix=_("Load it in a chat with a model of this machine: danlu chat MODEL"),
+            )
         messages = [message_fields(message) for message in conversation.messages]
         return self._dialog.answer(
             [{key: m[key] for key in ("role", "content")} for m in messages],
