@@ -146,6 +146,7 @@ def open_page(script: Path) -> list[str]:
     return [voice["name"] for voice in voices]
 
 
+@pytest.mark.soak
 def test_all_ten_run_in_order(folder: Path) -> None:
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
         *SCRIPTS, "merge.yaml", "data",

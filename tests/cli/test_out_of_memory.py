@@ -64,6 +64,7 @@ def losses(run: Path) -> list[float]:
     return [record["loss"] for record in read_metrics(run) if "loss" in record]
 
 
+@pytest.mark.soak
 def test_with_little_memory_the_run_ends_with_the_same_losses(place: Path) -> None:
     changes = {"max_steps": 2, "per_device_train_batch_size": 8, "micro_batch_tokens": 100_000}
     words = {

@@ -73,5 +73,11 @@ def test_the_table_of_recomputation_is_that_of_the_plan() -> None:
     shape = BatchShape(tokens=1000, targets=800, squares=10**5, segments=8)
     for cells in rows[:-1]:
         stated = float(cells[2].split()[0])
-        kept = 36 * kept_per_token(job, cells[0].strip(), CATALOGUE["ascend-910b-64g"], shape)  # type: ignore[arg-type]
+        kept = 36 * kept_per_token(job, cells[0].strip(), CATALOGUE["h100-80g"], shape)  # type: ignore[arg-type]
         assert abs(kept / 1e6 - stated) < 0.006
+    more = 36 * 60 * config.num_attention_heads / 1e6
+    mask = 36 * CATALOGUE["ascend-910b-64g"].attention_mask / 1e6
+    assert f"keeps {more:.2f} MB a token more, and {mask:.0f} MB for each row" in PAGE
+    kept = kept_per_token(job, "none", CATALOGUE["ascend-910b-64g"], shape)
+    plain = kept_per_token(job, "none", CATALOGUE["h100-80g"], shape)
+    assert abs(36 * (kept - plain) / 1e6 - more - 8 * mask / shape.tokens) < 0.01
