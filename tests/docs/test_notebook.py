@@ -71,7 +71,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return done.stdout.split("=== cell ")[1:]
 
 
-# A minute on an idle machine; many on a busy one. What it types, the README's test types, too.
+# A minute on an idle machine; many on a busy one.
 @pytest.mark.soak
 @pytest.mark.timeout(1500)
 def test_the_cells_show_what_the_tutorial_promises(shown: list[str]) -> None:

@@ -45,6 +45,7 @@ def ask_the_server(words: list[str]) -> list[str]:
     return answers
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the page's commands need curl")
 def test_commands_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
