@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,6 +30,7 @@ from danlu.runs.manifest import (
     read_manifest,
 )
 from danlu.runs.metrics import METRICS_FILE, Metrics, read_metrics, truncate_after
+from danlu.runs.registry import size_of
 
 MANIFEST = RunManifest(
     state="running",
@@ -223,3 +226,22 @@ def test_the_final_files_show_at_the_root(tmp_path: Path) -> None:
         assert (tmp_path / "adapter_model.safetensors").read_bytes() == content
     assert (tmp_path / "adapter_config.json").readlink() == Path("final/adapter_config.json")
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_folder_that_vanishes_meanwhile_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run's page failed where a checkpoint was removed while its size was counted."""
+    for name in ("kept", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(100))
+    scan = os.scandir
+
+    def scanned(path: Any = ".") -> Any:
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scanned)
+    assert size_of(tmp_path) == 100
+    assert size_of(tmp_path / "kept" / "file") == 100

@@ -180,8 +180,10 @@ def _last(records: list[dict[str, object]], key: str) -> float | None:
 
 def size_of(path: Path) -> int:
     """Sum the files of a folder, or take the one file; what vanishes meanwhile does not count."""
+    # os.walk passes over folders that are gone: checkpoints come and go beside whoever looks.
+    inside = [Path(folder, name) for folder, _folders, names in os.walk(path) for name in names]
     total = 0
-    for file in (path, *path.rglob("*")):
+    for file in (path, *inside):
         with suppress(OSError):
             if file.is_file() and not file.is_symlink():
                 total += file.stat().st_size
