@@ -53,7 +53,7 @@ FLAGS = """
 # Fewer than the tutorial has: 115 steps show what its 285 would.
 ROWS = 400
 # The first test waits for the whole run, beside other programs for minutes.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.soak]
 
 
 def write_data(folder: Path) -> None:

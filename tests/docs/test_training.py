@@ -26,6 +26,7 @@ PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 CHINESE_PAGE = (ROOT / "docs" / "training.zh-CN.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.soak
 def test_commands_run_and_leave_the_files_that_the_page_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
