@@ -15,15 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from danlu.device import detect
 from danlu.model import checkpointing as again
-from danlu.ops import attention
 
 # Set in the second process: the file that takes its reports, a JSON object a line.
 VARIABLE = "DANLU_TESTS_ON_NPU"
@@ -41,14 +38,12 @@ if VARIABLE in os.environ:
 
 @pytest.fixture(autouse=True, scope="session")
 def _the_same_kernels_on_the_cpu() -> Iterator[None]:
-    """Let the CPU do without its own ways with attention and AdamW, which round otherwise.
+    """Let both devices compute with the same variants: others round otherwise.
 
-    Then both devices run the same kernels, and the tests may ask for the same bits.
+    Then the tests may ask for the same bits.
     """
     with pytest.MonkeyPatch.context() as patch:
-        found = detect._cpu
-        patch.setattr(detect, "_cpu", lambda: replace(found(), has_fused_adamw=False))
-        patch.setattr(attention, "prefers_fp32", lambda _device: False)
+        patch.setenv("DANLU_OPS", "attention=sdpa,adamw=unfused,residual=last")
         # A device written in Python has no allocator for pinned memory.
         patch.setattr(again, "to_host", lambda tensor: tensor.to("cpu"))
         with sdpa_kernel(SDPBackend.MATH):

@@ -11,6 +11,7 @@ import torch
 
 from danlu.data.tokens.pack import pack
 from danlu.device.datasheets import CATALOGUE
+from danlu.device.variants import AttentionFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
@@ -23,7 +24,7 @@ from tests.helpers.training.trainers import loaded_tiny, random_rows
 from tests.sim.memory import MEMORY
 
 # The simulation computes attention as the CPU does, which keeps no mask.
-CARD = replace(CATALOGUE["ascend-910b-64g"], attention_state=4, attention_mask=0)
+CARD = replace(CATALOGUE["ascend-910b-64g"], attention=AttentionFacts())
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
@@ -34,7 +35,7 @@ def test_a_microstep_needs_no_more_than_planned_and_not_much_less(
     base = loaded_tiny(tmp_path / "model", torch.bfloat16, "npu")
     lora = LoraConfig(r=4)
     method: Method = FullMethod(base) if full else LoraMethod.fresh(base, lora, seed=1)
-    optimizer = Optimizer(method.parameters(), weight_decay=0.0, fused=False)
+    optimizer = Optimizer(method.parameters(), weight_decay=0.0)
     optimizer.zero_grad()
     examples = [example for row in random_rows(40) for example in row]
     (batch,) = pack(examples, 10_000)

@@ -98,7 +98,7 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: B
     kept = numbers * size
     if recompute == "none":
         # Rotated q and k, and the attention's own copy of its output, if it is not the same one.
-        width = 4 if device.fp32_attention else size
+        width = device.attention.number_bytes or size
         kept += (q + kv) * width + _attention_state(job, device, shape)
         if width > size:
             kept += (kv + q) * width
@@ -109,8 +109,8 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: B
 
 def _attention_state(job: Job, device: DeviceFacts, shape: BatchShape) -> int:
     """Bytes that attention keeps of a token besides its inputs and output."""
-    masks = -(-device.attention_mask * shape.segments // shape.tokens)
-    return device.attention_state * job.config.num_attention_heads + masks
+    by_segment = -(-device.attention.segment_bytes * shape.segments // shape.tokens)
+    return device.attention.head_token_bytes * job.config.num_attention_heads + by_segment
 
 
 def _layer(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShape) -> int:
@@ -125,7 +125,7 @@ def _layer(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShap
     # swiglu's backward: its output's gradient, that of gate and up, and three slopes.
     mlp = 7 * inner * size
     # q, k, v and their gradients as attention takes them; QK-norm's backward on fp32 copies.
-    width = 4 if device.fp32_attention else size
+    width = device.attention.number_bytes or size
     attention = 2 * (q + 2 * kv) * (width + size) + 2 * q * width + 16 * q
     if recompute in ("selective", "gate_up"):  # it is computed again
         attention += _attention_state(job, device, shape)
