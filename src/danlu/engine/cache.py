@@ -60,13 +60,14 @@ def default_tokens(
     cache. Raises CapacityError where next to nothing is left.
     """
     widest = 2 * config.intermediate_size + 4 * config.hidden_size
-    # Of the widest operation its input and output; of logits also what sampling makes of them; of
-    # what attention gathers keys and values, each in two forms.
-    gathered = min(ops.cache_of(device).gathered_tokens, rows * config.max_position_embeddings)
+    # Of the widest operation its input and output; of logits also what sampling makes of them.
     step_bytes = 2 * step_tokens * widest * dtype.itemsize + 3 * rows * config.vocab_size * 4
-    step_bytes += 4 * gathered * config.kv_size * dtype.itemsize
     free = free_bytes(device)
-    fitting = int(_CACHE_SHARE * max(0, free - step_bytes)) // _token_bytes(config, dtype)
+    room = int(_CACHE_SHARE * max(0, free - step_bytes))
+    # Attention may copy keys and values, each into two forms: of all tokens, or of so many.
+    copied, token_bytes = 4 * config.kv_size * dtype.itemsize, _token_bytes(config, dtype)
+    beside_them = room - copied * ops.cache_of(device).gathered_tokens
+    fitting = max(beside_them // token_bytes, room // (token_bytes + copied))
     enough = _CONTEXTS * config.max_position_embeddings
     if fitting < min(_LEAST_TOKENS, enough):
         raise _no_room(config, dtype, _LEAST_TOKENS, free)

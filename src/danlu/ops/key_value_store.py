@@ -11,13 +11,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from danlu.ops import reference
 from danlu.ops.attention import ATTENTION, attend
+
+# Tokens whose keys and values are copied at once for a group of requests: with 8 heads of 128
+# numbers in bf16 67 MB of keys, and as many of values.
+GATHERED_TOKENS = 1 << 15
+
+
+class RequestGroup(NamedTuple):
+    """Requests of a step that are attended to at once.
+
+    rows: of the step. blocks: their blocks, [N, W]. beyond: bool [N, W * block_tokens], the slots
+    behind a request's last token.
+    """
+
+    rows: slice
+    blocks: Tensor
+    beyond: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +60,25 @@ class CacheStep:
             _runs(table, end, self.block_tokens)
             for table, end in zip(self.tables, self.ends, strict=True)
         ]
+
+    @cached_property
+    def groups(self) -> list[RequestGroup]:
+        """The requests, in groups whose tokens can be copied at once."""
+        widths = [-(-end // self.block_tokens) for end in self.ends]
+        most = GATHERED_TOKENS // self.block_tokens
+        groups = []
+        start = 0
+        for stop in range(1, len(widths) + 1):
+            more = widths[start : stop + 1]
+            if stop == len(widths) or len(more) * max(more) > most:
+                groups.append(self._group(slice(start, stop), max(widths[start:stop])))
+                start = stop
+        return groups
+
+    def _group(self, rows: slice, width: int) -> RequestGroup:
+        places = torch.arange(width * self.block_tokens, device=self.lengths.device)
+        beyond = places >= self.lengths[rows, None]
+        return RequestGroup(rows, self.block_table[rows, :width], beyond)
 
     @property
     def is_decoding(self) -> bool:

@@ -6,18 +6,21 @@ decode cost the same operations for one request and for many.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from danlu.ops.choice import Operation, example
-from danlu.ops.key_value_store import ByHead, Cache, CacheStep, Twin, attend_new
-
-# Blocks of 128 tokens that are gathered at once for a group of requests: with 8 heads of 128
-# numbers in bf16 67 MB of keys, and as many of values.
-_GATHERED_BLOCKS = 256
+from danlu.ops.key_value_store import (
+    GATHERED_TOKENS,
+    ByHead,
+    Cache,
+    CacheStep,
+    RequestGroup,
+    Twin,
+    attend_new,
+)
 
 
 class Paged(Cache):
@@ -29,7 +32,7 @@ class Paged(Cache):
     """
 
     block_tokens = 128
-    gathered_tokens = _GATHERED_BLOCKS * block_tokens
+    gathered_tokens = GATHERED_TOKENS
     pads_rows = True
 
     def __init__(
@@ -44,7 +47,6 @@ class Paged(Cache):
     ) -> None:
         shape = (layers, 2, num_blocks, self.block_tokens, kv_heads, head_dim)
         self._store = torch.empty(shape, device=device, dtype=dtype)
-        self._grouped: tuple[CacheStep, list[_Group]] | None = None
 
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
         """Write into the slots."""
@@ -55,8 +57,7 @@ class Paged(Cache):
         """Attend with all requests at once where they only decode, else one after the other."""
         keys, values = self._store[layer]
         if step.is_decoding:
-            groups = self._groups(step)
-            outputs = [_attend_rows(q[group.rows], keys, values, group) for group in groups]
+            outputs = [_attend_rows(q[group.rows], keys, values, group) for group in step.groups]
         else:
             outputs = [
                 self._attend_one(part, keys, values, step.block_table[index], end)
@@ -65,12 +66,6 @@ class Paged(Cache):
                 )
             ]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _groups(self, step: CacheStep) -> list[_Group]:
-        """Cut the requests into groups that are attended to at once, once for all layers."""
-        if self._grouped is None or self._grouped[0] is not step:
-            self._grouped = step, [_group(step, rows) for rows in _groups_of(step)]
-        return self._grouped[1]
 
     def _attend_one(
         self, q: Tensor, keys: Tensor, values: Tensor, table: Tensor, end: int
@@ -83,38 +78,7 @@ class Paged(Cache):
         return attend_new(q, k, v)
 
 
-class _Group(NamedTuple):
-    """Requests of one step: their rows of it, their blocks [N, W], and which slots are not theirs.
-
-    beyond: bool [N, W * size], the slots behind a request's last token.
-    """
-
-    rows: slice
-    blocks: Tensor
-    beyond: Tensor
-
-
-def _groups_of(step: CacheStep) -> Iterator[slice]:
-    widths = [-(-end // step.block_tokens) for end in step.ends]
-    start = 0
-    for stop in range(1, len(widths) + 1):
-        more = widths[start : stop + 1]
-        if stop == len(widths) or len(more) * max(more) > _GATHERED_BLOCKS:
-            yield slice(start, stop)
-            start = stop
-
-
-def _group(step: CacheStep, rows: slice) -> _Group:
-    width = max(-(-end // step.block_tokens) for end in step.ends[rows])
-    places = torch.arange(width * step.block_tokens, device=step.lengths.device)
-    return _Group(
-        rows=rows,
-        blocks=step.block_table[rows, :width],
-        beyond=places >= step.lengths[rows, None],
-    )
-
-
-def _attend_rows(q: Tensor, keys: Tensor, values: Tensor, group: _Group) -> Tensor:
+def _attend_rows(q: Tensor, keys: Tensor, values: Tensor, group: RequestGroup) -> Tensor:
     """Attend with one query of each request.
 
     q: [N, heads, head_dim]; keys, values: [blocks, size, kv_heads, head_dim] -> [N, heads *
