@@ -11,7 +11,7 @@ from __future__ import annotations
 from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import Segments, segment_attention
-from danlu.ops.choice import OpsTable, ops_table
+from danlu.ops.choice import OpsTable, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.key_value_store import Cache, CacheStep
 from danlu.ops.packed import packing_for
@@ -61,4 +61,5 @@ __all__ = [
     "segment_attention",
     "swiglu",
     "swiglu_backward",
+    "take_variants",
 ]

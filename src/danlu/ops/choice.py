@@ -43,11 +43,29 @@ _OPERATIONS: dict[str, Operation[object]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class OpsTable:
-    """What a kind of device computes with. chosen: variants by operation. off: sentences, one for
-    each variant that was switched off."""
+    """What a kind of device computes with.
+
+    chosen: variants by operation. off: each variant that was switched off, and why.
+    """
 
     chosen: Mapping[str, str]
     off: tuple[str, ...]
+
+    @property
+    def as_text(self) -> str:
+        """The table as the variable DANLU_OPS takes it."""
+        return ",".join(f"{name}={variant}" for name, variant in self.chosen.items())
+
+    def describe(self) -> list[str]:
+        """Say in sentences what is computed with, and what is switched off."""
+        return [
+            _("Operations: {table}").format(table=self.as_text.replace(",", ", ")),
+            *self.warn(),
+        ]
+
+    def warn(self) -> list[str]:
+        """Say what is switched off, a sentence each."""
+        return [_("switched off: {variant}").format(variant=text) for text in self.off]
 
 
 class Operation(Generic[T]):
@@ -71,6 +89,19 @@ class Operation(Generic[T]):
     def name_on(self, device: torch.device) -> str:
         """Return the name of a device's variant. Raises what `ops_table` raises, the first time."""
         return self._choice(device)[0]
+
+    def take(self, name: str, device: torch.device) -> bool:
+        """Compute with a variant from now on, if it is there and computes rightly; tell whether."""
+        if name not in self.variants:
+            return False
+        try:
+            with _one_thread():
+                fault = self._fault(name, device)
+        except NotHere:
+            return False
+        if fault is None:
+            self._chosen[device.type] = name, self.variants[name]
+        return fault is None
 
     def _choice(self, device: torch.device) -> tuple[str, T]:
         kind = device.type
@@ -151,6 +182,22 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(count)
+
+
+def take_variants(device: torch.device, recorded: Mapping[str, str]) -> tuple[str, ...]:
+    """Compute with the variants that a run has recorded, so that its numbers go on as they were.
+
+    Returns what is computed otherwise now, each as `name: recorded -> now`: a variant that is not
+    here any more, or that DANLU_OPS asks for.
+    """
+    others = []
+    for name, variant in recorded.items():
+        operation = _OPERATIONS.get(name)
+        if operation is None or variant == (now := operation.name_on(device)):
+            continue
+        if name in _wanted() or not operation.take(variant, device):
+            others.append(f"{name}: {variant} -> {now}")
+    return tuple(others)
 
 
 def _wanted() -> Mapping[str, str]:

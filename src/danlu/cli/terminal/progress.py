@@ -24,6 +24,7 @@ from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
 from danlu.language import _, columns, wrapped
 from danlu.moving_line import MovingLine
+from danlu.ops import ops_table
 from danlu.say import say
 from danlu.train.events import (
     Adapted,
@@ -59,6 +60,7 @@ def describe(run: PreparedRun) -> list[str]:
             kind=settings.finetuning_type,
         ),
         *([run.precision.note] if run.precision.note else []),
+        *ops_table(run.device.torch_device).describe(),
         *training_remarks(model_folder(settings.model_name_or_path), settings),
         *data_lines(run.task.data.report),
         _("{steps} steps of {rows} rows").format(
@@ -306,6 +308,10 @@ def _sentences(event: Event) -> Iterator[str]:
         ).format(count=event.evaluations, step=event.best_step)
     elif isinstance(event, Resumed):
         yield from (_("skipped: {what}").format(what=what) for what in event.damaged)
+        if event.other_ops:
+            yield _("computed otherwise than before, last bits may differ: {changes}").format(
+                changes=", ".join(event.other_ops)
+            )
         yield _("going on after step {step}").format(step=event.step)
     elif isinstance(event, NotSaved):
         yield _("not saved, trying again later: {what}: {why}").format(
