@@ -136,3 +136,10 @@ def test_float64_can_be_refused() -> None:
         x.mul(0.1)  # a Python number takes the tensor's dtype
         with pytest.raises(Float64OnDevice):
             x.double()
+
+
+def test_a_number_stays_one_where_torch_wants_a_tensor() -> None:
+    x = torch.tensor([200, 7], dtype=torch.uint8, device="npu")
+    for computed in (x & 15, x >> 4, x | 1):
+        assert computed.dtype == torch.uint8
+    assert (x & 15).tolist() == [8, 7]

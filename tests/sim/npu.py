@@ -12,6 +12,7 @@ Leans on private API of torch (tried with 2.13):
 - `_setup_privateuseone_for_python_backend` names the backend and gives it a device guard;
 - `torch._C._acc.create_empty_tensor` makes a tensor with the backend's dispatch key;
 - `torch._C._construct_storage_from_data_pointer` makes a storage that says npu over memory of ours;
+- `torch._C._should_allow_numbers_as_tensors` says where a number may stand for a tensor;
 - `redispatch` lends the CPU's kernels of `set_`, `view` and their like, which only touch sizes.
 
 `register` must come before the process's first backward pass: autograd starts one thread per device
@@ -55,6 +56,7 @@ def missing_api() -> str:
         (backend_registration, _SETUP),
         (torch._C, "_acc"),
         (torch._C, "_construct_storage_from_data_pointer"),
+        (torch._C, "_should_allow_numbers_as_tensors"),
     )
     lacking = [name for owner, name in needed if not hasattr(owner, name)]
     return f"torch {torch.__version__} lacks {', '.join(lacking)}" if lacking else ""
@@ -159,7 +161,10 @@ def _on_host(tensor: Tensor) -> Tensor:
 def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
     """Run any operation on the device: the fallback kernel of the backend."""
     facts, call = _facts(operation), _Call(operation)
-    host_args = [call.to_host(value) for value in args]
+    host_args = [
+        torch.tensor(value) if place in facts.numbers and _is_number(value) else call.to_host(value)
+        for place, value in enumerate(args)
+    ]
     host_kwargs = {
         name: call.output(value) if name in facts.outputs else call.to_host(value)
         for name, value in kwargs.items()
@@ -172,10 +177,14 @@ def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any
 
 
 class _Facts(NamedTuple):
-    """What a schema says; `waits`: the host needs a value, or a shape that depends on values."""
+    """What a schema says; `waits`: the host needs a value, or a shape that depends on values.
+
+    numbers: where a number stands that was a tensor once, which torch does not make one again.
+    """
 
     name: str
     outputs: frozenset[str]
+    numbers: frozenset[int]
     waits: bool
     writes_by_index: bool
 
@@ -186,10 +195,23 @@ def _facts(operation: torch._ops.OpOverload) -> _Facts:
     return _Facts(
         name=schema.name,
         outputs=frozenset(argument.name for argument in schema.arguments if argument.is_out),
+        numbers=_where_numbers_are_tensors(operation),
         # A mask that reads has been made a list of places before `index` comes here: by `nonzero`.
         waits=schema.name != "aten::index" and bool(_WAITING_TAGS & set(operation.tags)),
         writes_by_index=schema.name in _INDEX_WRITES,
     )
+
+
+def _where_numbers_are_tensors(operation: torch._ops.OpOverload) -> frozenset[int]:
+    schema = operation._schema
+    if torch._C._should_allow_numbers_as_tensors(schema.name.removeprefix("aten::")):
+        return frozenset()
+    tensor = torch._C.TensorType.get()
+    return frozenset(n for n, argument in enumerate(schema.arguments) if argument.type == tensor)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float | complex)
 
 
 def _has_mask(indices: Iterable[Tensor | None]) -> bool:
