@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from danlu.device import detect
 from danlu.model import checkpointing as again
 from danlu.ops import attention
+from tests.sim.record import Record, recording
 
 # Set in the second process: the file that takes its reports, a JSON object a line.
 VARIABLE = "DANLU_TESTS_ON_NPU"
@@ -53,6 +54,24 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
         patch.setattr(again, "to_host", lambda tensor: tensor.to("cpu"))
         with sdpa_kernel(SDPBackend.MATH):
             yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _session() -> Iterator[Record]:
+    with recording() as record:
+        yield record
+
+
+@pytest.fixture(autouse=True)
+def _no_test_asks_a_card_for_more_than_it_can(_session: Record) -> Iterator[None]:
+    """Fail also where danlu takes a refusal for a request's own fault, and goes on.
+
+    What fixtures of a module do counts for the first test that wants them.
+    """
+    yield
+    refused = _session.refused.copy()
+    _session.clear()
+    assert not refused
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,10 +3,11 @@
 PyTorch keeps one backend, PrivateUse1, for devices it does not know; torch_npu uses it too. Here
 each device tensor owns CPU memory, and one function takes every operation: it looks at the same
 bytes as CPU tensors, runs the CPU's kernel and hands the result to the device. So values are the
-CPU's, but placement is real: a tensor on the wrong device fails as it would on an NPU.
+CPU's, but placement is real: a tensor on the wrong device fails as it would on an NPU. So does an
+operation, or a dtype, that Ascend has no kernel for as far as is known (refusals.py).
 
-Not simulated: streams, asynchronous errors, other devices than npu:0; the formats, the rounding and
-the gaps of Ascend's kernels.
+Not simulated: streams, asynchronous errors, other devices than npu:0; the formats and the rounding
+of Ascend's kernels.
 
 Leans on private API of torch (tried with 2.13):
 - `_setup_privateuseone_for_python_backend` names the backend and gives it a device guard;
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.utils import backend_registration
 
+from tests.sim import refusals
 from tests.sim.memory import MEMORY
 from tests.sim.record import note_operation, note_upload, note_wait
 from tests.sim.torch_npu import install_modules
@@ -160,6 +162,7 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
     """Run any operation on the device: the fallback kernel of the backend."""
+    refusals.check(operation, args, kwargs)
     facts, call = _facts(operation), _Call(operation)
     host_args = [
         torch.tensor(value) if place in facts.numbers and _is_number(value) else call.to_host(value)
@@ -170,6 +173,7 @@ def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any
         for name, value in kwargs.items()
     }
     result = call.to_device(operation(*host_args, **host_kwargs))
+    refusals.check_results(operation, result)
     note_operation(facts.name, (tensor.dtype for tensor in call.device_tensors))
     if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
         note_wait()
@@ -294,6 +298,7 @@ def resize_(tensor: Tensor, size: Iterable[int], *, memory_format: Any = None) -
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     """Copy between host and device, or inside the device with another dtype."""
     on_device = [tensor.dtype for tensor in (source, target) if tensor.device.type == "npu"]
+    refusals.check_dtypes("aten::copy_", on_device)
     note_operation("aten::copy_", on_device)
     if target.device.type != "npu":
         note_wait()
@@ -322,6 +327,7 @@ def _copy_from_and_resize(source: Tensor, target: Tensor) -> Tensor:
 
 def _local_scalar_dense(tensor: Tensor) -> Any:
     """Fetch one number: `.item()`, `float(tensor)`, `if tensor:`."""
+    refusals.check_dtypes("aten::_local_scalar_dense", (tensor.dtype,))
     note_operation("aten::_local_scalar_dense", (tensor.dtype,))
     note_wait()
     return _on_host(tensor).item()
