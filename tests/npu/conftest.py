@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from danlu.device import detect
 from danlu.model import checkpointing as again
 from danlu.ops import attention
+from tests.sim.pageable import PLACES
 from tests.sim.record import Record, recording
 
 # Set in the second process: the file that takes its reports, a JSON object a line.
@@ -66,12 +67,15 @@ def _session() -> Iterator[Record]:
 def _no_test_asks_a_card_for_more_than_it_can(_session: Record) -> Iterator[None]:
     """Fail also where danlu takes a refusal for a request's own fault, and goes on.
 
-    What fixtures of a module do counts for the first test that wants them.
+    And where it copies pageable memory to the device at a place that is not known for it. What
+    fixtures of a module do counts for the first test that wants them.
     """
     yield
     refused = _session.refused.copy()
+    pageable = _session.pageable.keys() - PLACES.keys() - {"outside"}
     _session.clear()
     assert not refused
+    assert not pageable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
