@@ -21,10 +21,6 @@ import danlu
 _PACKAGE = f"{Path(danlu.__file__).parent}/"
 
 
-class Float64OnDevice(RuntimeError):
-    """A float64 tensor reached the device. Ascend computes few operations on it, and slowly."""
-
-
 @dataclass(kw_only=True, eq=False)
 class Record:
     """Counts of one recording. `waits` and `uploads` are keyed by the place that caused them.
@@ -34,7 +30,6 @@ class Record:
     idle until they came. refused: the sentences of errors, which a program may have caught.
     """
 
-    refuse_float64: bool = False
     operations: Counter[str] = field(default_factory=Counter)
     dtypes: set[torch.dtype] = field(default_factory=set)
     waits: Counter[str] = field(default_factory=Counter)
@@ -56,9 +51,9 @@ _open: list[Record] = []
 
 
 @contextmanager
-def recording(*, refuse_float64: bool = False) -> Iterator[Record]:
-    """Record what reaches the device; with refuse_float64 a float64 tensor there is an error."""
-    record = Record(refuse_float64=refuse_float64)
+def recording() -> Iterator[Record]:
+    """Record what reaches the device."""
+    record = Record()
     _open.append(record)
     try:
         yield record
@@ -86,8 +81,6 @@ def note_operation(name: str, dtypes: Iterable[torch.dtype]) -> None:
         record.operations[name] += 1
         record.since_wait[name] += 1
         record.dtypes |= seen
-        if record.refuse_float64 and torch.float64 in seen:
-            raise Float64OnDevice(f"{name} at {place()}")
 
 
 def note_wait() -> None:
