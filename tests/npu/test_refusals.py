@@ -7,13 +7,35 @@ from contextlib import suppress
 
 import pytest
 import torch
+from torch import Tensor
 from torch.optim.adamw import adamw
 
-from danlu import ops
+from danlu.ops import reference
 from tests.sim.record import recording, unrecorded
 from tests.sim.refusals import NotOnTheCard
 
-Asked = Callable[[torch.Tensor], object]
+
+def fused_update(x: Tensor, found_inf: Tensor) -> None:
+    adamw(
+        params=[x],
+        grads=[x],
+        exp_avgs=[x],
+        exp_avg_sqs=[x],
+        max_exp_avg_sqs=[],
+        state_steps=[x.sum()],
+        fused=True,
+        found_inf=found_inf,
+        amsgrad=False,
+        maximize=False,
+        beta1=0.9,
+        beta2=0.99,
+        lr=0.1,
+        weight_decay=0.0,
+        eps=1e-8,
+    )
+
+
+Asked = Callable[[Tensor], object]
 # x is fp32, 4 x 4.
 REFUSED: dict[str, tuple[Asked, str]] = {
     "an operation": (lambda x: x.atan(), "atan has no kernel"),
@@ -36,13 +58,7 @@ REFUSED: dict[str, tuple[Asked, str]] = {
         "index_copy along another dimension than the first copies the whole tensor",
     ),
     "an update that numbers which are not finite should stop": (
-        lambda x: adamw(
-            *([x], [x], [x], [x], [], [x.sum()]),
-            found_inf=x.sum(),
-            fused=True,
-            **dict.fromkeys(("amsgrad", "maximize"), False),
-            **dict.fromkeys(("beta1", "beta2", "lr", "weight_decay", "eps"), 0.1),
-        ),
+        lambda x: fused_update(x, found_inf=x.sum()),
         "_fused_adamw does not read `found_inf`",
     ),
 }
@@ -59,7 +75,7 @@ def test_the_place_in_danlus_source_is_named() -> None:
     x = torch.ones(2, 4, dtype=torch.int64, device="npu")
     sentence = "silu has no int64 as `self`: ops/reference.py:swiglu"
     with unrecorded(), pytest.raises(NotOnTheCard, match=sentence):
-        ops.reference.swiglu(x)
+        reference.swiglu(x)
 
 
 def test_a_refusal_that_a_program_catches_is_recorded() -> None:
@@ -72,3 +88,7 @@ def test_a_refusal_that_a_program_catches_is_recorded() -> None:
 def test_views_compute_nothing_so_any_dtype_will_do() -> None:
     x = torch.zeros(2, 4, dtype=torch.int8, device="npu")
     assert x.t().flatten().view(torch.uint8)[1:].unsqueeze(0).shape == (1, 7)
+
+
+def test_a_tensor_can_be_printed() -> None:
+    assert repr(torch.ones(2, device="npu")) == "tensor([1., 1.], device='npu:0')"

@@ -8,6 +8,7 @@ reaches a device is looked up in its parts. `_RULES` holds what else is known.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.sim.kernels import KERNELS, Kernel
+from tests.sim.kernels import ALL, KERNELS, Kernel
 from tests.sim.record import note_refusal, place
 
 # Ascend's kernels take no more dimensions than this.
@@ -42,51 +43,69 @@ def check(operation: torch._ops.OpOverload, args: Iterable[Any], kwargs: Argumen
 
     Views compute nothing, so their dtype does not matter. Raises NotOnTheCard.
     """
-    if _is_view(operation):
-        return
-    schema = operation._schema
-    names = (argument.name for argument in schema.arguments)
-    arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-    outputs = {argument.name for argument in schema.arguments if argument.is_out}
-    base = base_name(schema.name)
-    if base in _RULES and (reason := _RULES[base](arguments)):
-        _refuse(base, reason)
-    kernel = _kernel(base)
-    for name, value in arguments.items():
-        for tensor in _on_device(value):
-            if name in outputs:
-                check_dtypes(schema.name, (tensor.dtype,))
-            elif tensor.dtype not in _dtypes(kernel, name):
-                _refuse(base, f"has no {_spoken(tensor.dtype)} as `{name}`")
-            if tensor.dim() > MAX_DIMENSIONS:
-                _refuse(base, f"has no more than {MAX_DIMENSIONS} dimensions")
+    if not _is_view(operation):
+        names = (argument.name for argument in operation._schema.arguments)
+        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+        _refuse_first(operation._schema.name, _faults(operation._schema, arguments))
 
 
 def check_results(operation: torch._ops.OpOverload, result: Any) -> None:
     """Refuse an operation whose result has a dtype that its kernel does not make."""
-    if _is_view(operation):
-        return
-    check_dtypes(operation._schema.name, (tensor.dtype for tensor in _on_device(result)))
+    if not _is_view(operation):
+        check_dtypes(operation._schema.name, (tensor.dtype for tensor in _on_device(result)))
 
 
 def check_dtypes(name: str, dtypes: Iterable[torch.dtype]) -> None:
     """Refuse an operation, given by its schema's name, that makes tensors of these dtypes."""
-    base = base_name(name)
-    kernel = _kernel(base)
+    _refuse_first(name, _faults_of_results(name, dtypes))
+
+
+def _faults(schema: torch._C.FunctionSchema, arguments: Arguments) -> Iterator[str]:
+    base = base_name(schema.name)
+    if base in _RULES:
+        yield from _RULES[base](arguments)
+    if base not in KERNELS:
+        yield "has no kernel that tests/sim/kernels.py lists"
+        return
+    outputs = {argument.name for argument in schema.arguments if argument.is_out}
+    for name, value in arguments.items():
+        for tensor in _on_device(value):
+            if name in outputs:
+                yield from _faults_of_results(schema.name, (tensor.dtype,))
+            elif tensor.dtype not in _dtypes(KERNELS[base], name):
+                yield f"has no {_spoken(tensor.dtype)} as `{name}`"
+            if tensor.dim() > MAX_DIMENSIONS:
+                yield f"has no more than {MAX_DIMENSIONS} dimensions"
+
+
+def _faults_of_results(name: str, dtypes: Iterable[torch.dtype]) -> Iterator[str]:
+    made = KERNELS[base_name(name)].dtypes | {torch.bool} if base_name(name) in KERNELS else ALL
     for dtype in dtypes:
-        if dtype not in kernel.dtypes | {torch.bool}:
-            _refuse(base, f"has no {_spoken(dtype)}")
+        if dtype not in made:
+            yield f"has no {_spoken(dtype)}"
+
+
+def _refuse_first(name: str, faults: Iterator[str]) -> None:
+    fault = next(faults, None)
+    if fault is not None and not _is_printing():
+        sentence = f"On an Ascend 910B {base_name(name)} {fault}: {place()}"
+        note_refusal(sentence)
+        raise NotOnTheCard(sentence)
+
+
+def _is_printing() -> bool:
+    """Tell whether torch makes text of a tensor, in float64: for a developer, not for a program."""
+    frame = sys._getframe()
+    while found := frame.f_back:
+        if found.f_code.co_filename == torch._tensor_str.__file__:
+            return True
+        frame = found
+    return False
 
 
 @cache
 def _is_view(operation: torch._ops.OpOverload) -> bool:
     return operation.is_view
-
-
-def _kernel(base: str) -> Kernel:
-    if base not in KERNELS:
-        _refuse(base, "has no kernel that tests/sim/kernels.py lists")
-    return KERNELS[base]
 
 
 def _dtypes(kernel: Kernel, argument: str) -> frozenset[torch.dtype]:
@@ -107,26 +126,21 @@ def _spoken(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _refuse(base: str, reason: str) -> None:
-    sentence = f"On an Ascend 910B {base} {reason}: {place()}"
-    note_refusal(sentence)
-    raise NotOnTheCard(sentence)
+def _along_another_dimension(arguments: Arguments) -> Iterator[str]:
+    # ops-nn, op_api/aclnn_index_copy.cpp: it transposes the whole tensor there and back.
+    if arguments["dim"] % max(arguments["self"].dim(), 1):
+        yield "along another dimension than the first copies the whole tensor"
 
 
-def _along_another_dimension(arguments: Arguments) -> str:
-    # ops-nn, op_api/aclnn_index_copy.cpp: it transposes there and back, workspace and all.
-    first = arguments["dim"] % max(arguments["self"].dim(), 1) == 0
-    return "" if first else "along another dimension than the first copies the whole tensor"
-
-
-def _with_numbers_that_are_not_finite(arguments: Arguments) -> str:
+def _told_of_numbers_that_are_not_finite(arguments: Arguments) -> Iterator[str]:
     # op-plugin, FusedAdamWKernelNpuOpApi.cpp: neither argument is read.
-    unread = [name for name in ("found_inf", "grad_scale") if arguments.get(name) is not None]
-    return f"does not read `{unread[0]}`" if unread else ""
+    for name in ("found_inf", "grad_scale"):
+        if arguments.get(name) is not None:
+            yield f"does not read `{name}`"
 
 
-# What an operation does wrong besides dtypes: from its arguments to the reason, or nothing.
-_RULES: dict[str, Callable[[Arguments], str]] = {
+# What an operation does wrong besides dtypes.
+_RULES: dict[str, Callable[[Arguments], Iterator[str]]] = {
     "index_copy": _along_another_dimension,
-    "_fused_adamw": _with_numbers_that_are_not_finite,
+    "_fused_adamw": _told_of_numbers_that_are_not_finite,
 }
