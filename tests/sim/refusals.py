@@ -24,6 +24,7 @@ MAX_DIMENSIONS = 8
 # What an argument is for stands in its name.
 _INDICES = {"index", "indices", "target"}
 _CONDITIONS = {"mask", "condition"}
+_BOOL = frozenset({torch.bool})
 Arguments = dict[str, Any]
 
 
@@ -31,6 +32,7 @@ class NotOnTheCard(RuntimeError):
     """A program leaves what is known to run on an Ascend 910B."""
 
 
+@cache
 def base_name(name: str) -> str:
     """Return the name that the list has: `aten::add_` and `aten::add` are both `add`."""
     namespace, _colons, operation = name.rpartition("::")
@@ -43,46 +45,56 @@ def check(operation: torch._ops.OpOverload, args: Iterable[Any], kwargs: Argumen
 
     Views compute nothing, so their dtype does not matter. Raises NotOnTheCard.
     """
-    if not _is_view(operation):
-        names = (argument.name for argument in operation._schema.arguments)
-        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-        _refuse_first(operation._schema.name, _faults(operation._schema, arguments))
+    dtypes = _dtypes_by_argument(operation)
+    if dtypes is not None:
+        arguments = {**dict(zip(dtypes, args, strict=False)), **kwargs}
+        _refuse_first(operation._schema.name, _faults(operation._schema.name, arguments, dtypes))
 
 
 def check_results(operation: torch._ops.OpOverload, result: Any) -> None:
     """Refuse an operation whose result has a dtype that its kernel does not make."""
-    if not _is_view(operation):
-        check_dtypes(operation._schema.name, (tensor.dtype for tensor in _on_device(result)))
+    if _dtypes_by_argument(operation) is not None:
+        check_dtypes(operation._schema.name, [tensor.dtype for tensor in _on_device(result)])
 
 
 def check_dtypes(name: str, dtypes: Iterable[torch.dtype]) -> None:
     """Refuse an operation, given by its schema's name, that makes tensors of these dtypes."""
-    _refuse_first(name, _faults_of_results(name, dtypes))
+    made = _kernel(name).dtypes | _BOOL
+    _refuse_first(name, (f"has no {_spoken(dtype)}" for dtype in dtypes if dtype not in made))
 
 
-def _faults(schema: torch._C.FunctionSchema, arguments: Arguments) -> Iterator[str]:
-    base = base_name(schema.name)
+@cache
+def _dtypes_by_argument(
+    operation: torch._ops.OpOverload,
+) -> dict[str, frozenset[torch.dtype]] | None:
+    """Map an operation's arguments to what they may be; None: it is a view."""
+    if operation.is_view:
+        return None
+    kernel = _kernel(operation._schema.name)
+    found = {}
+    for argument in operation._schema.arguments:
+        found[argument.name] = kernel.dtypes | _BOOL if argument.is_out else kernel.dtypes
+        if argument.name in _INDICES:
+            found[argument.name] = kernel.indices
+        elif argument.name in _CONDITIONS:
+            found[argument.name] = _BOOL
+    return found
+
+
+def _faults(
+    name: str, arguments: Arguments, dtypes: dict[str, frozenset[torch.dtype]]
+) -> Iterator[str]:
+    base = base_name(name)
     if base in _RULES:
         yield from _RULES[base](arguments)
     if base not in KERNELS:
         yield "has no kernel that tests/sim/kernels.py lists"
-        return
-    outputs = {argument.name for argument in schema.arguments if argument.is_out}
-    for name, value in arguments.items():
+    for argument, value in arguments.items():
         for tensor in _on_device(value):
-            if name in outputs:
-                yield from _faults_of_results(schema.name, (tensor.dtype,))
-            elif tensor.dtype not in _dtypes(KERNELS[base], name):
-                yield f"has no {_spoken(tensor.dtype)} as `{name}`"
+            if tensor.dtype not in dtypes[argument]:
+                yield f"has no {_spoken(tensor.dtype)} as `{argument}`"
             if tensor.dim() > MAX_DIMENSIONS:
                 yield f"has no more than {MAX_DIMENSIONS} dimensions"
-
-
-def _faults_of_results(name: str, dtypes: Iterable[torch.dtype]) -> Iterator[str]:
-    made = KERNELS[base_name(name)].dtypes | {torch.bool} if base_name(name) in KERNELS else ALL
-    for dtype in dtypes:
-        if dtype not in made:
-            yield f"has no {_spoken(dtype)}"
 
 
 def _refuse_first(name: str, faults: Iterator[str]) -> None:
@@ -104,22 +116,16 @@ def _is_printing() -> bool:
 
 
 @cache
-def _is_view(operation: torch._ops.OpOverload) -> bool:
-    return operation.is_view
+def _kernel(name: str) -> Kernel:
+    return KERNELS.get(base_name(name), Kernel(ALL))
 
 
-def _dtypes(kernel: Kernel, argument: str) -> frozenset[torch.dtype]:
-    if argument in _INDICES:
-        return kernel.indices
-    return frozenset({torch.bool}) if argument in _CONDITIONS else kernel.dtypes
-
-
-def _on_device(value: Any) -> Iterator[Tensor]:
+def _on_device(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value] if value.device.type == "npu" else []
     if isinstance(value, list | tuple):
-        for item in value:
-            yield from _on_device(item)
-    elif isinstance(value, Tensor) and value.device.type == "npu":
-        yield value
+        return [tensor for item in value for tensor in _on_device(item)]
+    return []
 
 
 def _spoken(dtype: torch.dtype) -> str:
