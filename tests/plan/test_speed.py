@@ -18,6 +18,7 @@ from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.model.sizes import published_config
 from danlu.ops.attention import ATTENTION
+from danlu.ops.product import RESIDUAL
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.speed import nominal_speed, seconds_of
 from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
@@ -94,7 +95,9 @@ def test_operations_and_bytes_are_those_of_a_layer(
     policy: Recompute, lora: LoraConfig | None
 ) -> None:
     short, long = [8] * 4, [32] * 4
-    with taken(ATTENTION, "sdpa"):
+    # As cards compute.
+    with taken(ATTENTION, "sdpa"), taken(RESIDUAL, "in_product"):
+        counted(2, short, policy, lora)  # what is made once does not count
         config, few, _bytes = counted(2, short, policy, lora)
         _config, many, _bytes = counted(4, short, policy, lora)
         # What a token moves in a layer: the rest depends on neither.

@@ -87,6 +87,11 @@ def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory()
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Queue a copy of a host tensor to the device; the host does not wait for it."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
 def free_bytes(device: torch.device) -> int:
     """Count the bytes that new tensors may take; on the CPU the container's limit counts, too.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 class UploadBuffer:
@@ -19,7 +18,7 @@ class UploadBuffer:
         memory = torch.zeros(size, dtype=torch.int32)
         self._is_copied = device.type != "cpu"
         self._memory = memory.pin_memory() if self._is_copied else memory
-        self.there: Tensor = memory.to(device) if self._is_copied else memory
+        self.there = torch.zeros_like(memory, device=device) if self._is_copied else memory
         self.host: NDArray[np.int32] = self._memory.numpy()
         self._event = torch.get_device_module(device).Event() if self._is_copied else None
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.device.memory import sent
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
 
@@ -28,7 +29,7 @@ class Segments:
     def of(cls, lengths: Sequence[int], device: torch.device | str) -> Segments:
         """Describe segments whose offsets are not on the device yet."""
         offsets = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-        return cls(lengths=tuple(lengths), offsets=offsets.to(device))
+        return cls(lengths=tuple(lengths), offsets=sent(offsets, torch.device(device)))
 
 
 def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:

@@ -169,7 +169,7 @@ def ops_table(device: torch.device) -> OpsTable:
     """
     operations = [_OPERATIONS[name] for name in sorted(_OPERATIONS)]
     chosen = {operation.name: operation.name_on(device) for operation in operations}
-    off = [text for operation in operations for text in operation.off[device.type]]
+    off = [text for operation in operations for text in operation.off.get(device.type, ())]
     return OpsTable(chosen=chosen, off=tuple(off))
 
 
