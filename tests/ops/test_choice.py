@@ -15,7 +15,7 @@ from danlu.errors import EnvironmentFault, UsageError
 from danlu.ops import choice
 from danlu.ops.choice import NotHere, Operation
 from danlu.ops.rms_norm import RMS_NORM
-from danlu.ops.swiglu import SWIGLU, Passes
+from danlu.ops.swiglu import SWIGLU, SwigluPasses
 
 CPU = torch.device("cpu")
 
@@ -64,9 +64,12 @@ def breaks(*_given: Any) -> Tensor:
 @pytest.mark.parametrize(
     ("passes", "reason"),
     [
-        (lambda fine: Passes(fine.forward, wrong_gradient), "off by 0.2 of the largest in float32"),
-        (lambda fine: Passes(not_a_number, fine.backward), "off by nan"),
-        (lambda fine: Passes(breaks, fine.backward), "RuntimeError: no kernel for this card"),
+        (
+            lambda fine: SwigluPasses(fine.forward, wrong_gradient),
+            "off by 0.2 of the largest in float32",
+        ),
+        (lambda fine: SwigluPasses(not_a_number, fine.backward), "off by nan"),
+        (lambda fine: SwigluPasses(breaks, fine.backward), "RuntimeError: no kernel for this card"),
     ],
     ids=["gradient", "nan", "raises"],
 )
@@ -78,7 +81,7 @@ def test_a_wrong_variant_is_switched_off_and_named(passes: Any, reason: str) -> 
     assert off.startswith("swiglu=torch: ")
     assert reason in off
     assert "and more" not in off
-    assert any("swiglu=torch" in line for line in table.describe())
+    assert any("swiglu=torch" in line for line in table.warn())
     # What is computed is right all the same.
     gate_up = torch.randn(3, 8)
     torch.testing.assert_close(ops.swiglu(gate_up), SWIGLU.variants[REFERENCE].forward(gate_up))
@@ -145,7 +148,7 @@ def test_names_that_there_are_not_are_refused(
 def test_a_variant_that_computes_wrongly_is_not_taken_on_demand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    SWIGLU.variants["torch"] = Passes(not_a_number, wrong_gradient)
+    SWIGLU.variants["torch"] = SwigluPasses(not_a_number, wrong_gradient)
     monkeypatch.setenv(choice.VARIABLE, "swiglu=torch")
     with pytest.raises(EnvironmentFault, match="swiglu=torch"):
         ops.ops_table(CPU)

@@ -25,12 +25,12 @@ from danlu.engine.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
 from danlu.engine.step_inputs import StepInputs
-from danlu.engine.stop import StopFinder
 from danlu.lora.adapter import Adapter
 from danlu.lora.bank import AdapterBank
 from danlu.model.qwen3 import Qwen3
 from danlu.ops import cache_of
 from danlu.text.detokenize import Detokenizer
+from danlu.text.stop import StopFinder
 from danlu.text.tokenizer import Tokenizer
 
 # Rows of logits that are held at once for the log probabilities of prompts: with Qwen3's vocabulary

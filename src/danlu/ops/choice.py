@@ -22,7 +22,7 @@ from torch import Tensor
 from danlu.device.memory import is_out_of_memory
 from danlu.device.variants import REFERENCE, preferred_variants
 from danlu.errors import EnvironmentFault, UsageError
-from danlu.language import _
+from danlu.language import _, wrapped
 
 VARIABLE = "DANLU_OPS"
 T = TypeVar("T")
@@ -57,11 +57,9 @@ class OpsTable:
         return ",".join(f"{name}={variant}" for name, variant in self.chosen.items())
 
     def describe(self) -> list[str]:
-        """Say in sentences what is computed with, and what is switched off."""
-        return [
-            _("Operations: {table}").format(table=self.as_text.replace(",", ", ")),
-            *self.warn(),
-        ]
+        """Say what is computed with, in lines of a terminal's width."""
+        names = self.as_text.replace(",", ", ")
+        return wrapped(_("Operations: {table}").format(table=names), 78, "  ")
 
     def warn(self) -> list[str]:
         """Say what is switched off, a sentence each."""

@@ -40,7 +40,7 @@ class _RmsNorm(torch.autograd.Function):
         return dx, dw, None
 
 
-class Passes(NamedTuple):
+class NormPasses(NamedTuple):
     """A variant: forward(x, weight, eps) and backward(grad, x, weight, eps, with_weight)."""
 
     forward: Callable[[Tensor, Tensor, float], Tensor]
@@ -92,7 +92,7 @@ def _twin_backward(
     return dx, dw if with_weight else None
 
 
-def _trial(passes: Passes, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _trial(passes: NormPasses, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     x, grad = (example(5, 3, 64, device=device, dtype=dtype, seed=seed) for seed in (0, 1))
     weight = example(64, device=device, dtype=dtype)
     dx, dw = passes.backward(grad, x, weight, 1e-6, True)
@@ -103,8 +103,8 @@ def _trial(passes: Passes, device: torch.device, dtype: torch.dtype) -> list[Ten
 RMS_NORM = Operation(
     "rms_norm",
     {
-        "torch": Passes(normed, _backward),
-        "reference": Passes(reference.rms_norm, _twin_backward),
+        "torch": NormPasses(normed, _backward),
+        "reference": NormPasses(reference.rms_norm, _twin_backward),
     },
     _trial,
 )

@@ -37,7 +37,7 @@ class _Swiglu(torch.autograd.Function):
         return swiglu_backward(grad, gate_up)
 
 
-class Passes(NamedTuple):
+class SwigluPasses(NamedTuple):
     """A variant: forward(gate_up) and backward(grad, gate_up)."""
 
     forward: Callable[[Tensor], Tensor]
@@ -65,7 +65,7 @@ def _twin_backward(grad: Tensor, gate_up: Tensor) -> Tensor:
     return twin_gradients(reference.swiglu, grad, (gate_up,))[0]
 
 
-def _trial(passes: Passes, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _trial(passes: SwigluPasses, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     gate_up = example(5, 64, device=device, dtype=dtype)
     grad = example(5, 32, device=device, dtype=dtype)
     return [passes.forward(gate_up), passes.backward(grad, gate_up)]
@@ -73,6 +73,9 @@ def _trial(passes: Passes, device: torch.device, dtype: torch.dtype) -> list[Ten
 
 SWIGLU = Operation(
     "swiglu",
-    {"torch": Passes(_gated, _backward), "reference": Passes(reference.swiglu, _twin_backward)},
+    {
+        "torch": SwigluPasses(_gated, _backward),
+        "reference": SwigluPasses(reference.swiglu, _twin_backward),
+    },
     _trial,
 )

@@ -143,6 +143,8 @@ def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: Batc
     It is most in the MLP, or in QK-norm and RoPE, where what the MLP kept is free already.
     """
     config, size = job.config, job.number_bytes
+    if recompute == "offload" and not device.has_host:
+        recompute = "block"
     in_mlp, in_attention = (_FULL if job.trains_all else _LORA)[recompute]
     widths = (config.hidden_size, config.intermediate_size, config.q_size, config.kv_size)
     mlp, attention = (

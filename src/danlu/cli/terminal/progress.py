@@ -19,6 +19,7 @@ from rich.text import Text
 
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
+from danlu.device.detect import Device
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
@@ -60,7 +61,7 @@ def describe(run: PreparedRun) -> list[str]:
             kind=settings.finetuning_type,
         ),
         *([run.precision.note] if run.precision.note else []),
-        *ops_table(run.device.torch_device).describe(),
+        *_operations(run.device),
         *training_remarks(model_folder(settings.model_name_or_path), settings),
         *data_lines(run.task.data.report),
         _("{steps} steps of {rows} rows").format(
@@ -69,6 +70,11 @@ def describe(run: PreparedRun) -> list[str]:
         *([] if run.plan is None else [way(run.plan.chosen), summary(run.plan)]),
         *_warm_up(recipe),
     ]
+
+
+def _operations(device: Device) -> list[str]:
+    table = ops_table(device.torch_device)
+    return [*table.describe(), *table.warn()]
 
 
 def _warm_up(recipe: Recipe) -> Iterator[str]:

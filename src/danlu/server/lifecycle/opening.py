@@ -106,7 +106,7 @@ def describe(serving: Serving) -> list[str]:
     prompting = serving.assistant.prompting
     loaded = serving.assistant.loaded
     table = ops_table(loaded.device.torch_device)
-    lines = [model_line(loaded), *table.describe(), prompting_line(prompting)]
+    lines = [model_line(loaded), *table.warn(), prompting_line(prompting)]
     lines += template_remarks(loaded.folder, prompting.template)
     for name, adapter in serving.adapters.items():
         lines.append(_("Adapter {name}: {folder}").format(name=name, folder=adapter.folder))
