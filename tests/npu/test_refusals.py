@@ -43,7 +43,10 @@ REFUSED: dict[str, tuple[Asked, str]] = {
     "float64": (lambda x: x.double(), "copy has no float64"),
     "float64 as a result": (lambda x: x.sum(dtype=torch.float64), "sum has no float64"),
     "an upload of float64": (lambda x: torch.ones(2).double().to(x.device), "copy has no float64"),
-    "a dtype": (lambda x: torch.bincount(x[0]), "bincount has no float32 as `self`"),
+    "a dtype": (
+        lambda x: torch.nn.functional.silu(x.long()),
+        "silu has no int64 as `self`",
+    ),
     "a dtype in place": (
         lambda x: x.to(torch.uint8).masked_fill_(x > 0, 1),
         "masked_fill has no uint8 as `self`",
