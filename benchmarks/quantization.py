@@ -19,12 +19,14 @@ from danlu.hub.load import LoadedModel, load_model
 from danlu.model.attention import PackedAttention
 from danlu.model.quantized import Quantization
 from danlu.model.qwen3 import plain_linear
+from danlu.ops import Segments
 
 
 @torch.inference_mode()
 def logits(loaded: LoadedModel, tokens: list[int]) -> Tensor:
     """Return the logits of one segment, [tokens, vocab_size], in fp32."""
-    attend = PackedAttention(loaded.config, torch.arange(len(tokens)), [len(tokens)])
+    segments = Segments.of([len(tokens)], "cpu")
+    attend = PackedAttention(loaded.config, torch.arange(len(tokens)), segments)
     hidden = loaded.model(torch.tensor(tokens), attend, plain_linear)
     return plain_linear(loaded.model.head, "lm_head", hidden).float()
 

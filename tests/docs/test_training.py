@@ -77,7 +77,7 @@ def test_the_table_of_recomputation_is_that_of_the_plan() -> None:
         kept = 36 * kept_per_token(job, cells[0].strip(), CATALOGUE["h100-80g"], shape)  # type: ignore[arg-type]
         assert abs(kept / 1e6 - stated) < 0.006
     more = 36 * 60 * config.num_attention_heads / 1e6
-    mask = 36 * CATALOGUE["ascend-910b-64g"].attention_mask / 1e6
+    mask = 36 * CATALOGUE["ascend-910b-64g"].attention.segment_bytes / 1e6
     assert f"keeps {more:.2f} MB a token more, and {mask:.0f} MB for each row" in PAGE
     kept = kept_per_token(job, "none", CATALOGUE["ascend-910b-64g"], shape)
     plain = kept_per_token(job, "none", CATALOGUE["h100-80g"], shape)

@@ -18,9 +18,9 @@ from danlu.engine.request import Output, Request, RequestId, SamplingSettings
 from danlu.engine.sequence import RequestSequence
 from danlu.errors import DataError, UsageError
 from danlu.lora.adapter import Adapter
-from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
 from tests.helpers.models.invariants import check_engine
+from tests.helpers.models.packed import packed_attention
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     alone,
@@ -48,7 +48,7 @@ def test_the_answers_compared_here_tell_contexts_apart() -> None:
 def test_incremental_decoding_equals_the_full_pass() -> None:
     for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
         ids = torch.tensor([*prompt, *answer])
-        attend = PackedAttention(model().config, torch.arange(len(ids)), [len(ids)])
+        attend = packed_attention(model().config, [len(ids)])
         logits = plain_linear(model().head, "lm_head", model()(ids, attend, plain_linear))
         best = logits.argmax(dim=-1).tolist()
         assert best[len(prompt) - 1 : -1] == answer

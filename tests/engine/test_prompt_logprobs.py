@@ -11,8 +11,8 @@ import torch
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, TokenLogprobs
 from danlu.errors import DataError
-from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
+from tests.helpers.models.packed import packed_attention
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     engine,
@@ -32,7 +32,7 @@ REQUESTS = [Request(prompt=prompt, sampling=GREEDY, prompt_logprobs=3) for promp
 def reference(prompt: Sequence[int]) -> list[tuple[int, float, list[int]]]:
     """Each token but the first, its log probability and the likeliest three, by one full pass."""
     ids = torch.tensor(prompt)
-    attend = PackedAttention(model().config, torch.arange(len(ids)), [len(ids)])
+    attend = packed_attention(model().config, [len(ids)])
     logits = plain_linear(model().head, "lm_head", model()(ids, attend, plain_linear))
     rows = logits.float().log_softmax(dim=-1)
     return [

@@ -11,14 +11,14 @@ import torch
 from danlu.device.detect import select
 from danlu.dialog.assistant import model_line
 from danlu.hub.load import load_for_answers, load_model
-from danlu.ops import can_pack
+from danlu.ops import packing_for
 from tests.helpers.models.logits import logits
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.models.tiny_engine import random_adapter
 
 CPU = select("cpu")
 needs_packing = pytest.mark.skipif(
-    not can_pack(torch.zeros(2, 2, dtype=torch.bfloat16)),
+    packing_for(torch.zeros(2, 2, dtype=torch.bfloat16)) is None,
     reason="this processor has no bf16 products of its own",
 )
 TOKENS = list(range(5, 45))

@@ -29,9 +29,11 @@ class AutogradLinear(Linear):
         self.adapter = adapter
         self.noise = noise
 
-    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+    def __call__(
+        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor:
         if not isinstance(layer, Layer):
-            return plain_linear(layer, name, x)
+            return plain_linear(layer, name, x, residual)
         n = projection_input(layer, name, x)
         y = F.linear(n, getattr(layer, name))
         addition = self.adapter.additions[layer.index, name]
@@ -40,7 +42,8 @@ class AutogradLinear(Linear):
             masked = n * self.noise.mask(layer.index, part.name, n)
             t = F.linear(masked, addition.a[part.rank_rows])
             pieces.append(F.linear(t, part.b) * self.adapter.config.scaling)
-        return y + torch.cat(pieces, dim=1)
+        y = y + torch.cat(pieces, dim=1)
+        return y if residual is None else residual + y
 
 
 def gradients(adapter: Adapter, linear: AdapterLinear | AutogradLinear) -> list[Tensor]:

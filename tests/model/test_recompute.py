@@ -8,10 +8,9 @@ from torch import Tensor
 
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
-from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Head, Layer, Linear, Qwen3, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
-from tests.helpers.models.packed import random_adapter, random_tokens
+from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
 from tests.helpers.models.tiny_model import tiny_model
 from tests.helpers.training.saved_bytes import counting_saved
 
@@ -44,9 +43,8 @@ def gradients(name: str, policy: Recompute, dtype: torch.dtype) -> tuple[list[Te
     model.to(dtype)
     linear, leaves = method(name, model, policy)
     tokens = random_tokens(config, sum(LENGTHS))
-    positions = torch.cat([torch.arange(n) for n in LENGTHS])
     with counting_saved(ignore=model.parameters()) as saved:
-        hidden = model(tokens, PackedAttention(config, positions, LENGTHS), linear, policy)
+        hidden = model(tokens, packed_attention(config, LENGTHS), linear, policy)
     upstream = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
     hidden.backward(upstream.to(dtype))
     return [hidden.detach(), *(g for leaf in leaves.values() if (g := leaf.grad) is not None)], (
@@ -79,11 +77,13 @@ def test_nothing_runs_twice_without_gradients() -> None:
     calls = []
 
     class Recorded(Linear):
-        def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+        def __call__(
+            self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+        ) -> Tensor:
             calls.append(name)
-            return super().__call__(layer, name, x)
+            return super().__call__(layer, name, x, residual)
 
-    attend = PackedAttention(config, torch.arange(5), [5])
+    attend = packed_attention(config, [5])
     with torch.no_grad(), counting_saved(ignore=()) as saved:
         model(random_tokens(config, 5), attend, Recorded(), "block")
     assert len(calls) == 8

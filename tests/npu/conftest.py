@@ -15,15 +15,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from danlu.device import detect
 from danlu.model import checkpointing as again
-from danlu.ops import attention
+from danlu.ops import ops_table
+from tests.sim.pageable import PLACES
+from tests.sim.record import Record, recording
 
 # Set in the second process: the file that takes its reports, a JSON object a line.
 VARIABLE = "DANLU_TESTS_ON_NPU"
@@ -41,18 +42,40 @@ if VARIABLE in os.environ:
 
 @pytest.fixture(autouse=True, scope="session")
 def _the_same_kernels_on_the_cpu() -> Iterator[None]:
-    """Let the CPU do without its own ways with attention and AdamW, which round otherwise.
+    """Let both devices compute with the same variants: others round otherwise.
 
-    Then both devices run the same kernels, and the tests may ask for the same bits.
+    Then the tests may ask for the same bits.
     """
     with pytest.MonkeyPatch.context() as patch:
-        found = detect._cpu
-        patch.setattr(detect, "_cpu", lambda: replace(found(), has_fused_adamw=False))
-        patch.setattr(attention, "prefers_fp32", lambda _device: False)
+        patch.setenv("DANLU_OPS", "attention=sdpa,adamw=unfused,cache=paged,residual=last")
         # A device written in Python has no allocator for pinned memory.
         patch.setattr(again, "to_host", lambda tensor: tensor.to("cpu"))
         with sdpa_kernel(SDPBackend.MATH):
+            # Here, so that no test counts what the variants' trials do.
+            for kind in ("cpu", "npu"):
+                ops_table(torch.device(kind))
             yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _session(_the_same_kernels_on_the_cpu: None) -> Iterator[Record]:
+    with recording() as record:
+        yield record
+
+
+@pytest.fixture(autouse=True)
+def _no_test_asks_a_card_for_more_than_it_can(_session: Record) -> Iterator[None]:
+    """Fail also where danlu takes a refusal for a request's own fault, and goes on.
+
+    And where it copies pageable memory to the device at a place that is not known for it. What
+    fixtures of a module do counts for the first test that wants them.
+    """
+    yield
+    refused = _session.refused.copy()
+    pageable = _session.pageable.keys() - PLACES.keys() - {"outside"}
+    _session.clear()
+    assert not refused
+    assert not pageable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from danlu.device.detect import select
 from tests.sim.memory import MEMORY
-from tests.sim.record import Float64OnDevice, recording
+from tests.sim.record import recording
 from tests.sim.torch_npu import DESCRIPTION
 
 
@@ -130,9 +130,12 @@ def test_waits_of_the_host_are_counted() -> None:
     assert record.uploads.total() == 1
 
 
-def test_float64_can_be_refused() -> None:
-    x = torch.ones(2, device="npu")
-    with recording(refuse_float64=True):
-        x.mul(0.1)  # a Python number takes the tensor's dtype
-        with pytest.raises(Float64OnDevice):
-            x.double()
+def test_a_number_of_python_is_no_float64() -> None:
+    assert torch.ones(2, device="npu").mul(0.1).dtype == torch.float32
+
+
+def test_a_number_stays_one_where_torch_wants_a_tensor() -> None:
+    x = torch.tensor([200, 7], dtype=torch.uint8, device="npu")
+    for computed in (x & 15, x >> 4, x | 1):
+        assert computed.dtype == torch.uint8
+    assert (x & 15).tolist() == [8, 7]

@@ -72,12 +72,6 @@ def test_tokens_in_bf16_are_those_of_the_cpu() -> None:
     assert on_npu == on_cpu
 
 
-@samplings
-def test_no_float64_reaches_the_device(sampling: SamplingSettings) -> None:
-    with recording(refuse_float64=True):
-        answers(model("npu"), sampling)
-
-
 @pytest.mark.parametrize("sampling", [GREEDY, QWEN3], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("count", [1, 8, 64])
 def test_a_decoding_step_makes_the_host_wait_once(sampling: SamplingSettings, count: int) -> None:

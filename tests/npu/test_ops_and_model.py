@@ -15,11 +15,15 @@ from torch import Tensor
 from danlu import ops
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear, Dropout
-from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
 from danlu.ops import reference
 from danlu.train.loop.loss import loss_backward
-from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
+from tests.helpers.models.packed import (
+    packed_attention,
+    packed_logits,
+    random_adapter,
+    random_tokens,
+)
 from tests.helpers.models.tiny_model import tiny_model
 
 LENGTHS = [9, 1, 14]
@@ -41,15 +45,23 @@ def random(*shape: int) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return ops.segment_attention(q, k, v, [4, 1, 7])
+    return ops.segment_attention(q, k, v, ops.Segments.of([4, 1, 7], q.device))
 
 
 def attention_twin(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return reference.segment_attention(q, k, v, [4, 1, 7])
+    return reference.segment_attention(q, k, v, torch.tensor([0, 4, 5, 12]).to(q.device))
 
 
-def rotary(device: torch.device) -> tuple[Tensor, Tensor]:
-    return ops.rotary_table(torch.arange(5, device=device) * 131, 16, 1e6)
+def rotated(rotated_qkv: Callable[..., Sequence[Tensor]]) -> Operation:
+    """Make one of five tokens, as one tensor; 4 heads and twice 2 of 16 numbers."""
+
+    def joined(qkv: Tensor, *norms: Tensor) -> Tensor:
+        table = ops.rotary_table(600, 16, 1e6, device=qkv.device, dtype=qkv.dtype)
+        positions = torch.arange(5, device=qkv.device) * 131
+        angles = [part.index_select(0, positions) for part in table]
+        return torch.cat(list(rotated_qkv(qkv, *norms, 1e-6, *angles, 2)), dim=1)
+
+    return joined
 
 
 OPERATIONS: dict[str, tuple[Operation, Operation, list[Tensor]]] = {
@@ -58,10 +70,10 @@ OPERATIONS: dict[str, tuple[Operation, Operation, list[Tensor]]] = {
         lambda x, w: reference.rms_norm(x, w, 1e-6),
         [random(5, 3, 32), random(32)],
     ),
-    "norm_rotate": (
-        lambda x, w: ops.norm_rotate(x, w, 1e-6, *rotary(x.device)),
-        lambda x, w: reference.norm_rotate(x, w, 1e-6, *rotary(x.device)),
-        [random(5, 3, 16), random(16)],
+    "rotated_qkv": (
+        rotated(ops.rotated_qkv),
+        rotated(reference.rotated_qkv),
+        [random(5, 8 * 16), random(16), random(16) * 2],
     ),
     "swiglu": (ops.swiglu, reference.swiglu, [random(7, 64)]),
     "cross_entropy": (
@@ -137,8 +149,7 @@ def test_loss_and_gradients(full: bool, dtype: torch.dtype) -> None:
             noise = Dropout(probability=0.3, seed=11, step=7, segments=segments)
             linear = AdapterLinear(adapter, noise)
         tokens, targets = (random_tokens(config, sum(LENGTHS), n).to(device) for n in (0, 1))
-        positions = torch.cat([torch.arange(n, device=device) for n in LENGTHS])
-        attend = PackedAttention(config, positions, LENGTHS)
+        attend = packed_attention(config, LENGTHS, device)
         loss = loss_backward(
             model, linear, model(tokens, attend, linear), targets, divisor=len(targets)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -84,27 +84,61 @@ def test_swiglu_far_from_zero() -> None:
     check(ops.swiglu, reference.swiglu, [gate_up])
 
 
+def angles(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of some positions."""
+    table = ops.rotary_table(
+        int(positions.max()) + 1, head_dim, 1e6, device=positions.device, dtype=dtype
+    )
+    cos, sin = (part[positions] for part in table)
+    return cos, sin
+
+
 @both_dtypes
-@pytest.mark.parametrize(("tokens", "heads", "head_dim"), [(1, 1, 2), (9, 4, 32), (33, 3, 128)])
-def test_norm_rotate(tokens: int, heads: int, head_dim: int, dtype: torch.dtype) -> None:
-    x, weight = random(tokens, heads, head_dim, dtype=dtype), random(head_dim, dtype=dtype)
-    positions = torch.arange(tokens) * 131  # far positions too
-    cos, sin = ops.rotary_table(positions, head_dim, 1e6)
-    check(ops.norm_rotate, reference.norm_rotate, [x, weight], 1e-6, cos, sin)
+@pytest.mark.parametrize(
+    ("tokens", "heads", "kv_heads", "head_dim"), [(1, 1, 1, 2), (9, 4, 2, 32), (33, 3, 1, 128)]
+)
+def test_rotated_qkv(
+    tokens: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> None:
+    qkv = random(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
+    norms = [random(head_dim, dtype=dtype, seed=n) for n in (1, 2)]
+    cos, sin = angles(torch.arange(tokens) * 131, head_dim, dtype)  # far positions too
+
+    def joined(rotated_qkv: Callable[..., Sequence[Tensor]]) -> Operation:
+        return lambda *tensors: torch.cat(
+            rotated_qkv(
+                *tensors, 1e-6, cos.to(tensors[0].dtype), sin.to(tensors[0].dtype), kv_heads
+            ),
+            dim=1,
+        )
+
+    check(joined(ops.rotated_qkv), joined(reference.rotated_qkv), [qkv, *norms])
 
 
-def test_norm_rotate_of_a_slice_of_the_merged_projection() -> None:
-    """q and k are views of one wide tensor: not contiguous."""
-    wide = random(6, 3 * 64)
-    q = wide[:, 64:128].view(6, 2, 32)
-    cos, sin = ops.rotary_table(torch.arange(6), 32, 1e4)
-    weight = random(32)
-    expected = reference.norm_rotate(q, weight, 1e-6, cos, sin)
-    torch.testing.assert_close(ops.norm_rotate(q, weight, 1e-6, cos, sin), expected)
+def test_q_and_k_and_v_are_the_parts_of_the_projection() -> None:
+    qkv = random(6, (4 + 2 + 2) * 32).detach()
+    cos, sin = torch.ones(6, 16), torch.zeros(6, 16)
+    q, k, v = ops.rotated_qkv(qkv, torch.ones(32), torch.ones(32), 0.0, cos, sin, 2)
+    assert [tuple(part.shape) for part in (q, k, v)] == [(6, 4, 32), (6, 2, 32), (6, 2, 32)]
+    heads = qkv.view(6, 8, 32)
+    unit = heads / heads.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(torch.cat((q, k), dim=1), unit[:, :6])
+    assert torch.equal(v, heads[:, 6:])
+
+
+def test_the_rotary_table_is_made_once() -> None:
+    first, second, other = (
+        ops.rotary_table(n, 8, 1e6, device=torch.device("cpu"), dtype=torch.float32)
+        for n in (5, 900, 5000)
+    )
+    assert first[0] is second[0]
+    assert len(other[0]) >= 5000
+    assert torch.equal(other[0][:900], second[0][:900])
 
 
 def test_rotary_table_is_that_of_the_paper() -> None:
-    cos, sin = ops.rotary_table(torch.tensor([0, 5]), 4, 100.0)
+    table = ops.rotary_table(6, 4, 100.0, device=torch.device("cpu"), dtype=torch.float32)
+    cos, sin = (part[[0, 5]] for part in table)
     angles = torch.tensor([[0.0, 0.0], [5.0, 0.5]])
     torch.testing.assert_close(cos, angles.cos())
     torch.testing.assert_close(sin, angles.sin())
@@ -121,28 +155,10 @@ def test_segment_attention(
         random(tokens, n, 16, dtype=dtype, seed=i)
         for i, n in enumerate((heads, kv_heads, kv_heads))
     ]
-    ours = lambda q, k, v: ops.segment_attention(q, k, v, lengths)  # noqa: E731
-    twin = lambda q, k, v: reference.segment_attention(q, k, v, lengths)  # noqa: E731
+    segments = ops.Segments.of(lengths, "cpu")
+    ours = lambda q, k, v: ops.segment_attention(q, k, v, segments)  # noqa: E731
+    twin = lambda q, k, v: reference.segment_attention(q, k, v, segments.offsets)  # noqa: E731
     check(ours, twin, tensors)
-
-
-@both_dtypes
-@pytest.mark.parametrize(
-    "spans", [[(0, 9)], [(30, 39)], [(20, 24), (3, 8)], [(5, 6), (9, 16), (1, 2)]]
-)
-@pytest.mark.parametrize("queries", [1, 2, 9])
-def test_cached_attention_is_the_end_of_the_full_pass(
-    queries: int, spans: list[tuple[int, int]], dtype: torch.dtype
-) -> None:
-    q, k, v = (random(9, heads, 16, seed=heads, dtype=dtype).detach() for heads in (4, 2, 2))
-    keys, values = (torch.full((2, 40, 16), torch.nan, dtype=dtype) for _ in range(2))
-    slots = [slot for start, end in spans for slot in range(start, end)]
-    keys[:, slots], values[:, slots] = k.transpose(0, 1), v.transpose(0, 1)
-    ours = ops.cached_attention(q[9 - queries :], keys, values, spans)
-    twin = reference.segment_attention(q.float(), k.float(), v.float(), [9])
-    torch.testing.assert_close(
-        ours.float(), twin[9 - queries :], atol=SHARE[dtype], rtol=SHARE[dtype]
-    )
 
 
 @both_dtypes
@@ -186,14 +202,14 @@ def test_accumulate_adds_as_torch_does(shape: tuple[int, int], dtype: torch.dtyp
 
 
 def test_without_gradients_no_backward_pass_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, weight = torch.randn(3, 2, 8), torch.randn(8)
-    cos, sin = ops.rotary_table(torch.arange(3), 8, 1e4)
+    x, weight, qkv = torch.randn(3, 2, 8), torch.randn(8), torch.randn(3, 4 * 8)
+    cos, sin = angles(torch.arange(3), 8, torch.float32)
     gate_up = torch.randn(3, 16)
 
     def computed() -> list[Tensor]:
         return [
             ops.rms_norm(x, weight, 1e-6),
-            ops.norm_rotate(x, weight, 1e-6, cos, sin),
+            *ops.rotated_qkv(qkv, weight, weight, 1e-6, cos, sin, 1),
             ops.swiglu(gate_up),
         ]
 

@@ -14,8 +14,9 @@ def matrix(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator).to(torch.bfloat16)
 
 
+packing = ops.packing_for(matrix(2, 2))
 needs_packing = pytest.mark.skipif(
-    not ops.can_pack(matrix(2, 2)), reason="this processor has no bf16 products of its own"
+    packing is None, reason="this processor has no bf16 products of its own"
 )
 
 
@@ -24,7 +25,8 @@ needs_packing = pytest.mark.skipif(
 @pytest.mark.parametrize("shape", [(128, 64), (10, 32), (200, 96)])
 def test_product(shape: tuple[int, int], rows: int) -> None:
     weight, x = matrix(*shape), matrix(rows, shape[1], seed=1)
-    got = ops.packed_linear(x, ops.pack(weight))
+    assert packing is not None
+    got = packing.linear(packing.pack(weight), x)
     expected = torch.nn.functional.linear(x.float(), weight.float())
     assert got.dtype == torch.bfloat16
     assert got.shape == expected.shape
@@ -35,12 +37,12 @@ def test_product(shape: tuple[int, int], rows: int) -> None:
 @needs_packing
 def test_rows_that_are_not_contiguous() -> None:
     weight, x = matrix(48, 32), matrix(20, 64, seed=1)
-    packed = ops.pack(weight)
+    assert packing is not None
+    packed = packing.pack(weight)
     assert torch.equal(
-        ops.packed_linear(x[::2, :32], packed), ops.packed_linear(x[::2, :32].contiguous(), packed)
+        packing.linear(packed, x[::2, :32]), packing.linear(packed, x[::2, :32].contiguous())
     )
 
 
 def test_there_is_no_packed_form_of_fp32() -> None:
-    assert not ops.can_pack(torch.zeros(4, 4))
-    assert not ops.can_pack(torch.zeros(4, 4, device="meta", dtype=torch.bfloat16))
+    assert ops.packing_for(torch.zeros(4, 4)) is None

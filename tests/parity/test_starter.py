@@ -9,10 +9,10 @@ import torch
 from danlu.device.detect import select
 from danlu.hub.load import load_model
 from danlu.hub.names import STARTER, model_folder
-from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import plain_linear
 from danlu.text.render import render
 from danlu.weights.sharded import WeightFolder
+from tests.helpers.models.packed import packed_attention
 from tools.starter.evaluate import ask, held_out
 from tools.starter.skills import draw
 
@@ -52,7 +52,7 @@ def test_transformers_loads_it_and_agrees() -> None:
         tokens = torch.tensor(ids)
         with torch.no_grad():
             expected = theirs(tokens[None]).logits[0]
-            attend = PackedAttention(ours.config, torch.arange(len(ids)), [len(ids)])
+            attend = packed_attention(ours.config, [len(ids)])
             hidden = ours.model(tokens, attend, plain_linear)
             logits = plain_linear(ours.model.head, "lm_head", hidden)
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)

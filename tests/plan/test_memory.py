@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from danlu.device.datasheets import CATALOGUE, DeviceFacts, cpu_facts
+from danlu.device.variants import AttentionFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear
-from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.memory import host_bytes, kept_per_token, memory_of
-from tests.helpers.models.packed import random_adapter, random_tokens
+from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
 from tests.helpers.models.tiny_model import TINY, tiny_model
 from tests.helpers.training.saved_bytes import counting_saved
 
@@ -53,11 +53,10 @@ def test_what_is_kept_is_what_was_predicted(
         known += [parameter for _name, parameter in adapter.parameters()]
         keeps = policy not in ("selective", "gate_up")
         linear = AdapterLinear(adapter, keeps_normed=keeps)
-    positions = torch.cat([torch.arange(n) for n in lengths])
     with counting_saved(ignore=known) as saved:
         model(
             random_tokens(config, sum(lengths)),
-            PackedAttention(config, positions, lengths),
+            packed_attention(config, lengths),
             linear,
             policy,
         )
@@ -118,7 +117,7 @@ def test_kernels_come_with_microsteps_until_their_number_is_bounded() -> None:
 def test_what_an_ascends_attention_keeps_is_counted() -> None:
     """For every layer: 64 bytes of a head and token, and a mask of 4 MiB for each segment."""
     ascend = CATALOGUE["ascend-910b-64g"]
-    plain = replace(ascend, attention_state=4, attention_mask=0)
+    plain = replace(ascend, attention=AttentionFacts())
     shape = shape_of([200] * 16)
     more = [
         total(job(), policy, shape, ascend) - total(job(), policy, shape, plain)

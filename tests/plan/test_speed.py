@@ -14,15 +14,16 @@ from torch.utils._pytree import tree_leaves
 from danlu.device.datasheets import DeviceFacts, cpu_facts
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear
-from danlu.model.attention import PackedAttention
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.model.sizes import published_config
-from danlu.ops import attention
+from danlu.ops.attention import ATTENTION
+from danlu.ops.product import RESIDUAL
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.speed import nominal_speed, seconds_of
-from tests.helpers.models.packed import random_adapter, random_tokens
+from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
 from tests.helpers.models.tiny_model import tiny_model
+from tests.helpers.models.variants import taken
 
 LORA = LoraConfig(r=4)
 # What moves nothing, and what is counted as products or as attention.
@@ -69,11 +70,10 @@ def counted(layers: int, lengths: list[int], policy: Recompute, lora: LoraConfig
             parameter.requires_grad_(True)
             parameter.grad = torch.zeros_like(parameter)
         linear = AdapterLinear(adapter, keeps_normed=policy not in ("selective", "gate_up"))
-    positions = torch.cat([torch.arange(n) for n in lengths])
     with Counting() as counting:
         hidden = model(
             random_tokens(config, sum(lengths)),
-            PackedAttention(config, positions, lengths),
+            packed_attention(config, lengths),
             linear,
             policy,
         )
@@ -92,17 +92,19 @@ def bare(launch_s: float = 0.0, bytes_per_s: float = 1e30) -> DeviceFacts:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("lora", [LORA, None], ids=["lora", "full"])
 def test_operations_and_bytes_are_those_of_a_layer(
-    policy: Recompute, lora: LoraConfig | None, monkeypatch: pytest.MonkeyPatch
+    policy: Recompute, lora: LoraConfig | None
 ) -> None:
-    monkeypatch.setattr(attention, "prefers_fp32", lambda _device: False)
     short, long = [8] * 4, [32] * 4
-    config, few, _bytes = counted(2, short, policy, lora)
-    _config, many, _bytes = counted(4, short, policy, lora)
-    # What a token moves in a layer: the rest depends on neither.
-    moved = [
-        [counted(layers, lengths, policy, lora)[2] for lengths in (short, long)]
-        for layers in (2, 4)
-    ]
+    # As cards compute.
+    with taken(ATTENTION, "sdpa"), taken(RESIDUAL, "in_product"):
+        counted(2, short, policy, lora)  # what is made once does not count
+        config, few, _bytes = counted(2, short, policy, lora)
+        _config, many, _bytes = counted(4, short, policy, lora)
+        # What a token moves in a layer: the rest depends on neither.
+        moved = [
+            [counted(layers, lengths, policy, lora)[2] for lengths in (short, long)]
+            for layers in (2, 4)
+        ]
     by_token = (moved[1][1] - moved[0][1] - moved[1][0] + moved[0][0]) / (2 * 4 * 24)
     ranks = None if lora is None else dict.fromkeys(lora.target_modules, lora.r)
     job = Job(config=config, number_bytes=2, ranks=ranks)

@@ -62,7 +62,7 @@ def test_resumed_at_any_step_the_rest_is_the_same(whole: Whole, tmp_path: Path) 
 def test_what_is_loaded_and_saved_again_has_the_same_bytes(whole: Whole, tmp_path: Path) -> None:
     checkpoint = whole.run / "checkpoint-7"
     method = LoraMethod.fresh(whole.small.base, CONFIG, seed=0)
-    optimizer = Optimizer(method.parameters(), weight_decay=0.0, fused=False)
+    optimizer = Optimizer(method.parameters(), weight_decay=0.0)
     with RunFolder.create(tmp_path / "again") as run:
         progress = read_state(checkpoint, optimizer)
         with commit_checkpoint(run.path, 7) as draft:

@@ -3,15 +3,17 @@
 PyTorch keeps one backend, PrivateUse1, for devices it does not know; torch_npu uses it too. Here
 each device tensor owns CPU memory, and one function takes every operation: it looks at the same
 bytes as CPU tensors, runs the CPU's kernel and hands the result to the device. So values are the
-CPU's, but placement is real: a tensor on the wrong device fails as it would on an NPU.
+CPU's, but placement is real: a tensor on the wrong device fails as it would on an NPU. So does an
+operation, or a dtype, that Ascend has no kernel for as far as is known (refusals.py).
 
-Not simulated: streams, asynchronous errors, other devices than npu:0; the formats, the rounding and
-the gaps of Ascend's kernels.
+Not simulated: streams, asynchronous errors, other devices than npu:0; the formats and the rounding
+of Ascend's kernels.
 
 Leans on private API of torch (tried with 2.13):
 - `_setup_privateuseone_for_python_backend` names the backend and gives it a device guard;
 - `torch._C._acc.create_empty_tensor` makes a tensor with the backend's dispatch key;
 - `torch._C._construct_storage_from_data_pointer` makes a storage that says npu over memory of ours;
+- `torch._C._should_allow_numbers_as_tensors` says where a number may stand for a tensor;
 - `redispatch` lends the CPU's kernels of `set_`, `view` and their like, which only touch sizes.
 
 `register` must come before the process's first backward pass: autograd starts one thread per device
@@ -29,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.utils import backend_registration
 
+from tests.sim import refusals
 from tests.sim.memory import MEMORY
 from tests.sim.record import note_operation, note_upload, note_wait
 from tests.sim.torch_npu import install_modules
@@ -55,6 +58,7 @@ def missing_api() -> str:
         (backend_registration, _SETUP),
         (torch._C, "_acc"),
         (torch._C, "_construct_storage_from_data_pointer"),
+        (torch._C, "_should_allow_numbers_as_tensors"),
     )
     lacking = [name for owner, name in needed if not hasattr(owner, name)]
     return f"torch {torch.__version__} lacks {', '.join(lacking)}" if lacking else ""
@@ -158,13 +162,18 @@ def _on_host(tensor: Tensor) -> Tensor:
 
 def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
     """Run any operation on the device: the fallback kernel of the backend."""
+    refusals.check(operation, args, kwargs)
     facts, call = _facts(operation), _Call(operation)
-    host_args = [call.to_host(value) for value in args]
+    host_args = [
+        torch.tensor(value) if place in facts.numbers and _is_number(value) else call.to_host(value)
+        for place, value in enumerate(args)
+    ]
     host_kwargs = {
         name: call.output(value) if name in facts.outputs else call.to_host(value)
         for name, value in kwargs.items()
     }
     result = call.to_device(operation(*host_args, **host_kwargs))
+    refusals.check_results(operation, result)
     note_operation(facts.name, (tensor.dtype for tensor in call.device_tensors))
     if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
         note_wait()
@@ -172,10 +181,14 @@ def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any
 
 
 class _Facts(NamedTuple):
-    """What a schema says; `waits`: the host needs a value, or a shape that depends on values."""
+    """What a schema says; `waits`: the host needs a value, or a shape that depends on values.
+
+    numbers: where a number stands that was a tensor once, which torch does not make one again.
+    """
 
     name: str
     outputs: frozenset[str]
+    numbers: frozenset[int]
     waits: bool
     writes_by_index: bool
 
@@ -186,10 +199,23 @@ def _facts(operation: torch._ops.OpOverload) -> _Facts:
     return _Facts(
         name=schema.name,
         outputs=frozenset(argument.name for argument in schema.arguments if argument.is_out),
+        numbers=_where_numbers_are_tensors(operation),
         # A mask that reads has been made a list of places before `index` comes here: by `nonzero`.
         waits=schema.name != "aten::index" and bool(_WAITING_TAGS & set(operation.tags)),
         writes_by_index=schema.name in _INDEX_WRITES,
     )
+
+
+def _where_numbers_are_tensors(operation: torch._ops.OpOverload) -> frozenset[int]:
+    schema = operation._schema
+    if torch._C._should_allow_numbers_as_tensors(schema.name.removeprefix("aten::")):
+        return frozenset()
+    tensor = torch._C.TensorType.get()
+    return frozenset(n for n, argument in enumerate(schema.arguments) if argument.type == tensor)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool | int | float | complex)
 
 
 def _has_mask(indices: Iterable[Tensor | None]) -> bool:
@@ -272,6 +298,7 @@ def resize_(tensor: Tensor, size: Iterable[int], *, memory_format: Any = None) -
 def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
     """Copy between host and device, or inside the device with another dtype."""
     on_device = [tensor.dtype for tensor in (source, target) if tensor.device.type == "npu"]
+    refusals.check_dtypes("aten::copy_", on_device)
     note_operation("aten::copy_", on_device)
     if target.device.type != "npu":
         note_wait()
@@ -300,6 +327,7 @@ def _copy_from_and_resize(source: Tensor, target: Tensor) -> Tensor:
 
 def _local_scalar_dense(tensor: Tensor) -> Any:
     """Fetch one number: `.item()`, `float(tensor)`, `if tensor:`."""
+    refusals.check_dtypes("aten::_local_scalar_dense", (tensor.dtype,))
     note_operation("aten::_local_scalar_dense", (tensor.dtype,))
     note_wait()
     return _on_host(tensor).item()

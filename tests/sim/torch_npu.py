@@ -16,6 +16,7 @@ DESCRIPTION = "Simulated NPU"
 def install_modules() -> ModuleType:
     """Make `torch_npu` importable and return the module that torch shall know as `torch.npu`."""
     npu = ModuleType("torch.npu")
+    npu.Event = Event  # type: ignore[attr-defined]
     for function in _FUNCTIONS:
         setattr(npu, function.__name__, function)
     package = ModuleType("torch_npu")
@@ -87,6 +88,16 @@ def reset_peak_memory_stats(device: object = None) -> None:
 
 def mem_get_info(device: object = None) -> tuple[int, int]:
     return MEMORY.budget - MEMORY.allocated, MEMORY.budget
+
+
+class Event:
+    """A place in the queue; the CPU has always come past it."""
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
 
 
 def empty_cache() -> None:

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from danlu.device.variants import AttentionFacts, attention_facts
+
+_PLAIN = AttentionFacts()
 GB = 10**9
 GIB = 2**30
 
@@ -25,9 +28,7 @@ class DeviceFacts:
     flops_fp32 likewise; achieved: the share of both that products reach. bandwidth: bytes per
     second that are reached. launch_s: seconds of the host to start one operation. reread: share of
     reading weights again that is not hidden behind computing.
-    attention_state: bytes of a head and token that attention keeps for its backward pass, besides
-    its inputs and output; attention_mask: of a segment. chunk_rows: sizes of a loss chunk worth
-    trying. fp32_attention: whole segments attend in fp32.
+    attention: what attention keeps. chunk_rows: sizes of a loss chunk worth trying.
     copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
     """
 
@@ -45,10 +46,8 @@ class DeviceFacts:
     bandwidth: float
     launch_s: float
     reread: float = 1.0
-    attention_state: int = 4
-    attention_mask: int = 0
+    attention: AttentionFacts = _PLAIN
     chunk_rows: tuple[int, ...] = (256, 512, 1024)
-    fp32_attention: bool = False
     copies_matrix: bool = False
 
     @property
@@ -80,10 +79,7 @@ def _ascend(name: str, product: str, gibibytes: int, tera_flops: float) -> Devic
         kind="npu",
         context_bytes=int(1.5 * GIB),
         launch_s=12e-6,
-        # Its kernel keeps the softmax's maxima and sums, eight fp32 numbers each, and torch_npu a
-        # causal mask of 2,048 x 2,048 booleans for each call (op-plugin's sources of August 2026).
-        attention_state=64,
-        attention_mask=2048 * 2048,
+        attention=attention_facts("npu"),
     )
 
 
@@ -112,7 +108,7 @@ def cpu_facts(
         # fast to a few per cent; larger chunks are slower, their logits leave the cache.
         reread=0.1,
         chunk_rows=(128, 256),
-        fp32_attention=True,
+        attention=attention_facts("cpu"),
         copies_matrix=True,
     )
 

@@ -42,7 +42,6 @@ class Device:
     memory_bytes: int
     has_fast_bf16: bool
     has_fast_fp16: bool
-    has_fused_adamw: bool
     threads: int
     token_multiple: int = 16
     prompt_chunk: int = 2048
@@ -119,7 +118,6 @@ def _cpu() -> Device:
         memory_bytes=memory_bytes(),
         has_fast_bf16=has_bf16,
         has_fast_fp16=False,  # aten converts to fp32 and back
-        has_fused_adamw=True,
         threads=torch.get_num_threads(),
     )
 
@@ -136,6 +134,5 @@ def _accelerator(kind: str) -> Device:
         memory_bytes=properties.total_memory,
         has_fast_bf16=has_fast_bf16,
         has_fast_fp16=True,
-        has_fused_adamw=kind == "cuda",
         threads=torch.get_num_threads(),
     )

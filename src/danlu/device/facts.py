@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from danlu.device.datasheets import DeviceFacts, cpu_facts, nearest
 from danlu.device.detect import Device
 from danlu.device.memory import free_bytes, used_bytes
+from danlu.device.variants import attention_facts
 
 # What training takes on the CPU besides its tensors: the program with its libraries, and the
 # kernels that they make in any case; each microstep adds to these (`DeviceFacts.kernel_bytes`).
@@ -14,8 +16,14 @@ _PROGRAM_BYTES = 365 * 10**6
 _KERNELS_BYTES = 60 * 10**6
 
 
-def device_facts(device: Device, *, own_process: bool = True) -> DeviceFacts:
-    """Describe the device for a plan. own_process: it is this process that will compute."""
+def device_facts(
+    device: Device, variants: Mapping[str, str], *, own_process: bool = True
+) -> DeviceFacts:
+    """Describe the device for a plan.
+
+    variants: of the operations, as chosen on it. own_process: it is this process that will compute.
+    """
+    attention = attention_facts(device.kind, variants["attention"])
     if device.kind == "cpu":
         facts = cpu_facts(
             description=device.description,
@@ -24,9 +32,14 @@ def device_facts(device: Device, *, own_process: bool = True) -> DeviceFacts:
             has_fast_bf16=device.has_fast_bf16,
         )
         taken = max(used_bytes(device.torch_device) if own_process else 0, _PROGRAM_BYTES)
-        return replace(facts, context_bytes=taken + _KERNELS_BYTES)
+        return replace(facts, context_bytes=taken + _KERNELS_BYTES, attention=attention)
     facts = nearest(device.kind, device.description, device.memory_bytes)
-    return replace(facts, description=device.description, memory_bytes=device.memory_bytes)
+    return replace(
+        facts,
+        description=device.description,
+        memory_bytes=device.memory_bytes,
+        attention=attention,
+    )
 
 
 def budget_bytes(device: Device, *, own_process: bool = True) -> int:

@@ -7,7 +7,6 @@ import gc
 import os
 import resource
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +87,9 @@ def reachable(array: NDArray[np.int64], device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory()
 
 
-def uploaded(device: torch.device, *lists: Sequence[int]) -> tuple[Tensor, ...]:
-    """Queue one copy of several lists of whole numbers; return each on the device, int64."""
-    numbers = np.concatenate([np.asarray(numbers, dtype=np.int64) for numbers in lists])
-    there = reachable(numbers, device).to(device, non_blocking=True)
-    parts: tuple[Tensor, ...] = there.split([len(numbers) for numbers in lists])
-    return parts
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Queue a copy of a host tensor to the device; the host does not wait for it."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def free_bytes(device: torch.device) -> int:

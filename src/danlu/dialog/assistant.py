@@ -32,6 +32,7 @@ from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
 from danlu.moving_line import Progress, no_progress
+from danlu.ops import ops_table
 from danlu.text.conversation import Conversation, Message
 
 
@@ -129,7 +130,8 @@ class Assistant:
 
     def describe(self) -> list[str]:
         """Say what answers, and how it is prompted."""
-        lines = [model_line(self.loaded)]
+        table = ops_table(self.loaded.device.torch_device)
+        lines = [model_line(self.loaded), *table.warn()]
         if self.source is not None:
             lines.append(_("Adapter {folder}").format(folder=self.source.folder))
             remark = unfinished_remark(self.source)

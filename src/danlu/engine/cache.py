@@ -1,23 +1,21 @@
 """Keys and values of computed tokens, in blocks, and attention over them.
 
 `blocks` and `scheduler` decide which request uses which block. A step writes behind the tokens that
-are counted as computed, so a failed step can be repeated. Shapes: T tokens of the batch, S slots
-(blocks times tokens a block).
+are counted as computed, so a failed step can be repeated. How it lies in memory, `ops` knows.
+Shapes: T tokens of the batch.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from danlu import ops
 from danlu.device.memory import free_bytes, is_out_of_memory
-from danlu.engine.scheduler import TokenSequence
+from danlu.engine.step_inputs import Step
 from danlu.errors import CapacityError
 from danlu.language import _
-from danlu.model.attention import rotated_qkv
+from danlu.model.attention import Rotation
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Layer
 from danlu.units import readable_bytes
@@ -30,19 +28,27 @@ _LEAST_TOKENS = 256
 
 
 def empty_cache(
-    config: ModelConfig, num_slots: int, *, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """Allocate the store of all blocks: [layers, 2 (keys, values), kv_heads, S, head_dim].
+    config: ModelConfig, num_blocks: int, *, device: torch.device, dtype: torch.dtype
+) -> ops.Cache:
+    """Allocate a cache in the device's layout.
 
     Raises CapacityError where memory does not suffice.
     """
-    shape = (config.num_hidden_layers, config.num_key_value_heads, num_slots, config.head_dim)
+    kind = ops.cache_of(device)
     try:
-        return ops.empty_cache(*shape, device=device, dtype=dtype)
+        return kind(
+            config.num_hidden_layers,
+            config.num_key_value_heads,
+            num_blocks,
+            config.head_dim,
+            device=device,
+            dtype=dtype,
+        )
     except Exception as problem:
         if not is_out_of_memory(problem):
             raise
-        raise _no_room(config, dtype, num_slots, free_bytes(device)) from problem
+        num_tokens = num_blocks * kind.block_tokens
+        raise _no_room(config, dtype, num_tokens, free_bytes(device)) from problem
 
 
 def default_tokens(
@@ -57,7 +63,11 @@ def default_tokens(
     # Of the widest operation its input and output; of logits also what sampling makes of them.
     step_bytes = 2 * step_tokens * widest * dtype.itemsize + 3 * rows * config.vocab_size * 4
     free = free_bytes(device)
-    fitting = int(_CACHE_SHARE * max(0, free - step_bytes)) // _token_bytes(config, dtype)
+    room = int(_CACHE_SHARE * max(0, free - step_bytes))
+    # Attention may copy keys and values, each into two forms: of all tokens, or of so many.
+    copied, token_bytes = 4 * config.kv_size * dtype.itemsize, _token_bytes(config, dtype)
+    beside_them = room - copied * ops.cache_of(device).gathered_tokens
+    fitting = max(beside_them // token_bytes, room // (token_bytes + copied))
     enough = _CONTEXTS * config.max_position_embeddings
     if fitting < min(_LEAST_TOKENS, enough):
         raise _no_room(config, dtype, _LEAST_TOKENS, free)
@@ -88,64 +98,18 @@ def _no_room(config: ModelConfig, dtype: torch.dtype, num_tokens: int, free: int
 
 
 class CachedAttention:
-    """The `attend` of the engine: each segment continues the tokens in its blocks.
+    """The `attend` of the engine: each request continues the tokens in its blocks.
 
-    segments: (sequence, number of tokens to compute) in the order of the batch. positions, slots:
-    where each token stands in its sequence, and in the store; `place` takes them back as they are
-    on the device, where they come with the rest of the step's numbers.
+    num_positions: of the longest sequence there may be.
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        store: Tensor,
-        segments: Sequence[tuple[TokenSequence, int]],
-        *,
-        block_tokens: int,
+        self, config: ModelConfig, cache: ops.Cache, step: Step, *, num_positions: int
     ) -> None:
-        self._store = store
-        self._config = config
-        size = block_tokens
-        self._lengths: list[int] = []
-        self._runs: list[list[tuple[int, int]]] = []
-        self.positions: list[int] = []
-        self.slots: list[int] = []
-        for sequence, num_tokens in segments:
-            new = range(sequence.computed, sequence.computed + num_tokens)
-            self._lengths.append(num_tokens)
-            self._runs.append(_runs(sequence.blocks, new.stop, size))
-            self.positions += new
-            self.slots += [sequence.blocks[place // size] * size + place % size for place in new]
-
-    def place(self, positions: Tensor, slots: Tensor) -> None:
-        """Take positions and slots, [T] each, on the store's device."""
-        self._slots = slots
-        head_dim, theta = self._config.head_dim, self._config.rope_theta
-        self._cos, self._sin = ops.rotary_table(positions, head_dim, theta)
+        self._cache, self._step = cache, step.cache
+        self._rotation = Rotation(config, step.positions, num_positions)
 
     def __call__(self, layer: Layer, qkv: Tensor) -> Tensor:  # [T, q + 2 kv] -> [T, q]
-        q, k, v = rotated_qkv(layer, qkv, self._cos, self._sin)
-        store = self._store[layer.index]  # [2, kv_heads, S, head_dim]
-        ops.append_to_cache(store, self._slots, k, v)
-        keys, values = store
-        outputs = [
-            ops.cached_attention(part, keys, values, spans)
-            for part, spans in zip(q.split(self._lengths), self._runs, strict=True)
-        ]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-
-def _runs(blocks: Sequence[int], num_tokens: int, block_tokens: int) -> list[tuple[int, int]]:
-    """Return the slots [start, end) of the first tokens in blocks, in order; neighbours joined."""
-    found: list[tuple[int, int]] = []
-    left = num_tokens
-    for block in blocks:
-        if left <= 0:
-            break
-        start, tokens = block * block_tokens, min(block_tokens, left)
-        if found and found[-1][1] == start:
-            found[-1] = (found[-1][0], start + tokens)
-        else:
-            found.append((start, start + tokens))
-        left -= tokens
-    return found
+        q, k, v = self._rotation(layer, qkv)
+        self._cache.append(layer.index, self._step, k, v)
+        return self._cache.attend(layer.index, self._step, q)

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from danlu.device.memory import uploaded
 from danlu.engine.admission import admitted
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
@@ -25,14 +24,15 @@ from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogpr
 from danlu.engine.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
-from danlu.engine.stop import StopFinder
+from danlu.engine.step_inputs import StepInputs
 from danlu.lora.adapter import Adapter
 from danlu.lora.bank import AdapterBank
 from danlu.model.qwen3 import Qwen3
+from danlu.ops import cache_of
 from danlu.text.detokenize import Detokenizer
+from danlu.text.stop import StopFinder
 from danlu.text.tokenizer import Tokenizer
 
-BLOCK_TOKENS = 16
 # Rows of logits that are held at once for the log probabilities of prompts: with Qwen3's vocabulary
 # 20 MB in float32.
 _SCORED_ROWS = 32
@@ -79,11 +79,21 @@ class Engine:
                 step_tokens=prompt_tokens_per_step + num_requests,
                 rows=num_requests,
             )
-        num_blocks = -(-cache_tokens // BLOCK_TOKENS)
-        self._store = empty_cache(
-            model.config, num_blocks * BLOCK_TOKENS, device=weight.device, dtype=weight.dtype
+        kind = cache_of(weight.device)
+        num_blocks = -(-cache_tokens // kind.block_tokens)
+        self._pool = BlockPool(num_blocks, kind.block_tokens)
+        scratch = num_blocks  # one more, for the filler of a step
+        self._cache = empty_cache(
+            model.config, num_blocks + 1, device=weight.device, dtype=weight.dtype
         )
-        self._pool = BlockPool(num_blocks, BLOCK_TOKENS)
+        self._inputs = StepInputs(
+            kind,
+            max_tokens=prompt_tokens_per_step + num_requests,
+            max_requests=num_requests,
+            max_blocks=-(-self.context_tokens // kind.block_tokens),
+            scratch=scratch,
+            device=weight.device,
+        )
         self._scheduler: Scheduler[RequestSequence] = Scheduler(
             self._pool, prompt_tokens=prompt_tokens_per_step, num_requests=num_requests
         )
@@ -102,7 +112,8 @@ class Engine:
     @property
     def context_tokens(self) -> int:
         """The longest prompt and answer together."""
-        return min(self._model.config.max_position_embeddings, self._pool.num_blocks * BLOCK_TOKENS)
+        num_cached = self._pool.num_blocks * self._pool.block_tokens
+        return min(self._model.config.max_position_embeddings, num_cached)
 
     def figures(self) -> Figures:
         """Return what the engine is doing."""
@@ -226,26 +237,15 @@ class Engine:
         And the log probabilities of the prompts' tokens, for the requests that want them.
         """
         model = self._model
-        ids: list[int] = []
-        last: list[int] = []
-        for sequence, num_tokens in batch.items():
-            start = sequence.computed
-            ids += sequence.tokens[start : start + num_tokens]
-            if num_tokens == sequence.pending:
-                last.append(len(ids) - 1)
-        attend = CachedAttention(
-            model.config, self._store, list(batch.items()), block_tokens=BLOCK_TOKENS
-        )
-        linear = AdapterBank([(sequence.request.adapter, n) for sequence, n in batch.items()])
-        tokens, positions, slots, rows = uploaded(
-            self._store.device, ids, attend.positions, attend.slots, last
-        )
-        attend.place(positions, slots)
-        hidden = model(tokens, attend, linear)  # [T, H]
+        step = self._inputs.prepare(batch)
+        attend = CachedAttention(model.config, self._cache, step, num_positions=self.context_tokens)
+        segments = [(sequence.request.adapter, n) for sequence, n in batch.items()]
+        linear = AdapterBank([*segments, (None, step.num_filler)])
+        hidden = model(step.tokens, attend, linear)  # [T, H]
         scores = self._score(batch, hidden, linear)
-        if len(last) < len(ids):
-            hidden = hidden[rows]
-        return linear(model.head, "lm_head", hidden), scores
+        if step.rows is not None:
+            hidden = hidden.index_select(0, step.rows)
+        return linear(model.head, "lm_head", hidden)[: step.num_rows], scores
 
     def _score(self, batch: _Batch, hidden: Tensor, linear: AdapterBank) -> _Scores:
         """Return log probabilities of the prompts' tokens; a few rows of logits at a time.

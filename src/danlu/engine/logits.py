@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from danlu.device.memory import sent
 from danlu.engine.request import SamplingSettings, TokenLogprobs
 from danlu.errors import DataError
 from danlu.language import _
@@ -46,13 +47,15 @@ class Penalties:
         if self._repetition != 1.0:
             if self._seen is None:
                 self._seen = torch.zeros(row.shape, dtype=torch.bool, device=row.device)
-                self._seen[[*self._prompt, *self._answer]] = True
+                known = torch.tensor([*self._prompt, *self._answer], dtype=torch.long)
+                self._seen.index_fill_(0, sent(known, row.device), True)
             changed = torch.where(row < 0, row * self._repetition, row / self._repetition)
             row = torch.where(self._seen, changed, row)
         if self._counts_answer:
             if self._counts is None:
-                answer = torch.tensor(self._answer, dtype=torch.long, device=row.device)
-                self._counts = torch.bincount(answer, minlength=row.shape[0]).to(row.dtype)
+                answer = torch.tensor(self._answer, dtype=torch.long)
+                counts = torch.bincount(answer, minlength=row.shape[0]).to(row.dtype)
+                self._counts = sent(counts, row.device)
             row = row - self._frequency * self._counts - self._presence * (self._counts > 0)
         return row
 
@@ -153,7 +156,7 @@ def token_logprobs(rows: Tensor, tokens: Sequence[int], count: int) -> list[Toke
     rows: [R, V], the model's own logits in its dtype, for R tokens.
     """
     values = rows.float().log_softmax(dim=-1)
-    chosen = torch.tensor(tokens, dtype=torch.long, device=rows.device)
+    chosen = sent(torch.tensor(tokens, dtype=torch.long), rows.device)
     top = values.topk(min(count, values.shape[-1]), dim=-1)
     columns = to_host(values.gather(1, chosen[:, None]), top.indices, top.values)
     return [

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from danlu.device.memory import sent
 from danlu.engine.grammar_compiler import Guide
 from danlu.engine.logits import (
     Largest,
@@ -119,12 +120,12 @@ class Sampler:
                 row = row.index_fill(0, _long(self._ends, row), -torch.inf)
         elif self._thought.in_answer:
             allowed = self._allowed(self._guide, row.shape[0], too_early)
-            row = row.masked_fill(~allowed.to(row.device), -torch.inf)
+            row = row.masked_fill(sent(~allowed, row.device), -torch.inf)
         else:  # an answer that ended inside its thought would have escaped the grammar
             row = row.index_fill(0, _long(self._ends, row), -torch.inf)
         if self._bias:
-            bias = torch.tensor(list(self._bias.values()), dtype=row.dtype, device=row.device)
-            row = row.index_add(0, _long(list(self._bias), row), bias)
+            bias = torch.tensor(list(self._bias.values()), dtype=row.dtype)
+            row = row.index_add(0, _long(list(self._bias), row), sent(bias, row.device))
         return self._penalties.apply(row)
 
     def draw(self, row: Tensor) -> int:
@@ -242,7 +243,7 @@ def _with_logprobs(
             wanted.setdefault(count, {})[place] = token
     found: dict[int, TokenLogprobs] = {}
     for count, tokens in wanted.items():
-        rows = logits[_long(list(tokens), logits)]
+        rows = logits.index_select(0, _long(list(tokens), logits))
         entries = token_logprobs(rows, list(tokens.values()), count)
         found |= zip(tokens, entries, strict=True)
     return [
@@ -252,4 +253,4 @@ def _with_logprobs(
 
 
 def _long(ids: Sequence[int], like: Tensor) -> Tensor:
-    return torch.tensor(ids, dtype=torch.long, device=like.device)
+    return sent(torch.tensor(ids, dtype=torch.long), like.device)

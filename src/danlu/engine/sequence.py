@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from danlu.engine.request import Deliver, FinishReason, Output, PromptProgress, Request
 from danlu.engine.sampler import ChosenToken, Sampler
 from danlu.engine.scheduler import TokenSequence
-from danlu.engine.stop import StopFinder
 from danlu.text.detokenize import Detokenizer
+from danlu.text.stop import StopFinder
 
 
 @dataclass(kw_only=True, eq=False)

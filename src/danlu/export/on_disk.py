@@ -17,8 +17,8 @@ from danlu.lora.stored import EMBEDDING, OUTPUT, Change
 from danlu.model.attention import PackedAttention
 from danlu.model.config import ModelConfig
 from danlu.model.layout import Piece, layout
-from danlu.model.qwen3 import Head, Layer, Linear, empty_weight, product, projection_input
-from danlu.ops import rms_norm
+from danlu.model.qwen3 import Head, Layer, Linear, begin_product, empty_weight, projection_input
+from danlu.ops import Segments, end_linear, rms_norm
 from danlu.weights.sharded import BytesRead, WeightFolder
 
 # What adapters do to each tensor, by Hugging Face's names, one after the other.
@@ -46,7 +46,8 @@ def logits_on_disk(
     reading = _Reading(weights, changes, device, progress)
     ids = [token for prompt in prompts for token in prompt]
     positions = torch.tensor([p for prompt in prompts for p in range(len(prompt))], device=device)
-    attend = PackedAttention(config, positions, [len(prompt) for prompt in prompts])
+    lengths = [len(prompt) for prompt in prompts]
+    attend = PackedAttention(config, positions, Segments.of(lengths, device))
     table = layout(config)
     linear = Unmerged(table, changes)
     x = reading.embedded(ids)
@@ -71,15 +72,17 @@ class Unmerged(Linear):
     def __init__(self, table: Mapping[str, Sequence[Piece]], changes: Changes) -> None:
         self._table, self._changes = table, changes
 
-    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+    def __call__(
+        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor:  # [T, in] -> [T, out]
         assert isinstance(layer, Layer)
         n = projection_input(layer, name, x)
-        y = product(layer, name, n)
+        y, _left = begin_product(layer, name, n, None)
         weight: Tensor = getattr(layer, name)
         for piece in self._table[f"layers.{layer.index}.{name}"]:
             rows = slice(piece.start, piece.start + piece.shape[0])
             change_product(self._changes.get(piece.hf_name, ()), n, y[:, rows], weight[rows])
-        return y
+        return end_linear(y, residual)
 
 
 def change_product(

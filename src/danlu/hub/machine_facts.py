@@ -14,12 +14,14 @@ from danlu.environment import waiting
 from danlu.files.home import danlu_home
 from danlu.hub.names import default_name
 from danlu.language import _
+from danlu.ops import ops_table
 from danlu.units import readable_bytes
 
 
 def machine_facts() -> dict[str, Any]:
     """Return device, memory and versions."""
     device, quota = select(), processor_quota()
+    table = ops_table(device.torch_device)
     return {
         "device": f"{device.kind}: {device.description}",
         "memory": readable_bytes(device.memory_bytes),
@@ -28,6 +30,8 @@ def machine_facts() -> dict[str, Any]:
         "processor_quota": quota,
         "waiting": waiting() or _("spinning; asleep beside other programs"),
         "precision": str(device.preferred_dtype).removeprefix("torch."),
+        "operations": dict(table.chosen),
+        "switched_off": list(table.off),
         "danlu": danlu.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -10,7 +10,7 @@ Shapes: `a` [sum of ranks, in features]; each `b` [out features, rank].
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -78,6 +78,14 @@ class LowRank:
     parts: tuple[Part, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Working:
+    """The numbers of a `LowRank` in the dtype that is computed in; bs: in its parts' order."""
+
+    a: Tensor
+    bs: tuple[Tensor, ...]
+
+
 class Adapter:
     """All low-rank additions of one adapter, keyed by (layer index, merged projection).
 
@@ -89,6 +97,7 @@ class Adapter:
     ) -> None:
         self.config = config
         self.additions: dict[tuple[int, str], LowRank] = {}
+        self._working: dict[torch.dtype, dict[tuple[int, str], Working]] = {}
         for layer in range(model.num_hidden_layers):
             for merged in PROJECTIONS:
                 addition = _empty_addition(config, model, merged, device, dtype)
@@ -108,6 +117,29 @@ class Adapter:
             for part in addition.parts:
                 yield f"layers.{layer}.{part.name}.b", part.b
 
+    @torch.no_grad()
+    def working(self, dtype: torch.dtype) -> Mapping[tuple[int, str], Working]:
+        """Return all matrices in a dtype, as they are now; their own are not copied.
+
+        The copies are overwritten by the next call.
+        """
+        if dtype not in self._working:
+            self._working[dtype] = _working_copies(self.additions, dtype)
+        copies = self._working[dtype]
+        pairs = [
+            (copy, own)
+            for place, addition in self.additions.items()
+            for copy, own in zip(
+                (copies[place].a, *copies[place].bs),
+                (addition.a, *(part.b for part in addition.parts)),
+                strict=True,
+            )
+            if copy.dtype != own.dtype
+        ]
+        if pairs:
+            torch._foreach_copy_([copy for copy, _own in pairs], [own for _copy, own in pairs])
+        return copies
+
     def initialise(self, seed: int) -> None:
         """Fill A uniformly in +-1/sqrt(in), B with zeros, as PEFT does; a function of the seed."""
         for layer, name, a, b in self.tensors():
@@ -126,6 +158,21 @@ class Adapter:
     def num_parameters(self) -> int:
         """Count the trainable numbers."""
         return sum(parameter.numel() for _name, parameter in self.parameters())
+
+
+def _working_copies(
+    additions: Mapping[tuple[int, str], LowRank], dtype: torch.dtype
+) -> dict[tuple[int, str], Working]:
+    """Allocate copies in a dtype, not filled; matrices that have it stand for themselves."""
+
+    def room(matrix: nn.Parameter) -> Tensor:
+        own = matrix.detach()
+        return own if own.dtype == dtype else torch.empty_like(own, dtype=dtype)
+
+    return {
+        place: Working(a=room(addition.a), bs=tuple(room(part.b) for part in addition.parts))
+        for place, addition in additions.items()
+    }
 
 
 def stable_seed(*parts: int | str) -> int:

@@ -12,7 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.lora.adapter import Adapter
-from danlu.model.qwen3 import Head, Layer, Linear, plain_linear, product, projection_input
+from danlu.model.qwen3 import (
+    Head,
+    Layer,
+    Linear,
+    begin_product,
+    plain_linear,
+    projection_input,
+)
+from danlu.ops import end_linear
 
 
 class AdapterBank(Linear):
@@ -39,11 +47,13 @@ class AdapterBank(Linear):
             bank._runs.append((adapter, slice(None)))
         return bank
 
-    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+    def __call__(
+        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor:  # [T, in] -> [T, out]
         if not self._runs or not isinstance(layer, Layer):
-            return plain_linear(layer, name, x)
+            return plain_linear(layer, name, x, residual)
         n = projection_input(layer, name, x)
-        y = product(layer, name, n)
+        y, left = begin_product(layer, name, n, residual)
         for adapter, tokens in self._runs:
             addition = adapter.additions.get((layer.index, name))
             if addition is None:
@@ -53,4 +63,4 @@ class AdapterBank(Linear):
             for part in addition.parts:
                 # In place: decoding waits for the number of operations, not for these products.
                 rows[:, part.out_rows].addmm_(t[:, part.rank_rows], part.b.to(n.dtype).t())
-        return y
+        return end_linear(y, left)

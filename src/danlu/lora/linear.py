@@ -2,27 +2,29 @@
 
 For a merged projection with input n = norm(x) (or swiglu(x), or x):
 
-    y = n W^T, and for each part   y[out] += s * (m * n) a^T b^T        (m: dropout, s: scaling)
+    y = n W^T + residual, and for each part
+    y[out] += s * (m * n) a^T b^T        (m: dropout, s: scaling)
 
 Only x and the small product t = (m * n) a^T are kept for the backward pass; n is computed again,
 unless it is kept too.
 With dy given: dt = s * dy[out] b; db = s * dy[out]^T t; da = dt^T (m * n);
-dn = dy W + m * (dt a). W is frozen, so it gets no gradient. The result equals PEFT's.
+dn = dy W + m * (dt a); the residual's gradient is dy. W is frozen, so it gets none. The result
+equals PEFT's. Products take copies of a and b in the dtype of x, made once for a microstep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.lora.adapter import Adapter, stable_seed
+from danlu.lora.adapter import Adapter, Working, stable_seed
 from danlu.model.qwen3 import Head, Layer, Linear, norm_before, plain_linear, projection_input
-from danlu.ops import rms_norm_backward, swiglu_backward
+from danlu.ops import begin_linear, end_linear, rms_norm_backward, swiglu_backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,89 +56,107 @@ class AdapterLinear(Linear):
     """The `linear` of LoRA training: the frozen projection plus one adapter's addition.
 
     keeps_normed: keep each projection's input behind its norm or swiglu, too; costs memory, saves
-    computing it again. is_second: the value of the MLP's last projection is not needed.
+    computing it again. is_second: the value of the MLP's last projection is not needed. copies: the
+    adapter's matrices by dtype, made when they are first needed: one of these belongs to one
+    microstep.
     """
 
     adapter: Adapter
     dropout: Dropout | None = None
     keeps_normed: bool = False
     is_second: bool = False
+    copies: dict[torch.dtype, Mapping[tuple[int, str], Working]] = field(default_factory=dict)
 
     def second_pass(self) -> AdapterLinear:
         return replace(self, is_second=True)
 
-    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+    def __call__(
+        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor:  # [T, in] -> [T, out]
         if not isinstance(layer, Layer):
-            return plain_linear(layer, name, x)
+            return plain_linear(layer, name, x, residual)
         addition = self.adapter.additions.get((layer.index, name))
         if addition is None:
-            return plain_linear(layer, name, x)
+            return plain_linear(layer, name, x, residual)
         bs = [part.b for part in addition.parts]
-        return _LoraProjection.apply(x, addition.a, self, layer, name, *bs)  # type: ignore[no-any-return, no-untyped-call]
+        return _LoraProjection.apply(x, residual, addition.a, self, layer, name, *bs)  # type: ignore[no-any-return, no-untyped-call]
+
+    def working(self, layer: Layer, name: str, dtype: torch.dtype) -> Working:
+        """Return the matrices of one projection in a dtype."""
+        if dtype not in self.copies:
+            self.copies[dtype] = self.adapter.working(dtype)
+        return self.copies[dtype][layer.index, name]
 
 
 class _LoraProjection(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, a: Tensor, linear: AdapterLinear, layer: Layer, name: str, *bs: Tensor
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        a: Tensor,
+        linear: AdapterLinear,
+        layer: Layer,
+        name: str,
+        *bs: Tensor,
     ) -> Tensor:
         ctx.linear, ctx.layer, ctx.name = linear, layer, name
         parts = linear.adapter.additions[layer.index, name].parts
         n = projection_input(layer, name, x)
-        a_work = a.to(x.dtype)
+        work = linear.working(layer, name, x.dtype)
         dropout = linear.dropout
         if dropout is None:
-            t = F.linear(n, a_work)
+            t = F.linear(n, work.a)
         else:
             masked = [
-                F.linear(n * dropout.mask(layer.index, part.name, n), a_work[part.rank_rows])
+                F.linear(n * dropout.mask(layer.index, part.name, n), work.a[part.rank_rows])
                 for part in parts
             ]
             t = torch.cat(masked, dim=1)
-        ctx.save_for_backward(x, n if linear.keeps_normed else None, t, a, *bs)
+        ctx.save_for_backward(x, n if linear.keeps_normed else None, t)
         weight = getattr(layer, name)
         if linear.is_second and name == "down_proj":
             return x.new_empty(x.shape[0], weight.shape[0])
-        y = F.linear(n, weight)
+        y, left = begin_linear(n, weight, residual)
         scaling = linear.adapter.config.scaling
-        for part, b in zip(parts, bs, strict=True):
-            scaled = t[:, part.rank_rows] * scaling
-            y[:, part.out_rows] += F.linear(scaled, b.to(x.dtype))
-        return y
+        for part, b in zip(parts, work.bs, strict=True):
+            y[:, part.out_rows] += F.linear(t[:, part.rank_rows] * scaling, b)
+        return end_linear(y, left)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, n, t, a, *bs = ctx.saved_tensors
+        x, n, t = ctx.saved_tensors
         linear: AdapterLinear = ctx.linear
         layer: Layer = ctx.layer
         name: str = ctx.name
-        parts = linear.adapter.additions[layer.index, name].parts
+        addition = linear.adapter.additions[layer.index, name]
+        work = linear.working(layer, name, x.dtype)
         scaling, dropout = linear.adapter.config.scaling, linear.dropout
         n = projection_input(layer, name, x) if n is None else n
         dt = torch.empty_like(t)
         dbs: list[Tensor] = []
-        for part, b in zip(parts, bs, strict=True):
+        for part, b in zip(addition.parts, work.bs, strict=True):
             dy_part = dy[:, part.out_rows]
-            dt[:, part.rank_rows] = (dy_part @ b.to(dy.dtype)) * scaling
+            dt[:, part.rank_rows] = (dy_part @ b) * scaling
             db = dy_part.t() @ t[:, part.rank_rows]
-            dbs.append(db.to(b.dtype).mul_(scaling))
-        a_work = a.to(dy.dtype)
+            dbs.append(db.to(part.b.dtype).mul_(scaling))
         dn = dy @ getattr(layer, name) if ctx.needs_input_grad[0] else None
         if dropout is None:
             da = dt.t() @ n
             if dn is not None:
-                dn.addmm_(dt, a_work)
+                dn.addmm_(dt, work.a)
         else:
             pieces = []
-            for part in parts:
+            for part in addition.parts:
                 mask = dropout.mask(layer.index, part.name, n)
                 dt_part = dt[:, part.rank_rows]
                 pieces.append(dt_part.t() @ (n * mask))
                 if dn is not None:
-                    dn.add_((dt_part @ a_work[part.rank_rows]).mul_(mask))
+                    dn.add_((dt_part @ work.a[part.rank_rows]).mul_(mask))
             da = torch.cat(pieces)
         dx = None if dn is None else _input_gradient(layer, name, x, dn)
-        return dx, da.to(a.dtype), None, None, None, *dbs
+        d_residual = dy if ctx.needs_input_grad[1] else None
+        return dx, d_residual, da.to(addition.a.dtype), None, None, None, *dbs
 
 
 def _input_gradient(layer: Layer, name: str, x: Tensor, grad: Tensor) -> Tensor:

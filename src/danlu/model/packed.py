@@ -10,15 +10,16 @@ from functools import partial
 
 from danlu.model.layout import PROJECTIONS
 from danlu.model.qwen3 import Qwen3, replace_weight
-from danlu.ops import can_pack, pack, packed_linear
+from danlu.ops import packing_for
 
 
 def pack_model(model: Qwen3) -> bool:
     """Pack every matrix, one after the other; return whether there is a form to pack them in."""
-    if not can_pack(model.embed_tokens):
+    packing = packing_for(model.embed_tokens)
+    if packing is None:
         return False
     owners = [(layer, name) for layer in model.layers for name in PROJECTIONS]
     for owner, name in [*owners, (model.head, "lm_head")]:
-        packed = pack(getattr(owner, name))
-        replace_weight(owner, name, partial(packed_linear, packed=packed))
+        packed = packing.pack(getattr(owner, name))
+        replace_weight(owner, name, partial(packing.linear, packed))
     return True

@@ -5,8 +5,9 @@ all that varies:
 
 - `attend(layer, qkv)`: QK-norm, RoPE, cache and attention of one layer; the object passed knows
   positions and segments.
-- `linear(layer, name, x)`: one merged projection together with the norm or the swiglu that
-  precedes it, so `x` comes before that; `layer` may be the head.
+- `linear(layer, name, x, residual)`: one merged projection together with the norm or the swiglu
+  that precedes it, so `x` comes before that, and the residual stream that it is added to, if any;
+  `layer` may be the head.
 
 Tokens of all segments are packed in one row: there is no batch axis and no padding.
 Shapes: T tokens, H hidden_size, V vocab_size.
@@ -24,17 +25,20 @@ from danlu.model.checkpointing import again
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, layout, merged_shape
 from danlu.model.recompute import Recompute
-from danlu.ops import rms_norm, swiglu
+from danlu.ops import begin_linear, end_linear, rms_norm, swiglu
 
 
 class Linear:
     """One merged projection with what precedes it: x [T, in] -> [T, out].
 
-    This one is for a model without adapter, and for full-parameter training.
+    residual: [T, out], added to the result. This one is for a model without adapter, and for
+    full-parameter training.
     """
 
-    def __call__(self, layer: Layer | Head, name: str, x: Tensor) -> Tensor:
-        return product(layer, name, projection_input(layer, name, x))
+    def __call__(
+        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+    ) -> Tensor:
+        return end_linear(*begin_product(layer, name, projection_input(layer, name, x), residual))
 
     def second_pass(self) -> Linear:
         """Return the `linear` for computing an MLP again, for its gradients.
@@ -74,11 +78,11 @@ class Layer(nn.Module):
 
     def attention(self, x: Tensor, attend: Attend, linear: Linear) -> Tensor:  # x: [T, H]
         """Add the attention half."""
-        return x + linear(self, "o_proj", attend(self, linear(self, "qkv_proj", x)))
+        return linear(self, "o_proj", attend(self, linear(self, "qkv_proj", x)), x)
 
     def mlp(self, x: Tensor, linear: Linear) -> Tensor:  # x: [T, H]
         """Add the MLP half."""
-        return x + linear(self, "down_proj", linear(self, "gate_up_proj", x))
+        return linear(self, "down_proj", linear(self, "gate_up_proj", x), x)
 
     def forward(
         self, x: Tensor, attend: Attend, linear: Linear, recompute: Recompute = "none"
@@ -169,10 +173,17 @@ def projection_input(layer: Layer | Head, name: str, x: Tensor) -> Tensor:
     return x if norm is None else rms_norm(x, norm, layer.config.rms_norm_eps)
 
 
-def product(layer: Layer | Head, name: str, n: Tensor) -> Tensor:
-    """Multiply n [T, in] with the weight -> [T, out]: a matrix, or what stands in its place."""
+def begin_product(
+    layer: Layer | Head, name: str, n: Tensor, residual: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Multiply n [T, in] with the weight -> [T, out]: a matrix, or what stands in its place.
+
+    Returns the product and what of the residual `end_linear` is still to add.
+    """
     weight = getattr(layer, name)
-    return F.linear(n, weight) if isinstance(weight, Tensor) else weight(n)
+    if isinstance(weight, Tensor):
+        return begin_linear(n, weight, residual)
+    return weight(n), residual
 
 
 def replace_weight(

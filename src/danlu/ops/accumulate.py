@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 
-# Numbers at a time on the CPU: 4 MB in fp32, which stay in its cache (measured: 7 times faster).
+from danlu.ops import reference
+from danlu.ops.choice import Operation, example
+
+# Numbers at a time: 4 MB in fp32, which stay in a processor's cache (measured: 7 times faster).
 _PIECE = 1 << 20
 
 
 def accumulate(total: Tensor, addend: Tensor) -> None:
     """Add a tensor of any dtype to an fp32 one of the same shape, in place; both contiguous."""
-    if addend.device.type == "cpu" and addend.dtype != total.dtype:
-        # There torch first makes an fp32 copy of the addend: in pieces, it never leaves the cache.
-        pieces = zip(total.view(-1).split(_PIECE), addend.view(-1).split(_PIECE), strict=True)
-        for part, piece in pieces:
-            part.add_(piece)
-    else:
+    ACCUMULATE.on(total.device)(total, addend)
+
+
+def _at_once(total: Tensor, addend: Tensor) -> None:
+    total.add_(addend)
+
+
+def _in_pieces(total: Tensor, addend: Tensor) -> None:
+    if addend.dtype == total.dtype:
         total.add_(addend)
+        return
+    # On the CPU torch first makes an fp32 copy of the addend: in pieces, it never leaves the cache.
+    pieces = zip(total.view(-1).split(_PIECE), addend.view(-1).split(_PIECE), strict=True)
+    for part, piece in pieces:
+        part.add_(piece)
+
+
+Variant = Callable[[Tensor, Tensor], None]
+
+
+def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    total = example(7, 33, device=device)
+    variant(total, example(7, 33, device=device, dtype=dtype, seed=1))
+    return [total]
+
+
+ACCUMULATE: Operation[Variant] = Operation(
+    "accumulate",
+    {"at_once": _at_once, "in_pieces": _in_pieces, "reference": reference.accumulate},
+    _trial,
+)

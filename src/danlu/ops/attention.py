@@ -2,86 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.device.memory import sent
+from danlu.ops import reference
+from danlu.ops.choice import Operation, example
 
-def prefers_fp32(device: torch.device) -> bool:
-    """Tell whether whole segments are faster in fp32, whatever the model's precision.
 
-    True on the CPU: aten's bf16 backward is slow for short segments, and makes kernels for every
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """Where the segments of a packed batch lie.
+
+    lengths: tokens of each segment, in order. offsets: where each begins, and the end of the last:
+    int32 [segments + 1] on the batch's device.
+    """
+
+    lengths: tuple[int, ...]
+    offsets: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device | str) -> Segments:
+        """Describe segments whose offsets are not on the device yet."""
+        offsets = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+        return cls(lengths=tuple(lengths), offsets=sent(offsets, torch.device(device)))
+
+
+def segment_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    """Attend inside each segment of a batch.
+
+    q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim]. Returns [tokens, heads *
+    head_dim].
+    """
+    return ATTENTION.on(q.device)(q, k, v, segments)
+
+
+def each_segment(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    """Attend segment by segment."""
+    # `split` and one `cat`: slicing in the loop would cost a full-size gradient per segment.
+    parts = zip(*(part.split(segments.lengths) for part in (q, k, v)), strict=True)
+    outputs = [attend(*(part.transpose(0, 1) for part in each)).transpose(0, 1) for each in parts]
+    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return joined.reshape(q.shape[0], -1)
+
+
+def _in_fp32(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    """Attend in fp32, whatever the model's precision.
+
+    Faster on the CPU: aten's bf16 backward is slow for short segments, and makes kernels for every
     length that it meets and never frees them (docs/performance.md).
     """
-    return device.type == "cpu"
+    return each_segment(q.float(), k.float(), v.float(), segments).to(q.dtype)
 
 
-def segment_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Attend inside each segment.
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend causally in one segment; the last query stands at the last key.
 
-    q: [tokens, heads, head_dim]; k, v: [tokens, kv_heads, head_dim]; lengths: the tokens of each
-    segment, in order. Returns [tokens, heads * head_dim].
+    q: [heads, queries, head_dim]; k, v: [kv_heads, keys, head_dim] -> [heads, queries, head_dim].
     """
-    dtype = q.dtype
-    if prefers_fp32(q.device):
-        q, k, v = q.float(), k.float(), v.float()
-    # `split` and one `cat`: slicing in the loop would cost a full-size gradient per segment.
-    segments = zip(*(part.split(list(lengths)) for part in (q, k, v)), strict=True)
-    outputs = [
-        _attend(*(part.transpose(0, 1) for part in segment)).transpose(0, 1) for segment in segments
-    ]
-    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return joined.reshape(q.shape[0], -1).to(dtype)
-
-
-def cached_attention(
-    q: Tensor, keys: Tensor, values: Tensor, spans: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Attend to slots of a cache; the last query stands at the last of them.
-
-    q: [tokens, heads, head_dim]; keys, values: [kv_heads, slots, head_dim]; spans: the slots
-    [start, end) that belong to these queries, in order, at least as many as queries. Returns
-    [tokens, heads * head_dim].
-    """
-    if q.shape[0] == 1:
-        return _attend_once(q[0], keys, values, spans)
-    queries = q.transpose(0, 1)
-    k, v = (_joined(store, spans) for store in (keys, values))
-    if k.shape[1] == q.shape[0] and prefers_fp32(q.device):
-        out = _attend(queries.float(), k.float(), v.float()).to(q.dtype)
-    else:
-        out = _attend(queries, k, v)
-    return out.transpose(0, 1).reshape(q.shape[0], -1)
-
-
-def _attend_once(
-    q: Tensor, keys: Tensor, values: Tensor, spans: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Attend with one query, q: [heads, head_dim], reading every span where it lies.
-
-    Nothing is masked, so it is two products a span; on a CPU they are several times faster than
-    the fused attention, which is made for many queries (docs/performance.md).
-    """
-    kv_heads = keys.shape[0]
-    grouped = q.reshape(kv_heads, -1, q.shape[1]) * q.shape[1] ** -0.5
-    scores = [torch.matmul(grouped, keys[:, start:end].transpose(1, 2)) for start, end in spans]
-    weights = torch.cat(scores, dim=2).softmax(dim=2, dtype=torch.float32).to(q.dtype)
-    parts = weights.split([end - start for start, end in spans], dim=2)
-    out = torch.matmul(parts[0], values[:, spans[0][0] : spans[0][1]])
-    for part, (start, end) in zip(parts[1:], spans[1:], strict=True):
-        out += torch.matmul(part, values[:, start:end])
-    return out.reshape(1, -1)
-
-
-def _joined(store: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
-    parts = [store[:, start:end] for start, end in spans]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend causally in one segment. q: [heads, queries, head_dim]; k, v: [kv_heads, keys, ..]."""
     queries, keys = q.shape[1], k.shape[1]
     mask = None
     if 1 < queries < keys:
@@ -96,3 +78,26 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         enable_gqa=q.shape[0] != k.shape[0],
     )
     return out.squeeze(0)
+
+
+def _twin(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+    return reference.segment_attention(q, k, v, segments.offsets)
+
+
+Variant = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
+
+
+def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    lengths = [5, 1, 18]
+    q, k, v = (
+        example(sum(lengths), heads, 16, device=device, dtype=dtype, seed=n).requires_grad_()
+        for n, heads in enumerate((4, 2, 2))
+    )
+    out = variant(q, k, v, Segments.of(lengths, device))
+    upstream = example(*out.shape, device=device, dtype=dtype)
+    return [out, *torch.autograd.grad(out, (q, k, v), upstream)]
+
+
+ATTENTION: Operation[Variant] = Operation(
+    "attention", {"sdpa": each_segment, "float32": _in_fp32, "reference": _twin}, _trial
+)

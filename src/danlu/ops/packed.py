@@ -7,28 +7,56 @@ reordered once (by aten's `mkldnn` operations, as its compiler uses them).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.ops.choice import NotHere, Operation, example
 
-def can_pack(weight: Tensor) -> bool:
-    """Return whether there is a packed form of a matrix: bf16, on a CPU whose library has it."""
+
+class Packing(NamedTuple):
+    """pack(weight [out, in]) -> packed; linear(packed, x [rows, in]) -> [rows, out]."""
+
+    pack: Callable[[Tensor], Tensor]
+    linear: Callable[[Tensor, Tensor], Tensor]
+
+
+def packing_for(weight: Tensor) -> Packing | None:
+    """Return how to pack a matrix of this dtype on its device; None where it is not done."""
+    return PACKED_LINEAR.on(weight.device) if weight.dtype == torch.bfloat16 else None
+
+
+def _pack(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)  # type: ignore[no-any-return]
+
+
+def _linear(packed: Tensor, x: Tensor) -> Tensor:
+    if not len(x):
+        return x.new_empty(0, packed.shape[0])
+    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
+
+
+def _is_here() -> bool:
     return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
+        torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
 
-def pack(weight: Tensor) -> Tensor:
-    """Return a packed copy of a matrix [out, in] that `can_pack`."""
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)  # type: ignore[no-any-return]
+def _trial(packing: Packing | None, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    x, weight = (example(rows, 64, device=device, dtype=dtype) for rows in (5, 48))
+    if packing is None or dtype != torch.bfloat16:
+        return [F.linear(x, weight)]
+    if not _is_here():
+        raise NotHere("oneDNN multiplies no bf16 on this processor")
+    with torch.no_grad():
+        return [packing.linear(packing.pack(weight), x)]
 
 
-def packed_linear(x: Tensor, packed: Tensor) -> Tensor:
-    """Multiply x [rows, in] with a packed matrix -> [rows, out]."""
-    if not len(x):
-        return x.new_empty(0, packed.shape[0])
-    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
+PACKED_LINEAR: Operation[Packing | None] = Operation(
+    "packed_linear", {"onednn": Packing(_pack, _linear), "reference": None}, _trial
+)

@@ -13,12 +13,15 @@ piece at a time, and multiplying those (docs/performance.md); so do devices with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from danlu.ops import reference
+from danlu.ops.choice import NotHere, Operation, example
 
 INT4_GROUP = 32
 # aten packs tiles of 64 outputs with AVX-512, of 32 with AVX2; others in an order we do not have.
@@ -89,23 +92,39 @@ def quantize_int4(
 
 def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     """Multiply x [rows, in] with an int8 weight -> [rows, out]; scales in the dtype of x."""
-    if x.device.type == "cpu" and len(x) <= INT8_KERNEL_ROWS:
-        return torch.ops.aten._weight_int8pack_mm(x.contiguous(), values, scales)  # type: ignore[no-any-return]
+    return INT8_LINEAR.on(x.device)(x, values, scales)
+
+
+def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """Multiply x [rows, in] with an int4 weight -> [rows, tiles * B]."""
+    return INT4_LINEAR.on(x.device)(x, packed, scales_and_zeros)
+
+
+def _int8_few_rows(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    if len(x) > INT8_KERNEL_ROWS:
+        return _int8_floats(x, values, scales)
+    return torch.ops.aten._weight_int8pack_mm(x.contiguous(), values, scales)  # type: ignore[no-any-return]
+
+
+def _int8_floats(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     y = x.new_empty(len(x), len(values))
     for rows in _pieces(_PIECE, *values.shape):
         torch.mul(F.linear(x, values[rows].to(x.dtype)), scales[rows], out=y[:, rows])
     return y
 
 
-def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    """Multiply x [rows, in] with an int4 weight -> [rows, tiles * B]."""
+def _int4_few_rows(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    if len(x) > INT4_KERNEL_ROWS:
+        return _int4_floats(x, packed, scales_and_zeros)
     tiles, inputs, half = packed.shape
-    has_kernel = x.device.type == "cpu" and int4_kernel_tile() == 2 * half
-    if has_kernel and len(x) <= INT4_KERNEL_ROWS:
-        as_aten_has_it = packed.view(tiles * 2 * half, inputs // 2)
-        return torch.ops.aten._weight_int4pack_mm_for_cpu(  # type: ignore[no-any-return]
-            x.contiguous(), as_aten_has_it, INT4_GROUP, scales_and_zeros
-        )
+    as_aten_has_it = packed.view(tiles * 2 * half, inputs // 2)
+    return torch.ops.aten._weight_int4pack_mm_for_cpu(  # type: ignore[no-any-return]
+        x.contiguous(), as_aten_has_it, INT4_GROUP, scales_and_zeros
+    )
+
+
+def _int4_floats(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    tiles, inputs, half = packed.shape
     y = x.new_empty(len(x), tiles * 2 * half)
     for rows in _pieces(_PIECE, y.shape[1], inputs, 2 * half):
         some = packed[rows.start // (2 * half) : rows.stop // (2 * half)]
@@ -152,3 +171,37 @@ def _pieces(numbers: int, outputs: int, inputs: int, multiple: int = 1) -> Itera
 def _divisor(scales: Tensor) -> Tensor:
     """Return what to divide by: weights that are all alike have scale 0."""
     return torch.where(scales == 0, 1, scales)
+
+
+Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _tried(variant: Variant, dtype: torch.dtype, values: Tensor, scales: Tensor) -> list[Tensor]:
+    x = example(3, 64, device=values.device, dtype=dtype, seed=1)
+    with torch.no_grad():
+        # Rounded to bf16 once, for all dtypes.
+        return [variant(x, values, scales.to(dtype))]
+
+
+def _try_int8(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    weight = example(128, 64, device=device, dtype=torch.bfloat16)
+    return _tried(variant, dtype, *quantize_int8(weight))
+
+
+def _try_int4(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    if variant is _int4_few_rows and not int4_kernel_tile():
+        raise NotHere("this processor's int4 kernel takes weights in another order")
+    weight = example(128, 64, device=device, dtype=torch.bfloat16)
+    return _tried(variant, dtype, *quantize_int4(weight))
+
+
+INT8_LINEAR: Operation[Variant] = Operation(
+    "int8_linear",
+    {"few_rows": _int8_few_rows, "floats": _int8_floats, "reference": reference.int8_linear},
+    _try_int8,
+)
+INT4_LINEAR: Operation[Variant] = Operation(
+    "int4_linear",
+    {"few_rows": _int4_few_rows, "floats": _int4_floats, "reference": reference.int4_linear},
+    _try_int4,
+)

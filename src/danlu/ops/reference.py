@@ -6,6 +6,8 @@ the gradients. The tests hold the hand-written variants against these.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,29 +26,88 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def norm_rotate(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
-    """RMS-norm each head, then rotate it by its position (RoPE, half-split form).
+def rotated_qkv(
+    qkv: Tensor,
+    q_norm: Tensor,
+    k_norm: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    num_kv_heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """RMS-norm each head of q and k, then rotate it by its position (RoPE, half-split form).
 
-    x: [tokens, heads, head_dim]; weight: [head_dim]; cos, sin: [tokens, head_dim / 2].
+    qkv: [tokens, (heads + 2 kv_heads) * head_dim]; cos, sin: [tokens, head_dim / 2].
     """
-    normed = rms_norm(x, weight, eps)
-    first, second = normed.chunk(2, dim=-1)
-    c, s = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)
-    return torch.cat((first * c - second * s, second * c + first * s), dim=-1)
+    heads = qkv.view(len(qkv), -1, len(q_norm))
+    q, k, v = heads.split([heads.shape[1] - 2 * num_kv_heads, num_kv_heads, num_kv_heads], dim=1)
+    c, s = cos.unsqueeze(1), sin.unsqueeze(1)
+
+    def rotated(x: Tensor, weight: Tensor) -> Tensor:
+        first, second = rms_norm(x, weight, eps).chunk(2, dim=-1)
+        return torch.cat((first * c - second * s, second * c + first * s), dim=-1)
+
+    return rotated(q, q_norm), rotated(k, k_norm), v
 
 
-def segment_attention(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """Causal attention inside each segment. q: [tokens, heads, d]; k, v: [tokens, kv_heads, d]."""
+def segment_attention(q: Tensor, k: Tensor, v: Tensor, offsets: Tensor) -> Tensor:
+    """Causal attention inside each segment. q: [tokens, heads, d]; k, v: [tokens, kv_heads, d].
+
+    offsets: [segments + 1], where each segment begins, and the end of the last.
+    """
     tokens, heads, head_dim = q.shape
     repeat = heads // k.shape[1]
     k, v = (t.repeat_interleave(repeat, dim=1) for t in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q.float(), k.float()) * head_dim**-0.5
     index = torch.arange(tokens, device=q.device)
-    ends = torch.tensor(lengths, device=q.device).cumsum(0)
-    segment = torch.searchsorted(ends, index, right=True)
+    segment = torch.searchsorted(offsets[1:].long(), index, right=True)
     allowed = (segment[:, None] == segment[None, :]) & (index[:, None] >= index[None, :])
     weights = scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
     return torch.einsum("hqk,khd->qhd", weights, v.float()).to(q.dtype).flatten(1)
+
+
+def linear(x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
+    """x W^T + residual. x: [rows, in]; weight: [out, in]; residual: [rows, out]."""
+    return residual + F.linear(x, weight)
+
+
+def accumulate(total: Tensor, addend: Tensor) -> None:
+    """Add in fp32, in place."""
+    total.copy_(total + addend.float())
+
+
+def adamw(
+    state: tuple[Tensor, Tensor, Tensor, Tensor],
+    gradient: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+    learning_rate: float,
+    weight_decay: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One update of (vector, first moment, second moment, number of updates)."""
+    vector, mean, square, updates = state
+    updates = updates + 1
+    mean = betas[0] * mean + (1 - betas[0]) * gradient
+    square = betas[1] * square + (1 - betas[1]) * gradient.square()
+    length = (square / weight_so_far(betas[1], updates)).sqrt() + eps
+    step = mean / weight_so_far(betas[0], updates) / length
+    return vector * (1 - learning_rate * weight_decay) - learning_rate * step, mean, square, updates
+
+
+def weight_so_far(beta: float, count: Tensor) -> Tensor:
+    """Return 1 - beta^count, which a moment is divided by, without fp32's loss near 1."""
+    return -torch.expm1(count * (math.log(beta) if beta else -math.inf))
+
+
+def cached_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of a request's last tokens to all of them.
+
+    q: [new, heads, d]; keys, values: [tokens, kv_heads, d].
+    """
+    before = len(keys) - len(q)
+    padded = torch.cat((q.new_zeros(before, *q.shape[1:]), q))
+    offsets = torch.tensor([0, len(keys)], device=q.device)
+    return segment_attention(padded, keys, values, offsets)[before:]
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:

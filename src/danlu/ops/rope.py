@@ -1,26 +1,80 @@
-"""QK-norm and rotary position embedding (RoPE, Su et al. 2021, half-split) as one operation."""
+"""QK-norm and rotary position embedding (RoPE, Su et al. 2021, half-split) of a merged projection.
+
+Queries, keys and values stand side by side in one matrix; its gradient is made in one piece.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from danlu.ops.rms_norm import rms_norm, rms_norm_backward
+from danlu.ops import reference
+from danlu.ops.choice import Operation, example
+from danlu.ops.rms_norm import norm_gradients, normed
+
+# Tables are made for a multiple of so many positions, so that few are made.
+_POSITIONS = 2048
 
 
-def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cos and sin of every position's angles, fp32 [tokens, head_dim / 2] each."""
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
-    angles = positions.float()[:, None] * (theta ** -(exponents / head_dim))[None, :]
-    return angles.cos(), angles.sin()
+def rotary_table(
+    num_positions: int, head_dim: int, theta: float, *, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return cos and sin of the first positions' angles, or of a few more: [P, head_dim / 2] each.
+
+    Made once for a process; nobody may write into them.
+    """
+    rounded = -(-num_positions // _POSITIONS) * _POSITIONS
+    return _table(rounded, head_dim, theta, device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _table(
+    num_positions: int, head_dim: int, theta: float, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    # Whoever asks first may be without gradients for good; the table is for all.
+    with torch.inference_mode(False), torch.no_grad():
+        positions = torch.arange(num_positions, device=device, dtype=torch.float32)
+        exponents = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
+        angles = positions[:, None] * (theta ** -(exponents / head_dim))[None, :]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotated_qkv(
+    qkv: Tensor,
+    q_norm: Tensor,
+    k_norm: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    num_kv_heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Split qkv into q, k and v; RMS-norm each head of q and k and rotate it by its position.
+
+    qkv: [T, (heads + 2 kv_heads) * head_dim]; q_norm, k_norm: [head_dim]; cos, sin: [T, head_dim /
+    2], all in one dtype. Returns [T, heads, head_dim] and twice [T, kv_heads, head_dim], which
+    nobody may write into.
+    """
+    return ROTATED_QKV.on(qkv.device)(qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
+
+
+def _parts(qkv: Tensor, head_dim: int, num_kv_heads: int) -> tuple[Tensor, Tensor]:
+    """View qkv as the heads of q and k, and those of v: [T, heads, head_dim] each."""
+    heads = qkv.view(len(qkv), -1, head_dim)
+    return heads[:, :-num_kv_heads], heads[:, -num_kv_heads:]
+
+
+def _norms(q_norm: Tensor, k_norm: Tensor, num_heads: int, num_kv_heads: int) -> Tensor:
+    """Return the weights of q's and k's heads below each other: [heads, head_dim]."""
+    return torch.cat((q_norm.expand(num_heads, -1), k_norm.expand(num_kv_heads, -1)))
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + head_dim / 2). x: [tokens, heads, head_dim]."""
+    """Rotate the pairs (i, i + head_dim / 2). x: [T, heads, head_dim]."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.unsqueeze(1).to(x.dtype), sin.unsqueeze(1).to(x.dtype)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     out = torch.empty_like(x)
     out_first, out_second = out.chunk(2, dim=-1)
     torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
@@ -28,31 +82,74 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-class _NormRotate(torch.autograd.Function):
+def _forward(
+    qkv: Tensor,
+    q_norm: Tensor,
+    k_norm: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    num_kv_heads: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    qk, v = _parts(qkv, len(q_norm), num_kv_heads)
+    num_heads = qk.shape[1] - num_kv_heads
+    rotated = _rotate(normed(qk, _norms(q_norm, k_norm, num_heads, num_kv_heads), eps), cos, sin)
+    return rotated[:, :num_heads], rotated[:, num_heads:], v
+
+
+class _RotatedQkv(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, cos, sin)
-        ctx.eps = eps
-        return _rotate(rms_norm(x, weight, eps), cos, sin)
+        ctx: Any,
+        qkv: Tensor,
+        q_norm: Tensor,
+        k_norm: Tensor,
+        eps: float,
+        cos: Tensor,
+        sin: Tensor,
+        num_kv_heads: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(qkv, q_norm, k_norm, cos, sin)
+        ctx.eps, ctx.num_kv_heads = eps, num_kv_heads
+        return _forward(qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, cos, sin = ctx.saved_tensors
+    def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, q_norm, k_norm, cos, sin = ctx.saved_tensors
+        num_heads, num_kv_heads, head_dim = dq.shape[1], dk.shape[1], len(q_norm)
+        with_weights = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         # A rotation's transpose is the rotation by the opposite angle.
-        turned_back = _rotate(grad, cos, -sin)
-        dx, dw = rms_norm_backward(
-            turned_back, x, weight, ctx.eps, with_weight=ctx.needs_input_grad[1]
-        )
-        return dx, dw, None, None, None
+        turned_back = _rotate(torch.cat((dq, dk), dim=1), cos, -sin)
+        qk, _v = _parts(qkv, head_dim, num_kv_heads)
+        weights = _norms(q_norm, k_norm, num_heads, num_kv_heads)
+        dqk, terms = norm_gradients(turned_back, qk, weights, ctx.eps, with_weight=with_weights)
+        dqkv = torch.empty_like(qkv)
+        for part, gradient in zip(_parts(dqkv, head_dim, num_kv_heads), (dqk, dv), strict=True):
+            part.copy_(gradient)
+        dw: tuple[Tensor | None, Tensor | None] = None, None
+        if terms is not None:
+            of_q, of_k = terms.split([num_heads, num_kv_heads], dim=1)
+            dw = tuple(part.reshape(-1, head_dim).sum(0).to(q_norm.dtype) for part in (of_q, of_k))
+        return dqkv, *dw, None, None, None, None
 
 
-def norm_rotate(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
-    """RMS-norm each head, then rotate it by its position.
-
-    x: [tokens, heads, head_dim]; weight: [head_dim]; cos, sin: [tokens, head_dim / 2] fp32.
-    """
+def _with_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     if not torch.is_grad_enabled():
-        return _rotate(rms_norm(x, weight, eps), cos, sin)
-    return _NormRotate.apply(x, weight, eps, cos, sin)  # type: ignore[no-any-return, no-untyped-call]
+        return _forward(*arguments)
+    return _RotatedQkv.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _trial(variant: Any, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    qkv = example(6, 8 * 16, device=device, dtype=dtype).requires_grad_()
+    norms = [example(16, device=device, dtype=dtype, seed=n).requires_grad_() for n in (1, 2)]
+    cos, sin = (t[::61][:6] for t in rotary_table(400, 16, 1e4, device=device, dtype=dtype))
+    outputs = variant(qkv, *norms, 1e-6, cos, sin, 2)
+    upstream = [
+        example(*out.shape, device=device, dtype=dtype, seed=n) for n, out in enumerate(outputs)
+    ]
+    return [*outputs, *torch.autograd.grad(outputs, [qkv, *norms], upstream)]
+
+
+ROTATED_QKV = Operation(
+    "rotated_qkv", {"torch": _with_backward, "reference": reference.rotated_qkv}, _trial
+)

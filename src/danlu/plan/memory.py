@@ -8,14 +8,34 @@ V vocab_size. Sizes are bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from danlu.device.datasheets import DeviceFacts
+from danlu.model.layout import PROJECTIONS
 from danlu.model.recompute import Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
 
 # Master value, gradient and the two moments of AdamW, each in fp32.
 _TRAINED_BYTES = 16
+# Measured on the simulated NPU (tests/npu/test_memory_plan.py): numbers for one token, as multiples
+# of hidden_size, intermediate_size, q_size and kv_size, where the backward pass of a layer takes
+# most: in the MLP, and in QK-norm and RoPE. In bf16; in fp32 it takes less.
+_Widths = tuple[float, float, float, float]
+_LORA: Mapping[Recompute, tuple[_Widths, _Widths]] = {
+    "none": ((1, 5, 0, 0), (-1, -3, 9.25, 12.25)),
+    "selective": ((1, 6, 0, 0), (0, -2, 13.25, 13.25)),
+    "gate_up": ((2, 8, 0, 0), (0, 0, 13.25, 13.25)),
+    "block": ((5, 8, 4, 3), (4, 0, 13.25, 15.25)),
+    "offload": ((6, 8, 4, 3), (5, 0, 13.25, 15.25)),
+}
+_FULL: Mapping[Recompute, tuple[_Widths, _Widths]] = {
+    "none": ((1, 4, 0, 0), (-1, -3, 11.25, 14.25)),
+    "selective": ((1, 4, 0, 0), (-1, -3, 15.25, 15.25)),
+    "gate_up": ((3, 7, 0, 0), (0, 0, 15.25, 15.25)),
+    "block": ((5, 7, 4, 3), (4, 0, 15.25, 17.25)),
+    "offload": ((6, 7, 4, 3), (5, 0, 15.25, 17.25)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +71,15 @@ def memory_of(
     kept = layers * kept_per_token(job, step_plan.recompute, device, shape) * shape.tokens
     on_host = step_plan.recompute == "offload" and device.has_host
     passing = max(
-        _loss(job, step_plan, shape, device), _layer(job, step_plan.recompute, device, shape)
+        loss_bytes(job, step_plan, shape, device),
+        layer_bytes(job, step_plan.recompute, device, shape),
     )
     weights = job.num_weights * job.number_bytes
     if job.trains_all and job.number_bytes == 4:
         weights = 0  # the master values are the weights
     trained = job.num_trained * _TRAINED_BYTES
+    if not job.trains_all and job.number_bytes < 4:
+        trained += job.num_trained * job.number_bytes  # what products take of an adapter
     activations = 0 if on_host else kept
     return Memory(
         process=device.context_bytes
@@ -64,7 +87,8 @@ def memory_of(
         weights=weights,
         trained=trained,
         activations=activations,
-        working=passing + _around(job, shape),
+        # The gradient of the supervised rows is there from the loss to the last layer.
+        working=passing + batch_bytes(job, shape) + _supervised(job, shape),
         slack=int(device.slack * activations),
     )
 
@@ -98,7 +122,7 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: B
     kept = numbers * size
     if recompute == "none":
         # Rotated q and k, and the attention's own copy of its output, if it is not the same one.
-        width = 4 if device.fp32_attention else size
+        width = device.attention.number_bytes or size
         kept += (q + kv) * width + _attention_state(job, device, shape)
         if width > size:
             kept += (kv + q) * width
@@ -109,46 +133,65 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: B
 
 def _attention_state(job: Job, device: DeviceFacts, shape: BatchShape) -> int:
     """Bytes that attention keeps of a token besides its inputs and output."""
-    masks = -(-device.attention_mask * shape.segments // shape.tokens)
-    return device.attention_state * job.config.num_attention_heads + masks
+    by_segment = -(-device.attention.segment_bytes * shape.segments // shape.tokens)
+    return device.attention.head_token_bytes * job.config.num_attention_heads + by_segment
 
 
-def _layer(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShape) -> int:
-    """Bytes of one layer's backward pass: what it computes again, and the gradients under way."""
+def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShape) -> int:
+    """Return what the backward pass of one layer takes besides what was kept.
+
+    It is most in the MLP, or in QK-norm and RoPE, where what the MLP kept is free already.
+    """
     config, size = job.config, job.number_bytes
-    inner, q, kv = config.intermediate_size, config.q_size, config.kv_size
-    again = 0
-    if recompute in ("block", "offload"):
-        again = kept_per_token(job, "none", device, shape)
-    elif recompute == "gate_up":
-        again = (2 * inner + inner * job.trains_all) * size
-    # swiglu's backward: its output's gradient, that of gate and up, and three slopes.
-    mlp = 7 * inner * size
-    # q, k, v and their gradients as attention takes them; QK-norm's backward on fp32 copies.
-    width = 4 if device.fp32_attention else size
-    attention = 2 * (q + 2 * kv) * (width + size) + 2 * q * width + 16 * q
-    if recompute in ("selective", "gate_up"):  # it is computed again
+    if recompute == "offload" and not device.has_host:
+        recompute = "block"
+    in_mlp, in_attention = (_FULL if job.trains_all else _LORA)[recompute]
+    widths = (config.hidden_size, config.intermediate_size, config.q_size, config.kv_size)
+    mlp, attention = (
+        size * sum(factor * width for factor, width in zip(factors, widths, strict=True))
+        for factors in (in_mlp, in_attention)
+    )
+    # An adapter's narrow products: those of the last projection, and what is computed again.
+    again = {"gate_up": ("gate_up_proj", "down_proj"), "none": (), "selective": ()}
+    narrow = sum(job.rank(name) for name in again.get(recompute, tuple(PROJECTIONS)))
+    mlp += size * (narrow + 4 * job.rank("down_proj"))
+    if job.trains_all or recompute != "none":
         attention += _attention_state(job, device, shape)
-    return (again + max(mlp, attention) + 2 * config.hidden_size * size) * shape.tokens
+    if recompute in ("block", "offload"):
+        mlp += _attention_state(job, device, shape)
+    # Inputs, output and their gradients where attention takes them in another precision.
+    wider = (device.attention.number_bytes or size) - size
+    attention += wider * (4 * config.q_size + 4 * config.kv_size)
+    return int(max(mlp, attention)) * shape.tokens
 
 
-def _loss(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts) -> int:
-    """Bytes of one chunk of logits: as computed, in fp32, and fp32 once more for their sum.
+def loss_bytes(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts) -> int:
+    """Return what one chunk of the loss takes: logits, in fp32, and fp32 once more for their sum.
 
     Then the gradient of the logits, and of the output matrix where that is trained.
     """
     config, size = job.config, job.number_bytes
-    numbers = min(step_plan.chunk_rows, shape.targets) * config.vocab_size
+    rows = min(step_plan.chunk_rows, shape.targets)
+    numbers = rows * config.vocab_size
     matrix = config.vocab_size * config.hidden_size * size
     chunk = numbers * (size + 8)
     if job.trains_all:
-        chunk = max(chunk, numbers * size + matrix)
+        chunk = max(chunk, numbers * size + matrix) + rows * config.hidden_size * size
     if device.copies_matrix and size == 2:
         chunk += matrix
     return chunk
 
 
-def _around(job: Job, shape: BatchShape) -> int:
-    """Bytes around the layers: the last residual stream, supervised rows and their gradients."""
-    hidden = job.config.hidden_size * job.number_bytes
-    return (2 * shape.tokens + 3 * shape.targets) * hidden
+def batch_bytes(job: Job, shape: BatchShape) -> int:
+    """Return what a batch keeps outside the layers.
+
+    Its numbers, the rotation's angles, and the rows before a supervised token.
+    """
+    size = job.number_bytes
+    numbers = 8 * 2 * (shape.tokens + shape.targets) + 12 * (shape.segments + 1)
+    angles = shape.tokens * job.config.head_dim * size
+    return numbers + angles + _supervised(job, shape)
+
+
+def _supervised(job: Job, shape: BatchShape) -> int:
+    return shape.targets * job.config.hidden_size * job.number_bytes

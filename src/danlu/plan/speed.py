@@ -21,18 +21,18 @@ from danlu.plan.job import BatchShape, Job, StepPlan
 # multiples of hidden_size, of q_size + kv_size and of intermediate_size: in bf16. Counted in fp32
 # the last is twice as large, the others are the same to a quarter; that is not distinguished here.
 _LORA: Mapping[Recompute, tuple[int, float, float, float]] = {
-    "none": (273, 138, 83, 42),
-    "selective": (324, 167, 104, 47),
-    "gate_up": (351, 184, 104, 64),
-    "block": (367, 180, 112, 59),
-    "offload": (367, 180, 112, 59),
+    "none": (210, 127, 87, 41),
+    "selective": (245, 156, 102, 48),
+    "gate_up": (267, 170, 102, 65),
+    "block": (276, 163, 109, 60),
+    "offload": (276, 163, 109, 60),
 }
 _FULL: Mapping[Recompute, tuple[int, float, float, float]] = {
-    "none": (170, 141, 83, 30),
-    "selective": (201, 143, 104, 30),
-    "gate_up": (215, 160, 104, 35),
-    "block": (227, 177, 104, 35),
-    "offload": (227, 177, 104, 35),
+    "none": (130, 132, 86, 30),
+    "selective": (145, 132, 107, 31),
+    "gate_up": (158, 146, 107, 36),
+    "block": (169, 160, 107, 36),
+    "offload": (169, 160, 107, 36),
 }
 # What one segment's attention costs of such, and which part of all a forward pass alone is.
 _LAUNCHES_PER_SEGMENT = 8

@@ -86,7 +86,8 @@ class ResumeRecord(_OpenRecord):
 class ArithmeticRecord(_OpenRecord):
     """What shapes a run's numbers; a resumed run uses it again, so that it is bit-identical.
 
-    All as at the start, then the changes, and where it was resumed. The defaults of chunk_rows and
+    All as at the start, then the changes, and where it was resumed. ops: the variants of the hot
+    operations by name. The defaults of chunk_rows and
     recompute are how older versions computed, which did not record them; None: not recorded.
     """
 
@@ -94,6 +95,7 @@ class ArithmeticRecord(_OpenRecord):
     device_description: str | None = None
     dtype: str | None = None
     threads: int | None = None
+    ops: dict[str, str] = Field(default_factory=dict)
     micro_batch_tokens: int | None = None
     chunk_rows: int = 256
     recompute: Recompute = "none"

@@ -40,10 +40,14 @@ class Replaced:
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed:
-    """The run goes on from checkpoint-`step`; newer ones were damaged, each with a sentence."""
+    """The run goes on from checkpoint-`step`; newer ones were damaged, each with a sentence.
+
+    other_ops: operations that are computed otherwise than before, as `name: before -> now`.
+    """
 
     step: int
     damaged: tuple[str, ...]
+    other_ops: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

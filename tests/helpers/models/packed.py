@@ -11,6 +11,7 @@ from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.model.attention import PackedAttention
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Linear, Qwen3, plain_linear
+from danlu.ops import Segments
 
 
 def random_tokens(config: ModelConfig, count: int, seed: int = 0) -> Tensor:
@@ -19,12 +20,19 @@ def random_tokens(config: ModelConfig, count: int, seed: int = 0) -> Tensor:
     return torch.randint(0, config.vocab_size, (count,), generator=generator)
 
 
+def packed_attention(
+    config: ModelConfig, lengths: Sequence[int], device: torch.device | str = "cpu"
+) -> PackedAttention:
+    """`attend` for segments of these lengths, each starting at position 0."""
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+    return PackedAttention(config, positions, Segments.of(lengths, device))
+
+
 def packed_logits(
     model: Qwen3, tokens: Tensor, lengths: Sequence[int], linear: Linear = plain_linear
 ) -> Tensor:
     """Logits [T, vocab] of packed segments, each starting at position 0."""
-    positions = torch.cat([torch.arange(length, device=tokens.device) for length in lengths])
-    hidden = model(tokens, PackedAttention(model.config, positions, lengths), linear)
+    hidden = model(tokens, packed_attention(model.config, lengths, tokens.device), linear)
     return linear(model.head, "lm_head", hidden)
 
 

@@ -34,7 +34,6 @@ from danlu.engine.request import (
 )
 from danlu.engine.request import Request as EngineRequest
 from danlu.engine.service import EngineService
-from danlu.engine.stop import StopFinder
 from danlu.hub.load import LoadedModel
 from danlu.hub.prompting import Prompting
 from danlu.server.lifecycle.app import create_app
@@ -43,6 +42,7 @@ from danlu.server.served_adapters import ServedAdapter
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState, Serving, state_of
 from danlu.text.detokenize import Detokenizer
+from danlu.text.stop import StopFinder
 from danlu.text.tokenizer import Tokenizer
 from tests.helpers.models import tiny_engine
 

@@ -35,13 +35,14 @@ STEP_PLAN = StepPlan(micro_batch_tokens=64, chunk_rows=256, recompute="none")
 
 
 def loaded_tiny(
-    folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    folder: Path, dtype: torch.dtype = torch.float32, device: str = "cpu", **sizes: int
 ) -> LoadedModel:
-    """A tiny random model with a tokenizer, as if loaded from a folder."""
+    """A tiny random model with a tokenizer, as if loaded from a folder; sizes: as in its config."""
     folder.mkdir(parents=True, exist_ok=True)
     write_tiny_tokenizer(folder)
     tokenizer = Tokenizer.load(folder)
-    config, model = tiny_model(vocab_size=max(256, tokenizer.vocab_size), device=device)
+    sizes = {"vocab_size": max(256, tokenizer.vocab_size), **sizes}
+    config, model = tiny_model(device=device, **sizes)
     return LoadedModel(
         name="tiny",
         folder=folder,

@@ -46,11 +46,13 @@ def test_what_was_prepared_before_changes_nothing(calls: list[tuple[int, int, bo
 def assert_uploads(staged: StagedBatch, *arrays: np.ndarray) -> None:
     """The parts on the device are the batch's."""
     batch = staged.batch
-    parts = staged.upload(torch.device("cpu"))
-    wanted = (*arrays, batch.supervised_indices, batch.targets)
+    *parts, segments = staged.upload(torch.device("cpu"))
+    parts.append(segments.offsets)
+    wanted = (*arrays, batch.supervised_indices, batch.targets, batch.offsets)
     assert [part.tolist() for part in parts] == [array.tolist() for array in wanted]
     assert batch.num_tokens == len(batch.tokens)
     assert batch.num_targets == len(batch.targets)
+    assert tuple(np.diff(batch.offsets)) == segments.lengths == batch.segment_lengths
 
 
 def test_prepared_batches_are_given_out_once(monkeypatch: pytest.MonkeyPatch) -> None:

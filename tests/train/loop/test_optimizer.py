@@ -1,18 +1,30 @@
 """One flat AdamW does what torch's does on separate tensors, or nothing at all.
 
-Both variants: the fused kernel, and plain operations for devices without one.
+Each variant: the fused kernel, plain operations for devices without one, and the twin.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
+from danlu.ops.adamw import ADAMW
 from danlu.train.loop.optimizer import Optimizer
+from tests.helpers.models.variants import taken
 
 YES, NO = torch.tensor(True), torch.tensor(False)
-both_variants = pytest.mark.parametrize("fused", [True, False], ids=["fused", "plain"])
+
+
+@pytest.fixture(params=["fused", "unfused", "reference"])
+def _each_variant(request: pytest.FixtureRequest) -> Iterator[None]:
+    with taken(ADAMW, request.param):
+        yield
+
+
+each_variant = pytest.mark.usefixtures("_each_variant")
 
 
 def parameters(seed: int = 0) -> dict[str, nn.Parameter]:
@@ -21,12 +33,12 @@ def parameters(seed: int = 0) -> dict[str, nn.Parameter]:
     return {n: nn.Parameter(torch.randn(s, generator=generator)) for n, s in shapes.items()}
 
 
-@both_variants
+@each_variant
 @pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.95)])
-def test_equals_torch_adamw_with_clipping(fused: bool, betas: tuple[float, float]) -> None:
+def test_equals_torch_adamw_with_clipping(betas: tuple[float, float]) -> None:
     """Also where a step in between, even the first, is not applied."""
     ours, theirs = parameters(), parameters()
-    flat = Optimizer(list(ours.values()), weight_decay=0.1, fused=fused, betas=betas)
+    flat = Optimizer(list(ours.values()), weight_decay=0.1, betas=betas)
     groups = [
         {"params": [theirs["w"], theirs["v"]], "weight_decay": 0.1},
         {"params": [theirs["norm"]], "weight_decay": 0.0},
@@ -51,14 +63,12 @@ def test_equals_torch_adamw_with_clipping(fused: bool, betas: tuple[float, float
     assert flat.state()[1] == 12
 
 
-@both_variants
+@each_variant
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38, 1.0])
-def test_a_step_that_is_not_applied_changes_no_number(
-    fused: bool, dtype: torch.dtype, value: float
-) -> None:
+def test_a_step_that_is_not_applied_changes_no_number(dtype: torch.dtype, value: float) -> None:
     named = {name: nn.Parameter(p.to(dtype)) for name, p in parameters().items()}
-    flat = Optimizer(list(named.values()), weight_decay=0.1, fused=fused)
+    flat = Optimizer(list(named.values()), weight_decay=0.1)
     for step in range(3):
         before = {name: tensor.clone() for name, tensor in flat.state()[0].items()}
         working = {name: parameter.detach().clone() for name, parameter in named.items()}
@@ -78,11 +88,11 @@ def test_a_step_that_is_not_applied_changes_no_number(
         )
 
 
-@both_variants
-def test_bf16_tensors_keep_fp32_masters(fused: bool) -> None:
+@each_variant
+def test_bf16_tensors_keep_fp32_masters() -> None:
     """Updates smaller than a bf16 step add up instead of vanishing."""
     weight = nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
-    flat = Optimizer([weight], weight_decay=0.0, fused=fused)
+    flat = Optimizer([weight], weight_decay=0.0)
     for _step in range(20):
         weight.sum().backward()
         flat.step(1e-3, applied=YES)
@@ -90,12 +100,10 @@ def test_bf16_tensors_keep_fp32_masters(fused: bool) -> None:
     assert weight[0, 0].item() == pytest.approx(0.98, abs=4e-3)
 
 
-@both_variants
-def test_a_scaled_gradient_gives_the_same_update(fused: bool) -> None:
+@each_variant
+def test_a_scaled_gradient_gives_the_same_update() -> None:
     plain, scaled = parameters(), parameters()
-    optimizers = [
-        Optimizer(list(n.values()), weight_decay=0.0, fused=fused) for n in (plain, scaled)
-    ]
+    optimizers = [Optimizer(list(n.values()), weight_decay=0.0) for n in (plain, scaled)]
     for named, optimizer, scale in ((plain, optimizers[0], 1.0), (scaled, optimizers[1], 1024.0)):
         (sum((p.sin() * p).sum() for p in named.values()) * scale).backward()
         optimizer.clip(1.0, scale=scale)
@@ -107,7 +115,7 @@ def test_a_scaled_gradient_gives_the_same_update(fused: bool) -> None:
 def test_what_a_failed_backward_pass_left_behind_is_cleared() -> None:
     """In bf16 the gradient comes beside its tensor first; memory may run out right then."""
     tensor = nn.Parameter(torch.ones(2, 2, dtype=torch.bfloat16))
-    flat = Optimizer([tensor], weight_decay=0.0, fused=True)
+    flat = Optimizer([tensor], weight_decay=0.0)
     tensor.grad = torch.full_like(tensor, 100.0)
     flat.zero_grad()
     tensor.sum().backward()

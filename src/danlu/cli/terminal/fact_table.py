@@ -23,6 +23,8 @@ FACT_NAMES = {
     "processor_quota": "processor_quota",
     "waiting": "waiting",
     "precision": "precision",
+    "operations": "operations",
+    "switched_off": "switched off",
     "home": "home",
     "default_model": "default model",
     "kind": "kind",

@@ -19,11 +19,13 @@ from rich.text import Text
 
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
+from danlu.device.detect import Device
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
 from danlu.language import _, columns, wrapped
 from danlu.moving_line import MovingLine
+from danlu.ops import ops_table
 from danlu.say import say
 from danlu.train.events import (
     Adapted,
@@ -59,6 +61,7 @@ def describe(run: PreparedRun) -> list[str]:
             kind=settings.finetuning_type,
         ),
         *([run.precision.note] if run.precision.note else []),
+        *_operations(run.device),
         *training_remarks(model_folder(settings.model_name_or_path), settings),
         *data_lines(run.task.data.report),
         _("{steps} steps of {rows} rows").format(
@@ -67,6 +70,11 @@ def describe(run: PreparedRun) -> list[str]:
         *([] if run.plan is None else [way(run.plan.chosen), summary(run.plan)]),
         *_warm_up(recipe),
     ]
+
+
+def _operations(device: Device) -> list[str]:
+    table = ops_table(device.torch_device)
+    return [*table.describe(), *table.warn()]
 
 
 def _warm_up(recipe: Recipe) -> Iterator[str]:
@@ -306,6 +314,10 @@ def _sentences(event: Event) -> Iterator[str]:
         ).format(count=event.evaluations, step=event.best_step)
     elif isinstance(event, Resumed):
         yield from (_("skipped: {what}").format(what=what) for what in event.damaged)
+        if event.other_ops:
+            yield _("computed otherwise than before, last bits may differ: {changes}").format(
+                changes=", ".join(event.other_ops)
+            )
         yield _("going on after step {step}").format(step=event.step)
     elif isinstance(event, NotSaved):
         yield _("not saved, trying again later: {what}: {why}").format(

@@ -20,9 +20,9 @@ from danlu.data.tokens.examples import Example
 class Batch:
     """One packed microstep of T tokens in S segments with N supervised tokens.
 
-    numbers: int64 [2T + 2N], all that a device needs, so that it gets it in one piece; the arrays
-    below are parts of it. segment_keys name row and example. num_filler: tokens of the last segment
-    if that belongs to no example.
+    numbers: int64 [2T + 2N + S + 1], all that a device needs, so that it gets it in one piece; the
+    arrays below are parts of it. segment_keys name row and example. num_filler: tokens of the last
+    segment if that belongs to no example.
     """
 
     numbers: NDArray[np.int64]
@@ -43,12 +43,13 @@ class Batch:
     @property
     def num_targets(self) -> int:
         """N."""
-        return len(self.numbers) // 2 - self.size
+        return (len(self.numbers) - len(self.segment_lengths) - 1) // 2 - self.size
 
     @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """How `numbers` splits: tokens, positions, supervised_indices, targets."""
-        return self.size, self.size, self.num_targets, self.num_targets
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """How `numbers` splits: tokens, positions, supervised_indices, targets, offsets."""
+        targets = self.num_targets
+        return self.size, self.size, targets, targets, len(self.segment_lengths) + 1
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -69,6 +70,11 @@ class Batch:
     def targets(self) -> NDArray[np.int64]:
         """int64 [N], these next tokens."""
         return self._part(3)
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """int64 [S + 1], where each segment begins, and T."""
+        return self._part(4)
 
     def _part(self, index: int) -> NDArray[np.int64]:
         start = sum(self.sizes[:index])
@@ -91,6 +97,7 @@ def filled(batch: Batch, multiple: int) -> Batch:
         *(batch.tokens, np.zeros(missing, dtype=np.int64)),
         *(batch.positions, filler),
         *(batch.supervised_indices, batch.targets),
+        *(batch.offsets, np.array([batch.size + missing])),
     ]
     return Batch(
         numbers=np.concatenate(parts),
@@ -129,7 +136,9 @@ def _join(examples: Sequence[Example]) -> Batch:
     supervised[positions == 0] = False
     targets_at = np.flatnonzero(supervised)
     return Batch(
-        numbers=np.concatenate([tokens, positions, targets_at - 1, tokens[targets_at]]),
+        numbers=np.concatenate(
+            [tokens, positions, targets_at - 1, tokens[targets_at], np.cumsum([0, *lengths])]
+        ),
         segment_lengths=lengths,
         segment_keys=tuple(example.key for example in examples),
     )

@@ -12,6 +12,7 @@ from danlu.device.facts import budget_bytes, device_facts
 from danlu.hub.catalogue.needs import Need, needs
 from danlu.hub.catalogue.published import LICENSE, PublishedModel, published_models
 from danlu.hub.store import complete_folder, is_stored
+from danlu.ops import ops_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,9 @@ def offers(device: str = "auto", *, without_loaded: bool = False) -> Offers:
     without_loaded: as if this process had loaded nothing yet. Raises what `select` raises.
     """
     chosen = select(device)
-    facts = device_facts(chosen, own_process=not without_loaded)
+    facts = device_facts(
+        chosen, ops_table(chosen.torch_device).chosen, own_process=not without_loaded
+    )
     budget = budget_bytes(chosen)
     return Offers(
         facts=facts,

@@ -16,6 +16,7 @@ from danlu.hub.names import STARTER, default_model, model_folder
 from danlu.hub.prompting import prompting_of_model
 from danlu.language import _
 from danlu.moving_line import Progress, no_progress
+from danlu.ops import ops_table
 from danlu.server.served_adapters import AdapterFolders, load_served_adapter
 from danlu.server.settings import ServeSettings
 from danlu.server.state import Serving
@@ -104,7 +105,8 @@ def describe(serving: Serving) -> list[str]:
     """Say what is served, and how it is prompted."""
     prompting = serving.assistant.prompting
     loaded = serving.assistant.loaded
-    lines = [model_line(loaded), prompting_line(prompting)]
+    table = ops_table(loaded.device.torch_device)
+    lines = [model_line(loaded), *table.warn(), prompting_line(prompting)]
     lines += template_remarks(loaded.folder, prompting.template)
     for name, adapter in serving.adapters.items():
         lines.append(_("Adapter {name}: {folder}").format(name=name, folder=adapter.folder))

@@ -25,6 +25,7 @@ import uvicorn
 
 from danlu.language import _
 from danlu.moving_line import MovingLine
+from danlu.ops import ops_table
 from danlu.server.edge.connections import ACCEPTED_AT_ONCE, IDLE_SECONDS, connection_class
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.logs import log_to_stderr
@@ -136,9 +137,11 @@ class Server(uvicorn.Server):
 
     def _ready_lines(self, serving: Serving) -> list[str]:
         model = next(iter(serving.adapters), serving.name)
+        table = ops_table(serving.assistant.loaded.device.torch_device)
         return [
             _("{url}: ready").format(url=self.url),
             *describe(serving),
+            *table.describe(),
             _example(self.url, model, key=_shown_key(self._state.settings)),
             _("Ctrl-C stops the server."),
         ]

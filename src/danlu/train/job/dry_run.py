@@ -18,6 +18,7 @@ from danlu.hub.prompting import with_template
 from danlu.language import _
 from danlu.model.config import ModelConfig, load_config
 from danlu.model.sizes import published_config, published_names
+from danlu.ops import ops_table
 from danlu.plan.choose import Plan
 from danlu.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from danlu.train.job.setup import LearningTask
@@ -106,7 +107,7 @@ def _device(
     device = select(name)
     precision = choose_precision(settings, device)
     return (
-        device_facts(device, own_process=own_process),
+        device_facts(device, ops_table(device.torch_device).chosen, own_process=own_process),
         budget_bytes(device, own_process=own_process),
         precision.dtype,
     )

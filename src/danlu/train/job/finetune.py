@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 from danlu.hub.load import LoadedModel, load_model
 from danlu.language import _
 from danlu.moving_line import Progress, no_progress
+from danlu.ops import take_variants
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
 from danlu.runs.folder import RunFolder
@@ -58,7 +60,8 @@ class Finetune:
             register(folder.path)
             if folder.moved_to is not None:
                 yield what_was_replaced(folder.moved_to)
-            base = self._load(folder, progress)
+            other_ops = self._compute_as_recorded(folder)
+            base = self._load(progress)
             progress(_("Measuring the first steps"), 0, 0)
             plan = prepared.plan
             first = recorded_step_plan(folder.read()) if plan is None else plan.chosen.step_plan
@@ -87,7 +90,7 @@ class Finetune:
             if resumed is not None:
                 trainer.resume(resumed.step)
                 folder.write(manifest)
-                yield resumed
+                yield replace(resumed, other_ops=other_ops)
             yield from self._train(trainer, method, folder)
             total_s = time.perf_counter() - started
             record_costs(folder, self.device, loaded_s=loaded_s, total_s=total_s)
@@ -131,12 +134,17 @@ class Finetune:
         folder.write(with_plan(folder.read(), plan))
         yield Planned(plan=plan)
 
-    def _load(self, folder: RunFolder, progress: Progress) -> LoadedModel:
-        if self.prepared.settings.resumes:
-            # Another number of threads adds in another order and gives other last bits.
-            threads = folder.read().arithmetic.threads
-            if threads is not None:
-                self.device = self.device.use_threads(threads)
+    def _compute_as_recorded(self, folder: RunFolder) -> tuple[str, ...]:
+        """Take a resumed run's threads and variants of operations; return which are others now."""
+        if not self.prepared.settings.resumes:
+            return ()
+        recorded = folder.read().arithmetic
+        # Another number of threads adds in another order and gives other last bits.
+        if recorded.threads is not None:
+            self.device = self.device.use_threads(recorded.threads)
+        return take_variants(self.device.torch_device, recorded.ops)
+
+    def _load(self, progress: Progress) -> LoadedModel:
         name = self.prepared.settings.model_name_or_path
         dtype = self.prepared.precision.dtype
         return load_model(name, device=self.device, dtype=dtype, progress=progress)

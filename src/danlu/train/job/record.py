@@ -17,6 +17,7 @@ from danlu.errors import DataError
 from danlu.hub.load import LoadedModel
 from danlu.hub.names import STARTER
 from danlu.language import _
+from danlu.ops import ops_table
 from danlu.plan.choose import Plan
 from danlu.plan.job import StepPlan
 from danlu.runs.manifest import (
@@ -65,6 +66,7 @@ def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPla
             device_description=device.description,
             dtype=str(base.dtype).removeprefix("torch."),
             threads=device.threads,
+            ops=dict(ops_table(device.torch_device).chosen),
             **asdict(arithmetic),
         ),
         data=data_record(prepared.task.data),

@@ -20,6 +20,7 @@ from danlu.hub.load import check_model
 from danlu.hub.prompting import with_template
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import ModelConfig
+from danlu.ops import ops_table
 from danlu.plan.choose import Constraints, Plan
 from danlu.plan.job import Job
 from danlu.runs.folder import RunFolder
@@ -141,7 +142,8 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
     check_space(path, size, kept=task.recipe.kept_checkpoints)
     plan = None
     if not settings.resumes:
-        facts, budget = device_facts(device), budget_bytes(device)
+        variants = ops_table(device.torch_device).chosen
+        facts, budget = device_facts(device, variants), budget_bytes(device)
         plan = task.plan(model.config, facts, dtype=precision.dtype, budget_bytes=budget)
     return PreparedRun(
         path=path,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +16,18 @@ from torch import Tensor
 from danlu.data.tokens.examples import Example
 from danlu.data.tokens.pack import Batch, filled, pack
 from danlu.device.memory import reachable
+from danlu.ops import Segments
 from danlu.train.recipe import rows_of_step
+
+
+class Uploaded(NamedTuple):
+    """A batch on the device; see `Batch`. indices: of the supervised places."""
+
+    tokens: Tensor
+    positions: Tensor
+    indices: Tensor
+    targets: Tensor
+    segments: Segments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +37,12 @@ class StagedBatch:
     batch: Batch
     numbers: Tensor
 
-    def upload(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queue one copy; return tokens, positions, supervised indices, targets on the device."""
-        tokens, positions, indices, targets = self.numbers.to(device, non_blocking=True).split(
-            self.batch.sizes
-        )
-        return tokens, positions, indices, targets
+    def upload(self, device: torch.device) -> Uploaded:
+        """Queue one copy; return what is on the device."""
+        there = self.numbers.to(device, non_blocking=True)
+        tokens, positions, indices, targets, offsets = there.split(self.batch.sizes)
+        segments = Segments(lengths=self.batch.segment_lengths, offsets=offsets.to(torch.int32))
+        return Uploaded(tokens, positions, indices, targets, segments)
 
 
 def stage(batch: Batch, device: torch.device, *, multiple: int = 1) -> StagedBatch:

@@ -29,10 +29,10 @@ def supervised_hidden(
 
     recompute: what the backward pass is to compute again.
     """
-    tokens, positions, indices, targets = staged.upload(base.device.torch_device)
-    attend = PackedAttention(base.config, positions, staged.batch.segment_lengths)
-    hidden = base.model(tokens, attend, linear, recompute)
-    return hidden.index_select(0, indices), targets
+    batch = staged.upload(base.device.torch_device)
+    attend = PackedAttention(base.config, batch.positions, batch.segments)
+    hidden = base.model(batch.tokens, attend, linear, recompute)
+    return hidden.index_select(0, batch.indices), batch.targets
 
 
 def loss_backward(

@@ -34,7 +34,6 @@ class Optimizer:
         parameters: Sequence[nn.Parameter],
         *,
         weight_decay: float,
-        fused: bool,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
@@ -50,7 +49,7 @@ class Optimizer:
                 moments = Moments.zeros(flat.vector)
                 group = _Group(name=name, flat=flat, moments=moments, weight_decay=decay)
                 self._groups.append(group)
-        self._adamw = AdamW(betas=betas, eps=eps, fused=fused)
+        self._adamw = AdamW(betas=betas, eps=eps)
 
     def zero_grad(self) -> None:
         """Clear all gradients."""

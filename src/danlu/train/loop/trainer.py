@@ -99,7 +99,6 @@ class Trainer:
         self._optimizer = Optimizer(
             method.parameters(),
             weight_decay=recipe.weight_decay,
-            fused=base.device.has_fused_adamw,
             betas=recipe.adam_betas,
             eps=recipe.adam_epsilon,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from danlu.engine.stop import StopFinder
+from danlu.text.stop import StopFinder
 
 letters = st.text(alphabet="ab停", max_size=12)
 

@@ -1,0 +1,77 @@
+"""Which variants of the hot operations suit a kind of device, as data. No torch here.
+
+`ops` holds the variants and tries them; planning reads from here what a device that is not at hand
+would compute with, and what its attention keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# The readable twin that every operation has; it is taken where no other variant computes rightly.
+REFERENCE = "reference"
+
+# Each operation's variants in order of preference, the twin excepted.
+_EVERYWHERE: Mapping[str, tuple[str, ...]] = {
+    "rms_norm": ("torch",),
+    "rotated_qkv": ("torch",),
+    "swiglu": ("torch",),
+    "cross_entropy": ("in_place",),
+}
+_CPU: Mapping[str, tuple[str, ...]] = {
+    "attention": ("float32", "sdpa"),
+    "cache": ("by_head", "paged"),
+    "residual": ("last",),
+    "accumulate": ("in_pieces",),
+    "adamw": ("fused", "unfused"),
+    "int8_linear": ("few_rows", "floats"),
+    "int4_linear": ("few_rows", "floats"),
+    "packed_linear": ("onednn",),
+}
+_CUDA: Mapping[str, tuple[str, ...]] = {
+    "attention": ("sdpa",),
+    "cache": ("paged",),
+    "residual": ("in_product", "last"),
+    "accumulate": ("at_once",),
+    "adamw": ("fused", "unfused"),
+    "int8_linear": ("floats",),
+    "int4_linear": ("floats",),
+    "packed_linear": (),
+}
+_VARIANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "cpu": {**_EVERYWHERE, **_CPU},
+    "cuda": {**_EVERYWHERE, **_CUDA},
+    # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).
+    "npu": {**_EVERYWHERE, **_CUDA, "adamw": ("unfused",)},
+}
+
+
+def preferred_variants(kind: str) -> Mapping[str, tuple[str, ...]]:
+    """Return, for every operation, the variants that suit a kind of device, the best first."""
+    return _VARIANTS.get(kind, _VARIANTS["cuda"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionFacts:
+    """What attention over whole segments keeps for its backward pass, beside inputs and output.
+
+    number_bytes: of a number of these, None as the model computes. head_token_bytes: of each head
+    and token. segment_bytes: of each segment.
+    """
+
+    number_bytes: int | None = None
+    head_token_bytes: int = 4  # the softmax's normaliser
+    segment_bytes: int = 0
+
+
+def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:
+    """Return the facts of a variant of `attention` on a kind of device; None: the usual one."""
+    variant = variant or preferred_variants(kind)["attention"][0]
+    if variant == "float32":
+        return AttentionFacts(number_bytes=4)
+    if kind == "npu":
+        # Its kernel keeps the softmax's maxima and sums, eight fp32 numbers each, and torch_npu a
+        # causal mask of 2,048 x 2,048 booleans for each call (op-plugin's sources of August 2026).
+        return AttentionFacts(head_token_bytes=64, segment_bytes=2048 * 2048)
+    return AttentionFacts()

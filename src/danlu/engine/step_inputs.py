@@ -1,0 +1,147 @@
+"""What the forward pass reads of a step: buffers that are made once for an engine.
+
+`prepare` fills them on the host and queues one copy; the forward pass reads the device's side only,
+at the same addresses in every step. Where the cache wants it, a step that only decodes has 1, 2, 4,
+8 ... rows: filler writes to a block of its own. So a graph of such a step can be captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from danlu.device.upload import UploadBuffer
+from danlu.engine.scheduler import SequenceT
+from danlu.ops import Cache, CacheStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of N requests with T new tokens, all tensors on the device.
+
+    tokens, positions: int32 [T]. rows: int32 [R], those that a token follows, or None where they
+    are all. num_rows: how many of them belong to requests. num_filler: tokens behind the last
+    request's.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    rows: Tensor | None
+    num_rows: int
+    num_filler: int
+    cache: CacheStep
+
+
+class StepInputs:
+    """The buffers.
+
+    max_tokens: of all steps. max_requests: that run at once. max_blocks: that a request may have.
+    scratch: the block that filler writes to.
+    """
+
+    def __init__(
+        self,
+        cache: type[Cache],
+        *,
+        max_tokens: int,
+        max_requests: int,
+        max_blocks: int,
+        scratch: int,
+        device: torch.device,
+    ) -> None:
+        self._block_tokens, self._pads_rows = cache.block_tokens, cache.pads_rows
+        self._scratch = scratch
+        most = _padded(max_requests)
+        sizes = [*[max(max_tokens, most)] * 3, most, most, most * max_blocks]
+        self._buffer = UploadBuffer(sum(sizes), device)
+        self._host = torch.from_numpy(self._buffer.host).split(sizes)
+        self._there = self._buffer.there.split(sizes)
+        self._max_blocks = max_blocks
+
+    def prepare(self, batch: Mapping[SequenceT, int]) -> Step:
+        """Fill the buffers with a step and queue their copy.
+
+        batch: how many tokens to compute of each sequence. What an earlier call returned is
+        overwritten.
+        """
+        size = self._block_tokens
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        rows: list[int] = []
+        for sequence, count in batch.items():
+            new = range(sequence.computed, sequence.computed + count)
+            ids += sequence.tokens[new.start : new.stop]
+            positions += new
+            slots += [sequence.blocks[place // size] * size + place % size for place in new]
+            if count == sequence.pending:
+                rows.append(len(ids) - 1)
+        ends = [sequence.computed + count for sequence, count in batch.items()]
+        tables: list[Sequence[int]] = [sequence.blocks for sequence in batch]
+        counts = list(batch.values())
+        num_rows, filler = len(rows), 0
+        if self._pads_rows and len(ids) == len(rows):  # it only decodes
+            filler = _padded(len(ids)) - len(ids)
+            ids += [0] * filler
+            positions += [0] * filler
+            slots += [self._scratch * size] * filler
+            ends += [1] * filler
+            counts += [1] * filler
+            tables += [[self._scratch]] * filler
+            rows = list(range(len(ids)))
+        self._fill(ids, positions, slots, rows, ends, tables)
+        return self._step(counts, ends, tables, rows, num_rows, filler)
+
+    def _fill(
+        self,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        rows: Sequence[int],
+        ends: Sequence[int],
+        tables: Sequence[Sequence[int]],
+    ) -> None:
+        *columns, table = self._host
+        self._buffer.begin()
+        for column, numbers in zip(columns, (ids, positions, slots, rows, ends), strict=True):
+            column.numpy()[: len(numbers)] = numbers
+        by_request = table.view(-1, self._max_blocks).numpy()
+        for place, blocks in enumerate(tables):
+            by_request[place, : len(blocks)] = blocks
+        self._buffer.upload()
+
+    def _step(
+        self,
+        counts: Sequence[int],
+        ends: Sequence[int],
+        tables: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        num_rows: int,
+        filler: int,
+    ) -> Step:
+        tokens, positions, slots, of_rows, lengths, table = self._there
+        total = sum(counts)
+        return Step(
+            tokens=tokens[:total],
+            positions=positions[:total],
+            rows=None if len(rows) == total else of_rows[: len(rows)],
+            num_rows=num_rows,
+            num_filler=filler,
+            cache=CacheStep(
+                counts=counts,
+                ends=ends,
+                tables=tables,
+                block_tokens=self._block_tokens,
+                slots=slots[:total].long(),
+                block_table=table.view(-1, self._max_blocks)[: len(ends)],
+                lengths=lengths[: len(ends)],
+            ),
+        )
+
+
+def _padded(count: int) -> int:
+    """Return the next power of two."""
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,251 @@
+"""Which variant of each operation a kind of device computes with: one table, filled by a probe.
+
+An `Operation` is declared beside its variants. When a kind of device is first asked for, the
+variants that suit it (`device/variants.py`) are tried in order of preference: each computes a small
+example there, in fp32 and in bf16, and the first whose numbers agree with the readable twin's on
+the CPU is taken. One that does not agree, or cannot run, is switched off and named.
+
+DANLU_OPS=rms_norm=reference,adamw=unfused asks for variants by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from danlu.device.memory import is_out_of_memory
+from danlu.device.variants import REFERENCE, preferred_variants
+from danlu.errors import EnvironmentFault, UsageError
+from danlu.language import _, wrapped
+
+VARIABLE = "DANLU_OPS"
+T = TypeVar("T")
+
+
+class NotHere(Exception):
+    """A trial's answer that a device has no such variant: nothing is wrong."""
+
+
+# Tries a variant: returns what it computes of fixed numbers, on any device.
+Trial = Callable[[T, torch.device, torch.dtype], Sequence[Tensor]]
+
+# The largest error of a number, as a share of the largest number. bf16 carries 8 bits, and several
+# roundings follow each other; a wrong mask, position or scale is off by more than this.
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+_OPERATIONS: dict[str, Operation[object]] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpsTable:
+    """What a kind of device computes with.
+
+    chosen: variants by operation. off: each variant that was switched off, and why.
+    """
+
+    chosen: Mapping[str, str]
+    off: tuple[str, ...]
+
+    @property
+    def as_text(self) -> str:
+        """The table as the variable DANLU_OPS takes it."""
+        return ",".join(f"{name}={variant}" for name, variant in self.chosen.items())
+
+    def describe(self) -> list[str]:
+        """Say what is computed with, in lines of a terminal's width."""
+        names = self.as_text.replace(",", ", ")
+        return wrapped(_("Operations: {table}").format(table=names), 78, "  ")
+
+    def warn(self) -> list[str]:
+        """Say what is switched off, a sentence each."""
+        return [_("switched off: {variant}").format(variant=text) for text in self.off]
+
+
+class Operation(Generic[T]):
+    """One operation with its variants; `on` returns the one that a device computes with.
+
+    name: as in `device/variants.py`. variants: by name; the twin, `reference`, is one of them.
+    """
+
+    def __init__(self, name: str, variants: Mapping[str, T], trial: Trial[T]) -> None:
+        self.name = name
+        self.variants = dict(variants)
+        self.off: dict[str, list[str]] = {}  # by kind
+        self._trial = trial
+        self._chosen: dict[str, tuple[str, T]] = {}  # by kind
+        _OPERATIONS[name] = self  # type: ignore[assignment]
+
+    def on(self, device: torch.device) -> T:
+        """Return the variant of a device. Raises what `ops_table` raises, the first time."""
+        return self._choice(device)[1]
+
+    def name_on(self, device: torch.device) -> str:
+        """Return the name of a device's variant. Raises what `ops_table` raises, the first time."""
+        return self._choice(device)[0]
+
+    def take(self, name: str, device: torch.device) -> bool:
+        """Compute with a variant from now on, if it is there and computes rightly; tell whether."""
+        if name not in self.variants:
+            return False
+        try:
+            with _one_thread():
+                fault = self._fault(name, device)
+        except NotHere:
+            return False
+        if fault is None:
+            self._chosen[device.type] = name, self.variants[name]
+        return fault is None
+
+    def _choice(self, device: torch.device) -> tuple[str, T]:
+        kind = device.type
+        if kind not in self._chosen:
+            with _one_thread():
+                name, self.off[kind] = self._choose(device)
+            self._chosen[kind] = name, self.variants[name]
+        return self._chosen[kind]
+
+    def _choose(self, device: torch.device) -> tuple[str, list[str]]:
+        wanted = _wanted().get(self.name)
+        names = [wanted] if wanted else [*preferred_variants(device.type)[self.name], REFERENCE]
+        if device.type == "meta":  # shapes only: there are no numbers to compare
+            return names[0], []
+        off: list[str] = []
+        for name in names:
+            try:
+                fault = self._fault(name, device)
+            except NotHere as reason:
+                if not wanted:
+                    continue
+                fault = str(reason)
+            if fault is None:
+                return name, off
+            if wanted:
+                raise EnvironmentFault(
+                    _("{variable} asks for {name}={variant}, which this device cannot do.").format(
+                        variable=VARIABLE, name=self.name, variant=name
+                    ),
+                    why=fault,
+                    fix=_("Leave {name} out of {variable}; the best variant is chosen.").format(
+                        name=self.name, variable=VARIABLE
+                    ),
+                )
+            off.append(f"{self.name}={name}: {fault}")
+        return REFERENCE, off
+
+    def _fault(self, name: str, device: torch.device) -> str | None:
+        """Say what is wrong with a variant on a device; None where it computes rightly."""
+        twin, variant = self.variants[REFERENCE], self.variants[name]
+        for dtype, tolerance in _TOLERANCES.items():
+            try:
+                # Wherever the first use is, gradients are needed here.
+                with torch.inference_mode(False), torch.enable_grad():
+                    expected = self._trial(twin, torch.device("cpu"), torch.float32)
+                    error = _error(self._trial(variant, device, dtype), expected)
+            except NotHere:
+                raise
+            except Exception as problem:
+                if is_out_of_memory(problem):
+                    raise
+                return f"{type(problem).__name__}: {problem}".splitlines()[0]
+            if not error <= tolerance:  # NaN too
+                return _("its numbers are off by {share:.2g} of the largest in {dtype}").format(
+                    share=error, dtype=str(dtype).removeprefix("torch.")
+                )
+        return None
+
+
+def ops_table(device: torch.device) -> OpsTable:
+    """Choose for a kind of device, where that has not been done, and return the whole table.
+
+    Raises UsageError for a variable DANLU_OPS that names what there is not, EnvironmentFault for
+    one that asks for a variant which does not compute rightly here.
+    """
+    operations = [_OPERATIONS[name] for name in sorted(_OPERATIONS)]
+    chosen = {operation.name: operation.name_on(device) for operation in operations}
+    off = [text for operation in operations for text in operation.off.get(device.type, ())]
+    return OpsTable(chosen=chosen, off=tuple(off))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute alone: beside other work, threads wait longer for each other than trials take."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
+
+
+def take_variants(device: torch.device, recorded: Mapping[str, str]) -> tuple[str, ...]:
+    """Compute with the variants that a run has recorded, so that its numbers go on as they were.
+
+    Returns what is computed otherwise now, each as `name: recorded -> now`: a variant that is not
+    here any more, or that DANLU_OPS asks for.
+    """
+    others = []
+    for name, variant in recorded.items():
+        operation = _OPERATIONS.get(name)
+        if operation is None or variant == (now := operation.name_on(device)):
+            continue
+        if name in _wanted() or not operation.take(variant, device):
+            others.append(f"{name}: {variant} -> {now}")
+    return tuple(others)
+
+
+def _wanted() -> Mapping[str, str]:
+    """Read the variable. Raises UsageError."""
+    pairs = [pair.strip() for pair in os.environ.get(VARIABLE, "").split(",") if pair.strip()]
+    wanted: dict[str, str] = {}
+    for pair in pairs:
+        name, _equals, variant = pair.partition("=")
+        operation = _OPERATIONS.get(name)
+        if operation is None or variant not in operation.variants:
+            known = sorted(_OPERATIONS) if operation is None else sorted(operation.variants)
+            raise UsageError(
+                _("{variable} names {pair}, which there is not.").format(
+                    variable=VARIABLE, pair=pair
+                ),
+                why=(
+                    _("The operations are {names}.")
+                    if operation is None
+                    else _("Its variants are {names}.")
+                ).format(names=", ".join(known)),
+                fix=f"{VARIABLE}={name if operation else known[0]}={REFERENCE}",
+            )
+        wanted[name] = variant
+    return wanted
+
+
+def _error(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Return the largest error of any number, as a share of the largest number of its tensor."""
+    errors = [
+        (g.detach().cpu().float() - e.detach()).abs().max() / e.detach().abs().max().clamp(min=1e-6)
+        for g, e in zip(got, expected, strict=True)
+    ]
+    return float(torch.stack(errors).max())
+
+
+def twin_gradients(
+    twin: Callable[..., Tensor], gradient: Tensor, tensors: Sequence[Tensor], *rest: object
+) -> tuple[Tensor, ...]:
+    """Return the gradients of a readable twin's tensors, by autograd."""
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    with torch.enable_grad():
+        value = twin(*leaves, *rest)
+    return torch.autograd.grad(value, leaves, gradient)
+
+
+def example(
+    *shape: int, device: torch.device, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Tensor:
+    """Return fixed numbers to try a variant on, the same on every device."""
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    # Rounded to bf16, so that all dtypes begin with the same numbers.
+    values = torch.randn(shape, generator=generator).bfloat16()
+    return values.to(device, dtype)

@@ -1,0 +1,90 @@
+"""What a step reads: the same buffers every time, and filler where a step only decodes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from danlu.engine.blocks import Block, Contents
+from danlu.engine.request import RequestId
+from danlu.engine.scheduler import TokenSequence
+from danlu.engine.step_inputs import StepInputs
+from danlu.ops import Cache
+from danlu.ops.key_value_store import ByHead
+from danlu.ops.paged_store import Paged
+
+
+def inputs(cache: type[Cache] = Paged) -> StepInputs:
+    return StepInputs(
+        cache,
+        max_tokens=300,
+        max_requests=6,
+        max_blocks=4,
+        scratch=9,
+        device=torch.device("cpu"),
+    )
+
+
+def sequence(number: int, num_tokens: int, computed: int, blocks: list[int]) -> TokenSequence:
+    return TokenSequence(
+        id=RequestId(number),
+        tokens=[100 * number + place for place in range(num_tokens)],
+        root=Contents(0),
+        computed=computed,
+        blocks=[Block(block) for block in blocks],
+    )
+
+
+def test_prompts_and_answers_in_one_step() -> None:
+    reads = sequence(1, 200, 0, [3, 1])
+    writes = sequence(2, 130, 129, [0, 5])
+    step = inputs().prepare({reads: 140, writes: 1})
+    assert step.tokens.tolist() == [*range(100, 240), 329]
+    assert step.positions.tolist() == [*range(140), 129]
+    assert step.cache.slots.tolist() == [*range(384, 512), *range(128, 140), 5 * 128 + 1]
+    assert step.cache.block_table.tolist() == [[3, 1, 0, 0], [0, 5, 0, 0]]
+    assert step.cache.lengths.tolist() == [140, 130]
+    # The first goes on reading: only the second gets a token.
+    assert step.rows is not None
+    assert step.rows.tolist() == [140]
+    assert (step.num_rows, step.num_filler) == (1, 0)
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 2), (3, 4), (5, 8), (6, 8)])
+def test_a_step_that_only_decodes_has_a_power_of_two_of_rows(count: int, rows: int) -> None:
+    batch = {sequence(n, 3, 2, [n]): 1 for n in range(count)}
+    step = inputs().prepare(batch)
+    assert step.tokens.shape == step.cache.lengths.shape == (rows,)
+    assert (step.num_rows, step.num_filler) == (count, rows - count)
+    assert step.rows is None
+    # Filler sees one token, its own, in a block that is nobody's.
+    assert step.cache.block_table[count:, 0].tolist() == [9] * (rows - count)
+    assert step.cache.slots[count:].tolist() == [9 * 128] * (rows - count)
+    assert step.cache.lengths[count:].tolist() == [1] * (rows - count)
+    assert step.cache.is_decoding
+
+
+def test_where_rows_cost_their_time_nothing_is_filled() -> None:
+    step = inputs(ByHead).prepare({sequence(n, 3, 2, [n]): 1 for n in range(3)})
+    assert len(step.tokens) == 3
+    assert step.num_filler == 0
+
+
+def test_every_step_reads_the_same_places() -> None:
+    made = inputs()
+    first = made.prepare({sequence(n, 3, 2, [n]): 1 for n in range(3)})
+    places = [part.data_ptr() for part in (first.tokens, first.positions, first.cache.lengths)]
+    second = made.prepare({sequence(n, 200, 0, [n, n + 1]): 40 for n in range(5)})
+    assert [
+        part.data_ptr() for part in (second.tokens, second.positions, second.cache.lengths)
+    ] == places
+    assert {part.dtype for part in (second.tokens, second.positions, second.cache.block_table)} == {
+        torch.int32
+    }
+
+
+def test_a_step_in_which_nobody_gets_a_token() -> None:
+    step = inputs().prepare({sequence(1, 200, 0, [3, 1]): 128})
+    assert step.rows is not None
+    assert step.rows.tolist() == []
+    assert step.num_rows == 0

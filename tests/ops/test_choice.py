@@ -1,0 +1,185 @@
+"""Which variant runs: the best that computes rightly; what is wrong is switched off and named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu import ops
+from danlu.device.variants import REFERENCE, preferred_variants
+from danlu.errors import EnvironmentFault, UsageError
+from danlu.ops import choice
+from danlu.ops.choice import NotHere, Operation
+from danlu.ops.rms_norm import RMS_NORM
+from danlu.ops.swiglu import SWIGLU, SwigluPasses
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def _untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choose anew for this test, and forget it afterwards."""
+    monkeypatch.delenv(choice.VARIABLE, raising=False)
+    for operation in choice._OPERATIONS.values():
+        monkeypatch.setattr(operation, "_chosen", {})
+        monkeypatch.setattr(operation, "off", {})
+        monkeypatch.setattr(operation, "variants", dict(operation.variants))
+
+
+pytestmark = pytest.mark.usefixtures("_untouched")
+
+
+def test_the_table_names_a_variant_of_every_operation() -> None:
+    table = ops.ops_table(CPU)
+    assert set(table.chosen) == set(preferred_variants("cpu")) == set(choice._OPERATIONS)
+    assert table.off == ()
+    for name, variant in table.chosen.items():
+        assert variant in (*preferred_variants("cpu")[name], REFERENCE)
+    # Without bf16 products of its own a processor has nothing to pack for.
+    assert {n for n, v in table.chosen.items() if v == REFERENCE} <= {"packed_linear"}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "npu"])
+def test_every_variant_that_is_preferred_exists(kind: str) -> None:
+    for name, variants in preferred_variants(kind).items():
+        assert set(variants) < set(choice._OPERATIONS[name].variants)
+
+
+def wrong_gradient(grad: Tensor, gate_up: Tensor) -> Tensor:
+    return SWIGLU.variants["reference"].backward(grad, gate_up) * 1.2
+
+
+def not_a_number(gate_up: Tensor) -> Tensor:
+    return SWIGLU.variants["reference"].forward(gate_up) * torch.nan
+
+
+def breaks(*_given: Any) -> Tensor:
+    raise RuntimeError("no kernel for this card\nand more")
+
+
+@pytest.mark.parametrize(
+    ("passes", "reason"),
+    [
+        (
+            lambda fine: SwigluPasses(fine.forward, wrong_gradient),
+            "off by 0.2 of the largest in float32",
+        ),
+        (lambda fine: SwigluPasses(not_a_number, fine.backward), "off by nan"),
+        (lambda fine: SwigluPasses(breaks, fine.backward), "RuntimeError: no kernel for this card"),
+    ],
+    ids=["gradient", "nan", "raises"],
+)
+def test_a_wrong_variant_is_switched_off_and_named(passes: Any, reason: str) -> None:
+    SWIGLU.variants["torch"] = passes(SWIGLU.variants["torch"])
+    table = ops.ops_table(CPU)
+    assert table.chosen["swiglu"] == REFERENCE
+    [off] = table.off
+    assert off.startswith("swiglu=torch: ")
+    assert reason in off
+    assert "and more" not in off
+    assert any("swiglu=torch" in line for line in table.warn())
+    # What is computed is right all the same.
+    gate_up = torch.randn(3, 8)
+    torch.testing.assert_close(ops.swiglu(gate_up), SWIGLU.variants[REFERENCE].forward(gate_up))
+
+
+def test_an_optimizer_that_ignores_what_is_not_finite_is_switched_off() -> None:
+    """As Ascend's fused AdamW does."""
+    operation = choice._OPERATIONS["adamw"]
+    right: Any = operation.variants["fused"]
+
+    def careless(*given: Any) -> None:
+        settings, vector, gradient, moments, _applied, *rest = given
+        right(settings, vector, gradient, moments, torch.tensor(True), *rest)
+
+    operation.variants["fused"] = careless
+    table = ops.ops_table(CPU)
+    assert table.chosen["adamw"] == "unfused"
+    assert "adamw=fused" in table.off[0]
+
+
+def test_what_a_device_does_not_have_is_no_fault() -> None:
+    def trial(variant: str, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        if variant != REFERENCE:
+            raise NotHere("another processor's")
+        return [torch.ones(1)]
+
+    operation = Operation("rms_norm", {"torch": "torch", REFERENCE: REFERENCE}, trial)
+    try:
+        assert operation.name_on(CPU) == REFERENCE
+        assert operation.off["cpu"] == []
+    finally:
+        choice._OPERATIONS["rms_norm"] = RMS_NORM  # type: ignore[assignment]
+
+
+def test_variants_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(choice.VARIABLE, " rms_norm=reference, adamw=unfused,")
+    table = ops.ops_table(CPU)
+    assert (table.chosen["rms_norm"], table.chosen["adamw"]) == (REFERENCE, "unfused")
+    assert RMS_NORM.on(CPU) is RMS_NORM.variants[REFERENCE]
+    assert table.as_text.startswith("accumulate=in_pieces,adamw=unfused,")
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("rms_nrom=reference", "accumulate, adamw"),
+        ("rms_norm=fast", "reference, torch"),
+        ("rms_norm", "reference, torch"),
+    ],
+)
+def test_names_that_there_are_not_are_refused(
+    text: str, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(choice.VARIABLE, text)
+    with pytest.raises(UsageError) as refused:
+        ops.ops_table(CPU)
+    assert text in refused.value.what
+    assert known in refused.value.why
+    # What it proposes is taken.
+    monkeypatch.setenv(choice.VARIABLE, refused.value.fix.partition("=")[2])
+    ops.ops_table(CPU)
+
+
+def test_a_variant_that_computes_wrongly_is_not_taken_on_demand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    SWIGLU.variants["torch"] = SwigluPasses(not_a_number, wrong_gradient)
+    monkeypatch.setenv(choice.VARIABLE, "swiglu=torch")
+    with pytest.raises(EnvironmentFault, match="swiglu=torch"):
+        ops.ops_table(CPU)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "others"),
+    [
+        ({}, ()),
+        ({"adamw": "fused", "gone": "x"}, ()),
+        ({"adamw": "unfused"}, ()),
+        ({"adamw": "of_another_version"}, ("adamw: of_another_version -> fused",)),
+    ],
+)
+def test_a_run_goes_on_with_what_it_has_recorded(
+    recorded: Mapping[str, str], others: tuple[str, ...]
+) -> None:
+    assert ops.take_variants(CPU, recorded) == others
+    usual = "fused" if others else recorded.get("adamw", "fused")
+    assert ops.ops_table(CPU).chosen["adamw"] == usual
+
+
+def test_a_wish_goes_before_what_was_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(choice.VARIABLE, "adamw=fused")
+    assert ops.take_variants(CPU, {"adamw": "unfused"}) == ("adamw: unfused -> fused",)
+
+
+def test_a_choice_may_come_first_without_gradients() -> None:
+    with torch.inference_mode():
+        table = ops.ops_table(CPU)
+    assert table.off == ()
+    q = torch.randn(3, 8, requires_grad=True)
+    ops.swiglu(q).sum().backward()
+    assert q.grad is not None
