@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,3 +122,41 @@ def test_only_the_small_product_and_the_input_are_kept() -> None:
     own = {id(p) for _name, p in adapter.parameters()}
     kept = sum(t.numel() for t in saved if id(t) not in own)
     assert kept <= x.numel() + 10 * 2 * 4
+
+
+def test_without_gradients_no_backward_pass_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, model = tiny_model()
+    linear = AdapterLinear(random_adapter(LoraConfig(r=4), config), dropout())
+    tokens = random_tokens(config, sum(LENGTHS))
+    expected = packed_logits(model, tokens, LENGTHS, linear).detach()
+    monkeypatch.setattr(
+        torch.autograd.Function, "apply", classmethod(lambda *_given: pytest.fail("set up"))
+    )
+    with torch.no_grad():
+        assert torch.equal(packed_logits(model, tokens, LENGTHS, linear), expected)
+
+
+def test_products_take_the_matrices_as_they_are_when_a_microstep_begins() -> None:
+    """Their copies in bf16 are made once for it: an update shows in the next one."""
+    config, model = tiny_model()
+    model.to(torch.bfloat16)
+    adapter = random_adapter(LoraConfig(r=4), config)
+    x = torch.randn(5, config.hidden_size).to(torch.bfloat16)
+
+    def computed(linear: AdapterLinear) -> Tensor:
+        return linear(model.layers[0], "qkv_proj", x).detach()
+
+    first = AdapterLinear(adapter)
+    before = computed(first)
+    with torch.no_grad():
+        for _layer, _name, _a, b in adapter.tensors():
+            b.mul_(2)
+    assert torch.equal(computed(first), before)
+    after = computed(AdapterLinear(adapter))
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(
+        after.float() - before.float(),
+        before.float() - plain_linear(model.layers[0], "qkv_proj", x).float(),
+        atol=0.02,
+        rtol=0.05,
+    )

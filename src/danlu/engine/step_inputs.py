@@ -53,13 +53,14 @@ class StepInputs:
         device: torch.device,
     ) -> None:
         self._block_tokens, self._pads_rows = cache.block_tokens, cache.pads_rows
+        self._takes_tables = cache.takes_tables
+        self._max_blocks = max_blocks if cache.takes_tables else 1
         self._scratch = scratch
         most = _padded(max_requests)
-        sizes = [*[max(max_tokens, most)] * 3, most, most, most * max_blocks]
+        sizes = [*[max(max_tokens, most)] * 3, most, most, most * self._max_blocks]
         self._buffer = UploadBuffer(sum(sizes), device)
         self._host = torch.from_numpy(self._buffer.host).split(sizes)
         self._there = self._buffer.there.split(sizes)
-        self._max_blocks = max_blocks
 
     def prepare(self, batch: Mapping[SequenceT, int]) -> Step:
         """Fill the buffers with a step and queue their copy.
@@ -109,8 +110,9 @@ class StepInputs:
         for column, numbers in zip(columns, (ids, positions, slots, rows, ends), strict=True):
             column.numpy()[: len(numbers)] = numbers
         by_request = table.view(-1, self._max_blocks).numpy()
-        for place, blocks in enumerate(tables):
-            by_request[place, : len(blocks)] = blocks
+        if self._takes_tables:
+            for place, blocks in enumerate(tables):
+                by_request[place, : len(blocks)] = blocks
         self._buffer.upload()
 
     def _step(

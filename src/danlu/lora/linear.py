@@ -78,6 +78,8 @@ class AdapterLinear(Linear):
         addition = self.adapter.additions.get((layer.index, name))
         if addition is None:
             return plain_linear(layer, name, x, residual)
+        if not torch.is_grad_enabled():
+            return self.compute(layer, name, x, residual)[0]
         bs = [part.b for part in addition.parts]
         return _LoraProjection.apply(x, residual, addition.a, self, layer, name, *bs)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -86,6 +88,30 @@ class AdapterLinear(Linear):
         if dtype not in self.copies:
             self.copies[dtype] = self.adapter.working(dtype)
         return self.copies[dtype][layer.index, name]
+
+    def compute(
+        self, layer: Layer, name: str, x: Tensor, residual: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return y, and n and t behind it; see above. Where y is not needed, it is left empty."""
+        parts = self.adapter.additions[layer.index, name].parts
+        n = projection_input(layer, name, x)
+        work = self.working(layer, name, x.dtype)
+        if self.dropout is None:
+            t = F.linear(n, work.a)
+        else:
+            masked = [
+                F.linear(n * self.dropout.mask(layer.index, part.name, n), work.a[part.rank_rows])
+                for part in parts
+            ]
+            t = torch.cat(masked, dim=1)
+        weight = getattr(layer, name)
+        if self.is_second and name == "down_proj":
+            return x.new_empty(x.shape[0], weight.shape[0]), n, t
+        y, left = begin_linear(n, weight, residual)
+        scaling = self.adapter.config.scaling
+        for part, b in zip(parts, work.bs, strict=True):
+            y[:, part.out_rows] += F.linear(t[:, part.rank_rows] * scaling, b)
+        return end_linear(y, left), n, t
 
 
 class _LoraProjection(torch.autograd.Function):
@@ -101,27 +127,9 @@ class _LoraProjection(torch.autograd.Function):
         *bs: Tensor,
     ) -> Tensor:
         ctx.linear, ctx.layer, ctx.name = linear, layer, name
-        parts = linear.adapter.additions[layer.index, name].parts
-        n = projection_input(layer, name, x)
-        work = linear.working(layer, name, x.dtype)
-        dropout = linear.dropout
-        if dropout is None:
-            t = F.linear(n, work.a)
-        else:
-            masked = [
-                F.linear(n * dropout.mask(layer.index, part.name, n), work.a[part.rank_rows])
-                for part in parts
-            ]
-            t = torch.cat(masked, dim=1)
+        y, n, t = linear.compute(layer, name, x, residual)
         ctx.save_for_backward(x, n if linear.keeps_normed else None, t)
-        weight = getattr(layer, name)
-        if linear.is_second and name == "down_proj":
-            return x.new_empty(x.shape[0], weight.shape[0])
-        y, left = begin_linear(n, weight, residual)
-        scaling = linear.adapter.config.scaling
-        for part, b in zip(parts, work.bs, strict=True):
-            y[:, part.out_rows] += F.linear(t[:, part.rank_rows] * scaling, b)
-        return end_linear(y, left)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:

@@ -41,8 +41,8 @@ class CacheStep:
     """One step of N requests with T new tokens, as a cache needs it.
 
     On the host: counts, the new tokens of each request; ends, how many it then has in the cache;
-    tables, its blocks. On the device: slots [T] int64, where the new ones go; block_table [N, W]
-    and lengths [N], int32, the same as tables and ends.
+    tables, its blocks. On the device: slots [T] int64, where the new ones go; lengths [N] int32,
+    the same as ends; block_table [N, W] int32, the same as tables where a cache takes them.
     """
 
     counts: Sequence[int]
@@ -90,12 +90,13 @@ class Cache(ABC):
     """Keys and values of every layer. Not filled: on the CPU memory is touched when it is used.
 
     block_tokens: slots of a block. gathered_tokens: the most of which attention copies keys and
-    values. pads_rows: steps that only decode shall have one of few numbers
-    of rows, so that a graph of them can be captured.
+    values. takes_tables: it reads a step's block tables on the device. pads_rows: steps that only
+    decode shall have one of few numbers of rows, so that a graph of them can be captured.
     """
 
     block_tokens: ClassVar[int]
     gathered_tokens: ClassVar[int] = 0
+    takes_tables: ClassVar[bool] = False
     pads_rows: ClassVar[bool] = False
 
     @abstractmethod
@@ -239,6 +240,10 @@ def _joined(store: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:
 
 def _runs(table: Sequence[int], num_tokens: int, block_tokens: int) -> list[tuple[int, int]]:
     """Return the slots [start, end) of the first tokens in blocks, in order; neighbours joined."""
+    count = -(-num_tokens // block_tokens)
+    first = table[0]
+    if table[:count] == list(range(first, first + count)):  # as they mostly lie
+        return [(first * block_tokens, first * block_tokens + num_tokens)]
     found: list[tuple[int, int]] = []
     left = num_tokens
     for block in table:

@@ -33,6 +33,7 @@ class Paged(Cache):
 
     block_tokens = 128
     gathered_tokens = GATHERED_TOKENS
+    takes_tables = True
     pads_rows = True
 
     def __init__(
