@@ -47,7 +47,9 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
     Then the tests may ask for the same bits.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DANLU_OPS", "attention=sdpa,adamw=unfused,cache=paged,residual=last")
+        patch.setenv(
+            "DANLU_OPS", "attention=sdpa,adamw=unfused,cache=paged,residual=last,rotated_qkv=as_one"
+        )
         # A device written in Python has no allocator for pinned memory.
         patch.setattr(again, "to_host", lambda tensor: tensor.to("cpu"))
         with sdpa_kernel(SDPBackend.MATH):

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from danlu import ops
 from danlu.ops import reference
+from danlu.ops.rope import ROTATED_QKV
+from tests.helpers.models.variants import taken
 
 # Largest error allowed, as a share of the largest value (or of 1, the size of the inputs).
 # In fp32 only the order of sums differs.
@@ -94,11 +96,12 @@ def angles(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor
 
 
 @both_dtypes
+@pytest.mark.parametrize("variant", ["as_one", "in_parts"])
 @pytest.mark.parametrize(
     ("tokens", "heads", "kv_heads", "head_dim"), [(1, 1, 1, 2), (9, 4, 2, 32), (33, 3, 1, 128)]
 )
 def test_rotated_qkv(
-    tokens: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype
+    tokens: int, heads: int, kv_heads: int, head_dim: int, variant: str, dtype: torch.dtype
 ) -> None:
     qkv = random(tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
     norms = [random(head_dim, dtype=dtype, seed=n) for n in (1, 2)]
@@ -112,7 +115,8 @@ def test_rotated_qkv(
             dim=1,
         )
 
-    check(joined(ops.rotated_qkv), joined(reference.rotated_qkv), [qkv, *norms])
+    with taken(ROTATED_QKV, variant):
+        check(joined(ops.rotated_qkv), joined(reference.rotated_qkv), [qkv, *norms])
 
 
 def test_q_and_k_and_v_are_the_parts_of_the_projection() -> None:

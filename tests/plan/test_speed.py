@@ -19,6 +19,7 @@ from danlu.model.recompute import POLICIES, Recompute
 from danlu.model.sizes import published_config
 from danlu.ops.attention import ATTENTION
 from danlu.ops.product import RESIDUAL
+from danlu.ops.rope import ROTATED_QKV
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.speed import nominal_speed, seconds_of
 from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
@@ -96,7 +97,11 @@ def test_operations_and_bytes_are_those_of_a_layer(
 ) -> None:
     short, long = [8] * 4, [32] * 4
     # As cards compute.
-    with taken(ATTENTION, "sdpa"), taken(RESIDUAL, "in_product"):
+    with (
+        taken(ATTENTION, "sdpa"),
+        taken(RESIDUAL, "in_product"),
+        taken(ROTATED_QKV, "as_one"),
+    ):
         counted(2, short, policy, lora)  # what is made once does not count
         config, few, _bytes = counted(2, short, policy, lora)
         _config, many, _bytes = counted(4, short, policy, lora)

@@ -15,12 +15,12 @@ REFERENCE = "reference"
 # Each operation's variants in order of preference, the twin excepted.
 _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "rms_norm": ("torch",),
-    "rotated_qkv": ("torch",),
     "swiglu": ("torch",),
     "cross_entropy": ("in_place",),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
+    "rotated_qkv": ("in_parts", "as_one"),
     "cache": ("by_head", "paged"),
     "residual": ("last",),
     "accumulate": ("in_pieces",),
@@ -31,6 +31,7 @@ _CPU: Mapping[str, tuple[str, ...]] = {
 }
 _CUDA: Mapping[str, tuple[str, ...]] = {
     "attention": ("sdpa",),
+    "rotated_qkv": ("as_one",),
     "cache": ("paged",),
     "residual": ("in_product", "last"),
     "accumulate": ("at_once",),

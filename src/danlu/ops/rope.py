@@ -5,6 +5,7 @@ Queries, keys and values stand side by side in one matrix; its gradient is made 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -60,15 +61,22 @@ def rotated_qkv(
     return ROTATED_QKV.on(qkv.device)(qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
 
 
-def _parts(qkv: Tensor, head_dim: int, num_kv_heads: int) -> tuple[Tensor, Tensor]:
-    """View qkv as the heads of q and k, and those of v: [T, heads, head_dim] each."""
-    heads = qkv.view(len(qkv), -1, head_dim)
-    return heads[:, :-num_kv_heads], heads[:, -num_kv_heads:]
+# The heads that are normed and rotated at once, with the weight of their norm.
+_Group = tuple[slice, Tensor]
 
 
-def _norms(q_norm: Tensor, k_norm: Tensor, num_heads: int, num_kv_heads: int) -> Tensor:
-    """Return the weights of q's and k's heads below each other: [heads, head_dim]."""
-    return torch.cat((q_norm.expand(num_heads, -1), k_norm.expand(num_kv_heads, -1)))
+def _in_parts(q_norm: Tensor, k_norm: Tensor, num_heads: int, num_kv_heads: int) -> list[_Group]:
+    """q, then k: on a CPU what is in between stays in its cache."""
+    return [(slice(0, num_heads), q_norm), (slice(num_heads, num_heads + num_kv_heads), k_norm)]
+
+
+def _as_one(q_norm: Tensor, k_norm: Tensor, num_heads: int, num_kv_heads: int) -> list[_Group]:
+    """q and k together: half the operations for a card's host to start."""
+    weights = torch.cat((q_norm.expand(num_heads, -1), k_norm.expand(num_kv_heads, -1)))
+    return [(slice(0, num_heads + num_kv_heads), weights)]
+
+
+Grouping = Callable[[Tensor, Tensor, int, int], list[_Group]]
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -83,6 +91,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _forward(
+    grouping: Grouping,
     qkv: Tensor,
     q_norm: Tensor,
     k_norm: Tensor,
@@ -91,16 +100,38 @@ def _forward(
     sin: Tensor,
     num_kv_heads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    qk, v = _parts(qkv, len(q_norm), num_kv_heads)
-    num_heads = qk.shape[1] - num_kv_heads
-    rotated = _rotate(normed(qk, _norms(q_norm, k_norm, num_heads, num_kv_heads), eps), cos, sin)
-    return rotated[:, :num_heads], rotated[:, num_heads:], v
+    heads = qkv.view(len(qkv), -1, len(q_norm))
+    num_heads = heads.shape[1] - 2 * num_kv_heads
+    rotated = [
+        _rotate(normed(heads[:, span], weight, eps), cos, sin)
+        for span, weight in grouping(q_norm, k_norm, num_heads, num_kv_heads)
+    ]
+    q, k = rotated if len(rotated) == 2 else rotated[0].split([num_heads, num_kv_heads], dim=1)
+    return q, k, heads[:, -num_kv_heads:]
+
+
+def _input_gradient(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    with_weight: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the gradient of some heads, [T, heads, head_dim], and what adds up to the weight's."""
+    # A rotation's transpose is the rotation by the opposite angle.
+    turned_back = _rotate(grad, cos, -sin)
+    dx, terms = norm_gradients(turned_back, x, weight, eps, with_weight=with_weight)
+    return dx.to(x.dtype), terms
 
 
 class _RotatedQkv(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        grouping: Grouping,
         qkv: Tensor,
         q_norm: Tensor,
         k_norm: Tensor,
@@ -110,33 +141,41 @@ class _RotatedQkv(torch.autograd.Function):
         num_kv_heads: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(qkv, q_norm, k_norm, cos, sin)
-        ctx.eps, ctx.num_kv_heads = eps, num_kv_heads
-        return _forward(qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
+        ctx.grouping, ctx.eps = grouping, eps
+        return _forward(grouping, qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
 
     @staticmethod
     def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
         qkv, q_norm, k_norm, cos, sin = ctx.saved_tensors
         num_heads, num_kv_heads, head_dim = dq.shape[1], dk.shape[1], len(q_norm)
-        with_weights = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        # A rotation's transpose is the rotation by the opposite angle.
-        turned_back = _rotate(torch.cat((dq, dk), dim=1), cos, -sin)
-        qk, _v = _parts(qkv, head_dim, num_kv_heads)
-        weights = _norms(q_norm, k_norm, num_heads, num_kv_heads)
-        dqk, terms = norm_gradients(turned_back, qk, weights, ctx.eps, with_weight=with_weights)
-        dqkv = torch.empty_like(qkv)
-        for part, gradient in zip(_parts(dqkv, head_dim, num_kv_heads), (dqk, dv), strict=True):
-            part.copy_(gradient)
-        dw: tuple[Tensor | None, Tensor | None] = None, None
-        if terms is not None:
-            of_q, of_k = terms.split([num_heads, num_kv_heads], dim=1)
-            dw = tuple(part.reshape(-1, head_dim).sum(0).to(q_norm.dtype) for part in (of_q, of_k))
-        return dqkv, *dw, None, None, None, None
+        with_weights = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        heads = qkv.view(len(qkv), -1, head_dim)
+        groups = ctx.grouping(q_norm, k_norm, num_heads, num_kv_heads)
+        gradients = (dq, dk) if len(groups) == 2 else (torch.cat((dq, dk), dim=1),)
+        found: list[Tensor] = []
+        terms: list[Tensor] = []
+        for (span, weight), gradient in zip(groups, gradients, strict=True):
+            dx, some = _input_gradient(
+                gradient, heads[:, span], weight, ctx.eps, cos, sin, with_weight=with_weights
+            )
+            found.append(dx)
+            if some is not None:
+                terms += (
+                    some.split([num_heads, num_kv_heads], dim=1) if len(groups) == 1 else [some]
+                )
+        # One copy behind both: writing each into its place is slower on a CPU.
+        dqkv = torch.cat((*found, dv), dim=1).view_as(qkv)
+        dw = [part.reshape(-1, head_dim).sum(0).to(q_norm.dtype) for part in terms]
+        return None, dqkv, *(dw or (None, None)), None, None, None, None
 
 
-def _with_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if not torch.is_grad_enabled():
-        return _forward(*arguments)
-    return _RotatedQkv.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+def _variant(grouping: Grouping) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    def rotated(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        if not torch.is_grad_enabled():
+            return _forward(grouping, *arguments)
+        return _RotatedQkv.apply(grouping, *arguments)  # type: ignore[no-any-return, no-untyped-call]
+
+    return rotated
 
 
 def _trial(variant: Any, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
@@ -151,5 +190,11 @@ def _trial(variant: Any, device: torch.device, dtype: torch.dtype) -> list[Tenso
 
 
 ROTATED_QKV = Operation(
-    "rotated_qkv", {"torch": _with_backward, "reference": reference.rotated_qkv}, _trial
+    "rotated_qkv",
+    {
+        "as_one": _variant(_as_one),
+        "in_parts": _variant(_in_parts),
+        "reference": reference.rotated_qkv,
+    },
+    _trial,
 )
