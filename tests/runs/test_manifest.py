@@ -53,6 +53,9 @@ WRITTEN = """\
   "device_description": "AMD EPYC",
   "dtype": "float32",
   "threads": 1,
+  "ops": {
+   "adamw": "fused"
+  },
   "micro_batch_tokens": 10000,
   "chunk_rows": 128,
   "recompute": "selective",

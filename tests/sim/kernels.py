@@ -71,7 +71,7 @@ KERNELS: dict[str, Kernel] = {
     **dict.fromkeys(("nll_loss_backward", "nll_loss_forward"), Kernel(FLOATS)),
     # Reading and writing by place.
     **dict.fromkeys(("gather", "index_add", "index_copy", "index_select"), Kernel(ALL)),
-    "index": Kernel(ALL, indices=WIDE | {torch.bool}),
+    **dict.fromkeys(("index", "_index_put_impl"), Kernel(ALL, indices=WIDE | {torch.bool})),
     "embedding_dense_backward": Kernel(FLOATS),
     "index_fill": Kernel(FLOATS | WIDE | {torch.bool}),
     "nonzero": Kernel(ALL),

@@ -5,7 +5,7 @@ Queries, keys and values stand side by side in one matrix; its gradient is made 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -111,7 +111,7 @@ def _forward(
 
 
 def _input_gradient(
-    grad: Tensor,
+    gradients: Sequence[Tensor],
     x: Tensor,
     weight: Tensor,
     eps: float,
@@ -120,9 +120,14 @@ def _input_gradient(
     *,
     with_weight: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the gradient of some heads, [T, heads, head_dim], and what adds up to the weight's."""
-    # A rotation's transpose is the rotation by the opposite angle.
-    turned_back = _rotate(grad, cos, -sin)
+    """Return the gradient of some heads, [T, heads, head_dim], and what adds up to the weight's.
+
+    gradients: of what was made of these heads, side by side.
+    """
+    # A rotation's transpose is the rotation by the opposite angle. Joined here, so freed soon.
+    joined = gradients[0] if len(gradients) == 1 else torch.cat(list(gradients), dim=1)
+    turned_back = _rotate(joined, cos, -sin)
+    del joined
     dx, terms = norm_gradients(turned_back, x, weight, eps, with_weight=with_weight)
     return dx.to(x.dtype), terms
 
@@ -151,12 +156,12 @@ class _RotatedQkv(torch.autograd.Function):
         with_weights = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
         heads = qkv.view(len(qkv), -1, head_dim)
         groups = ctx.grouping(q_norm, k_norm, num_heads, num_kv_heads)
-        gradients = (dq, dk) if len(groups) == 2 else (torch.cat((dq, dk), dim=1),)
+        gradients = ((dq,), (dk,)) if len(groups) == 2 else ((dq, dk),)
         found: list[Tensor] = []
         terms: list[Tensor] = []
-        for (span, weight), gradient in zip(groups, gradients, strict=True):
+        for (span, weight), some_gradients in zip(groups, gradients, strict=True):
             dx, some = _input_gradient(
-                gradient, heads[:, span], weight, ctx.eps, cos, sin, with_weight=with_weights
+                some_gradients, heads[:, span], weight, ctx.eps, cos, sin, with_weight=with_weights
             )
             found.append(dx)
             if some is not None:

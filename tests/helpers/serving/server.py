@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
+import torch
 from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
@@ -55,12 +56,17 @@ class ScriptedService:
         self.num_seats_taken = 0
 
 
+_ON_THE_CPU = SimpleNamespace(
+    name="/models/tiny", device=SimpleNamespace(torch_device=torch.device("cpu"))
+)
+
+
 def scripted_serving(service: object | None = None, loaded: object | None = None) -> Serving:
     """A model that is served, without a model."""
     return Serving(
         name="tiny",
         assistant=Assistant(
-            loaded=cast(Any, loaded or SimpleNamespace(name="/models/tiny")),
+            loaded=cast(Any, loaded or _ON_THE_CPU),
             engine=cast(Any, None),
             dialog=cast(Any, None),
             prompting=Prompting(),

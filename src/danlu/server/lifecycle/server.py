@@ -141,8 +141,8 @@ class Server(uvicorn.Server):
         return [
             _("{url}: ready").format(url=self.url),
             *describe(serving),
-            *table.describe(),
             _example(self.url, model, key=_shown_key(self._state.settings)),
+            *table.describe(),
             _("Ctrl-C stops the server."),
         ]
 
