@@ -99,7 +99,6 @@ class Cache(ABC):
     takes_tables: ClassVar[bool] = False
     pads_rows: ClassVar[bool] = False
 
-    @abstractmethod
     def __init__(
         self,
         layers: int,
@@ -109,7 +108,14 @@ class Cache(ABC):
         *,
         device: torch.device,
         dtype: torch.dtype,
-    ) -> None: ...
+    ) -> None:
+        shape = self._shape(kv_heads, num_blocks, head_dim)
+        self._store = torch.empty(layers, 2, *shape, device=device, dtype=dtype)
+
+    @classmethod
+    @abstractmethod
+    def _shape(cls, kv_heads: int, num_blocks: int, head_dim: int) -> tuple[int, ...]:
+        """Return how a layer's keys lie in memory; its values do likewise."""
 
     @abstractmethod
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
@@ -131,18 +137,9 @@ class ByHead(Cache):
 
     block_tokens = 16
 
-    def __init__(
-        self,
-        layers: int,
-        kv_heads: int,
-        num_blocks: int,
-        head_dim: int,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        slots = num_blocks * self.block_tokens
-        self._store = torch.empty(layers, 2, kv_heads, slots, head_dim, device=device, dtype=dtype)
+    @classmethod
+    def _shape(cls, kv_heads: int, num_blocks: int, head_dim: int) -> tuple[int, ...]:
+        return kv_heads, num_blocks * cls.block_tokens, head_dim
 
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
         """Write into the slots."""
@@ -170,18 +167,9 @@ class Twin(Cache):
 
     block_tokens = 16
 
-    def __init__(
-        self,
-        layers: int,
-        kv_heads: int,
-        num_blocks: int,
-        head_dim: int,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        slots = num_blocks * self.block_tokens
-        self._store = torch.empty(layers, 2, slots, kv_heads, head_dim, device=device, dtype=dtype)
+    @classmethod
+    def _shape(cls, kv_heads: int, num_blocks: int, head_dim: int) -> tuple[int, ...]:
+        return num_blocks * cls.block_tokens, kv_heads, head_dim
 
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
         """Write into the slots."""

@@ -36,18 +36,9 @@ class Paged(Cache):
     takes_tables = True
     pads_rows = True
 
-    def __init__(
-        self,
-        layers: int,
-        kv_heads: int,
-        num_blocks: int,
-        head_dim: int,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> None:
-        shape = (layers, 2, num_blocks, self.block_tokens, kv_heads, head_dim)
-        self._store = torch.empty(shape, device=device, dtype=dtype)
+    @classmethod
+    def _shape(cls, kv_heads: int, num_blocks: int, head_dim: int) -> tuple[int, ...]:
+        return num_blocks, cls.block_tokens, kv_heads, head_dim
 
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
         """Write into the slots."""
