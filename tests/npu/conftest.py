@@ -48,7 +48,9 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
-            "DANLU_OPS", "attention=sdpa,adamw=unfused,cache=paged,residual=last,rotated_qkv=as_one"
+            "DANLU_OPS",
+            "attention=sdpa,adamw=unfused,cache=paged,residual=last,rms_norm=torch,"
+            "rotated_qkv=as_one,swiglu=torch",
         )
         # A device written in Python has no allocator for pinned memory.
         patch.setattr(again, "to_host", lambda tensor: tensor.to("cpu"))

@@ -137,7 +137,7 @@ class StepInputs:
                 ends=ends,
                 tables=tables,
                 block_tokens=self._block_tokens,
-                slots=slots[:total].long(),
+                slots=slots[:total],
                 block_table=table.view(-1, self._max_blocks)[: len(ends)],
                 lengths=lengths[: len(ends)],
             ),
