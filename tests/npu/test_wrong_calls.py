@@ -78,14 +78,14 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no mask": (lambda: attention(atten_mask=None), "ignores sparse_mode without a mask"),
     "a mask as torch has it": (lambda: attention(atten_mask=upside_down()), "above the diagonal"),
     "a mask of the batch's size": (lambda: attention(atten_mask=mask()[:5, :5]), "2048 x 2048"),
-    "a mask that is added": (lambda: attention(atten_mask=mask().to(BF16)), "takes no mask of torch.bfloat16"),
+    "a mask that is added": (lambda: attention(atten_mask=mask().to(BF16)), "no mask of"),
     "lengths for sums": (lambda: attention(actual_seq_qlen=[3, 2]), "sums in `actual_seq_qlen`"),
     "sums that end too soon": (lambda: attention(actual_seq_kvlen=[2, 4]), "end at the 5 tokens"),
     "the scale left out": (lambda: attention(scale=1.0), "default scale"),
     "the heads of the keys": (lambda: attention(heads=2), "`head_num`"),
     "sums for lengths, with pages": (lambda: paged(actual_seq_lengths_kv=[130, 280]), "not sums"),
     "a block table of 64 bits": (
-        lambda: paged(block_table=torch.zeros(2, 2, dtype=torch.int64).to("npu")), "block table int32",
+        lambda: paged(block_table=torch.zeros(2, 2).long().to("npu")), "block table int32",
     ),
     "small pages": (lambda: paged(block_size=16), "pages of 128"),
     "a query with gaps": (

@@ -318,11 +318,13 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
         graphs.refuse("a copy from the host")
         note_upload(pinned=is_pinned(source))
     elif graphs.is_recording():
-        graphs.note(
-            "aten::copy_", {}, lambda _named: host_of(target).copy_(host_of(source)) and None
-        )
-    host_of(target).copy_(host_of(source))
+        graphs.note("aten::copy_", {}, lambda _named: _copy(source, target))
+    _copy(source, target)
     return target
+
+
+def _copy(source: Tensor, target: Tensor) -> None:
+    host_of(target).copy_(host_of(source))
 
 
 def _pin_memory(tensor: Tensor, device: object = None) -> Tensor:

@@ -34,6 +34,11 @@ class Step:
     num_filler: int
     cache: CacheStep
 
+    @property
+    def only_decodes(self) -> bool:
+        """Whether each request has one token, and gets the next."""
+        return self.rows is None and self.cache.is_decoding
+
 
 class StepInputs:
     """The buffers.

@@ -12,7 +12,7 @@ from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.ascend import add_variants
 from danlu.ops.attention import Segments, segment_attention
-from danlu.ops.cache.graph import Replay, recorder_for
+from danlu.ops.cache.graph import Recorder, Replay, recorder_for
 from danlu.ops.cache.key_value_store import Cache, CacheStep
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.choice import OpsTable, ops_table, take_variants
@@ -42,6 +42,7 @@ __all__ = [
     "CacheStep",
     "Moments",
     "OpsTable",
+    "Recorder",
     "Replay",
     "Segments",
     "accumulate",
