@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from danlu.model import checkpointing as again
 from danlu.ops import ops_table
+from tests.helpers.models.variants import ascend_variants
 from tests.sim.pageable import PLACES
 from tests.sim.record import Record, recording
 
@@ -59,6 +60,13 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
             for kind in ("cpu", "npu"):
                 ops_table(torch.device(kind))
             yield
+
+
+@pytest.fixture
+def fused() -> Iterator[None]:
+    """Compute with Ascend's fused kernels, as a card does by itself."""
+    with ascend_variants():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

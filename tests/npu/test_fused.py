@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,22 +26,11 @@ from tests.helpers.models.tiny_engine import (
     tokens_of,
     varied_model,
 )
-from tests.helpers.models.variants import taken
 from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 from tests.sim import formulas
 from tests.sim.record import recording
 
 FUSED = [one for one in _OPERATIONS.values() if ASCEND in one.variants]
-NPU = torch.device("npu")
-
-
-@pytest.fixture
-def fused() -> Iterator[None]:
-    """Compute as a card does by itself."""
-    with ExitStack() as stack:
-        for operation in FUSED:
-            stack.enter_context(taken(operation, ASCEND, "npu"))
-        yield
 
 
 @pytest.fixture
@@ -56,7 +43,7 @@ def untried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_probe_takes_every_fused_kernel(untried: None) -> None:
-    table = ops_table(NPU)
+    table = ops_table(torch.device("npu"))
     assert not table.off
     assert {name for name, variant in table.chosen.items() if variant == ASCEND} == {
         operation.name for operation in FUSED
@@ -86,7 +73,7 @@ def test_a_kernel_that_fails_on_a_card_is_switched_off_and_named(
         return (found[0] * 1.5, *found[1:]) if isinstance(found, tuple) else found * 1.5
 
     monkeypatch.setitem(formulas.COMPUTES, kernel, wrong)
-    table = ops_table(NPU)
+    table = ops_table(torch.device("npu"))
     (off,) = [text for text in table.off if text.startswith(f"{operation}={ASCEND}: ")]
     assert ("EZ9999" in off) == (fault == "an error")
     assert table.chosen[operation] != ASCEND
@@ -146,8 +133,8 @@ def test_answers_are_those_of_the_cpu(with_adapters: bool, fused: None) -> None:
 
 def test_more_segments_than_a_kernel_takes_are_attended_to_in_groups(fused: None) -> None:
     lengths = [1 + n % 2 for n in range(1500)]
-    q, k, v = (torch.randn(sum(lengths), heads, 16).to(NPU) for heads in (4, 2, 2))
-    there = ATTENTION.on(NPU)(q, k, v, Segments.of(lengths, NPU))
+    q, k, v = (torch.randn(sum(lengths), heads, 16).to("npu") for heads in (4, 2, 2))
+    there = ATTENTION.on(torch.device("npu"))(q, k, v, Segments.of(lengths, "npu"))
     here = [part.cpu() for part in (q, k, v)]
     expected = ATTENTION.variants["reference"](*here, Segments.of(lengths, "cpu"))
     assert torch.allclose(there.cpu(), expected, atol=1e-5)
@@ -160,7 +147,7 @@ def test_an_older_torch_npu_without_a_kernel_computes_without_it(
         raise AttributeError("'_OpNamespace' 'npu' object has no attribute 'npu_rms_norm'")
 
     monkeypatch.setattr(torch.ops.npu, "npu_rms_norm", absent)
-    table = ops_table(NPU)
+    table = ops_table(torch.device("npu"))
     assert table.chosen["rms_norm"] == "torch"
     assert any("no attribute 'npu_rms_norm'" in text for text in table.off)
     assert table.chosen["swiglu"] == ASCEND

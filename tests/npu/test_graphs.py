@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 
-from danlu.device.variants import ASCEND
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
 from danlu.model.qwen3 import Qwen3
 from danlu.ops.cache.graph import GRAPH, recorder_for
-from danlu.ops.choice import _OPERATIONS
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     random_adapter,
@@ -29,16 +26,9 @@ from tests.sim.graphs import NotInAGraph, NPUGraph, graph
 from tests.sim.record import Record, recording
 
 DRAWN = SamplingSettings(temperature=0.8, top_k=20, top_p=0.95, seed=1, max_tokens=12)
-NPU = torch.device("npu")
 
 
-@pytest.fixture(autouse=True)
-def _fused() -> Iterator[None]:
-    with ExitStack() as stack:
-        for operation in _OPERATIONS.values():
-            if ASCEND in operation.variants:
-                stack.enter_context(taken(operation, ASCEND, "npu"))
-        yield
+pytestmark = pytest.mark.usefixtures("fused")
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +117,8 @@ def test_an_adapter_that_leaves_takes_its_recordings_along(model: Qwen3) -> None
 
 
 def test_in_fp32_nothing_is_recorded() -> None:
-    assert recorder_for(torch.empty(0, device=NPU)) is None
-    assert recorder_for(torch.empty(0, device=NPU, dtype=torch.bfloat16)) is not None
+    assert recorder_for(torch.empty(0, device="npu")) is None
+    assert recorder_for(torch.empty(0, device="npu", dtype=torch.bfloat16)) is not None
 
 
 @pytest.mark.parametrize(
@@ -138,13 +128,13 @@ def test_in_fp32_nothing_is_recorded() -> None:
     ids=["a number", "a copy to the host", "a shape", "an upload"],
 )  # fmt: skip
 def test_what_needs_the_host_cannot_be_recorded(work: object) -> None:
-    there = torch.ones(3, device=NPU)
+    there = torch.ones(3, device="npu")
     with pytest.raises(NotInAGraph), graph(NPUGraph()):
         work(there)  # type: ignore[operator]
 
 
 def test_a_recording_keeps_what_the_host_gave_it() -> None:
-    x, made = torch.ones(3, device=NPU), NPUGraph()
+    x, made = torch.ones(3, device="npu"), NPUGraph()
     factor = 2.0
     with graph(made):
         y = x * factor
