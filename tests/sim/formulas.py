@@ -238,6 +238,7 @@ COMPUTES: dict[str, Callable[..., Any]] = {
 
 
 def _keep_norm(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)  # nobody differentiates the other results
     x, gamma, *_rest = inputs
     ctx.save_for_backward(x, gamma, output[1])
 
@@ -267,6 +268,7 @@ def _rotation_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _keep_attention(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.set_materialize_grads(False)
     arguments = torch.ops.npu.npu_fusion_attention.default._schema.arguments
     named = {argument.name: value for argument, value in zip(arguments, inputs, strict=False)}
     mask = named["atten_mask"]

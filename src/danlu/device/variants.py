@@ -71,12 +71,21 @@ class AttentionFacts:
     """What attention over whole segments keeps for its backward pass, beside inputs and output.
 
     number_bytes: of a number of these, None as the model computes. head_token_bytes: of each head
-    and token. segment_bytes: of each segment.
+    and token. segment_bytes: of each segment. by_segment: each is a call of its own, and the
+    outputs are joined in a copy.
     """
 
     number_bytes: int | None = None
     head_token_bytes: int = 4  # the softmax's normaliser
     segment_bytes: int = 0
+    by_segment: bool = True
+
+
+def is_fused(kind: str, variants: Mapping[str, str] | None = None) -> bool:
+    """Whether norms, rotation and swiglu are a kernel each; None: with the usual variants."""
+    usual = {name: names[0] for name, names in preferred_variants(kind).items() if names}
+    chosen = variants or usual
+    return all(chosen.get(name) == ASCEND for name in ("rms_norm", "rotated_qkv", "swiglu"))
 
 
 def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:
@@ -88,7 +97,7 @@ def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:
         # Its kernel keeps the softmax's maxima and sums, eight fp32 numbers each. Called for each
         # segment, as `scaled_dot_product_attention`, torch_npu keeps a causal mask of 2,048 x 2,048
         # booleans a call besides (op-plugin's sources of August 2026).
-        return AttentionFacts(
-            head_token_bytes=64, segment_bytes=0 if variant == ASCEND else 2048 * 2048
-        )
+        if variant == ASCEND:
+            return AttentionFacts(head_token_bytes=64, by_segment=False)
+        return AttentionFacts(head_token_bytes=64, segment_bytes=2048 * 2048)
     return AttentionFacts()
