@@ -20,9 +20,9 @@ from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
 from danlu.engine.grammar_compiler import GrammarCompiler
 from danlu.engine.graphs import DecodingGraphs
-from danlu.engine.logits import not_finite, token_logprobs
 from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogprobs
-from danlu.engine.sampler import Sampler, sample
+from danlu.engine.sampling.logits import not_finite, token_logprobs
+from danlu.engine.sampling.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
 from danlu.engine.step_inputs import Step, StepInputs
