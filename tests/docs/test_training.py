@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from danlu.cli.main import main
 from danlu.device.datasheets import CATALOGUE
+from danlu.device.variants import attention_facts
 from danlu.lora.adapter import ALL_TARGETS
 from danlu.model.recompute import POLICIES
 from danlu.model.sizes import published_config
@@ -76,9 +78,14 @@ def test_the_table_of_recomputation_is_that_of_the_plan() -> None:
         stated = float(cells[2].split()[0])
         kept = 36 * kept_per_token(job, cells[0].strip(), CATALOGUE["h100-80g"], shape)  # type: ignore[arg-type]
         assert abs(kept / 1e6 - stated) < 0.006
+    card = CATALOGUE["ascend-910b-64g"]
+    by_row = replace(card, attention=attention_facts("npu", "sdpa"))
     more = 36 * 60 * config.num_attention_heads / 1e6
-    mask = 36 * CATALOGUE["ascend-910b-64g"].attention.segment_bytes / 1e6
-    assert f"keeps {more:.2f} MB a token more, and {mask:.0f} MB for each row" in PAGE
-    kept = kept_per_token(job, "none", CATALOGUE["ascend-910b-64g"], shape)
+    mask = 36 * by_row.attention.segment_bytes / 1e6
     plain = kept_per_token(job, "none", CATALOGUE["h100-80g"], shape)
+    less = 36 * (plain - kept_per_token(job, "none", card, shape)) / 1e6
+    assert f"`none` keeps {less:.2f} MB a token less" in PAGE
+    said = " ".join(PAGE.split())
+    assert f"keeps {more:.2f} MB a token more, and {mask:.0f} MB for each row" in said
+    kept = kept_per_token(job, "none", by_row, shape)
     assert abs(36 * (kept - plain) / 1e6 - more - 8 * mask / shape.tokens) < 0.01

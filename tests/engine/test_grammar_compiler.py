@@ -17,7 +17,7 @@ from danlu.engine import grammar_compiler as grammars
 from danlu.engine.grammar import Grammar
 from danlu.engine.grammar_compiler import MAX_SOURCE_CHARACTERS, GrammarCompiler, Guide
 from danlu.engine.request import Request, SamplingSettings, Thinking
-from danlu.engine.sampler import ChosenToken, Sampler, sample
+from danlu.engine.sampling.sampler import ChosenToken, Sampler, sample
 from danlu.errors import CapacityError, UsageError
 from danlu.text.parse import Parser, Text
 from tests.helpers.models.tiny_engine import tokenizer

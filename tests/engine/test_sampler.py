@@ -14,9 +14,9 @@ from torch import Tensor
 
 from danlu.engine.grammar import Grammar
 from danlu.engine.grammar_compiler import GrammarCompiler
-from danlu.engine.logits import Largest, Penalties, candidates
 from danlu.engine.request import Request, SamplingSettings, Thinking, TokenLogprobs
-from danlu.engine.sampler import ChosenToken, Sampler, sample
+from danlu.engine.sampling.logits import Largest, Penalties, candidates
+from danlu.engine.sampling.sampler import ChosenToken, Sampler, sample
 from danlu.errors import DataError, UsageError
 from tests.helpers.models.tiny_engine import tokenizer
 

@@ -10,8 +10,8 @@ from danlu.engine.request import RequestId
 from danlu.engine.scheduler import TokenSequence
 from danlu.engine.step_inputs import StepInputs
 from danlu.ops import Cache
-from danlu.ops.key_value_store import ByHead
-from danlu.ops.paged_store import Paged
+from danlu.ops.cache.key_value_store import ByHead
+from danlu.ops.cache.paged_store import Paged
 
 
 def inputs(cache: type[Cache] = Paged) -> StepInputs:

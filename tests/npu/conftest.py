@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from danlu.model import checkpointing as again
 from danlu.ops import ops_table
+from tests.helpers.models.variants import ascend_variants
 from tests.sim.pageable import PLACES
 from tests.sim.record import Record, recording
 
@@ -48,7 +49,9 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
-            "DANLU_OPS", "attention=sdpa,adamw=unfused,cache=paged,residual=last,rotated_qkv=as_one"
+            "DANLU_OPS",
+            "attention=sdpa,adamw=unfused,cache=paged,residual=last,rms_norm=torch,"
+            "rotated_qkv=as_one,swiglu=torch",
         )
         # A device written in Python has no allocator for pinned memory.
         patch.setattr(again, "to_host", lambda tensor: tensor.to("cpu"))
@@ -57,6 +60,13 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
             for kind in ("cpu", "npu"):
                 ops_table(torch.device(kind))
             yield
+
+
+@pytest.fixture
+def fused() -> Iterator[None]:
+    """Compute with Ascend's fused kernels, as a card does by itself."""
+    with ascend_variants():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

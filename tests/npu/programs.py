@@ -36,6 +36,7 @@ from tests.helpers.models.tiny_engine import (
     tokens_of,
     varied_model,
 )
+from tests.helpers.models.variants import ascend_variants
 from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 from tests.sim.record import Record, recording
 
@@ -155,6 +156,16 @@ def answering_in(quantization: Quantization) -> Program:
     return program
 
 
+def fused(program: Program) -> Program:
+    """A program with Ascend's fused kernels."""
+
+    def with_kernels(folder: Path) -> Record:
+        with ascend_variants():
+            return program(folder)
+
+    return with_kernels
+
+
 def readable_twins(_folder: Path) -> Record:
     """The plain formulas that the tests compare with, and their gradients."""
     with recording() as record:
@@ -224,6 +235,12 @@ PROGRAMS: dict[str, Program] = {
     "frequency_penalty": answering(replace(DRAWN, frequency_penalty=0.5)),
     "logit_bias": answering(replace(GREEDY, logit_bias=((7, 5.0), (8, -5.0)))),
     "min_tokens": answering(replace(GREEDY, min_tokens=5)),
+    "LoRA, fused": fused(training()),
+    "full training, fused": fused(training(full=True)),
+    "drawn, fused": fused(answering(DRAWN)),
+    "with adapters, fused": fused(answering(GREEDY, with_adapters=True)),
+    "in int8, fused": fused(answering_in("int8")),
+    "in int4, fused": fused(answering_in("int4")),
     "readable twins": readable_twins,
     "the table of operations": the_table,
     "grammar": answering(replace(DRAWN, grammar=Grammar(kind="regex", source="[a-z ]{20}"))),

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu.ops import Cache, key_value_store
-from danlu.ops.key_value_store import ByHead, Twin
-from danlu.ops.paged_store import CACHE, Paged, step_of
+from danlu.ops import Cache
+from danlu.ops.cache import key_value_store
+from danlu.ops.cache.key_value_store import ByHead, Twin
+from danlu.ops.cache.paged_store import CACHE, Paged, step_of
 
 CPU = torch.device("cpu")
 HEADS, KV_HEADS, HEAD_DIM, LAYERS = 4, 2, 16, 2

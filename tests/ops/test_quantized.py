@@ -66,6 +66,28 @@ def test_pieces_of_a_large_matrix_fit_together(
     check(ops.int4_linear(x, *whole4), reference.int4_linear(x, *whole4), dtype)
 
 
+@both_dtypes
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_gradient_of_the_input_is_that_of_the_twin(
+    bits: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantized, "_PIECE", 96 * 70)
+    weight = matrix(200, 96, dtype=dtype)
+    quantize = ops.quantize_int8 if bits == 8 else ops.quantize_int4
+    stored = quantize(weight)
+    gradients = []
+    for product in (
+        ops.int8_linear if bits == 8 else ops.int4_linear,
+        reference.int8_linear if bits == 8 else reference.int4_linear,
+    ):
+        x = matrix(7, 96, dtype=dtype, seed=1).requires_grad_()
+        y = product(x, *stored)
+        y.backward(matrix(*y.shape, dtype=dtype, seed=2))
+        assert x.grad is not None
+        gradients.append(x.grad)
+    check(*gradients, dtype)
+
+
 def identity(width: int, dtype: torch.dtype) -> Tensor:
     """What shows the weights themselves, transposed."""
     return torch.eye(width, dtype=dtype)

@@ -17,8 +17,8 @@ from transformers.generation.logits_process import (
 )
 
 from danlu.engine.engine import Engine
-from danlu.engine.logits import Penalties, candidates
 from danlu.engine.request import Request, SamplingSettings
+from danlu.engine.sampling.logits import Penalties, candidates
 from danlu.model.qwen3 import Qwen3
 from tests.helpers.models.tiny_engine import (
     random_prompt,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from danlu.device.datasheets import CATALOGUE, DeviceFacts, cpu_facts
-from danlu.device.variants import AttentionFacts
+from danlu.device.variants import AttentionFacts, attention_facts
 from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear
 from danlu.model.qwen3 import Linear, plain_linear
@@ -115,8 +115,8 @@ def test_kernels_come_with_microsteps_until_their_number_is_bounded() -> None:
 
 
 def test_what_an_ascends_attention_keeps_is_counted() -> None:
-    """For every layer: 64 bytes of a head and token, and a mask of 4 MiB for each segment."""
-    ascend = CATALOGUE["ascend-910b-64g"]
+    """For every layer: 64 bytes of a head and token; as `sdpa` a mask of 4 MiB for each segment."""
+    ascend = replace(CATALOGUE["ascend-910b-64g"], attention=attention_facts("npu", "sdpa"))
     plain = replace(ascend, attention=AttentionFacts())
     shape = shape_of([200] * 16)
     more = [

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 
 FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16})
+SINGLE = frozenset({torch.float32})
+HALVES = frozenset({torch.float16, torch.bfloat16})
 WIDE = frozenset({torch.int32, torch.int64})
 INTEGERS = WIDE | {torch.int8, torch.uint8}
 NUMBERS = FLOATS | INTEGERS
@@ -31,12 +33,14 @@ class Kernel(NamedTuple):
     """The dtypes of an operation's tensors.
 
     dtypes: of what it reads and writes; any may also write bool, as comparisons do. indices: of
-    places in another tensor. assumed: those of `dtypes` that are not quite documented.
+    places in another tensor. assumed: those of `dtypes` that are not quite documented. results:
+    what it writes besides.
     """
 
     dtypes: frozenset[torch.dtype]
     indices: frozenset[torch.dtype] = WIDE
     assumed: frozenset[torch.dtype] = frozenset()
+    results: frozenset[torch.dtype] = frozenset()
 
 
 # By aten's name, without the overload and without the underscore of what works in place.
@@ -81,6 +85,26 @@ KERNELS: dict[str, Kernel] = {
     **dict.fromkeys(("cat", "copy", "fill", "tril", "zero"), Kernel(ALL)),
     "masked_fill": Kernel(ALL - {torch.uint8}),
     "uniform": Kernel(NUMBERS),
+    # Fused: what a page says of each argument is in limits.py.
+    **dict.fromkeys(
+        (
+            "npu::npu_rms_norm",
+            "npu::npu_rms_norm_backward",
+            "npu::npu_rotary_mul",
+            "npu::npu_swiglu",
+            "npu::npu_swiglu_backward",
+        ),
+        Kernel(FLOATS),
+    ),
+    **dict.fromkeys(
+        ("npu::npu_fusion_attention", "npu::npu_fusion_attention_grad"),
+        Kernel(FLOATS | {torch.bool, torch.uint8}),
+    ),
+    "npu::npu_scatter_pa_kv_cache": Kernel(FLOATS | WIDE),
+    "npu::npu_fused_infer_attention_score": Kernel(
+        HALVES | {torch.bool, torch.int8, torch.uint8, torch.int32}, results=SINGLE
+    ),
+    "npu::npu_weight_quant_batchmatmul": Kernel(HALVES | {torch.int8}),
     # A number for the host: bytes are copied, no kernel computes.
     "_local_scalar_dense": Kernel(ALL),
 }

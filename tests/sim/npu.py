@@ -30,8 +30,10 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 from torch.utils import backend_registration
+from torch.utils._pytree import tree_leaves
 
-from tests.sim import refusals
+from tests.sim import formulas, graphs, refusals
+from tests.sim.limits import host_of
 from tests.sim.memory import MEMORY
 from tests.sim.record import note_operation, note_upload, note_wait
 from tests.sim.torch_npu import install_modules
@@ -89,7 +91,7 @@ def register() -> None:
         single.impl(function.__name__, function, "CPU")
     for name in _AUTOCAST_OPERATIONS:
         autocast.impl(name, _autocast_kernel(_overload(name)), "AutocastPrivateUse1")
-    _libraries.extend((everything, single, autocast))
+    _libraries.extend((everything, single, autocast, formulas.register()))
 
 
 class Generator(torch.Generator):
@@ -151,18 +153,32 @@ def _seat(tensor: Tensor, storage: torch.UntypedStorage, like: Tensor) -> Tensor
     return tensor
 
 
-def _on_host(tensor: Tensor) -> Tensor:
-    """Return a CPU tensor over a device tensor's bytes."""
-    if tensor.device.type != "npu":
-        return tensor
-    host = tensor.untyped_storage().block.host  # type: ignore[attr-defined]
-    view = torch.empty(0, dtype=tensor.dtype)
-    return view.set_(host, tensor.storage_offset(), tensor.size(), tensor.stride())
-
-
 def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
     """Run any operation on the device: the fallback kernel of the backend."""
     refusals.check(operation, args, kwargs)
+    facts = _facts(operation)
+    if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
+        graphs.refuse(f"{facts.name} waits")
+    result, devices = _run(operation, args, kwargs)
+    refusals.check_results(operation, result)
+    note_operation(facts.name, (tensor.dtype for tensor in devices))
+    if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
+        note_wait()
+    if graphs.is_recording():
+        graphs.note(facts.name, kwargs, lambda named: _again(operation, args, named, result))
+    return result
+
+
+def _again(operation: torch._ops.OpOverload, args: Any, named: Any, result: Any) -> None:
+    """Run an operation again; what it makes anew goes where its first result is."""
+    fresh, _devices = _run(operation, args, named)
+    for old, new in zip(tree_leaves(result), tree_leaves(fresh), strict=True):
+        if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+            host_of(old).copy_(host_of(new))
+
+
+def _run(operation: torch._ops.OpOverload, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+    """Return the result, and all tensors of the device that took part."""
     facts, call = _facts(operation), _Call(operation)
     host_args = [
         torch.tensor(value) if place in facts.numbers and _is_number(value) else call.to_host(value)
@@ -172,12 +188,7 @@ def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any
         name: call.output(value) if name in facts.outputs else call.to_host(value)
         for name, value in kwargs.items()
     }
-    result = call.to_device(operation(*host_args, **host_kwargs))
-    refusals.check_results(operation, result)
-    note_operation(facts.name, (tensor.dtype for tensor in call.device_tensors))
-    if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
-        note_wait()
-    return result
+    return call.to_device(operation(*host_args, **host_kwargs)), call.device_tensors
 
 
 class _Facts(NamedTuple):
@@ -241,7 +252,7 @@ class _Call:
         if not isinstance(value, Tensor):
             return value
         if value.device.type == "npu":
-            return self._twin(value, _on_host(value))
+            return self._twin(value, host_of(value))
         if value.dim():  # a single number may stay on the host, as on every device
             raise RuntimeError(
                 f"{self._operation}: Expected all tensors to be on the same device, "
@@ -252,7 +263,7 @@ class _Call:
     def output(self, value: Tensor) -> Tensor:
         """Return the host tensor to write to. An empty one may grow, so it gets new memory."""
         if value.numel():
-            return self._twin(value, _on_host(value))
+            return self._twin(value, host_of(value))
         return self._twin(value, torch.empty_like(value, device="cpu"))
 
     def _twin(self, device: Tensor, host: Tensor) -> Tensor:
@@ -301,11 +312,19 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
     refusals.check_dtypes("aten::copy_", on_device)
     note_operation("aten::copy_", on_device)
     if target.device.type != "npu":
+        graphs.refuse("a copy to the host")
         note_wait()
     elif source.device.type != "npu":
+        graphs.refuse("a copy from the host")
         note_upload(pinned=is_pinned(source))
-    _on_host(target).copy_(_on_host(source))
+    elif graphs.is_recording():
+        graphs.note("aten::copy_", {}, lambda _named: _copy(source, target))
+    _copy(source, target)
     return target
+
+
+def _copy(source: Tensor, target: Tensor) -> None:
+    host_of(target).copy_(host_of(source))
 
 
 def _pin_memory(tensor: Tensor, device: object = None) -> Tensor:
@@ -328,9 +347,10 @@ def _copy_from_and_resize(source: Tensor, target: Tensor) -> Tensor:
 def _local_scalar_dense(tensor: Tensor) -> Any:
     """Fetch one number: `.item()`, `float(tensor)`, `if tensor:`."""
     refusals.check_dtypes("aten::_local_scalar_dense", (tensor.dtype,))
+    graphs.refuse("reading a number")
     note_operation("aten::_local_scalar_dense", (tensor.dtype,))
     note_wait()
-    return _on_host(tensor).item()
+    return host_of(tensor).item()
 
 
 def _metadata_kernel(overload: torch._ops.OpOverload) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tests.sim.kernels import ALL, KERNELS, Kernel
+from tests.sim.limits import LIMITS
 from tests.sim.record import note_refusal, place
 
 # Ascend's kernels take no more dimensions than this.
@@ -47,7 +48,8 @@ def check(operation: torch._ops.OpOverload, args: Iterable[Any], kwargs: Argumen
     """
     dtypes = _dtypes_by_argument(operation)
     if dtypes is not None:
-        arguments = {**dict(zip(dtypes, args, strict=False)), **kwargs}
+        given = dict(zip(dtypes, args, strict=False))
+        arguments = {**_defaults(operation), **given, **kwargs}
         _refuse_first(operation._schema.name, _faults(operation._schema.name, arguments, dtypes))
 
 
@@ -59,8 +61,14 @@ def check_results(operation: torch._ops.OpOverload, result: Any) -> None:
 
 def check_dtypes(name: str, dtypes: Iterable[torch.dtype]) -> None:
     """Refuse an operation, given by its schema's name, that makes tensors of these dtypes."""
-    made = _kernel(name).dtypes | _BOOL
+    made = _kernel(name).dtypes | _kernel(name).results | _BOOL
     _refuse_first(name, (f"has no {_spoken(dtype)}" for dtype in dtypes if dtype not in made))
+
+
+@cache
+def _defaults(operation: torch._ops.OpOverload) -> Arguments:
+    arguments = operation._schema.arguments
+    return {one.name: one.default_value for one in arguments if one.has_default_value()}
 
 
 @cache
@@ -149,4 +157,5 @@ def _told_of_numbers_that_are_not_finite(arguments: Arguments) -> Iterator[str]:
 _RULES: dict[str, Callable[[Arguments], Iterator[str]]] = {
     "index_copy": _along_another_dimension,
     "_fused_adamw": _told_of_numbers_that_are_not_finite,
+    **LIMITS,
 }

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
+from tests.sim.graphs import NPUGraph, graph
 from tests.sim.memory import MEMORY
 
 DESCRIPTION = "Simulated NPU"
@@ -17,6 +18,7 @@ def install_modules() -> ModuleType:
     """Make `torch_npu` importable and return the module that torch shall know as `torch.npu`."""
     npu = ModuleType("torch.npu")
     npu.Event = Event  # type: ignore[attr-defined]
+    npu.NPUGraph, npu.graph = NPUGraph, graph  # type: ignore[attr-defined]
     for function in _FUNCTIONS:
         setattr(npu, function.__name__, function)
     package = ModuleType("torch_npu")

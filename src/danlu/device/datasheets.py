@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from danlu.device.variants import AttentionFacts, attention_facts
+from danlu.device.variants import AttentionFacts, attention_facts, is_fused
 
 _PLAIN = AttentionFacts()
 GB = 10**9
@@ -28,7 +28,8 @@ class DeviceFacts:
     flops_fp32 likewise; achieved: the share of both that products reach. bandwidth: bytes per
     second that are reached. launch_s: seconds of the host to start one operation. reread: share of
     reading weights again that is not hidden behind computing.
-    attention: what attention keeps. chunk_rows: sizes of a loss chunk worth trying.
+    attention: what attention keeps. is_fused: norms, rotation and swiglu are one kernel each.
+    chunk_rows: sizes of a loss chunk worth trying.
     copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
     """
 
@@ -47,6 +48,7 @@ class DeviceFacts:
     launch_s: float
     reread: float = 1.0
     attention: AttentionFacts = _PLAIN
+    is_fused: bool = False
     chunk_rows: tuple[int, ...] = (256, 512, 1024)
     copies_matrix: bool = False
 
@@ -80,6 +82,7 @@ def _ascend(name: str, product: str, gibibytes: int, tera_flops: float) -> Devic
         context_bytes=int(1.5 * GIB),
         launch_s=12e-6,
         attention=attention_facts("npu"),
+        is_fused=is_fused("npu"),
     )
 
 

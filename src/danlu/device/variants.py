@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 # The readable twin that every operation has; it is taken where no other variant computes rightly.
 REFERENCE = "reference"
+# Those that call Ascend's fused kernels.
+ASCEND = "ascend"
 
 # Each operation's variants in order of preference, the twin excepted.
 _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "rms_norm": ("torch",),
     "swiglu": ("torch",),
     "cross_entropy": ("in_place",),
+    "graph": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
@@ -40,11 +43,21 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "int4_linear": ("floats",),
     "packed_linear": (),
 }
+_NPU: Mapping[str, tuple[str, ...]] = {
+    "rms_norm": (ASCEND, "torch"),
+    "swiglu": (ASCEND, "torch"),
+    "rotated_qkv": (ASCEND, "as_one"),
+    "attention": (ASCEND, "sdpa"),
+    "cache": (ASCEND, "paged"),
+    "graph": (ASCEND,),
+    "int8_linear": (ASCEND, "floats"),
+    # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).
+    "adamw": ("unfused",),
+}
 _VARIANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {**_EVERYWHERE, **_CPU},
     "cuda": {**_EVERYWHERE, **_CUDA},
-    # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).
-    "npu": {**_EVERYWHERE, **_CUDA, "adamw": ("unfused",)},
+    "npu": {**_EVERYWHERE, **_CUDA, **_NPU},
 }
 
 
@@ -58,12 +71,21 @@ class AttentionFacts:
     """What attention over whole segments keeps for its backward pass, beside inputs and output.
 
     number_bytes: of a number of these, None as the model computes. head_token_bytes: of each head
-    and token. segment_bytes: of each segment.
+    and token. segment_bytes: of each segment. by_segment: each is a call of its own, and the
+    outputs are joined in a copy.
     """
 
     number_bytes: int | None = None
     head_token_bytes: int = 4  # the softmax's normaliser
     segment_bytes: int = 0
+    by_segment: bool = True
+
+
+def is_fused(kind: str, variants: Mapping[str, str] | None = None) -> bool:
+    """Whether norms, rotation and swiglu are a kernel each; None: with the usual variants."""
+    usual = {name: names[0] for name, names in preferred_variants(kind).items() if names}
+    chosen = variants or usual
+    return all(chosen.get(name) == ASCEND for name in ("rms_norm", "rotated_qkv", "swiglu"))
 
 
 def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:
@@ -72,7 +94,10 @@ def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:
     if variant == "float32":
         return AttentionFacts(number_bytes=4)
     if kind == "npu":
-        # Its kernel keeps the softmax's maxima and sums, eight fp32 numbers each, and torch_npu a
-        # causal mask of 2,048 x 2,048 booleans for each call (op-plugin's sources of August 2026).
+        # Its kernel keeps the softmax's maxima and sums, eight fp32 numbers each. Called for each
+        # segment, as `scaled_dot_product_attention`, torch_npu keeps a causal mask of 2,048 x 2,048
+        # booleans a call besides (op-plugin's sources of August 2026).
+        if variant == ASCEND:
+            return AttentionFacts(head_token_bytes=64, by_segment=False)
         return AttentionFacts(head_token_bytes=64, segment_bytes=2048 * 2048)
     return AttentionFacts()

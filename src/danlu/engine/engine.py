@@ -19,16 +19,17 @@ from danlu.engine.admission import admitted
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
 from danlu.engine.grammar_compiler import GrammarCompiler
-from danlu.engine.logits import not_finite, token_logprobs
+from danlu.engine.graphs import DecodingGraphs
 from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogprobs
-from danlu.engine.sampler import Sampler, sample
+from danlu.engine.sampling.logits import not_finite, token_logprobs
+from danlu.engine.sampling.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
-from danlu.engine.step_inputs import StepInputs
+from danlu.engine.step_inputs import Step, StepInputs
 from danlu.lora.adapter import Adapter
 from danlu.lora.bank import AdapterBank
 from danlu.model.qwen3 import Qwen3
-from danlu.ops import cache_of
+from danlu.ops import cache_of, recorder_for
 from danlu.text.detokenize import Detokenizer
 from danlu.text.stop import StopFinder
 from danlu.text.tokenizer import Tokenizer
@@ -94,6 +95,7 @@ class Engine:
             scratch=scratch,
             device=weight.device,
         )
+        self._graphs = DecodingGraphs(recorder_for(weight))
         self._scheduler: Scheduler[RequestSequence] = Scheduler(
             self._pool, prompt_tokens=prompt_tokens_per_step, num_requests=num_requests
         )
@@ -182,7 +184,8 @@ class Engine:
             self._deliver(sequence, sequence.abort())
 
     def forget(self, adapter: Adapter) -> None:
-        """Drop the cached blocks of an adapter that no new request will use."""
+        """Drop what is kept of an adapter that no new request will use."""
+        self._graphs.forget(adapter)
         for root in self._roots.pop(adapter, {}).values():
             self._pool.forget(root)
 
@@ -236,16 +239,34 @@ class Engine:
 
         And the log probabilities of the prompts' tokens, for the requests that want them.
         """
-        model = self._model
         step = self._inputs.prepare(batch)
-        attend = CachedAttention(model.config, self._cache, step, num_positions=self.context_tokens)
+        adapters = {sequence.request.adapter for sequence in batch}
+        if step.only_decodes and len(adapters) == 1 and not any(s.is_read_whole for s in batch):
+            (adapter,) = adapters
+            linear = AdapterBank.of_one(adapter)  # filler, too: nobody reads its rows
+            logits = self._graphs.run(
+                step, adapter, lambda: self._logits(self._hidden(step, linear), step, linear)
+            )
+            if logits is not None:
+                return logits[: step.num_rows], {}
         segments = [(sequence.request.adapter, n) for sequence, n in batch.items()]
         linear = AdapterBank([*segments, (None, step.num_filler)])
-        hidden = model(step.tokens, attend, linear)  # [T, H]
+        hidden = self._hidden(step, linear)
         scores = self._score(batch, hidden, linear)
+        return self._logits(hidden, step, linear)[: step.num_rows], scores
+
+    def _hidden(self, step: Step, linear: AdapterBank) -> Tensor:
+        """Return the last residual stream [T, H] of a step's tokens."""
+        config, positions = self._model.config, self.context_tokens
+        attend = CachedAttention(config, self._cache, step, num_positions=positions)
+        hidden: Tensor = self._model(step.tokens, attend, linear)
+        return hidden
+
+    def _logits(self, hidden: Tensor, step: Step, linear: AdapterBank) -> Tensor:
+        """Return the logits [R, V] of the rows that a token follows."""
         if step.rows is not None:
             hidden = hidden.index_select(0, step.rows)
-        return linear(model.head, "lm_head", hidden)[: step.num_rows], scores
+        return linear(self._model.head, "lm_head", hidden)
 
     def _score(self, batch: _Batch, hidden: Tensor, linear: AdapterBank) -> _Scores:
         """Return log probabilities of the prompts' tokens; a few rows of logits at a time.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from danlu.engine.request import Deliver, FinishReason, Output, PromptProgress, Request
-from danlu.engine.sampler import ChosenToken, Sampler
+from danlu.engine.sampling.sampler import ChosenToken, Sampler
 from danlu.engine.scheduler import TokenSequence
 from danlu.text.detokenize import Detokenizer
 from danlu.text.stop import StopFinder

@@ -34,6 +34,11 @@ class Step:
     num_filler: int
     cache: CacheStep
 
+    @property
+    def only_decodes(self) -> bool:
+        """Whether each request has one token, and gets the next."""
+        return self.rows is None and self.cache.is_decoding
+
 
 class StepInputs:
     """The buffers.
@@ -137,7 +142,7 @@ class StepInputs:
                 ends=ends,
                 tables=tables,
                 block_tokens=self._block_tokens,
-                slots=slots[:total].long(),
+                slots=slots[:total],
                 block_table=table.view(-1, self._max_blocks)[: len(ends)],
                 lengths=lengths[: len(ends)],
             ),

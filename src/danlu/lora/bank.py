@@ -58,9 +58,11 @@ class AdapterBank(Linear):
             addition = adapter.additions.get((layer.index, name))
             if addition is None:
                 continue
-            t = F.linear(n[tokens], addition.a.to(n.dtype)).mul_(adapter.config.scaling)
+            t = F.linear(n[tokens], addition.a.to(n.dtype))
             rows = y[tokens]
             for part in addition.parts:
                 # In place: decoding waits for the number of operations, not for these products.
-                rows[:, part.out_rows].addmm_(t[:, part.rank_rows], part.b.to(n.dtype).t())
+                rows[:, part.out_rows].addmm_(
+                    t[:, part.rank_rows], part.b.to(n.dtype).t(), alpha=adapter.config.scaling
+                )
         return end_linear(y, left)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
+from danlu.ops.ascend import add_variants
 from danlu.ops.attention import Segments, segment_attention
+from danlu.ops.cache.graph import Recorder, Replay, recorder_for
+from danlu.ops.cache.key_value_store import Cache, CacheStep
+from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.choice import OpsTable, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
-from danlu.ops.key_value_store import Cache, CacheStep
 from danlu.ops.packed import packing_for
-from danlu.ops.paged_store import CACHE
 from danlu.ops.product import begin_linear, end_linear
 from danlu.ops.quantized import (
     INT4_GROUP,
@@ -30,6 +32,7 @@ from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
+add_variants()
 cache_of = CACHE.on
 
 __all__ = [
@@ -39,6 +42,8 @@ __all__ = [
     "CacheStep",
     "Moments",
     "OpsTable",
+    "Recorder",
+    "Replay",
     "Segments",
     "accumulate",
     "begin_linear",
@@ -54,6 +59,7 @@ __all__ = [
     "packing_for",
     "quantize_int4",
     "quantize_int8",
+    "recorder_for",
     "rms_norm",
     "rms_norm_backward",
     "rotary_table",

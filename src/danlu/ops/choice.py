@@ -80,6 +80,10 @@ class Operation(Generic[T]):
         self._chosen: dict[str, tuple[str, T]] = {}  # by kind
         _OPERATIONS[name] = self  # type: ignore[assignment]
 
+    def add(self, name: str, variant: T) -> None:
+        """Take in a variant that stands elsewhere: one of a single kind of device."""
+        self.variants[name] = variant
+
     def on(self, device: torch.device) -> T:
         """Return the variant of a device. Raises what `ops_table` raises, the first time."""
         return self._choice(device)[1]

@@ -1,4 +1,4 @@
-"""Products with int8 and int4 weights; activations keep their dtype. No gradients.
+"""Products with int8 and int4 weights, which get no gradient; activations keep their dtype.
 
 - int8: each output has one scale, w = q * scale with q in [-127, 127].
 - int4: each `INT4_GROUP` inputs of an output have a scale and a zero, w = (q - 8) * scale + zero
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,21 +93,69 @@ def quantize_int4(
 
 def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     """Multiply x [rows, in] with an int8 weight -> [rows, out]; scales in the dtype of x."""
-    return INT8_LINEAR.on(x.device)(x, values, scales)
+    if not torch.is_grad_enabled():
+        return INT8_LINEAR.on(x.device)(x, values, scales)
+    return _Frozen.apply(x, values, scales, INT8_LINEAR, _int8_pieces)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     """Multiply x [rows, in] with an int4 weight -> [rows, tiles * B]."""
-    return INT4_LINEAR.on(x.device)(x, packed, scales_and_zeros)
+    if not torch.is_grad_enabled():
+        return INT4_LINEAR.on(x.device)(x, packed, scales_and_zeros)
+    return _Frozen.apply(x, packed, scales_and_zeros, INT4_LINEAR, _int4_pieces)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Frozen(torch.autograd.Function):
+    """A product whose weight is frozen: the gradient of x is made of floats, a piece at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        values: Tensor,
+        scales: Tensor,
+        operation: Operation[Variant],
+        pieces: Callable[[Tensor, Tensor, torch.dtype], Iterator[tuple[slice, Tensor]]],
+    ) -> Tensor:
+        ctx.save_for_backward(values, scales)
+        ctx.pieces = pieces
+        return operation.on(x.device)(x, values, scales)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        values, scales = ctx.saved_tensors
+        total: Tensor | None = None
+        for rows, weight in ctx.pieces(values, scales, grad.dtype):
+            some = grad[:, rows]
+            total = some @ weight if total is None else total.addmm_(some, weight)
+        return total, None, None, None, None
+
+
+def _int8_pieces(
+    values: Tensor, scales: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield outputs and their weights as floats, [some, in]."""
+    for rows in _pieces(_PIECE, *values.shape):
+        yield rows, values[rows].to(dtype).mul_(scales[rows, None])
+
+
+def _int4_pieces(
+    packed: Tensor, scales_and_zeros: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    tiles, inputs, half = packed.shape
+    tile = 2 * half
+    for rows in _pieces(_PIECE, tiles * tile, inputs, tile):
+        some = packed[rows.start // tile : rows.stop // tile]
+        yield rows, _floats(some, scales_and_zeros[:, rows]).t()
 
 
 def _int8_few_rows(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     if len(x) > INT8_KERNEL_ROWS:
-        return _int8_floats(x, values, scales)
+        return int8_floats(x, values, scales)
     return torch.ops.aten._weight_int8pack_mm(x.contiguous(), values, scales)  # type: ignore[no-any-return]
 
 
-def _int8_floats(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+def int8_floats(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     y = x.new_empty(len(x), len(values))
     for rows in _pieces(_PIECE, *values.shape):
         torch.mul(F.linear(x, values[rows].to(x.dtype)), scales[rows], out=y[:, rows])
@@ -124,11 +173,10 @@ def _int4_few_rows(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tenso
 
 
 def _int4_floats(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
-    tiles, inputs, half = packed.shape
+    tiles, _inputs, half = packed.shape
     y = x.new_empty(len(x), tiles * 2 * half)
-    for rows in _pieces(_PIECE, y.shape[1], inputs, 2 * half):
-        some = packed[rows.start // (2 * half) : rows.stop // (2 * half)]
-        torch.mm(x, _floats(some, scales_and_zeros[:, rows]), out=y[:, rows])
+    for rows, weight in _int4_pieces(packed, scales_and_zeros, x.dtype):
+        torch.mm(x, weight.t(), out=y[:, rows])
     return y
 
 
@@ -197,7 +245,7 @@ def _try_int4(variant: Variant, device: torch.device, dtype: torch.dtype) -> lis
 
 INT8_LINEAR: Operation[Variant] = Operation(
     "int8_linear",
-    {"few_rows": _int8_few_rows, "floats": _int8_floats, "reference": reference.int8_linear},
+    {"few_rows": _int8_few_rows, "floats": int8_floats, "reference": reference.int8_linear},
     _try_int8,
 )
 INT4_LINEAR: Operation[Variant] = Operation(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,21 +25,30 @@ def rotary_table(
 ) -> tuple[Tensor, Tensor]:
     """Return cos and sin of the first positions' angles, or of a few more: [P, head_dim / 2] each.
 
-    Made once for a process; nobody may write into them.
+    Twice beside each other, [P, head_dim], where the device's variant of `rotated_qkv` takes them
+    so. Made once for a process; nobody may write into them.
     """
     rounded = -(-num_positions // _POSITIONS) * _POSITIONS
-    return _table(rounded, head_dim, theta, device, dtype)
+    whole = ROTATED_QKV.on(device).whole_angles
+    return _table(rounded, head_dim, theta, device, dtype, whole)
 
 
 @lru_cache(maxsize=8)
 def _table(
-    num_positions: int, head_dim: int, theta: float, device: torch.device, dtype: torch.dtype
+    num_positions: int,
+    head_dim: int,
+    theta: float,
+    device: torch.device,
+    dtype: torch.dtype,
+    whole: bool,
 ) -> tuple[Tensor, Tensor]:
     # Whoever asks first may be without gradients for good; the table is for all.
     with torch.inference_mode(False), torch.no_grad():
         positions = torch.arange(num_positions, device=device, dtype=torch.float32)
         exponents = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
         angles = positions[:, None] * (theta ** -(exponents / head_dim))[None, :]
+        if whole:
+            angles = torch.cat((angles, angles), dim=1)
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -54,11 +63,19 @@ def rotated_qkv(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Split qkv into q, k and v; RMS-norm each head of q and k and rotate it by its position.
 
-    qkv: [T, (heads + 2 kv_heads) * head_dim]; q_norm, k_norm: [head_dim]; cos, sin: [T, head_dim /
-    2], all in one dtype. Returns [T, heads, head_dim] and twice [T, kv_heads, head_dim], which
-    nobody may write into.
+    qkv: [T, (heads + 2 kv_heads) * head_dim]; q_norm, k_norm: [head_dim]; cos, sin: T rows of
+    `rotary_table`; all in one dtype. Returns [T, heads, head_dim] and twice [T, kv_heads,
+    head_dim], which nobody may write into.
     """
-    return ROTATED_QKV.on(qkv.device)(qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
+    rotated = ROTATED_QKV.on(qkv.device).rotated
+    return rotated(qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
+
+
+class Rotating(NamedTuple):
+    """A variant of `rotated_qkv`. whole_angles: it takes each angle twice, for both halves."""
+
+    rotated: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    whole_angles: bool = False
 
 
 # The heads that are normed and rotated at once, with the weight of their norm.
@@ -174,20 +191,21 @@ class _RotatedQkv(torch.autograd.Function):
         return None, dqkv, *(dw or (None, None)), None, None, None, None
 
 
-def _variant(grouping: Grouping) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _variant(grouping: Grouping) -> Rotating:
     def rotated(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         if not torch.is_grad_enabled():
             return _forward(grouping, *arguments)
         return _RotatedQkv.apply(grouping, *arguments)  # type: ignore[no-any-return, no-untyped-call]
 
-    return rotated
+    return Rotating(rotated)
 
 
-def _trial(variant: Any, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _trial(variant: Rotating, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     qkv = example(6, 8 * 16, device=device, dtype=dtype).requires_grad_()
     norms = [example(16, device=device, dtype=dtype, seed=n).requires_grad_() for n in (1, 2)]
-    cos, sin = (t[::61][:6] for t in rotary_table(400, 16, 1e4, device=device, dtype=dtype))
-    outputs = variant(qkv, *norms, 1e-6, cos, sin, 2)
+    table = _table(_POSITIONS, 16, 1e4, device, dtype, variant.whole_angles)
+    cos, sin = (part[::61][:6] for part in table)
+    outputs = variant.rotated(qkv, *norms, 1e-6, cos, sin, 2)
     upstream = [
         example(*out.shape, device=device, dtype=dtype, seed=n) for n, out in enumerate(outputs)
     ]
@@ -199,7 +217,7 @@ ROTATED_QKV = Operation(
     {
         "as_one": _variant(_as_one),
         "in_parts": _variant(_in_parts),
-        "reference": reference.rotated_qkv,
+        "reference": Rotating(reference.rotated_qkv),
     },
     _trial,
 )

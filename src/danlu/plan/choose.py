@@ -26,7 +26,7 @@ from danlu.plan.workload import Workload, pack_shapes
 # The part of the memory that a plan may fill: a prediction may be off by a few per cent.
 USABLE = 0.95
 # Ways whose predicted times differ by less than this count as equally fast.
-EQUALLY_FAST = 1.03
+EQUALLY_FAST = 1.02
 _PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 # Sizes are rounded up to a multiple of this: a plan does not hang on a single token.
 _ROUND_TO = 64

@@ -36,6 +36,21 @@ _FULL: Mapping[Recompute, tuple[_Widths, _Widths]] = {
     "block": ((5, 7, 4, 3), (4, 0, 15.25, 17.25)),
     "offload": ((6, 7, 4, 3), (5, 0, 15.25, 17.25)),
 }
+# The same with fused kernels, which make nothing on their way that the device's allocator sees.
+_LORA_FUSED: Mapping[Recompute, tuple[_Widths, _Widths]] = {
+    "none": ((1, 3, 0, 0), (-1, -3, 2, 2)),
+    "selective": ((1, 4, 0, 0), (0, -2, 3.5, 5.5)),
+    "gate_up": ((2, 6, 0, 0), (0, 0, 3.5, 5.5)),
+    "block": ((5, 6, 3, 3), (4, 0, 5, 5.25)),
+    "offload": ((6, 6, 3, 3), (5, 0, 5, 5.25)),
+}
+_FULL_FUSED: Mapping[Recompute, tuple[_Widths, _Widths]] = {
+    "none": ((1, 2, 0, 0), (-1, -3, 1.5, 2)),
+    "selective": ((1, 2, 0, 0), (-1, -3, 3.5, 5.75)),
+    "gate_up": ((3, 5, 0, 0), (0, 0, 3.5, 5.75)),
+    "block": ((5, 5, 3, 3), (4, 0, 5, 5.25)),
+    "offload": ((7, 5, 3, 3), (5, 0, 5, 5.25)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +103,7 @@ def memory_of(
         trained=trained,
         activations=activations,
         # The gradient of the supervised rows is there from the loss to the last layer.
-        working=passing + batch_bytes(job, shape) + _supervised(job, shape),
+        working=passing + batch_bytes(job, shape, device) + _supervised(job, shape),
         slack=int(device.slack * activations),
     )
 
@@ -126,7 +141,7 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: B
         kept += (q + kv) * width + _attention_state(job, device, shape)
         if width > size:
             kept += (kv + q) * width
-        elif shape.segments > 1 or not job.is_trained("o_proj"):
+        elif (device.attention.by_segment and shape.segments > 1) or not job.is_trained("o_proj"):
             kept += q * size
     return kept
 
@@ -145,7 +160,8 @@ def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: Batc
     config, size = job.config, job.number_bytes
     if recompute == "offload" and not device.has_host:
         recompute = "block"
-    in_mlp, in_attention = (_FULL if job.trains_all else _LORA)[recompute]
+    plain, fused = (_FULL, _FULL_FUSED) if job.trains_all else (_LORA, _LORA_FUSED)
+    in_mlp, in_attention = (fused if device.is_fused else plain)[recompute]
     widths = (config.hidden_size, config.intermediate_size, config.q_size, config.kv_size)
     mlp, attention = (
         size * sum(factor * width for factor, width in zip(factors, widths, strict=True))
@@ -182,14 +198,14 @@ def loss_bytes(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceF
     return chunk
 
 
-def batch_bytes(job: Job, shape: BatchShape) -> int:
+def batch_bytes(job: Job, shape: BatchShape, device: DeviceFacts) -> int:
     """Return what a batch keeps outside the layers.
 
     Its numbers, the rotation's angles, and the rows before a supervised token.
     """
     size = job.number_bytes
     numbers = 8 * 2 * (shape.tokens + shape.targets) + 12 * (shape.segments + 1)
-    angles = shape.tokens * job.config.head_dim * size
+    angles = shape.tokens * job.config.head_dim * size * (2 if device.is_fused else 1)
     return numbers + angles + _supervised(job, shape)
 
 

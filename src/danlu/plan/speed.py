@@ -34,6 +34,21 @@ _FULL: Mapping[Recompute, tuple[int, float, float, float]] = {
     "block": (169, 160, 107, 36),
     "offload": (169, 160, 107, 36),
 }
+# The same where norms, rotation, swiglu and attention are fused kernels (tests/npu/test_counts.py).
+_LORA_FUSED: Mapping[Recompute, tuple[int, float, float, float]] = {
+    "none": (129, 33, 24, 20),
+    "selective": (137, 37, 28, 23),
+    "gate_up": (150, 39, 28, 38),
+    "block": (168, 44, 36, 35),
+    "offload": (168, 44, 36, 35),
+}
+_FULL_FUSED: Mapping[Recompute, tuple[int, float, float, float]] = {
+    "none": (40, 20, 15, 8),
+    "selective": (45, 20, 20, 8),
+    "gate_up": (49, 22, 20, 11),
+    "block": (52, 24, 20, 11),
+    "offload": (52, 24, 20, 11),
+}
 # What one segment's attention costs of such, and which part of all a forward pass alone is.
 _LAUNCHES_PER_SEGMENT = 8
 _FORWARD_SHARE = 1 / 3
@@ -146,9 +161,15 @@ def _layer_weights(config: ModelConfig) -> int:
     return sum(_weights(config, merged) for merged in PROJECTIONS)
 
 
+def _counts(job: Job, recompute: Recompute, device: DeviceFacts) -> tuple[int, float, float, float]:
+    plain, fused = (_FULL, _FULL_FUSED) if job.trains_all else (_LORA, _LORA_FUSED)
+    return (fused if device.is_fused else plain)[recompute]
+
+
 def _launch_s(job: Job, recompute: Recompute, shape: BatchShape, device: DeviceFacts) -> float:
-    launches, *_numbers = (_FULL if job.trains_all else _LORA)[recompute]
-    launches += _LAUNCHES_PER_SEGMENT * shape.segments
+    launches, *_numbers = _counts(job, recompute, device)
+    if device.attention.by_segment:
+        launches += _LAUNCHES_PER_SEGMENT * shape.segments
     return job.config.num_hidden_layers * launches * device.launch_s
 
 
@@ -159,7 +180,7 @@ def _with_launches(seconds: float, launch_s: float, device: DeviceFacts) -> floa
 
 def _elementwise_s(job: Job, recompute: Recompute, shape: BatchShape, device: DeviceFacts) -> float:
     config = job.config
-    _launches, hidden, heads, inner = (_FULL if job.trains_all else _LORA)[recompute]
+    _launches, hidden, heads, inner = _counts(job, recompute, device)
     numbers = hidden * config.hidden_size + heads * (config.q_size + config.kv_size)
     numbers += inner * config.intermediate_size
     moved = numbers * job.number_bytes * config.num_hidden_layers * shape.tokens

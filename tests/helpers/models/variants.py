@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import pytest
 
-from danlu.ops.choice import Operation
+from danlu.device.variants import ASCEND
+from danlu.ops.choice import _OPERATIONS, Operation
 
 T = TypeVar("T")
 
@@ -18,4 +19,14 @@ def taken(operation: Operation[T], name: str, kind: str = "cpu") -> Iterator[Non
     """Compute with a variant on a kind of device for a while."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(operation._chosen, kind, (name, operation.variants[name]))
+        yield
+
+
+@contextmanager
+def ascend_variants() -> Iterator[None]:
+    """Compute with Ascend's fused kernels, as a card does by itself."""
+    with ExitStack() as stack:
+        for operation in _OPERATIONS.values():
+            if ASCEND in operation.variants:
+                stack.enter_context(taken(operation, ASCEND, "npu"))
         yield

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from danlu.ops.choice import Operation, example
-from danlu.ops.key_value_store import (
+from danlu.ops.cache.key_value_store import (
     GATHERED_TOKENS,
     ByHead,
     Cache,
@@ -21,6 +20,7 @@ from danlu.ops.key_value_store import (
     Twin,
     attend_new,
 )
+from danlu.ops.choice import Operation, example
 
 
 class Paged(Cache):
@@ -43,7 +43,7 @@ class Paged(Cache):
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
         """Write into the slots."""
         for part, new in zip(self._store[layer], (k, v), strict=True):
-            part.flatten(0, 1).index_copy_(0, step.slots, new)
+            part.flatten(0, 1).index_copy_(0, step.wide_slots, new)
 
     def attend(self, layer: int, step: CacheStep, q: Tensor) -> Tensor:
         """Attend with all requests at once where they only decode, else one after the other."""
@@ -94,10 +94,9 @@ def _attend_rows(q: Tensor, keys: Tensor, values: Tensor, group: RequestGroup) -
 
 
 def _trial(kind: type[Cache], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    """Two requests, the second in blocks out of order: their prompts, then a token each."""
-    size, (heads, kv_heads, head_dim) = kind.block_tokens, (4, 2, 16)
-    tables = [list(range(-(-150 // size))), []]
-    tables[1] = list(range(len(tables[0]), len(tables[0]) + -(-300 // size)))[::-1]
+    """Two requests: their prompts, then a token each."""
+    size, (heads, kv_heads, head_dim) = kind.block_tokens, (4, 2, 128)
+    tables = tables_of((150, 300), size)
     outputs = []
     with torch.no_grad():
         cache = kind(1, kv_heads, sum(map(len, tables)), head_dim, device=device, dtype=dtype)
@@ -110,6 +109,15 @@ def _trial(kind: type[Cache], device: torch.device, dtype: torch.dtype) -> list[
             cache.append(0, step, k, v)
             outputs.append(cache.attend(0, step, q))
     return outputs
+
+
+def tables_of(lengths: Sequence[int], block_tokens: int) -> list[list[int]]:
+    """Give each request blocks for so many tokens, out of order."""
+    counts = [-(-length // block_tokens) for length in lengths]
+    ends = [sum(counts[: n + 1]) for n in range(len(counts))]
+    return [
+        list(range(end - 1, end - count - 1, -1)) for count, end in zip(counts, ends, strict=True)
+    ]
 
 
 def step_of(

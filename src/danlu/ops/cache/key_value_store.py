@@ -41,7 +41,7 @@ class CacheStep:
     """One step of N requests with T new tokens, as a cache needs it.
 
     On the host: counts, the new tokens of each request; ends, how many it then has in the cache;
-    tables, its blocks. On the device: slots [T] int64, where the new ones go; lengths [N] int32,
+    tables, its blocks. On the device: slots [T] int32, where the new ones go; lengths [N] int32,
     the same as ends; block_table [N, W] int32, the same as tables where a cache takes them.
     """
 
@@ -52,6 +52,11 @@ class CacheStep:
     slots: Tensor
     block_table: Tensor
     lengths: Tensor
+
+    @cached_property
+    def wide_slots(self) -> Tensor:
+        """The slots in int64, as torch's own operations take them."""
+        return self.slots.long()
 
     @cached_property
     def runs(self) -> list[list[tuple[int, int]]]:
@@ -117,6 +122,11 @@ class Cache(ABC):
     def _shape(cls, kv_heads: int, num_blocks: int, head_dim: int) -> tuple[int, ...]:
         """Return how a layer's keys lie in memory; its values do likewise."""
 
+    @classmethod
+    def replays(cls, dtype: torch.dtype) -> bool:
+        """Whether a decoding step can be recorded: of the host it takes lengths only."""
+        return False
+
     @abstractmethod
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
         """Write keys and values [T, kv_heads, head_dim] of the step's tokens into their slots."""
@@ -144,7 +154,7 @@ class ByHead(Cache):
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
         """Write into the slots."""
         for part, new in zip(self._store[layer], (k, v), strict=True):
-            part.index_copy_(1, step.slots, new.transpose(0, 1))
+            part.index_copy_(1, step.wide_slots, new.transpose(0, 1))
 
     def attend(self, layer: int, step: CacheStep, q: Tensor) -> Tensor:
         """Attend request by request."""
@@ -173,7 +183,7 @@ class Twin(Cache):
 
     def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
         """Write into the slots."""
-        self._store[layer, 0, step.slots], self._store[layer, 1, step.slots] = k, v
+        self._store[layer, 0, step.wide_slots], self._store[layer, 1, step.wide_slots] = k, v
 
     def attend(self, layer: int, step: CacheStep, q: Tensor) -> Tensor:
         """Attend request by request, to the tokens that are found slot by slot."""

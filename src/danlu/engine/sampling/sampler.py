@@ -27,7 +27,8 @@ from torch import Tensor
 
 from danlu.device.memory import sent
 from danlu.engine.grammar_compiler import Guide
-from danlu.engine.logits import (
+from danlu.engine.request import Request, TokenLogprobs
+from danlu.engine.sampling.logits import (
     Largest,
     Penalties,
     candidates,
@@ -35,7 +36,6 @@ from danlu.engine.logits import (
     to_host,
     token_logprobs,
 )
-from danlu.engine.request import Request, TokenLogprobs
 from danlu.engine.thought import ThoughtTracker
 from danlu.errors import UsageError
 from danlu.language import _

@@ -1,0 +1,79 @@
+"""Recorded steps of an engine: where every request decodes, one call starts the whole step.
+
+A step of so many rows by such an adapter is recorded when it first comes up; steps that read
+prompts, or mix adapters, are started operation by operation. What a recording reads is at the same
+place in every step (`step_inputs.py`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from torch import Tensor
+
+from danlu.device.memory import is_out_of_memory
+from danlu.engine.step_inputs import Step
+from danlu.language import _
+from danlu.lora.adapter import Adapter
+from danlu.ops import Recorder, Replay
+from danlu.say import say
+
+# Each recording takes streams and memory of the card, of which there is not much (vllm-ascend's
+# users meet "Stream resources are insufficient"): seven numbers of rows by the base and one more.
+_MOST_GRAPHS = 14
+
+
+class DecodingGraphs:
+    """The recordings of one engine.
+
+    recorder: None where the device records nothing.
+    """
+
+    def __init__(self, recorder: Recorder | None) -> None:
+        self._recorder = recorder
+        self._plain: dict[int, Replay] = {}
+        self._adapted: WeakKeyDictionary[Adapter, dict[int, Replay]] = WeakKeyDictionary()
+
+    def run(
+        self, step: Step, adapter: Adapter | None, compute: Callable[[], Tensor]
+    ) -> Tensor | None:
+        """Run a decoding step; None where it is not recorded: then the caller computes it.
+
+        compute: what the step computes, by one adapter. The next step overwrites the result.
+        """
+        if self._recorder is None:
+            return None
+        graphs = self._plain if adapter is None else self._adapted.setdefault(adapter, {})
+        rows = len(step.tokens)
+        if rows not in graphs:
+            if self._count() >= _MOST_GRAPHS:
+                return None
+            try:
+                graphs[rows] = self._recorder(compute, step.tokens.device)
+            except Exception as problem:
+                self._give_up(problem)
+                return None
+        return graphs[rows](step.cache.ends)
+
+    def forget(self, adapter: Adapter) -> None:
+        """Free the recordings of an adapter that no request will use."""
+        self._adapted.pop(adapter, None)
+
+    def _count(self) -> int:
+        return len(self._plain) + sum(map(len, self._adapted.values()))
+
+    def _give_up(self, problem: Exception) -> None:
+        """Start every operation by itself from now on, and say so."""
+        self._recorder = None
+        if is_out_of_memory(problem):
+            self._plain.clear()
+            self._adapted.clear()
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        say(
+            _("Steps are not recorded any more, which makes answers slower: {reason}").format(
+                reason=reason
+            ),
+            to=sys.stderr,
+        )

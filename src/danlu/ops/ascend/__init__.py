@@ -1,0 +1,36 @@
+"""Variants that call Ascend's fused kernels, as torch_npu has them under `torch.ops.npu`.
+
+Names, layouts and limits are those of op-plugin's pages (docs/context/torch_npu-npu_*.md, August
+2026) and of the schemas in the wheels 2.10.0.post4 and 2.14.0, which are the same for all that is
+called here. Arguments go by keyword, and only those that are needed: older wheels lack the last
+ones.
+"""
+
+from __future__ import annotations
+
+from danlu.device.variants import ASCEND
+from danlu.ops.ascend.few_bits import int8_linear
+from danlu.ops.ascend.fused_norm import NORM
+from danlu.ops.ascend.fused_rotation import ROTATING
+from danlu.ops.ascend.fused_swiglu import SWIGLU_PASSES
+from danlu.ops.ascend.fusion_attention import fusion_attention
+from danlu.ops.ascend.npu_graph import record
+from danlu.ops.ascend.pages import AscendPages
+from danlu.ops.attention import ATTENTION
+from danlu.ops.cache.graph import GRAPH
+from danlu.ops.cache.paged_store import CACHE
+from danlu.ops.quantized import INT8_LINEAR
+from danlu.ops.rms_norm import RMS_NORM
+from danlu.ops.rope import ROTATED_QKV
+from danlu.ops.swiglu import SWIGLU
+
+
+def add_variants() -> None:
+    """Put the variants beside the others; whether they compute rightly, the probe says."""
+    RMS_NORM.add(ASCEND, NORM)
+    SWIGLU.add(ASCEND, SWIGLU_PASSES)
+    ROTATED_QKV.add(ASCEND, ROTATING)
+    ATTENTION.add(ASCEND, fusion_attention)
+    CACHE.add(ASCEND, AscendPages)
+    GRAPH.add(ASCEND, record)
+    INT8_LINEAR.add(ASCEND, int8_linear)

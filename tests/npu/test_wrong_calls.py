@@ -1,0 +1,139 @@
+"""Wrong calls of Ascend's fused kernels: on a card an error, or silently other numbers.
+
+Each is the call that danlu makes, with one argument changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu.ops.ascend.fusion_attention import compressed_mask
+from tests.sim.record import unrecorded
+from tests.sim.refusals import NotOnTheCard
+from tests.sim.schemas import SCHEMAS, VERSIONS
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "reference"
+BF16 = torch.bfloat16
+
+
+def there(*shape: int, dtype: torch.dtype = BF16) -> Tensor:
+    return torch.ones(*shape, dtype=dtype, device="npu")
+
+
+def mask() -> Tensor:
+    return compressed_mask(torch.device("npu", 0))
+
+
+def attention(**changes: Any) -> Any:
+    """Two packed segments of 2 and 3 tokens."""
+    named = {
+        "atten_mask": mask(), "scale": 0.25, "actual_seq_qlen": [2, 5],
+        "actual_seq_kvlen": [2, 5], "sparse_mode": 3, **changes,
+    }  # fmt: skip
+    q, k, v = there(5, 4, 16), there(5, 2, 16), there(5, 2, 16)
+    return torch.ops.npu.npu_fusion_attention(q, k, v, named.pop("heads", 4), "TND", **named)
+
+
+def paged(**changes: Any) -> Any:
+    """A request with 3 of 130 tokens, and one with 1 of 7."""
+    named = {
+        "atten_mask": mask(), "actual_seq_lengths": [3, 4], "actual_seq_lengths_kv": [130, 7],
+        "block_table": torch.tensor([[0, 1], [2, 0]], dtype=torch.int32).to("npu"),
+        "num_heads": 4, "num_key_value_heads": 2, "scale": 0.25, "input_layout": "TND",
+        "sparse_mode": 3, "block_size": 128, **changes,
+    }  # fmt: skip
+    q, pages = named.pop("query", there(4, 4, 16)), there(3, 128, 32)
+    return torch.ops.npu.npu_fused_infer_attention_score(q, pages, pages, **named)
+
+
+def write(**changes: Any) -> Any:
+    """Two tokens into three pages."""
+    named = {"slots": torch.tensor([5, 200]).to("npu"), "cache_mode": "Norm", **changes}
+    new, pages = named.pop("new", there(2, 2, 16)), there(3, 128, 2, 16)
+    slots = named.pop("slots")
+    return torch.ops.npu.npu_scatter_pa_kv_cache(new, new, pages, pages.clone(), slots, **named)
+
+
+def norm(weight: Tensor) -> Any:
+    return torch.ops.npu.npu_rms_norm(there(3, 16), weight, epsilon=1e-6)
+
+
+def rotate(*shape: int) -> Any:
+    angles = there(*shape)
+    return torch.ops.npu.npu_rotary_mul(there(1, 5, 2, 16), angles, angles)
+
+
+def upside_down() -> Tensor:
+    return mask().logical_not()
+
+
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "no mask": (lambda: attention(atten_mask=None), "ignores sparse_mode without a mask"),
+    "a mask as torch has it": (lambda: attention(atten_mask=upside_down()), "above the diagonal"),
+    "a mask of the batch's size": (lambda: attention(atten_mask=mask()[:5, :5]), "2048 x 2048"),
+    "a mask that is added": (lambda: attention(atten_mask=mask().to(BF16)), "no mask of"),
+    "lengths for sums": (lambda: attention(actual_seq_qlen=[3, 2]), "sums in `actual_seq_qlen`"),
+    "sums that end too soon": (lambda: attention(actual_seq_kvlen=[2, 4]), "end at the 5 tokens"),
+    "the scale left out": (lambda: attention(scale=1.0), "default scale"),
+    "the heads of the keys": (lambda: attention(heads=2), "`head_num`"),
+    "sums for lengths, with pages": (lambda: paged(actual_seq_lengths_kv=[130, 280]), "not sums"),
+    "a block table of 64 bits": (
+        lambda: paged(block_table=torch.zeros(2, 2).long().to("npu")), "block table int32",
+    ),
+    "small pages": (lambda: paged(block_size=16), "pages of 128"),
+    "a query with gaps": (
+        lambda: paged(query=there(4, 8, 16)[:, ::2]), "no `query` with gaps",
+    ),
+    "fp32": (lambda: paged(query=there(4, 4, 16, dtype=torch.float32)), "in one dtype"),
+    "the default layout of the cache": (lambda: write(cache_mode="PA_NZ"), "cache_mode Norm"),
+    "a slot that no page has": (
+        lambda: write(slots=torch.tensor([5, 384]).to("npu")), "slots of the pages",
+    ),
+    "values with gaps": (lambda: write(new=there(2, 4, 16)[:, 2:]), "no `key` with gaps"),
+    "a norm's weight in fp32": (lambda: norm(there(16, dtype=torch.float32)), "in the dtype"),
+    "angles of half a head": (lambda: rotate(1, 5, 1, 8), "angles for BSND"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "fault"), WRONG.values(), ids=WRONG)
+def test_a_wrong_call_is_refused(call: Callable[[], Any], fault: str) -> None:
+    with unrecorded(), pytest.raises(NotOnTheCard, match=re.escape(fault)):
+        call()
+
+
+@pytest.mark.parametrize("call", [attention, paged, write], ids=lambda call: call.__name__)
+def test_without_the_change_it_is_not(call: Callable[[], Any]) -> None:
+    call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda: attention(mask=mask()), lambda: attention(sparse_mode="causal"),
+     lambda: torch.ops.npu.npu_rms_norm(there(3, 16)),
+     lambda: torch.ops.npu.npu_swiglu(there(3, 16), axis=1)],
+    ids=["an unknown name", "a word for a number", "too few", "another tool's name"],
+)  # fmt: skip
+def test_what_the_schema_does_not_take_is_refused(call: Callable[[], Any]) -> None:
+    with pytest.raises((RuntimeError, TypeError), match="npu::"):
+        call()
+
+
+def test_what_has_no_gradient_refuses_a_tensor_that_wants_one() -> None:
+    with unrecorded(), pytest.raises(NotOnTheCard, match="has no gradient"):
+        paged(query=there(4, 4, 16).requires_grad_())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_schemas_are_those_of_the_wheel(version: str) -> None:
+    recorded = SHARED / f"torch_npu_{version}_schemas.txt"
+    if not recorded.is_file():
+        pytest.skip(f"no {recorded.name} beside the repository")
+    lines = set(recorded.read_text(encoding="utf-8").splitlines())
+    assert not set(SCHEMAS) - lines
