@@ -68,3 +68,12 @@ def own_command(*, anywhere: bool = False) -> str:
     # .venv/bin/danlu is short where one has typed it.
     clone = () if anywhere else script.parents[2:3]
     return shlex.quote(str(script.relative_to(Path.cwd()) if Path.cwd() in clone else script))
+
+
+def own_pip() -> str:
+    """Return what a shell takes for this Python's pip: `pip` where that is the one on PATH."""
+    known = shutil.which("pip")
+    beside = Path(sys.executable).with_name("pip")
+    if known is not None and beside.is_file() and beside.samefile(known):
+        return "pip"
+    return shlex.join([sys.executable, "-m", "pip"])

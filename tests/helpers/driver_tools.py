@@ -85,7 +85,9 @@ def write_npu_smi(folder: Path, table: str = NPU_A2) -> Path:
 
 
 def write_cann(folder: Path, version: str) -> Path:
-    """Write the files of an installed CANN that say its version."""
+    """Write the files of an installed CANN that say its version, and its script for shells."""
+    folder.mkdir(parents=True)
+    (folder / "set_env.sh").write_text(f"export ASCEND_HOME_PATH={folder}\n", encoding="utf-8")
     for machine in ("x86_64", "aarch64"):
         place = folder / f"{machine}-linux"
         place.mkdir(parents=True)
