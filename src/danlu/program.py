@@ -33,6 +33,7 @@ COMMANDS = {
     "runs": "list, show or stop the fine-tuning runs of this machine",
     "scripts": "write the tutorial's one-click scripts into a folder",
     "info": "show this machine, or what a model folder, run or adapter is",
+    "doctor": "say what is wrong with this machine, and the command that repairs it",
 }
 
 _NAMED = re.compile(

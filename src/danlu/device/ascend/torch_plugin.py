@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import sys
 from contextlib import redirect_stderr
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module, metadata, util
 from typing import Any
@@ -33,29 +33,62 @@ def npu_trouble() -> NpuTrouble | None:
 
 
 def look_for_npu(machine: AscendMachine) -> NpuTrouble | None:
-    """Load torch and torch_npu, and ask for a chip."""
+    """Load torch and torch_npu, ask for a chip, and judge what happened."""
+    return judged(attempt(), machine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """What became of loading torch_npu, for whoever judges it, in this process or another.
+
+    torch, torch_npu: versions, empty where there is none. is_cuda_build: of torch. is_loaded:
+    torch_npu; said: its words where it failed. chip: the runtime's name of the first, else empty.
+    """
+
+    torch: str
+    torch_npu: str
+    is_cuda_build: bool
+    is_installed: bool
+    is_loaded: bool = False
+    said: str = ""
+    chip: str = ""
+
+
+def attempt() -> Attempt:
+    """Load torch, then torch_npu, and ask for a chip."""
     torch = import_module("torch")
-    found = Situation(
-        machine=machine,
-        torch=torch.__version__,
+    found = Attempt(
+        torch=str(torch.__version__),
         torch_npu=installed_version(),
         is_cuda_build=torch.version.cuda is not None,
+        is_installed=util.find_spec(PACKAGE) is not None,
     )
-    if not is_installed():
-        return causes.not_installed(found)
-    said = _load()
+    said = _load() if found.is_installed else ""
     if said is not None:
-        return causes.loading_failed(replace(found, said=said))
-    name, said = _name_of_chip(torch)
-    if not name:
-        return causes.no_device(replace(found, said=said))
-    chip = chip_named(name)
-    return None if chip is None or chip.can_answer else causes.chip_refused(found, chip, name)
+        return replace(found, said=said)
+    chip, said = _name_of_chip(torch)
+    return replace(found, is_loaded=True, chip=chip, said=said)
 
 
-def is_installed() -> bool:
-    """Whether there is a torch_npu to load."""
-    return util.find_spec(PACKAGE) is not None
+def judged(tried: Attempt, machine: AscendMachine) -> NpuTrouble | None:
+    """Say why no NPU can be used, by what became of loading torch_npu and by the machine."""
+    found = Situation(
+        machine=machine,
+        torch=tried.torch,
+        torch_npu=tried.torch_npu,
+        is_cuda_build=tried.is_cuda_build,
+        said=tried.said,
+    )
+    if not tried.is_installed:
+        return causes.not_installed(found)
+    if not tried.is_loaded:
+        return causes.loading_failed(found)
+    if not tried.chip:
+        return causes.no_device(found)
+    chip = chip_named(tried.chip)
+    if chip is None or chip.can_answer:
+        return None
+    return causes.chip_refused(found, chip, tried.chip)
 
 
 def installed_version(distribution: str = "torch-npu") -> str:
