@@ -1,23 +1,43 @@
-"""What this process may use of its machine: processors, their time, and memory.
+"""What this process may use of its machine: processors, their time, memory, Ascend chips.
 
 A container has limits that the machine's own numbers do not show. They stand in files of cgroups,
 version 2 or 1. Sources: Linux's Documentation/admin-guide/cgroup-v2 (cpu.max, memory.max),
-cgroup-v1/memory and scheduler/sched-bwc (cpu.cfs_quota_us). Loads nothing but the standard library.
+cgroup-v1/memory and scheduler/sched-bwc (cpu.cfs_quota_us); the nodes that a container needs, in
+CANN's installation guide. Loads nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_DEV = Path("/dev")
+# One for each chip; `vdavinci` is a part of one, lent to a virtual machine.
+_CHIP_NODE = re.compile(r"v?davinci(\d+)")
+
+
+def processors() -> set[int]:
+    """Return the numbers of the processors that this thread may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def num_processors() -> int:
-    """Count the processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Count the processors that this thread may run on."""
+    return len(processors())
+
+
+def chip_nodes(dev: Path = _DEV) -> tuple[Path, ...]:
+    """List the nodes of the Ascend chips that this process is given, by number."""
+    try:
+        found = [(_CHIP_NODE.fullmatch(name), name) for name in os.listdir(dev)]
+    except OSError:
+        return ()
+    numbered = sorted((int(match[1]), name) for match, name in found if match)
+    return tuple(dev / name for _number, name in numbered)
 
 
 def processor_quota(root: Path = _CGROUPS) -> float | None:

@@ -33,6 +33,8 @@ _LINES_OF_A_STAGE = 10
 _SPEED_OVER_S = 15.0
 _FRAMES, _FRAMES_PER_S = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 10
 _LEAST_COLUMNS = 4
+# The lines that move in the terminal at the moment.
+_MOVING: list[MovingLine] = []
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -57,6 +59,7 @@ class MovingLine:
     def __enter__(self) -> MovingLine:
         if self._live is not None:
             self._live.start()
+            _MOVING.append(self)
         return self
 
     def __exit__(
@@ -85,6 +88,8 @@ class MovingLine:
         """Take the line away; what follows stands in its place."""
         if self._live is not None:
             self._live.stop()
+        if self in _MOVING:
+            _MOVING.remove(self)
 
     def _show(self, what: str, done: int, total: int, write: Callable[[int], str]) -> None:
         now = time.monotonic()
@@ -133,6 +138,16 @@ class MovingLine:
         line = Text.assemble(frame, " ", printable(self._text(what)), clock)
         line.no_wrap, line.overflow = True, "ellipsis"
         return line
+
+
+def say_beside(text: str) -> None:
+    """Print a line that stays on standard error, whatever line is moving there."""
+    moving = tuple(_MOVING)
+    for line in moving:
+        line.stop()
+    say(text, to=sys.stderr)
+    for line in moving:
+        line.__enter__()
 
 
 def _live(line: MovingLine) -> Live:

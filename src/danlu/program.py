@@ -33,6 +33,7 @@ COMMANDS = {
     "runs": "list, show or stop the fine-tuning runs of this machine",
     "scripts": "write the tutorial's one-click scripts into a folder",
     "info": "show this machine, or what a model folder, run or adapter is",
+    "doctor": "say what is wrong with this machine, and the command that repairs it",
 }
 
 _NAMED = re.compile(
@@ -68,3 +69,12 @@ def own_command(*, anywhere: bool = False) -> str:
     # .venv/bin/danlu is short where one has typed it.
     clone = () if anywhere else script.parents[2:3]
     return shlex.quote(str(script.relative_to(Path.cwd()) if Path.cwd() in clone else script))
+
+
+def own_pip() -> str:
+    """Return what a shell takes for this Python's pip: `pip` where that is the one on PATH."""
+    known = shutil.which("pip")
+    beside = Path(sys.executable).with_name("pip")
+    if known is not None and beside.is_file() and beside.samefile(known):
+        return "pip"
+    return shlex.join([sys.executable, "-m", "pip"])

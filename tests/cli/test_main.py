@@ -28,9 +28,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], 
     """Put a function in place of the command `info`."""
 
     def put(run: Callable[[list[str]], int]) -> None:
-        module = types.ModuleType("danlu.cli.info")
+        module = types.ModuleType("danlu.cli.machine.info")
         module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "danlu.cli.info", module)
+        monkeypatch.setitem(sys.modules, "danlu.cli.machine.info", module)
 
     return put
 
@@ -107,9 +107,9 @@ def test_a_bug_is_told_apart(
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     program = (
         "import sys, types\n"
-        "module = types.ModuleType('danlu.cli.info')\n"
+        "module = types.ModuleType('danlu.cli.machine.info')\n"
         "module.run = lambda argv: [print('x' * 100) for _ in range(10000)] and 0\n"
-        "sys.modules['danlu.cli.info'] = module\n"
+        "sys.modules['danlu.cli.machine.info'] = module\n"
         "from danlu.cli.main import main\n"
         "sys.exit(main(['info']))\n"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from danlu.device.ascend.versions import TORCH_NPU_IMAGE, USABLE_PAIRS
 from danlu.language import _
 from tests.helpers.bare_machine import Machine
 from tests.helpers.source import ROOT
@@ -55,9 +56,9 @@ def test_commands_run(language: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("language", PAGES)
 def test_the_versions_are_those_of_the_data(language: str) -> None:
-    data = [[pair["cann"], pair["torch"], pair["torch_npu"]] for pair in BUILDS["ascend"]["pairs"]]
+    data = [[pair.cann, pair.torch, pair.torch_npu] for pair in USABLE_PAIRS]
     assert cells(PAGES[language], "CANN") == data
-    assert BUILDS["ascend"]["image"] in PAGES[language]
+    assert TORCH_NPU_IMAGE in PAGES[language]
     for build in BUILDS["cuda"]:
         assert f"{build['min_driver']} " in PAGES[language]
         assert f"CUDA {build['cuda']} " in PAGES[language]

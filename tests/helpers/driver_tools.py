@@ -61,6 +61,18 @@ NPU_DDR = """\
 NO_NPU = "dcmi module initialize failed. ret is -8005\n"
 
 
+def npu_table(name: str, *, used: int = 3318, total: int = 65536, health: str = "OK") -> str:
+    """Write npu-smi's table of one chip of an Atlas A2."""
+    first = f"| 0     {name:<20}| {health:<14}|"
+    memory = f"{used:>5} / {total}"
+    return (
+        "| NPU   Name                | Health        | Power(W)    Temp(C)      Hugepages-Usage |\n"
+        "+===========================+===============+==========================================+\n"
+        f"{first} 96.4        41           0    / 0         |\n"
+        f"| 0                         | 0000:C1:00.0  | 0           0    / 0     {memory} |\n"
+    )
+
+
 def write_tool(folder: Path, name: str, script: str) -> Path:
     """Write a program of a few lines of shell into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +97,9 @@ def write_npu_smi(folder: Path, table: str = NPU_A2) -> Path:
 
 
 def write_cann(folder: Path, version: str) -> Path:
-    """Write the files of an installed CANN that say its version."""
+    """Write the files of an installed CANN that say its version, and its script for shells."""
+    folder.mkdir(parents=True)
+    (folder / "set_env.sh").write_text(f"export ASCEND_HOME_PATH={folder}\n", encoding="utf-8")
     for machine in ("x86_64", "aarch64"):
         place = folder / f"{machine}-linux"
         place.mkdir(parents=True)

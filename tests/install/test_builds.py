@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from danlu.device.ascend import versions
+from danlu.device.ascend.versions import OLDEST_TORCH, PAIRS, TORCH_NPU_IMAGE, release
 from danlu.device.cards import Card, Cards
 from danlu.errors import EnvironmentFault
 from tests.helpers.source import ROOT
 from tests.helpers.torch_index import serving, serving_index
-from tools.install import builds, indexes
+from tools.install import indexes
 from tools.install.builds import BUILDS, TorchChoice, choose
 from tools.install.environment import pinned_torch
 
@@ -99,7 +101,7 @@ def test_cann_decides_the_pair(cann: str, torch_npu: str) -> None:
 def test_a_cann_that_no_pair_fits_is_refused_with_an_image(cann: str) -> None:
     with pytest.raises(EnvironmentFault, match="CANN") as caught:
         chosen(npu(cann))
-    assert BUILDS["ascend"]["image"] in caught.value.fix
+    assert TORCH_NPU_IMAGE in caught.value.fix
 
 
 @pytest.mark.parametrize("found", [npu("9.1.0"), npu("8.5.0"), NOTHING])
@@ -133,9 +135,10 @@ def test_the_data_holds_for_the_torch_that_is_tested() -> None:
     assert TORCH in BUILDS["cuda"][0]["why_no_index"]
     oldest = re.search(r'"torch>=([\d.]+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
     assert oldest is not None
-    assert BUILDS["ascend"]["min_torch"] == oldest[1]
-    for pair in BUILDS["ascend"]["pairs"]:
-        assert builds._release(pair["torch_npu"]) == pair["torch"]
+    assert oldest[1] == OLDEST_TORCH
+    assert CPU_INDEX == versions.CPU_INDEX
+    for pair in PAIRS:
+        assert release(pair.torch_npu) == pair.torch
 
 
 @pytest.fixture(autouse=True)

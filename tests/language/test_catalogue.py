@@ -13,7 +13,7 @@ from babel.messages.catalog import Catalog
 import danlu
 from danlu.cli.demo import DemoSettings
 from danlu.cli.generate import GenerateSettings
-from danlu.cli.info import InfoSettings
+from danlu.cli.machine.info import InfoSettings
 from danlu.cli.main import main
 from danlu.cli.merge import MergeSettings
 from danlu.language import _

@@ -50,6 +50,7 @@ HELP = [
 GOOD = """
 info
 info starter
+doctor
 models
 use
 use starter

@@ -114,7 +114,7 @@ def test_a_mistake_of_ours_is_three_chinese_lines(
     def fail(_words: object) -> int:
         raise RuntimeError(STRANGE)
 
-    monkeypatch.setattr("danlu.cli.info.run", fail)
+    monkeypatch.setattr("danlu.cli.machine.info.run", fail)
     assert main(["info"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3

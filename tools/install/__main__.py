@@ -14,7 +14,8 @@ import sys
 import time
 from collections import Counter
 
-from danlu.device.cards import Cards, cann_home, find_cards
+from danlu.device.ascend.machine import AscendMachine
+from danlu.device.cards import Cards, find_cards
 from danlu.errors import DanluError, EnvironmentFault
 from danlu.language import _
 from tools.install.builds import AGAIN, ROOT, choose, installed_here
@@ -131,9 +132,9 @@ def _output(*words: str) -> str:
 
 def _say_next(found: Cards, *, at_login: bool) -> None:
     print(_("danlu is installed in {folder}. In each new terminal:").format(folder=FOLDER))
-    home = cann_home()
-    if found.toolkit == "CANN" and home is not None:
-        print(f"  source {shlex.quote(str(home / 'set_env.sh'))}")
+    script = AscendMachine().set_env
+    if found.toolkit == "CANN" and script is not None:
+        print(f"  source {shlex.quote(str(script))}")
     print(f"  source {shlex.quote(str(FOLDER / 'bin' / 'activate'))}")
     print(_("Then danlu demo shows it all in two minutes, danlu --help what there is."))
     if at_login:

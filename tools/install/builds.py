@@ -7,7 +7,6 @@ this has. Changes nothing.
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from danlu.device.cards import Cards, cann_home
+from danlu.device.ascend.machine import AscendMachine
+from danlu.device.ascend.versions import (
+    OLDEST_TORCH,
+    TORCH_NPU_IMAGE,
+    USABLE_PAIRS,
+    numbers,
+    pairs_for,
+    release,
+)
+from danlu.device.cards import Cards
 from danlu.errors import EnvironmentFault
 from danlu.language import _
 
@@ -26,7 +34,7 @@ BUILDS: dict[str, Any] = json.loads(
 ROOT = Path(__file__).resolve().parents[2]
 AGAIN = f"bash {shlex.quote(str(ROOT / 'scripts' / 'install.sh'))}"
 # What an image's torch_npu was built against; it stays as it is. The oldest that danlu runs with.
-_KEPT = {"torch": BUILDS["ascend"]["min_torch"], "torch-npu": "", "numpy": "1.26"}
+_KEPT = {"torch": OLDEST_TORCH, "torch-npu": "", "numpy": "1.26"}
 
 # Finds the first index that lists a build: (indexes, version, build) to its address.
 Finder = Callable[[Sequence[str], str, str], "str | None"]
@@ -101,30 +109,30 @@ def installed_here() -> dict[str, str]:
 
 def _existing_pair(installed: Mapping[str, str], pip_words: Sequence[str]) -> TorchChoice:
     torch, torch_npu = installed.get("torch", ""), installed["torch-npu"]
-    if _release(torch) != _release(torch_npu):
+    if release(torch) != release(torch_npu):
         raise EnvironmentFault(
             _("torch and torch_npu of this machine do not belong together."),
             why=_("{python} has torch {torch} and torch_npu {torch_npu}.").format(
                 python=sys.executable, torch=torch or "-", torch_npu=torch_npu
             ),
             fix=shlex.join(
-                [sys.executable, "-m", "pip", "install", f"torch=={_release(torch_npu)}"]
+                [sys.executable, "-m", "pip", "install", f"torch=={release(torch_npu)}"]
             ),
         )
-    if _numbers(torch) < _numbers(BUILDS["ascend"]["min_torch"]):
+    if numbers(torch) < numbers(OLDEST_TORCH):
         raise EnvironmentFault(
             _("The torch of this machine is too old for danlu."),
             why=_("{python} has torch {torch}; danlu needs {oldest} or newer.").format(
-                python=sys.executable, torch=torch, oldest=BUILDS["ascend"]["min_torch"]
+                python=sys.executable, torch=torch, oldest=OLDEST_TORCH
             ),
             fix=_("Start from an image with a newer pair, such as {image}").format(
-                image=BUILDS["ascend"]["image"]
+                image=TORCH_NPU_IMAGE
             ),
         )
     kept = {
         name: version
         for name, version in installed.items()
-        if _numbers(version) >= _numbers(_KEPT[name])
+        if numbers(version) >= numbers(_KEPT[name])
     }
     return TorchChoice(
         reason=_("torch: {torch} with torch_npu {torch_npu}, which are here and stay").format(
@@ -138,17 +146,11 @@ def _existing_pair(installed: Mapping[str, str], pip_words: Sequence[str]) -> To
 
 
 def _new_pair(found: Cards, _torch: str, find: Finder) -> TorchChoice:
-    data = BUILDS["ascend"]
     cann, python = found.toolkit_version, sys.version_info[:2]
-    fits = [
-        pair
-        for pair in data["pairs"]
-        if _numbers(cann)[: len(_numbers(pair["cann"]))] == _numbers(pair["cann"])
-        and _numbers(pair["python"][0]) <= python <= _numbers(pair["python"][1])
-    ]
+    fits = pairs_for(cann, python)
     if not fits:
-        home = cann_home()
-        known = ", ".join(dict.fromkeys(pair["cann"] for pair in data["pairs"]))
+        home = AscendMachine().cann_home
+        known = ", ".join(dict.fromkeys(pair.cann for pair in USABLE_PAIRS))
         raise EnvironmentFault(
             _("There is no torch_npu for this machine's CANN."),
             why=_(
@@ -160,28 +162,28 @@ def _new_pair(found: Cards, _torch: str, find: Finder) -> TorchChoice:
                 known=known,
             ),
             fix=_("Start from an image with a newer pair, such as {image}").format(
-                image=data["image"]
+                image=TORCH_NPU_IMAGE
             ),
         )
     pair = fits[0]
-    url, words = _cpu_words(pair["torch"], find)
+    url, words = _cpu_words(pair.torch, find)
     return TorchChoice(
         reason=_("torch: {torch} with torch_npu {torch_npu} for CANN {cann}, from {url}").format(
-            torch=pair["torch"], torch_npu=pair["torch_npu"], cann=cann, url=url or "pip"
+            torch=pair.torch, torch_npu=pair.torch_npu, cann=cann, url=url or "pip"
         ),
         pip_words=words,
         # torch_npu asks for these two as it runs; its metadata did not always say so.
-        requirements=(f"torch-npu=={pair['torch_npu']}", "numpy", "pyyaml"),
+        requirements=(f"torch-npu=={pair.torch_npu}", "numpy", "pyyaml"),
         pins={
-            "torch": pair["torch"] + ("+cpu" if url else ""),
-            "torch-npu": pair["torch_npu"],
+            "torch": pair.torch + ("+cpu" if url else ""),
+            "torch-npu": pair.torch_npu,
         },
-        free_gib=data["free_gib"],
+        free_gib=BUILDS["ascend"]["free_gib"],
     )
 
 
 def _cuda_build(found: Cards, torch: str, find: Finder) -> TorchChoice:
-    driver = _numbers(found.driver)[:1]
+    driver = numbers(found.driver)[:1]
     card = found.cards[0].name
     fits = [build for build in BUILDS["cuda"] if driver >= (build["min_driver"],)]
     for build in fits:
@@ -215,14 +217,3 @@ def _cuda_build(found: Cards, torch: str, find: Finder) -> TorchChoice:
 def _cpu_words(torch: str, find: Finder) -> tuple[str | None, tuple[str, ...]]:
     url = find(BUILDS["cpu"]["indexes"], torch, "cpu")
     return url, ("--extra-index-url", url) if url else ()
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version: (2, 10, 0) of 2.10.0.post4 or 2.10.0+cpu."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
-
-
-def _release(version: str) -> str:
-    """Return 2.10.0 of 2.10.0.post4 or 2.10.0+cpu."""
-    return ".".join(map(str, _numbers(version)[:3]))

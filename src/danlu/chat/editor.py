@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 
+from danlu.environment import users_environment
 from danlu.errors import UsageError
 from danlu.files.scratch import scratch_file
 from danlu.language import _
@@ -26,7 +27,7 @@ def edited(text: str) -> str:
         )
     with scratch_file(text, suffix=".md") as path:
         try:
-            done = subprocess.run([*words, str(path)], check=False)
+            done = subprocess.run([*words, str(path)], check=False, env=users_environment())
         except OSError as fault:
             raise _no_editor(f"{words[0]}: {system_reason(fault)}") from fault
         if done.returncode != 0:

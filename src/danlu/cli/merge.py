@@ -60,11 +60,11 @@ def run(argv: Sequence[str]) -> int:
     resolved = read_settings(MergeSettings, "merge", argv)
     settings = _with_adapter(resolved.values)
     with MovingLine(_("reading the adapter")):
-        from danlu.device.detect import select
         from danlu.dialog.assistant import prompting_line
         from danlu.export.merge import check_empty, common_prompting, merge
         from danlu.export.merge_words import merge_summary
         from danlu.hub.adapters import common_base, unproven_remark
+        from danlu.hub.choosing import chosen_device
 
         export_dir = Path(settings.export_dir).expanduser().absolute()
         check_empty(export_dir, ["danlu", "merge", *_without_target(argv)])
@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
             base,
             ingredients,
             export_dir,
-            device=select(settings.device),
+            device=chosen_device(settings.device),
             prompting=prompting,
             shard_bytes=settings.export_size * 10**9,
             progress=line.show,

@@ -4,36 +4,33 @@ For what must answer at once (`danlu info --banner`) or before there is a torch 
 Training and serving ask torch instead (`danlu.device.detect`).
 
 Sources: `nvidia-smi --help-query-gpu`; the tables of `npu-smi info` (two lines a chip; the name of
-the second column and the spaces around `/` differ between releases); where CANN keeps its version,
-`ascend_toolkit_install.info`, from its installation guide.
+the second column and the spaces around `/` differ between releases).
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
+
+from danlu.device.ascend.machine import AscendMachine
 
 _MIB = 2**20
 _PATIENCE_S = 10
-_ASCEND = Path("/usr/local/Ascend")
 # In a chip's first line: number, name, health; in its second: two pairs of MB, memory and HBM.
 # Cards without HBM show their memory in the first pair.
 _NPU_NAME = re.compile(r"^\|\s*\d+\s+(\S*[A-Za-z]\S*)\s*\|\s*(\w+)\s*\|")
 _NPU_MEMORY = re.compile(r"\|\s*\d+\s+(\d+)\s*/\s*(\d+)(?:\s+(\d+)\s*/\s*(\d+))?\s*\|\s*$")
-_VERSION = re.compile(r"^\s*version\s*=\s*\[?([^\s\]]+)", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One accelerator: its name, and its memory in bytes."""
+    """One accelerator: its name, and its memory in bytes. health: in the words of npu-smi."""
 
     name: str
     memory_bytes: int
     used_bytes: int
+    health: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,50 +51,42 @@ class Cards:
 
 def find_cards() -> Cards:
     """Look for NPUs, then for CUDA cards, in the order in which `danlu.device.detect` chooses."""
-    return _npus() or _cuda_cards() or Cards(kind="cpu")
-
-
-def cann_home() -> Path | None:
-    """Return CANN's folder: the one whose set_env.sh was read, else where it is installed."""
-    chosen = os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
-    if chosen:
-        return Path(chosen)
-    places = (_ASCEND / "cann", _ASCEND / "ascend-toolkit" / "latest")
-    return next((place for place in places if place.is_dir()), None)
+    return _npus() or cuda_cards() or Cards(kind="cpu")
 
 
 def _npus() -> Cards | None:
-    table = _printed("npu-smi", "info")
-    names = [found[1] for line in table.splitlines() if (found := _NPU_NAME.search(line))]
-    memories = [found for line in table.splitlines() if (found := _NPU_MEMORY.search(line))]
-    if not names or len(names) != len(memories):
+    cards = npus_in(ask("npu-smi", "info").text)
+    machine = AscendMachine()
+    if not cards:
         return None
+    return Cards(
+        kind="npu",
+        cards=cards,
+        driver=machine.driver,
+        toolkit="CANN",
+        toolkit_version=machine.cann,
+    )
+
+
+def npus_in(table: str) -> tuple[Card, ...]:
+    """Read the chips of a table of npu-smi; none where it is not one."""
+    names = [found for line in table.splitlines() if (found := _NPU_NAME.search(line))]
+    memories = [found for line in table.splitlines() if (found := _NPU_MEMORY.search(line))]
+    if len(names) != len(memories):
+        return ()
     cards = []
     for name, memory in zip(names, memories, strict=True):
         pairs = [(int(memory[1]), int(memory[2])), (int(memory[3] or 0), int(memory[4] or 0))]
         used, total = max(pairs, key=lambda pair: pair[1])
-        cards.append(Card(name=name, memory_bytes=total * _MIB, used_bytes=used * _MIB))
-    return Cards(
-        kind="npu",
-        cards=tuple(cards),
-        driver=_version_in(_ASCEND / "driver" / "version.info"),
-        toolkit="CANN",
-        toolkit_version=_cann_version(),
-    )
+        sizes = {"memory_bytes": total * _MIB, "used_bytes": used * _MIB}
+        cards.append(Card(name=name[1], health=name[2], **sizes))
+    return tuple(cards)
 
 
-def _cann_version() -> str:
-    home = cann_home()
-    if home is None:
-        return ""
-    places = (home / f"{platform.machine()}-linux", home)
-    files = (place / "ascend_toolkit_install.info" for place in places)
-    return next(filter(None, map(_version_in, (*files, home / "version.info"))), "")
-
-
-def _cuda_cards() -> Cards | None:
+def cuda_cards() -> Cards | None:
+    """Return the CUDA cards that nvidia-smi shows; None where there are none."""
     fields = "--query-gpu=driver_version,memory.total,memory.used,name"
-    lines = _printed("nvidia-smi", fields, "--format=csv,noheader,nounits").splitlines()
+    lines = ask("nvidia-smi", fields, "--format=csv,noheader,nounits").text.splitlines()
     cards, drivers = [], []
     for line in lines:
         parts = [part.strip() for part in line.split(",", 3)]
@@ -107,7 +96,7 @@ def _cuda_cards() -> Cards | None:
             drivers.append(parts[0])
     if not cards:
         return None
-    newest = re.search(r"CUDA[\w ]*Version\s*:\s*([\d.]+)", _printed("nvidia-smi"))
+    newest = re.search(r"CUDA[\w ]*Version\s*:\s*([\d.]+)", ask("nvidia-smi").text)
     return Cards(
         kind="cuda",
         cards=tuple(cards),
@@ -117,20 +106,31 @@ def _cuda_cards() -> Cards | None:
     )
 
 
-def _printed(*command: str) -> str:
-    """Return what a driver's tool prints; nothing where it is missing, fails or hangs."""
+@dataclass(frozen=True, kw_only=True)
+class ToolAnswer:
+    """What a driver's tool prints; where it fails, what it says of that.
+
+    is_there: the tool is installed. hangs: it did not end in time.
+    """
+
+    text: str = ""
+    problem: str = ""
+    is_there: bool = True
+    hangs: bool = False
+
+
+def ask(*command: str, patience_s: float = _PATIENCE_S) -> ToolAnswer:
+    """Run a driver's tool; it may be missing, fail or hang."""
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=_PATIENCE_S, check=False, stdin=subprocess.DEVNULL
+            command, capture_output=True, timeout=patience_s, check=False, stdin=subprocess.DEVNULL
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
-
-
-def _version_in(file: Path) -> str:
-    try:
-        found = _VERSION.search(file.read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return ""
-    return found[1] if found else ""
+    except subprocess.TimeoutExpired:
+        return ToolAnswer(hangs=True)
+    except OSError as fault:
+        return ToolAnswer(problem=str(fault), is_there=False)
+    text = done.stdout.decode("utf-8", "replace")
+    if done.returncode == 0:
+        return ToolAnswer(text=text)
+    said = [line for line in (done.stderr.decode("utf-8", "replace") + text).splitlines() if line]
+    return ToolAnswer(problem=said[-1].strip() if said else f"exit code {done.returncode}")

@@ -134,7 +134,18 @@ CATALOGUE: dict[str, DeviceFacts] = {
 
 
 def nearest(kind: str, description: str, memory_bytes: int) -> DeviceFacts:
-    """Return the catalogue's entry for an accelerator that is here: same kind, nearest memory."""
+    """Return the catalogue's entry for an accelerator that is here.
+
+    The same kind; of these the one whose name says most of it, else any; of these the nearest
+    memory. A 910B4-1 has the memory of a 910B3 and is as fast as a 910B4.
+    """
     alike = [facts for facts in CATALOGUE.values() if facts.kind == kind]
-    named = [f for f in alike if f.description.split(",")[0].removeprefix("NVIDIA ") in description]
-    return min(named or alike, key=lambda facts: abs(facts.memory_bytes - memory_bytes))
+    said = {facts.name: len(_product(facts)) * (_product(facts) in description) for facts in alike}
+    named = [facts for facts in alike if said[facts.name] == max(said.values())]
+    return min(named, key=lambda facts: abs(facts.memory_bytes - memory_bytes))
+
+
+def _product(facts: DeviceFacts) -> str:
+    """Return a device's name as its runtime writes it: Ascend910B4, GeForce RTX 4090."""
+    name = facts.description.split(",")[0]
+    return name.removeprefix("NVIDIA ").replace("Ascend ", "Ascend")

@@ -6,15 +6,17 @@ run. Nothing above `device/` and `ops/` asks for a device's kind: it asks for a 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from importlib import import_module, util
 
 import torch
 
-from danlu.container import memory_bytes
+from danlu.container import memory_bytes, num_processors
+from danlu.device.ascend.causes import NpuTrouble, no_training
+from danlu.device.ascend.chips import chip_named
+from danlu.device.ascend.torch_plugin import npu_trouble
 from danlu.device.openmp import watch_waiting
 from danlu.device.processor import processor
+from danlu.environment import set_unless_given
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 
@@ -34,7 +36,8 @@ class Device:
 
     token_multiple: number of rows, or a multiple of it, with which 16-bit products are fast. Few
     sizes mean few kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes
-    work on tiles. prompt_chunk: tokens of prompts that the engine reads in one step.
+    work on tiles. prompt_chunk: tokens of prompts that the engine reads in one step. no_training:
+    why it cannot train; empty where it can.
     """
 
     kind: str
@@ -45,6 +48,7 @@ class Device:
     threads: int
     token_multiple: int = 16
     prompt_chunk: int = 2048
+    no_training: str = ""
 
     @property
     def torch_device(self) -> torch.device:
@@ -63,26 +67,37 @@ class Device:
 
     @property
     def preferred_dtype(self) -> torch.dtype:
-        """bfloat16 where the hardware multiplies it at full speed, else float32."""
-        return torch.bfloat16 if self.has_fast_bf16 else torch.float32
+        """bfloat16 where the hardware multiplies it at full speed, else float32.
+
+        float16 on a chip that only answers: it has nothing else that is fast.
+        """
+        if self.has_fast_bf16:
+            return torch.bfloat16
+        return torch.float16 if self.no_training and self.has_fast_fp16 else torch.float32
 
 
 def select(kind: str = "auto") -> Device:
     """Choose this process's device; `auto` takes an NPU, then a CUDA card, then the CPU.
 
     From then on it is watched how threads wait for each other. The CPU's choice limits, in the
-    environment, how many kernels oneDNN keeps. Raises UsageError
-    for an unknown kind and EnvironmentFault for one that is not usable here.
+    environment, how many kernels oneDNN keeps. torch_npu is loaded for `auto` and `npu` only.
+    Raises UsageError for an unknown kind and EnvironmentFault for one that is not usable here.
     """
     if kind == "auto":
-        kind = next(name for name in KINDS if _available(name))
+        kind = _best()
     if kind not in KINDS:
         raise UsageError(
             _("There is no device {kind}.").format(kind=kind),
             why=_("The devices are {names}.").format(names=", ".join(KINDS)),
             fix=_("Leave out --device; the best one is chosen."),
         )
-    if not _available(kind):
+    if kind == "npu" and (trouble := npu_trouble()) is not None:
+        raise EnvironmentFault(
+            _("The device {kind} cannot be used.").format(kind=kind),
+            why=trouble.reason,
+            fix=trouble.fix,
+        )
+    if kind == "cuda" and not torch.cuda.is_available():
         raise EnvironmentFault(
             _("The device {kind} cannot be used.").format(kind=kind),
             why=_("torch {version} sees none (driver or matching torch build missing).").format(
@@ -91,24 +106,26 @@ def select(kind: str = "auto") -> Device:
             fix=_("Install the driver and torch build for it, or use --device cpu"),
         )
     watch_waiting()
-    return _cpu() if kind == "cpu" else _accelerator(kind)
+    return {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[kind]()
 
 
-def _available(kind: str) -> bool:
-    if kind == "npu":
-        if util.find_spec("torch_npu") is None:
-            return False
-        import_module("torch_npu")
-        return bool(torch.npu.is_available())  # type: ignore[attr-defined]
-    return kind == "cpu" or torch.cuda.is_available()
+def passed_over() -> NpuTrouble | None:
+    """Say why `auto` takes no NPU though one is expected here; None where nobody expects one."""
+    trouble = npu_trouble()
+    return trouble if trouble is not None and trouble.is_expected else None
+
+
+def _best() -> str:
+    if npu_trouble() is None:
+        return "npu"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _cpu() -> Device:
     # oneDNN keeps the kernels of the last 1,024 shapes, megabytes each, and torch a description of
     # 0.26 MB for each shape of a bf16 product; packed batches come in many. Both read their limit
     # when they make their first one.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+    set_unless_given({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"})
     flags, model = processor()
     has_bf16 = bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
     return Device(
@@ -122,17 +139,31 @@ def _cpu() -> Device:
     )
 
 
-def _accelerator(kind: str) -> Device:
-    if kind == "cuda":
-        has_fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_fast_bf16 = bool(torch.npu.is_bf16_supported())  # type: ignore[attr-defined]
-    properties = getattr(torch, kind).get_device_properties(0)
+def _cuda() -> Device:
+    properties = torch.cuda.get_device_properties(0)
     return Device(
-        kind=kind,
+        kind="cuda",
         description=properties.name,
         memory_bytes=properties.total_memory,
-        has_fast_bf16=has_fast_bf16,
+        has_fast_bf16=torch.cuda.is_bf16_supported(including_emulation=False),
         has_fast_fp16=True,
         threads=torch.get_num_threads(),
+    )
+
+
+def _npu() -> Device:
+    properties = torch.npu.get_device_properties(0)  # type: ignore[attr-defined]
+    chip = chip_named(properties.name)
+    # torch_npu may have bound this thread to the chip's share of the processors.
+    threads = min(torch.get_num_threads(), num_processors())
+    if threads < torch.get_num_threads():
+        torch.set_num_threads(threads)
+    return Device(
+        kind="npu",
+        description=properties.name,
+        memory_bytes=properties.total_memory,
+        has_fast_bf16=bool(torch.npu.is_bf16_supported()),  # type: ignore[attr-defined]
+        has_fast_fp16=True,
+        threads=threads,
+        no_training="" if chip is None or chip.can_train else no_training(properties.name),
     )

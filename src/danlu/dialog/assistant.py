@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from danlu.device.detect import DTYPES, select
+from danlu.device.detect import DTYPES
 from danlu.dialog.dialog import Dialog
 from danlu.dialog.events import Event
 from danlu.dialog.settings import ModelSettings, SamplingChoice
@@ -25,6 +25,7 @@ from danlu.hub.adapters import (
     unproven_remark,
 )
 from danlu.hub.chat_template import template_remarks
+from danlu.hub.choosing import chosen_device
 from danlu.hub.generation import generation_defaults
 from danlu.hub.load import LoadedModel, load_for_answers
 from danlu.hub.names import STARTER, default_model, default_name
@@ -201,7 +202,7 @@ def open_assistant(
     name = model or (base_of(source) if source else default_model())
     loaded = load_for_answers(
         name,
-        device=select(settings.device),
+        device=chosen_device(settings.device),
         dtype=DTYPES[settings.dtype],
         quantization=settings.quantization,
         progress=progress,

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from danlu.environment import users_environment
 from danlu.files import disk
 from danlu.files.lock import Holder, holder_in, is_locked, write_holder
 from danlu.files.os_errors import explained
@@ -27,7 +28,8 @@ def start_detached(
 ) -> int:
     """Start a process in a session of its own; its output is added to `log`. Return its number.
 
-    It gets no signal of this terminal, and goes on when this process ends. Raises BlockingIOError
+    It gets no signal of this terminal, and goes on when this process ends. Its environment is the
+    user's, without what danlu has set for itself. Raises BlockingIOError
     where the lock is held, and what a failed write raises.
     """
     with explained(lock):
@@ -41,6 +43,7 @@ def start_detached(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
+                env=users_environment(),
                 start_new_session=True,
                 pass_fds=(held,),
             )

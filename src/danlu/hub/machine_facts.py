@@ -9,9 +9,10 @@ import torch
 
 import danlu
 from danlu.container import num_processors, processor_quota
-from danlu.device.detect import select
-from danlu.environment import waiting
+from danlu.device.detect import passed_over, select
+from danlu.environment import set_here, waiting
 from danlu.files.home import danlu_home
+from danlu.hub.choosing import trouble_line
 from danlu.hub.names import default_name
 from danlu.language import _
 from danlu.ops import ops_table
@@ -19,15 +20,17 @@ from danlu.units import readable_bytes
 
 
 def machine_facts() -> dict[str, Any]:
-    """Return device, memory and versions."""
-    device, quota = select(), processor_quota()
+    """Return device, memory and versions; `npu` only where one is expected and cannot be used."""
+    device, quota, trouble = select(), processor_quota(), passed_over()
     table = ops_table(device.torch_device)
     return {
         "device": f"{device.kind}: {device.description}",
+        **({} if trouble is None else {"npu": trouble_line(trouble)}),
         "memory": readable_bytes(device.memory_bytes),
         "threads": device.threads,
         "processors": num_processors(),
         "processor_quota": quota,
+        "environment": set_here(),
         "waiting": waiting() or _("spinning; asleep beside other programs"),
         "precision": str(device.preferred_dtype).removeprefix("torch."),
         "operations": dict(table.chosen),

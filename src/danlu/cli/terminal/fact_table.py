@@ -21,6 +21,7 @@ FACT_NAMES = {
     "threads": "threads",
     "processors": "processors",
     "processor_quota": "processor_quota",
+    "environment": "environment",
     "waiting": "waiting",
     "precision": "precision",
     "operations": "operations",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from danlu.device.datasheets import DeviceFacts
-from danlu.device.detect import select
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.hub.catalogue.needs import Need, needs
 from danlu.hub.catalogue.published import LICENSE, PublishedModel, published_models
+from danlu.hub.choosing import chosen_device
 from danlu.hub.store import complete_folder, is_stored
 from danlu.ops import ops_table
 
@@ -32,7 +32,7 @@ def offers(device: str = "auto", *, without_loaded: bool = False) -> Offers:
 
     without_loaded: as if this process had loaded nothing yet. Raises what `select` raises.
     """
-    chosen = select(device)
+    chosen = chosen_device(device)
     facts = device_facts(
         chosen, ops_table(chosen.torch_device).chosen, own_process=not without_loaded
     )

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from danlu.environment import users_environment
 from danlu.errors import DataError, EnvironmentFault, UsageError
 from danlu.hub.adapters import AdapterSource, check_base, find_adapter
 from danlu.hub.chat_template import template_text
@@ -51,7 +52,7 @@ def become_vllm(settings: ServeSettings, given: Collection[str], keys: Sequence[
     where vLLM is not installed.
     """
     command = vllm_command(settings, given)
-    environment = vllm_environment(keys, os.environ)
+    environment = vllm_environment(keys, users_environment())
     if shutil.which(EXECUTABLE) is None:
         raise EnvironmentFault(
             _("vLLM is not installed."),

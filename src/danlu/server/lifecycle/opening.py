@@ -5,12 +5,13 @@ Loading itself is hub/'s, the engine's and the assistant's.
 
 from __future__ import annotations
 
-from danlu.device.detect import DTYPES, select
+from danlu.device.detect import DTYPES
 from danlu.dialog.assistant import Assistant, model_line, own_sampling, prompting_line
 from danlu.engine.service import EngineService
 from danlu.errors import UsageError
 from danlu.hub.adapters import base_of, find_adapter
 from danlu.hub.chat_template import template_remarks
+from danlu.hub.choosing import chosen_device
 from danlu.hub.load import load_for_answers
 from danlu.hub.names import STARTER, default_model, model_folder
 from danlu.hub.prompting import prompting_of_model
@@ -59,7 +60,7 @@ def open_serving(
     model = model_of(settings, folders)
     loaded = load_for_answers(
         model,
-        device=select(settings.device),
+        device=chosen_device(settings.device),
         dtype=DTYPES[settings.dtype],
         quantization=settings.quantization,
         progress=progress,

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from danlu.device.datasheets import CATALOGUE, DeviceFacts
-from danlu.device.detect import DTYPES, KINDS, select
+from danlu.device.detect import DTYPES, KINDS
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.errors import UsageError
 from danlu.hub.adapters import trained_prompting
+from danlu.hub.choosing import training_device
 from danlu.hub.names import STARTER, find_model_folder, model_folder
 from danlu.hub.prompting import with_template
 from danlu.language import _
@@ -104,7 +105,7 @@ def _device(
             ),
             fix=f"--device {_nearest(name, CATALOGUE)}",
         )
-    device = select(name)
+    device = training_device(name)
     precision = choose_precision(settings, device)
     return (
         device_facts(device, ops_table(device.torch_device).chosen, own_process=own_process),

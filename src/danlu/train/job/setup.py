@@ -13,9 +13,10 @@ import torch
 
 from danlu.data.doctor.check import CheckedData, usable_data
 from danlu.device.datasheets import DeviceFacts
-from danlu.device.detect import Device, select
+from danlu.device.detect import Device
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.hub.adapters import AdapterSource, find_adapter, trained_prompting
+from danlu.hub.choosing import training_device
 from danlu.hub.load import check_model
 from danlu.hub.prompting import with_template
 from danlu.lora.adapter import LoraConfig
@@ -124,7 +125,8 @@ class PreparedRun:
 def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = None) -> PreparedRun:
     """Check settings, model files, data and space, and plan the run.
 
-    Raises UsageError, DataError and CapacityError; nothing has been written by then.
+    Raises UsageError, DataError, CapacityError, and EnvironmentFault for a device that cannot be
+    used or cannot train; nothing has been written by then.
     """
     check_settings(settings)
     path = Path(settings.output_dir).expanduser().absolute()
@@ -132,7 +134,7 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
         check_own_checkpoint(path, settings.resume_from_checkpoint)
     if not (settings.resumes or settings.overwrite_output_dir):
         RunFolder.check_unused(path)
-    device = select(settings.device)
+    device = training_device(settings.device)
     precision = choose_precision(settings, device)
     model = check_model(settings.model_name_or_path)
     trained = trained_prompting(settings.model_name_or_path, settings.adapter_name_or_path)

@@ -1,0 +1,1 @@
+"""The commands over this machine: what it has, and what is wrong with it."""

@@ -1,0 +1,68 @@
+"""What the doctor asks of torch, on any machine, and of NVIDIA's cards."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from danlu.device.ascend.versions import CPU_INDEX, OLDEST_TORCH, numbers
+from danlu.doctor.surroundings import Surroundings
+from danlu.doctor.verdicts import Check, green, hint, red
+from danlu.language import _
+from danlu.program import own_pip
+
+
+def torch(found: Surroundings) -> Check:
+    """Whether torch is there, can be loaded and is new enough."""
+    version = found.torch_version or found.torch.version
+    install = f"{own_pip()} install 'torch>={OLDEST_TORCH}'"
+    if found.gpus is None:
+        install += f" --extra-index-url {CPU_INDEX}"
+    if not version:
+        return red(_("torch is not installed."), install)
+    if found.torch.problem:
+        text = _("torch {version} cannot be loaded: {problem}").format(
+            version=version, problem=found.torch.problem
+        )
+        release = version.partition("+")[0]
+        return red(text, f"{own_pip()} install --force-reinstall torch=={release}")
+    if numbers(version) < numbers(OLDEST_TORCH):
+        text = _("torch {version}; danlu needs {oldest} or newer.").format(
+            version=version, oldest=OLDEST_TORCH
+        )
+        return red(text, install)
+    return green(version)
+
+
+def cpu(found: Surroundings) -> Check | None:
+    """Which instructions torch computes with on the CPU."""
+    capability = found.torch.capability
+    if not capability:
+        return None
+    if capability == "DEFAULT" and found.architecture == "x86_64":
+        text = _("torch uses neither AVX2 nor AVX512: computing on this CPU is very slow.")
+        return hint(text, "lscpu | grep -i avx")
+    return green(_("torch computes with {capability}").format(capability=capability))
+
+
+def gpu(found: Surroundings) -> Check | None:
+    """Whether torch sees the cards that nvidia-smi shows."""
+    if found.gpus is None:
+        return None
+    counts = Counter(card.name for card in found.gpus.cards)
+    names = ", ".join(f"{count} x {name}" for name, count in counts.items())
+    text = _("{names}, driver {driver}").format(names=names, driver=found.gpus.driver)
+    if found.torch.cuda or found.torch.problem:
+        return green(text)
+    return red(
+        _("{cards}; torch {version} sees none of them.").format(
+            cards=text, version=found.torch.version
+        ),
+        "bash scripts/install.sh",
+    )
+
+
+def torch_npu_alone(found: Surroundings) -> Check | None:
+    """Whether torch_npu is installed on a machine that has nothing for it."""
+    if found.has_ascend or not found.torch_npu_version or found.torch.trouble is None:
+        return None
+    return hint(found.torch.trouble.reason, found.torch.trouble.fix)
