@@ -48,13 +48,17 @@ INNER = {
 
 ROOMS_WITHOUT_TORCH = {
     "", "container", "environment", "errors", "language", "program", "reasons", "starter", "units",
-    "files", "settings", "text", "data", "plan", "runs", "doctor",
+    "files", "settings", "text", "data", "plan", "runs",
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
     "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",
     "danlu.device.cards", "danlu.device.datasheets", "danlu.device.processor",
     "danlu.device.ascend.causes", "danlu.device.ascend.chips", "danlu.device.ascend.machine",
     "danlu.device.ascend.torch_plugin", "danlu.device.ascend.versions", "danlu.device.torch_probe",
+    # All of the doctor but its self-test: it looks at machines whose torch cannot be loaded.
+    *(f"danlu.doctor.{name}" for name in (
+        "ascend_checks", "examination", "machine_checks", "surroundings", "torch_checks", "verdicts",
+    )),
     "danlu.hub.settings", "danlu.hub.names", "danlu.hub.store", "danlu.hub.catalogue.published",
 }  # fmt: skip
 TORCH = {"torch", "torch_npu", "transformers", "peft", "accelerate"}

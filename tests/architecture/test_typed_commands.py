@@ -29,6 +29,7 @@ IN_PROSE = {
     "danlu.hub.chat_template": "put through as_typed a line later",
     "danlu.device.ascend.causes": "the fix of an error",
     "danlu.doctor.examination": "printed with say",
+    "danlu.doctor.selftest": "printed with say",
     "danlu.workflows.answer_file": "the why of an error",
 }
 # What commands print without `say`, which puts every text through `as_typed`: what a program reads.

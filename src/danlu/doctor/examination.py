@@ -36,6 +36,14 @@ CHECK_NAMES = {
     "ports": "ports",
     "locale": "encoding",
     "variables": "set by danlu",
+    # Of the self-test, whose operations have the same names in every language.
+    "selftest": "self-test",
+    "device": "device",
+    "training": "training",
+    "resuming": "resuming",
+    "answering": "answering",
+    "integrity": "integrity",
+    "published": "published",
 }
 _SAME_NAMES = {
     "hbm": "HBM",

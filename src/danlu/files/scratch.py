@@ -1,4 +1,4 @@
-"""A file that another program may change, and that is gone afterwards."""
+"""A file or a folder that is gone afterwards."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def scratch_file(text: str, *, suffix: str) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder that only this user can read; it is removed with all that is in it."""
+    folder = Path(tempfile.gettempdir())
+    with explained(folder):
+        place = tempfile.TemporaryDirectory(prefix="danlu-", ignore_cleanup_errors=True)
+    with place as name:
+        yield Path(name)

@@ -15,7 +15,7 @@ from danlu.ops.attention import Segments, segment_attention
 from danlu.ops.cache.graph import Recorder, Replay, recorder_for
 from danlu.ops.cache.key_value_store import Cache, CacheStep
 from danlu.ops.cache.paged_store import CACHE
-from danlu.ops.choice import OpsTable, ops_table, take_variants
+from danlu.ops.choice import OpsTable, Tried, examine_operations, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.packed import packing_for
 from danlu.ops.product import begin_linear, end_linear
@@ -45,6 +45,7 @@ __all__ = [
     "Recorder",
     "Replay",
     "Segments",
+    "Tried",
     "accumulate",
     "begin_linear",
     "cache_of",
@@ -53,6 +54,7 @@ __all__ = [
     "empty_int4",
     "empty_int8",
     "end_linear",
+    "examine_operations",
     "int4_linear",
     "int8_linear",
     "ops_table",

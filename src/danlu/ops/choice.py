@@ -11,6 +11,7 @@ DANLU_OPS=rms_norm=reference,adamw=unfused asks for variants by name.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ Trial = Callable[[T, torch.device, torch.dtype], Sequence[Tensor]]
 # roundings follow each other; a wrong mask, position or scale is off by more than this.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
 _OPERATIONS: dict[str, Operation[object]] = {}
+# How often a trial is timed; the least counts.
+_TIMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,22 @@ class OpsTable:
     def warn(self) -> list[str]:
         """Say what is switched off, a sentence each."""
         return [_("switched off: {variant}").format(variant=text) for text in self.off]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """How a variant did on its example. fault: None where it computes rightly.
+
+    seconds: what the example took in bf16, twin_seconds: what it took the readable twin there; None
+    where it did not run. is_taken: the device computes with it.
+    """
+
+    operation: str
+    variant: str
+    fault: str | None
+    seconds: float | None
+    twin_seconds: float | None
+    is_taken: bool
 
 
 class Operation(Generic[T]):
@@ -104,6 +123,35 @@ class Operation(Generic[T]):
         if fault is None:
             self._chosen[device.type] = name, self.variants[name]
         return fault is None
+
+    def examine(self, device: torch.device) -> Iterator[Tried]:
+        """Try every variant that suits a kind of device, and time it beside the twin."""
+        twin = self._time(REFERENCE, device)
+        for name in preferred_variants(device.type)[self.name]:
+            try:
+                fault = self._fault(name, device)
+            except NotHere:
+                continue
+            yield Tried(
+                operation=self.name,
+                variant=name,
+                fault=fault,
+                seconds=None if fault else self._time(name, device),
+                twin_seconds=twin,
+                is_taken=self.name_on(device) == name,
+            )
+
+    def _time(self, name: str, device: torch.device) -> float | None:
+        found = []
+        try:
+            for _again in range(_TIMED):
+                begun = time.perf_counter()
+                for tensor in self._trial(self.variants[name], device, torch.bfloat16):
+                    tensor.detach().cpu()  # waits for it
+                found.append(time.perf_counter() - begun)
+        except Exception:  # said by `_fault`, and a twin that cannot run is not timed
+            return None
+        return min(found)
 
     def _choice(self, device: torch.device) -> tuple[str, T]:
         kind = device.type
@@ -173,6 +221,13 @@ def ops_table(device: torch.device) -> OpsTable:
     chosen = {operation.name: operation.name_on(device) for operation in operations}
     off = [text for operation in operations for text in operation.off.get(device.type, ())]
     return OpsTable(chosen=chosen, off=tuple(off))
+
+
+def examine_operations(device: torch.device) -> Iterator[Tried]:
+    """Try all variants of all operations on a kind of device; raises what `ops_table` raises."""
+    ops_table(device)
+    for _name, operation in sorted(_OPERATIONS.items()):
+        yield from operation.examine(device)
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def cached_attention(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """
     before = len(keys) - len(q)
     padded = torch.cat((q.new_zeros(before, *q.shape[1:]), q))
-    offsets = torch.tensor([0, len(keys)], device=q.device)
+    offsets = torch.arange(2, device=q.device) * len(keys)
     return segment_attention(padded, keys, values, offsets)[before:]
 
 
@@ -124,7 +124,7 @@ def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
 def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     """Product with w = (q - 8) * scale + zero, two q in a byte; shapes as in `ops.int4_linear`."""
     inputs = packed.shape[1]
-    q = torch.cat((packed % 16, packed // 16), dim=2).transpose(1, 2).reshape(-1, inputs)
+    q = torch.cat((packed & 15, packed >> 4), dim=2).transpose(1, 2).reshape(-1, inputs)
     groups = scales_and_zeros.shape[0]
     scales, zeros = scales_and_zeros.float().repeat_interleave(inputs // groups, dim=0).unbind(-1)
     weight = (q.float() - 8) * scales.t() + zeros.t()

@@ -186,14 +186,11 @@ class Twin(Cache):
         self._store[layer, 0, step.wide_slots], self._store[layer, 1, step.wide_slots] = k, v
 
     def attend(self, layer: int, step: CacheStep, q: Tensor) -> Tensor:
-        """Attend request by request, to the tokens that are found slot by slot."""
+        """Attend request by request."""
         outputs = []
-        for part, table, end in zip(
-            q.split(list(step.counts)), step.tables, step.ends, strict=True
-        ):
-            size = self.block_tokens
-            slots = [table[place // size] * size + place % size for place in range(end)]
-            keys, values = self._store[layer][:, slots]
+        for part, runs in zip(q.split(list(step.counts)), step.runs, strict=True):
+            found = [self._store[layer][:, start:end] for start, end in runs]
+            keys, values = torch.cat(found, dim=1)
             outputs.append(reference.cached_attention(part, keys, values))
         return torch.cat(outputs)
 
