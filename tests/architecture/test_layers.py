@@ -57,7 +57,8 @@ MODULES_WITHOUT_TORCH = {
     "danlu.device.ascend.torch_plugin", "danlu.device.ascend.versions", "danlu.device.torch_probe",
     # All of the doctor but its self-test: it looks at machines whose torch cannot be loaded.
     *(f"danlu.doctor.{name}" for name in (
-        "ascend_checks", "examination", "machine_checks", "surroundings", "torch_checks", "verdicts",
+        "ascend_checks", "examination", "machine_checks", "surroundings", "torch_checks",
+        "verdicts",
     )),
     "danlu.hub.settings", "danlu.hub.names", "danlu.hub.store", "danlu.hub.catalogue.published",
 }  # fmt: skip

@@ -151,3 +151,12 @@ def test_an_older_torch_npu_without_a_kernel_computes_without_it(
     assert table.chosen["rms_norm"] == "torch"
     assert any("no attribute 'npu_rms_norm'" in text for text in table.off)
     assert table.chosen["swiglu"] == ASCEND
+
+
+def test_a_process_that_trains_records_nothing_and_nobody_is_alarmed(
+    untried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASK_QUEUE_ENABLE", "2")
+    table = ops_table(torch.device("npu"))
+    assert table.chosen["graph"] == "reference"
+    assert not table.off
