@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +26,10 @@ from danlu.doctor.verdicts import Check, green
 from danlu.language import columns
 from tests.helpers.driver_tools import NO_NPU, NPU_A2, NPU_A3, NPU_DDR, npu_table
 from tests.helpers.fake_ascend import NO_LIBRARY, machine, write_nnal
+from tests.helpers.terminal import Terminal
 
 GIB = 2**30
 Machine = Callable[[Path], Surroundings]
-SMI = {"A2": NPU_A2, "A3": NPU_A3, "310P": NPU_DDR}
 
 
 def surroundings(folder: Path, **changes: Any) -> Surroundings:
@@ -357,3 +361,23 @@ def test_json_is_for_programs_in_every_language(
     monkeypatch.setattr(command, "look_around", lambda: surroundings(tmp_path / "another"))
     assert main(["doctor"]) == 0
     assert ("丹炉" in capsys.readouterr().out) == (language == "zh")
+
+
+def test_a_terminal_shows_colours() -> None:
+    with closing(Terminal(["doctor"], DANLU_LANG="zh")) as terminal:
+        assert terminal.exit_code() in (0, 3)
+        raw, text = terminal.raw.decode(), terminal.text
+    assert re.search(r"\x1b\[[\d;]*32m✓", raw)
+    assert "架构" in text
+    assert max(map(columns, text.splitlines())) <= 80
+
+
+def test_a_terminal_that_knows_only_ascii_gets_other_marks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "danlu.cli.main", "doctor"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert re.search(r"^ x encoding +ascii; danlu reads and writes UTF-8\.$", done.stdout, re.M)
+    assert re.search(r"^ \+ torch ", done.stdout, re.M)
+    assert "export LC_ALL=C.UTF-8" in done.stdout
