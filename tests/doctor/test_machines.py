@@ -76,7 +76,7 @@ MACHINES: dict[str, tuple[Machine, dict[str, str]]] = {
             at, parts={"cann": "8.3.RC1"}, torch_version="2.8.0", torch_npu_version="2.8.0",
             torch=TorchFacts(version="2.8.0", npu="Ascend910B3"),
         ),
-        {"torch": "PIP install 'torch>=2.10'"},
+        {"torch": "Start from an image with a newer pair"},
     ),
     "a 910C": (lambda at: ascend(at, smi=NPU_A3, chip="Ascend910_9391"), {}),
     "a 910B4-1": (lambda at: ascend(at, smi=npu_table("910B4-1"), chip="Ascend910B4-1"), {}),
@@ -170,7 +170,7 @@ MACHINES: dict[str, tuple[Machine, dict[str, str]]] = {
     ),
     "a torch that crashes": (
         lambda at: surroundings(at, torch=TorchFacts(problem="Whoever loads it crashes")),
-        {"torch": "PIP install --force-reinstall torch==2.13.0"},
+        {"torch": "PIP install --force-reinstall torch==2.13.0+cpu --extra-index-url"},
     ),
     "an old torch": (
         lambda at: surroundings(at, torch_version="2.9.1"), {"torch": "PIP install 'torch>=2.10'"}
@@ -277,6 +277,21 @@ def test_versions_that_work_all_the_same_are_a_hint(tmp_path: Path) -> None:
 def test_why_npu_smi_names_no_chip(smi: ToolAnswer, says: str, tmp_path: Path) -> None:
     found = broken(tmp_path, "", causes.no_device, npu_smi=smi)
     assert says in states(found)["chip"].found
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "state"),
+    [
+        ("INF_NAN_MODE_ENABLE", "0", "red"),
+        ("ASCEND_LAUNCH_BLOCKING", "1", "hint"),
+        ("TASK_QUEUE_ENABLE", "2", "hint"),
+        ("TASK_QUEUE_ENABLE", "1", ""),
+    ],
+)
+def test_variables_that_do_harm(variable: str, value: str, state: str, tmp_path: Path) -> None:
+    check = states(ascend(tmp_path, parts={"environ": {variable: value}})).get("settings")
+    assert (check.state if check else "") == state
+    assert check is None or check.repair == f"unset {variable}"
 
 
 def test_a_chip_that_others_use_is_worth_knowing(tmp_path: Path) -> None:

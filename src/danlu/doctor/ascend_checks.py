@@ -186,4 +186,7 @@ def settings(found: Surroundings) -> Check | None:
     if environ.get("ASCEND_LAUNCH_BLOCKING") == "1":
         text = _("{variable} is 1: every operation is waited for, which is slow.")
         return hint(text.format(variable="ASCEND_LAUNCH_BLOCKING"), "unset ASCEND_LAUNCH_BLOCKING")
+    if environ.get("TASK_QUEUE_ENABLE") == "2":
+        text = _("{variable} is 2: torch_npu captures no graphs, so answers come more slowly.")
+        return hint(text.format(variable="TASK_QUEUE_ENABLE"), "unset TASK_QUEUE_ENABLE")
     return None

@@ -19,6 +19,7 @@ from danlu.device.ascend.versions import (
     CANN_IMAGE,
     CPU_INDEX,
     TORCH_NPU_IMAGE,
+    USABLE_PAIRS,
     Pair,
     cann_of,
     is_of,
@@ -153,7 +154,7 @@ def _wanted(found: Situation) -> Pair | None:
     """Return the pair to install: for the torch and the CANN that are here, else for that CANN."""
     cann = found.machine.cann
     own = pair_of(found.torch, cann)
-    if own is not None:
+    if own in USABLE_PAIRS:
         return own
     return next(iter(pairs_for(cann, sys.version_info[:2])), None)
 
