@@ -8,8 +8,12 @@ from danlu.device.ascend.causes import install_command
 from danlu.device.ascend.versions import INDEXES, OLDEST_TORCH, numbers
 from danlu.doctor.surroundings import Surroundings
 from danlu.doctor.verdicts import Check, green, hint, red
+from danlu.environment import AUTOLOAD
 from danlu.language import _
 from danlu.program import own_pip
+
+# How torch says that it dies of a package which it loads by itself.
+_AUTOLOADING = "Failed to load the backend extension"
 
 
 def torch(found: Surroundings) -> Check:
@@ -21,6 +25,8 @@ def torch(found: Surroundings) -> Check:
         text = _("torch {version} cannot be loaded: {problem}").format(
             version=version, problem=found.torch.problem
         )
+        if _AUTOLOADING in found.torch.problem:  # its user has switched that on
+            return red(text, f"unset {AUTOLOAD}")
         return red(text, f"{own_pip()} install --force-reinstall {_exactly(version)}")
     if numbers(version) < numbers(OLDEST_TORCH):
         text = _("torch {version}; danlu needs {oldest} or newer.").format(

@@ -104,6 +104,19 @@ def test_asking_for_the_npu_names_cause_and_repair(kind: str, tmp_path: Path) ->
     assert fix
 
 
+def test_on_the_cpu_torch_npu_is_never_loaded(tmp_path: Path) -> None:
+    """A driver that hangs would be waited for."""
+    site = write_torch_npu(tmp_path / "site", "import time\ntime.sleep(600)\n")
+    rows = str(write_rows(tmp_path / "rows.jsonl", 4))
+    words = [
+        ["generate", "Hi", "--device", "cpu", "--max_new_tokens", "1"],
+        ["plan", "--dataset", rows, "--device", "cpu"],
+        ["plan", "--dataset", rows, "--model", "Qwen3-8B", "--device", "ascend-910b-64g"],
+    ]
+    done = start(site, PROGRAM, json.dumps(words))
+    assert done.stdout.count("@= 0") == len(words), done.stderr
+
+
 def test_where_nobody_expects_an_npu_nothing_is_said() -> None:
     done = start(Path("/nowhere"), PROGRAM, json.dumps([["info", "--json"], ["models"]]))
     assert done.stdout.count("@= 0") == 2
