@@ -9,6 +9,7 @@ vllm-ascend#2698, flagos-ai/vllm-plugin-FL#77.
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -230,7 +231,7 @@ def _nnal_missing(found: Situation, match: re.Match[str]) -> NpuTrouble:
     script = found.machine.nnal_set_env
     if script.is_file():
         reason = _("{library} is not found: NNAL's set_env.sh was not read in this shell.")
-        fix = f"source {script}"
+        fix = f"source {shlex.quote(str(script))}"
     else:
         reason = _("{library} is not found: NNAL is not installed.")
         fix = _("Install NNAL for CANN {cann}, or start from an image with it, such as {image}")
@@ -264,7 +265,7 @@ def _library_missing(found: Situation, match: re.Match[str]) -> NpuTrouble | Non
             _("{library} is not found: CANN's set_env.sh was not read in this shell.").format(
                 library=library
             ),
-            f"source {script}",
+            f"source {shlex.quote(str(script))}",
         )
     if not machine.is_ascend:
         return found.trouble(
