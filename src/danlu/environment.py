@@ -45,6 +45,15 @@ def prepare_environment(environ: MutableMapping[str, str] = os.environ, dev: Pat
     set_unless_given(values, environ)
 
 
+def prepare_for_training(environ: MutableMapping[str, str] = os.environ, dev: Path = _DEV) -> None:
+    """Let the host prepare more operations ahead of an Ascend, before torch_npu is loaded.
+
+    Not for a process that only answers: no graph can be captured with it (torch_npu, NPUGraph.cpp).
+    """
+    if chip_nodes(dev):
+        set_unless_given({"TASK_QUEUE_ENABLE": "2"}, environ)
+
+
 def set_unless_given(
     values: Mapping[str, str], environ: MutableMapping[str, str] = os.environ
 ) -> None:
@@ -72,7 +81,6 @@ def users_environment() -> dict[str, str]:
 def _for_torch_npu(environ: Mapping[str, str]) -> dict[str, str]:
     """Return what an Ascend wants; docs/ascend.md explains each."""
     values = {
-        "TASK_QUEUE_ENABLE": "2",
         "CPU_AFFINITY_CONF": processor_binding(processors(), os.cpu_count() or 1),
         "HCCL_CONNECT_TIMEOUT": "600",
     }

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from danlu.device.cards import Card, Cards, find_cards
+from danlu.device.cards import Card, Cards, ToolAnswer, ask, find_cards, npus_in
 from tests.helpers.driver_tools import (
     NO_NPU,
+    NPU_910A,
     NPU_A2,
     NPU_A3,
     NPU_DDR,
+    npu_table,
     write_cann,
     write_npu_smi,
     write_nvidia_smi,
@@ -56,8 +58,11 @@ def test_cuda_cards(tools: Path) -> None:
         (NPU_A2, [("910B3", 65536, 3318), ("910B3", 65536, 61258)]),
         (NPU_A3, [("Ascend910", 65536, 3146), ("Ascend910", 65536, 2906)]),
         (NPU_DDR, [("310P3", 43693, 1682)]),
+        (NPU_910A, [("910A", 32768, 23)]),
+        (npu_table("910B4", total=32768), [("910B4", 32768, 3318)]),
+        (npu_table("910B4-1", used=61258), [("910B4-1", 65536, 61258)]),
     ],
-    ids=["A2", "A3", "without HBM"],
+    ids=["A2", "A3", "without HBM", "910A", "910B4", "910B4-1"],
 )
 def test_npus(
     table: str,
@@ -89,3 +94,20 @@ def test_a_tool_that_fails_shows_no_card(script: str, tools: Path) -> None:
     write_tool(tools, "nvidia-smi", script)
     write_npu_smi(tools, NO_NPU)
     assert find_cards() == Cards(kind="cpu")
+
+
+def test_what_a_tool_says_when_it_fails_is_kept(tools: Path) -> None:
+    write_tool(tools, "npu-smi", "echo 'a first line'; echo 'Permission denied' >&2; exit 3\n")
+    assert ask("npu-smi", "info") == ToolAnswer(problem="Permission denied")
+    write_tool(tools, "npu-smi", "exit 3\n")
+    assert ask("npu-smi", "info") == ToolAnswer(problem="exit code 3")
+
+
+def test_a_tool_that_is_missing_or_hangs(tools: Path) -> None:
+    assert not ask("npu-smi", "info").is_there
+    write_tool(tools, "npu-smi", "sleep 60\n")
+    assert ask("npu-smi", "info", patience_s=0.3) == ToolAnswer(hangs=True)
+
+
+def test_the_health_of_each_chip_is_read() -> None:
+    assert [card.health for card in npus_in(npu_table("910B3", health="Alarm"))] == ["Alarm"]

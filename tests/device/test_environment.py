@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from danlu import container, environment
-from danlu.environment import SPIN_ROUNDS, prepare_environment, waited_ns
+from danlu.environment import (
+    SPIN_ROUNDS,
+    prepare_environment,
+    prepare_for_training,
+    waited_ns,
+)
 from danlu.files.detached import start_detached
 from tests.helpers.source import danlu_modules
 from tests.helpers.waiting import wait_until
@@ -146,12 +151,15 @@ def test_what_torch_npu_reads_is_set_where_there_is_an_ascend(with_a_chip: Path)
     prepare_environment(environ, with_a_chip)
     expected = {
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
-        "TASK_QUEUE_ENABLE": "2",
         "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
         "CPU_AFFINITY_CONF": "1",
         "HCCL_CONNECT_TIMEOUT": "600",
     }
     assert {name: environ.get(name) for name in expected} == expected
+    # With it no graph can be captured: it is for training alone.
+    assert "TASK_QUEUE_ENABLE" not in environ
+    prepare_for_training(environ, with_a_chip)
+    assert environ["TASK_QUEUE_ENABLE"] == "2"
     assert [node.name for node in container.chip_nodes(with_a_chip)] == [
         "davinci0", "davinci1", "vdavinci100",
     ]  # fmt: skip
@@ -161,6 +169,7 @@ def test_without_an_ascend_only_the_loading_is_off(tmp_path: Path) -> None:
     for dev in (tmp_path, tmp_path / "none"):
         environ: dict[str, str] = {}
         prepare_environment(environ, dev)
+        prepare_for_training(environ, dev)
         assert environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"
         assert not [name for name in environ if re.search("NPU|HCCL|QUEUE|AFFINITY", name)]
 
@@ -181,6 +190,7 @@ def test_what_the_user_has_set_for_torch_npu_stays(
 ) -> None:
     environ = dict(given)
     prepare_environment(environ, with_a_chip)
+    prepare_for_training(environ, with_a_chip)
     assert {name: environ[name] for name in given} == given
     # torch_npu ends the process where both are set.
     assert len({"PYTORCH_ALLOC_CONF", "PYTORCH_NPU_ALLOC_CONF"} & environ.keys()) == 1
@@ -206,6 +216,7 @@ def test_what_danlu_sets_is_told_from_what_its_user_sets(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "1200")
     prepare_environment(os.environ, with_a_chip)
+    prepare_for_training(os.environ, with_a_chip)
     monkeypatch.setenv("TASK_QUEUE_ENABLE", "1")  # later, in a notebook, say
     own, users = environment.set_here(), environment.users_environment()
     assert own["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"

@@ -48,6 +48,7 @@ def diagnosed(
     patience_s: float = 60.0,
     torch: str | None = None,
     torch_npu: str | None = None,
+    **variables: str,
 ) -> tuple[int, dict[str, Any]]:
     """Run the doctor with packages of these texts; return the exit code and the checks by name."""
     site = folder / "site"
@@ -58,7 +59,7 @@ def diagnosed(
         write_torch_npu(site, torch_npu)
     environment = {
         **users_environment(), "PYTHONPATH": f"{site}:{':'.join(sys.path)}",
-        "PATH": f"{folder / 'tools'}:/usr/bin:/bin", "DANLU_LANG": "zh",
+        "PATH": f"{folder / 'tools'}:/usr/bin:/bin", "DANLU_LANG": "zh", **variables,
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder), str(patience_s)],
@@ -108,6 +109,14 @@ def test_a_broken_torch_npu_on_a_machine_with_ascend(kind: str, tmp_path: Path) 
     assert checks["npu"]["state"] == "red"
     if kind in ("a library is missing", "it ends the process"):
         assert checks["npu"]["repair"] == f"source {home}/set_env.sh"
+
+
+def test_whoever_lets_torch_load_it_is_told_to_stop(tmp_path: Path) -> None:
+    broken = BROKEN_TORCH_NPU["a library is missing"]
+    code, checks = diagnosed(tmp_path, torch_npu=broken, TORCH_DEVICE_BACKEND_AUTOLOAD="1")
+    assert code == 3
+    assert "Failed to load the backend extension" in checks["torch"]["found"]
+    assert checks["torch"]["repair"] == "unset TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 
 def test_a_tool_that_hangs_is_not_waited_for(tmp_path: Path) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +26,10 @@ from danlu.doctor.verdicts import Check, green
 from danlu.language import columns
 from tests.helpers.driver_tools import NO_NPU, NPU_A2, NPU_A3, NPU_DDR, npu_table
 from tests.helpers.fake_ascend import NO_LIBRARY, machine, write_nnal
+from tests.helpers.terminal import Terminal
 
 GIB = 2**30
 Machine = Callable[[Path], Surroundings]
-SMI = {"A2": NPU_A2, "A3": NPU_A3, "310P": NPU_DDR}
 
 
 def surroundings(folder: Path, **changes: Any) -> Surroundings:
@@ -72,7 +76,7 @@ MACHINES: dict[str, tuple[Machine, dict[str, str]]] = {
             at, parts={"cann": "8.3.RC1"}, torch_version="2.8.0", torch_npu_version="2.8.0",
             torch=TorchFacts(version="2.8.0", npu="Ascend910B3"),
         ),
-        {"torch": "PIP install 'torch>=2.10'"},
+        {"torch": "Start from an image with a newer pair"},
     ),
     "a 910C": (lambda at: ascend(at, smi=NPU_A3, chip="Ascend910_9391"), {}),
     "a 910B4-1": (lambda at: ascend(at, smi=npu_table("910B4-1"), chip="Ascend910B4-1"), {}),
@@ -166,7 +170,7 @@ MACHINES: dict[str, tuple[Machine, dict[str, str]]] = {
     ),
     "a torch that crashes": (
         lambda at: surroundings(at, torch=TorchFacts(problem="Whoever loads it crashes")),
-        {"torch": "PIP install --force-reinstall torch==2.13.0"},
+        {"torch": "PIP install --force-reinstall torch==2.13.0+cpu --extra-index-url"},
     ),
     "an old torch": (
         lambda at: surroundings(at, torch_version="2.9.1"), {"torch": "PIP install 'torch>=2.10'"}
@@ -275,6 +279,21 @@ def test_why_npu_smi_names_no_chip(smi: ToolAnswer, says: str, tmp_path: Path) -
     assert says in states(found)["chip"].found
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "state"),
+    [
+        ("INF_NAN_MODE_ENABLE", "0", "red"),
+        ("ASCEND_LAUNCH_BLOCKING", "1", "hint"),
+        ("TASK_QUEUE_ENABLE", "2", "hint"),
+        ("TASK_QUEUE_ENABLE", "1", ""),
+    ],
+)
+def test_variables_that_do_harm(variable: str, value: str, state: str, tmp_path: Path) -> None:
+    check = states(ascend(tmp_path, parts={"environ": {variable: value}})).get("settings")
+    assert (check.state if check else "") == state
+    assert check is None or check.repair == f"unset {variable}"
+
+
 def test_a_chip_that_others_use_is_worth_knowing(tmp_path: Path) -> None:
     full = npu_table("910B3", used=61258)
     found = ascend(tmp_path, smi=full, torch=TorchFacts(version="2.10.0", npu="Ascend910B3"))
@@ -357,3 +376,23 @@ def test_json_is_for_programs_in_every_language(
     monkeypatch.setattr(command, "look_around", lambda: surroundings(tmp_path / "another"))
     assert main(["doctor"]) == 0
     assert ("丹炉" in capsys.readouterr().out) == (language == "zh")
+
+
+def test_a_terminal_shows_colours() -> None:
+    with closing(Terminal(["doctor"], DANLU_LANG="zh")) as terminal:
+        assert terminal.exit_code() in (0, 3)
+        raw, text = terminal.raw.decode(), terminal.text
+    assert re.search(r"\x1b\[[\d;]*32m✓", raw)
+    assert "架构" in text
+    assert max(map(columns, text.splitlines())) <= 80
+
+
+def test_a_terminal_that_knows_only_ascii_gets_other_marks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "danlu.cli.main", "doctor"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert re.search(r"^ x encoding +ascii; danlu reads and writes UTF-8\.$", done.stdout, re.M)
+    assert re.search(r"^ \+ torch ", done.stdout, re.M)
+    assert "export LC_ALL=C.UTF-8" in done.stdout

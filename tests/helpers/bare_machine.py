@@ -30,7 +30,7 @@ esac
 """
 FAKE_DANLU = """
 case "$*" in
-    "info --json") echo '{"device": "'"$FAKE_DEVICE"': a device"}' ;;
+    "info --json") echo '{"device": "'"$FAKE_DEVICE"': a device"'"$FAKE_FACTS"'}' ;;
     generate*) echo "I am the starter." ;;
 esac
 """
@@ -54,7 +54,7 @@ class Machine:
             (self.tools / name).symlink_to(str(shutil.which(name)))
         self.variables = {
             "PATH": str(self.tools), "HOME": str(self.home), "FAKE_LOG": str(self.log),
-            "FAKE_PIP": "true", "FAKE_DEVICE": "cpu", "DANLU_LANG": "en",
+            "FAKE_PIP": "true", "FAKE_DEVICE": "cpu", "FAKE_FACTS": "", "DANLU_LANG": "en",
             "ASCEND_HOME_PATH": str(folder / "no-cann"), "SHELL": "/bin/bash",
             # Whatever asks the network gets no answer, at once.
             "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",

@@ -70,6 +70,17 @@ def test_a_torch_that_does_not_see_the_card_is_told(machine: Machine) -> None:
     assert "ATTENTION: the driver shows NVIDIA H100" in done.stdout
 
 
+def test_why_torch_does_not_see_the_npu_is_told(machine: Machine) -> None:
+    write_npu_smi(machine.tools)
+    why = "libhccl.so is not found. To repair: source set_env.sh"
+    done = machine.install(
+        FAKE_DEVICE="cpu", FAKE_FACTS=f', "npu": "{why}"', PIP_ARGS="--index-url http://127.0.0.1:9"
+    )
+    assert f"ATTENTION: the driver shows 910B3, but torch computes on cpu: a device.\n  {why}" in (
+        done.stdout
+    ), done.stdout + done.stderr
+
+
 def test_an_index_of_cpu_builds_that_answers_is_taken(machine: Machine) -> None:
     data = machine.clone / "tools" / "install" / "torch_builds.json"
     with serving_index("2.13.0", "cpu") as address:

@@ -100,7 +100,8 @@ def _machine_line(found: Cards) -> str:
 def _check(found: Cards) -> None:
     """Let the installed danlu name its device and answer once."""
     print(_("checking: danlu info"), flush=True)
-    device = str(json.loads(_output("info", "--json"))["device"])
+    facts = json.loads(_output("info", "--json"))
+    device = str(facts["device"])
     print(f"  {device}")
     if found.cards and not device.startswith(found.kind):
         print(
@@ -108,6 +109,8 @@ def _check(found: Cards) -> None:
                 card=found.cards[0].name, device=device
             )
         )
+        if "npu" in facts:  # why there is none, and what repairs it
+            print(f"  {facts['npu']}")
     question = _("Who are you?")
     print(_("checking: danlu generate, on the built-in starter model"), flush=True)
     began = time.monotonic()

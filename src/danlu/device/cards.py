@@ -129,8 +129,8 @@ def ask(*command: str, patience_s: float = _PATIENCE_S) -> ToolAnswer:
         return ToolAnswer(hangs=True)
     except OSError as fault:
         return ToolAnswer(problem=str(fault), is_there=False)
-    text = done.stdout.decode("utf-8", "replace")
+    text, errors = (part.decode("utf-8", "replace") for part in (done.stdout, done.stderr))
     if done.returncode == 0:
         return ToolAnswer(text=text)
-    said = [line for line in (done.stderr.decode("utf-8", "replace") + text).splitlines() if line]
+    said = (errors.strip() or text.strip()).splitlines()
     return ToolAnswer(problem=said[-1].strip() if said else f"exit code {done.returncode}")

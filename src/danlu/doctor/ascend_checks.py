@@ -5,6 +5,7 @@ Each looks at one part; why the whole does not work, where it does not, is `npu`
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 
 from danlu.device.ascend import causes
@@ -134,7 +135,8 @@ def cann(found: Surroundings) -> Check:
     if found.torch.npu:  # the paths are known in another way
         return green(text)
     text = _("{cann}; its set_env.sh was not read in this shell.").format(cann=text)
-    return red(text, f"source {machine.set_env or home / 'set_env.sh'}")
+    script = machine.set_env or home / "set_env.sh"
+    return red(text, f"source {shlex.quote(str(script))}")
 
 
 def nnal(found: Surroundings) -> Check:
@@ -186,4 +188,7 @@ def settings(found: Surroundings) -> Check | None:
     if environ.get("ASCEND_LAUNCH_BLOCKING") == "1":
         text = _("{variable} is 1: every operation is waited for, which is slow.")
         return hint(text.format(variable="ASCEND_LAUNCH_BLOCKING"), "unset ASCEND_LAUNCH_BLOCKING")
+    if environ.get("TASK_QUEUE_ENABLE") == "2":
+        text = _("{variable} is 2: torch_npu captures no graphs, so answers come more slowly.")
+        return hint(text.format(variable="TASK_QUEUE_ENABLE"), "unset TASK_QUEUE_ENABLE")
     return None

@@ -4,33 +4,50 @@ from __future__ import annotations
 
 from collections import Counter
 
-from danlu.device.ascend.versions import CPU_INDEX, OLDEST_TORCH, numbers
+from danlu.device.ascend.causes import install_command
+from danlu.device.ascend.versions import INDEXES, OLDEST_TORCH, numbers
 from danlu.doctor.surroundings import Surroundings
 from danlu.doctor.verdicts import Check, green, hint, red
+from danlu.environment import AUTOLOAD
 from danlu.language import _
 from danlu.program import own_pip
+
+# How torch says that it dies of a package which it loads by itself.
+_AUTOLOADING = "Failed to load the backend extension"
 
 
 def torch(found: Surroundings) -> Check:
     """Whether torch is there, can be loaded and is new enough."""
     version = found.torch_version or found.torch.version
-    install = f"{own_pip()} install 'torch>={OLDEST_TORCH}'"
-    if found.gpus is None:
-        install += f" --extra-index-url {CPU_INDEX}"
     if not version:
-        return red(_("torch is not installed."), install)
+        return red(_("torch is not installed."), _install_command(found))
     if found.torch.problem:
         text = _("torch {version} cannot be loaded: {problem}").format(
             version=version, problem=found.torch.problem
         )
-        release = version.partition("+")[0]
-        return red(text, f"{own_pip()} install --force-reinstall torch=={release}")
+        if _AUTOLOADING in found.torch.problem:  # its user has switched that on
+            return red(text, f"unset {AUTOLOAD}")
+        return red(text, f"{own_pip()} install --force-reinstall {_exactly(version)}")
     if numbers(version) < numbers(OLDEST_TORCH):
         text = _("torch {version}; danlu needs {oldest} or newer.").format(
             version=version, oldest=OLDEST_TORCH
         )
-        return red(text, install)
+        return red(text, _install_command(found))
     return green(version)
+
+
+def _install_command(found: Surroundings) -> str:
+    """Write what installs a torch that fits: for Ascend one of a pair, with a card PyPI's."""
+    if found.has_ascend:
+        return install_command(found.situation)
+    words = f"{own_pip()} install 'torch>={OLDEST_TORCH}'"
+    return words if found.gpus else f"{words} --extra-index-url {INDEXES}/cpu"
+
+
+def _exactly(version: str) -> str:
+    """Write pip's words for a build: 2.13.0+cpu is not on PyPI."""
+    build = version.partition("+")[2]
+    return f"torch=={version}" + (f" --extra-index-url {INDEXES}/{build}" if build else "")
 
 
 def cpu(found: Surroundings) -> Check | None:

@@ -6,8 +6,10 @@ The packages are fakes that fail as real ones do. torch would load each by itsel
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from danlu.environment import AUTOLOAD, users_environment
 from tests.helpers.fake_ascend import BROKEN_TORCH_NPU, write_torch_npu
 from tests.helpers.program import write_rows
+from tests.helpers.terminal import Terminal
 
 # One process for all commands: loading torch once is most of what they cost.
 PROGRAM = """
@@ -101,8 +104,48 @@ def test_asking_for_the_npu_names_cause_and_repair(kind: str, tmp_path: Path) ->
     assert fix
 
 
+def test_on_the_cpu_torch_npu_is_never_loaded(tmp_path: Path) -> None:
+    """A driver that hangs would be waited for."""
+    site = write_torch_npu(tmp_path / "site", "import time\ntime.sleep(600)\n")
+    rows = str(write_rows(tmp_path / "rows.jsonl", 4))
+    words = [
+        ["generate", "Hi", "--device", "cpu", "--max_new_tokens", "1"],
+        ["plan", "--dataset", rows, "--device", "cpu"],
+        ["plan", "--dataset", rows, "--model", "Qwen3-8B", "--device", "ascend-910b-64g"],
+    ]
+    done = start(site, PROGRAM, json.dumps(words))
+    assert done.stdout.count("@= 0") == len(words), done.stderr
+
+
 def test_where_nobody_expects_an_npu_nothing_is_said() -> None:
     done = start(Path("/nowhere"), PROGRAM, json.dumps([["info", "--json"], ["models"]]))
     assert done.stdout.count("@= 0") == 2
     assert '"npu"' not in done.stdout
+    assert "ATTENTION" not in done.stderr
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_in_a_terminal_the_line_stands_alone(language: str, tmp_path: Path) -> None:
+    """Beside the line that moves, whole, and before the answer."""
+    site = write_torch_npu(tmp_path / "site", BROKEN_TORCH_NPU["a library is missing"])
+    terminal = Terminal(
+        ["generate", "Hi", "--max_new_tokens", "1"],
+        DANLU_LANG=language, PYTHONPATH=f"{site}:{':'.join(sys.path)}",
+    )  # fmt: skip
+    with closing(terminal):
+        assert terminal.exit_code() == 0
+        text = terminal.text
+    begin = {"en": "ATTENTION: no NPU is used, but the CPU. ", "zh": "注意：没有使用 NPU"}
+    lines = text.splitlines()
+    assert [line.startswith(begin[language].strip()) for line in lines].count(True) == 1, text
+    assert re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", text) is None
+    assert "libhccl.so" in text
+
+
+def test_info_shows_it_in_a_line_of_its_table(tmp_path: Path) -> None:
+    site = write_torch_npu(tmp_path / "site", BROKEN_TORCH_NPU["NNAL is missing"])
+    done = start(site, PROGRAM, json.dumps([["info"]]))
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("npu ")]
+    assert "libatb.so is not found: NNAL is not installed. To repair: Install NNAL" in line
+    assert re.search(f"^environment +.*{AUTOLOAD} 0", done.stdout, re.MULTILINE)
     assert "ATTENTION" not in done.stderr

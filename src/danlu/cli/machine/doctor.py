@@ -137,15 +137,19 @@ def print_checks(checks: Sequence[Check], *, width: int = 0) -> None:
     names = {check.name: shown_name(check) for check in checks}
     width = width or max(map(columns, names.values())) + 2
     indent = " " * (width + 3)
+    said: set[tuple[str, str]] = set()
     for check in checks:
         mark, plain, colour = _MARKS[check.state]
         mark = mark if console.encoding.startswith("utf") else plain
-        lines = wrapped(one_line(check.found), _COLUMNS - len(indent))
+        is_new = (check.found, check.repair) not in said
+        said.add((check.found, check.repair))
+        text = one_line(check.found) if is_new else _("as above")
+        lines = wrapped(text, _COLUMNS - len(indent))
         head = Text.assemble(" ", (mark, colour), f" {padded(names[check.name], width)}", lines[0])
         console.print(head, soft_wrap=True)
         for line in lines[1:]:
             say(indent + line)
-        if check.repair:
+        if check.repair and is_new:
             say(indent + check.repair)
 
 

@@ -9,6 +9,7 @@ vllm-ascend#2698, flagos-ai/vllm-plugin-FL#77.
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from danlu.device.ascend.versions import (
     CANN_IMAGE,
     CPU_INDEX,
     TORCH_NPU_IMAGE,
+    USABLE_PAIRS,
     Pair,
     cann_of,
     is_of,
@@ -153,7 +155,7 @@ def _wanted(found: Situation) -> Pair | None:
     """Return the pair to install: for the torch and the CANN that are here, else for that CANN."""
     cann = found.machine.cann
     own = pair_of(found.torch, cann)
-    if own is not None:
+    if own in USABLE_PAIRS:
         return own
     return next(iter(pairs_for(cann, sys.version_info[:2])), None)
 
@@ -229,7 +231,7 @@ def _nnal_missing(found: Situation, match: re.Match[str]) -> NpuTrouble:
     script = found.machine.nnal_set_env
     if script.is_file():
         reason = _("{library} is not found: NNAL's set_env.sh was not read in this shell.")
-        fix = f"source {script}"
+        fix = f"source {shlex.quote(str(script))}"
     else:
         reason = _("{library} is not found: NNAL is not installed.")
         fix = _("Install NNAL for CANN {cann}, or start from an image with it, such as {image}")
@@ -263,7 +265,7 @@ def _library_missing(found: Situation, match: re.Match[str]) -> NpuTrouble | Non
             _("{library} is not found: CANN's set_env.sh was not read in this shell.").format(
                 library=library
             ),
-            f"source {script}",
+            f"source {shlex.quote(str(script))}",
         )
     if not machine.is_ascend:
         return found.trouble(

@@ -37,9 +37,7 @@ class AscendMachine:
     root: Path = field(default_factory=lambda: ROOT)
     dev: Path = field(default_factory=lambda: DEV)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    is_container: bool = field(
-        default_factory=lambda: any(file.exists() for file in _CONTAINER_FILES)
-    )
+    is_container: bool = field(default_factory=lambda: _in_container())
 
     @property
     def is_ascend(self) -> bool:
@@ -142,6 +140,13 @@ class AscendMachine:
         # Its set_env.sh names a folder below: cxx_abi_0 or cxx_abi_1.
         places = (home, home.parent, home.parent.parent)
         return next(filter(None, (version_in(place / "version.info") for place in places)), "")
+
+
+def _in_container() -> bool:
+    """Tell whether this is a container, by what Docker, Podman and Kubernetes leave in one."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ or any(
+        file.exists() for file in _CONTAINER_FILES
+    )
 
 
 def owner_of(node: Path) -> tuple[str, str]:

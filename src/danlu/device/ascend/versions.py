@@ -16,8 +16,10 @@ OLDEST_TORCH = "2.10"
 # Images with a pair that fits, and with CANN alone.
 TORCH_NPU_IMAGE = "quay.io/ascend/torch-npu:2.10.0-910b-ubuntu22.04-py3.11"
 CANN_IMAGE = "quay.io/ascend/cann:9.1.0-910b-ubuntu22.04-py3.11"
-# PyPI's torch for x86-64 is for CUDA, beside which torch_npu refuses to be loaded.
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# Below it an index for each build: cpu, cu126. PyPI's torch for x86-64 is for CUDA, beside which
+# torch_npu refuses to be loaded.
+INDEXES = "https://download.pytorch.org/whl"
+CPU_INDEX = f"{INDEXES}/cpu"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from danlu.data.doctor.check import CheckedData, usable_data
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.detect import Device
 from danlu.device.facts import budget_bytes, device_facts
+from danlu.environment import prepare_for_training
 from danlu.hub.adapters import AdapterSource, find_adapter, trained_prompting
 from danlu.hub.choosing import training_device
 from danlu.hub.load import check_model
@@ -134,6 +135,7 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
         check_own_checkpoint(path, settings.resume_from_checkpoint)
     if not (settings.resumes or settings.overwrite_output_dir):
         RunFolder.check_unused(path)
+    prepare_for_training()
     device = training_device(settings.device)
     precision = choose_precision(settings, device)
     model = check_model(settings.model_name_or_path)
