@@ -160,3 +160,15 @@ def test_a_process_that_trains_records_nothing_and_nobody_is_alarmed(
     table = ops_table(torch.device("npu"))
     assert table.chosen["graph"] == "reference"
     assert not table.off
+
+
+def test_a_chip_without_bfloat16_is_tried_in_float16(
+    untried: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.npu, "is_bf16_supported", lambda: False)
+    with recording() as record:
+        table = ops_table(torch.device("npu"))
+    assert not table.off
+    assert table.chosen["attention"] == ASCEND
+    assert torch.float16 in record.dtypes
+    assert torch.bfloat16 not in record.dtypes

@@ -36,9 +36,10 @@ class NotHere(Exception):
 # Tries a variant: returns what it computes of fixed numbers, on any device.
 Trial = Callable[[T, torch.device, torch.dtype], Sequence[Tensor]]
 
-# The largest error of a number, as a share of the largest number. bf16 carries 8 bits, and several
-# roundings follow each other; a wrong mask, position or scale is off by more than this.
-_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+# The largest error of a number, as a share of the largest number, in fp32 and in 16 bits. bf16
+# carries 8 bits, and several roundings follow each other; a wrong mask, position or scale is off by
+# more than this.
+_TOLERANCE, _TOLERANCE_16 = 1e-4, 0.05
 _OPERATIONS: dict[str, Operation[object]] = {}
 # How often a trial is timed; the least counts.
 _TIMED = 3
@@ -146,7 +147,7 @@ class Operation(Generic[T]):
         try:
             for _again in range(_TIMED):
                 begun = time.perf_counter()
-                for tensor in self._trial(self.variants[name], device, torch.bfloat16):
+                for tensor in self._trial(self.variants[name], device, half_dtype(device)):
                     tensor.detach().cpu()  # waits for it
                 found.append(time.perf_counter() - begun)
         except Exception:  # said by `_fault`, and a twin that cannot run is not timed
@@ -192,7 +193,8 @@ class Operation(Generic[T]):
     def _fault(self, name: str, device: torch.device) -> str | None:
         """Say what is wrong with a variant on a device; None where it computes rightly."""
         twin, variant = self.variants[REFERENCE], self.variants[name]
-        for dtype, tolerance in _TOLERANCES.items():
+        for dtype in (torch.float32, half_dtype(device)):
+            tolerance = _TOLERANCE if dtype == torch.float32 else _TOLERANCE_16
             try:
                 # Wherever the first use is, gradients are needed here.
                 with torch.inference_mode(False), torch.enable_grad():
@@ -209,6 +211,13 @@ class Operation(Generic[T]):
                     share=error, dtype=str(dtype).removeprefix("torch.")
                 )
         return None
+
+
+def half_dtype(device: torch.device) -> torch.dtype:
+    """Return the 16-bit dtype that a kind of device computes in: some have no bfloat16."""
+    if device.type == "cpu" or torch.get_device_module(device).is_bf16_supported():
+        return torch.bfloat16
+    return torch.float16
 
 
 def ops_table(device: torch.device) -> OpsTable:

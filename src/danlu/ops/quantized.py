@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.device.memory import sent
 from danlu.ops import reference
 from danlu.ops.choice import NotHere, Operation, example
 
@@ -224,23 +225,27 @@ def _divisor(scales: Tensor) -> Tensor:
 Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _tried(variant: Variant, dtype: torch.dtype, values: Tensor, scales: Tensor) -> list[Tensor]:
-    x = example(3, 64, device=values.device, dtype=dtype, seed=1)
+def _tried(
+    variant: Variant, device: torch.device, dtype: torch.dtype, stored: tuple[Tensor, Tensor]
+) -> list[Tensor]:
+    x = example(3, 64, device=device, dtype=dtype, seed=1)
+    values, scales = stored  # rounded to bf16 once, for all dtypes
     with torch.no_grad():
-        # Rounded to bf16 once, for all dtypes.
-        return [variant(x, values, scales.to(dtype))]
+        return [variant(x, sent(values, device), sent(scales.to(dtype), device))]
+
+
+def _weight() -> Tensor:
+    return example(128, 64, device=torch.device("cpu"), dtype=torch.bfloat16)
 
 
 def _try_int8(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    weight = example(128, 64, device=device, dtype=torch.bfloat16)
-    return _tried(variant, dtype, *quantize_int8(weight))
+    return _tried(variant, device, dtype, quantize_int8(_weight()))
 
 
 def _try_int4(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     if variant is _int4_few_rows and not int4_kernel_tile():
         raise NotHere("this processor's int4 kernel takes weights in another order")
-    weight = example(128, 64, device=device, dtype=torch.bfloat16)
-    return _tried(variant, dtype, *quantize_int4(weight))
+    return _tried(variant, device, dtype, quantize_int4(_weight()))
 
 
 INT8_LINEAR: Operation[Variant] = Operation(
