@@ -89,13 +89,14 @@ Variant = Callable[[Tensor, Tensor, Tensor, Segments], Tensor]
 
 def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     lengths = [5, 1, 18]
-    q, k, v = (
+    q, k, merged = (
         example(sum(lengths), heads, 16, device=device, dtype=dtype, seed=n).requires_grad_()
-        for n, heads in enumerate((4, 2, 2))
+        for n, heads in enumerate((4, 2, 8))
     )
+    v = merged[:, -2:]  # as the model has it: values lie beside what they were projected with
     out = variant(q, k, v, Segments.of(lengths, device))
     upstream = example(*out.shape, device=device, dtype=dtype)
-    return [out, *torch.autograd.grad(out, (q, k, v), upstream)]
+    return [out, *torch.autograd.grad(out, (q, k, merged), upstream)]
 
 
 ATTENTION: Operation[Variant] = Operation(

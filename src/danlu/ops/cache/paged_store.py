@@ -102,10 +102,11 @@ def _trial(kind: type[Cache], device: torch.device, dtype: torch.dtype) -> list[
         cache = kind(1, kv_heads, sum(map(len, tables)), head_dim, device=device, dtype=dtype)
         for starts, ends in (([0, 0], [140, 257]), ([140, 257], [141, 258])):
             step = step_of(tables, starts, ends, size, device)
-            q, k, v = (
+            q, k, merged = (
                 example(sum(step.counts), n, head_dim, device=device, dtype=dtype, seed=n)
-                for n in (heads, kv_heads, kv_heads)
+                for n in (heads, kv_heads, 2 * heads)
             )
+            v = merged[:, -kv_heads:]  # values lie beside what they were projected with
             cache.append(0, step, k, v)
             outputs.append(cache.attend(0, step, q))
     return outputs
