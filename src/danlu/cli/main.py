@@ -31,7 +31,10 @@ from danlu.program import COMMANDS
 from danlu.reasons import as_sentence, library_reason, reason_of
 from danlu.say import say
 
-_FOLDERS = {"models": "models", "pull": "models", "use": "models", "rm": "models"}
+_FOLDERS = {
+    **dict.fromkeys(("models", "pull", "use", "rm"), "models"),
+    **dict.fromkeys(("bundle", "scripts"), "installing"),
+}
 
 
 def module_of(command: str) -> str:

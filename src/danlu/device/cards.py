@@ -57,6 +57,16 @@ def find_cards() -> Cards:
     return _npus() or _cuda_cards() or Cards(kind="cpu")
 
 
+def cards_elsewhere(kind: str) -> Cards:
+    """Describe a kind of device that this machine lacks: for an image or a bundle that it makes.
+
+    It has no cards and no driver; CANN is the one that is installed here.
+    """
+    if kind == "npu":
+        return Cards(kind=kind, toolkit="CANN", toolkit_version=_cann_version())
+    return Cards(kind=kind)
+
+
 def cann_home() -> Path | None:
     """Return CANN's folder: the one whose set_env.sh was read, else where it is installed."""
     chosen = os.environ.get("ASCEND_HOME_PATH") or os.environ.get("ASCEND_TOOLKIT_HOME")
