@@ -48,7 +48,7 @@ def asked(folder: Path, **changes: str) -> argparse.Namespace:
 
 @pytest.fixture
 def pip(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A pip that downloads nothing; gives the words of its last call. No index answers."""
+    """A pip that downloads nothing; gives the words of its last call. Every index answers."""
     called: list[str] = []
 
     def run(words: list[str]) -> None:
@@ -56,7 +56,9 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Path(words[words.index("--dest") + 1]).mkdir()
 
     monkeypatch.setattr(gather, "run_pip", run)
-    monkeypatch.setattr(gather, "first_listing", lambda *_words, **_more: None)
+    monkeypatch.setattr(
+        gather, "first_listing", lambda urls, *_words, **_more: next(iter(urls), None)
+    )
     return called
 
 
@@ -69,18 +71,32 @@ def test_wheels_for_another_machine_are_asked_for_by_name_and_version(
     assert pip[pip.index("--python-version") + 1] == "3.12"
     assert "--only-binary=:all:" in pip
     # torch's pair for CANN 9.1, what CANN asks of a Python, and what builds danlu from its folder.
-    assert {"torch==2.10.0", "torch-npu==2.10.0.post4", "protobuf==3.20.3"} <= set(pip)
+    assert {"torch==2.10.0+cpu", "torch-npu==2.10.0.post4", "protobuf==3.20.3"} <= set(pip)
     assert {"scipy", "decorator", "attrs"} <= {word.partition("==")[0] for word in pip}
     assert {"hatchling", "editables", "numpy"} <= {word.partition("==")[0] for word in pip}
     record = json.loads((tmp_path / RECORD).read_text("utf-8"))
     assert (record["machine"], record["python"], record["command"]) == ("aarch64", "3.12", COMMAND)
-    assert record["pins"]["torch"] == "2.10.0"
+    assert record["pins"]["torch"] == "2.10.0+cpu"
     assert "torch-npu==2.10.0.post4" in record["requirements"]
+
+
+def test_for_another_processor_nothing_is_added_that_only_this_one_needs(
+    pip: list[str], tmp_path: Path
+) -> None:
+    """Read for x86-64, torch's package asks for 3 GB of CUDA's libraries on aarch64 too."""
+    other = "aarch64" if HERE == "x86_64" else "x86_64"
+    for machine, is_alone in ((other, True), (HERE, False)):
+        place = tmp_path / machine
+        place.mkdir()
+        gather.gather(asked(place, machine=machine))
+        assert ("--no-deps" in pip) == is_alone
+    with pytest.raises(EnvironmentFault, match="CUDA"):
+        gather.gather(asked(tmp_path, device="cuda", machine=other))
 
 
 def test_a_bundle_for_the_cpu_brings_nothing_of_cann(pip: list[str], tmp_path: Path) -> None:
     gather.gather(asked(tmp_path))
-    assert "torch==2.13.0" in pip
+    assert "torch==2.13.0+cpu" in pip
     assert not {"scipy", "torch-npu"} & {word.partition("==")[0] for word in pip}
 
 
@@ -91,6 +107,28 @@ def test_the_conditions_of_the_other_python_count(pip: list[str], tmp_path: Path
         place.mkdir()
         gather.gather(asked(place, python=python))
         assert any(word.startswith("exceptiongroup==") for word in pip) == has_it
+
+
+@pytest.mark.parametrize(
+    ("device", "machine", "refused"),
+    [
+        *(("cpu", HERE, False), ("cuda", HERE, False)),
+        *(("npu", "aarch64", False), ("npu", "x86_64", True), ("cpu", "riscv64", True)),
+    ],
+)
+def test_a_torch_that_would_not_be_loaded_there_is_not_taken(
+    device: str, machine: str, refused: bool, pip: list[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """pip's own index has torch for CUDA, but for 2.10 on aarch64."""
+    monkeypatch.setattr(gather, "first_listing", lambda *_words, **_more: None)
+    if not refused:
+        gather.gather(asked(tmp_path, device=device, machine=machine))
+        assert pip
+        return
+    with pytest.raises(EnvironmentFault, match="CPU builds"):
+        gather.gather(asked(tmp_path, device=device, machine=machine))
+    assert not pip
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import re
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from pathlib import Path
 from danlu.device.cards import cards_elsewhere
 from danlu.errors import DanluError, EnvironmentFault
 from danlu.language import _
-from tools.install.builds import TorchChoice, choose
+from tools.install.builds import BUILDS, TorchChoice, choose
 from tools.install.bundle import RECORD, WHEELS
 from tools.install.environment import fault_of_pip, pinned_torch, run_pip
 from tools.install.indexes import first_listing
@@ -61,6 +62,7 @@ def gather(asked: argparse.Namespace) -> None:
     )
     print(choice.reason, flush=True)
     pins = {"torch": pinned_torch(), **_pins(asked), **choice.pins}
+    _check_torch(asked, has_cpu_build="+" in pins["torch"])
     _download(asked, choice, pins)
     record = {
         "device": asked.device,
@@ -81,6 +83,28 @@ def platform_tags(machine: str) -> Iterator[str]:
     yield f"linux_{machine}"
 
 
+def _check_torch(asked: argparse.Namespace, *, has_cpu_build: bool) -> None:
+    """Raise EnvironmentFault where the torch that pip would take does not run on that machine."""
+    is_like_here = asked.machine == platform.machine()
+    if asked.device == "cuda" and not is_like_here:
+        raise EnvironmentFault(
+            _("A bundle for CUDA is made on a machine with the same processor."),
+            why=_("Which of CUDA's libraries torch needs, its package says for this machine only."),
+            fix=_("Run the command on a machine with {machine}.").format(machine=asked.machine),
+        )
+    # On pip's own index torch is a build for CUDA: torch_npu does not bear it, and without CUDA's
+    # libraries it is not loaded. That of 2.10 for aarch64 is an exception.
+    takes_any = is_like_here if asked.device == "cpu" else asked.machine == "aarch64"
+    if asked.device != "cuda" and not has_cpu_build and not takes_any:
+        raise EnvironmentFault(
+            _("No index of torch's CPU builds answers."),
+            why=_("The torch of pip's own index is for CUDA and would not be loaded there."),
+            fix=_("Let one of these be reached, then run the command again: {addresses}").format(
+                addresses=", ".join(BUILDS["cpu"]["indexes"])
+            ),
+        )
+
+
 def _pins(asked: argparse.Namespace) -> dict[str, str]:
     groups = json.loads(LISTED.read_text(encoding="utf-8"))["needed"][asked.python]
     wanted = ("danlu", "cann") if asked.device == "npu" else ("danlu",)
@@ -89,6 +113,8 @@ def _pins(asked: argparse.Namespace) -> dict[str, str]:
 
 def _download(asked: argparse.Namespace, choice: TorchChoice, pins: Mapping[str, str]) -> None:
     named = [f"{name}=={version}" for name, version in pins.items()]
+    # For another processor pip would add what only this one needs: CUDA's libraries.
+    alone = () if asked.machine == platform.machine() else ("--no-deps",)
     with tempfile.TemporaryDirectory(prefix="danlu-") as folder:
         held = Path(folder) / "constraints.txt"
         held.write_text("\n".join(named) + "\n", encoding="utf-8")
@@ -98,7 +124,7 @@ def _download(asked: argparse.Namespace, choice: TorchChoice, pins: Mapping[str,
                 *("--quiet", "--progress-bar", "on", "--retries", "2"),
                 *("--dest", str(asked.folder / WHEELS), "--only-binary=:all:"),
                 *(f"--platform={tag}" for tag in platform_tags(asked.machine)),
-                *("--python-version", asked.python, "--implementation", "cp"),
+                *("--python-version", asked.python, "--implementation", "cp", *alone),
                 *("-c", str(held), *choice.pip_words, *named, *choice.requirements),
             ]
         )

@@ -145,7 +145,7 @@ def _copy(files: Mapping[str, Path], draft: FolderDraft, progress: Progress) -> 
             for piece in read_in_pieces(path):
                 write(piece)
                 done += len(piece)
-                progress(name, done, total)
+                progress(_("copying the files"), done, total)
 
 
 def _digest(path: Path) -> str:
