@@ -3,6 +3,8 @@
 # NVIDIA card, an Ascend NPU or neither.
 #     bash scripts/install.sh            into .venv beside this folder; again does no harm
 #     bash scripts/install.sh --banner   and show the machine at each login
+# --device npu|cuda|cpu is for images, which are built without the device; --jupyter adds JupyterLab. In
+# a bundle of `danlu bundle` it installs what is there, and asks no network.
 # PYTHON=... takes that Python; PIP_ARGS=... are words for pip, in the place of its own choice of a
 # torch build. Here a Python is found; what is installed with it, tools/install decides.
 set -euo pipefail
@@ -26,10 +28,17 @@ PATH=${PATH//":$root/.venv/bin:"/:}
 PATH=${PATH#:}
 export PATH=${PATH%:}
 
+# In a bundle: the one Python that its packages are for.
+wanted= record=
+if [ -f "$root/bundle.json" ]; then record=$(<"$root/bundle.json"); fi
+if [[ $record =~ \"python\":\ *\"([0-9.]+)\" ]]; then wanted=${BASH_REMATCH[1]}; fi
+
 # A Python that is new enough, and not that of the environment which is to be made with it.
 is_usable() {
-    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10) or sys.prefix == sys.argv[1])' \
-        "$root/.venv" 2>/dev/null
+    "$1" -c 'import sys
+wanted = tuple(map(int, filter(None, sys.argv[2].split("."))))
+sys.exit(sys.version_info < (3, 10) or sys.prefix == sys.argv[1]
+         or sys.version_info[:len(wanted)] != wanted)' "$root/.venv" "$wanted" 2>/dev/null
 }
 
 can_make_environments() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
@@ -79,6 +88,8 @@ what_is_missing() {
     if [ -n "$incomplete" ]; then
         say "$incomplete cannot make environments: its package venv is missing." \
             "$incomplete 无法创建虚拟环境：缺少 venv 软件包。"
+    elif [ -n "$wanted" ]; then
+        say "This bundle is for Python $wanted." "此安装包需要 Python $wanted。"
     else
         say "danlu needs Python 3.10 or newer." "丹炉需要 Python 3.10 以上。"
     fi
@@ -86,13 +97,13 @@ what_is_missing() {
 
 # Says what is missing and the command for it; runs it only when a person says yes.
 get_python() {
-    local words answer
-    words=$(command_for_python)
+    local words= answer
+    [ -n "$wanted" ] || words=$(command_for_python)
     what_is_missing
     if [ -z "$words" ]; then
         say "Found: $(python3 --version 2>&1 || echo '-')." "已找到：$(python3 --version 2>&1 || echo '-')。"
-        say "Install a newer one, then: PYTHON=/path/to/python3 bash '$root/scripts/install.sh'" \
-            "请安装新版本，然后运行：PYTHON=/path/to/python3 bash '$root/scripts/install.sh'"
+        say "Install one, then: PYTHON=/path/to/python3 bash '$root/scripts/install.sh'" \
+            "请安装后运行：PYTHON=/path/to/python3 bash '$root/scripts/install.sh'"
         exit 3
     fi
     say "This command installs it:" "安装命令："

@@ -60,17 +60,20 @@ need() { # FOLDER SCRIPT: the result of an earlier script
     [ -d "$1" ] || stop "还没有 $PWD/$1：请先运行 ./$2" "There is no $PWD/$1 yet: run ./$2 first"
 }
 
+make_key() { # sets key: DANLU_API_KEY, else what api_key.txt holds, which is made where it is missing
+    key=${DANLU_API_KEY:-}
+    [ -z "$key" ] || return 0
+    [ -s api_key.txt ] || (umask 077 && head -c 24 /dev/urandom | base64 | tr '+/' '-_' > api_key.txt)
+    key=$(cat api_key.txt) && export DANLU_API_KEY_FILE=api_key.txt
+}
+
 listen() { # serve|web, with the words of danlu serve: makes a key, says the address, starts
     "$danlu" "$1" --help > /dev/null
     local host=127.0.0.1 port=8000 path=/v1
     if [ "$1" = web ]; then port=6006 path=; fi
     if on_autodl; then host=0.0.0.0 port=6006; fi
     export DANLU_HOST=${DANLU_HOST:-$host} DANLU_PORT=${DANLU_PORT:-$port}
-    local key=${DANLU_API_KEY:-}
-    if [ -z "$key" ]; then
-        [ -s api_key.txt ] || (umask 077 && head -c 24 /dev/urandom | base64 | tr '+/' '-_' > api_key.txt)
-        key=$(cat api_key.txt) && export DANLU_API_KEY_FILE=api_key.txt
-    fi
+    make_key
     say "地址：http://127.0.0.1:$DANLU_PORT$path" "Address: http://127.0.0.1:$DANLU_PORT$path"
     if on_autodl; then
         say "公网地址：AutoDL 控制台的“自定义服务”，它转发端口 6006" \

@@ -31,6 +31,7 @@ COMMANDS = {
     "use": "set the model that is used where none is named",
     "rm": "remove a model that danlu pull has downloaded",
     "runs": "list, show or stop the fine-tuning runs of this machine",
+    "bundle": "write all that an installation without a network needs into one folder",
     "scripts": "write the tutorial's one-click scripts into a folder",
     "info": "show this machine, or what a model folder, run or adapter is",
     "doctor": "say what is wrong with this machine, and the command that repairs it",

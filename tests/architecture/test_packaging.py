@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from danlu.cli.scripts import shipped
+from danlu.cli.installing.scripts import shipped
 from tests.helpers.source import ROOT
 
 TARGETS = {

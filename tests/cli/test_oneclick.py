@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.cli import scripts
+from danlu.cli.installing import scripts
 from danlu.cli.main import main
 from danlu.runs.manifest import read_manifest
 from danlu.web.built_page import FOLDER

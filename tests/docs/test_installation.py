@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from danlu.cli.main import main
 from danlu.device.ascend.versions import TORCH_NPU_IMAGE, USABLE_PAIRS
 from danlu.language import _
 from tests.helpers.bare_machine import Machine
@@ -52,6 +54,15 @@ def test_commands_run(language: str, tmp_path: Path) -> None:
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, line + done.stderr
+
+
+@pytest.mark.parametrize("language", PAGES)
+def test_the_bundles_command_takes_its_words(
+    language: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = re.findall(r"```console\n(danlu .*)\n```", PAGES[language])
+    assert main([*shlex.split(line)[1:], "--print_settings"]) == 0
+    assert "aarch64" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("language", PAGES)

@@ -63,12 +63,22 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names(tmp_path) == set()
 
 
-@pytest.mark.parametrize("name", ["", "..", "x/y", MANIFEST, "a"])
-def test_names_are_plain_and_used_once(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["", "..", "../y", "x/", "x/./y", "/y", MANIFEST, "a"])
+def test_names_stay_inside_and_are_used_once(tmp_path: Path, name: str) -> None:
     with committed_folder(tmp_path / "out") as draft:
         draft.write("a", b"")
         with pytest.raises(ValueError, match="usable"):
             draft.write(name, b"")
+
+
+def test_files_in_subfolders_are_written_and_verified(tmp_path: Path) -> None:
+    with committed_folder(tmp_path / "out") as draft:
+        draft.write("a/b/c", b"deep")
+        draft.write("a/d", b"beside")
+    assert verify(tmp_path / "out") == ("a/b/c", "a/d")
+    (tmp_path / "out" / "a" / "b" / "c").write_bytes(b"DEEP")
+    with pytest.raises(DataError, match="out/a/b/c"):
+        verify(tmp_path / "out")
 
 
 def test_replaces_an_existing_folder(tmp_path: Path) -> None:

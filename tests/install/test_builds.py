@@ -92,9 +92,24 @@ def test_a_driver_that_no_build_in_reach_runs_on_is_refused(driver: str, answers
 def test_cann_decides_the_pair(cann: str, torch_npu: str) -> None:
     choice = chosen(npu(cann))
     assert f"torch-npu=={torch_npu}" in choice.requirements
-    assert choice.pins == {"torch": "2.10.0+cpu", "torch-npu": torch_npu}
+    pins = {"torch": "2.10.0+cpu", "torch-npu": torch_npu, "protobuf": "3.20.3"}
+    assert choice.pins == pins
+    # Without these, which CANN's guide asks of a Python, the first operation fails (error 500001).
+    assert {"attrs", "decorator", "psutil", "scipy", "protobuf==3.20.3"} <= set(choice.requirements)
     # On x86-64 PyPI's torch is for CUDA, which torch_npu does not bear.
     assert choice.pip_words == ("--extra-index-url", CPU_INDEX)
+
+
+def test_a_bundle_is_chosen_for_the_python_that_will_run_it() -> None:
+    assert chosen(npu("9.1.0"), python=(3, 14)).pins["torch-npu"] == "2.12.0"
+    with pytest.raises(EnvironmentFault, match="CANN"):
+        chosen(npu("9.1.0"), python=(3, 9))
+
+
+def test_a_cuda_card_that_is_elsewhere_gets_the_newest_build() -> None:
+    choice = chosen(Cards(kind="cuda"))
+    assert choice.reason.startswith("torch: the build for CUDA 13.0")
+    assert choice.pip_words == ()
 
 
 @pytest.mark.parametrize("cann", ["8.5.0", ""])
@@ -110,8 +125,10 @@ def test_a_pair_that_is_there_stays(found: Cards) -> None:
     here = {"torch": "2.11.0+cpu", "torch-npu": "2.11.0.post3", "numpy": "1.26.4"}
     choice = chosen(found, installed=here, answers=False)
     assert choice.sees_system
-    assert choice.pins == here
-    assert not choice.requirements
+    assert choice.pins == {"protobuf": "3.20.3", **here}
+    # What CANN asks of a Python is brought where it is missing; no torch.
+    assert "scipy" in choice.requirements
+    assert not [name for name in choice.requirements if name.startswith("torch")]
 
 
 def test_a_numpy_that_is_too_old_for_danlu_is_not_kept() -> None:

@@ -1,6 +1,6 @@
 """The steps of an installation, from the machine to its first answer.
 
-python -m tools.install [--banner] [--no_check]     with src in PYTHONPATH
+python -m tools.install [--banner] [--device npu] [--jupyter]     with src in PYTHONPATH
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import time
 from collections import Counter
 
 from danlu.device.ascend.machine import AscendMachine
-from danlu.device.cards import Cards, find_cards
+from danlu.device.cards import Cards, cards_elsewhere, find_cards
 from danlu.errors import DanluError, EnvironmentFault
 from danlu.language import _
-from tools.install.builds import AGAIN, ROOT, choose, installed_here
+from tools.install import bundle
+from tools.install.builds import AGAIN, ROOT, TorchChoice, choose, installed_here
 from tools.install.environment import (
     DANLU,
     FOLDER,
@@ -36,19 +37,14 @@ def main() -> int:
     """Install, check, say what comes next; errors are three lines and an exit code."""
     asked = _read_words()
     try:
-        found = find_cards()
+        found = _cards(asked.device)
         print(_machine_line(found))
-        choice = choose(
-            found=found,
-            installed=installed_here(),
-            torch=pinned_torch(),
-            pip_words=shlex.split(os.environ.get("PIP_ARGS", "")),
-            find=first_listing,
-        )
+        choice = _choice(found)
         print(choice.reason, flush=True)
         check_space(choice)
         make_environment(choice)
-        install(choice)
+        install(choice, jupyter=asked.jupyter)
+        bundle.place_models()
         if not asked.no_check:
             _check(found)
             _say_page()
@@ -60,6 +56,26 @@ def main() -> int:
         print(_("interrupted; {command} goes on").format(command=AGAIN), file=sys.stderr)
         return 130
     return 0
+
+
+def _cards(device: str | None) -> Cards:
+    """Look at the machine; where a device is named that it lacks, it is for one that has it."""
+    found = find_cards()
+    return found if device in (None, found.kind) else cards_elsewhere(device)
+
+
+def _choice(found: Cards) -> TorchChoice:
+    here = bundle.bundle_here()
+    if here is not None:
+        bundle.check(here)
+        return bundle.choice_of(here, installed_here())
+    return choose(
+        found=found,
+        installed=installed_here(),
+        torch=pinned_torch(),
+        pip_words=shlex.split(os.environ.get("PIP_ARGS", "")),
+        find=first_listing,
+    )
 
 
 def _say_page() -> None:
@@ -82,6 +98,12 @@ def _read_words() -> argparse.Namespace:
         ),
     )
     parser.add_argument("--banner", action="store_true", help=_("show the machine at each login"))
+    parser.add_argument(
+        "--device",
+        choices=["npu", "cuda", "cpu"],
+        help=_("install for this device, although the machine may lack it: for an image"),
+    )
+    parser.add_argument("--jupyter", action="store_true", help=_("install JupyterLab too"))
     parser.add_argument("--no_check", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -89,7 +111,9 @@ def _read_words() -> argparse.Namespace:
 def _machine_line(found: Cards) -> str:
     counts = Counter(card.name for card in found.cards)
     names = ", ".join(f"{count} x {name}" for name, count in counts.items())
-    if not names:
+    if not names and found.kind != "cpu":
+        names = _("{device}, which is elsewhere").format(device=found.kind)
+    elif not names:
         names = _("CPU; no other device found")
     machine = os.uname().machine
     return _("machine: {names}, {machine}, Python {version}").format(
@@ -114,7 +138,9 @@ def _check(found: Cards) -> None:
     question = _("Who are you?")
     print(_("checking: danlu generate, on the built-in starter model"), flush=True)
     began = time.monotonic()
-    answer = _output("generate", "--model", "starter", "--max_new_tokens", "40", question)
+    # A device that is elsewhere cannot answer here.
+    here = () if found.cards or found.kind == "cpu" else ("--device", "cpu")
+    answer = _output("generate", "--model", "starter", "--max_new_tokens", "40", *here, question)
     seconds = time.monotonic() - began
     print(f"  {question} -> {answer.strip()} ({seconds:.1f} s)")
 

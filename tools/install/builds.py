@@ -64,22 +64,24 @@ def choose(
     torch: str,
     pip_words: Sequence[str],
     find: Finder,
+    python: tuple[int, int] = sys.version_info[:2],
 ) -> TorchChoice:
     """Choose torch: what the user says, what is there for Ascend, what fits the device.
 
     installed: versions of what this Python has, by name. torch: the version in constraints.txt.
-    Raises EnvironmentFault where nothing fits, with what would.
+    python: the one that will run it. Raises EnvironmentFault where nothing fits, with what would.
     """
     if "torch-npu" in installed:
-        return _existing_pair(installed, pip_words)
+        return existing_pair(installed, pip_words)
     if pip_words:
         return TorchChoice(
             reason=_("torch: as PIP_ARGS says ({words})").format(words=" ".join(pip_words)),
             pip_words=tuple(pip_words),
         )
-    for kind, chosen in (("npu", _new_pair), ("cuda", _cuda_build)):
-        if found.kind == kind:
-            return chosen(found, torch, find)
+    if found.kind == "npu":
+        return _new_pair(found, python, find)
+    if found.kind == "cuda":
+        return _cuda_build(found, torch, find)
     url, words = _cpu_words(torch, find)
     device = _("no NVIDIA card and no NPU found")
     if url is None:
@@ -107,7 +109,8 @@ def installed_here() -> dict[str, str]:
     return versions
 
 
-def _existing_pair(installed: Mapping[str, str], pip_words: Sequence[str]) -> TorchChoice:
+def existing_pair(installed: Mapping[str, str], pip_words: Sequence[str]) -> TorchChoice:
+    """Keep the torch and torch_npu of this Python; raise EnvironmentFault where they cannot."""
     torch, torch_npu = installed.get("torch", ""), installed["torch-npu"]
     if release(torch) != release(torch_npu):
         raise EnvironmentFault(
@@ -139,14 +142,15 @@ def _existing_pair(installed: Mapping[str, str], pip_words: Sequence[str]) -> To
             torch=torch, torch_npu=torch_npu
         ),
         pip_words=tuple(pip_words),
-        pins=kept,
+        requirements=tuple(BUILDS["ascend"]["cann_python"]),
+        pins={**_pins_of(BUILDS["ascend"]["cann_python"]), **kept},
         sees_system=True,
         free_gib=BUILDS["cpu"]["free_gib"],
     )
 
 
-def _new_pair(found: Cards, _torch: str, find: Finder) -> TorchChoice:
-    cann, python = found.toolkit_version, sys.version_info[:2]
+def _new_pair(found: Cards, python: tuple[int, int], find: Finder) -> TorchChoice:
+    cann = found.toolkit_version
     fits = pairs_for(cann, python)
     if not fits:
         home = AscendMachine().cann_home
@@ -167,14 +171,16 @@ def _new_pair(found: Cards, _torch: str, find: Finder) -> TorchChoice:
         )
     pair = fits[0]
     url, words = _cpu_words(pair.torch, find)
+    cann_python = BUILDS["ascend"]["cann_python"]
     return TorchChoice(
         reason=_("torch: {torch} with torch_npu {torch_npu} for CANN {cann}, from {url}").format(
             torch=pair.torch, torch_npu=pair.torch_npu, cann=cann, url=url or "pip"
         ),
         pip_words=words,
         # torch_npu asks for these two as it runs; its metadata did not always say so.
-        requirements=(f"torch-npu=={pair.torch_npu}", "numpy", "pyyaml"),
+        requirements=(f"torch-npu=={pair.torch_npu}", "numpy", "pyyaml", *cann_python),
         pins={
+            **_pins_of(cann_python),
             "torch": pair.torch + ("+cpu" if url else ""),
             "torch-npu": pair.torch_npu,
         },
@@ -183,8 +189,9 @@ def _new_pair(found: Cards, _torch: str, find: Finder) -> TorchChoice:
 
 
 def _cuda_build(found: Cards, torch: str, find: Finder) -> TorchChoice:
-    driver = numbers(found.driver)[:1]
-    card = found.cards[0].name
+    # Without a driver the card is elsewhere, as where an image is built: the newest build.
+    driver = numbers(found.driver)[:1] or (BUILDS["cuda"][0]["min_driver"],)
+    card = found.cards[0].name if found.cards else _("a card that is elsewhere")
     fits = [build for build in BUILDS["cuda"] if driver >= (build["min_driver"],)]
     for build in fits:
         url = find(build["indexes"], torch, f"cu{build['cuda'].replace('.', '')}")
@@ -217,3 +224,8 @@ def _cuda_build(found: Cards, torch: str, find: Finder) -> TorchChoice:
 def _cpu_words(torch: str, find: Finder) -> tuple[str | None, tuple[str, ...]]:
     url = find(BUILDS["cpu"]["indexes"], torch, "cpu")
     return url, ("--extra-index-url", url) if url else ()
+
+
+def _pins_of(requirements: Sequence[str]) -> dict[str, str]:
+    pairs = (requirement.partition("==")[::2] for requirement in requirements)
+    return {name: version for name, version in pairs if version}

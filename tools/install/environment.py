@@ -116,22 +116,25 @@ def pinned_torch() -> str:
     return found[1]
 
 
-def install(choice: TorchChoice) -> None:
-    """Let pip install danlu and what it needs; raise EnvironmentFault in words where it fails."""
+def install(choice: TorchChoice, *, jupyter: bool = False) -> None:
+    """Let pip install danlu and what it needs; raise EnvironmentFault in words where it fails.
+
+    jupyter: JupyterLab too, whose notebooks then run with this danlu.
+    """
     STAMP.unlink(missing_ok=True)
     write_pins(choice.pins)
     words = [
         *(str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"),
         *("--retries", _RETRIES, *choice.pip_words, "-c", str(PINS)),
-        *(*choice.requirements, "-e", "."),
+        *(*choice.requirements, "-e", ".[jupyter]" if jupyter else "."),
     ]
-    said = _run_pip(words)
+    said = run_pip(words)
     if said is not None:
-        raise _fault(said)
+        raise fault_of_pip(said)
     STAMP.touch()
 
 
-def _fault(said: str) -> DanluError:
+def fault_of_pip(said: str) -> DanluError:
     """Put into words what pip said on standard error."""
     if "No space left on device" in said:
         return CapacityError(
@@ -158,7 +161,7 @@ def _fault(said: str) -> DanluError:
     )
 
 
-def _run_pip(words: Sequence[str]) -> str | None:
+def run_pip(words: Sequence[str]) -> str | None:
     """Run pip; return what it said on standard error if it failed, else None.
 
     Its progress is shown as it comes, its errors are kept back: they are put into words later.

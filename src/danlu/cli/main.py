@@ -34,6 +34,7 @@ from danlu.say import say
 _FOLDERS = {
     **dict.fromkeys(("models", "pull", "use", "rm"), "models"),
     **dict.fromkeys(("info", "doctor"), "machine"),
+    **dict.fromkeys(("bundle", "scripts"), "installing"),
 }
 
 

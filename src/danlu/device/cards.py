@@ -54,6 +54,16 @@ def find_cards() -> Cards:
     return _npus() or cuda_cards() or Cards(kind="cpu")
 
 
+def cards_elsewhere(kind: str) -> Cards:
+    """Describe a kind of device that this machine lacks: for an image or a bundle that it makes.
+
+    It has no cards and no driver; CANN is the one that is installed here.
+    """
+    if kind == "npu":
+        return Cards(kind=kind, toolkit="CANN", toolkit_version=AscendMachine().cann)
+    return Cards(kind=kind)
+
+
 def _npus() -> Cards | None:
     cards = npus_in(ask("npu-smi", "info").text)
     machine = AscendMachine()

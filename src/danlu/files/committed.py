@@ -1,10 +1,10 @@
 """Committed folders: a folder that appears complete or not at all, and can be verified later.
 
-Files are written into a draft beside the target and synced; `manifest.json` with every file's size
-and sha256 comes last; then one rename shows the folder under its name. Knows nothing of what the
-files mean.
+Files, in subfolders too, are written into a draft beside the target and synced; `manifest.json`
+with every file's size and sha256 comes last; then one rename shows the folder under its name. Knows
+nothing of what the files mean.
 
-manifest.json: {"version": 1, "files": {NAME: {"size": BYTES, "sha256": HEX}}}
+manifest.json: {"version": 1, "files": {NAME, or FOLDER/NAME: {"size": BYTES, "sha256": HEX}}}
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FolderDraft(Draft):
 
         What is written is hashed on the way. Raises CapacityError or EnvironmentFault.
         """
-        if not _is_plain(name) or name == MANIFEST or name in self._entries:
+        if not _is_inside(name) or name == MANIFEST or name in self._entries:
             raise ValueError(f"not a usable name for a new file of a committed folder: {name!r}")
         shown_as, digest, size = self._target / name, hashlib.sha256(), 0
         with self._create(name) as file, ThreadPoolExecutor(1) as beside:
@@ -81,7 +81,7 @@ class FolderDraft(Draft):
 
     def adopt(self, name: str, sha256: str) -> None:
         """Take a file that stands in the draft already, with its known digest."""
-        if not _is_plain(name) or name == MANIFEST:
+        if not _is_inside(name) or name == MANIFEST:
             raise ValueError(f"not a usable name for a file of a committed folder: {name!r}")
         file = self._folder / name
         with explained(self._target / name):
@@ -96,11 +96,15 @@ class FolderDraft(Draft):
         with self._create(MANIFEST) as file, explained(shown_as, len(data)):
             disk.DISK.write(file, data)
             disk.DISK.sync(file)
+        inner = {parent for name in self._entries for parent in Path(name).parents}
         with explained(self._target):
-            disk.DISK.sync_folder(self._folder)
+            for folder in sorted({Path(), *inner}):
+                disk.DISK.sync_folder(self._folder / folder)
 
     def _create(self, name: str) -> FileIO:
         with explained(self._target / name):
+            if "/" in name:
+                disk.DISK.make_folder((self._folder / name).parent)
             return disk.DISK.create(self._folder / name)
 
 
@@ -238,7 +242,7 @@ def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(entries, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise _damaged(file, _("it is not a manifest of version 1"))
     for name, entry in entries.items():
-        if not _is_plain(name) or not isinstance(entry, dict):
+        if not _is_inside(name) or not isinstance(entry, dict):
             raise _damaged(file, _("the entry {name} is malformed").format(name=repr(name)))
     return entries
 
@@ -247,8 +251,8 @@ def _manifest_bytes(manifest: object) -> bytes:
     return (json.dumps(manifest, indent=1) + "\n").encode()
 
 
-def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+def _is_inside(name: str) -> bool:
+    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
 def _damaged(file: Path, why: str) -> DataError:

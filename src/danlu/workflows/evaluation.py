@@ -30,7 +30,7 @@ from danlu.workflows.answer_form import count_forms, visible_text
 from danlu.workflows.answers import Answer, Asked, Clock, answers
 from danlu.workflows.held_out import Question, question_of
 from danlu.workflows.losses import joined, losses_in_parts
-from danlu.workflows.scores import check_libraries, score
+from danlu.workflows.scores import check_library, score
 
 PREDICTIONS_FILE, RESULTS_FILE = "generated_predictions.jsonl", "predict_results.json"
 PART_TOKENS = 4096
@@ -66,7 +66,7 @@ def check_ready(folder: Path) -> None:
             why=_("Its answers would be mixed with those of this evaluation."),
             fix=_("Choose another --output_dir, or remove that folder."),
         )
-    check_libraries()
+    check_library()
 
 
 def evaluate(

@@ -1,7 +1,7 @@
 """Figures for answers that have a reference: ROUGE, BLEU, exact match, all from 0 to 100.
 
-ROUGE is rouge_score's F-measure, averaged over the answers (Lin 2004). BLEU is sacrebleu's corpus
-BLEU-4 (Papineni et al. 2002, Post 2018). Chinese characters count one by one, other text as words,
+ROUGE is the F-measure, averaged over the answers (Lin 2004). BLEU is sacrebleu's corpus BLEU-4
+(Papineni et al. 2002, Post 2018). Chinese characters count one by one, other text as words,
 so a language without spaces is scored like one with them. Must not know models.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from danlu.errors import EnvironmentFault
 from danlu.language import _
+from danlu.workflows import rouge
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+")
@@ -47,68 +48,53 @@ def is_exact(answer: str, reference: str) -> bool:
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """Return the ROUGE-L F-measure of one answer, 0 to 100. Raises EnvironmentFault."""
-    return _rouge([answer], [reference], ("rougeL",))["rougeL"]
+    """Return the ROUGE-L F-measure of one answer, 0 to 100."""
+    return 100.0 * rouge.rouge_l(words(answer), words(reference))
 
 
 def score(answers: Sequence[str], references: Sequence[str]) -> Scores:
     """Score answers against their references, one each and at least one.
 
-    Raises EnvironmentFault where a library is missing.
+    Raises EnvironmentFault where sacrebleu is missing.
     """
-    rouge = _rouge(answers, references, ("rouge1", "rouge2", "rougeL"))
+    pairs = [(words(a), words(r)) for a, r in zip(answers, references, strict=True)]
     bleu, signature = _bleu(answers, references)
     exact = sum(map(is_exact, answers, references))
     return Scores(
-        rouge_1=rouge["rouge1"],
-        rouge_2=rouge["rouge2"],
-        rouge_l=rouge["rougeL"],
+        rouge_1=_mean([rouge.rouge_n(*pair, n=1) for pair in pairs]),
+        rouge_2=_mean([rouge.rouge_n(*pair, n=2) for pair in pairs]),
+        rouge_l=_mean([rouge.rouge_l(*pair) for pair in pairs]),
         bleu_4=bleu,
         exact_match=100.0 * exact / len(answers),
         bleu_signature=signature,
     )
 
 
-class _Words:
-    """A tokenizer as rouge_score takes it."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
+def check_library() -> None:
+    """Raise EnvironmentFault where sacrebleu is missing."""
+    _bleu_metric()
 
 
-def check_libraries() -> None:
-    """Raise EnvironmentFault where rouge-score or sacrebleu is missing."""
-    _libraries()
-
-
-def _libraries() -> tuple[Any, Any]:
-    """Import rouge_score's scorer and sacrebleu's BLEU."""
-    package = "rouge-score"
+def _bleu_metric() -> Any:
     try:
-        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
-
-        package = "sacrebleu"
         from sacrebleu.metrics.bleu import BLEU
     except ImportError as problem:
         raise EnvironmentFault(
-            _("The library {name} is missing.").format(name=package),
-            why=_("ROUGE and BLEU are computed by rouge-score and sacrebleu."),
-            fix=f"pip install {package}",
+            _("The library {name} is missing.").format(name="sacrebleu"),
+            why=_("BLEU is computed by sacrebleu."),
+            fix="pip install sacrebleu",
         ) from problem
-    return RougeScorer, BLEU
+    return BLEU
 
 
-def _rouge(
-    answers: Sequence[str], references: Sequence[str], kinds: Sequence[str]
-) -> dict[str, float]:
-    scorer = _libraries()[0](list(kinds), tokenizer=_Words())
-    found = [scorer.score(*pair) for pair in zip(references, answers, strict=True)]
-    return {kind: 100.0 * sum(one[kind].fmeasure for one in found) / len(found) for kind in kinds}
+def _mean(parts: Sequence[float]) -> float:
+    """Return the mean of figures from 0 to 1, in per cent."""
+    return 100.0 * sum(parts) / len(parts)
 
 
 def _bleu(answers: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
     # sacrebleu's zh splits characters of Chinese and words of the rest; 13a is its usual tokenizer.
     has_cjk = sum(bool(_CJK_CHARACTER.search(text)) for text in references)
-    metric = _libraries()[1](tokenize="zh" if 2 * has_cjk >= len(references) else "13a")
+    metric = _bleu_metric()(tokenize="zh" if 2 * has_cjk >= len(references) else "13a")
     result = metric.corpus_score(list(answers), [list(references)])
     return float(result.score), str(metric.get_signature())

@@ -1,0 +1,1 @@
+"""Commands that install: the offline bundle for another machine, the one-click scripts."""
