@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from tools.install.builds import BUILDS
+from danlu.device.ascend.versions import USABLE_PAIRS
 from tools.install.gather import LISTED, platform_tags
 from tools.install.list_wheels import MACHINES, PYTHONS, environment_of, pins_for, roots
 
@@ -73,7 +73,7 @@ def test_one_without_a_wheel_is_found() -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_versions_are_those_that_are_tested(python: str) -> None:
     pins = pins_for(environment_of(python, "x86_64"))
-    pins["torch-npu"] = BUILDS["ascend"]["pairs"][0]["torch_npu"]
+    pins["torch-npu"] = USABLE_PAIRS[0].torch_npu
     wrong = {name: version for name, version in needed(python).items() if pins.get(name) != version}
     assert not wrong, "constraints.txt has changed: python -m tools.install.list_wheels"
 

@@ -23,6 +23,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from danlu.device.ascend.versions import USABLE_PAIRS
 from tools.install.builds import BUILDS, ROOT
 from tools.install.gather import LISTED, platform_tags
 
@@ -52,7 +53,6 @@ def roots() -> dict[str, list[str]]:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    pair = BUILDS["ascend"]["pairs"][0]
     return {
         # hatchling asks for editables when danlu is installed as a link to its folder.
         "danlu": [
@@ -61,7 +61,7 @@ def roots() -> dict[str, list[str]]:
             "editables",
         ],
         "jupyter": project["project"]["optional-dependencies"]["jupyter"],
-        "cann": [*BUILDS["ascend"]["cann_python"], f"torch-npu=={pair['torch_npu']}"],
+        "cann": [*BUILDS["ascend"]["cann_python"], f"torch-npu=={USABLE_PAIRS[0].torch_npu}"],
     }
 
 

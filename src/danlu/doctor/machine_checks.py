@@ -85,7 +85,7 @@ def data_disk(found: Surroundings) -> Check | None:
 
 def _room(found: Surroundings, folder: Path) -> Check:
     free, total = found.space(folder)
-    text = _("{folder}: {space}").format(folder=folder, space=_free_of(free, total))
+    text = _("{space}: {folder}").format(folder=folder, space=_free_of(free, total))
     repair = f"du -sh {shlex.quote(str(folder))}/* | sort -h | tail"
     if free < _LITTLE_DISK:
         return red(text, repair)
