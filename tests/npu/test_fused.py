@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from danlu import ops
 from danlu.device.variants import ASCEND
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request
@@ -172,3 +173,38 @@ def test_a_chip_without_bfloat16_is_tried_in_float16(
     assert table.chosen["attention"] == ASCEND
     assert torch.float16 in record.dtypes
     assert torch.bfloat16 not in record.dtypes
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_matrix_with_more_outputs_than_the_kernel_takes(bits: int, fused: None) -> None:
+    """As Qwen3's output matrix; its rows are stored in pieces that lie across two matrices."""
+    weight = torch.randn(70_000, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(2)).bfloat16()
+    quantize, product = (
+        (ops.quantize_int8, ops.int8_linear) if bits == 8 else (ops.quantize_int4, ops.int4_linear)
+    )
+    with recording() as record, torch.no_grad():
+        there = product(x.to("npu"), *quantize(weight.to("npu"))).cpu()
+        here = product(x, *quantize(weight))
+    assert record.operations["npu::npu_weight_quant_batchmatmul"] == 2
+    error = (there[:, :70_000] - here[:, :70_000]).float().abs().max()
+    assert error <= 0.02 * here.float().abs().max()
+    assert not there[:, 70_000:].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_int4_has_the_gradient_of_its_floats(dtype: torch.dtype, fused: None) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, x, upstream = (
+        torch.randn(shape, generator=generator).to(dtype)
+        for shape in ((200, 96), (7, 96), (7, 256))
+    )
+    weight[3] = 0.5  # a row whose weights are all alike
+    gradients = []
+    for device in ("npu", "cpu"):
+        leaf = x.to(device).requires_grad_()
+        y = ops.int4_linear(leaf, *ops.quantize_int4(weight.to(device)))
+        (gradient,) = torch.autograd.grad(y, leaf, upstream.to(device)[:, : y.shape[1]])
+        gradients.append((y.detach().cpu()[:, :200], gradient.cpu()))
+    for there, here in zip(*gradients, strict=True):
+        assert (there - here).float().abs().max() <= 0.02 * here.float().abs().max()

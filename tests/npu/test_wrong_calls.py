@@ -70,6 +70,15 @@ def rotate(*shape: int) -> Any:
     return torch.ops.npu.npu_rotary_mul(there(1, 5, 2, 16), angles, angles)
 
 
+def few_bits(outputs: int = 64, group: int = 32, dtype: torch.dtype = BF16) -> Any:
+    """Two rows, 64 inputs, eight int4 numbers in each int32."""
+    words = there(64, outputs // 8, dtype=torch.int32)
+    scales = there(64 // group, outputs, dtype=dtype)
+    return torch.ops.npu.npu_weight_quant_batchmatmul(
+        there(2, 64), words, scales, antiquant_group_size=group
+    )
+
+
 def upside_down() -> Tensor:
     return mask().logical_not()
 
@@ -98,6 +107,9 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "values with gaps": (lambda: write(new=there(2, 4, 16)[:, 2:]), "no `key` with gaps"),
     "a norm's weight in fp32": (lambda: norm(there(16, dtype=torch.float32)), "in the dtype"),
+    "a matrix that is too wide": (lambda: few_bits(outputs=65544), "at most 65535"),
+    "scales in fp32": (lambda: few_bits(dtype=torch.float32), "one 16-bit dtype"),
+    "groups of 16": (lambda: few_bits(group=16), "a multiple of 32"),
     "angles of half a head": (lambda: rotate(1, 5, 1, 8), "angles for BSND"),
 }  # fmt: skip
 
@@ -108,7 +120,9 @@ def test_a_wrong_call_is_refused(call: Callable[[], Any], fault: str) -> None:
         call()
 
 
-@pytest.mark.parametrize("call", [attention, paged, write], ids=lambda call: call.__name__)
+@pytest.mark.parametrize(
+    "call", [attention, few_bits, paged, write], ids=lambda call: call.__name__
+)
 def test_without_the_change_it_is_not(call: Callable[[], Any]) -> None:
     call()
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from danlu import ops
-from danlu.ops import quantized, reference
+from danlu.ops import int4, quantized, reference
 
 # Half a bf16 step is 2^-9 of a number, a sum in bf16 has a few of those; in fp32 the order differs.
 SHARE = {torch.float32: 5e-6, torch.bfloat16: 0.02}
@@ -15,7 +15,7 @@ both_dtypes = pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"]
 )
 # Below and above what the kernels are used for, and none.
-ROWS = (0, 1, quantized.INT8_KERNEL_ROWS + 1, quantized.INT4_KERNEL_ROWS, 2 * 48 + 1)
+ROWS = (0, 1, quantized.INT8_KERNEL_ROWS + 1, int4.INT4_KERNEL_ROWS, 2 * 48 + 1)
 # A whole number of tiles of outputs, less than one, some more.
 SHAPES = ((128, 64), (10, 32), (200, 96))
 
@@ -58,8 +58,10 @@ def test_pieces_of_a_large_matrix_fit_together(
 ) -> None:
     weight, x = matrix(1000, 96, dtype=dtype), matrix(60, 96, dtype=dtype, seed=1)
     whole8, whole4 = ops.quantize_int8(weight), ops.quantize_int4(weight)
-    monkeypatch.setattr(quantized, "_PIECE", 96 * 70)
-    monkeypatch.setattr(quantized, "_QUANTIZED_AT_ONCE", 96 * 70)
+    monkeypatch.setattr(quantized, "PIECE", 96 * 70)
+    monkeypatch.setattr(int4, "PIECE", 96 * 70)
+    monkeypatch.setattr(quantized, "QUANTIZED_AT_ONCE", 96 * 70)
+    monkeypatch.setattr(int4, "QUANTIZED_AT_ONCE", 96 * 70)
     for whole, pieces in ((whole8, ops.quantize_int8(weight)), (whole4, ops.quantize_int4(weight))):
         assert all(torch.equal(a, b) for a, b in zip(whole, pieces, strict=True))
     check(ops.int8_linear(x, *whole8), reference.int8_linear(x, *whole8), dtype)
@@ -71,7 +73,8 @@ def test_pieces_of_a_large_matrix_fit_together(
 def test_the_gradient_of_the_input_is_that_of_the_twin(
     bits: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantized, "_PIECE", 96 * 70)
+    monkeypatch.setattr(quantized, "PIECE", 96 * 70)
+    monkeypatch.setattr(int4, "PIECE", 96 * 70)
     weight = matrix(200, 96, dtype=dtype)
     quantize = ops.quantize_int8 if bits == 8 else ops.quantize_int4
     stored = quantize(weight)

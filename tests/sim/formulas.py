@@ -218,12 +218,19 @@ def npu_weight_quant_batchmatmul(
     weight: Tensor,
     antiquant_scale: Tensor,
     antiquant_offset: Tensor | None = None,
+    antiquant_group_size: int = 0,
     **named: Any,
 ) -> Tensor:
-    """Return x @ ((weight + offset) * scale); scale and offset [N]."""
-    offset = 0 if antiquant_offset is None else antiquant_offset.float()
-    floats = (weight.float() + offset) * antiquant_scale.float()
-    return (x.float() @ floats).to(x.dtype)
+    """Return x @ ((weight + offset) * scale); scale and offset [N], or [groups, N]."""
+    if weight.dtype == torch.int32:
+        shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+        nibbles = (weight[..., None] >> shifts) & 15
+        weight = torch.where(nibbles >= 8, nibbles - 16, nibbles).flatten(-2)
+    scale = antiquant_scale.float()
+    offset = torch.zeros_like(scale) if antiquant_offset is None else antiquant_offset.float()
+    if antiquant_group_size:
+        scale, offset = (t.repeat_interleave(antiquant_group_size, 0) for t in (scale, offset))
+    return (x.float() @ ((weight.float() + offset) * scale)).to(x.dtype)
 
 
 # By name, so that a test can put a wrong one in its place.

@@ -104,7 +104,7 @@ KERNELS: dict[str, Kernel] = {
     "npu::npu_fused_infer_attention_score": Kernel(
         HALVES | {torch.bool, torch.int8, torch.uint8, torch.int32}, results=SINGLE
     ),
-    "npu::npu_weight_quant_batchmatmul": Kernel(HALVES | {torch.int8}),
+    "npu::npu_weight_quant_batchmatmul": Kernel(HALVES | {torch.int8, torch.int32}),
     # A number for the host: bytes are copied, no kernel computes.
     "_local_scalar_dense": Kernel(ALL),
 }

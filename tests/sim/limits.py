@@ -184,14 +184,22 @@ def _pages(arguments: Arguments) -> Iterator[str]:
 
 def _few_bits(arguments: Arguments) -> Iterator[str]:
     x, weight, scale = (arguments[n] for n in ("x", "weight", "antiquant_scale"))
+    offset, group = arguments["antiquant_offset"], arguments["antiquant_group_size"]
+    inputs = len(weight)
+    outputs = weight.shape[1] * (8 if weight.dtype == torch.int32 else 1)
     if x.dtype not in _HALVES or scale.dtype != x.dtype:
         yield "takes activations and scales in one 16-bit dtype"
-    if max(weight.shape) > _LARGEST_SIDE:
+    if max(inputs, outputs) > _LARGEST_SIDE:
         yield f"takes matrices of at most {_LARGEST_SIDE} rows and columns"
     if not len(x):
         yield "takes no empty tensor"
-    if weight.dtype != torch.int8:
-        yield "is simulated with int8 only"
+    if weight.dtype not in (torch.int8, torch.int32):
+        yield "takes int8, or eight int4 in an int32"
+    if group and (group % 32 or not 32 <= group < inputs):
+        yield "takes groups of a multiple of 32, fewer than the inputs"
+    shape = (-(-inputs // group), outputs) if group else (outputs,)
+    if scale.shape != shape or (offset is not None and offset.shape != shape):
+        yield f"takes scales and offsets {shape}"
 
 
 LIMITS: dict[str, Callable[[Arguments], Iterator[str]]] = {

@@ -50,6 +50,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "attention": (ASCEND, "sdpa"),
     "cache": (ASCEND, "paged"),
     "graph": (ASCEND,),
+    "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).
     "adamw": ("unfused",),

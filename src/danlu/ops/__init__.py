@@ -17,17 +17,10 @@ from danlu.ops.cache.key_value_store import Cache, CacheStep
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.choice import OpsTable, Tried, examine_operations, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
+from danlu.ops.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
 from danlu.ops.packed import packing_for
 from danlu.ops.product import begin_linear, end_linear
-from danlu.ops.quantized import (
-    INT4_GROUP,
-    empty_int4,
-    empty_int8,
-    int4_linear,
-    int8_linear,
-    quantize_int4,
-    quantize_int8,
-)
+from danlu.ops.quantized import empty_int8, int8_linear, quantize_int8
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
 from danlu.ops.swiglu import swiglu, swiglu_backward

@@ -9,7 +9,7 @@ ones.
 from __future__ import annotations
 
 from danlu.device.variants import ASCEND
-from danlu.ops.ascend.few_bits import int8_linear
+from danlu.ops.ascend.few_bits import INT4, int8_linear
 from danlu.ops.ascend.fused_norm import NORM
 from danlu.ops.ascend.fused_rotation import ROTATING
 from danlu.ops.ascend.fused_swiglu import SWIGLU_PASSES
@@ -19,6 +19,7 @@ from danlu.ops.ascend.pages import AscendPages
 from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
+from danlu.ops.int4 import INT4_LINEAR
 from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM
 from danlu.ops.rope import ROTATED_QKV
@@ -34,3 +35,4 @@ def add_variants() -> None:
     CACHE.add(ASCEND, AscendPages)
     GRAPH.add(ASCEND, record)
     INT8_LINEAR.add(ASCEND, int8_linear)
+    INT4_LINEAR.add(ASCEND, INT4)

@@ -1,0 +1,189 @@
+"""Products with int4 weights, which get no gradient; activations keep their dtype.
+
+Each `INT4_GROUP` inputs of an output have a scale and a zero: w = (q - 8) * scale + zero with q in
+[0, 15]. How the numbers lie is a form's own: the kernels' of a device. Filler behind the outputs is
+zero.
+
+In tiles, B outputs each: packed [tiles, in, B / 2] bytes, where the low half of a byte belongs to
+the tile's first B / 2 outputs and the high half to the others, and [in / INT4_GROUP, tiles * B, 2]
+scales and zeros: as aten's CPU kernel has them (ATen/native/LinearAlgebra.cpp,
+`_weight_int4pack_mm_for_cpu`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.device.memory import sent
+from danlu.ops import reference
+from danlu.ops.choice import NotHere, Operation, example
+from danlu.ops.quantized import PIECE, QUANTIZED_AT_ONCE, Frozen, divisor_of, pieces_of
+
+INT4_GROUP = 32
+# aten packs tiles of 64 outputs with AVX-512, of 32 with AVX2; others in an order we do not have.
+_TILES = (64, 32)
+# The most rows for which the kernel is faster.
+INT4_KERNEL_ROWS = 48
+_Stored = tuple[Tensor, Tensor]
+
+
+class Int4Form(NamedTuple):
+    """How int4 weights lie, and a product with them.
+
+    multiple(): outputs that are stored together. empty(weight, device): what `store` fills, for a
+    weight of this shape. store(out, place, levels, scales, zeros): levels uint8 [some, in], scales
+    and zeros [some, groups] of the outputs in a slice. floats(*stored, dtype): yields slices of
+    outputs and their weights [some, in]. linear(x, *stored) -> [rows, outputs and filler].
+    """
+
+    multiple: Callable[[], int]
+    empty: Callable[[Tensor, torch.device], _Stored]
+    store: Callable[[_Stored, slice, Tensor, Tensor, Tensor], None]
+    floats: Callable[[Tensor, Tensor, torch.dtype], Iterator[tuple[slice, Tensor]]]
+    linear: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def empty_int4(weight: Tensor, device: torch.device) -> _Stored:
+    """Return what `quantize_int4` fills for a weight of this shape (a meta tensor will do)."""
+    return INT4_LINEAR.on(device).empty(weight, device)
+
+
+def quantize_int4(weight: Tensor, *, out: _Stored | None = None) -> _Stored:
+    """Quantise [out, in] in the form of its device; `in` must be a multiple of INT4_GROUP."""
+    return quantized_in(INT4_LINEAR.on(weight.device), weight, out=out)
+
+
+def quantized_in(form: Int4Form, weight: Tensor, *, out: _Stored | None = None) -> _Stored:
+    """Quantise [out, in] in a form."""
+    stored = out or form.empty(weight, weight.device)
+    outputs, inputs = weight.shape
+    multiple = form.multiple()
+    for rows in pieces_of(QUANTIZED_AT_ONCE, outputs, inputs, multiple):
+        w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % multiple))
+        w = w.view(len(w), inputs // INT4_GROUP, INT4_GROUP)
+        low, high = w.aminmax(dim=-1)
+        # Rounded to their dtype first: the levels then make up for it.
+        scales = (high - low).div_(15).to(weight.dtype)
+        zeros = (low + 8 * scales).to(weight.dtype)
+        levels = (w - zeros[..., None]).div_(divisor_of(scales[..., None])).round_()
+        levels = levels.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
+        form.store(stored, slice(rows.start, rows.start + len(w)), levels, scales, zeros)
+    return stored
+
+
+def int4_linear(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+    """Multiply x [rows, in] with an int4 weight -> [rows, outputs and filler]."""
+    form = INT4_LINEAR.on(x.device)
+    if not torch.is_grad_enabled():
+        return form.linear(x, packed, scales)
+    return Frozen.apply(x, packed, scales, form.linear, form.floats)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@cache
+def _tile() -> int:
+    return int4_kernel_tile() or _TILES[0]
+
+
+def _empty_tiles(weight: Tensor, device: torch.device) -> _Stored:
+    outputs, inputs = weight.shape
+    tile = _tile()
+    tiles = -(-outputs // tile)
+    packed = torch.empty(tiles, inputs, tile // 2, dtype=torch.uint8, device=device)
+    groups = (inputs // INT4_GROUP, tiles * tile, 2)
+    return packed, torch.empty(groups, dtype=weight.dtype, device=device)
+
+
+def _store_tiles(out: _Stored, place: slice, levels: Tensor, scales: Tensor, zeros: Tensor) -> None:
+    packed, scales_and_zeros = out
+    tile = 2 * packed.shape[2]
+    scales_and_zeros[:, place] = torch.stack((scales.t(), zeros.t()), dim=-1)
+    packed[place.start // tile : place.stop // tile] = _pack(levels, tile)
+
+
+def _tile_floats(
+    packed: Tensor, scales_and_zeros: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    tiles, inputs, half = packed.shape
+    tile = 2 * half
+    for rows in pieces_of(PIECE, tiles * tile, inputs, tile):
+        some = packed[rows.start // tile : rows.stop // tile]
+        yield rows, _floats(some, scales_and_zeros[:, rows]).t()
+
+
+def _few_rows(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    if len(x) > INT4_KERNEL_ROWS:
+        return _by_floats(x, packed, scales_and_zeros)
+    tiles, inputs, half = packed.shape
+    as_aten_has_it = packed.view(tiles * 2 * half, inputs // 2)
+    return torch.ops.aten._weight_int4pack_mm_for_cpu(  # type: ignore[no-any-return]
+        x.contiguous(), as_aten_has_it, INT4_GROUP, scales_and_zeros
+    )
+
+
+def _by_floats(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    tiles, _inputs, half = packed.shape
+    y = x.new_empty(len(x), tiles * 2 * half)
+    for rows, weight in _tile_floats(packed, scales_and_zeros, x.dtype):
+        torch.mm(x, weight.t(), out=y[:, rows])
+    return y
+
+
+@cache
+def int4_kernel_tile() -> int:
+    """Return how many outputs the CPU's int4 kernel packs together; 0: its form is not ours."""
+    values = torch.arange(64 * 32, dtype=torch.uint8).view(64, 32).mul(37) >> 4
+    theirs = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values.int(), 1).flatten()
+    matching = [b for b in _TILES if torch.equal(theirs, _pack(values, b).flatten())]
+    return matching[0] if matching else 0
+
+
+def _pack(levels: Tensor, tile: int) -> Tensor:
+    """Pack [out, in] -> [out / tile, in, tile / 2]."""
+    halves = levels.view(-1, 2, tile // 2, levels.shape[1])
+    return (halves[:, 0] | halves[:, 1] << 4).transpose(1, 2).contiguous()
+
+
+def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """Make floats of tiles, transposed: [tiles, in, B / 2] -> [in, tiles * B]."""
+    tiles, inputs, half = packed.shape
+    by_input = packed.transpose(0, 1)
+    scales, zeros = scales_and_zeros.unbind(-1)
+    levels = scales.new_empty(inputs, tiles, 2 * half)
+    # Bytes below 0 wrap around; read as signed ones, they are what was meant.
+    levels[..., :half] = (by_input & 15).sub_(8).view(torch.int8)
+    levels[..., half:] = (by_input >> 4).sub_(8).view(torch.int8)
+    levels = levels.view(inputs // INT4_GROUP, INT4_GROUP, -1)
+    zeros, scales = zeros.contiguous()[:, None], scales.contiguous()[:, None]
+    return torch.addcmul(zeros, levels, scales).view(inputs, -1)
+
+
+def _in_tiles(linear: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Int4Form:
+    return Int4Form(_tile, _empty_tiles, _store_tiles, _tile_floats, linear)
+
+
+def _trial(form: Int4Form, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    if form.linear is _few_rows and not int4_kernel_tile():
+        raise NotHere("this processor's int4 kernel takes weights in another order")
+    # In fp32: forms round other parameters, so their bf16 differs by more than fp32's tolerance.
+    weight = example(128, 64, device=torch.device("cpu"), dtype=torch.float32)
+    packed, scales = quantized_in(form, weight)
+    x = example(3, 64, device=device, dtype=dtype, seed=1)
+    with torch.no_grad():
+        return [form.linear(x, sent(packed, device), sent(scales.to(dtype), device))]
+
+
+INT4_LINEAR: Operation[Int4Form] = Operation(
+    "int4_linear",
+    {
+        "few_rows": _in_tiles(_few_rows),
+        "floats": _in_tiles(_by_floats),
+        "reference": _in_tiles(reference.int4_linear),
+    },
+    _trial,
+)
