@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import danlu
+from danlu.environment import users_environment
 from danlu.errors import CapacityError, DanluError, EnvironmentFault, UsageError
 from danlu.files.atomic import read_in_pieces
 from danlu.files.committed import FolderDraft, committed_folder, verify
@@ -99,7 +100,7 @@ def _gather(folder: Path, target: BundleTarget, command: str) -> None:
         *("--cann", target.cann, "--command", command),
     ]
     paths = [str(_CLONE), str(_CLONE / "src"), os.environ.get("PYTHONPATH", "")]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environ = {**users_environment(), "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     done = subprocess.run(
         words, cwd=_CLONE, env=environ, capture_output=True, text=True, check=False
     )
