@@ -44,6 +44,13 @@ def test_a_machine_without_a_card_again_and_again(machine: Machine) -> None:
     assert not list(machine.home.iterdir()), "nothing is done to the user's files unasked"
 
 
+def test_models_that_lie_in_a_clone_are_left_alone(machine: Machine) -> None:
+    """Only those of a bundle are put where danlu finds them by name."""
+    (machine.clone / "models" / "mine").mkdir(parents=True)
+    assert machine.install().returncode == 0
+    assert not list(machine.home.iterdir())
+
+
 def test_it_speaks_chinese_under_a_chinese_locale(machine: Machine) -> None:
     done = machine.install(DANLU_LANG="", LANG="zh_CN.UTF-8")
     assert done.returncode == 0

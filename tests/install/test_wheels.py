@@ -24,10 +24,12 @@ from tools.install.list_wheels import MACHINES, PYTHONS, environment_of, pins_fo
 LIST = json.loads(LISTED.read_text(encoding="utf-8"))
 
 
-def needed(python: str) -> dict[str, str]:
-    """Return the versions of what is needed for a Python, of all groups together."""
-    groups = LIST["needed"][python]
-    return {name: version for group in groups.values() for name, version in group.items()}
+def needed(python: str, *groups: str) -> dict[str, str]:
+    """Return the versions of what some groups need on a Python; CANN's take the place of others."""
+    chosen = groups or ("danlu", "jupyter", "cann")
+    return {
+        name: version for group in chosen for name, version in LIST["needed"][python][group].items()
+    }
 
 
 def runnable(python: str, machine: str) -> set[Tag]:
@@ -57,9 +59,9 @@ def lacking(python: str, machine: str, versions: Iterable[tuple[str, str]]) -> l
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("python", PYTHONS)
 def test_everything_has_a_wheel(python: str, machine: str) -> None:
-    versions = needed(python)
+    versions = [item for group in LIST["needed"][python] for item in needed(python, group).items()]
     assert len(versions) > 100
-    assert not lacking(python, machine, versions.items())
+    assert not lacking(python, machine, versions)
 
 
 def test_one_without_a_wheel_is_found() -> None:
@@ -73,9 +75,16 @@ def test_one_without_a_wheel_is_found() -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_versions_are_those_that_are_tested(python: str) -> None:
     pins = pins_for(environment_of(python, "x86_64"))
-    pins["torch-npu"] = USABLE_PAIRS[0].torch_npu
-    wrong = {name: version for name, version in needed(python).items() if pins.get(name) != version}
+    wrong = {
+        name: version
+        for group in ("danlu", "jupyter")
+        for name, version in needed(python, group).items()
+        if pins.get(name) != version
+    }
     assert not wrong, "constraints.txt has changed: python -m tools.install.list_wheels"
+    pair = USABLE_PAIRS[0]
+    held = {"torch": pair.torch, "torch-npu": pair.torch_npu, "protobuf": "3.20.3"}
+    assert needed(python, "cann").items() >= held.items()
 
 
 @pytest.mark.parametrize("group", ["danlu", "jupyter", "cann"])

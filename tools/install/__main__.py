@@ -39,12 +39,14 @@ def main() -> int:
     try:
         found = _cards(asked.device)
         print(_machine_line(found))
-        choice = _choice(found)
+        here = bundle.bundle_here()
+        choice = _choice(found, here)
         print(choice.reason, flush=True)
         check_space(choice)
         make_environment(choice)
         install(choice, jupyter=asked.jupyter)
-        bundle.place_models()
+        if here is not None:
+            bundle.place_models()
         if not asked.no_check:
             _check(found)
             _say_page()
@@ -64,8 +66,7 @@ def _cards(device: str | None) -> Cards:
     return found if device in (None, found.kind) else cards_elsewhere(device)
 
 
-def _choice(found: Cards) -> TorchChoice:
-    here = bundle.bundle_here()
+def _choice(found: Cards, here: bundle.Bundle | None) -> TorchChoice:
     if here is not None:
         bundle.check(here)
         return bundle.choice_of(here, installed_here())

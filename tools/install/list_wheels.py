@@ -53,6 +53,7 @@ def roots() -> dict[str, list[str]]:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pair = USABLE_PAIRS[0]
     return {
         # hatchling asks for editables when danlu is installed as a link to its folder.
         "danlu": [
@@ -61,7 +62,11 @@ def roots() -> dict[str, list[str]]:
             "editables",
         ],
         "jupyter": project["project"]["optional-dependencies"]["jupyter"],
-        "cann": [*BUILDS["ascend"]["cann_python"], f"torch-npu=={USABLE_PAIRS[0].torch_npu}"],
+        "cann": [
+            *BUILDS["ascend"]["cann_python"],
+            f"torch=={pair.torch}",
+            f"torch-npu=={pair.torch_npu}",
+        ],
     }
 
 
@@ -88,30 +93,28 @@ def follow(group: str, asked: Iterable[str], python: str, machine: str, listing:
     """Add a group with all that it needs."""
     environment = environment_of(python, machine)
     pins, groups = pins_for(environment), listing.needed.setdefault(python, {})
-    before = {name for other, names in groups.items() if other != group for name in names}
+    others = [names for other, names in groups.items() if other != group]
+    before = {name: version for names in others for name, version in names.items()}
     mine = groups.setdefault(group, {})
-    waiting, seen = [Requirement(text) for text in asked], set(before)
+    waiting, seen = [Requirement(text) for text in asked], set(before.items())
     while waiting:
         wanted: dict[str, str] = {}
         extras: dict[str, set[str]] = {}
         for requirement in waiting:
             name = canonicalize_name(requirement.name)
-            if _OF_CUDA.match(name) or (name in seen and not requirement.extras):
+            version = _exact(requirement) or pins.get(name, "")
+            if _OF_CUDA.match(name) or ((name, version) in seen and not requirement.extras):
                 continue
-            exact = [one.version for one in requirement.specifier if one.operator == "=="]
-            version = next(iter(exact), None) or pins.get(name)
-            if version is None or "*" in version:
-                version = pins.get(name, "")
             if not version:
                 listing.lacking.add(f"{name}: no pin for Python {python}")
                 continue
             wanted[name] = version
             extras.setdefault(name, {""}).update(requirement.extras)
-        seen |= set(wanted)
+        seen |= set(wanted.items())
         waiting = []
         for package in look_up(wanted, python, machine, listing):
             name = canonicalize_name(package["metadata"]["name"])
-            if name not in before:
+            if before.get(name) != wanted[name]:
                 mine[name] = wanted[name]
             file = unquote(package["download_info"]["url"].rpartition("/")[2].partition("#")[0])
             listing.wheels.setdefault(name, {}).setdefault(wanted[name], set()).add(file)
@@ -121,6 +124,15 @@ def follow(group: str, asked: Iterable[str], python: str, machine: str, listing:
                     inner.marker.evaluate({**environment, "extra": extra}) for extra in extras[name]
                 ):
                     waiting.append(inner)
+
+
+def _exact(requirement: Requirement) -> str:
+    """Return the one version that a requirement allows; "" where it allows several.
+
+    Without what names a build: torch_npu for x86-64 asks for torch+cpu, which is on another index.
+    """
+    exact = (one.version.partition("+")[0] for one in requirement.specifier if one.operator == "==")
+    return next((version for version in exact if "*" not in version), "")
 
 
 def look_up(
