@@ -6,10 +6,12 @@ The files have the form of real ones; what torch_npu says when it is broken is w
 from __future__ import annotations
 
 import platform
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from danlu.device.ascend.machine import MANAGERS, AscendMachine
+from danlu.device.ascend.versions import release
 
 DRIVER = """\
 Version={version}
@@ -51,11 +53,12 @@ BROKEN_TORCH_NPU = {
 }
 
 
-def write_torch_npu(site: Path, text: str, *, version: str = "2.13.0") -> Path:
-    """Write a torch_npu that does what a text says; torch would load it by itself.
+def write_torch_npu(site: Path, text: str) -> Path:
+    """Write a torch_npu, for the torch that is here, that does what a text says.
 
-    Return the folder for PYTHONPATH.
+    torch would load it by itself. Return the folder for PYTHONPATH.
     """
+    version = release(metadata.version("torch"))
     package = site / "torch_npu"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(text, encoding="utf-8")
