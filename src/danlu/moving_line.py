@@ -150,6 +150,16 @@ def say_beside(text: str) -> None:
         line.__enter__()
 
 
+def print_above(live: Live, *what: object, soft_wrap: bool = False) -> None:
+    """Print what stays above a picture that moves.
+
+    Under the lock that Rich's own redraws take: else one that began before erases as many lines as
+    the picture had then, of those that were printed since, too.
+    """
+    with live._lock:
+        live.console.print(*what, soft_wrap=soft_wrap)
+
+
 def _live(line: MovingLine) -> Live:
     from rich.console import Console
     from rich.live import Live

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 
-from rich.console import Console
+import pyte
+import pytest
+from rich.console import Console, ConsoleOptions, RenderResult
 
+from danlu.chat import screen as screens
 from danlu.chat.figures import AnswerFigures
 from danlu.chat.screen import Screen
 from danlu.dialog.events import Event, Text, Thought
@@ -24,3 +28,35 @@ def test_a_thought_is_shown_while_it_comes() -> None:
 
     screen.answer(answer(), AnswerFigures())
     assert seen.getvalue().rstrip().endswith("27 + 15 = 42")
+
+
+def test_what_stands_above_an_answer_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thought of several lines is folded while another thread draws the screen anew."""
+    monkeypatch.setattr(screens, "_REDRAWS_PER_S", 2000)
+    draw = screens._Tail.__rich_console__
+
+    def slowly(tail: screens._Tail, console: Console, options: ConsoleOptions) -> RenderResult:
+        time.sleep(0.002)
+        yield from draw(tail, console, options)
+
+    monkeypatch.setattr(screens._Tail, "__rich_console__", slowly)
+
+    def answer() -> Iterator[Event]:
+        for letter in "abcdef":
+            yield Thought(text=f"{letter}\n")
+            time.sleep(0.001)
+        for word in ("one ", "two ", "three"):
+            yield Text(text=word)
+            time.sleep(0.001)
+
+    for _again in range(20):
+        seen = io.StringIO()
+        console = Console(file=seen, force_terminal=True, width=80, height=24)
+        console.print("User: a question")
+        Screen(console).answer(answer(), AnswerFigures())
+        terminal = pyte.Screen(80, 24)
+        pyte.Stream(terminal).feed(seen.getvalue().replace("\n", "\r\n"))
+        lines = [line.rstrip() for line in terminal.display if line.strip()]
+        assert lines[0] == "User: a question"
+        assert lines[1].startswith("thought for ")
+        assert lines[2:] == ["one two three"]

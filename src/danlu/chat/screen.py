@@ -20,6 +20,7 @@ from danlu.chat.figures import AnswerFigures
 from danlu.chat.markdown import AnswerMarkdown, split_finished
 from danlu.dialog.events import Call, Event, Text, Thought
 from danlu.language import _, wrapped
+from danlu.moving_line import print_above
 from danlu.text.printable import printable
 from danlu.text.render import call_text
 
@@ -49,7 +50,7 @@ class Screen:
             try:
                 for event in figures.watch(events):
                     for part in growing.take(event):
-                        live.console.print(part)
+                        print_above(live, part)
             except KeyboardInterrupt:
                 pass
         for part in growing.finish():

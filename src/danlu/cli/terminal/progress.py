@@ -24,7 +24,7 @@ from danlu.errors import EXIT_INTERRUPTED
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
 from danlu.language import _, columns, wrapped
-from danlu.moving_line import MovingLine
+from danlu.moving_line import MovingLine, print_above
 from danlu.ops import ops_table
 from danlu.say import say
 from danlu.train.events import (
@@ -248,7 +248,8 @@ class _Bar(_View):
 
     def _say(self, line: str) -> None:
         # Rich would break a command that is longer than a line, which could then not be copied.
-        self._console.print(Text("\n".join(wrapped(line, self._console.width))), soft_wrap=True)
+        text = Text("\n".join(wrapped(line, self._console.width)))
+        print_above(self._live, text, soft_wrap=True)
 
     def _picture(self) -> Text:
         last, total = self._last, self._total_steps
