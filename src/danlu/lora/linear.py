@@ -9,7 +9,7 @@ Only x and the small product t = (m * n) a^T are kept for the backward pass; n i
 unless it is kept too.
 With dy given: dt = s * dy[out] b; db = s * dy[out]^T t; da = dt^T (m * n);
 dn = dy W + m * (dt a); the residual's gradient is dy. W is frozen, so it gets none. The result
-equals PEFT's. Products take copies of a and b in the dtype of x, made once for a microstep.
+equals PEFT's. Products take copies of a and b in the dtype of x, made once for a step.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from torch import Tensor
 from danlu.lora.adapter import Adapter, Working, stable_seed
 from danlu.model.qwen3 import Head, Layer, Linear, norm_before, plain_linear, projection_input
 from danlu.ops import begin_linear, end_linear, rms_norm_backward, swiglu_backward
+
+Copies = dict[torch.dtype, Mapping[tuple[int, str], Working]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +59,14 @@ class AdapterLinear(Linear):
 
     keeps_normed: keep each projection's input behind its norm or swiglu, too; costs memory, saves
     computing it again. is_second: the value of the MLP's last projection is not needed. copies: the
-    adapter's matrices by dtype, made when they are first needed: one of these belongs to one
-    microstep.
+    adapter's matrices by dtype, made when they are first needed: good until a and b change.
     """
 
     adapter: Adapter
     dropout: Dropout | None = None
     keeps_normed: bool = False
     is_second: bool = False
-    copies: dict[torch.dtype, Mapping[tuple[int, str], Working]] = field(default_factory=dict)
+    copies: Copies = field(default_factory=dict)
 
     def second_pass(self) -> AdapterLinear:
         return replace(self, is_second=True)

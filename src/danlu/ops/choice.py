@@ -300,7 +300,10 @@ def _error(got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def twin_gradients(
-    twin: Callable[..., Tensor], gradient: Tensor, tensors: Sequence[Tensor], *rest: object
+    twin: Callable[..., Tensor | Sequence[Tensor]],
+    gradient: Tensor | Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    *rest: object,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of a readable twin's tensors, by autograd."""
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]

@@ -6,14 +6,14 @@ Queries, keys and values stand side by side in one matrix; its gradient is made 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from danlu.ops import reference
-from danlu.ops.choice import Operation, example
+from danlu.ops.choice import Operation, example, twin_gradients
 from danlu.ops.rms_norm import norm_gradients, normed
 
 # Tables are made for a multiple of so many positions, so that few are made.
@@ -67,15 +67,41 @@ def rotated_qkv(
     `rotary_table`; all in one dtype. Returns [T, heads, head_dim] and twice [T, kv_heads,
     head_dim], which nobody may write into.
     """
-    rotated = ROTATED_QKV.on(qkv.device).rotated
-    return rotated(qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
+    passes = ROTATED_QKV.on(qkv.device)
+    arguments = (qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
+    if not torch.is_grad_enabled():
+        return passes.forward(*arguments)
+    return _RotatedQkv.apply(passes, *arguments)  # type: ignore[no-any-return, no-untyped-call]
 
 
-class Rotating(NamedTuple):
-    """A variant of `rotated_qkv`. whole_angles: it takes each angle twice, for both halves."""
+class RotationPasses(NamedTuple):
+    """A variant of `rotated_qkv`, with its arguments.
 
-    rotated: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    backward(gradients, arguments, with_weights) returns the gradients of qkv, q_norm and k_norm,
+    the last two None where they are not wanted. whole_angles: it takes each angle twice, for both
+    halves.
+    """
+
+    forward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    backward: Callable[[Sequence[Tensor], Any, bool], tuple[Tensor, Tensor | None, Tensor | None]]
     whole_angles: bool = False
+
+
+class _RotatedQkv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, passes: RotationPasses, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads = arguments
+        ctx.save_for_backward(qkv, q_norm, k_norm, cos, sin)
+        ctx.passes, ctx.eps, ctx.num_kv_heads = passes, eps, num_kv_heads
+        return passes.forward(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, q_norm, k_norm, cos, sin = ctx.saved_tensors
+        arguments = (qkv, q_norm, k_norm, ctx.eps, cos, sin, ctx.num_kv_heads)
+        with_weights = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+        found = ctx.passes.backward(gradients, arguments, with_weights)
+        return None, *found, None, None, None, None
 
 
 # The heads that are normed and rotated at once, with the weight of their norm.
@@ -149,63 +175,48 @@ def _input_gradient(
     return dx.to(x.dtype), terms
 
 
-class _RotatedQkv(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        grouping: Grouping,
-        qkv: Tensor,
-        q_norm: Tensor,
-        k_norm: Tensor,
-        eps: float,
-        cos: Tensor,
-        sin: Tensor,
-        num_kv_heads: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(qkv, q_norm, k_norm, cos, sin)
-        ctx.grouping, ctx.eps = grouping, eps
-        return _forward(grouping, qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
-
-    @staticmethod
-    def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, q_norm, k_norm, cos, sin = ctx.saved_tensors
-        num_heads, num_kv_heads, head_dim = dq.shape[1], dk.shape[1], len(q_norm)
-        with_weights = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        heads = qkv.view(len(qkv), -1, head_dim)
-        groups = ctx.grouping(q_norm, k_norm, num_heads, num_kv_heads)
-        gradients = ((dq,), (dk,)) if len(groups) == 2 else ((dq, dk),)
-        found: list[Tensor] = []
-        terms: list[Tensor] = []
-        for (span, weight), some_gradients in zip(groups, gradients, strict=True):
-            dx, some = _input_gradient(
-                some_gradients, heads[:, span], weight, ctx.eps, cos, sin, with_weight=with_weights
-            )
-            found.append(dx)
-            if some is not None:
-                terms += (
-                    some.split([num_heads, num_kv_heads], dim=1) if len(groups) == 1 else [some]
-                )
-        # One copy behind both: writing each into its place is slower on a CPU.
-        dqkv = torch.cat((*found, dv), dim=1).view_as(qkv)
-        dw = [part.reshape(-1, head_dim).sum(0).to(q_norm.dtype) for part in terms]
-        return None, dqkv, *(dw or (None, None)), None, None, None, None
+def _backward(
+    grouping: Grouping, gradients: Sequence[Tensor], arguments: Any, with_weights: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads = arguments
+    dq, dk, dv = gradients
+    num_heads, head_dim = dq.shape[1], len(q_norm)
+    heads = qkv.view(len(qkv), -1, head_dim)
+    groups = grouping(q_norm, k_norm, num_heads, num_kv_heads)
+    of_groups = ((dq,), (dk,)) if len(groups) == 2 else ((dq, dk),)
+    found: list[Tensor] = []
+    terms: list[Tensor] = []
+    for (span, weight), some_gradients in zip(groups, of_groups, strict=True):
+        dx, some = _input_gradient(
+            some_gradients, heads[:, span], weight, eps, cos, sin, with_weight=with_weights
+        )
+        found.append(dx)
+        if some is not None:
+            terms += some.split([num_heads, num_kv_heads], dim=1) if len(groups) == 1 else [some]
+    # One copy behind both: writing each into its place is slower on a CPU.
+    dqkv = torch.cat((*found, dv), dim=1).view_as(qkv)
+    dw = [part.reshape(-1, head_dim).sum(0).to(q_norm.dtype) for part in terms]
+    return dqkv, *(dw or (None, None))
 
 
-def _variant(grouping: Grouping) -> Rotating:
-    def rotated(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        if not torch.is_grad_enabled():
-            return _forward(grouping, *arguments)
-        return _RotatedQkv.apply(grouping, *arguments)  # type: ignore[no-any-return, no-untyped-call]
+def _twin_backward(
+    gradients: Sequence[Tensor], arguments: Any, with_weights: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    tensors, rest = arguments[:3], arguments[3:]
+    dqkv, *dw = twin_gradients(reference.rotated_qkv, gradients, tensors, *rest)
+    return dqkv, *(dw if with_weights else (None, None))
 
-    return Rotating(rotated)
+
+def _passes(grouping: Grouping) -> RotationPasses:
+    return RotationPasses(partial(_forward, grouping), partial(_backward, grouping))
 
 
-def _trial(variant: Rotating, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _trial(passes: RotationPasses, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     qkv = example(6, 8 * 16, device=device, dtype=dtype).requires_grad_()
     norms = [example(16, device=device, dtype=dtype, seed=n).requires_grad_() for n in (1, 2)]
-    table = _table(_POSITIONS, 16, 1e4, device, dtype, variant.whole_angles)
+    table = _table(_POSITIONS, 16, 1e4, device, dtype, passes.whole_angles)
     cos, sin = (part[::61][:6] for part in table)
-    outputs = variant.rotated(qkv, *norms, 1e-6, cos, sin, 2)
+    outputs = _RotatedQkv.apply(passes, qkv, *norms, 1e-6, cos, sin, 2)  # type: ignore[no-untyped-call]
     upstream = [
         example(*out.shape, device=device, dtype=dtype, seed=n) for n, out in enumerate(outputs)
     ]
@@ -215,9 +226,9 @@ def _trial(variant: Rotating, device: torch.device, dtype: torch.dtype) -> list[
 ROTATED_QKV = Operation(
     "rotated_qkv",
     {
-        "as_one": _variant(_as_one),
-        "in_parts": _variant(_in_parts),
-        "reference": Rotating(reference.rotated_qkv),
+        "as_one": _passes(_as_one),
+        "in_parts": _passes(_in_parts),
+        "reference": RotationPasses(reference.rotated_qkv, _twin_backward),
     },
     _trial,
 )

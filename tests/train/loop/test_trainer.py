@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from danlu.errors import CapacityError, DataError
 from danlu.files import disk
+from danlu.lora.adapter import Adapter, Working
 from danlu.runs.checkpoints import find_newest, list_checkpoints
 from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import read_metrics
@@ -58,6 +60,28 @@ def test_update_does_not_depend_on_the_packing(tmp_path: Path) -> None:
     for other, loss in zip(finals[1:], losses[1:], strict=True):
         torch.testing.assert_close(finals[0], other, atol=1e-6, rtol=0)
         assert loss == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_an_adapter_is_made_bf16_once_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many micro-batches a step has; the next one takes the new numbers."""
+    made: list[torch.Tensor] = []
+    real = Adapter.working
+
+    def working(adapter: Adapter, dtype: torch.dtype) -> Mapping[tuple[int, str], Working]:
+        copies = real(adapter, dtype)
+        made.append(copies[0, "qkv_proj"].bs[0].clone())
+        return copies
+
+    monkeypatch.setattr(Adapter, "working", working)
+    recipe = replace(RECIPE, total_steps=3, schedule=AT_ONCE, eval_steps=0, save_steps=0)
+    step_plan = replace(STEP_PLAN, micro_batch_tokens=1)
+    list(trainer(tmp_path, recipe, dtype=torch.bfloat16, step_plan=step_plan).run())
+    assert len(made) == 3 + 1  # the last for the evaluation at the end
+    assert not made[0].any()  # as a fresh adapter is
+    assert made[1].any()
+    assert not torch.equal(made[1], made[2])
 
 
 def test_loss_falls_and_is_evaluated_on_the_held_out_rows(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from danlu.device.variants import ASCEND
 from danlu.ops.ascend.few_bits import INT4, int8_linear
 from danlu.ops.ascend.fused_norm import NORM
-from danlu.ops.ascend.fused_rotation import ROTATING
+from danlu.ops.ascend.fused_rotation import ROTATION
 from danlu.ops.ascend.fused_swiglu import SWIGLU_PASSES
 from danlu.ops.ascend.fusion_attention import fusion_attention
 from danlu.ops.ascend.npu_graph import record
@@ -30,7 +30,7 @@ def add_variants() -> None:
     """Put the variants beside the others; whether they compute rightly, the probe says."""
     RMS_NORM.add(ASCEND, NORM)
     SWIGLU.add(ASCEND, SWIGLU_PASSES)
-    ROTATED_QKV.add(ASCEND, ROTATING)
+    ROTATED_QKV.add(ASCEND, ROTATION)
     ATTENTION.add(ASCEND, fusion_attention)
     CACHE.add(ASCEND, AscendPages)
     GRAPH.add(ASCEND, record)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from danlu.ops.ascend.fused_norm import norm_backward
-from danlu.ops.rope import Rotating
-
-
-def _rotated_qkv(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    if not torch.is_grad_enabled():
-        return _forward(*arguments)
-    return _Rotated.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
+from danlu.ops.rope import RotationPasses
 
 
 def _forward(
@@ -52,36 +47,19 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated
 
 
-class _Rotated(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        qkv: Tensor,
-        q_norm: Tensor,
-        k_norm: Tensor,
-        eps: float,
-        cos: Tensor,
-        sin: Tensor,
-        num_kv_heads: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(qkv, q_norm, k_norm, cos, sin)
-        ctx.eps = eps
-        return _forward(qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads)
-
-    @staticmethod
-    def backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, q_norm, k_norm, cos, sin = ctx.saved_tensors
-        q, k, _v = _heads(qkv, len(q_norm), dk.shape[1])
-        with_weights = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        # A rotation's transpose is the rotation by the opposite angle.
-        back = -sin
-        gradients = [
-            norm_backward(_rotate(grad, cos, back), part, weight, ctx.eps, with_weights)
-            for grad, part, weight in ((dq, q, q_norm), (dk, k, k_norm))
-        ]
-        (dq, dq_norm), (dk, dk_norm) = gradients
-        dqkv = torch.cat((dq, dk, dv), dim=1).view_as(qkv)
-        return dqkv, dq_norm, dk_norm, None, None, None, None
+def _backward(
+    gradients: Sequence[Tensor], arguments: Any, with_weights: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    qkv, q_norm, k_norm, eps, cos, sin, num_kv_heads = arguments
+    dq, dk, dv = gradients
+    q, k, _v = _heads(qkv, len(q_norm), num_kv_heads)
+    # A rotation's transpose is the rotation by the opposite angle.
+    back = -sin
+    (dq, dq_norm), (dk, dk_norm) = (
+        norm_backward(_rotate(grad, cos, back), part, weight, eps, with_weights)
+        for grad, part, weight in ((dq, q, q_norm), (dk, k, k_norm))
+    )
+    return torch.cat((dq, dk, dv), dim=1).view_as(qkv), dq_norm, dk_norm
 
 
-ROTATING = Rotating(_rotated_qkv, whole_angles=True)
+ROTATION = RotationPasses(_forward, _backward, whole_angles=True)

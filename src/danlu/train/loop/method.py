@@ -16,7 +16,7 @@ from danlu.files.draft import Draft
 from danlu.hub.load import LoadedModel
 from danlu.hub.save import copy_tokenizer, write_model
 from danlu.lora.adapter import Adapter, LoraConfig
-from danlu.lora.linear import AdapterLinear, Dropout
+from danlu.lora.linear import AdapterLinear, Copies, Dropout
 from danlu.lora.peft_files import write_adapter
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import Recompute
@@ -42,6 +42,10 @@ class Method(ABC):
         """Return the `linear` that trains on a batch in optimizer step `step`."""
 
     @abstractmethod
+    def weights_changed(self) -> None:
+        """Forget what was made of the trained weights; called after every change of them."""
+
+    @abstractmethod
     def eval_linear(self) -> Linear:
         """Return the `linear` that evaluates: no dropout."""
 
@@ -63,6 +67,7 @@ class LoraMethod(Method):
         super().__init__(base, at_once=at_once)
         self.adapter = adapter
         self._seed = seed
+        self._copies: Copies = {}
 
     @classmethod
     def fresh(
@@ -83,10 +88,14 @@ class LoraMethod(Method):
         keeps_normed = recompute not in ("selective", "gate_up")
         probability = self.adapter.config.lora_dropout
         if probability == 0.0:
-            return AdapterLinear(self.adapter, keeps_normed=keeps_normed)
+            return AdapterLinear(self.adapter, keeps_normed=keeps_normed, copies=self._copies)
         segments = list(zip(batch.segment_keys, batch.segment_lengths, strict=True))
         dropout = Dropout(probability=probability, seed=self._seed, step=step, segments=segments)
-        return AdapterLinear(self.adapter, dropout, keeps_normed=keeps_normed)
+        return AdapterLinear(self.adapter, dropout, keeps_normed=keeps_normed, copies=self._copies)
+
+    def weights_changed(self) -> None:
+        """Forget the copies of A and B in the precision that is computed in."""
+        self._copies.clear()
 
     def eval_linear(self) -> Linear:
         """Return the projection with the adapter."""
@@ -112,6 +121,9 @@ class FullMethod(Method):
     def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the plain projection; autograd does the rest."""
         return plain_linear
+
+    def weights_changed(self) -> None:
+        """Do nothing: products take the weights themselves."""
 
     def eval_linear(self) -> Linear:
         """Return the plain projection."""

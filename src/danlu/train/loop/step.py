@@ -87,6 +87,7 @@ def optimizer_step(
         is_finite = figures.isfinite().all()
         with not_to_be_repeated():
             optimizer.step(learning_rate, applied=is_finite)
+            method.weights_changed()
             meanwhile()
             total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
         applied = math.isfinite(total + grad_norm)

@@ -120,6 +120,7 @@ class Trainer:
         """Continue from checkpoint-`step`, which has been verified."""
         folder = self._run_folder.path / f"checkpoint-{step}"
         self._progress = read_state(folder, self._optimizer)
+        self._method.weights_changed()
         self._saver.resume(self._progress)
         truncate_after(self._run_folder.path, step)
 
