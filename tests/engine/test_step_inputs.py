@@ -20,6 +20,7 @@ def inputs(cache: type[Cache] = Paged) -> StepInputs:
         max_tokens=300,
         max_requests=6,
         max_blocks=4,
+        max_groups=5,
         scratch=9,
         device=torch.device("cpu"),
     )
@@ -48,6 +49,19 @@ def test_prompts_and_answers_in_one_step() -> None:
     assert step.rows is not None
     assert step.rows.tolist() == [140]
     assert (step.num_rows, step.num_filler) == (1, 0)
+
+
+def test_groups_of_tokens_end_where_theirs_do_and_filler_belongs_to_the_last() -> None:
+    made = inputs()
+    batch = {sequence(n, 3, 2, [n]): 1 for n in range(5)}
+    step = made.prepare(batch, [1, 0, 3, 1])
+    assert step.group_ends is not None
+    assert (step.group_ends.dtype, step.group_ends.tolist()) == (torch.int64, [1, 1, 4, 8])
+    there = step.group_ends.data_ptr()
+    assert made.prepare(batch).group_ends is None
+    step = made.prepare({sequence(1, 200, 0, [3, 1]): 140}, [0, 140])
+    assert step.group_ends is not None
+    assert (step.group_ends.data_ptr(), step.group_ends.tolist()) == (there, [0, 140])
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (2, 2), (3, 4), (5, 8), (6, 8)])

@@ -10,8 +10,10 @@ import torch
 
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
+from danlu.lora.stack import MOST_STACKED, AdapterStack
 from danlu.model.qwen3 import Qwen3
 from danlu.ops.cache.graph import GRAPH, recorder_for
+from danlu.ops.grouped import GROUPED_LINEAR
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     random_adapter,
@@ -104,6 +106,56 @@ def test_where_recording_fails_answers_are_the_same_and_it_is_said_once(
     error = capsys.readouterr().err
     assert error.count("Steps are not recorded any more") == 1
     assert "207008: Stream resources are insufficient" in error
+
+
+def test_any_mix_of_adapters_starts_the_same_recording(model: Qwen3) -> None:
+    """An adapter more costs a card's host nothing, nor does it cost another recording."""
+    engine, three = Engine(model, tokenizer()), [random_adapter(n, model) for n in range(3)]
+    run_all(engine, [Request(prompt=(5, 6), sampling=GREEDY, adapter=one) for one in three])
+    recordings = engine._graphs._count()
+    for mix in ([0, 1, 2, None], [2, 2, 0], [None, 1]):
+        with recording() as record:
+            run_all(
+                engine,
+                [
+                    Request(
+                        prompt=random_prompt(number),
+                        sampling=GREEDY,
+                        adapter=None if place is None else three[place],
+                    )
+                    for number, place in enumerate(mix)
+                ],
+            )
+        assert record.operations["npu::graph_replay"] == GREEDY.max_tokens - 1
+    # As many rows as before: none is new but those of two rows.
+    assert engine._graphs._count() == recordings + 1
+
+
+def test_more_adapters_than_stand_side_by_side_answer_too(model: Qwen3) -> None:
+    asked = requests(model, GREEDY, range(1, MOST_STACKED + 3))
+    found, record = answers(model, asked)
+    with taken(GROUPED_LINEAR, "reference", "npu"):
+        expected, _record = answers(model, asked)
+    assert [len(tokens) for tokens in found] == [len(tokens) for tokens in expected]
+    assert [tokens[0] for tokens in found] == [tokens[0] for tokens in expected]
+    assert record.operations["npu::npu_grouped_matmul"]  # once fewer of them answer
+
+
+def test_without_memory_for_all_of_them_they_are_computed_in_turn_and_it_is_said_once(
+    model: Qwen3, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = requests(model, GREEDY, (1, 2, 0))
+    with taken(GROUPED_LINEAR, "reference", "npu"):
+        expected, _record = answers(model, asked)
+
+    def full(*_words: object) -> None:
+        raise torch.OutOfMemoryError("NPU out of memory")
+
+    monkeypatch.setattr(AdapterStack, "_empty", full)
+    found, record = answers(model, asked)
+    assert found == expected
+    assert not record.operations["npu::npu_grouped_matmul"]
+    assert capsys.readouterr().err.count("one after the other") == 1
 
 
 def test_an_adapter_that_leaves_takes_its_recordings_along(model: Qwen3) -> None:

@@ -20,7 +20,9 @@ ON_DISK = {
 }
 # Training and answering have none.
 KNOWN = {
-    "the table of operations": {"ops/choice.py:example", "ops/cache/paged_store.py:step_of"},
+    "the table of operations": {
+        *("ops/choice.py:example", "ops/cache/paged_store.py:step_of", "ops/grouped.py:_trial"),
+    },
     "a fresh adapter": {"lora/adapter.py:initialise"},
     "offloading": {"device/memory.py:back_on_device"},
     "resuming LoRA": {OPTIMIZER},

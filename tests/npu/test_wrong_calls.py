@@ -79,6 +79,15 @@ def few_bits(outputs: int = 64, group: int = 32, dtype: torch.dtype = BF16) -> A
     )
 
 
+def grouped(**changes: Any) -> Any:
+    """Two rows for the first of two matrices, one for the second."""
+    named = {
+        "x": [there(3, 16)], "weight": [there(2, 16, 8)],
+        "group_list": torch.tensor([2, 3]).to("npu"), "split_item": 3, "group_type": 0, **changes,
+    }  # fmt: skip
+    return torch.ops.npu.npu_grouped_matmul(named.pop("x"), named.pop("weight"), **named)
+
+
 def upside_down() -> Tensor:
     return mask().logical_not()
 
@@ -110,6 +119,20 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a matrix that is too wide": (lambda: few_bits(outputs=65544), "at most 65535"),
     "scales in fp32": (lambda: few_bits(dtype=torch.float32), "one 16-bit dtype"),
     "groups of 16": (lambda: few_bits(group=16), "a multiple of 32"),
+    "counts of a group's rows": (
+        lambda: grouped(group_list=torch.tensor([2, 1]).to("npu")), "sums in `group_list`",
+    ),
+    "rows behind the last group": (
+        lambda: grouped(group_list=torch.tensor([1, 2]).to("npu")), "behind the last group",
+    ),
+    "groups in 32 bits": (
+        lambda: grouped(group_list=torch.tensor([2, 3], dtype=torch.int32).to("npu")), "as int64",
+    ),
+    "a matrix for each group": (
+        lambda: grouped(weight=[there(16, 8), there(16, 8)]), "one tensor each",
+    ),
+    "groups of nothing": (lambda: grouped(group_type=None), "for groups of rows"),
+    "weights as torch has them": (lambda: grouped(weight=[there(2, 8, 16)]), "[groups, in, out]"),
     "angles of half a head": (lambda: rotate(1, 5, 1, 8), "angles for BSND"),
 }  # fmt: skip
 
@@ -121,7 +144,7 @@ def test_a_wrong_call_is_refused(call: Callable[[], Any], fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [attention, few_bits, paged, write], ids=lambda call: call.__name__
+    "call", [attention, few_bits, grouped, paged, write], ids=lambda call: call.__name__
 )
 def test_without_the_change_it_is_not(call: Callable[[], Any]) -> None:
     call()

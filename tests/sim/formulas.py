@@ -233,13 +233,26 @@ def npu_weight_quant_batchmatmul(
     return (x.float() @ ((weight.float() + offset) * scale)).to(x.dtype)
 
 
+def npu_grouped_matmul(x: Sequence[Tensor], weight: Sequence[Tensor], **named: Any) -> list[Tensor]:
+    """Group rows of one tensor (group_type 0): each with its matrix of [groups, in, out].
+
+    Rows behind the last group are whatever was in memory.
+    """
+    (rows,), (matrices,) = x, weight
+    starts = [0, *named["group_list"].tolist()]
+    y = rows.new_full((len(rows), matrices.shape[2]), torch.nan)
+    for (start, end), matrix in zip(pairwise(starts), matrices, strict=True):
+        y[start:end] = (rows[start:end].float() @ matrix.float()).to(rows.dtype)
+    return [y]
+
+
 # By name, so that a test can put a wrong one in its place.
 COMPUTES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *(npu_rms_norm, npu_rms_norm_backward, npu_rotary_mul, npu_swiglu, npu_swiglu_backward),
         *(npu_fusion_attention, npu_fusion_attention_grad, npu_scatter_pa_kv_cache),
-        *(npu_fused_infer_attention_score, npu_weight_quant_batchmatmul),
+        *(npu_fused_infer_attention_score, npu_weight_quant_batchmatmul, npu_grouped_matmul),
     )
 }
 

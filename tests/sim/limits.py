@@ -202,6 +202,30 @@ def _few_bits(arguments: Arguments) -> Iterator[str]:
         yield f"takes scales and offsets {shape}"
 
 
+def _grouped(arguments: Arguments) -> Iterator[str]:
+    xs, weights, ends = (arguments[name] for name in ("x", "weight", "group_list"))
+    if arguments["group_type"] != 0 or arguments["group_list_type"] or len(xs) + len(weights) > 2:
+        yield "is simulated for groups of rows, one tensor each, with sums in `group_list`"
+        return
+    if arguments["split_item"] not in (2, 3):
+        yield "gives one tensor with split_item 2 or 3 only"
+    ((x,), (weight,)) = xs, weights
+    if x.dtype != weight.dtype or x.dtype not in (*_HALVES, torch.float32):
+        yield "takes `x` and `weight` in one dtype: float16, bfloat16 or float32"
+    if x.dim() != 2 or weight.dim() != 3 or x.shape[1] != weight.shape[1]:
+        yield "takes x [rows, in] and weights [groups, in, out]"
+    if max(x.shape[1], weight.shape[2]) > _LARGEST_SIDE:
+        yield f"takes rows of at most {_LARGEST_SIDE} numbers"
+    if ends is None or ends.dtype != torch.int64 or ends.shape != (len(weight),):
+        yield "takes `group_list` as int64 [groups]"
+        return
+    sums = host_of(ends).tolist()
+    if any(later < earlier for earlier, later in pairwise((0, *sums))):
+        yield "takes sums in `group_list`, not lengths"
+    elif sums[-1] != len(x):
+        yield f"leaves rows behind the last group undefined: {len(x)} rows, {sums[-1]} in groups"
+
+
 LIMITS: dict[str, Callable[[Arguments], Iterator[str]]] = {
     "npu::npu_fusion_attention": _fusion_attention,
     "npu::npu_fusion_attention_grad": _fusion_attention,
@@ -213,4 +237,5 @@ LIMITS: dict[str, Callable[[Arguments], Iterator[str]]] = {
     "npu::npu_scatter_pa_kv_cache": _scatter,
     "npu::npu_fused_infer_attention_score": _infer_attention,
     "npu::npu_weight_quant_batchmatmul": _few_bits,
+    "npu::npu_grouped_matmul": _grouped,
 }

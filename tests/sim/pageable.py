@@ -14,6 +14,7 @@ ONCE = {
     "export/on_disk.py:logits_on_disk": "the tokens' positions",
     "export/on_disk.py:output": "the output matrix, a piece at a time",
     "ops/choice.py:example": "numbers that variants of operations are tried on",
+    "ops/grouped.py:_trial": "the same of groups of rows",
     "ops/cache/paged_store.py:step_of": "the same of a cache",
     "lora/adapter.py:initialise": "a fresh adapter, drawn on the host so that all devices agree",
     "train/loop/optimizer.py:restore": "the optimizer's state, read where a run is resumed",

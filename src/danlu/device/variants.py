@@ -20,6 +20,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "swiglu": ("torch",),
     "cross_entropy": ("in_place",),
     "graph": (),
+    "grouped_linear": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
@@ -50,6 +51,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "attention": (ASCEND, "sdpa"),
     "cache": (ASCEND, "paged"),
     "graph": (ASCEND,),
+    "grouped_linear": (ASCEND,),
     "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).

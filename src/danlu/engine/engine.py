@@ -8,7 +8,7 @@ text pieces. Must not know messages, templates, files or HTTP.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -26,9 +26,10 @@ from danlu.engine.sampling.sampler import Sampler, sample
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
 from danlu.engine.step_inputs import Step, StepInputs
+from danlu.engine.step_linears import Batch, StepLinears
 from danlu.lora.adapter import Adapter
-from danlu.lora.bank import AdapterBank
-from danlu.model.qwen3 import Qwen3
+from danlu.lora.stack import MOST_STACKED
+from danlu.model.qwen3 import Linear, Qwen3
 from danlu.ops import cache_of, recorder_for
 from danlu.text.detokenize import Detokenizer
 from danlu.text.stop import StopFinder
@@ -37,8 +38,7 @@ from danlu.text.tokenizer import Tokenizer
 # Rows of logits that are held at once for the log probabilities of prompts: with Qwen3's vocabulary
 # 20 MB in float32.
 _SCORED_ROWS = 32
-# How many tokens each sequence has in a step; the log probabilities of their prompts' tokens.
-_Batch = Mapping[RequestSequence, int]
+# The log probabilities of the prompts' tokens.
 _Scores = dict[RequestSequence, list[TokenLogprobs]]
 
 
@@ -92,9 +92,11 @@ class Engine:
             max_tokens=prompt_tokens_per_step + num_requests,
             max_requests=num_requests,
             max_blocks=-(-self.context_tokens // kind.block_tokens),
+            max_groups=1 + MOST_STACKED,
             scratch=scratch,
             device=weight.device,
         )
+        self._linears = StepLinears(model)
         self._graphs = DecodingGraphs(recorder_for(weight))
         self._scheduler: Scheduler[RequestSequence] = Scheduler(
             self._pool, prompt_tokens=prompt_tokens_per_step, num_requests=num_requests
@@ -175,7 +177,7 @@ class Engine:
 
         A request that fails ends with finish_reason "error"; the others go on.
         """
-        self._compute(_by_adapter(self._scheduler.plan()))
+        self._compute(self._linears.arranged(self._scheduler.plan()))
 
     def abort(self, request_id: RequestId) -> None:
         """End a request now and free its memory; a finished or unknown one is left alone."""
@@ -185,6 +187,7 @@ class Engine:
 
     def forget(self, adapter: Adapter) -> None:
         """Drop what is kept of an adapter that no new request will use."""
+        self._linears.forget(adapter)
         self._graphs.forget(adapter)
         for root in self._roots.pop(adapter, {}).values():
             self._pool.forget(root)
@@ -203,7 +206,7 @@ class Engine:
             self._scheduler.remove(sequence, trusted=output.error is None)
         sequence.deliver(output)
 
-    def _compute(self, batch: _Batch) -> None:
+    def _compute(self, batch: Batch) -> None:
         """Compute a batch; if it fails, one request at a time, so only the one at fault fails."""
         if not batch:
             return
@@ -234,41 +237,37 @@ class Engine:
             self._deliver(sequence, output)
 
     @torch.inference_mode()
-    def _forward(self, batch: _Batch) -> tuple[Tensor, _Scores]:
+    def _forward(self, batch: Batch) -> tuple[Tensor, _Scores]:
         """Compute the batch; return logits [N, V] for the N requests that get a token.
 
         And the log probabilities of the prompts' tokens, for the requests that want them.
         """
-        step = self._inputs.prepare(batch)
-        adapters = {sequence.request.adapter for sequence in batch}
-        if step.only_decodes and len(adapters) == 1 and not any(s.is_read_whole for s in batch):
-            (adapter,) = adapters
-            linear = AdapterBank.of_one(adapter)  # filler, too: nobody reads its rows
+        step = self._inputs.prepare(batch, self._linears.groups(batch))
+        linear, whose = self._linears.of(batch, step)
+        if step.only_decodes and whose is not None and not any(s.is_read_whole for s in batch):
             logits = self._graphs.run(
-                step, adapter, lambda: self._logits(self._hidden(step, linear), step, linear)
+                step, whose, lambda: self._logits(self._hidden(step, linear), step, linear)
             )
             if logits is not None:
                 return logits[: step.num_rows], {}
-        segments = [(sequence.request.adapter, n) for sequence, n in batch.items()]
-        linear = AdapterBank([*segments, (None, step.num_filler)])
         hidden = self._hidden(step, linear)
         scores = self._score(batch, hidden, linear)
         return self._logits(hidden, step, linear)[: step.num_rows], scores
 
-    def _hidden(self, step: Step, linear: AdapterBank) -> Tensor:
+    def _hidden(self, step: Step, linear: Linear) -> Tensor:
         """Return the last residual stream [T, H] of a step's tokens."""
         config, positions = self._model.config, self.context_tokens
         attend = CachedAttention(config, self._cache, step, num_positions=positions)
         hidden: Tensor = self._model(step.tokens, attend, linear)
         return hidden
 
-    def _logits(self, hidden: Tensor, step: Step, linear: AdapterBank) -> Tensor:
+    def _logits(self, hidden: Tensor, step: Step, linear: Linear) -> Tensor:
         """Return the logits [R, V] of the rows that a token follows."""
         if step.rows is not None:
             hidden = hidden.index_select(0, step.rows)
         return linear(self._model.head, "lm_head", hidden)
 
-    def _score(self, batch: _Batch, hidden: Tensor, linear: AdapterBank) -> _Scores:
+    def _score(self, batch: Batch, hidden: Tensor, linear: Linear) -> _Scores:
         """Return log probabilities of the prompts' tokens; a few rows of logits at a time.
 
         hidden: [T, H] of all T tokens of the batch. Raises DataError where they are not finite.
@@ -307,11 +306,3 @@ class Engine:
     def _fail(self, sequence: RequestSequence, problem: Exception) -> None:
         output = Output(request_id=sequence.id, finish_reason="error", error=problem)
         self._deliver(sequence, output)
-
-
-def _by_adapter(batch: _Batch) -> _Batch:
-    """Put the requests of one adapter side by side, so that it is computed once for all of them."""
-    groups: dict[Adapter | None, dict[RequestSequence, int]] = {}
-    for sequence, num_tokens in batch.items():
-        groups.setdefault(sequence.request.adapter, {})[sequence] = num_tokens
-    return {sequence: n for group in groups.values() for sequence, n in group.items()}

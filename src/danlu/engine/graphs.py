@@ -1,8 +1,8 @@
 """Recorded steps of an engine: where every request decodes, one call starts the whole step.
 
-A step of so many rows by such an adapter is recorded when it first comes up; steps that read
-prompts, or mix adapters, are started operation by operation. What a recording reads is at the same
-place in every step (`step_inputs.py`).
+A step of so many rows by such a `linear` is recorded when it first comes up; steps that read
+prompts are started operation by operation. What a recording reads is at the same place in every
+step (`step_inputs.py`).
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ class DecodingGraphs:
 
     def __init__(self, recorder: Recorder | None) -> None:
         self._recorder = recorder
-        self._plain: dict[int, Replay] = {}
-        self._adapted: WeakKeyDictionary[Adapter, dict[int, Replay]] = WeakKeyDictionary()
+        self._graphs: WeakKeyDictionary[object, dict[int, Replay]] = WeakKeyDictionary()
 
-    def run(
-        self, step: Step, adapter: Adapter | None, compute: Callable[[], Tensor]
-    ) -> Tensor | None:
+    def run(self, step: Step, whose: object, compute: Callable[[], Tensor]) -> Tensor | None:
         """Run a decoding step; None where it is not recorded: then the caller computes it.
 
-        compute: what the step computes, by one adapter. The next step overwrites the result.
+        compute: what the step computes; whose: with the same, and as many rows, it is the same.
+        The next step overwrites the result. Recordings of what has gone are freed.
         """
         if self._recorder is None:
             return None
-        graphs = self._plain if adapter is None else self._adapted.setdefault(adapter, {})
+        graphs = self._graphs.setdefault(whose, {})
         rows = len(step.tokens)
         if rows not in graphs:
             if self._count() >= _MOST_GRAPHS:
@@ -59,17 +57,16 @@ class DecodingGraphs:
 
     def forget(self, adapter: Adapter) -> None:
         """Free the recordings of an adapter that no request will use."""
-        self._adapted.pop(adapter, None)
+        self._graphs.pop(adapter, None)
 
     def _count(self) -> int:
-        return len(self._plain) + sum(map(len, self._adapted.values()))
+        return sum(map(len, self._graphs.values()))
 
     def _give_up(self, problem: Exception) -> None:
         """Start every operation by itself from now on, and say so."""
         self._recorder = None
         if is_out_of_memory(problem):
-            self._plain.clear()
-            self._adapted.clear()
+            self._graphs.clear()
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         say(
             _("Steps are not recorded any more, which makes answers slower: {reason}").format(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Step:
 
     tokens, positions: int32 [T]. rows: int32 [R], those that a token follows, or None where they
     are all. num_rows: how many of them belong to requests. num_filler: tokens behind the last
-    request's.
+    request's. group_ends: int64, where each group of tokens ends, or None without groups.
     """
 
     tokens: Tensor
@@ -32,6 +33,7 @@ class Step:
     rows: Tensor | None
     num_rows: int
     num_filler: int
+    group_ends: Tensor | None
     cache: CacheStep
 
     @property
@@ -44,7 +46,7 @@ class StepInputs:
     """The buffers.
 
     max_tokens: of all steps. max_requests: that run at once. max_blocks: that a request may have.
-    scratch: the block that filler writes to.
+    max_groups: of tokens. scratch: the block that filler writes to.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class StepInputs:
         max_tokens: int,
         max_requests: int,
         max_blocks: int,
+        max_groups: int,
         scratch: int,
         device: torch.device,
     ) -> None:
@@ -62,16 +65,17 @@ class StepInputs:
         self._max_blocks = max_blocks if cache.takes_tables else 1
         self._scratch = scratch
         most = _padded(max_requests)
-        sizes = [*[max(max_tokens, most)] * 3, most, most, most * self._max_blocks]
+        # First what is of 64 bits, so that it begins at a multiple of them.
+        sizes = [2 * max_groups, *[max(max_tokens, most)] * 3, most, most, most * self._max_blocks]
         self._buffer = UploadBuffer(sum(sizes), device)
         self._host = torch.from_numpy(self._buffer.host).split(sizes)
         self._there = self._buffer.there.split(sizes)
 
-    def prepare(self, batch: Mapping[SequenceT, int]) -> Step:
+    def prepare(self, batch: Mapping[SequenceT, int], groups: Sequence[int] | None = None) -> Step:
         """Fill the buffers with a step and queue their copy.
 
-        batch: how many tokens to compute of each sequence. What an earlier call returned is
-        overwritten.
+        batch: how many tokens to compute of each sequence. groups: how many tokens of the batch
+        each group has. What an earlier call returned is overwritten.
         """
         size = self._block_tokens
         ids: list[int] = []
@@ -98,11 +102,15 @@ class StepInputs:
             counts += [1] * filler
             tables += [[self._scratch]] * filler
             rows = list(range(len(ids)))
-        self._fill(ids, positions, slots, rows, ends, tables)
-        return self._step(counts, ends, tables, rows, num_rows, filler)
+        group_ends = list(accumulate(groups or ()))
+        if group_ends:
+            group_ends[-1] += filler  # nobody reads what they are added to
+        self._fill(group_ends, ids, positions, slots, rows, ends, tables)
+        return self._step(group_ends, counts, ends, tables, rows, num_rows, filler)
 
     def _fill(
         self,
+        group_ends: Sequence[int],
         ids: Sequence[int],
         positions: Sequence[int],
         slots: Sequence[int],
@@ -110,8 +118,9 @@ class StepInputs:
         ends: Sequence[int],
         tables: Sequence[Sequence[int]],
     ) -> None:
-        *columns, table = self._host
+        groups, *columns, table = self._host
         self._buffer.begin()
+        groups.view(torch.int64).numpy()[: len(group_ends)] = group_ends
         for column, numbers in zip(columns, (ids, positions, slots, rows, ends), strict=True):
             column.numpy()[: len(numbers)] = numbers
         by_request = table.view(-1, self._max_blocks).numpy()
@@ -122,6 +131,7 @@ class StepInputs:
 
     def _step(
         self,
+        group_ends: Sequence[int],
         counts: Sequence[int],
         ends: Sequence[int],
         tables: Sequence[Sequence[int]],
@@ -129,7 +139,7 @@ class StepInputs:
         num_rows: int,
         filler: int,
     ) -> Step:
-        tokens, positions, slots, of_rows, lengths, table = self._there
+        groups, tokens, positions, slots, of_rows, lengths, table = self._there
         total = sum(counts)
         return Step(
             tokens=tokens[:total],
@@ -137,6 +147,7 @@ class StepInputs:
             rows=None if len(rows) == total else of_rows[: len(rows)],
             num_rows=num_rows,
             num_filler=filler,
+            group_ends=groups.view(torch.int64)[: len(group_ends)] if group_ends else None,
             cache=CacheStep(
                 counts=counts,
                 ends=ends,

@@ -17,6 +17,7 @@ from danlu.ops.cache.key_value_store import Cache, CacheStep
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.choice import OpsTable, Tried, examine_operations, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
+from danlu.ops.grouped import grouped_linear, multiplies_groups
 from danlu.ops.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
 from danlu.ops.packed import packing_for
 from danlu.ops.product import begin_linear, end_linear
@@ -48,8 +49,10 @@ __all__ = [
     "empty_int8",
     "end_linear",
     "examine_operations",
+    "grouped_linear",
     "int4_linear",
     "int8_linear",
+    "multiplies_groups",
     "ops_table",
     "packing_for",
     "quantize_int4",

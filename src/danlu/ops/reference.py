@@ -7,6 +7,7 @@ the gradients. The tests hold the hand-written variants against these.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,16 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of a merged projection. gate_up: [tokens, 2 * size] -> [tokens, size]."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """Multiply each group of rows with its own matrix.
+
+    x: [tokens, in]; matrices: [groups, in, out]; ends: [groups], where each group's rows end.
+    """
+    starts = [0, *ends.tolist()]
+    groups = [x[start:end] for start, end in pairwise(starts)]
+    return torch.cat([rows @ matrix for rows, matrix in zip(groups, matrices, strict=True)])
 
 
 def rotated_qkv(

@@ -14,11 +14,13 @@ from danlu.ops.ascend.fused_norm import NORM
 from danlu.ops.ascend.fused_rotation import ROTATION
 from danlu.ops.ascend.fused_swiglu import SWIGLU_PASSES
 from danlu.ops.ascend.fusion_attention import fusion_attention
+from danlu.ops.ascend.grouped_matmul import grouped_linear
 from danlu.ops.ascend.npu_graph import record
 from danlu.ops.ascend.pages import AscendPages
 from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
+from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.int4 import INT4_LINEAR
 from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM
@@ -34,5 +36,6 @@ def add_variants() -> None:
     ATTENTION.add(ASCEND, fusion_attention)
     CACHE.add(ASCEND, AscendPages)
     GRAPH.add(ASCEND, record)
+    GROUPED_LINEAR.add(ASCEND, grouped_linear)
     INT8_LINEAR.add(ASCEND, int8_linear)
     INT4_LINEAR.add(ASCEND, INT4)

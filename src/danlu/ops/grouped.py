@@ -1,0 +1,45 @@
+"""Products of groups of rows, each group with a matrix of its own: several adapters in one step.
+
+Inference only: nothing here has a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from danlu.device.variants import REFERENCE
+from danlu.ops import reference
+from danlu.ops.choice import Operation, example
+
+Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """Multiply x [T, in] with matrices [G, in, out], each group of rows with its own: [T, out].
+
+    ends: int64 [G], where each group's rows end; the last is T. A group may have none.
+    """
+    return GROUPED_LINEAR.on(x.device)(x, matrices, ends)
+
+
+def multiplies_groups(device: torch.device) -> bool:
+    """Whether a device multiplies all groups by one call, whose host need not know `ends`."""
+    return GROUPED_LINEAR.name_on(device) != REFERENCE
+
+
+def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    ends = torch.tensor([0, 5, 5, 13], device=device)
+    x = example(13, 64, device=device, dtype=dtype)
+    narrow = example(4, 64, 24, device=device, dtype=dtype)
+    wide = example(4, 24, 96, device=device, dtype=dtype)
+    with torch.no_grad():
+        between = variant(x, narrow, ends)
+        return [between, variant(between, wide, ends)]
+
+
+GROUPED_LINEAR: Operation[Variant] = Operation(
+    "grouped_linear", {REFERENCE: reference.grouped_linear}, _trial
+)
