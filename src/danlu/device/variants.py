@@ -13,6 +13,8 @@ from dataclasses import dataclass
 REFERENCE = "reference"
 # Those that call Ascend's fused kernels.
 ASCEND = "ascend"
+# Those that are written in Triton, for NVIDIA cards.
+TRITON = "triton"
 
 # Each operation's variants in order of preference, the twin excepted.
 _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
@@ -34,8 +36,10 @@ _CPU: Mapping[str, tuple[str, ...]] = {
     "packed_linear": ("onednn",),
 }
 _CUDA: Mapping[str, tuple[str, ...]] = {
+    "rms_norm": (TRITON, "torch"),
+    "swiglu": (TRITON, "torch"),
     "attention": ("sdpa",),
-    "rotated_qkv": ("as_one",),
+    "rotated_qkv": (TRITON, "as_one"),
     "cache": ("paged",),
     "residual": ("in_product", "last"),
     "accumulate": ("at_once",),

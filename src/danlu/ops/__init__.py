@@ -8,9 +8,9 @@ itself. All other rooms import from here only.
 
 from __future__ import annotations
 
+from danlu.ops import ascend, nvidia
 from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
-from danlu.ops.ascend import add_variants
 from danlu.ops.attention import Segments, segment_attention
 from danlu.ops.cache.graph import Recorder, Replay, recorder_for
 from danlu.ops.cache.key_value_store import Cache, CacheStep
@@ -26,7 +26,8 @@ from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
-add_variants()
+ascend.add_variants()
+nvidia.add_variants()
 cache_of = CACHE.on
 
 __all__ = [

@@ -1,0 +1,45 @@
+"""Every kernel against its readable twin, in Triton's interpreter; and compiled for real cards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu.device.variants import TRITON
+from danlu.ops.choice import _OPERATIONS
+
+CPU = torch.device("cpu")
+WITH_KERNELS = {name: one for name, one in _OPERATIONS.items() if TRITON in one.variants}
+ROOT = Path(__file__).resolve().parents[2]
+# Of a block of threads on every card since Volta, without asking for more.
+SHARED_BYTES = 99 * 1024
+
+
+@pytest.mark.parametrize("name", WITH_KERNELS)
+def test_the_probe_takes_it(name: str) -> None:
+    assert WITH_KERNELS[name]._fault(TRITON, CPU) is None
+
+
+@pytest.mark.parametrize(
+    "capability", [80, 89, 90, 120], ids=["A100", "RTX 4090", "H100", "RTX 5090"]
+)
+def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
+    kept = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.nvidia.compiling", str(capability)],
+        cwd=ROOT,
+        env={**kept, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() == WITH_KERNELS.keys()
+    for kernels in found.values():
+        assert all(one["bytes"] > 1000 and one["shared"] <= SHARED_BYTES for one in kernels)
