@@ -15,6 +15,8 @@ REFERENCE = "reference"
 ASCEND = "ascend"
 # Those that are written in Triton, for NVIDIA cards.
 TRITON = "triton"
+# torch's FlashAttention for a whole packed batch.
+FLASH = "flash"
 
 # Each operation's variants in order of preference, the twin excepted.
 _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
@@ -38,7 +40,8 @@ _CPU: Mapping[str, tuple[str, ...]] = {
 _CUDA: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (TRITON, "torch"),
     "swiglu": (TRITON, "torch"),
-    "attention": ("sdpa",),
+    "attention": (FLASH, "sdpa"),
+    "cross_entropy": (TRITON, "in_place"),
     "rotated_qkv": (TRITON, "as_one"),
     "cache": ("paged",),
     "residual": ("in_product", "last"),
@@ -50,6 +53,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
 }
 _NPU: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (ASCEND, "torch"),
+    "cross_entropy": ("in_place",),
     "swiglu": (ASCEND, "torch"),
     "rotated_qkv": (ASCEND, "as_one"),
     "attention": (ASCEND, "sdpa"),
@@ -107,4 +111,4 @@ def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:
         if variant == ASCEND:
             return AttentionFacts(head_token_bytes=64, by_segment=False)
         return AttentionFacts(head_token_bytes=64, segment_bytes=2048 * 2048)
-    return AttentionFacts()
+    return AttentionFacts(by_segment=variant != FLASH)

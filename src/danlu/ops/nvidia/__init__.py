@@ -13,7 +13,10 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from danlu.device.variants import TRITON
+from danlu.device.variants import FLASH, TRITON
+from danlu.ops.attention import ATTENTION
+from danlu.ops.cross_entropy import CROSS_ENTROPY
+from danlu.ops.nvidia.flash import flash
 from danlu.ops.rms_norm import RMS_NORM, NormPasses
 from danlu.ops.rope import ROTATED_QKV, RotationPasses
 from danlu.ops.swiglu import SWIGLU, SwigluPasses
@@ -21,6 +24,8 @@ from danlu.ops.swiglu import SWIGLU, SwigluPasses
 
 def add_variants() -> None:
     """Put the variants beside the others; whether they compute rightly, the probe says."""
+    ATTENTION.add(FLASH, flash)
+    CROSS_ENTROPY.add(TRITON, _late("loss", "cross_entropy_sum"))
     RMS_NORM.add(TRITON, NormPasses(_late("norm", "forward"), _late("norm", "backward")))
     SWIGLU.add(TRITON, SwigluPasses(_late("gating", "forward"), _late("gating", "backward")))
     ROTATED_QKV.add(
