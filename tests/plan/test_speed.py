@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from danlu.device.datasheets import CATALOGUE, cpu_facts
+from danlu.device.variants import AttentionFacts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.model.sizes import published_config
@@ -35,7 +38,8 @@ def test_operations_and_bytes_are_those_of_a_layer(
         config, few, _bytes = counted(2, batch, policy, lora)
         _config, many, _bytes = counted(4, batch, policy, lora)
         by_token = moved_by_token(policy, lora)
-    launches, numbers = planned(config, policy, lora, CATALOGUE["h100-80g"])
+    card = replace(CATALOGUE["h100-80g"], fused="", attention=AttentionFacts())
+    launches, numbers = planned(config, policy, lora, card)
     calls_by_segment = 2 if policy == "none" else 3
     started = (many.total() - few.total()) / 2 - 4 * calls_by_segment
     assert launches == pytest.approx(started, rel=1e-6)

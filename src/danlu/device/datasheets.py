@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from danlu.device.variants import AttentionFacts, attention_facts, is_fused
+from danlu.device.variants import AttentionFacts, attention_facts, fused_by
 
 _PLAIN = AttentionFacts()
 GB = 10**9
@@ -28,7 +28,8 @@ class DeviceFacts:
     flops_fp32 likewise; achieved: the share of both that products reach. bandwidth: bytes per
     second that are reached. launch_s: seconds of the host to start one operation. reread: share of
     reading weights again that is not hidden behind computing.
-    attention: what attention keeps. is_fused: norms, rotation and swiglu are one kernel each.
+    attention: what attention keeps. fused: whose kernels norms, rotation and swiglu are, one each;
+    empty where they are many operations.
     chunk_rows: sizes of a loss chunk worth trying.
     copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
     published: speeds that others have measured on it, with their source.
@@ -49,7 +50,7 @@ class DeviceFacts:
     launch_s: float
     reread: float = 1.0
     attention: AttentionFacts = _PLAIN
-    is_fused: bool = False
+    fused: str = ""
     chunk_rows: tuple[int, ...] = (256, 512, 1024)
     copies_matrix: bool = False
     published: tuple[str, ...] = ()
@@ -73,6 +74,8 @@ def _card(
         flops_fp32=tera_flops * 1e12 / 4,
         bandwidth=0.8 * gigabytes_per_s * GB,
         launch_s=6e-6,
+        attention=attention_facts("cuda"),
+        fused=fused_by("cuda"),
     )
 
 
@@ -95,7 +98,7 @@ def _ascend(name: str, product: str, gibibytes: int, tera_flops: float) -> Devic
         launch_s=12e-6,
         attention=attention_facts("npu"),
         published=_ON_ASCEND,
-        is_fused=is_fused("npu"),
+        fused=fused_by("npu"),
     )
 
 

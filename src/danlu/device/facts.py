@@ -8,7 +8,7 @@ from dataclasses import replace
 from danlu.device.datasheets import DeviceFacts, cpu_facts, nearest
 from danlu.device.detect import Device
 from danlu.device.memory import free_bytes, used_bytes
-from danlu.device.variants import attention_facts, is_fused
+from danlu.device.variants import attention_facts, fused_by
 
 # What training takes on the CPU besides its tensors: the program with its libraries, and the
 # kernels that they make in any case; each microstep adds to these (`DeviceFacts.kernel_bytes`).
@@ -39,7 +39,7 @@ def device_facts(
         description=device.description,
         memory_bytes=device.memory_bytes,
         attention=attention,
-        is_fused=is_fused(device.kind, variants),
+        fused=fused_by(device.kind, variants),
     )
 
 

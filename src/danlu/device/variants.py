@@ -31,6 +31,7 @@ _CPU: Mapping[str, tuple[str, ...]] = {
     "rotated_qkv": ("in_parts", "as_one"),
     "cache": ("by_head", "paged"),
     "residual": ("last",),
+    "low_rank": ("by_target",),
     "accumulate": ("in_pieces",),
     "adamw": ("fused", "unfused"),
     "int8_linear": ("few_rows", "floats"),
@@ -45,6 +46,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "rotated_qkv": (TRITON, "as_one"),
     "cache": ("paged",),
     "residual": ("in_product", "last"),
+    "low_rank": ("as_one", "by_target"),
     "accumulate": ("at_once",),
     "adamw": ("fused", "unfused"),
     "int8_linear": ("floats",),
@@ -92,11 +94,17 @@ class AttentionFacts:
     by_segment: bool = True
 
 
-def is_fused(kind: str, variants: Mapping[str, str] | None = None) -> bool:
-    """Whether norms, rotation and swiglu are a kernel each; None: with the usual variants."""
+def fused_by(kind: str, variants: Mapping[str, str] | None = None) -> str:
+    """Name the kernels that compute norms, rotation and swiglu, one each: ascend, triton, or none.
+
+    variants: those that were chosen; None: the usual ones. An adapter's products are then made
+    for all targets at once.
+    """
     usual = {name: names[0] for name, names in preferred_variants(kind).items() if names}
     chosen = variants or usual
-    return all(chosen.get(name) == ASCEND for name in ("rms_norm", "rotated_qkv", "swiglu"))
+    names = {chosen.get(name, "") for name in ("rms_norm", "rotated_qkv", "swiglu")}
+    is_fused = names in ({ASCEND}, {TRITON}) and chosen.get("low_rank") == "as_one"
+    return names.pop() if is_fused else ""
 
 
 def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:

@@ -21,6 +21,7 @@ from danlu.errors import UsageError
 from danlu.language import _
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, projection_shape
+from danlu.ops import Blocks, multiplies_whole
 
 ALL_TARGETS: tuple[str, ...] = tuple(part for parts in PROJECTIONS.values() for part in parts)
 
@@ -72,18 +73,22 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
-    """The addition to one merged projection: y[out_rows] += scaling * x a[rank_rows]^T b^T."""
+    """The addition to one merged projection: y[out_rows] += scaling * x a[rank_rows]^T b^T.
 
+    out_features: of the whole projection.
+    """
+
+    out_features: int
     a: nn.Parameter
     parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Working:
-    """The numbers of a `LowRank` in the dtype that is computed in; bs: in its parts' order."""
+    """The numbers of a `LowRank` in the dtype that is computed in, as `ops` multiplies them."""
 
     a: Tensor
-    bs: tuple[Tensor, ...]
+    b: Blocks
 
 
 class Adapter:
@@ -130,11 +135,11 @@ class Adapter:
             (copy, own)
             for place, addition in self.additions.items()
             for copy, own in zip(
-                (copies[place].a, *copies[place].bs),
+                (copies[place].a, *copies[place].b.parts),
                 (addition.a, *(part.b for part in addition.parts)),
                 strict=True,
             )
-            if copy.dtype != own.dtype
+            if copy.data_ptr() != own.data_ptr()
         ]
         if pairs:
             torch._foreach_copy_([copy for copy, _own in pairs], [own for _copy, own in pairs])
@@ -163,14 +168,21 @@ class Adapter:
 def _working_copies(
     additions: Mapping[tuple[int, str], LowRank], dtype: torch.dtype
 ) -> dict[tuple[int, str], Working]:
-    """Allocate copies in a dtype, not filled; matrices that have it stand for themselves."""
+    """Allocate copies in a dtype, not filled; matrices that can stand for themselves do."""
 
     def room(matrix: nn.Parameter) -> Tensor:
         own = matrix.detach()
         return own if own.dtype == dtype else torch.empty_like(own, dtype=dtype)
 
+    def blocks(addition: LowRank) -> Blocks:
+        places = tuple((part.out_rows, part.rank_rows) for part in addition.parts)
+        if not multiplies_whole(addition.a.device):
+            return Blocks(parts=tuple(room(part.b) for part in addition.parts), places=places)
+        whole = addition.a.new_zeros(addition.out_features, len(addition.a), dtype=dtype)
+        return Blocks(parts=tuple(whole[place] for place in places), places=places, whole=whole)
+
     return {
-        place: Working(a=room(addition.a), bs=tuple(room(part.b) for part in addition.parts))
+        place: Working(a=room(addition.a), b=blocks(addition))
         for place, addition in additions.items()
     }
 
@@ -208,7 +220,7 @@ def _empty_addition(
     if not parts:
         return None
     a = torch.empty(len(parts) * config.r, in_features, device=device, dtype=dtype)
-    return LowRank(a=nn.Parameter(a), parts=tuple(parts))
+    return LowRank(out_features=start, a=nn.Parameter(a), parts=tuple(parts))
 
 
 def target_list(value: str | Sequence[str]) -> tuple[str, ...]:

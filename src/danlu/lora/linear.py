@@ -20,11 +20,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from danlu.lora.adapter import Adapter, Working, stable_seed
 from danlu.model.qwen3 import Head, Layer, Linear, norm_before, plain_linear, projection_input
-from danlu.ops import begin_linear, end_linear, rms_norm_backward, swiglu_backward
+from danlu.ops import (
+    accumulate,
+    add_low_rank,
+    begin_linear,
+    end_linear,
+    low_rank_gradients,
+    rms_norm_backward,
+    swiglu_backward,
+)
 
 Copies = dict[torch.dtype, Mapping[tuple[int, str], Working]]
 
@@ -109,9 +117,7 @@ class AdapterLinear(Linear):
         if self.is_second and name == "down_proj":
             return x.new_empty(x.shape[0], weight.shape[0]), n, t
         y, left = begin_linear(n, weight, residual)
-        scaling = self.adapter.config.scaling
-        for part, b in zip(parts, work.bs, strict=True):
-            y[:, part.out_rows] += F.linear(t[:, part.rank_rows] * scaling, b)
+        add_low_rank(y, t, work.b, self.adapter.config.scaling)
         return end_linear(y, left), n, t
 
 
@@ -142,13 +148,7 @@ class _LoraProjection(torch.autograd.Function):
         work = linear.working(layer, name, x.dtype)
         scaling, dropout = linear.adapter.config.scaling, linear.dropout
         n = projection_input(layer, name, x) if n is None else n
-        dt = torch.empty_like(t)
-        dbs: list[Tensor] = []
-        for part, b in zip(addition.parts, work.bs, strict=True):
-            dy_part = dy[:, part.out_rows]
-            dt[:, part.rank_rows] = (dy_part @ b) * scaling
-            db = dy_part.t() @ t[:, part.rank_rows]
-            dbs.append(db.to(part.b.dtype).mul_(scaling))
+        dt, dbs = low_rank_gradients(dy, t, work.b, scaling)
         dn = dy @ getattr(layer, name) if ctx.needs_input_grad[0] else None
         if dropout is None:
             da = dt.t() @ n
@@ -165,7 +165,22 @@ class _LoraProjection(torch.autograd.Function):
             da = torch.cat(pieces)
         dx = None if dn is None else _input_gradient(layer, name, x, dn)
         d_residual = dy if ctx.needs_input_grad[1] else None
-        return dx, d_residual, da.to(addition.a.dtype), None, None, None, *dbs
+        bs = [part.b for part in addition.parts]
+        return (
+            *(dx, d_residual, _given(addition.a, da), None, None, None),
+            *(_given(b, db) for b, db in zip(bs, dbs, strict=True)),
+        )
+
+
+def _given(parameter: nn.Parameter, gradient: Tensor) -> Tensor | None:
+    """Add a gradient to what is there of the parameter's; where nothing is, return it.
+
+    autograd would do it a moment later, behind a copy in the parameter's dtype.
+    """
+    if parameter.grad is None:
+        return gradient.to(parameter.dtype)
+    accumulate(parameter.grad, gradient)
+    return None
 
 
 def _input_gradient(layer: Layer, name: str, x: Tensor, grad: Tensor) -> Tensor:

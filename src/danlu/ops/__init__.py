@@ -19,6 +19,7 @@ from danlu.ops.choice import OpsTable, Tried, examine_operations, ops_table, tak
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.grouped import grouped_linear, multiplies_groups
 from danlu.ops.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
+from danlu.ops.low_rank import Blocks, add_low_rank, low_rank_gradients, multiplies_whole
 from danlu.ops.packed import packing_for
 from danlu.ops.product import begin_linear, end_linear
 from danlu.ops.quantized import empty_int8, int8_linear, quantize_int8
@@ -33,6 +34,7 @@ cache_of = CACHE.on
 __all__ = [
     "INT4_GROUP",
     "AdamW",
+    "Blocks",
     "Cache",
     "CacheStep",
     "Moments",
@@ -42,6 +44,7 @@ __all__ = [
     "Segments",
     "Tried",
     "accumulate",
+    "add_low_rank",
     "begin_linear",
     "cache_of",
     "cross_entropy_rows",
@@ -53,7 +56,9 @@ __all__ = [
     "grouped_linear",
     "int4_linear",
     "int8_linear",
+    "low_rank_gradients",
     "multiplies_groups",
+    "multiplies_whole",
     "ops_table",
     "packing_for",
     "quantize_int4",

@@ -15,7 +15,10 @@ _PIECE = 1 << 20
 
 
 def accumulate(total: Tensor, addend: Tensor) -> None:
-    """Add a tensor of any dtype to an fp32 one of the same shape, in place; both contiguous."""
+    """Add a tensor of any dtype to an fp32 one of the same shape, in place.
+
+    On the CPU both are contiguous.
+    """
     ACCUMULATE.on(total.device)(total, addend)
 
 

@@ -7,6 +7,7 @@ the gradients. The tests hold the hand-written variants against these.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -35,6 +36,19 @@ def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
     starts = [0, *ends.tolist()]
     groups = [x[start:end] for start, end in pairwise(starts)]
     return torch.cat([rows @ matrix for rows, matrix in zip(groups, matrices, strict=True)])
+
+
+def low_rank(
+    t: Tensor, *parts: Tensor, places: Sequence[tuple[slice, slice]], scaling: float
+) -> Tensor:
+    """Multiply the columns of t [tokens, ranks] that belong to a target with its b [out, rank].
+
+    places: each target's rows of the output, and its columns of t. Returns [tokens, out].
+    """
+    whole = t.new_zeros(max(out.stop for out, _ranks in places), t.shape[1])
+    for part, (out, ranks) in zip(parts, places, strict=True):
+        whole[out, ranks] = part
+    return scaling * t @ whole.t()
 
 
 def rotated_qkv(

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from danlu.device.datasheets import DeviceFacts
-from danlu.model.layout import PROJECTIONS
+from danlu.device.variants import ASCEND, TRITON
+from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.model.recompute import Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
 
@@ -37,19 +38,37 @@ _FULL: Mapping[Recompute, tuple[_Widths, _Widths]] = {
     "offload": ((6, 7, 4, 3), (5, 0, 15.25, 17.25)),
 }
 # The same with fused kernels, which make nothing on their way that the device's allocator sees.
-_LORA_FUSED: Mapping[Recompute, tuple[_Widths, _Widths]] = {
-    "none": ((1, 3, 0, 0), (-1, -3, 2, 2)),
-    "selective": ((1, 4, 0, 0), (0, -2, 3.5, 5.5)),
-    "gate_up": ((2, 6, 0, 0), (0, 0, 3.5, 5.5)),
-    "block": ((5, 6, 3, 3), (4, 0, 5, 5.25)),
-    "offload": ((6, 6, 3, 3), (5, 0, 5, 5.25)),
+_LORA_FUSED: Mapping[str, Mapping[Recompute, tuple[_Widths, _Widths]]] = {
+    ASCEND: {
+        "none": ((1, 3, 0, 0), (-1, -3, 2, 2)),
+        "selective": ((1, 4, 0, 0), (0, -2, 3.5, 5.5)),
+        "gate_up": ((2, 6, 0, 0), (0, 0, 3.5, 5.5)),
+        "block": ((5, 6, 3, 3), (4, 0, 5, 5.25)),
+        "offload": ((6, 6, 3, 3), (5, 0, 5, 5.25)),
+    },
+    TRITON: {
+        "none": ((1, 3, 0, 0), (-1, -3, 2, 2)),
+        "selective": ((1, 4, 0, 0), (0, -2, 3, 4)),
+        "gate_up": ((2, 6, 0, 0), (0, 0, 3, 4)),
+        "block": ((5, 6, 3, 3), (4, 0, 5, 5.25)),
+        "offload": ((6, 6, 3, 3), (5, 0, 5, 5.25)),
+    },
 }
-_FULL_FUSED: Mapping[Recompute, tuple[_Widths, _Widths]] = {
-    "none": ((1, 2, 0, 0), (-1, -3, 1.5, 2)),
-    "selective": ((1, 2, 0, 0), (-1, -3, 3.5, 5.75)),
-    "gate_up": ((3, 5, 0, 0), (0, 0, 3.5, 5.75)),
-    "block": ((5, 5, 3, 3), (4, 0, 5, 5.25)),
-    "offload": ((7, 5, 3, 3), (5, 0, 5, 5.25)),
+_FULL_FUSED: Mapping[str, Mapping[Recompute, tuple[_Widths, _Widths]]] = {
+    ASCEND: {
+        "none": ((1, 2, 0, 0), (-1, -3, 1.5, 2)),
+        "selective": ((1, 2, 0, 0), (-1, -3, 3.5, 5.75)),
+        "gate_up": ((3, 5, 0, 0), (0, 0, 3.5, 5.75)),
+        "block": ((5, 5, 3, 3), (4, 0, 5, 5.25)),
+        "offload": ((7, 5, 3, 3), (5, 0, 5, 5.25)),
+    },
+    TRITON: {
+        "none": ((1, 2, 0, 0), (-1, -3, 2, 2)),
+        "selective": ((1, 2, 0, 0), (-1, -3, 3, 4)),
+        "gate_up": ((3, 5, 0, 0), (0, 0, 3, 4)),
+        "block": ((5, 5, 3, 3), (4, 0, 5, 5)),
+        "offload": ((6, 5, 3, 3), (5, 0, 5, 5)),
+    },
 }
 
 
@@ -93,8 +112,8 @@ def memory_of(
     if job.trains_all and job.number_bytes == 4:
         weights = 0  # the master values are the weights
     trained = job.num_trained * _TRAINED_BYTES
-    if not job.trains_all and job.number_bytes < 4:
-        trained += job.num_trained * job.number_bytes  # what products take of an adapter
+    if not job.trains_all:
+        trained += _working_bytes(job, device)
     activations = 0 if on_host else kept
     return Memory(
         process=device.context_bytes
@@ -106,6 +125,22 @@ def memory_of(
         working=passing + batch_bytes(job, shape, device) + _supervised(job, shape),
         slack=int(device.slack * activations),
     )
+
+
+def _working_bytes(job: Job, device: DeviceFacts) -> int:
+    """Return what products take of an adapter: copies of its own, in the dtype of the weights.
+
+    Where they are made for all targets at once, their matrices are the blocks of a larger one.
+    """
+    if not device.fused:
+        return job.num_trained * job.number_bytes if job.number_bytes < 4 else 0
+    a, b = 0, 0
+    for name in PROJECTIONS:
+        out, in_features = merged_shape(job.config, name)
+        a += job.rank(name) * in_features
+        b += job.rank(name) * out
+    copied = b + (a if job.number_bytes < 4 else 0)
+    return copied * job.number_bytes * job.config.num_hidden_layers
 
 
 def host_bytes(job: Job, shape: BatchShape) -> int:
@@ -161,7 +196,7 @@ def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: Batc
     if recompute == "offload" and not device.has_host:
         recompute = "block"
     plain, fused = (_FULL, _FULL_FUSED) if job.trains_all else (_LORA, _LORA_FUSED)
-    in_mlp, in_attention = (fused if device.is_fused else plain)[recompute]
+    in_mlp, in_attention = fused.get(device.fused, plain)[recompute]
     widths = (config.hidden_size, config.intermediate_size, config.q_size, config.kv_size)
     mlp, attention = (
         size * sum(factor * width for factor, width in zip(factors, widths, strict=True))
@@ -184,15 +219,22 @@ def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: Batc
 def loss_bytes(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts) -> int:
     """Return what one chunk of the loss takes: logits, in fp32, and fp32 once more for their sum.
 
-    Then the gradient of the logits, and of the output matrix where that is trained.
+    Without a kernel of its own, that is. Then the gradient of the logits, and of the output matrix
+    where that is trained.
     """
     config, size = job.config, job.number_bytes
     rows = min(step_plan.chunk_rows, shape.targets)
     numbers = rows * config.vocab_size
     matrix = config.vocab_size * config.hidden_size * size
-    chunk = numbers * (size + 8)
-    if job.trains_all:
-        chunk = max(chunk, numbers * size + matrix) + rows * config.hidden_size * size
+    of_rows = rows * config.hidden_size * size
+    if device.fused == TRITON:
+        # Its kernel turns the logits into their gradient where they are; then there are those of
+        # the chunk's rows, behind the norm and before it.
+        chunk = numbers * size + 2 * of_rows + (matrix if job.trains_all else 0)
+    else:
+        chunk = numbers * (size + 8)
+        if job.trains_all:
+            chunk = max(chunk, numbers * size + matrix) + of_rows
     if device.copies_matrix and size == 2:
         chunk += matrix
     return chunk
@@ -205,7 +247,7 @@ def batch_bytes(job: Job, shape: BatchShape, device: DeviceFacts) -> int:
     """
     size = job.number_bytes
     numbers = 8 * 2 * (shape.tokens + shape.targets) + 12 * (shape.segments + 1)
-    angles = shape.tokens * job.config.head_dim * size * (2 if device.is_fused else 1)
+    angles = shape.tokens * job.config.head_dim * size * (2 if device.fused == ASCEND else 1)
     return numbers + angles + _supervised(job, shape)
 
 

@@ -8,10 +8,13 @@ from typing import TypeVar
 
 import pytest
 
-from danlu.device.variants import ASCEND
+from danlu.device.variants import ASCEND, TRITON
 from danlu.ops.choice import _OPERATIONS, Operation
+from danlu.ops.low_rank import LOW_RANK
 
 T = TypeVar("T")
+# What an NVIDIA card computes a training step with, besides kernels in Triton.
+_ON_NVIDIA = {"low_rank": "as_one", "residual": "in_product", "accumulate": "at_once"}
 
 
 @contextmanager
@@ -26,7 +29,23 @@ def taken(operation: Operation[T], name: str, kind: str = "cpu") -> Iterator[Non
 def ascend_variants() -> Iterator[None]:
     """Compute with Ascend's fused kernels, as a card does by itself."""
     with ExitStack() as stack:
+        stack.enter_context(taken(LOW_RANK, "as_one", "npu"))
         for operation in _OPERATIONS.values():
             if ASCEND in operation.variants:
                 stack.enter_context(taken(operation, ASCEND, "npu"))
+        yield
+
+
+@contextmanager
+def nvidia_variants(kind: str = "cpu") -> Iterator[None]:
+    """Compute training on another kind of device as an NVIDIA card does.
+
+    Attention excepted, whose kernel is torch's own.
+    """
+    with ExitStack() as stack:
+        for name, operation in _OPERATIONS.items():
+            if TRITON in operation.variants:
+                stack.enter_context(taken(operation, TRITON, kind))
+            elif name in _ON_NVIDIA:
+                stack.enter_context(taken(operation, _ON_NVIDIA[name], kind))
         yield

@@ -71,7 +71,7 @@ def test_an_adapter_is_made_bf16_once_a_step(
 
     def working(adapter: Adapter, dtype: torch.dtype) -> Mapping[tuple[int, str], Working]:
         copies = real(adapter, dtype)
-        made.append(copies[0, "qkv_proj"].bs[0].clone())
+        made.append(copies[0, "qkv_proj"].b.parts[0].clone())
         return copies
 
     monkeypatch.setattr(Adapter, "working", working)
