@@ -64,6 +64,16 @@ def test_norms_of_rows_with_gaps_and_of_none(dtype: torch.dtype) -> None:
     check_norm(merged[:0, :100], merged[:0, :100], weight, with_weight=False)
 
 
+def test_gradients_that_are_one_number_seen_many_times() -> None:
+    """As the sum of an output leaves them."""
+    one = torch.tensor(0.5).expand(3, 64)
+    check_norm(numbers(3, 64, dtype=torch.float32), one, torch.ones(64))
+    check_gating(numbers(3, 128, dtype=torch.float32), one)
+    qkv = numbers(3, 4 * 16, dtype=torch.float32)
+    gradients = [torch.tensor(0.5).expand(3, count, 16) for count in (2, 1, 1)]
+    check_rotation(qkv, gradients, 1, with_weights=True)
+
+
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e4], ids=str)
 def test_norms_of_tiny_and_of_huge_numbers(scale: float) -> None:
     x = numbers(4, 128, dtype=torch.float32, scale=scale)

@@ -23,6 +23,7 @@ def backward(grad: Tensor, gate_up: Tensor) -> Tensor:
     """See `ops.swiglu_backward`."""
     rows, size = len(gate_up), gate_up.shape[1] // 2
     out = gate_up.new_empty(rows, 2 * size)
+    grad = grad if grad.stride(1) == 1 else grad.contiguous()
     if rows:
         grid = (rows, triton.cdiv(size, _BLOCK))
         strides = (grad.stride(0), gate_up.stride(0))

@@ -15,7 +15,7 @@ _ADDENDS = 256
 
 def forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `ops.rms_norm`."""
-    rows = x.reshape(-1, x.shape[-1])
+    rows = _rows(x)
     y = torch.empty_like(rows)
     if len(rows):
         size, block, warps = _widths(rows)
@@ -29,7 +29,7 @@ def backward(
     grad: Tensor, x: Tensor, weight: Tensor, eps: float, with_weight: bool
 ) -> tuple[Tensor, Tensor | None]:
     """See `ops.rms_norm_backward`."""
-    rows, grads = (part.reshape(-1, x.shape[-1]) for part in (x, grad))
+    rows, grads = _rows(x), _rows(grad)
     dx = torch.empty_like(rows)
     size, block, warps = _widths(rows)
     programs = min(len(rows), _ADDENDS) if with_weight else len(rows)
@@ -43,6 +43,12 @@ def backward(
             num_warps=warps,
         )
     return dx.view(x.shape), addends.sum(0).to(weight.dtype) if with_weight else None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return x as [rows, size], whose numbers lie side by side in a row."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def _widths(rows: Tensor) -> tuple[int, int, int]:
