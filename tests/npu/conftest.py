@@ -147,8 +147,10 @@ def _run(nodes: list[str], root: Path) -> Reports:
 
     with TemporaryDirectory() as folder:
         file = Path(folder) / "reports"
+        # Which ones, soak or not, has been decided here.
+        command = [sys.executable, "-m", "pytest", "-m", "", "-p", "no:cacheprovider"]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *_at_once(nodes), *nodes],
+            [*command, *_at_once(nodes), *nodes],
             cwd=root,
             env={**_outside_of_xdist(), VARIABLE: str(file)},
             stdout=subprocess.PIPE,
