@@ -45,6 +45,7 @@ def test_prompts_and_answers_in_one_step() -> None:
     assert step.cache.slots.tolist() == [*range(384, 512), *range(128, 140), 5 * 128 + 1]
     assert step.cache.block_table.tolist() == [[3, 1, 0, 0], [0, 5, 0, 0]]
     assert step.cache.lengths.tolist() == [140, 130]
+    assert step.cache.offsets.tolist() == [0, 140, 141]
     # The first goes on reading: only the second gets a token.
     assert step.rows is not None
     assert step.rows.tolist() == [140]

@@ -44,7 +44,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "attention": (FLASH, "sdpa"),
     "cross_entropy": (TRITON, "in_place"),
     "rotated_qkv": (TRITON, "as_one"),
-    "cache": ("paged",),
+    "cache": (TRITON, "paged"),
     "residual": ("in_product", "last"),
     "low_rank": ("as_one", "by_target"),
     "accumulate": ("at_once",),

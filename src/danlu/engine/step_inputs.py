@@ -66,7 +66,8 @@ class StepInputs:
         self._scratch = scratch
         most = _padded(max_requests)
         # First what is of 64 bits, so that it begins at a multiple of them.
-        sizes = [2 * max_groups, *[max(max_tokens, most)] * 3, most, most, most * self._max_blocks]
+        by_request = [most, most, most + 1, most * self._max_blocks]
+        sizes = [2 * max_groups, *[max(max_tokens, most)] * 3, *by_request]
         self._buffer = UploadBuffer(sum(sizes), device)
         self._host = torch.from_numpy(self._buffer.host).split(sizes)
         self._there = self._buffer.there.split(sizes)
@@ -105,7 +106,8 @@ class StepInputs:
         group_ends = list(accumulate(groups or ()))
         if group_ends:
             group_ends[-1] += filler  # nobody reads what they are added to
-        self._fill(group_ends, ids, positions, slots, rows, ends, tables)
+        offsets = [0, *accumulate(counts)]
+        self._fill(group_ends, ids, positions, slots, rows, ends, offsets, tables)
         return self._step(group_ends, counts, ends, tables, rows, num_rows, filler)
 
     def _fill(
@@ -116,12 +118,14 @@ class StepInputs:
         slots: Sequence[int],
         rows: Sequence[int],
         ends: Sequence[int],
+        offsets: Sequence[int],
         tables: Sequence[Sequence[int]],
     ) -> None:
         groups, *columns, table = self._host
         self._buffer.begin()
         groups.view(torch.int64).numpy()[: len(group_ends)] = group_ends
-        for column, numbers in zip(columns, (ids, positions, slots, rows, ends), strict=True):
+        given = (ids, positions, slots, rows, ends, offsets)
+        for column, numbers in zip(columns, given, strict=True):
             column.numpy()[: len(numbers)] = numbers
         by_request = table.view(-1, self._max_blocks).numpy()
         if self._takes_tables:
@@ -139,7 +143,7 @@ class StepInputs:
         num_rows: int,
         filler: int,
     ) -> Step:
-        groups, tokens, positions, slots, of_rows, lengths, table = self._there
+        groups, tokens, positions, slots, of_rows, lengths, offsets, table = self._there
         total = sum(counts)
         return Step(
             tokens=tokens[:total],
@@ -156,6 +160,7 @@ class StepInputs:
                 slots=slots[:total],
                 block_table=table.view(-1, self._max_blocks)[: len(ends)],
                 lengths=lengths[: len(ends)],
+                offsets=offsets[: len(ends) + 1],
             ),
         )
 

@@ -42,7 +42,8 @@ class CacheStep:
 
     On the host: counts, the new tokens of each request; ends, how many it then has in the cache;
     tables, its blocks. On the device: slots [T] int32, where the new ones go; lengths [N] int32,
-    the same as ends; block_table [N, W] int32, the same as tables where a cache takes them.
+    the same as ends; block_table [N, W] int32, the same as tables where a cache takes them; offsets
+    [N + 1] int32, where each request's new tokens begin, and T.
     """
 
     counts: Sequence[int]
@@ -52,6 +53,7 @@ class CacheStep:
     slots: Tensor
     block_table: Tensor
     lengths: Tensor
+    offsets: Tensor
 
     @cached_property
     def wide_slots(self) -> Tensor:

@@ -7,6 +7,7 @@ decode cost the same operations for one request and for many.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -135,16 +136,18 @@ def step_of(
         for table, some in zip(tables, places, strict=True)
         for place in some
     ]
+    counts = [len(some) for some in places]
     widest = max(map(len, tables))
     table = torch.tensor([[*row, *[0] * (widest - len(row))] for row in tables])
     return CacheStep(
-        counts=[len(some) for some in places],
+        counts=counts,
         ends=list(ends),
         tables=tables,
         block_tokens=block_tokens,
         slots=torch.tensor(slots, device=device),
         block_table=table.to(device, torch.int32),
         lengths=torch.tensor(ends, device=device, dtype=torch.int32),
+        offsets=torch.tensor([0, *accumulate(counts)], device=device, dtype=torch.int32),
     )
 
 

@@ -1,0 +1,28 @@
+"""Functions of modules that import Triton, which happens when they are first called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+
+def late(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of `{module}_kernels.py` that is imported at its first call."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        return _function(module, name)(*arguments, **named)
+
+    return call
+
+
+@lru_cache(maxsize=64)
+def _function(module: str, name: str) -> Callable[..., Any]:
+    # Triton 3.9 warns where nobody says whether a product and a sum may be rounded once.
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    function: Callable[..., Any] = getattr(
+        import_module(f"danlu.ops.nvidia.{module}_kernels"), name
+    )
+    return function
