@@ -17,6 +17,8 @@ ASCEND = "ascend"
 TRITON = "triton"
 # torch's FlashAttention for a whole packed batch.
 FLASH = "flash"
+# torch's recordings of work on a stream.
+CUDA_GRAPH = "cuda_graph"
 
 # Each operation's variants in order of preference, the twin excepted.
 _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
@@ -45,6 +47,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "cross_entropy": (TRITON, "in_place"),
     "rotated_qkv": (TRITON, "as_one"),
     "cache": (TRITON, "paged"),
+    "graph": (CUDA_GRAPH,),
     "residual": ("in_product", "last"),
     "low_rank": ("as_one", "by_target"),
     "accumulate": ("at_once",),

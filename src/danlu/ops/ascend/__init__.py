@@ -35,7 +35,7 @@ def add_variants() -> None:
     ROTATED_QKV.add(ASCEND, ROTATION)
     ATTENTION.add(ASCEND, fusion_attention)
     CACHE.add(ASCEND, AscendPages)
-    GRAPH.add(ASCEND, record)
+    GRAPH.add(ASCEND, lambda: record)
     GROUPED_LINEAR.add(ASCEND, grouped_linear)
     INT8_LINEAR.add(ASCEND, int8_linear)
     INT4_LINEAR.add(ASCEND, INT4)

@@ -2,7 +2,8 @@
 
 A step that only decodes is hundreds of small operations, which a card finishes sooner than its host
 starts them. Recorded, they read the same memory every time: a step's numbers are put there first.
-What a kernel takes from the host, the requests' lengths, is given anew at each start.
+What a kernel takes from the host, the requests' lengths, is given anew at each start; others read
+the lengths on the device.
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ from danlu.ops.choice import NotHere, Operation, example
 # Starts the work again: takes how many tokens each request has in the cache now, returns the
 # result, which the next start overwrites.
 Replay = Callable[[Sequence[int]], Tensor]
-# Records work on a device. It is done at once, too, and more than once.
+# Records work on a device. It is done at once, too, and more than once. Recordings of one recorder
+# may use the same memory: only one of them runs, and its result is read before another is started.
 Recorder = Callable[[Callable[[], Tensor], torch.device], Replay]
+# Makes the recorder of an engine.
+RecorderMaker = Callable[[], Recorder]
 
 
 def recorder_for(weight: Tensor) -> Recorder | None:
-    """Return how steps of a model of this dtype are recorded on its device; None: they are not."""
-    recorder = GRAPH.on(weight.device)
-    return recorder if CACHE.on(weight.device).replays(weight.dtype) else None
+    """Make what records steps of a model of this dtype on its device; None: they are not."""
+    maker = GRAPH.on(weight.device)
+    return maker() if maker and CACHE.on(weight.device).replays(weight.dtype) else None
 
 
-def _trial(recorder: Recorder | None, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _trial(maker: RecorderMaker | None, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     """Two requests decode twice; the second time the same memory holds other numbers."""
     kind, (heads, kv_heads, head_dim) = CACHE.on(device), (4, 2, 128)
-    if recorder is not None and not kind.replays(torch.bfloat16):
+    if maker is not None and not kind.replays(torch.bfloat16):
         raise NotHere("its cache takes more from the host than lengths")
     tables = tables_of((150, 300), kind.block_tokens)
     q, k, v = (
@@ -53,15 +57,16 @@ def _trial(recorder: Recorder | None, device: torch.device, dtype: torch.dtype) 
             cache.append(0, step, now[1], now[2])
             return cache.attend(0, step, now[0])
 
-        if recorder is None or not kind.replays(dtype):
+        if maker is None or not kind.replays(dtype):
             return [compute(step, now) for step, now in zip(steps, numbers, strict=True)]
         there = [part.clone() for part in numbers[0]]
-        replay = recorder(lambda: compute(steps[0], there), device)
+        replay = maker()(lambda: compute(steps[0], there), device)
         outputs = [replay(steps[0].ends).clone()]
         steps[0].slots.copy_(steps[1].slots)
+        steps[0].lengths.copy_(steps[1].lengths)
         for part, now in zip(there, numbers[1], strict=True):
             part.copy_(now)
         return [*outputs, replay(steps[1].ends)]
 
 
-GRAPH: Operation[Recorder | None] = Operation("graph", {"reference": None}, _trial)
+GRAPH: Operation[RecorderMaker | None] = Operation("graph", {"reference": None}, _trial)

@@ -7,10 +7,12 @@ With TRITON_INTERPRET=1 the kernels run on the CPU: so tests try them on any mac
 
 from __future__ import annotations
 
-from danlu.device.variants import FLASH, TRITON
+from danlu.device.variants import CUDA_GRAPH, FLASH, TRITON
 from danlu.ops.attention import ATTENTION
+from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
+from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from danlu.ops.nvidia.flash import flash
 from danlu.ops.nvidia.late import late
 from danlu.ops.nvidia.triton_pages import TritonPages
@@ -23,6 +25,7 @@ def add_variants() -> None:
     """Put the variants beside the others; whether they compute rightly, the probe says."""
     ATTENTION.add(FLASH, flash)
     CACHE.add(TRITON, TritonPages)
+    GRAPH.add(CUDA_GRAPH, CudaRecorder)
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))
     RMS_NORM.add(TRITON, NormPasses(late("norm", "forward"), late("norm", "backward")))
     SWIGLU.add(TRITON, SwigluPasses(late("gating", "forward"), late("gating", "backward")))

@@ -1,0 +1,46 @@
+"""Recorded work on NVIDIA cards: CUDA graphs, which take nothing from the host.
+
+In the order of torch's page on them (docs/source/notes/cuda.rst, 2.13): once on a side stream, so
+that all kernels are compiled and loaded and all handles made, then captured. What a recording needs
+while it runs is memory of its own pool; an engine's recordings share one. That is right because one
+runs at a time, and its result is read before the next one starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from danlu.ops.cache.graph import Replay
+
+
+class CudaRecorder:
+    """Records work, one engine's."""
+
+    def __init__(self) -> None:
+        # A pool is gone with its last recording.
+        self._recorded: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
+
+    def __call__(self, compute: Callable[[], Tensor], device: torch.device) -> Replay:
+        """Record work that reads what changes from the device only."""
+        with torch.cuda.device(device):
+            here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            side.wait_stream(here)
+            with torch.cuda.stream(side):
+                compute()
+            here.wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            pool = next((one.pool() for one in self._recorded), None)
+            # Other threads may take memory meanwhile: a model that is loaded, for instance.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                result = compute()
+        self._recorded.add(graph)
+
+        def replay(_ends: Sequence[int]) -> Tensor:
+            graph.replay()
+            return result
+
+        return replay

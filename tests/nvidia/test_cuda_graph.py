@@ -1,0 +1,118 @@
+"""Recorded steps on CUDA: the order that torch demands, and tokens as of single operations."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu.device.variants import CUDA_GRAPH, TRITON
+from danlu.engine.engine import Engine
+from danlu.engine.request import Request
+from danlu.ops.cache.graph import GRAPH, recorder_for
+from danlu.ops.cache.paged_store import CACHE
+from danlu.ops.nvidia.cuda_graph import CudaRecorder
+from tests.helpers.models.tiny_engine import (
+    GREEDY,
+    random_prompt,
+    run_all,
+    tokenizer,
+    tokens_of,
+    varied_model,
+)
+from tests.helpers.models.variants import taken
+from tests.nvidia.starting import CudaGraphs
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> CudaGraphs:
+    stand_in = CudaGraphs()
+    stand_in.put_in(monkeypatch)
+    return stand_in
+
+
+def test_it_is_computed_on_a_side_stream_before_it_is_captured(cuda: CudaGraphs) -> None:
+    x = torch.ones(3)
+
+    def compute() -> Tensor:
+        cuda.note("compute")
+        return x * 2
+
+    replay = CudaRecorder()(compute, CPU)
+    assert cuda.asked == [
+        "default: side waits for default",
+        "side: compute",
+        "default: default waits for side",
+        "capture: begin thread_local",
+        "capture: compute",
+        "capture: end",
+    ]
+    x.fill_(5)
+    assert replay([1]).tolist() == [10] * 3
+    assert cuda.asked[6:] == ["default: replay"]
+
+
+def test_an_engines_recordings_share_a_pool_and_another_engine_has_its_own(
+    cuda: CudaGraphs,
+) -> None:
+    x = torch.ones(3)
+    mine, other = CudaRecorder(), CudaRecorder()
+    replays = [mine(lambda: x + 1, CPU), mine(lambda: x + 2, CPU)]
+    theirs = other(lambda: x + 3, CPU)
+    first, second, third = cuda.pools
+    assert first is None
+    assert second is not None
+    assert third is None
+    # What all recordings with a pool have left, none can use any more.
+    del replays
+    gc.collect()
+    again = mine(lambda: x, CPU)
+    assert cuda.pools[3] is None
+    del theirs, again
+
+
+def test_the_trial_finds_it_right(cuda: CudaGraphs) -> None:
+    with taken(CACHE, TRITON):
+        assert GRAPH._fault(CUDA_GRAPH, CPU) is None
+        assert recorder_for(torch.empty(0)) is None  # a CPU records nothing by itself
+        with taken(GRAPH, CUDA_GRAPH):
+            one, two = recorder_for(torch.empty(0)), recorder_for(torch.empty(0))
+            assert one is not two
+
+
+def test_the_trial_sees_lengths_that_stay_as_they_were_recorded(
+    cuda: CudaGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = CACHE.variants[TRITON]
+
+    def attend(self: object, layer: int, step: object, q: Tensor) -> Tensor:
+        frozen = torch.tensor(step.ends, dtype=torch.int32)  # type: ignore[attr-defined]
+        return kind.attend(self, layer, replace(step, lengths=frozen), q)  # type: ignore[type-var,arg-type]
+
+    stale = type("Stale", (kind,), {"attend": attend})
+    with taken(CACHE, TRITON):
+        monkeypatch.setitem(CACHE._chosen, "cpu", (TRITON, stale))
+        assert GRAPH._fault(CUDA_GRAPH, CPU) is not None
+
+
+def test_tokens_are_those_of_single_operations(cuda: CudaGraphs) -> None:
+    """Requests that come and go, so that steps have different numbers of rows."""
+    model = varied_model(num_hidden_layers=1)
+    asked = [
+        Request(prompt=random_prompt(n, 20 + 60 * n), sampling=replace(GREEDY, max_tokens=3 + n))
+        for n in range(3)
+    ]
+    found = []
+    with taken(CACHE, TRITON):
+        for variant in (CUDA_GRAPH, "reference"):
+            with taken(GRAPH, variant):
+                outputs = run_all(Engine(model, tokenizer(), prompt_tokens_per_step=100), asked)
+                found.append([tokens_of(one) for one in outputs])
+    assert found[0] == found[1]
+    assert cuda.asked.count("default: replay") >= 3
+    assert len(cuda.pools) >= 2
