@@ -1,5 +1,7 @@
 """Compiles every kernel for a card that is not here, with the arguments that its trial has.
 
+Those of decoding, whose tiles follow from the shapes, also with the shapes of Qwen3's models.
+
 Run as a program, outside of Triton's interpreter: python -m tests.nvidia.compiling 90. Prints what
 was compiled as JSON: the kernels by operation, with the size of their machine code and the shared
 memory that they take. Triton brings ptxas, so no card, driver or CUDA is needed.
@@ -10,15 +12,19 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from danlu.device.variants import TRITON
+from danlu.ops.cache.paged_store import step_of
 from danlu.ops.choice import _OPERATIONS
+from danlu.ops.int4 import INT4_GROUP
 
 
 class AbsentCard:
@@ -59,7 +65,52 @@ def compiled_for(capability: int) -> dict[str, list[dict[str, Any]]]:
         if TRITON in operation.variants:
             for dtype in (torch.float32, torch.bfloat16, torch.float16):
                 operation._trial(operation.variants[TRITON], torch.device("cpu"), dtype)
+            for arguments in real_arguments(operation.name):
+                compute(operation.variants[TRITON], *arguments)
     return found
+
+
+def compute(variant: Any, *arguments: Any) -> None:
+    """Call a variant of a decoding step's operations, the cache's included."""
+    if isinstance(variant, type):
+        step, (heads, kv_heads, head_dim), dtype = arguments
+        cache = variant(1, kv_heads, 4, head_dim, device=torch.device("cpu"), dtype=dtype)
+        tokens = sum(step.counts)
+        q = torch.empty(tokens, heads + 2 * kv_heads, head_dim, dtype=dtype)
+        cache.append(0, step, q[:, heads : heads + kv_heads], q[:, -kv_heads:])
+        cache.attend(0, step, q[:, :heads])
+    else:
+        getattr(variant, "linear", variant)(*arguments)
+
+
+def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
+    """Arguments of a decoding step's operations as Qwen3 has them; nobody reads the numbers."""
+
+    dtype = torch.bfloat16
+
+    def empty(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+        return torch.empty(*shape, dtype=dtype)
+
+    if name == "cache":
+        for heads in ((32, 8, 128), (40, 8, 128)):
+            for ends in ([300], [300] * 64):
+                starts = [end - 1 for end in ends]
+                tables = [[0, 1, 2]] * len(ends)
+                yield step_of(tables, starts, ends, 128, torch.device("cpu")), heads, dtype
+            yield step_of([[0, 1]], [0], [256], 128, torch.device("cpu")), heads, dtype
+    for rows in (1, 64):
+        x = empty(rows, 4096)
+        if name == "int8_linear":
+            yield x, empty(4096, 4096, dtype=torch.int8), empty(4096)
+        if name == "int4_linear":
+            packed = empty(64, 4096, 32, dtype=torch.uint8)
+            yield x, packed, empty(4096 // INT4_GROUP, 4096, 2)
+    for rows in (1, 512):
+        if name == "grouped_linear":
+            ends = torch.tensor([0, rows])
+            for rank in (16, 192):
+                yield empty(rows, 4096), empty(2, 4096, rank), ends
+                yield empty(rows, rank), empty(2, rank, 6144), ends
 
 
 if __name__ == "__main__":

@@ -48,12 +48,13 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "rotated_qkv": (TRITON, "as_one"),
     "cache": (TRITON, "paged"),
     "graph": (CUDA_GRAPH,),
+    "grouped_linear": (TRITON,),
     "residual": ("in_product", "last"),
     "low_rank": ("as_one", "by_target"),
     "accumulate": ("at_once",),
     "adamw": ("fused", "unfused"),
-    "int8_linear": ("floats",),
-    "int4_linear": ("floats",),
+    "int8_linear": (TRITON, "floats"),
+    "int4_linear": (TRITON, "floats"),
     "packed_linear": (),
 }
 _NPU: Mapping[str, tuple[str, ...]] = {

@@ -118,7 +118,7 @@ def _tile_floats(
 
 def _few_rows(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     if len(x) > INT4_KERNEL_ROWS:
-        return _by_floats(x, packed, scales_and_zeros)
+        return int4_floats(x, packed, scales_and_zeros)
     tiles, inputs, half = packed.shape
     as_aten_has_it = packed.view(tiles * 2 * half, inputs // 2)
     return torch.ops.aten._weight_int4pack_mm_for_cpu(  # type: ignore[no-any-return]
@@ -126,7 +126,8 @@ def _few_rows(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     )
 
 
-def _by_floats(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+def int4_floats(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    """Multiply with floats made of tiles, a piece at a time."""
     tiles, _inputs, half = packed.shape
     y = x.new_empty(len(x), tiles * 2 * half)
     for rows, weight in _tile_floats(packed, scales_and_zeros, x.dtype):
@@ -163,7 +164,8 @@ def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     return torch.addcmul(zeros, levels, scales).view(inputs, -1)
 
 
-def _in_tiles(linear: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Int4Form:
+def in_tiles(linear: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Int4Form:
+    """Return the form in tiles, with a product of its own."""
     return Int4Form(_tile, _empty_tiles, _store_tiles, _tile_floats, linear)
 
 
@@ -181,9 +183,9 @@ def _trial(form: Int4Form, device: torch.device, dtype: torch.dtype) -> list[Ten
 INT4_LINEAR: Operation[Int4Form] = Operation(
     "int4_linear",
     {
-        "few_rows": _in_tiles(_few_rows),
-        "floats": _in_tiles(_by_floats),
-        "reference": _in_tiles(reference.int4_linear),
+        "few_rows": in_tiles(_few_rows),
+        "floats": in_tiles(int4_floats),
+        "reference": in_tiles(reference.int4_linear),
     },
     _trial,
 )

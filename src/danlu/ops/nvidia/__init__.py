@@ -12,10 +12,13 @@ from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
+from danlu.ops.grouped import GROUPED_LINEAR
+from danlu.ops.int4 import INT4_LINEAR, in_tiles
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from danlu.ops.nvidia.flash import flash
 from danlu.ops.nvidia.late import late
 from danlu.ops.nvidia.triton_pages import TritonPages
+from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM, NormPasses
 from danlu.ops.rope import ROTATED_QKV, RotationPasses
 from danlu.ops.swiglu import SWIGLU, SwigluPasses
@@ -26,6 +29,9 @@ def add_variants() -> None:
     ATTENTION.add(FLASH, flash)
     CACHE.add(TRITON, TritonPages)
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
+    GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
+    INT8_LINEAR.add(TRITON, late("few_bits", "int8_linear"))
+    INT4_LINEAR.add(TRITON, in_tiles(late("few_bits", "int4_linear")))
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))
     RMS_NORM.add(TRITON, NormPasses(late("norm", "forward"), late("norm", "backward")))
     SWIGLU.add(TRITON, SwigluPasses(late("gating", "forward"), late("gating", "backward")))

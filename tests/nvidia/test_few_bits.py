@@ -1,0 +1,117 @@
+"""int8 and int4 products of few rows in Triton: any rows, tails, splits, extreme weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu.device.variants import TRITON
+from danlu.ops import int4, quantize_int8
+from danlu.ops.int4 import INT4_LINEAR, quantized_in
+from danlu.ops.nvidia import few_bits_kernels
+from danlu.ops.quantized import INT8_LINEAR
+
+SHARE = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 0.002}
+DTYPES = pytest.mark.parametrize("dtype", SHARE, ids=str)
+BITS = pytest.mark.parametrize("bits", [8, 4])
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def product(bits: int, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return INT8_LINEAR.variants[name] if bits == 8 else INT4_LINEAR.variants[name].linear
+
+
+def stored(bits: int, weight: Tensor) -> tuple[Tensor, Tensor]:
+    if bits == 8:
+        return quantize_int8(weight)
+    return quantized_in(INT4_LINEAR.variants[TRITON], weight)
+
+
+def check(bits: int, x: Tensor, weight: Tensor) -> None:
+    values, scales = stored(bits, weight.to(x.dtype))
+    found = product(bits, TRITON)(x, values, scales)
+    expected = product(bits, "reference")(x.float(), values, scales.float())
+    assert (found.dtype, found.shape) == (x.dtype, expected.shape)
+    error = (found.float() - expected).abs().max()
+    assert error <= SHARE[x.dtype] * expected.abs().max(), error
+
+
+@DTYPES
+@BITS
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_few_rows(bits: int, rows: int, dtype: torch.dtype) -> None:
+    check(bits, numbers(rows, 96).to(dtype), numbers(100, 96, seed=1))
+
+
+@BITS
+@pytest.mark.parametrize("programs", [1, 1000], ids=["no split", "split"])
+@pytest.mark.parametrize("inputs", [32, 160, 672], ids=str)
+def test_inputs_that_are_no_multiple_of_what_is_read_at_once(
+    bits: int, inputs: int, programs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few_bits_kernels, "_PROGRAMS", programs)
+    check(bits, numbers(3, inputs).bfloat16(), numbers(40, inputs, seed=1))
+
+
+@BITS
+def test_rows_with_gaps_and_none(bits: int) -> None:
+    wide = numbers(4, 200).bfloat16()
+    check(bits, wide[:, 20:116], numbers(64, 96, seed=1))
+    assert product(bits, TRITON)(
+        wide[:0, :96], *stored(bits, numbers(64, 96).bfloat16())
+    ).shape == (0, 64)
+
+
+@BITS
+@pytest.mark.parametrize("rows", [33, 64, 65])
+def test_up_to_64_rows_are_read_as_they_are_stored(
+    bits: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_floats = []
+    for name in ("int8_floats", "int4_floats"):
+        plain = getattr(few_bits_kernels, name)
+        monkeypatch.setattr(
+            few_bits_kernels, name, lambda *of, plain=plain: by_floats.append(1) or plain(*of)
+        )
+    check(bits, numbers(rows, 64).bfloat16(), numbers(64, 64, seed=1))
+    assert len(by_floats) == (rows == 65)
+
+
+@BITS
+def test_weights_that_are_all_alike_nothing_or_huge(bits: int) -> None:
+    weight = numbers(64, 64, seed=1)
+    weight[0], weight[1], weight[2] = 0.0, 3.0, 0.0
+    weight[3] *= 1e4
+    weight[2, 5] = 7.0
+    check(bits, numbers(2, 64), weight)
+    check(bits, numbers(2, 64) * 1e-6, weight)
+
+
+@BITS
+def test_it_is_the_same_every_time(bits: int) -> None:
+    x, found = numbers(4, 640).bfloat16(), stored(bits, numbers(64, 640, seed=1).bfloat16())
+    first, again = (product(bits, TRITON)(x, *found) for _time in range(2))
+    assert torch.equal(first, again)
+
+
+def test_the_halves_of_tiles_of_32_outputs_as_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
+    for tile in (32, 64):
+        monkeypatch.setattr(int4, "_tile", lambda tile=tile: tile)
+        form = int4.in_tiles(INT4_LINEAR.variants[TRITON].linear)
+        packed, scales = quantized_in(form, numbers(96, 64, seed=1))
+        assert packed.shape[2] == tile // 2
+        x = numbers(3, 64)
+        expected = product(4, "reference")(x, packed, scales)
+        torch.testing.assert_close(form.linear(x, packed, scales), expected)
+
+
+def test_splits_fill_a_card_and_follow_from_shapes() -> None:
+    splits = few_bits_kernels._splits
+    assert [splits(outputs // 32, 32) for outputs in (1024, 4096, 24576, 151936)] == [16, 4, 1, 1]
+    assert splits(4, 1) == 1
