@@ -1,0 +1,107 @@
+"""The engine with the kernels for NVIDIA cards: its answers, and what a decoded token starts.
+
+With torch's own operations a layer starts 52 for a token (tests/npu/test_counts.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from danlu.device.variants import TRITON
+from danlu.engine.engine import Engine
+from danlu.engine.request import Output, Request
+from danlu.model.qwen3 import Qwen3
+from tests.helpers.models.tiny_engine import (
+    GREEDY,
+    random_adapter,
+    random_prompt,
+    run_all,
+    tokenizer,
+    tokens_of,
+    varied_model,
+)
+from tests.helpers.models.variants import nvidia_variants, taken
+from tests.nvidia.starting import Starting
+
+
+@pytest.fixture
+def kernels() -> Iterator[None]:
+    """Compute on the CPU as a card does."""
+    with nvidia_variants():
+        yield
+
+
+def decoding_step(layers: int, adapters: Sequence[int]) -> Counter[str]:
+    """The second step of some requests, in bf16: each gets a token."""
+    model = varied_model(num_hidden_layers=layers).to(torch.bfloat16)
+    made = {n: random_adapter(n, model) if n else None for n in set(adapters)}
+    engine = Engine(model, tokenizer(), prompt_tokens_per_step=1000)
+    for number, n in enumerate(adapters):
+        prompt = random_prompt(number, 3)
+        engine.add(Request(prompt=prompt, sampling=GREEDY, adapter=made[n]), [].append)
+    engine.step()
+    with Starting() as starting:
+        engine.step()
+    return Counter(starting.names)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "most"),
+    [([0], 11), ([0] * 5, 11), ([1], 11 + 12), ([0, 1, 2, 1], 11 + 12)],
+    ids=["one request", "five", "an adapter", "several adapters"],
+)
+def test_a_decoded_token_starts_eleven_operations_a_layer(
+    adapters: list[int], most: int, kernels: None
+) -> None:
+    """Two norms, rotation, cache, attention and its joining, swiglu, four products.
+
+    With any number of adapters three more for each of the four projections.
+    """
+    one, two = (decoding_step(layers, adapters) for layers in (1, 2))
+    assert two.total() - one.total() == most, two - one
+    # Embeddings, angles, head, and sampling.
+    assert one.total() - most <= 14, one
+
+
+def answers(model: Qwen3) -> list[list[Output]]:
+    """Prompts of more pages than one, read in chunks beside requests that decode; two adapters."""
+    adapters = [random_adapter(n, model) if n else None for n in range(3)]
+    requests = [
+        Request(
+            prompt=random_prompt(number, length),
+            sampling=replace(GREEDY, logprobs=1, max_tokens=4),
+            adapter=adapter,
+            prompt_logprobs=1,
+        )
+        for number, (adapter, length) in enumerate(zip(adapters, (3, 135, 20), strict=True))
+    ]
+    return run_all(Engine(model, tokenizer(), prompt_tokens_per_step=100), requests)
+
+
+def logprobs_of(outputs: list[Output]) -> list[float]:
+    return [one.logprob for output in outputs for one in output.prompt_logprobs]
+
+
+def test_answers_are_those_of_the_cpu() -> None:
+    model = varied_model(num_hidden_layers=2)
+    expected = answers(model)
+    with nvidia_variants():
+        found = answers(model)
+    for here, there in zip(expected, found, strict=True):
+        assert tokens_of(here) == tokens_of(there)
+        assert logprobs_of(here) == pytest.approx(logprobs_of(there), abs=1e-3)
+
+
+def test_answers_in_bfloat16_are_close_to_those_of_the_cpu() -> None:
+    model = varied_model(num_hidden_layers=1).to(torch.bfloat16)
+    expected = answers(model)
+    with nvidia_variants():
+        found = answers(model)
+    for here, there in zip(expected, found, strict=True):
+        assert logprobs_of(here) == pytest.approx(logprobs_of(there), abs=0.1)
+        assert tokens_of(there)
