@@ -15,7 +15,11 @@ import torch
 from danlu.device.variants import TRITON
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request
-from danlu.model.qwen3 import Qwen3
+from danlu.model.layout import PROJECTIONS
+from danlu.model.quantized import Quantization, QuantizedWeight
+from danlu.model.qwen3 import Qwen3, replace_weight
+from danlu.ops.int4 import INT4_LINEAR
+from danlu.ops.quantized import INT8_LINEAR
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     random_adapter,
@@ -95,6 +99,24 @@ def test_answers_are_those_of_the_cpu() -> None:
     for here, there in zip(expected, found, strict=True):
         assert tokens_of(here) == tokens_of(there)
         assert logprobs_of(here) == pytest.approx(logprobs_of(there), abs=1e-3)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_a_quantised_model_answers_as_on_the_cpu(quantization: Quantization) -> None:
+    """The same bits, multiplied by other kernels."""
+    model = varied_model(num_hidden_layers=1)
+    for layer in model.layers:
+        for name in PROJECTIONS:
+            weight = getattr(layer, name)
+            quantized = QuantizedWeight(weight, quantization, weight.device)
+            quantized.fill(weight)
+            replace_weight(layer, name, quantized)
+    requests = [Request(prompt=random_prompt(n, 4 + n), sampling=GREEDY) for n in range(2)]
+    found = []
+    for name in ("reference", TRITON):
+        with taken(INT8_LINEAR, name), taken(INT4_LINEAR, name):
+            found.append([tokens_of(one) for one in run_all(Engine(model, tokenizer()), requests)])
+    assert found[0] == found[1]
 
 
 def test_answers_in_bfloat16_are_close_to_those_of_the_cpu() -> None:

@@ -87,7 +87,8 @@ def _added(parts: Tensor, y: Tensor, splits: int) -> Tensor:
     return y
 
 
-@triton.jit
+# One kernel for any number of rows, where Triton would compile others for 1 and multiples of 16.
+@triton.jit(do_not_specialize=["num_rows"])
 def _int8_kernel(
     x, values, scales, parts, num_rows, outputs, inputs, x_stride,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr,
@@ -117,7 +118,7 @@ def _int8_kernel(
     _keep(parts, total * scale[None, :], rows, columns, num_rows, outputs, split)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _int4_kernel(
     x, packed, scales_and_zeros, parts, num_rows, outputs, inputs, x_stride,
     ROWS: tl.constexpr, HALF: tl.constexpr, GROUP: tl.constexpr, GROUPS: tl.constexpr,
