@@ -26,8 +26,9 @@ from danlu.lora.linear import AdapterLinear
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import Recompute
-from danlu.ops import Segments, nvidia
+from danlu.ops import Segments
 from danlu.ops.attention import ATTENTION, each_segment
+from danlu.ops.nvidia import late_import
 from danlu.ops.rms_norm import RMS_NORM
 from danlu.ops.rope import ROTATED_QKV
 from danlu.ops.swiglu import SWIGLU
@@ -106,7 +107,7 @@ def kernels_counted() -> Iterator[None]:
         return partial(_as_one, f"triton_{module}_{name}", STAND_INS[module, name])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nvidia, "_function", watched)
+        patch.setattr(late_import, "_function", watched)
         patch.setitem(ATTENTION._chosen, "cpu", (FLASH, _AttentionAsOne.apply))
         yield
 

@@ -16,7 +16,7 @@ from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.int4 import INT4_LINEAR, in_tiles
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from danlu.ops.nvidia.flash import flash
-from danlu.ops.nvidia.late import late
+from danlu.ops.nvidia.late_import import late
 from danlu.ops.nvidia.triton_pages import TritonPages
 from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM, NormPasses

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from danlu.ops.cache.key_value_store import CacheStep
 from danlu.ops.cache.paged_store import Paged
-from danlu.ops.nvidia.late import late
+from danlu.ops.nvidia.late_import import late
 
 _append, _attend = late("paged", "append"), late("paged", "attend")
 
