@@ -156,12 +156,18 @@ def _training(kind: str, report: Report) -> None:
             losses[where] = [step.loss for step in test.steps()]
             if where == kind:
                 again = [step.loss for step in test.steps(resume=f"checkpoint-{STEPS // 2}")]
-                same = again == losses[where][STEPS // 2 :]
-                report.put("resumed", again, "the same to the last bit" if same else "NOT the same")
+                report.put("resumed", again, _alike(again, losses[where][STEPS // 2 :]))
     report.put("losses", losses)
     off = max(abs(a - b) / b for a, b in zip(losses[kind], losses["cpu"], strict=True))
     words = f"{losses[kind][0]:.3f} -> {losses[kind][-1]:.3f}, off the CPU's by {off:.1%} at most"
     report.put("training", off, words if off <= NEAR_CPU else f"FAILED: {words}")
+
+
+def _alike(again: list[float], before: list[float]) -> str:
+    if again == before:
+        return "the same to the last bit"
+    off = max(abs(a - b) / b for a, b in zip(again, before, strict=True))
+    return f"FAILED: not the same, off by up to {off:.1g}"
 
 
 def _recorded(device: torch.device, report: Report) -> None:

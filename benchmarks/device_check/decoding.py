@@ -51,7 +51,8 @@ def run(settings: argparse.Namespace, report: Report) -> None:
         return
     from benchmarks.device_check import decoding_peer
 
-    decoding_peer.measure(shape, device.torch_device, report)
+    with report.trying("peer"):
+        decoding_peer.measure(shape, device.torch_device, report)
 
 
 def limit_tokens_per_s(
@@ -104,7 +105,7 @@ def _measure(
     emptied(device)
     engine = _engine(base, streams)
     # Recordings and kernels are made by a first round that is not measured.
-    _decode(engine, replace(streams, timed=4), adapter, seed=1)
+    _decode(engine, replace(streams, prompt=16, answer=4, timed=4), adapter, seed=1)
     read_s, decode_s = _decode(engine, streams, adapter, seed=2)
     steps = streams.timed
     facts = device_facts(base.device, ops_table(device).chosen)

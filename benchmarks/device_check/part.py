@@ -46,6 +46,8 @@ class Report:
         """Keep a figure of the running part, and write all; words: as the table has it."""
         self.found.setdefault("parts", {}).setdefault(self.part, {})[name] = value
         if words is not None:
+            # A figure that is bettered keeps its line.
+            self.rows = [row for row in self.rows if row[:2] != (self.part, name)]
             self.rows.append((self.part, name, words))
             print(f"{self.part}: {name}: {words}", flush=True)
         self.write()

@@ -53,7 +53,6 @@ def run(settings: argparse.Namespace, report: Report) -> None:
     for name, rows in _rows(shape).items():
         with report.trying(f"{name}, peer"):
             training_peer.measure(shape, device.torch_device, name, rows, report)
-            _ratio(name, report)
 
 
 def _rows(shape: CheckShape) -> dict[str, list[Example]]:
@@ -166,10 +165,3 @@ def profiled(work: Callable[[], Any], device: torch.device) -> list[dict[str, An
         {"kernel": e.key[:120], "ms": getattr(e, attribute) / 1e3, "count": e.count}
         for e in events[:_PROFILED_KERNELS]
     ]
-
-
-def _ratio(name: str, report: Report) -> None:
-    found = report.found["parts"]["training"]
-    ours, theirs = ((found.get(key) or {}).get("tokens_per_s") for key in (name, f"{name}, peer"))
-    if ours and theirs:
-        report.put(f"{name}, ratio", ours / theirs, f"{ours / theirs:.2f} x transformers + PEFT")

@@ -36,21 +36,25 @@ def measure(
     for checkpoints, liger in ways:
         emptied(device)
         way = f"checkpointing {'on' if checkpoints else 'off'}{', liger' if liger else ''}"
-        model = _model(shape, device, checkpoints=checkpoints, liger=liger)
-        best = _best(model, device, rows, shape)
-        if best is not None:
-            found.append({"way": way, **best})
-        report.put(f"{name}, peer, {way}", best)
-        del model
+        with report.trying(f"{name}, peer, {way}"):
+            model = _model(shape, device, checkpoints=checkpoints, liger=liger)
+            best = _best(model, device, rows, shape)
+            del model
+            report.put(f"{name}, peer, {way}", best)
+            found += [] if best is None else [{"way": way, **best}]
+        if found:  # as far as is known: time may end with any of them
+            _tell(name, max(found, key=lambda each: each["tokens_per_s"]), report)
     emptied(device)
     if not found:
         report.put(f"{name}, peer", None, "not even one row fits into the memory")
-        return
-    fastest = max(found, key=lambda each: each["tokens_per_s"])
-    words = (
-        f"{fastest['tokens_per_s']:,.0f} tokens/s, {fastest['batch_rows']} rows, {fastest['way']}"
-    )
-    report.put(f"{name}, peer", fastest, words)
+
+
+def _tell(name: str, fastest: dict[str, Any], report: Report) -> None:
+    speed, batch_rows, way = (fastest[key] for key in ("tokens_per_s", "batch_rows", "way"))
+    report.put(f"{name}, peer", fastest, f"{speed:,.0f} tokens/s, {batch_rows} rows, {way}")
+    ours = report.found["parts"][report.part].get(name, {}).get("tokens_per_s")
+    if ours is not None:
+        report.put(f"{name}, ratio", ours / speed, f"{ours / speed:.2f} x transformers + PEFT")
 
 
 def transformers_model(shape: CheckShape, device: torch.device) -> Any:
