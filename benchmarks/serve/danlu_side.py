@@ -181,7 +181,8 @@ def step_parts(bench: Bench) -> dict[str, float]:
 
 def random_adapter(seed: int, loaded: LoadedModel) -> Adapter:
     """Make an adapter of rank 8 on all projections."""
-    adapter = Adapter(LoraConfig(), loaded.config, device=torch.device("cpu"), dtype=loaded.dtype)
+    device = loaded.device.torch_device
+    adapter = Adapter(LoraConfig(), loaded.config, device=device, dtype=loaded.dtype)
     generator = torch.Generator().manual_seed(seed)
     for _layer, _name, a, b in adapter.tensors():
         a.copy_(torch.randn(a.shape, generator=generator) * 0.02)

@@ -27,10 +27,10 @@ from tests.helpers.source import ROOT
 
 PAGES = {"en": ROOT / "docs" / "ascend.md", "zh": ROOT / "docs" / "ascend.zh-CN.md"}
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
-CARDS = ("ascend-910b-64g", "ascend-910b-32g")
+CARDS = ("ascend-910b3-64g", "ascend-910b-32g")
 HEADS = {
-    "en": ("Qwen3-8B on", "910B, 64 GiB", "910B4, 32 GiB"),
-    "zh": ("Qwen3-8B 所用的卡", "910B，64 GiB", "910B4，32 GiB"),
+    "en": ("Qwen3-8B on", "910B3, 64 GiB", "910B4, 32 GiB"),
+    "zh": ("Qwen3-8B 所用的卡", "910B3，64 GiB", "910B4，32 GiB"),
 }
 CHATS = {
     "chat_bf16": ("chat and serve", "对话和服务"),

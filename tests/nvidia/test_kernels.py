@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from danlu.device.variants import TRITON
-from danlu.ops.choice import _OPERATIONS
+from danlu.ops.choice import _OPERATIONS, NotHere
+from danlu.ops.nvidia import late_import
 
 CPU = torch.device("cpu")
 WITH_KERNELS = {name: one for name, one in _OPERATIONS.items() if TRITON in one.variants}
@@ -43,3 +44,13 @@ def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
     assert found.keys() == WITH_KERNELS.keys()
     for kernels in found.values():
         assert all(one["bytes"] > 1000 and one["shared"] <= SHARED_BYTES for one in kernels)
+
+
+def test_cards_before_ampere_compute_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton compiles for some of them, but nobody has tried that; torch's own operations do."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    late_import._function.cache_clear()
+    for operation in WITH_KERNELS.values():
+        with pytest.raises(NotHere, match="from Ampere on"):
+            operation._fault(TRITON, CPU)

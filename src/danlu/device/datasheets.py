@@ -1,20 +1,32 @@
 """Memory and speed of devices, as data, also of those that this machine lacks. No torch here.
 
-The figures are the makers' (dense bf16 matrix products, memory, bandwidth), from their data sheets;
-a card that is sold as "64 GB" has 64 GiB. Of both rates products and everything else reach a share,
-an assumption until a probe has measured it. Predictions of a device from this page alone
-are rough, and say so.
+The figures are the makers' (dense 16-bit matrix products, memory, bandwidth), from their data
+sheets; NVIDIA's are in `nvidia_cards.py`. An Ascend that is sold as "64 GB" has 64 GiB. Of both
+rates products and everything else reach a share, an assumption until a probe has measured it.
+Predictions of a device from this page alone are rough, and say so.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
+from danlu.device.nvidia_cards import (
+    AMPERE,
+    NVIDIA_CARDS,
+    CardProperties,
+    NvidiaCard,
+    has_tensor_cores,
+    named_alike,
+    rough_figures,
+)
 from danlu.device.variants import AttentionFacts, attention_facts, fused_by
 
 _PLAIN = AttentionFacts()
 GB = 10**9
 GIB = 2**30
+# The share of the sheet's bandwidth that is counted on.
+REACHED_BANDWIDTH = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +36,7 @@ class DeviceFacts:
     memory_bytes: what can be allocated in all; context_bytes: what driver and libraries take of it.
     slack: share of what is kept for the backward pass that is lost between allocations.
     kernel_bytes: what a microstep adds, since libraries keep kernels for the sizes they meet;
-    most_kernel_bytes: the limit of that. flops: operations of bf16 matrix products per second;
+    most_kernel_bytes: the limit of that. flops: operations of 16-bit matrix products per second;
     flops_fp32 likewise; achieved: the share of both that products reach. bandwidth: bytes per
     second that are reached. launch_s: seconds of the host to start one operation. reread: share of
     reading weights again that is not hidden behind computing.
@@ -32,7 +44,9 @@ class DeviceFacts:
     empty where they are many operations.
     chunk_rows: sizes of a loss chunk worth trying.
     copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
-    published: speeds that others have measured on it, with their source.
+    published: speeds that others have measured on it, with their source. has_bf16: it multiplies
+    bfloat16; else float16. is_rough: it is in no data sheet here, and flops and bandwidth are
+    estimated.
     """
 
     name: str
@@ -54,6 +68,8 @@ class DeviceFacts:
     chunk_rows: tuple[int, ...] = (256, 512, 1024)
     copies_matrix: bool = False
     published: tuple[str, ...] = ()
+    has_bf16: bool = True
+    is_rough: bool = False
 
     @property
     def has_host(self) -> bool:
@@ -72,11 +88,24 @@ def _card(
         context_bytes=700 * 2**20,
         flops=tera_flops * 1e12,
         flops_fp32=tera_flops * 1e12 / 4,
-        bandwidth=0.8 * gigabytes_per_s * GB,
+        bandwidth=REACHED_BANDWIDTH * gigabytes_per_s * GB,
         launch_s=6e-6,
         attention=attention_facts("cuda"),
         fused=fused_by("cuda"),
     )
+
+
+def _nvidia(card: NvidiaCard) -> DeviceFacts:
+    facts = _card(card.entry, card.product, card.gibibytes, card.tera_flops, card.gigabytes_per_s)
+    published = _ON_H100 if card.entry == "h100-80g" else ()
+    return replace(_with_kernels(facts, has_bf16=card.has_bf16), published=published)
+
+
+def _with_kernels(facts: DeviceFacts, *, has_bf16: bool) -> DeviceFacts:
+    """Leave out what is made for cards with bfloat16 only, from Ampere on (`ops/nvidia`)."""
+    if has_bf16:
+        return replace(facts, has_bf16=True)
+    return replace(facts, has_bf16=False, attention=attention_facts("cuda", "sdpa"), fused="")
 
 
 _ON_ASCEND = (
@@ -132,36 +161,50 @@ def cpu_facts(
     )
 
 
+# The rates of 910B chips are those that are commonly quoted: no sheet of them is public.
+_ASCENDS = (
+    (_ascend("ascend-910b-64g", "Ascend 910B2", 64, 376), r"910B[12].*|910_93\d\d|910C?"),
+    (_ascend("ascend-910b3-64g", "Ascend 910B3", 64, 313), r"910B3.*"),
+    # A 910B4-1 has the memory of a 910B3, and is as fast as a 910B4.
+    (_ascend("ascend-910b-32g", "Ascend 910B4", 32, 280), r"910B4.*"),
+)
 CATALOGUE: dict[str, DeviceFacts] = {
     facts.name: facts
-    for facts in (
-        _ascend("ascend-910b-64g", "Ascend 910B", 64, 376),
-        _ascend("ascend-910b-32g", "Ascend 910B4", 32, 280),
-        _card("h200-141g", "NVIDIA H200", 139.7, 989, 4800),
-        replace(_card("h100-80g", "NVIDIA H100", 79.2, 989, 3350), published=_ON_H100),
-        _card("a100-80g", "NVIDIA A100", 79.2, 312, 2039),
-        _card("a100-40g", "NVIDIA A100", 39.4, 312, 1555),
-        _card("l40s-48g", "NVIDIA L40S", 44.4, 362, 864),
-        _card("rtx-5090-32g", "NVIDIA GeForce RTX 5090", 31.4, 209, 1792),
-        _card("rtx-4090-24g", "NVIDIA GeForce RTX 4090", 23.5, 165, 1008),
-        _card("rtx-3090-24g", "NVIDIA GeForce RTX 3090", 23.6, 71, 936),
-    )
+    for facts in (*(facts for facts, _names in _ASCENDS), *map(_nvidia, NVIDIA_CARDS))
 }
 
 
-def nearest(kind: str, description: str, memory_bytes: int) -> DeviceFacts:
-    """Return the catalogue's entry for an accelerator that is here.
+def facts_of(
+    kind: str, name: str, memory_bytes: int, card: CardProperties | None = None
+) -> DeviceFacts:
+    """Describe an accelerator that is here: by its very name, else roughly.
 
-    The same kind; of these the one whose name says most of it, else any; of these the nearest
-    memory. A 910B4-1 has the memory of a 910B3 and is as fast as a 910B4.
+    name: as its runtime writes it. card: what it says of itself, by which one that no sheet here
+    names is estimated; without that, it counts as the one with the nearest memory.
     """
-    alike = [facts for facts in CATALOGUE.values() if facts.kind == kind]
-    said = {facts.name: len(_product(facts)) * (_product(facts) in description) for facts in alike}
-    named = [facts for facts in alike if said[facts.name] == max(said.values())]
-    return min(named, key=lambda facts: abs(facts.memory_bytes - memory_bytes))
+    found = [CATALOGUE[entry] for entry in _entries(kind, name)]
+    is_rough = not found
+    if is_rough:
+        found = [facts for facts in CATALOGUE.values() if facts.kind == kind]
+    facts = min(found, key=lambda each: abs(each.memory_bytes - memory_bytes))
+    if not is_rough:
+        return facts
+    facts = replace(facts, name=kind, published=(), is_rough=True)
+    if card is None:
+        return facts
+    flops, bandwidth = rough_figures(card)
+    return replace(
+        _with_kernels(facts, has_bf16=card.capability >= AMPERE),
+        flops=flops,
+        flops_fp32=flops / 4 if has_tensor_cores(card.capability) else flops,
+        bandwidth=REACHED_BANDWIDTH * bandwidth,
+    )
 
 
-def _product(facts: DeviceFacts) -> str:
-    """Return a device's name as its runtime writes it: Ascend910B4, GeForce RTX 4090."""
-    name = facts.description.split(",")[0]
-    return name.removeprefix("NVIDIA ").replace("Ascend ", "Ascend")
+def _entries(kind: str, name: str) -> list[str]:
+    if kind == "cuda":
+        return [
+            card.entry for card in NVIDIA_CARDS if any(named_alike(name, n) for n in card.names)
+        ]
+    bare = name.strip().removeprefix("Ascend").strip()
+    return [facts.name for facts, names in _ASCENDS if re.fullmatch(names, bare)]

@@ -14,13 +14,22 @@ from danlu.container import memory_bytes, num_processors
 from danlu.device.ascend.causes import NpuTrouble, no_training
 from danlu.device.ascend.chips import chip_named
 from danlu.device.ascend.torch_plugin import npu_trouble
+from danlu.device.nvidia_cards import (
+    CardProperties,
+    has_kernels,
+    has_tensor_cores,
+    is_newer_than,
+)
 from danlu.device.openmp import watch_waiting
 from danlu.device.processor import processor
 from danlu.environment import set_unless_given
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
+from danlu.program import own_pip
 
 KINDS = ("npu", "cuda", "cpu")
+# Where torch is built for CUDA 12.6, which has kernels for cards before Turing; CUDA 13 has none.
+_OLDER_CARDS = "--index-url https://download.pytorch.org/whl/cu126"
 # The values of --dtype; auto is the device's preferred one.
 DTYPES = {
     "auto": None,
@@ -37,7 +46,7 @@ class Device:
     token_multiple: number of rows, or a multiple of it, with which 16-bit products are fast. Few
     sizes mean few kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes
     work on tiles. prompt_chunk: tokens of prompts that the engine reads in one step. no_training:
-    why it cannot train; empty where it can.
+    why it cannot train; empty where it can. card: what a CUDA card says of itself.
     """
 
     kind: str
@@ -49,6 +58,7 @@ class Device:
     token_multiple: int = 16
     prompt_chunk: int = 2048
     no_training: str = ""
+    card: CardProperties | None = None
 
     @property
     def torch_device(self) -> torch.device:
@@ -67,13 +77,10 @@ class Device:
 
     @property
     def preferred_dtype(self) -> torch.dtype:
-        """bfloat16 where the hardware multiplies it at full speed, else float32.
-
-        float16 on a chip that only answers: it has nothing else that is fast.
-        """
+        """bfloat16 where the hardware multiplies it at full speed, else float16, else float32."""
         if self.has_fast_bf16:
             return torch.bfloat16
-        return torch.float16 if self.no_training and self.has_fast_fp16 else torch.float32
+        return torch.float16 if self.has_fast_fp16 else torch.float32
 
 
 def select(kind: str = "auto") -> Device:
@@ -141,14 +148,53 @@ def _cpu() -> Device:
 
 def _cuda() -> Device:
     properties = torch.cuda.get_device_properties(0)
+    card = CardProperties(
+        name=properties.name,
+        capability=(properties.major, properties.minor),
+        multiprocessors=properties.multi_processor_count,
+        # Not in every torch; in kHz and bits, two numbers a clock.
+        clock_hz=1e3 * getattr(properties, "clock_rate", 0),
+        bytes_per_s=2e3
+        * getattr(properties, "memory_clock_rate", 0)
+        * getattr(properties, "memory_bus_width", 0)
+        / 8,
+    )
+    built_for = tuple(torch.cuda.get_arch_list())
+    if not has_kernels(card.capability, built_for):
+        raise _without_kernels(card, built_for)
     return Device(
         kind="cuda",
         description=properties.name,
         memory_bytes=properties.total_memory,
-        has_fast_bf16=torch.cuda.is_bf16_supported(including_emulation=False),
-        has_fast_fp16=True,
+        has_fast_bf16=multiplies_bf16("cuda"),
+        has_fast_fp16=has_tensor_cores(card.capability),
         threads=torch.get_num_threads(),
+        card=card,
     )
+
+
+def _without_kernels(card: CardProperties, built_for: tuple[str, ...]) -> EnvironmentFault:
+    major, minor = card.capability
+    is_too_new = is_newer_than(card.capability, built_for)
+    words = "--upgrade torch" if is_too_new else f"--force-reinstall torch {_OLDER_CARDS}"
+    return EnvironmentFault(
+        _("The card {name} cannot be used.").format(name=card.name),
+        why=_(
+            "Its compute capability is {version}, and torch {torch} has kernels for {names}."
+        ).format(version=f"{major}.{minor}", torch=torch.__version__, names=", ".join(built_for)),
+        fix=_("Use --device cpu, or install a torch that has them: {command}").format(
+            command=f"{own_pip()} install {words}"
+        ),
+    )
+
+
+def multiplies_bf16(kind: str) -> bool:
+    """Whether a kind of device multiplies bfloat16 itself; where torch emulates it, it does not."""
+    if kind == "cpu":
+        return True
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(getattr(torch, kind).is_bf16_supported())
 
 
 def _npu() -> Device:
@@ -162,7 +208,7 @@ def _npu() -> Device:
         kind="npu",
         description=properties.name,
         memory_bytes=properties.total_memory,
-        has_fast_bf16=bool(torch.npu.is_bf16_supported()),  # type: ignore[attr-defined]
+        has_fast_bf16=multiplies_bf16("npu"),
         has_fast_fp16=True,
         threads=threads,
         no_training="" if chip is None or chip.can_train else no_training(properties.name),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from danlu.device.datasheets import DeviceFacts, cpu_facts, nearest
+from danlu.device.datasheets import DeviceFacts, cpu_facts, facts_of
 from danlu.device.detect import Device
 from danlu.device.memory import free_bytes, used_bytes
 from danlu.device.variants import attention_facts, fused_by
@@ -33,11 +33,12 @@ def device_facts(
         )
         taken = max(used_bytes(device.torch_device) if own_process else 0, _PROGRAM_BYTES)
         return replace(facts, context_bytes=taken + _KERNELS_BYTES, attention=attention)
-    facts = nearest(device.kind, device.description, device.memory_bytes)
+    facts = facts_of(device.kind, device.description, device.memory_bytes, device.card)
     return replace(
         facts,
         description=device.description,
         memory_bytes=device.memory_bytes,
+        has_bf16=device.has_fast_bf16,
         attention=attention,
         fused=fused_by(device.kind, variants),
     )

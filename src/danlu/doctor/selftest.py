@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from danlu.device.datasheets import nearest
+from danlu.device.datasheets import facts_of
 from danlu.device.detect import select
 from danlu.dialog.assistant import open_assistant
 from danlu.dialog.events import Usage, assistant_message
@@ -201,7 +201,7 @@ def _published(test: SelfTest) -> Iterator[Check]:
     device = test.device
     if not device.has_host:
         return
-    facts = nearest(device.kind, device.description, device.memory_bytes)
+    facts = facts_of(device.kind, device.description, device.memory_bytes)
     for figure in facts.published:
         yield hint(_("for comparison, not of the starter: {figure}").format(figure=figure))
 

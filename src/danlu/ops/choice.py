@@ -20,6 +20,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from danlu.device.detect import multiplies_bf16
 from danlu.device.memory import is_out_of_memory
 from danlu.device.variants import REFERENCE, preferred_variants
 from danlu.errors import EnvironmentFault, UsageError
@@ -215,9 +216,7 @@ class Operation(Generic[T]):
 
 def half_dtype(device: torch.device) -> torch.dtype:
     """Return the 16-bit dtype that a kind of device computes in: some have no bfloat16."""
-    if device.type == "cpu" or torch.get_device_module(device).is_bf16_supported():
-        return torch.bfloat16
-    return torch.float16
+    return torch.bfloat16 if multiplies_bf16(device.type) else torch.float16
 
 
 def ops_table(device: torch.device) -> OpsTable:

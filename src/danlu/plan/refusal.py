@@ -70,7 +70,8 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
             break
     change: dict[str, str | None] = {}
     if job.number_bytes == 4:
-        job, change = replace(job, number_bytes=2), {"dtype": "bfloat16"}
+        dtype = "bfloat16" if basis.device.has_bf16 else "float16"
+        job, change = replace(job, number_bytes=2), {"dtype": dtype}
         if _fits(basis, job, workload):
             yield _as_flags(change), change
     if job.trains_all:

@@ -8,6 +8,11 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+import torch
+
+from danlu.device.nvidia_cards import AMPERE
+from danlu.ops.choice import NotHere
+
 
 def late(module: str, name: str) -> Callable[..., Any]:
     """Return a function of `{module}_kernels.py` that is imported at its first call."""
@@ -20,6 +25,8 @@ def late(module: str, name: str) -> Callable[..., Any]:
 
 @lru_cache(maxsize=64)
 def _function(module: str, name: str) -> Callable[..., Any]:
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < AMPERE:
+        raise NotHere("these kernels are made and compiled for cards from Ampere on")
     # Triton 3.9 warns where nobody says whether a product and a sum may be rounded once.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     function: Callable[..., Any] = getattr(

@@ -95,8 +95,8 @@ def _device(
     """Return the facts of a device, the memory to plan with, and the precision there."""
     if name in CATALOGUE:
         facts = CATALOGUE[name]
-        asked = DTYPES[settings.dtype]
-        return facts, facts.memory_bytes, torch.bfloat16 if asked is None else asked
+        preferred = torch.bfloat16 if facts.has_bf16 else torch.float16
+        return facts, facts.memory_bytes, DTYPES[settings.dtype] or preferred
     if name != "auto" and name not in KINDS:
         raise UsageError(
             _("There is no device {kind}.").format(kind=name),

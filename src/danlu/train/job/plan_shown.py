@@ -50,14 +50,24 @@ def plan_lines(plan: Plan, model: str) -> list[str]:
         *_what_is_planned(plan, model),
         "",
         summary(plan),
-        _("The time is measured on this device.")
-        if plan.speed.is_measured
-        else _("The time comes from the device's data sheet; a run measures it before it starts."),
+        _origin(plan),
         "",
         *_memory_table(plan),
         "",
         *_candidates_table(plan),
     ]
+
+
+def _origin(plan: Plan) -> str:
+    """Say what the time rests on."""
+    if plan.speed.is_measured:
+        return _("The time is measured on this device.")
+    if plan.device.is_rough:
+        return _(
+            "danlu has no data sheet of this device: the time is a rough estimate; a run measures "
+            "it before it starts."
+        )
+    return _("The time comes from the device's data sheet; a run measures it before it starts.")
 
 
 def _what_is_planned(plan: Plan, model: str) -> list[str]:

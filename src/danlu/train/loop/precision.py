@@ -61,8 +61,9 @@ class Precision:
 def choose_precision(settings: TrainSettings, device: Device) -> Precision:
     """Choose the dtype: `dtype` decides; else `bf16`, `fp16`, else what the device prefers.
 
-    fp16 asks for 16 bits, not for float16's narrow range: bfloat16 needs no loss scale and cannot
-    overflow, so it is taken wherever the device has it. Raises UsageError for fp16 with bf16.
+    Both flags ask for 16 bits, not for one of the two: bfloat16 needs no loss scale and cannot
+    overflow, so it is taken wherever the device has it, and float16 on cards that would only
+    emulate it. Raises UsageError for fp16 with bf16.
     """
     if settings.fp16 and settings.bf16:
         raise UsageError(
@@ -70,17 +71,24 @@ def choose_precision(settings: TrainSettings, device: Device) -> Precision:
             why=_("A run has one precision."),
             fix=_("Keep --bf16; on cards without bfloat16 keep --fp16."),
         )
-    chosen = DTYPES[settings.dtype] or (torch.bfloat16 if settings.bf16 else None)
-    if chosen is not None:
-        return Precision(dtype=chosen)
+    asked, preferred = DTYPES[settings.dtype], device.preferred_dtype
+    if asked is not None:
+        return Precision(dtype=asked)
+    if preferred == torch.float16 and not settings.fp16:
+        note = _(
+            "{device} has no bfloat16: computing in float16, with a loss scale against overflow "
+            "(--dtype float32 is slower and takes twice the memory)"
+        )
+        return Precision(dtype=preferred, note=note.format(device=device.description))
+    if settings.bf16:
+        return Precision(dtype=torch.bfloat16)
     if not settings.fp16:
-        return Precision(dtype=device.preferred_dtype)
-    if device.preferred_dtype == torch.bfloat16:
+        return Precision(dtype=preferred)
+    note = ""
+    if preferred == torch.bfloat16:
         note = _(
             "--fp16: computing in bfloat16, as fast and without overflow (--dtype float16 forces)"
         )
-        return Precision(dtype=torch.bfloat16, note=note)
-    if device.has_fast_fp16:
-        return Precision(dtype=torch.float16)
-    note = _("--fp16: this device has no fast 16-bit arithmetic; computing in float32")
-    return Precision(dtype=torch.float32, note=note)
+    elif preferred == torch.float32:
+        note = _("--fp16: this device has no fast 16-bit arithmetic; computing in float32")
+    return Precision(dtype=preferred, note=note)

@@ -1,0 +1,87 @@
+"""Runs the parts of the device check in order, prints the table last.
+
+Nothing but the standard library is imported before it is known what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import importlib.util
+import os
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.device_check.part import Part, Report, run_part
+
+# What may be missing on a machine that was not set up for danlu.
+LIBRARIES = (
+    "torch", "triton", "numpy", "pydantic", "tokenizers", "jinja2", "yaml", "rich", "llguidance",
+    "fastapi", "transformers", "peft", "liger_kernel",
+)  # fmt: skip
+_TRAINS = ("torch", "numpy", "pydantic", "tokenizers")
+
+
+def _call(name: str, setting: Any, report: Report) -> None:
+    importlib.import_module(f"benchmarks.device_check.{name}").run(setting, report)
+
+
+def _part(name: str, seconds: float, *needs: str) -> Part:
+    return Part(name=name, run=partial(_call, name), needs=needs, seconds=seconds)
+
+
+# In order of worth; the seconds are shares of what --minutes gives.
+PARTS = (
+    _part("machine", 40, "torch"),
+    _part("correctness", 80, "torch"),
+    _part("training", 190, *_TRAINS),
+    _part("decoding", 130, *_TRAINS, "llguidance"),
+    _part("starting", 40, *_TRAINS, "llguidance"),
+)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the check; return 0 where no part failed, else 1."""
+    settings = _settings(words)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    report = Report(file=settings.out / "device_check.json")
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    report.found["missing"] = missing
+    report.found["settings"] = {name: str(value) for name, value in vars(settings).items()}
+    print(f"not installed here: {', '.join(missing) or 'nothing'}", flush=True)
+    parts = [part for part in PARTS if part.name in settings.parts.split(",")]
+    ends = time.monotonic() + 60 * settings.minutes
+    for number, part in enumerate(parts):
+        lacking = [name for name in part.needs if name in missing]
+        if lacking:
+            report.part = part.name
+            report.put("part", {"missing": lacking}, f"SKIPPED: needs {', '.join(lacking)}")
+            continue
+        shares = part.seconds / sum(each.seconds for each in parts[number:])
+        run_part(part, settings, report, seconds=max(1.0, shares * (ends - time.monotonic())))
+        gc.collect()
+    print(f"\n{report.table()}\n\nall figures: {report.file}", flush=True)
+    return int(any(words.startswith("FAILED") for _part, _what, words in report.rows))
+
+
+def _settings(words: Sequence[str] | None) -> argparse.Namespace:
+    names = [part.name for part in PARTS]
+    parser = argparse.ArgumentParser(prog="benchmarks.device_check")
+    given = os.environ.get("OUT")
+    parser.add_argument("out", type=Path, nargs="?", default=Path(given or "device_check"))
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--parts", default=",".join(names), help=", ".join(names))
+    parser.add_argument("--shape", choices=("qwen3-8b", "tiny"), default="qwen3-8b")
+    parser.add_argument("--device", default="cuda")
+    found = parser.parse_args(words)
+    if unknown := set(found.parts.split(",")) - set(names):
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

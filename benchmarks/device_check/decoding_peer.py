@@ -1,0 +1,57 @@
+"""transformers' generate on the same shape and card: greedy, sdpa attention, its dynamic cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.device_check.part import Report
+from benchmarks.device_check.setup import emptied, seconds_of
+from benchmarks.device_check.shapes import CheckShape, Streams
+from benchmarks.device_check.training_peer import transformers_model
+
+# Tokens whose time is taken: generate's time with so many more, less that without.
+_TIMED = 24
+
+
+def measure(shape: CheckShape, device: torch.device, report: Report) -> None:
+    """Measure the same streams, the danlu figure beside."""
+    model = transformers_model(shape, device).eval()
+    for streams in shape.streams:
+        if report.left() < 10:
+            report.put(f"{streams.name}, peer", None, "SKIPPED: no time left")
+            continue
+        with report.trying(f"{streams.name}, peer"):
+            speed = _speed(model, streams, shape.config.vocab_size, device)
+            ours = report.found["parts"]["decoding"].get(streams.name, {})
+            ratio = ours.get("decode_tokens_per_s", 0.0) / speed
+            found = {"decode_tokens_per_s": speed, "danlu_ratio": ratio}
+            words = f"{speed:,.0f} tokens/s; danlu {ratio:.2f} x"
+            report.put(f"{streams.name}, peer", found, words)
+    del model
+    emptied(device)
+
+
+def _speed(model: Any, streams: Streams, vocab: int, device: torch.device) -> float:
+    emptied(device)
+    generator = torch.Generator().manual_seed(4)
+    size = (streams.count, streams.start)
+    ids = torch.randint(0, vocab, size, generator=generator).to(device)
+
+    def generate(answer: int) -> float:
+        return seconds_of(
+            lambda: model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                min_new_tokens=answer,
+                max_new_tokens=answer,
+                pad_token_id=0,
+            ),
+            device,
+        )
+
+    generate(2)
+    short = generate(1)
+    return streams.count * _TIMED / max(1e-9, generate(1 + _TIMED) - short)

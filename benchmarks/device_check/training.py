@@ -1,0 +1,167 @@
+"""How fast danlu trains on the card, what memory that takes, and where a step's time goes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.device_check.part import Report
+from benchmarks.device_check.setup import emptied, peak, random_model, rows_of, seconds_of
+from benchmarks.device_check.shapes import LORA_ALPHA, LORA_RANK, SHAPES, CheckShape
+from danlu.data.tokens.examples import Example
+from danlu.data.tokens.pack import pack
+from danlu.device.detect import select
+from danlu.device.facts import budget_bytes, device_facts
+from danlu.hub.load import LoadedModel
+from danlu.lora.adapter import LoraConfig
+from danlu.ops import ops_table
+from danlu.plan.choose import Constraints, Plan
+from danlu.plan.job import Job
+from danlu.plan.workload import ExampleShape, Workload
+from danlu.train.fit.planning import plan_run
+from danlu.train.loop.batches import stage
+from danlu.train.loop.method import LoraMethod
+from danlu.train.loop.optimizer import Optimizer
+from danlu.train.loop.precision import LossScale
+from danlu.train.loop.step import StepResult, optimizer_step
+
+# A plan is made for a run of so many steps.
+_PLANNED_STEPS = 100
+_PROFILED_KERNELS = 30
+
+
+def run(settings: argparse.Namespace, report: Report) -> None:
+    """Train on rows of the recipe and on full ones; then let transformers + PEFT do it."""
+    shape, device = SHAPES[settings.shape], select(settings.device)
+    base = random_model(shape.config, device)
+    for name, rows in _rows(shape).items():
+        with report.trying(name):
+            _measure(base, name, rows, shape.steps, report)
+    del base
+    emptied(device.torch_device)
+    missing = [name for name in ("transformers", "peft") if not importlib.util.find_spec(name)]
+    if missing:
+        report.put("peer", {"missing": missing}, f"SKIPPED: needs {', '.join(missing)}")
+        return
+    from benchmarks.device_check import training_peer
+
+    for name, rows in _rows(shape).items():
+        with report.trying(f"{name}, peer"):
+            training_peer.measure(shape, device.torch_device, name, rows, report)
+
+
+def _rows(shape: CheckShape) -> dict[str, list[Example]]:
+    vocab = shape.config.vocab_size
+    recipe = rows_of(shape.recipe_rows, shape.recipe_tokens, vocab, varied=True)
+    full = rows_of(shape.full_rows, shape.full_tokens, vocab, varied=False)
+    return {"recipe": recipe, "full rows": full}
+
+
+class Bench:
+    """A fresh adapter on a model, its plan, and a step's rows that are trained repeatedly."""
+
+    def __init__(self, base: LoadedModel, rows: Sequence[Example]) -> None:
+        lora = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA)
+        self.method = LoraMethod.fresh(base, lora, seed=0)
+        self.optimizer = Optimizer(self.method.parameters(), weight_decay=0.0)
+        self.scale = LossScale.first_for(base.dtype)
+        self.plan = planned(base, lora, rows)
+        self.step_plan = self.plan.chosen.step_plan
+        device = base.device.torch_device
+        self.batches = [
+            stage(batch, device, multiple=base.token_multiple)
+            for batch in pack(rows, self.step_plan.micro_batch_tokens)
+        ]
+
+    def step(self) -> StepResult:
+        """Do one optimizer step; when it returns the device has done it."""
+        result = optimizer_step(
+            self.method,
+            self.optimizer,
+            self.batches,
+            step_plan=self.step_plan,
+            step=0,
+            learning_rate=1e-4,
+            max_grad_norm=1.0,
+            scale=self.scale,
+            between=lambda: None,
+            meanwhile=lambda: None,
+        )
+        self.scale = result.scale
+        return result
+
+
+def planned(base: LoadedModel, lora: LoraConfig, rows: Sequence[Example]) -> Plan:
+    """Plan such steps as `danlu train` would."""
+    ranks = dict.fromkeys(lora.target_modules, lora.r)
+    job = Job(config=base.config, number_bytes=base.dtype.itemsize, ranks=ranks)
+    shapes = [
+        ExampleShape(tokens=len(row.tokens), targets=int(row.supervised[1:].sum())) for row in rows
+    ]
+    workload = Workload(
+        steps=[shapes], evaluation=[], total_steps=_PLANNED_STEPS, num_evaluations=0
+    )
+    facts = device_facts(base.device, ops_table(base.device.torch_device).chosen)
+    budget = budget_bytes(base.device)
+    return plan_run(job, workload, facts, budget_bytes=budget, constraints=Constraints())
+
+
+def _measure(
+    base: LoadedModel, name: str, rows: Sequence[Example], steps: int, report: Report
+) -> None:
+    device = base.device.torch_device
+    emptied(device)
+    bench = Bench(base, rows)
+    first = seconds_of(bench.step, device)
+    results: list[StepResult] = []
+    times = [seconds_of(lambda: results.append(bench.step()), device) for _step in range(steps)]
+    found = figures(rows, times) | {"first_step_s": first, "losses": [r.loss for r in results]}
+    chosen = bench.plan.chosen
+    foreseen = {"step_s": chosen.step_s, "bytes": chosen.memory.total - chosen.memory.process}
+    most = peak(device)
+    found |= {"step_plan": vars(bench.step_plan), "planned": foreseen, "peak_bytes": most}
+    words = (
+        f"{found['tokens_per_s']:,.0f} tokens/s, step {found['step_s']:.3f} s "
+        f"(plan {foreseen['step_s']:.3f}), recompute {bench.step_plan.recompute}"
+    )
+    report.put(name, found, words)
+    if most is not None:
+        off = most / foreseen["bytes"] - 1
+        words = f"{most / 1e9:.2f} GB, plan {foreseen['bytes'] / 1e9:.2f} ({off:+.1%})"
+        report.put(f"{name}, peak", most, words)
+    with report.trying(f"{name}, profile"):
+        report.put(f"{name}, profile", profiled(bench.step, device))
+
+
+def figures(rows: Sequence[Example], times: Sequence[float]) -> dict[str, Any]:
+    """Return what steps over rows come to; useful tokens are those of rows, padding is none."""
+    tokens, step_s = sum(len(row.tokens) for row in rows), statistics.median(times)
+    return {
+        "useful_tokens": tokens,
+        "times": times,
+        "step_s": step_s,
+        "tokens_per_s": tokens / step_s,
+    }
+
+
+def profiled(work: Callable[[], Any], device: torch.device) -> list[dict[str, Any]]:
+    """Return the kernels of a call, those that take most first: name, milliseconds, how often."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_card = device.type == "cuda"
+    kinds = [ProfilerActivity.CUDA if on_card else ProfilerActivity.CPU]
+    with profile(activities=kinds) as recorded:
+        work()
+        if on_card:
+            torch.cuda.synchronize()
+    attribute = "self_device_time_total" if on_card else "self_cpu_time_total"
+    events = sorted(recorded.key_averages(), key=lambda e: -getattr(e, attribute))
+    return [
+        {"kernel": e.key[:120], "ms": getattr(e, attribute) / 1e3, "count": e.count}
+        for e in events[:_PROFILED_KERNELS]
+    ]

@@ -1,0 +1,118 @@
+"""The device check as a lent machine runs it, on this CPU with a tiny shape."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.device_check.decoding import limit_tokens_per_s
+from benchmarks.device_check.part import Part, Report, run_part
+from benchmarks.device_check.shapes import SHAPES, Streams
+
+ROOT = Path(__file__).parents[2]
+
+
+def checked(out: Path, parts: str, **environment: str) -> tuple[dict[str, Any], str, int]:
+    """Run the script; what it wrote, what it printed, and how it ended."""
+    words = ["sh", str(ROOT / "scripts" / "device_check.sh"), "--parts", parts]
+    done = subprocess.run(
+        [*words, "--shape", "tiny", "--device", "cpu", "--minutes", "2"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": sys.executable, "OUT": str(out), **environment},
+        check=False,
+    )
+    file = out / "device_check.json"
+    assert file.is_file(), done.stderr
+    return json.loads(file.read_text(encoding="utf-8")), done.stdout, done.returncode
+
+
+def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
+    names = "machine,correctness,training,decoding"
+    found, printed, code = checked(tmp_path, names)
+    assert code == 0, printed
+    parts = found["parts"]
+    assert list(parts) == names.split(",")
+    assert not any("FAILED" in words for _part, _what, words in found["table"])
+    for kind in ("recipe", "full rows"):
+        assert parts["training"][kind]["tokens_per_s"] > 0
+        assert parts["training"][kind]["losses"][-1] < parts["training"][kind]["losses"][0]
+        assert parts["training"][f"{kind}, peer"]["tokens_per_s"] > 0
+        assert parts["training"][f"{kind}, ratio"] > 0
+        assert parts["training"][f"{kind}, profile"][0]["ms"] > 0
+    for name in ("1 x 8/16", "4 x 8/16", "one adapter", "int8", "int4"):
+        assert parts["decoding"][name]["decode_tokens_per_s"] > 0
+    assert parts["decoding"]["4 x 8/16, peer"]["danlu_ratio"] > 0
+    assert len(parts["correctness"]["errors"]) > 20
+    assert len(parts["correctness"]["losses"]["cpu"]) == 10
+    last = printed.rstrip().splitlines()
+    assert last[-1].endswith("device_check.json")
+    assert last[-3].split()[0] == "decoding"
+
+
+@pytest.mark.soak
+def test_processes_that_start_are_timed(tmp_path: Path) -> None:
+    found, printed, code = checked(tmp_path, "starting")
+    assert code == 0, printed
+    assert all(len(times) == 2 for name, times in found["parts"]["starting"].items()
+               if name != "seconds")  # fmt: skip
+
+
+def test_what_a_machine_lacks_skips_a_part_and_is_named(tmp_path: Path) -> None:
+    # A site-packages folder that knows nothing but this finder: transformers is not there.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *p: None if name in ('llguidance',) else find(name, *p)\n",
+        encoding="utf-8",
+    )
+    found, printed, code = checked(tmp_path / "out", "decoding", PYTHONPATH=str(tmp_path))
+    assert code == 0
+    assert found["missing"].count("llguidance") == 1
+    assert printed.splitlines()[0].startswith("not installed here: ")
+    assert found["table"] == [["decoding", "part", "SKIPPED: needs llguidance"]]
+
+
+def test_a_part_that_fails_or_takes_too_long_ends_alone(tmp_path: Path) -> None:
+    def broken(_settings: object, report: Report) -> None:
+        report.put("first", 1, "done")
+        raise ValueError("no such kernel")
+
+    def endless(_settings: object, report: Report) -> None:
+        report.put("first", 2, "done")
+        while True:
+            try:
+                while True:
+                    pass
+            except Exception:  # what calls kernels may try again after any failure
+                continue
+
+    report = Report(file=tmp_path / "found.json")
+    for name, work, seconds in (("broken", broken, 5.0), ("endless", endless, 0.2)):
+        run_part(Part(name=name, run=work, needs=(), seconds=1), None, report, seconds=seconds)
+    parts = json.loads(report.file.read_text(encoding="utf-8"))["parts"]
+    assert (parts["broken"]["first"], parts["endless"]["first"]) == (1, 2)
+    assert "no such kernel" in parts["broken"]["part"]["failed"]
+    assert "Traceback" in parts["broken"]["part"]["failed"]
+    assert parts["endless"]["seconds"] < 2
+    words = {(part, what): found for part, what, found in report.rows}
+    assert words["broken", "part"] == "FAILED: ValueError: no such kernel"
+    assert words["endless", "time"].startswith("ended after")
+
+
+def test_the_limit_of_decoding_is_that_of_reading_weights_and_cache() -> None:
+    import torch
+
+    config = SHAPES["qwen3-8b"].config
+    streams = Streams(count=1, prompt=128, answer=1024, timed=96)
+    limit = limit_tokens_per_s(config, streams, bandwidth=3.35e12, dtype=torch.bfloat16)
+    # 8.19 billion weights less the embedding's 0.62, and 640 tokens of 147 KB: 15.2 GB a token.
+    assert limit == pytest.approx(3.35e12 / (2 * (8.1907e9 - 0.6223e9) + 640 * 147_456), rel=1e-3)
+    many = Streams(count=64, prompt=128, answer=1024, timed=96)
+    both = limit_tokens_per_s(config, many, bandwidth=3.35e12, dtype=torch.bfloat16)
+    assert 30 * limit < both < 64 * limit
