@@ -101,6 +101,7 @@ def test_answers_are_those_of_the_cpu() -> None:
         assert logprobs_of(here) == pytest.approx(logprobs_of(there), abs=1e-3)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_a_quantised_model_answers_as_on_the_cpu(quantization: Quantization) -> None:
     """The same bits, multiplied by other kernels."""
@@ -119,6 +120,7 @@ def test_a_quantised_model_answers_as_on_the_cpu(quantization: Quantization) -> 
     assert found[0] == found[1]
 
 
+@pytest.mark.soak
 def test_answers_in_bfloat16_are_close_to_those_of_the_cpu() -> None:
     model = varied_model(num_hidden_layers=1).to(torch.bfloat16)
     expected = answers(model)

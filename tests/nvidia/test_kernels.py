@@ -28,7 +28,14 @@ def test_the_probe_takes_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "capability", [80, 89, 90, 120], ids=["A100", "RTX 4090", "H100", "RTX 5090"]
+    "capability",
+    [
+        pytest.param(90, id="H100"),
+        *(
+            pytest.param(capability, id=card, marks=pytest.mark.soak)
+            for capability, card in ((80, "A100"), (89, "RTX 4090"), (120, "RTX 5090"))
+        ),
+    ],
 )
 def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
     kept = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
