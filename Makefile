@@ -26,12 +26,14 @@ demo: .venv/installed ## fine-tune, compare, merge and chat with the starter mod
 test: .venv/installed-dev page ## run the whole test suite (no network)
 	@failed=0; \
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-		--ignore tests/npu || failed=1; \
+		--ignore tests/npu --ignore tests/nvidia || failed=1; \
 	$(BIN)/python -m pytest tests/npu || failed=1; \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 tests/nvidia || failed=1; \
 	exit $$failed
 
 soak: .venv/installed-dev ## run the long tests of reliability: kills, signals, damage, memory
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak --ignore tests/nvidia
+	$(BIN)/python -m pytest -m soak tests/nvidia
 
 check: .venv/installed-dev page ## format, lint, types and the rules of the house
 	$(BIN)/ruff format --check $(CODE)

@@ -20,9 +20,10 @@ from danlu.lora.adapter import LoraConfig
 from danlu.lora.linear import AdapterLinear
 from danlu.model.config import ModelConfig
 from danlu.model.recompute import POLICIES, Recompute
-from danlu.ops import cross_entropy_rows, nvidia, rotary_table
+from danlu.ops import cross_entropy_rows, rotary_table
 from danlu.ops.ascend.fusion_attention import compressed_mask
 from danlu.ops.attention import ATTENTION
+from danlu.ops.nvidia import late_import
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.memory import batch_bytes, layer_bytes, loss_bytes, memory_of
 from danlu.train.loop.batches import stage
@@ -62,7 +63,7 @@ def card(request: pytest.FixtureRequest) -> Iterator[DeviceFacts]:
             yield PLAIN
         elif request.param is NVIDIA:
             patch.setitem(ATTENTION._chosen, "npu", (FLASH, packed_attention))
-            patch.setattr(nvidia, "_function", on_the_host)
+            patch.setattr(late_import, "_function", on_the_host)
             with nvidia_variants("npu"):
                 yield NVIDIA
         else:
