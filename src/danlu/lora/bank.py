@@ -24,7 +24,7 @@ from danlu.ops import end_linear
 
 
 class AdapterBank(Linear):
-    """The `linear` of the engine.
+    """The `linear` of the engine where a device does not multiply groups by one call.
 
     segments: (adapter, number of tokens) in the order of the batch; None means the plain model.
     Neighbours with the same adapter are computed together.
