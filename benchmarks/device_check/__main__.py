@@ -36,10 +36,12 @@ def _part(name: str, seconds: float, *needs: str) -> Part:
 
 # In order of worth; the seconds are shares of what --minutes gives.
 PARTS = (
-    _part("machine", 40, "torch"),
+    _part("machine", 30, "torch"),
     _part("correctness", 80, "torch"),
-    _part("training", 190, *_TRAINS),
-    _part("decoding", 130, *_TRAINS, "llguidance"),
+    _part("training", 80, *_TRAINS),
+    _part("decoding", 80, *_TRAINS, "llguidance"),
+    _part("training_peer", 90, *_TRAINS, "transformers", "peft"),
+    _part("decoding_peer", 60, *_TRAINS, "llguidance", "transformers"),
     _part("starting", 40, *_TRAINS, "llguidance"),
 )
 

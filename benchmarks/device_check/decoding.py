@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from benchmarks.device_check.part import Report
 from benchmarks.device_check.setup import emptied, peak, random_model, seconds_of, waited
 from benchmarks.device_check.shapes import SHAPES, Streams
+from benchmarks.device_check.training import PROFILED_KERNELS, kernels_words, profiled
 from benchmarks.serve.danlu_side import random_adapter
 from danlu.device.datasheets import REACHED_BANDWIDTH
 from danlu.device.detect import select
@@ -30,7 +31,7 @@ _PROJECTIONS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
-    """Measure all streams, then other weights and an adapter with one stream, then the peer."""
+    """Measure all streams, then other weights and an adapter with one stream."""
     shape, device = SHAPES[settings.shape], select(settings.device)
     base = random_model(shape.config, device)
     one = shape.streams[0]
@@ -44,15 +45,6 @@ def run(settings: argparse.Namespace, report: Report) -> None:
             lesser = quantized(base, quantization)  # type: ignore[arg-type]
             _measure(lesser, one, quantization, report, quantization=quantization)  # type: ignore[arg-type]
             del lesser
-    del base
-    emptied(device.torch_device)
-    if importlib.util.find_spec("transformers") is None:
-        report.put("peer", {"missing": ["transformers"]}, "SKIPPED: needs transformers")
-        return
-    from benchmarks.device_check import decoding_peer
-
-    with report.trying("peer"):
-        decoding_peer.measure(shape, device.torch_device, report)
 
 
 def limit_tokens_per_s(
@@ -107,6 +99,8 @@ def _measure(
     # Recordings and kernels are made by a first round that is not measured.
     _decode(engine, replace(streams, prompt=16, answer=4, timed=4), adapter, seed=1)
     read_s, decode_s = _decode(engine, streams, adapter, seed=2)
+    kernels: list[dict[str, Any]] = []
+    _decode(engine, replace(streams, timed=1), adapter, seed=1, kernels=kernels)
     steps = streams.timed
     facts = device_facts(base.device, ops_table(device).chosen)
     limit = limit_tokens_per_s(
@@ -133,6 +127,7 @@ def _measure(
         f"{found['step_ms']:.2f} ms a step; prompts {found['prefill_tokens_per_s']:,.0f} tokens/s"
     )
     report.put(name, found, words)
+    report.put(f"{name}, profile", kernels[:PROFILED_KERNELS], kernels_words(kernels))
 
 
 def _engine(base: LoadedModel, streams: Streams) -> Engine:
@@ -158,9 +153,17 @@ def _prompts(streams: Streams, vocab: int, seed: int) -> list[tuple[int, ...]]:
 
 
 def _decode(
-    engine: Engine, streams: Streams, adapter: Adapter | None, *, seed: int
+    engine: Engine,
+    streams: Streams,
+    adapter: Adapter | None,
+    *,
+    seed: int,
+    kernels: list[dict[str, Any]] | None = None,
 ) -> tuple[float, float]:
-    """Return seconds until every stream has its first token, and of the timed steps behind that."""
+    """Return seconds until every stream has its first token, and of the timed steps behind that.
+
+    kernels: filled with those of one more step.
+    """
     device = engine._model.embed_tokens.device
     written: set[RequestId] = set()
     failed: list[Output] = []
@@ -189,6 +192,8 @@ def _decode(
             engine.step()
 
     decode_s = seconds_of(decode, device)
+    if kernels is not None:
+        kernels += profiled(engine.step, device)
     running = engine.num_unfinished
     for request_id in ids:
         engine.abort(request_id)

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import torch
 
 from benchmarks.device_check.part import Report
 from benchmarks.device_check.setup import emptied, seconds_of
-from benchmarks.device_check.shapes import CheckShape, Streams
+from benchmarks.device_check.shapes import SHAPES, Streams
 from benchmarks.device_check.training_peer import transformers_model
+from danlu.device.detect import select
 
 # Tokens whose time is taken: generate's time with so many more, less that without.
 _TIMED = 24
 
 
-def measure(shape: CheckShape, device: torch.device, report: Report) -> None:
+def run(settings: argparse.Namespace, report: Report) -> None:
     """Measure the same streams, the danlu figure beside."""
+    shape, device = SHAPES[settings.shape], select(settings.device).torch_device
     model = transformers_model(shape, device).eval()
     for streams in shape.streams:
         if report.left() < 10:
-            report.put(f"{streams.name}, peer", None, "SKIPPED: no time left")
+            report.put(streams.name, None, "SKIPPED: no time left")
             continue
-        with report.trying(f"{streams.name}, peer"):
+        with report.trying(streams.name):
             speed = _speed(model, streams, shape.config.vocab_size, device)
-            ours = report.found["parts"]["decoding"].get(streams.name, {})
+            ours = report.found["parts"].get("decoding", {}).get(streams.name, {})
             ratio = ours.get("decode_tokens_per_s", 0.0) / speed
             found = {"decode_tokens_per_s": speed, "danlu_ratio": ratio}
             words = f"{speed:,.0f} tokens/s; danlu {ratio:.2f} x"
-            report.put(f"{streams.name}, peer", found, words)
-    del model
-    emptied(device)
+            report.put(streams.name, found, words)
 
 
 def _speed(model: Any, streams: Streams, vocab: int, device: torch.device) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,30 +31,20 @@ from danlu.train.loop.step import StepResult, optimizer_step
 
 # A plan is made for a run of so many steps.
 _PLANNED_STEPS = 100
-_PROFILED_KERNELS = 30
+PROFILED_KERNELS = 40
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
-    """Train on rows of the recipe and on full ones; then let transformers + PEFT do it."""
+    """Train on rows of the recipe and on full ones."""
     shape, device = SHAPES[settings.shape], select(settings.device)
     base = random_model(shape.config, device)
-    for name, rows in _rows(shape).items():
+    for name, rows in measured_rows(shape).items():
         with report.trying(name):
             _measure(base, name, rows, shape.steps, report)
-    del base
-    emptied(device.torch_device)
-    missing = [name for name in ("transformers", "peft") if not importlib.util.find_spec(name)]
-    if missing:
-        report.put("peer", {"missing": missing}, f"SKIPPED: needs {', '.join(missing)}")
-        return
-    from benchmarks.device_check import training_peer
-
-    for name, rows in _rows(shape).items():
-        with report.trying(f"{name}, peer"):
-            training_peer.measure(shape, device.torch_device, name, rows, report)
 
 
-def _rows(shape: CheckShape) -> dict[str, list[Example]]:
+def measured_rows(shape: CheckShape) -> dict[str, list[Example]]:
+    """Return the rows of a step, by what they are called in the table."""
     vocab = shape.config.vocab_size
     recipe = rows_of(shape.recipe_rows, shape.recipe_tokens, vocab, varied=True)
     full = rows_of(shape.full_rows, shape.full_tokens, vocab, varied=False)
@@ -135,7 +124,8 @@ def _measure(
         words = f"{most / 1e9:.2f} GB, plan {foreseen['bytes'] / 1e9:.2f} ({off:+.1%})"
         report.put(f"{name}, peak", most, words)
     with report.trying(f"{name}, profile"):
-        report.put(f"{name}, profile", profiled(bench.step, device))
+        kernels = profiled(bench.step, device)
+        report.put(f"{name}, profile", kernels[:PROFILED_KERNELS], kernels_words(kernels))
 
 
 def figures(rows: Sequence[Example], times: Sequence[float]) -> dict[str, Any]:
@@ -162,6 +152,11 @@ def profiled(work: Callable[[], Any], device: torch.device) -> list[dict[str, An
     attribute = "self_device_time_total" if on_card else "self_cpu_time_total"
     events = sorted(recorded.key_averages(), key=lambda e: -getattr(e, attribute))
     return [
-        {"kernel": e.key[:120], "ms": getattr(e, attribute) / 1e3, "count": e.count}
-        for e in events[:_PROFILED_KERNELS]
+        {"kernel": e.key[:120], "ms": getattr(e, attribute) / 1e3, "count": e.count} for e in events
     ]
+
+
+def kernels_words(kernels: Sequence[dict[str, Any]]) -> str:
+    """Return what the kernels of a call come to, in words."""
+    total, count = sum(each["ms"] for each in kernels), sum(each["count"] for each in kernels)
+    return f"{total:.1f} ms in {count:,} kernels"

@@ -5,6 +5,7 @@ With gradient checkpointing and without, and with Liger's kernels where that is 
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from benchmarks.device_check.part import Report
 from benchmarks.device_check.setup import emptied, peak, seconds_of
-from benchmarks.device_check.shapes import LORA_ALPHA, LORA_RANK, CheckShape
-from benchmarks.device_check.training import figures
+from benchmarks.device_check.shapes import LORA_ALPHA, LORA_RANK, SHAPES, CheckShape
+from benchmarks.device_check.training import figures, measured_rows
 from danlu.data.tokens.examples import Example
+from danlu.device.detect import select
 from danlu.device.memory import is_out_of_memory
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -25,10 +27,18 @@ IGNORED = -100
 _Batch = dict[str, Tensor]
 
 
-def measure(
+def run(settings: argparse.Namespace, report: Report) -> None:
+    """Measure what danlu's training was measured on."""
+    shape, device = SHAPES[settings.shape], select(settings.device).torch_device
+    for name, rows in measured_rows(shape).items():
+        with report.trying(name):
+            _measure(shape, device, name, rows, report)
+
+
+def _measure(
     shape: CheckShape, device: torch.device, name: str, rows: Sequence[Example], report: Report
 ) -> None:
-    """Measure each way to compute; the fastest is what danlu is held against."""
+    # Each way to compute; the fastest is what danlu is held against.
     ways = [(False, False), (True, False)]
     if importlib.util.find_spec("liger_kernel") is not None:
         ways += [(True, True), (False, True)]
@@ -36,23 +46,23 @@ def measure(
     for checkpoints, liger in ways:
         emptied(device)
         way = f"checkpointing {'on' if checkpoints else 'off'}{', liger' if liger else ''}"
-        with report.trying(f"{name}, peer, {way}"):
+        with report.trying(f"{name}, {way}"):
             model = _model(shape, device, checkpoints=checkpoints, liger=liger)
             best = _best(model, device, rows, shape)
             del model
-            report.put(f"{name}, peer, {way}", best)
+            report.put(f"{name}, {way}", best)
             found += [] if best is None else [{"way": way, **best}]
         if found:  # as far as is known: time may end with any of them
             _tell(name, max(found, key=lambda each: each["tokens_per_s"]), report)
     emptied(device)
     if not found:
-        report.put(f"{name}, peer", None, "not even one row fits into the memory")
+        report.put(name, None, "not even one row fits into the memory")
 
 
 def _tell(name: str, fastest: dict[str, Any], report: Report) -> None:
     speed, batch_rows, way = (fastest[key] for key in ("tokens_per_s", "batch_rows", "way"))
-    report.put(f"{name}, peer", fastest, f"{speed:,.0f} tokens/s, {batch_rows} rows, {way}")
-    ours = report.found["parts"][report.part].get(name, {}).get("tokens_per_s")
+    report.put(name, fastest, f"{speed:,.0f} tokens/s, {batch_rows} rows, {way}")
+    ours = report.found["parts"].get("training", {}).get(name, {}).get("tokens_per_s")
     if ours is not None:
         report.put(f"{name}, ratio", ours / speed, f"{ours / speed:.2f} x transformers + PEFT")
 
