@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
-from typing import Any
 
 import torch
 
+from benchmarks.device_check.kernels import Kernels, profiled
 from benchmarks.device_check.part import Report
 from benchmarks.device_check.setup import emptied, peak, random_model, seconds_of, waited
 from benchmarks.device_check.shapes import SHAPES, Streams
-from benchmarks.device_check.training import PROFILED_KERNELS, kernels_words, profiled
 from benchmarks.serve.danlu_side import random_adapter
 from danlu.device.datasheets import REACHED_BANDWIDTH
 from danlu.device.detect import select
@@ -99,7 +98,7 @@ def _measure(
     # Recordings and kernels are made by a first round that is not measured.
     _decode(engine, replace(streams, prompt=16, answer=4, timed=4), adapter, seed=1)
     read_s, decode_s = _decode(engine, streams, adapter, seed=2)
-    kernels: list[dict[str, Any]] = []
+    kernels: list[Kernels] = []
     _decode(engine, replace(streams, timed=1), adapter, seed=1, kernels=kernels)
     steps = streams.timed
     facts = device_facts(base.device, ops_table(device).chosen)
@@ -127,7 +126,7 @@ def _measure(
         f"{found['step_ms']:.2f} ms a step; prompts {found['prefill_tokens_per_s']:,.0f} tokens/s"
     )
     report.put(name, found, words)
-    report.put(f"{name}, profile", kernels[:PROFILED_KERNELS], kernels_words(kernels))
+    report.put(f"{name}, profile", vars(kernels[0]), kernels[0].words)
 
 
 def _engine(base: LoadedModel, streams: Streams) -> Engine:
@@ -158,11 +157,11 @@ def _decode(
     adapter: Adapter | None,
     *,
     seed: int,
-    kernels: list[dict[str, Any]] | None = None,
+    kernels: list[Kernels] | None = None,
 ) -> tuple[float, float]:
     """Return seconds until every stream has its first token, and of the timed steps behind that.
 
-    kernels: filled with those of one more step.
+    kernels: gets those of one more step.
     """
     device = engine._model.embed_tokens.device
     written: set[RequestId] = set()
@@ -193,7 +192,7 @@ def _decode(
 
     decode_s = seconds_of(decode, device)
     if kernels is not None:
-        kernels += profiled(engine.step, device)
+        kernels.append(profiled(engine.step, device))
     running = engine.num_unfinished
     for request_id in ids:
         engine.abort(request_id)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
+from benchmarks.device_check.kernels import profiled
 from benchmarks.device_check.part import Report
 from benchmarks.device_check.setup import emptied, peak, random_model, rows_of, seconds_of
 from benchmarks.device_check.shapes import LORA_ALPHA, LORA_RANK, SHAPES, CheckShape
@@ -31,7 +30,6 @@ from danlu.train.loop.step import StepResult, optimizer_step
 
 # A plan is made for a run of so many steps.
 _PLANNED_STEPS = 100
-PROFILED_KERNELS = 40
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
@@ -124,8 +122,8 @@ def _measure(
         words = f"{most / 1e9:.2f} GB, plan {foreseen['bytes'] / 1e9:.2f} ({off:+.1%})"
         report.put(f"{name}, peak", most, words)
     with report.trying(f"{name}, profile"):
-        kernels = profiled(bench.step, device)
-        report.put(f"{name}, profile", kernels[:PROFILED_KERNELS], kernels_words(kernels))
+        found_kernels = profiled(bench.step, device)
+        report.put(f"{name}, profile", vars(found_kernels), found_kernels.words)
 
 
 def figures(rows: Sequence[Example], times: Sequence[float]) -> dict[str, Any]:
@@ -137,26 +135,3 @@ def figures(rows: Sequence[Example], times: Sequence[float]) -> dict[str, Any]:
         "step_s": step_s,
         "tokens_per_s": tokens / step_s,
     }
-
-
-def profiled(work: Callable[[], Any], device: torch.device) -> list[dict[str, Any]]:
-    """Return the kernels of a call, those that take most first: name, milliseconds, how often."""
-    from torch.profiler import ProfilerActivity, profile
-
-    on_card = device.type == "cuda"
-    kinds = [ProfilerActivity.CUDA if on_card else ProfilerActivity.CPU]
-    with profile(activities=kinds) as recorded:
-        work()
-        if on_card:
-            torch.cuda.synchronize()
-    attribute = "self_device_time_total" if on_card else "self_cpu_time_total"
-    events = sorted(recorded.key_averages(), key=lambda e: -getattr(e, attribute))
-    return [
-        {"kernel": e.key[:120], "ms": getattr(e, attribute) / 1e3, "count": e.count} for e in events
-    ]
-
-
-def kernels_words(kernels: Sequence[dict[str, Any]]) -> str:
-    """Return what the kernels of a call come to, in words."""
-    total, count = sum(each["ms"] for each in kernels), sum(each["count"] for each in kernels)
-    return f"{total:.1f} ms in {count:,} kernels"

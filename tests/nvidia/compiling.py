@@ -103,8 +103,13 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
         if name == "int8_linear":
             yield x, empty(4096, 4096, dtype=torch.int8), empty(4096)
         if name == "int4_linear":
-            packed = empty(64, 4096, 32, dtype=torch.uint8)
-            yield x, packed, empty(4096 // INT4_GROUP, 4096, 2)
+            groups = 4096 // INT4_GROUP
+            yield x, empty(4096, groups, 4, dtype=torch.int32), empty(4096, groups, 2)
+    if name == "row_linear":
+        row, weight = empty(1, 4096), empty(6144, 4096)
+        pair = empty(2, 4096, 24), empty(2, 24, 6144), torch.tensor([0, 1])
+        yield row, weight, empty(4096), 1e-6, False, None, pair
+        yield empty(1, 8192), weight, None, 1e-6, True, empty(1, 6144), None
     for rows in (1, 512):
         if name == "grouped_linear":
             ends = torch.tensor([0, rows])

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from danlu.device.variants import TRITON
-from danlu.ops import int4, quantize_int8
+from danlu.ops import int4_linear, quantize_int8
 from danlu.ops.int4 import INT4_LINEAR, quantized_in
-from danlu.ops.nvidia import few_bits_kernels
+from danlu.ops.nvidia import few_bits_kernels, int4_words
 from danlu.ops.quantized import INT8_LINEAR
+from tests.helpers.models.variants import taken
 
 SHARE = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 0.002}
 DTYPES = pytest.mark.parametrize("dtype", SHARE, ids=str)
@@ -27,16 +28,18 @@ def product(bits: int, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return INT8_LINEAR.variants[name] if bits == 8 else INT4_LINEAR.variants[name].linear
 
 
-def stored(bits: int, weight: Tensor) -> tuple[Tensor, Tensor]:
+def stored(bits: int, weight: Tensor, name: str = TRITON) -> tuple[Tensor, Tensor]:
     if bits == 8:
         return quantize_int8(weight)
-    return quantized_in(INT4_LINEAR.variants[TRITON], weight)
+    return quantized_in(INT4_LINEAR.variants[name], weight)
 
 
 def check(bits: int, x: Tensor, weight: Tensor) -> None:
-    values, scales = stored(bits, weight.to(x.dtype))
-    found = product(bits, TRITON)(x, values, scales)
-    expected = product(bits, "reference")(x.float(), values, scales.float())
+    weight = weight.to(x.dtype)
+    found = product(bits, TRITON)(x, *stored(bits, weight))
+    values, scales = stored(bits, weight, "reference")
+    # In tiles there is filler behind the last output.
+    expected = product(bits, "reference")(x.float(), values, scales.float())[:, : len(weight)]
     assert (found.dtype, found.shape) == (x.dtype, expected.shape)
     error = (found.float() - expected).abs().max()
     assert error <= SHARE[x.dtype] * expected.abs().max(), error
@@ -74,10 +77,10 @@ def test_up_to_64_rows_are_read_as_they_are_stored(
     bits: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_floats = []
-    for name in ("int8_floats", "int4_floats"):
-        plain = getattr(few_bits_kernels, name)
+    for module, name in ((few_bits_kernels, "int8_floats"), (int4_words, "_pieces")):
+        plain = getattr(module, name)
         monkeypatch.setattr(
-            few_bits_kernels, name, lambda *of, plain=plain: by_floats.append(1) or plain(*of)
+            module, name, lambda *of, plain=plain: by_floats.append(1) or plain(*of)
         )
     check(bits, numbers(rows, 64).bfloat16(), numbers(64, 64, seed=1))
     assert len(by_floats) == (rows == 65)
@@ -100,18 +103,29 @@ def test_it_is_the_same_every_time(bits: int) -> None:
     assert torch.equal(first, again)
 
 
-def test_the_halves_of_tiles_of_32_outputs_as_of_64(monkeypatch: pytest.MonkeyPatch) -> None:
-    for tile in (32, 64):
-        monkeypatch.setattr(int4, "_tile", lambda tile=tile: tile)
-        form = int4.in_tiles(INT4_LINEAR.variants[TRITON].linear)
-        packed, scales = quantized_in(form, numbers(96, 64, seed=1))
-        assert packed.shape[2] == tile // 2
-        x = numbers(3, 64)
-        expected = product(4, "reference")(x, packed, scales)
-        torch.testing.assert_close(form.linear(x, packed, scales), expected)
+def test_words_hold_what_a_cpu_holds_in_tiles() -> None:
+    weight = numbers(72, 96, seed=1)
+    forms = [INT4_LINEAR.variants[name] for name in (TRITON, "reference")]
+    words, tiles = (
+        torch.cat([w for _rows, w in form.floats(*quantized_in(form, weight), torch.float32)])
+        for form in forms
+    )
+    torch.testing.assert_close(words, tiles[:72])
+
+
+def test_many_rows_are_multiplied_by_floats_and_gradients_go_through_them() -> None:
+    form, weight = INT4_LINEAR.variants[TRITON], numbers(40, 64, seed=1)
+    stored = quantized_in(form, weight)
+    wide = torch.cat([w for _rows, w in form.floats(*stored, torch.float32)])
+    x = numbers(70, 64).requires_grad_()
+    with taken(INT4_LINEAR, TRITON):
+        y = int4_linear(x, *stored)
+    torch.testing.assert_close(y, x @ wide.t())
+    (grad,) = torch.autograd.grad(y, x, numbers(70, 40, seed=2))
+    torch.testing.assert_close(grad, numbers(70, 40, seed=2) @ wide)
 
 
 def test_splits_fill_a_card_and_follow_from_shapes() -> None:
-    splits = few_bits_kernels._splits
+    splits = few_bits_kernels.splits_of
     assert [splits(outputs // 32, 32) for outputs in (1024, 4096, 24576, 151936)] == [16, 4, 1, 1]
     assert splits(4, 1) == 1

@@ -26,8 +26,9 @@ from danlu.model.qwen3 import (
     begin_product,
     plain_linear,
     projection_input,
+    row_product,
 )
-from danlu.ops import end_linear, grouped_linear
+from danlu.ops import end_linear, grouped_linear, is_row
 
 # As many adapters as a step can have; each takes memory, and place 0 as much as one of them.
 MOST_STACKED = 8
@@ -157,10 +158,12 @@ class StackedLinear(Linear):
         pair = self._pairs.get((layer.index, name)) if isinstance(layer, Layer) else None
         if pair is None:
             return plain_linear(layer, name, x, residual)
+        if is_row(x, getattr(layer, name)):
+            return row_product(layer, name, x, residual, (pair.a, pair.b, self._ends))
         n = projection_input(layer, name, x)
         y, left = begin_product(layer, name, n, residual)
         t = grouped_linear(n, pair.a, self._ends)
-        return end_linear(y.add_(grouped_linear(t, pair.b, self._ends)), left)
+        return end_linear(grouped_linear(t, pair.b, self._ends, y), left)
 
 
 def _ranks(adapters: Iterable[Adapter]) -> dict[str, int]:

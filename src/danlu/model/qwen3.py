@@ -25,7 +25,7 @@ from danlu.model.checkpointing import again
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, layout, merged_shape
 from danlu.model.recompute import Recompute
-from danlu.ops import begin_linear, end_linear, rms_norm, swiglu
+from danlu.ops import begin_linear, end_linear, is_row, rms_norm, row_linear, swiglu
 
 
 class Linear:
@@ -38,6 +38,8 @@ class Linear:
     def __call__(
         self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
     ) -> Tensor:
+        if is_row(x, getattr(layer, name)):
+            return row_product(layer, name, x, residual)
         return end_linear(*begin_product(layer, name, projection_input(layer, name, x), residual))
 
     def second_pass(self) -> Linear:
@@ -171,6 +173,25 @@ def projection_input(layer: Layer | Head, name: str, x: Tensor) -> Tensor:
         return swiglu(x)
     norm = norm_before(layer, name)
     return x if norm is None else rms_norm(x, norm, layer.config.rms_norm_eps)
+
+
+def row_product(
+    layer: Layer | Head,
+    name: str,
+    x: Tensor,
+    residual: Tensor | None,
+    pair: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Compute a projection of a single row at once; `ops.row_linear` says what `pair` is."""
+    return row_linear(
+        x,
+        getattr(layer, name),
+        norm=norm_before(layer, name),
+        eps=layer.config.rms_norm_eps,
+        gated=name == "down_proj",
+        residual=residual,
+        pair=pair,
+    )
 
 
 def begin_product(

@@ -25,6 +25,7 @@ from danlu.ops.product import begin_linear, end_linear
 from danlu.ops.quantized import empty_int8, int8_linear, quantize_int8
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
+from danlu.ops.row import is_row, row_linear
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
 ascend.add_variants()
@@ -56,6 +57,7 @@ __all__ = [
     "grouped_linear",
     "int4_linear",
     "int8_linear",
+    "is_row",
     "low_rank_gradients",
     "multiplies_groups",
     "multiplies_whole",
@@ -68,6 +70,7 @@ __all__ = [
     "rms_norm_backward",
     "rotary_table",
     "rotated_qkv",
+    "row_linear",
     "segment_attention",
     "swiglu",
     "swiglu_backward",

@@ -14,15 +14,19 @@ from danlu.device.variants import REFERENCE
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
 
-Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
+# As `grouped_linear`.
+Variant = Callable[..., Tensor]
 
 
-def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+def grouped_linear(
+    x: Tensor, matrices: Tensor, ends: Tensor, total: Tensor | None = None
+) -> Tensor:
     """Multiply x [T, in] with matrices [G, in, out], each group of rows with its own: [T, out].
 
-    ends: int64 [G], where each group's rows end; the last is T. A group may have none.
+    ends: int64 [G], where each group's rows end; the last is T. A group may have none. total:
+    [T, out], which the product is added to in place, and which is returned then.
     """
-    return GROUPED_LINEAR.on(x.device)(x, matrices, ends)
+    return GROUPED_LINEAR.on(x.device)(x, matrices, ends, total)
 
 
 def multiplies_groups(device: torch.device) -> bool:
@@ -37,7 +41,8 @@ def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[T
     wide = example(4, 24, 96, device=device, dtype=dtype)
     with torch.no_grad():
         between = variant(x, narrow, ends)
-        return [between, variant(between, wide, ends)]
+        total = example(13, 96, device=device, dtype=dtype, seed=1)
+        return [between, variant(between, wide, ends, total), total]
 
 
 GROUPED_LINEAR: Operation[Variant] = Operation(

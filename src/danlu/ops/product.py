@@ -21,7 +21,8 @@ def begin_linear(
 ) -> tuple[Tensor, Tensor | None]:
     """Multiply x [T, in] with weight [out, in]; return [T, out], and what is still to be added.
 
-    residual: [T, out] or None. The result is the caller's own, to be added to in place.
+    residual: [T, out] or None; overwritten in inference mode. The result is the caller's own,
+    to be added to in place.
     """
     if residual is None:
         return F.linear(x, weight), None
@@ -38,6 +39,8 @@ def _last(x: Tensor, weight: Tensor, residual: Tensor) -> tuple[Tensor, Tensor |
 
 
 def _in_product(x: Tensor, weight: Tensor, residual: Tensor) -> tuple[Tensor, Tensor | None]:
+    if torch.is_inference_mode_enabled():
+        return residual.addmm_(x, weight.t()), None  # otherwise the residual is copied first
     return torch.addmm(residual, x, weight.t()), None
 
 

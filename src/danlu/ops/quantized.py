@@ -22,8 +22,9 @@ from danlu.ops.choice import Operation, example
 
 # The most rows for which the kernel is faster.
 INT8_KERNEL_ROWS = 4
-# Numbers that are floats again at a time in a product: 8 MB in bf16.
-PIECE = 1 << 22
+# Numbers that are floats again at a time in a product: 8 MB in bf16, and 128 MB on an accelerator,
+# which would start many small products otherwise.
+PIECE, LARGE_PIECE = 1 << 22, 1 << 26
 # Numbers that are quantised at a time: what that takes is small, and one place in the heap does.
 QUANTIZED_AT_ONCE = 1 << 17
 
@@ -85,7 +86,7 @@ def _int8_pieces(
     values: Tensor, scales: Tensor, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield outputs and their weights as floats, [some, in]."""
-    for rows in pieces_of(PIECE, *values.shape):
+    for rows in pieces_of(_piece(values.device), *values.shape):
         yield rows, values[rows].to(dtype).mul_(scales[rows, None])
 
 
@@ -96,10 +97,15 @@ def _int8_few_rows(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
 
 
 def int8_floats(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Multiply with floats made of values, a piece at a time."""
     y = x.new_empty(len(x), len(values))
-    for rows in pieces_of(PIECE, *values.shape):
+    for rows in pieces_of(_piece(x.device), *values.shape):
         torch.mul(F.linear(x, values[rows].to(x.dtype)), scales[rows], out=y[:, rows])
     return y
+
+
+def _piece(device: torch.device) -> int:
+    return PIECE if device.type == "cpu" else LARGE_PIECE
 
 
 def pieces_of(numbers: int, outputs: int, inputs: int, multiple: int = 1) -> Iterator[slice]:

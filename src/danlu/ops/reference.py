@@ -28,14 +28,41 @@ def swiglu(gate_up: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """Multiply each group of rows with its own matrix.
+def grouped_linear(
+    x: Tensor, matrices: Tensor, ends: Tensor, total: Tensor | None = None
+) -> Tensor:
+    """Multiply each group of rows with its own matrix, and add to a total [tokens, out], if any.
 
     x: [tokens, in]; matrices: [groups, in, out]; ends: [groups], where each group's rows end.
     """
     starts = [0, *ends.tolist()]
     groups = [x[start:end] for start, end in pairwise(starts)]
-    return torch.cat([rows @ matrix for rows, matrix in zip(groups, matrices, strict=True)])
+    y = torch.cat([rows @ matrix for rows, matrix in zip(groups, matrices, strict=True)])
+    return y if total is None else total.add_(y)
+
+
+def row_linear(
+    x: Tensor,
+    weight: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    gated: bool,
+    residual: Tensor | None,
+    pair: tuple[Tensor, Tensor, Tensor] | None,
+) -> Tensor:
+    """Norm or swiglu of a row where asked for, its product with weight [out, in], the residual.
+
+    pair: an adapter's matrices in groups, and where these end; see `grouped_linear`.
+    """
+    if norm is not None:
+        x = rms_norm(x, norm, eps)
+    if gated:
+        x = swiglu(x)
+    y = F.linear(x, weight)
+    if pair is not None:
+        a, b, ends = pair
+        y = grouped_linear(grouped_linear(x, a, ends), b, ends, y)
+    return y if residual is None else residual + y
 
 
 def low_rank(

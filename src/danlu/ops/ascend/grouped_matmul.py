@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 
-def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+def grouped_linear(
+    x: Tensor, matrices: Tensor, ends: Tensor, total: Tensor | None = None
+) -> Tensor:
     """See `ops.grouped_linear`; split_item 3 is one tensor of results, group_type 0 groups rows."""
     results: list[Tensor] = torch.ops.npu.npu_grouped_matmul(
         [x], [matrices], group_list=ends, split_item=3, group_type=0, group_list_type=0
     )
-    return results[0]
+    return results[0] if total is None else total.add_(results[0])

@@ -13,14 +13,16 @@ from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
 from danlu.ops.grouped import GROUPED_LINEAR
-from danlu.ops.int4 import INT4_LINEAR, in_tiles
+from danlu.ops.int4 import INT4_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from danlu.ops.nvidia.flash import flash
+from danlu.ops.nvidia.int4_words import INT4_WORDS
 from danlu.ops.nvidia.late_import import late
 from danlu.ops.nvidia.triton_pages import TritonPages
 from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM, NormPasses
 from danlu.ops.rope import ROTATED_QKV, RotationPasses
+from danlu.ops.row import ROW_LINEAR
 from danlu.ops.swiglu import SWIGLU, SwigluPasses
 
 
@@ -30,8 +32,9 @@ def add_variants() -> None:
     CACHE.add(TRITON, TritonPages)
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
+    ROW_LINEAR.add(TRITON, late("row", "row_linear"))
     INT8_LINEAR.add(TRITON, late("few_bits", "int8_linear"))
-    INT4_LINEAR.add(TRITON, in_tiles(late("few_bits", "int4_linear")))
+    INT4_LINEAR.add(TRITON, INT4_WORDS)
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))
     RMS_NORM.add(TRITON, NormPasses(late("norm", "forward"), late("norm", "backward")))
     SWIGLU.add(TRITON, SwigluPasses(late("gating", "forward"), late("gating", "backward")))

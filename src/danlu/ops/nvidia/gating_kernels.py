@@ -15,7 +15,7 @@ def forward(gate_up: Tensor) -> Tensor:
     out = gate_up.new_empty(rows, size)
     if rows:
         grid = (rows, triton.cdiv(size, _BLOCK))
-        _forward_kernel[grid](gate_up, out, gate_up.stride(0), size, BLOCK=_BLOCK)
+        _swiglu_kernel[grid](gate_up, out, gate_up.stride(0), size, BLOCK=_BLOCK)
     return out
 
 
@@ -27,12 +27,12 @@ def backward(grad: Tensor, gate_up: Tensor) -> Tensor:
     if rows:
         grid = (rows, triton.cdiv(size, _BLOCK))
         strides = (grad.stride(0), gate_up.stride(0))
-        _backward_kernel[grid](grad, gate_up, out, *strides, size, BLOCK=_BLOCK)
+        _swiglu_back_kernel[grid](grad, gate_up, out, *strides, size, BLOCK=_BLOCK)
     return out
 
 
 @triton.jit
-def _forward_kernel(gate_up, out, stride, size, BLOCK: tl.constexpr):
+def _swiglu_kernel(gate_up, out, stride, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = places < size
@@ -45,7 +45,7 @@ def _forward_kernel(gate_up, out, stride, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _backward_kernel(grad, gate_up, out, grad_stride, stride, size, BLOCK: tl.constexpr):
+def _swiglu_back_kernel(grad, gate_up, out, grad_stride, stride, size, BLOCK: tl.constexpr):
     """silu'(g) = sigmoid(g) * (1 + g * (1 - sigmoid(g)))."""
     row = tl.program_id(0).to(tl.int64)
     places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -3,6 +3,9 @@
 How many programs there are follows from shapes: as many blocks of rows as there can be whichever
 rows belong together, for each group may leave one that is not full. A program finds its block by
 counting those of all groups before; who finds none ends at once.
+
+Many inputs and few outputs are an adapter's A: of few rows each is multiplied by programs of its
+own, with numbers side by side instead of in a product of matrices, for those wait for each other.
 """
 
 from __future__ import annotations
@@ -14,17 +17,21 @@ from torch import Tensor
 
 # Rows of a block: where few are multiplied, and where many are.
 _FEW_ROWS, _ROWS = 16, 64
+# Inputs that are many, and the tile of a program that multiplies one row with them.
+_MANY_INPUTS, _COLUMNS, _INPUTS = 256, 8, 4096
 
 
-def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+def grouped_linear(
+    x: Tensor, matrices: Tensor, ends: Tensor, total: Tensor | None = None
+) -> Tensor:
     """See `ops.grouped_linear`."""
     num_rows, (groups, inputs, outputs) = len(x), matrices.shape
-    y = x.new_empty(num_rows, outputs)
+    y = x.new_empty(num_rows, outputs) if total is None else total
     if not num_rows:
         return y
+    if num_rows <= _ROWS and inputs > _MANY_INPUTS and total is None:
+        return by_row(x, matrices, ends)
     rows = _FEW_ROWS if num_rows <= _ROWS else _ROWS
-    # Many inputs and few outputs are an adapter's A. One program reads them all, much at a time: a
-    # second kernel to add up what several have read would take longer.
     widest = 128 if x.dtype == torch.float32 else 256
     columns, at_once = (16, widest) if inputs > widest else (64, 64)
     at_once = min(max(triton.next_power_of_2(inputs), 16), at_once)
@@ -36,7 +43,31 @@ def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
         ROWS=rows,
         COLUMNS=columns,
         INPUTS=at_once,
+        ADDS=total is not None,
         num_stages=3 if rows == _FEW_ROWS else 2,
+    )
+    return y
+
+
+def by_row(
+    x: Tensor,
+    matrices: Tensor,
+    ends: Tensor,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+) -> Tensor:
+    """As `ops.grouped_linear`, of few rows; norm, eps, gated: as `ops.row_linear` has them."""
+    groups, inputs, outputs = matrices.shape
+    y = x.new_empty(len(x), outputs)
+    _row_kernel[(triton.cdiv(outputs, _COLUMNS), len(x))](
+        *(x, matrices, ends, norm, y, x.stride(0), inputs, outputs, eps),
+        GROUPS=groups,
+        GROUPS_BLOCK=triton.next_power_of_2(groups),
+        GATED=gated,
+        COLUMNS=_COLUMNS,
+        INPUTS=min(_INPUTS, triton.next_power_of_2(inputs)),
+        num_warps=16,
     )
     return y
 
@@ -45,7 +76,7 @@ def grouped_linear(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
 def _grouped_kernel(
     x, matrices, ends, y, x_stride, inputs, outputs,
     GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INPUTS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INPUTS: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     numbers = tl.arange(0, GROUPS_BLOCK)
@@ -80,4 +111,50 @@ def _grouped_kernel(
         )
         total = tl.dot(some, weights, total, input_precision="ieee")
     there = y + rows[:, None] * outputs + columns[None, :]
-    tl.store(there, total, mask=is_row[:, None] & is_column[None, :])
+    inside = is_row[:, None] & is_column[None, :]
+    if ADDS:
+        total += tl.load(there, mask=inside, other=0.0).to(tl.float32)
+    tl.store(there, total, mask=inside)
+
+
+@triton.jit
+def group_of(row, ends, GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr):
+    """Find a row's group: as many as end before it."""
+    numbers = tl.arange(0, GROUPS_BLOCK)
+    stops = tl.load(ends + numbers, mask=numbers < GROUPS, other=0)
+    return tl.sum(((numbers < GROUPS) & (stops <= row)).to(tl.int64), axis=0)
+
+
+@triton.jit
+def _row_kernel(
+    x, matrices, ends, norm, y, x_stride, inputs, outputs, eps,
+    GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr, GATED: tl.constexpr,
+    COLUMNS: tl.constexpr, INPUTS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(1).to(tl.int64)
+    matrix = matrices + group_of(row, ends, GROUPS, GROUPS_BLOCK) * inputs * outputs
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    is_column = columns < outputs
+    x += row * x_stride
+    total = tl.zeros((INPUTS, COLUMNS), dtype=tl.float32)
+    squares = tl.zeros((INPUTS,), dtype=tl.float32)
+    for first in range(0, inputs, INPUTS):
+        places = first + tl.arange(0, INPUTS)
+        inside = places < inputs
+        weights = tl.load(
+            matrix + places[:, None].to(tl.int64) * outputs + columns[None, :],
+            mask=inside[:, None] & is_column[None, :],
+            other=0.0,
+        )
+        numbers = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
+        if GATED:
+            up = tl.load(x + inputs + places, mask=inside, other=0.0).to(tl.float32)
+            numbers = numbers * tl.sigmoid(numbers) * up
+        if norm is not None:
+            squares += numbers * numbers
+            numbers *= tl.load(norm + places, mask=inside, other=0.0).to(tl.float32)
+        total += numbers[:, None] * weights.to(tl.float32)
+    found = tl.sum(total, axis=0)
+    if norm is not None:
+        found *= tl.rsqrt(tl.sum(squares, axis=0) / inputs + eps)
+    tl.store(y + row * outputs + columns, found, mask=is_column)

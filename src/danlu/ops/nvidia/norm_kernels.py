@@ -19,7 +19,7 @@ def forward(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     y = torch.empty_like(rows)
     if len(rows):
         size, block, warps = _widths(rows)
-        _forward_kernel[(len(rows),)](
+        _norm_kernel[(len(rows),)](
             rows, weight, y, rows.stride(0), size, eps, BLOCK=block, num_warps=warps
         )
     return y.view(x.shape)
@@ -35,7 +35,7 @@ def backward(
     programs = min(len(rows), _ADDENDS) if with_weight else len(rows)
     addends = rows.new_empty(programs, size, dtype=torch.float32) if with_weight else dx
     if len(rows):
-        _backward_kernel[(programs,)](
+        _norm_back_kernel[(programs,)](
             *(grads, rows, weight, dx, addends),
             *(grads.stride(0), rows.stride(0), len(rows), size, eps),
             BLOCK=block,
@@ -59,7 +59,7 @@ def _widths(rows: Tensor) -> tuple[int, int, int]:
 
 
 @triton.jit
-def _forward_kernel(x, weight, y, x_stride, size, eps, BLOCK: tl.constexpr):
+def _norm_kernel(x, weight, y, x_stride, size, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     places = tl.arange(0, BLOCK)
     inside = places < size
@@ -72,7 +72,7 @@ def _forward_kernel(x, weight, y, x_stride, size, eps, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _backward_kernel(
+def _norm_back_kernel(
     grad, x, weight, dx, addends,
     grad_stride, x_stride, num_rows, size, eps,
     BLOCK: tl.constexpr, WITH_WEIGHT: tl.constexpr,

@@ -1,0 +1,54 @@
+"""The form of int4 weights that the kernels in Triton read; `int4_kernels.py` says how it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from danlu.ops.int4 import INT4_GROUP, Int4Form
+from danlu.ops.nvidia.late_import import late
+from danlu.ops.quantized import LARGE_PIECE, pieces_of
+
+# The most rows of a product that reads the weights as they are stored.
+_MOST_ROWS = 64
+_linear, _floats = late("int4", "linear"), late("int4", "floats")
+_Stored = tuple[Tensor, Tensor]
+
+
+def _empty(weight: Tensor, device: torch.device) -> _Stored:
+    outputs, inputs = weight.shape
+    groups = inputs // INT4_GROUP
+    packed = torch.empty(outputs, groups, 4, dtype=torch.int32, device=device)
+    return packed, torch.empty(outputs, groups, 2, dtype=weight.dtype, device=device)
+
+
+def _store(out: _Stored, place: slice, levels: Tensor, scales: Tensor, zeros: Tensor) -> None:
+    packed, scales_and_zeros = out
+    words = torch.zeros_like(packed[place])
+    for number, some in enumerate(levels.view(len(levels), -1, 8, 4).unbind(2)):
+        words |= some.int() << 4 * number
+    packed[place] = words
+    scales_and_zeros[place] = torch.stack((scales, zeros), dim=-1)
+
+
+def _pieces(
+    packed: Tensor, scales_and_zeros: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
+    outputs, groups, _words = packed.shape
+    for rows in pieces_of(LARGE_PIECE, outputs, groups * INT4_GROUP):
+        yield rows, _floats(packed[rows], scales_and_zeros[rows], dtype)
+
+
+def _product(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
+    if 0 < len(x) <= _MOST_ROWS:
+        some: Tensor = _linear(x, packed, scales_and_zeros)
+        return some
+    y = x.new_empty(len(x), len(packed))
+    for rows, weight in _pieces(packed, scales_and_zeros, x.dtype):
+        torch.mm(x, weight.t(), out=y[:, rows])
+    return y
+
+
+INT4_WORDS = Int4Form(lambda: 1, _empty, _store, _pieces, _product)
