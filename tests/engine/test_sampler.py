@@ -97,7 +97,9 @@ def test_frequencies_follow_the_probabilities() -> None:
     subject = sampler(SamplingSettings(temperature=0.8, seed=0))
     counts = torch.zeros(5)
     for _draw in range(4000):
-        counts[subject.draw(logits)] += 1
+        token = subject.draw(logits)
+        subject.record(token)
+        counts[token] += 1
     expected = (logits / 0.8).softmax(dim=0)
     assert torch.allclose(counts / 4000, expected, atol=0.025)
 

@@ -105,6 +105,8 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
         if name == "int4_linear":
             packed = empty(64, 4096, 32, dtype=torch.uint8)
             yield x, packed, empty(4096 // INT4_GROUP, 4096, 2)
+        if name == "draw":
+            yield empty(rows, 151936), torch.empty(5, rows)
     for rows in (1, 512):
         if name == "grouped_linear":
             ends = torch.tensor([0, rows])

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves
 
-from tests.sim import formulas, graphs, refusals
+from tests.sim import arrivals, formulas, graphs, refusals
 from tests.sim.limits import host_of
 from tests.sim.memory import MEMORY
 from tests.sim.record import note_operation, note_upload, note_wait
@@ -313,6 +313,9 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
     note_operation("aten::copy_", on_device)
     if target.device.type != "npu":
         graphs.refuse("a copy to the host")
+        if non_blocking and is_pinned(target):
+            arrivals.queue(target, host_of(source))
+            return target
         note_wait()
     elif source.device.type != "npu":
         graphs.refuse("a copy from the host")

@@ -27,6 +27,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "cross_entropy": ("in_place",),
     "graph": (),
     "grouped_linear": (),
+    "draw": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
@@ -49,6 +50,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "cache": (TRITON, "paged"),
     "graph": (CUDA_GRAPH,),
     "grouped_linear": (TRITON,),
+    "draw": (TRITON, "torch"),
     "residual": ("in_product", "last"),
     "low_rank": ("as_one", "by_target"),
     "accumulate": ("at_once",),
@@ -66,6 +68,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "cache": (ASCEND, "paged"),
     "graph": (ASCEND,),
     "grouped_linear": (ASCEND,),
+    "draw": (ASCEND, "torch"),
     "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).

@@ -10,7 +10,7 @@ request is computing right now is waited for.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -105,6 +105,26 @@ class Scheduler(Generic[SequenceT]):
                 left -= self._read(sequence, left, scheduled)
         self._admit(left, scheduled)
         return scheduled
+
+    def plan_ahead(
+        self, under_way: Collection[SequenceT], going_on: Sequence[SequenceT]
+    ) -> dict[SequenceT, int] | None:
+        """Plan the step behind one whose tokens are not known yet; take its blocks.
+
+        under_way: the sequences of that step, each with one token; going_on: those of them that get
+        another. None where the next step may be another one once the tokens are known, and where
+        blocks are lacking.
+        """
+        has_place = len(self._running) < self._num_requests
+        if (self._waiting and has_place) or not set(self._running) <= set(under_way):
+            return None
+        # The token that is being chosen is not counted as pending.
+        growing = [s for s in going_on if len(s.blocks) < self._blocks_for(s.computed + 2)]
+        if len(growing) > self._pool.num_available:
+            return None
+        for sequence in growing:
+            self._provide(sequence, 2, {})  # one block each: nobody has to give any back
+        return dict.fromkeys(going_on, 1)
 
     def commit(self, scheduled: Mapping[SequenceT, int]) -> None:
         """Count the tokens of a step as computed."""

@@ -50,6 +50,11 @@ class RequestSequence(TokenSequence):
         return len(self.tokens) - len(self.request.prompt)
 
     @property
+    def goes_on(self) -> bool:
+        """Whether a token follows the one that is being chosen, unless that ends the answer."""
+        return self.num_written + 1 != self.request.sampling.max_tokens
+
+    @property
     def progress(self) -> PromptProgress | None:
         """How much of the prompt is read; None where it is whole, or was before a preemption."""
         if self.num_written or not self.pending:

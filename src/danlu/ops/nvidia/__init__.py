@@ -21,6 +21,7 @@ from danlu.ops.nvidia.triton_pages import TritonPages
 from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM, NormPasses
 from danlu.ops.rope import ROTATED_QKV, RotationPasses
+from danlu.ops.sampling.draw import DRAW
 from danlu.ops.swiglu import SWIGLU, SwigluPasses
 
 
@@ -30,6 +31,7 @@ def add_variants() -> None:
     CACHE.add(TRITON, TritonPages)
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
+    DRAW.add(TRITON, late("drawing", "draw"))
     INT8_LINEAR.add(TRITON, late("few_bits", "int8_linear"))
     INT4_LINEAR.add(TRITON, in_tiles(late("few_bits", "int4_linear")))
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))
