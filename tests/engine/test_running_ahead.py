@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, RequestId, SamplingSettings, Thinking
+from danlu.engine.sampling.prompt_lookup import PromptLookup
 from danlu.errors import DataError
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.sampling.draw import DRAW
@@ -195,7 +196,10 @@ def test_a_step_is_started_before_the_tokens_of_the_last_one_are_read(
     assert [len(output.tokens) for output in outputs] == [1] * 6
 
 
-def test_what_is_chosen_behind_an_end_is_thrown_away(card: DeferringCard) -> None:
+def test_what_is_chosen_behind_an_end_is_thrown_away(
+    card: DeferringCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PromptLookup, "tokens_behind", lambda *_of: [])
     prompt = random_prompt(2)
     answer = tokens_of(alone(Request(prompt=prompt, sampling=GREEDY)))
     place = next(n for n in range(4, 12) if answer.index(answer[n]) == n)

@@ -185,7 +185,7 @@ class Engine:
         """
         flight, self._flight = self._flight, None
         if flight is None:
-            flight = self._start(self._linears.arranged(self._scheduler.plan()))
+            flight = self._start(self._with_tried(self._linears.arranged(self._scheduler.plan())))
         if flight is None:
             return
         self._flight = self._start_next(flight)
@@ -247,6 +247,8 @@ class Engine:
         """
         if not flight.may_be_followed:
             return None
+        if len(flight.batch) == 1 and self._tokens_behind(*flight.batch):
+            return None  # what follows may be known soon, and more than one token
         going_on = [sequence for sequence in self._alive(flight.batch) if sequence.goes_on]
         batch = going_on and self._scheduler.plan_ahead(flight.batch, going_on)
         if not batch:
@@ -265,11 +267,42 @@ class Engine:
             self._flight = None  # it builds on what has failed
             self._compute_singly(batch, problem)
             return
+        if any(sequence.tried for sequence in batch):
+            self._take_tried(flight)
+            return
         self._scheduler.commit(batch)
         for sequence in batch:
             self._tell_progress(sequence, flight.scores.get(sequence, []))
         if flight.writing:
             self._take(flight)
+
+    def _with_tried(self, batch: Batch) -> Batch:
+        """Add what may follow the next token of a request that writes alone."""
+        if len(batch) != 1:
+            return batch
+        (sequence,) = batch
+        sequence.tried = self._tokens_behind(sequence)
+        count = 1 + len(sequence.tried)
+        if count == 1 or not self._scheduler.make_room(sequence, count):
+            sequence.tried = ()
+            return batch
+        return {sequence: count}
+
+    def _tokens_behind(self, sequence: RequestSequence) -> Sequence[int]:
+        if sequence.pending != 1 or not sequence.num_written:
+            return ()
+        return sequence.lookup.tokens_behind(sequence.tokens, sequence.most_tried)
+
+    def _take_tried(self, flight: StepInFlight) -> None:
+        """Deliver what a step with tried tokens has come to, as far as they are what is chosen."""
+        (sequence,) = flight.batch
+        tried, sequence.tried = sequence.tried, ()
+        for row, behind in enumerate([*tried, None]):
+            self._scheduler.commit({sequence: 1})
+            self._take(flight.of_row(row))
+            if not self._has(sequence) or sequence.tokens[-1] != behind:
+                break
+        sequence.lookup.tried(row, len(sequence.tokens))
 
     def _alive(self, batch: Batch) -> dict[RequestSequence, int]:
         """Return what of a batch has not ended."""
@@ -295,8 +328,8 @@ class Engine:
         None where there is such a one, and the step can only be started once they are.
         """
         ahead = 0 if after is None else 1
-        writing = [s for s, count in batch.items() if ahead or s.pending == count]
-        draws = self._draws(writing, ahead)
+        writing = [s for s, count in batch.items() if ahead or s.pending <= count]
+        draws = None if any(s.tried for s in batch) else self._draws(writing, ahead)
         if after is not None and draws is None:
             return None
         step = self._inputs.prepare(

@@ -24,6 +24,7 @@ class TokenSequence:
 
     tokens: prompt and answer so far. computed: how many of them are in the cache; contents: the
     names of its full blocks. num_found: prompt tokens that were found computed, at the last start.
+    tried: tokens that may follow, computed on trial with the next step.
     """
 
     id: RequestId
@@ -33,6 +34,7 @@ class TokenSequence:
     blocks: list[Block] = field(default_factory=list)
     contents: list[Contents] = field(default_factory=list)
     num_found: int = 0
+    tried: Sequence[int] = ()
 
     @property
     def pending(self) -> int:
@@ -125,6 +127,11 @@ class Scheduler(Generic[SequenceT]):
         for sequence in growing:
             self._provide(sequence, 2, {})  # one block each: nobody has to give any back
         return dict.fromkeys(going_on, 1)
+
+    def make_room(self, sequence: SequenceT, tokens: int) -> bool:
+        """Take the blocks for a sequence's next tokens, if nobody has to give any back."""
+        lacking = self._blocks_for(sequence.computed + tokens) - len(sequence.blocks)
+        return lacking <= self._pool.num_available and self._provide(sequence, tokens, {})
 
     def commit(self, scheduled: Mapping[SequenceT, int]) -> None:
         """Count the tokens of a step as computed."""

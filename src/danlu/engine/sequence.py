@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from danlu.engine.request import Deliver, FinishReason, Output, PromptProgress, Request
+from danlu.engine.sampling.prompt_lookup import MOST_TRIED, PromptLookup
 from danlu.engine.sampling.sampler import ChosenToken, Sampler
 from danlu.engine.scheduler import TokenSequence
 from danlu.text.detokenize import Detokenizer
@@ -25,6 +26,7 @@ class RequestSequence(TokenSequence):
     detokenizer: Detokenizer
     stops: StopFinder
     num_scored: int = 0
+    lookup: PromptLookup = field(default_factory=PromptLookup)
 
     @property
     def is_read_whole(self) -> bool:
@@ -53,6 +55,12 @@ class RequestSequence(TokenSequence):
     def goes_on(self) -> bool:
         """Whether a token follows the one that is being chosen, unless that ends the answer."""
         return self.num_written + 1 != self.request.sampling.max_tokens
+
+    @property
+    def most_tried(self) -> int:
+        """How many tokens may follow the next one, as far as the answer's length goes."""
+        most = self.request.sampling.max_tokens
+        return MOST_TRIED if most is None else min(MOST_TRIED, most - self.num_written - 1)
 
     @property
     def progress(self) -> PromptProgress | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -37,6 +37,10 @@ class StepInFlight:
         """Wait for what the device has chosen; raises what its work has failed with."""
         if self.chosen is not None:
             self.chosen.wait()
+
+    def of_row(self, row: int) -> StepInFlight:
+        """Return the same with one row of logits, of the single request whose tokens are tried."""
+        return replace(self, logits=self.logits[row : row + 1])
 
     def choices(self) -> list[ChosenToken | Exception]:
         """Return a token for each that is writing, or why there is none."""

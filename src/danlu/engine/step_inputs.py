@@ -64,7 +64,7 @@ class _StepColumns:
 
     @property
     def only_decodes(self) -> bool:
-        return len(self.ids) == len(self.rows)
+        return len(self.ids) == len(self.rows) == len(self.counts)
 
 
 class StepInputs:
@@ -145,10 +145,13 @@ class StepInputs:
         for sequence, count in batch.items():
             new = range(sequence.computed, sequence.computed + count)
             columns.ids += sequence.tokens[new.start : new.stop]
+            columns.ids += sequence.tried[: max(0, count - sequence.pending)]
             columns.positions += new
             columns.slots += [sequence.blocks[place // size] * size + place % size for place in new]
-            if count == sequence.pending:
-                columns.rows.append(len(columns.ids) - 1)
+            # A token follows the last one, and each that is tried behind it.
+            columns.rows += range(
+                len(columns.ids) - 1 - (count - sequence.pending), len(columns.ids)
+            )
             columns.ends.append(new.stop)
             columns.tables.append(sequence.blocks)
         return columns
@@ -193,7 +196,8 @@ class StepInputs:
         self._buffer.begin()
         groups.view(torch.int64).numpy()[: len(group_ends)] = group_ends
         given = (
-            columns.ids, columns.positions, columns.slots, columns.rows, columns.sources,
+            columns.ids, columns.positions, columns.slots,
+            columns.rows if len(columns.rows) < len(columns.ids) else [], columns.sources,
             columns.ends, [0, *accumulate(columns.counts)],
         )  # fmt: skip
         for part, numbers in zip(parts, given, strict=True):
@@ -226,7 +230,7 @@ class StepInputs:
             tokens=tokens[:total],
             positions=positions[:total],
             sources=sources[:total] if columns.only_decodes else None,
-            rows=None if columns.only_decodes else rows[: len(columns.rows)],
+            rows=None if len(columns.rows) == total else rows[: len(columns.rows)],
             num_rows=num_rows,
             num_filler=filler,
             group_ends=groups.view(torch.int64)[:num_groups] if num_groups else None,
