@@ -94,16 +94,16 @@ def mem_get_info(device: object = None) -> tuple[int, int]:
 
 
 class Event:
-    """A place in the queue; the CPU has always come past it, but copies to the host arrive then."""
+    """A place in the queue; what `arrivals` knows of ends when it is waited for."""
 
     def __init__(self) -> None:
-        self._copies = 0
+        self._number = 0
 
     def record(self) -> None:
-        self._copies = arrivals.now()
+        self._number = arrivals.now()
 
     def synchronize(self) -> None:
-        arrivals.wait_until(self._copies)
+        arrivals.wait_until(self._number)
 
 
 def empty_cache() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -183,15 +184,12 @@ class Engine:
         computes while they are delivered. A request that fails ends with finish_reason "error"; the
         others go on.
         """
-        flight, self._flight = self._flight, None
+        flight = self._under_way()
         if flight is None:
             flight = self._start(self._with_tried(self._linears.arranged(self._scheduler.plan())))
-        if flight is None:
-            return
-        self._flight = self._start_next(flight)
-        self._finish(flight)
-        if self._flight is not None and not self._alive(self._flight.batch):
-            self._flight = None  # nobody will read what it chooses
+        if flight is not None:
+            self._flight = self._start_next(flight)
+            self._finish(flight)
 
     def abort(self, request_id: RequestId) -> None:
         """End a request now and free its memory; a finished or unknown one is left alone."""
@@ -221,6 +219,18 @@ class Engine:
             # What a failing request has computed may be wrong: it must not be found again.
             self._scheduler.remove(sequence, trusted=output.error is None)
         sequence.deliver(output)
+
+    def _under_way(self) -> StepInFlight | None:
+        """Return the step that was started ahead; None where nobody is left who wants its tokens.
+
+        Even then it is waited for: what it reads may go now.
+        """
+        flight, self._flight = self._flight, None
+        if flight is None or self._alive(flight.batch):
+            return flight
+        with suppress(Exception):  # if the device has failed, the next step will say so
+            flight.wait()
+        return None
 
     def _start(self, batch: Batch) -> StepInFlight | None:
         """Start a step; None where there is none, or where it failed and is dealt with."""

@@ -117,8 +117,7 @@ class Scheduler(Generic[SequenceT]):
         another. None where the next step may be another one once the tokens are known, and where
         blocks are lacking.
         """
-        has_place = len(self._running) < self._num_requests
-        if (self._waiting and has_place) or not set(self._running) <= set(under_way):
+        if self._may_admit() or not set(self._running) <= set(under_way):
             return None
         # The token that is being chosen is not counted as pending.
         growing = [s for s in going_on if len(s.blocks) < self._blocks_for(s.computed + 2)]
@@ -177,6 +176,14 @@ class Scheduler(Generic[SequenceT]):
             _insert(self._running, sequence)
             budget -= self._read(sequence, budget, scheduled)
             under_way.add(self._next_block(sequence))
+
+    def _may_admit(self) -> bool:
+        """Whether a request that waits may be started now, while all that run are writing."""
+        if not self._waiting or len(self._running) >= self._num_requests:
+            return False
+        first = self._waiting[0]
+        found = [] if first.is_read_whole else self._pool.find(first.root, first.tokens[:-1])
+        return self._blocks_for(len(first.tokens)) - len(found) <= self._pool.num_available
 
     def _provide(self, sequence: SequenceT, tokens: int, scheduled: dict[SequenceT, int]) -> bool:
         """Get the blocks for a request's next tokens, from younger ones if need be."""

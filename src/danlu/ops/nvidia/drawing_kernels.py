@@ -93,7 +93,7 @@ def _largest_kernel(
         tl.store(ids + first + spare, vocab - 1, mask=is_spare)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # steps that read prompts have any number of them
 def _draw_kernel(
     asked, values, ids, faults, chosen, asked_stride, rows, chunks, vocab,
     ZERO_BITS: tl.constexpr, CHUNKS: tl.constexpr, KEPT: tl.constexpr,
