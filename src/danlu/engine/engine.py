@@ -24,6 +24,7 @@ from danlu.engine.grammar_compiler import GrammarCompiler
 from danlu.engine.graphs import DecodingGraphs
 from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogprobs
 from danlu.engine.sampling.logits import not_finite, token_logprobs
+from danlu.engine.sampling.prompt_lookup import MOST_TRIED
 from danlu.engine.sampling.sampler import Sampler
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
@@ -97,6 +98,7 @@ class Engine:
             scratch=scratch,
             device=weight.device,
         )
+        self._most_tried = min(MOST_TRIED, prompt_tokens_per_step)  # there are buffers for so many
         self._linears = StepLinears(model)
         self._graphs = DecodingGraphs(recorder_for(weight))
         self._scheduler: Scheduler[RequestSequence] = Scheduler(
@@ -301,7 +303,8 @@ class Engine:
     def _tokens_behind(self, sequence: RequestSequence) -> Sequence[int]:
         if sequence.pending != 1 or not sequence.num_written:
             return ()
-        return sequence.lookup.tokens_behind(sequence.tokens, sequence.most_tried)
+        left = sequence.num_left - 1  # behind the next one
+        return sequence.lookup.tokens_behind(sequence.tokens, min(self._most_tried, left))
 
     def _take_tried(self, flight: StepInFlight) -> None:
         """Deliver what a step with tried tokens has come to, as far as they are what is chosen."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from danlu.engine.request import Deliver, FinishReason, Output, PromptProgress, Request
-from danlu.engine.sampling.prompt_lookup import MOST_TRIED, PromptLookup
+from danlu.engine.sampling.prompt_lookup import PromptLookup
 from danlu.engine.sampling.sampler import ChosenToken, Sampler
 from danlu.engine.scheduler import TokenSequence
 from danlu.text.detokenize import Detokenizer
@@ -52,15 +52,14 @@ class RequestSequence(TokenSequence):
         return len(self.tokens) - len(self.request.prompt)
 
     @property
-    def goes_on(self) -> bool:
-        """Whether a token follows the one that is being chosen, unless that ends the answer."""
-        return self.num_written + 1 != self.request.sampling.max_tokens
+    def num_left(self) -> int:
+        """How many tokens the answer may still get; what is admitted says how long it may be."""
+        return (self.request.sampling.max_tokens or 0) - self.num_written
 
     @property
-    def most_tried(self) -> int:
-        """How many tokens may follow the next one, as far as the answer's length goes."""
-        most = self.request.sampling.max_tokens
-        return MOST_TRIED if most is None else min(MOST_TRIED, most - self.num_written - 1)
+    def goes_on(self) -> bool:
+        """Whether a token follows the one that is being chosen, unless that ends the answer."""
+        return self.num_left > 1
 
     @property
     def progress(self) -> PromptProgress | None:
