@@ -80,6 +80,14 @@ def test_an_answer_that_repeats_itself_takes_a_quarter_of_the_steps(
     assert (most, steps) == (60, 18)
 
 
+def test_what_is_tried_and_taken_is_counted() -> None:
+    one = engine()
+    answered(one, Request(prompt=REPEATING, sampling=replace(LONG, logit_bias=((7, 100.0),))))
+    figures = one.figures()
+    # The prompt's own repetition is tried once, in vain; the answer's every time with success.
+    assert 40 < figures.num_taken <= figures.num_tried <= figures.num_taken + 2 * MOST_TRIED
+
+
 def test_an_end_among_the_tried_tokens_ends_the_answer_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -46,12 +46,18 @@ _SCORED_ROWS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What an engine is doing. cache_usage: the share of its blocks that requests use."""
+    """What an engine is doing. cache_usage: the share of its blocks that requests use.
+
+    num_tried: tokens that were tried because they had followed before; num_taken: those of them
+    that were chosen.
+    """
 
     num_running: int
     num_waiting: int
     cache_usage: float
     num_preemptions: int
+    num_tried: int = 0
+    num_taken: int = 0
 
 
 class Engine:
@@ -98,6 +104,7 @@ class Engine:
             scratch=scratch,
             device=weight.device,
         )
+        self._num_tried = self._num_taken = 0
         self._most_tried = min(MOST_TRIED, prompt_tokens_per_step)  # there are buffers for so many
         self._linears = StepLinears(model)
         self._graphs = DecodingGraphs(recorder_for(weight))
@@ -133,6 +140,8 @@ class Engine:
             num_waiting=self._scheduler.num_waiting,
             cache_usage=self._pool.num_used / self._pool.num_blocks,
             num_preemptions=self._scheduler.num_preemptions,
+            num_tried=self._num_tried,
+            num_taken=self._num_taken,
         )
 
     def prepare(self, request: Request) -> Request:
@@ -315,6 +324,8 @@ class Engine:
             self._take(flight.of_row(row))
             if not self._has(sequence) or sequence.tokens[-1] != behind:
                 break
+        self._num_tried += len(tried)
+        self._num_taken += row
         sequence.lookup.tried(row, len(sequence.tokens))
 
     def _alive(self, batch: Batch) -> dict[RequestSequence, int]:
