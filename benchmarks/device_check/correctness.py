@@ -171,16 +171,17 @@ def _alike(again: list[float], before: list[float]) -> str:
 
 
 def _recorded(device: torch.device, report: Report) -> None:
-    """Answer greedily with recorded steps and without: token for token the same."""
+    """Answer with recorded steps and without, greedily and drawn: token for token the same."""
     variant = ops.ops_table(device).chosen["graph"]
     if variant == "reference":
         report.put("recorded steps", variant, "SKIPPED: this device records no steps")
         return
-    from benchmarks.device_check.decoding import greedy_answers
+    from benchmarks.device_check.decoding import DRAWN, GREEDY, few_answers
     from benchmarks.device_check.setup import random_model
     from danlu.device.detect import select
 
     base = random_model(SHAPES["tiny"].config, select(device.type))
-    plain, recorded = (greedy_answers(base, records=records) for records in (False, True))
-    same = plain == recorded
-    report.put("recorded steps", same, "equal" if same else "FAILED: other tokens than without")
+    for name, sampling in (("recorded steps", GREEDY), ("recorded steps, drawn", DRAWN)):
+        plain, recorded = (few_answers(base, sampling, records=each) for each in (False, True))
+        same = plain == recorded
+        report.put(name, same, "equal" if same else "FAILED: other tokens than without")

@@ -1,4 +1,4 @@
-"""How fast danlu's engine decodes: streams of several lengths, int8 and int4, an adapter."""
+"""How fast danlu's engine decodes: streams of several lengths, drawn, int8, int4, an adapter."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from danlu.model.quantized import QuantizedWeight, quantized_bytes
 from danlu.model.qwen3 import Qwen3, replace_weight
 from danlu.ops import ops_table
 
+GREEDY = SamplingSettings(temperature=0.0, ignore_eos=True)
+# As Qwen3's own settings have it.
+DRAWN = SamplingSettings(temperature=0.6, top_k=20, top_p=0.95, seed=0, ignore_eos=True)
 _PROJECTIONS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
@@ -37,6 +40,11 @@ def run(settings: argparse.Namespace, report: Report) -> None:
     for streams in shape.streams:
         with report.trying(streams.name):
             _measure(base, streams, streams.name, report)
+    alike = [streams for streams in shape.streams if streams.prompt == one.prompt]
+    for streams in (alike[0], alike[-1]):
+        name = f"{streams.name}, drawn"
+        with report.trying(name):
+            _measure(base, streams, name, report, sampling=DRAWN)
     with report.trying("one adapter"):
         _measure(base, one, "one adapter", report, adapter=random_adapter(0, base))
     for quantization in ("int8", "int4"):
@@ -91,15 +99,16 @@ def _measure(
     *,
     adapter: Adapter | None = None,
     quantization: Quantization | None = None,
+    sampling: SamplingSettings = GREEDY,
 ) -> None:
     device = base.device.torch_device
     emptied(device)
     engine = _engine(base, streams)
     # Recordings and kernels are made by a first round that is not measured.
-    _decode(engine, replace(streams, prompt=16, answer=4, timed=4), adapter, seed=1)
-    read_s, decode_s = _decode(engine, streams, adapter, seed=2)
+    _decode(engine, replace(streams, prompt=16, answer=4, timed=4), adapter, sampling, seed=1)
+    read_s, decode_s = _decode(engine, streams, adapter, sampling, seed=2)
     kernels: list[Kernels] = []
-    _decode(engine, replace(streams, timed=1), adapter, seed=1, kernels=kernels)
+    _decode(engine, replace(streams, timed=1), adapter, sampling, seed=1, kernels=kernels)
     steps = streams.timed
     facts = device_facts(base.device, ops_table(device).chosen)
     limit = limit_tokens_per_s(
@@ -131,13 +140,15 @@ def _measure(
 
 def _engine(base: LoadedModel, streams: Streams) -> Engine:
     chunk = base.device.prompt_chunk
-    return Engine(
+    engine = Engine(
         base.model,
         base.tokenizer,
         prompt_tokens_per_step=chunk,
         num_requests=streams.count,
         cache_tokens=streams.count * (streams.start + _answer(streams, chunk) + 256) + chunk,
     )
+    engine._most_tried = 0  # a step is measured that gives each request one token
+    return engine
 
 
 def _answer(streams: Streams, chunk: int) -> int:
@@ -155,6 +166,7 @@ def _decode(
     engine: Engine,
     streams: Streams,
     adapter: Adapter | None,
+    sampling: SamplingSettings,
     *,
     seed: int,
     kernels: list[Kernels] | None = None,
@@ -174,7 +186,7 @@ def _decode(
             failed.append(output)
 
     answer = _answer(streams, engine._scheduler._prompt_tokens)
-    sampling = SamplingSettings(temperature=0.0, max_tokens=answer, ignore_eos=True)
+    sampling = replace(sampling, max_tokens=answer)
     waited(device)
     begun = time.perf_counter()
     ids = [
@@ -207,14 +219,14 @@ def _finish(engine: Engine) -> None:
         engine.step()
 
 
-def greedy_answers(base: LoadedModel, *, records: bool) -> list[list[int]]:
+def few_answers(base: LoadedModel, sampling: SamplingSettings, *, records: bool) -> list[list[int]]:
     """Return the tokens of a few requests that decode together, with recorded steps or without."""
     streams = Streams(count=5, prompt=40, answer=24, timed=24)
     engine = _engine(base, streams)
     if not records:
         engine._graphs = DecodingGraphs(None)
     answers: list[list[int]] = [[] for _stream in range(streams.count)]
-    sampling = SamplingSettings(temperature=0.0, max_tokens=streams.answer, ignore_eos=True)
+    sampling = replace(sampling, max_tokens=streams.answer)
     prompts = _prompts(streams, base.config.vocab_size, seed=3)
     for prompt, answer in zip(prompts, answers, strict=True):
         engine.add(

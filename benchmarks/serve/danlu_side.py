@@ -160,13 +160,13 @@ def step_parts(bench: Bench) -> dict[str, float]:
     model = engine._model
     engine._scheduler.plan = timed("plan", engine._scheduler.plan)  # type: ignore[method-assign]
     engine._forward = timed("forward", engine._forward)  # type: ignore[method-assign]
-    engine._choose = timed("choose", engine._choose)  # type: ignore[method-assign]
+    engine._take = timed("choose", engine._take)  # type: ignore[method-assign]
     model.forward = timed("layers", model.forward)  # type: ignore[method-assign]
     engine.add(bench.request(), lambda output: None)
     engine.step()
     spent.clear()
     whole = seconds(lambda: bench.finish())
-    for name in ("plan", "_forward", "_choose"):
+    for name in ("plan", "_forward", "_take"):
         vars(engine._scheduler if name == "plan" else engine).pop(name)
     del vars(model)["forward"]
     parts = {

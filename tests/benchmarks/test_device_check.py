@@ -48,7 +48,7 @@ def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
         assert parts["training_peer"][kind]["tokens_per_s"] > 0
         assert parts["training_peer"][f"{kind}, ratio"] > 0
         assert parts["training"][f"{kind}, profile"]["busy_ms"] > 0
-    for name in ("1 x 8/16", "4 x 8/16", "one adapter", "int8", "int4"):
+    for name in ("1 x 8/16", "4 x 8/16", "4 x 8/16, drawn", "one adapter", "int8", "int4"):
         assert parts["decoding"][name]["decode_tokens_per_s"] > 0
     assert parts["decoding"]["4 x 8/16, profile"]["busy_ms"] > 0
     assert parts["decoding_peer"]["4 x 8/16"]["danlu_ratio"] > 0

@@ -18,6 +18,7 @@ from danlu.engine.request import Request, SamplingSettings, Thinking, TokenLogpr
 from danlu.engine.sampling.logits import Largest, Penalties, candidates
 from danlu.engine.sampling.sampler import ChosenToken, Sampler, sample
 from danlu.errors import DataError, UsageError
+from danlu.ops import Draw
 from tests.helpers.models.tiny_engine import tokenizer
 
 # More than the tokenizer's, as in Qwen3.
@@ -97,7 +98,9 @@ def test_frequencies_follow_the_probabilities() -> None:
     subject = sampler(SamplingSettings(temperature=0.8, seed=0))
     counts = torch.zeros(5)
     for _draw in range(4000):
-        counts[subject.draw(logits)] += 1
+        token = subject.draw(logits)
+        subject.record(token)
+        counts[token] += 1
     expected = (logits / 0.8).softmax(dim=0)
     assert torch.allclose(counts / 4000, expected, atol=0.025)
 
@@ -327,3 +330,64 @@ def test_a_row_that_is_not_finite_fails_alone() -> None:
             assert isinstance(problem, DataError)
             assert isinstance(first, ChosenToken)
             assert isinstance(last, ChosenToken)
+
+
+def test_the_device_chooses_where_no_more_is_asked_than_a_draw_from_few() -> None:
+    plain = SamplingSettings(temperature=0.6, top_k=20, top_p=0.95, min_p=0.1, seed=1)
+    draw = sampler(plain).draw_of(0)
+    assert draw is not None
+    assert draw[:4] == (0.6, 20, 0.95, 0.1)
+    assert sampler(GREEDY).draw_of(5) == Draw()
+    assert sampler(replace(plain, temperature=1e300)).draw_of(0) is not None
+    for more in (
+        {"top_k": 0},
+        {"top_k": 65},
+        {"repetition_penalty": 1.1},
+        {"presence_penalty": 0.5},
+        {"logit_bias": ((7, 5.0),)},
+        {"logprobs": 0},
+        {"grammar": Grammar(kind="regex", source="[a-z]{20}")},
+    ):
+        assert sampler(replace(plain, **more)).draw_of(0) is None, more  # type: ignore[arg-type]
+
+
+def test_before_min_tokens_the_host_chooses() -> None:
+    subject = sampler(replace(GREEDY, min_tokens=2))
+    assert [subject.draw_of(ahead) is None for ahead in range(4)] == [True, True, False, False]
+    subject.record(5)
+    assert [subject.draw_of(ahead) is None for ahead in range(3)] == [True, False, False]
+
+
+def test_a_token_that_may_be_forced_is_the_hosts() -> None:
+    """The thought has 3 tokens; then its closing is written, and then all is free again."""
+    thinking = Thinking(start_id=1, end_id=2, closing=(3, 2, 3), is_open=True, budget=3)
+    subject = sampler(GREEDY, thinking=thinking)
+    free = []
+    for token in (9, 9, 9, 3, 2, 3, 9, 9):
+        free.append("".join("h" if subject.draw_of(ahead) is None else "d" for ahead in (0, 1, 2)))
+        subject.record(token)
+    assert free == ["ddd", "ddh", "dhh", "hhh", "hhh", "hhh", "ddd", "ddd"]
+    # What has no limit is never forced.
+    assert sampler(GREEDY, thinking=replace(thinking, budget=None)).draw_of(1) is not None
+
+
+def test_a_tokens_random_number_is_that_of_the_seed_and_its_place() -> None:
+    """Asked for ahead or not, in whichever order, and whatever was chosen before."""
+    asked = SamplingSettings(temperature=1.0, top_k=5, seed=11)
+
+    def chances(order: list[int], before: int = 0) -> list[float]:
+        subject = sampler(asked)
+        for _ in range(before):
+            subject.record(3)
+        return [subject.draw_of(ahead).chance for ahead in order]  # type: ignore[union-attr]
+
+    first = chances(list(range(100)))
+    assert len(set(first)) == 100
+    assert chances([99, 0, 40]) == [first[99], first[0], first[40]]
+    assert chances([0, 1], before=50) == first[50:52]
+    assert sampler(replace(asked, seed=12)).draw_of(0) != sampler(asked).draw_of(0)
+    # The host draws by the same number.
+    logits = torch.zeros(SIZE)
+    subject = sampler(replace(asked, top_k=0))
+    subject.record(3)
+    assert subject.draw(logits) == int(first[1] * SIZE)

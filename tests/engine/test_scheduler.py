@@ -190,3 +190,68 @@ def test_with_too_little_room_for_all_the_first_come_first(num_blocks: int) -> N
             bench.step()
     assert bench.finished == sorted(bench.finished)
     assert len(bench.finished) == 6
+
+
+def writing(bench: Bench, count: int, length: int = 3) -> list[TokenSequence]:
+    """Requests that have read their prompts; each has a token that is not computed yet."""
+    some = [bench.add([100 * n + place for place in range(length)], 100) for n in range(count)]
+    bench.step()
+    assert all(sequence.pending == 1 for sequence in some)
+    return some
+
+
+def test_a_step_is_planned_before_the_tokens_of_the_last_one_are_known() -> None:
+    bench = Bench()
+    one, two = writing(bench, 2, length=SIZE - 1)
+    under_way = bench.scheduler.plan()
+    assert len(one.blocks) == 1
+    assert bench.scheduler.plan_ahead(under_way, [one, two]) == {one: 1, two: 1}
+    assert len(one.blocks) == len(two.blocks) == 2  # their next tokens stand behind the first
+    # Nothing counts as computed that is not.
+    assert (one.computed, one.contents) == (SIZE - 1, [])
+    bench.scheduler.commit(under_way)
+    assert len(one.contents) == 1
+
+
+def test_those_that_end_for_certain_get_no_further_token() -> None:
+    bench = Bench()
+    one, two = writing(bench, 2)
+    assert bench.scheduler.plan_ahead(bench.scheduler.plan(), [two]) == {two: 1}
+    assert len(one.blocks) == 1
+
+
+def test_nothing_is_planned_ahead_of_a_request_that_can_start() -> None:
+    bench = Bench(num_requests=3)
+    some = writing(bench, 2)
+    under_way = bench.scheduler.plan()
+    bench.add([7, 8, 9])
+    assert bench.scheduler.plan_ahead(under_way, some) is None
+    bench.step()
+    bench.add([7, 8, 9])  # there is no place for it
+    assert bench.scheduler.plan_ahead(bench.scheduler.plan(), list(bench.left)[:3]) is not None
+
+
+def test_a_request_that_cannot_start_for_want_of_blocks_does_not_hinder_it() -> None:
+    bench = Bench(num_blocks=4)
+    some = writing(bench, 2)
+    bench.add(list(range(4 * SIZE - 1)))
+    assert bench.scheduler.plan_ahead(bench.scheduler.plan(), some) == dict.fromkeys(some, 1)
+    assert bench.scheduler.num_waiting == 1
+
+
+def test_ahead_nobody_gives_blocks_back() -> None:
+    bench = Bench(num_blocks=3)
+    some = writing(bench, 2, length=SIZE - 1)
+    under_way = bench.scheduler.plan()
+    assert bench.scheduler.plan_ahead(under_way, some) is None  # two more are wanted, one is left
+    assert [len(sequence.blocks) for sequence in some] == [1, 1]
+    assert bench.scheduler.num_preemptions == 0
+
+
+def test_nothing_is_planned_ahead_while_another_reads_its_prompt() -> None:
+    bench = Bench(prompt_tokens=4)
+    some = writing(bench, 1)
+    bench.add(list(range(30)))
+    under_way = bench.scheduler.plan()
+    bench.scheduler.commit(under_way)
+    assert bench.scheduler.plan_ahead(some, some) is None

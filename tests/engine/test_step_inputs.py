@@ -9,7 +9,7 @@ from danlu.engine.blocks import Block, Contents
 from danlu.engine.request import RequestId
 from danlu.engine.scheduler import TokenSequence
 from danlu.engine.step_inputs import StepInputs
-from danlu.ops import Cache
+from danlu.ops import Cache, Draw
 from danlu.ops.cache.key_value_store import ByHead
 from danlu.ops.cache.paged_store import Paged
 
@@ -103,3 +103,47 @@ def test_a_step_in_which_nobody_gets_a_token() -> None:
     assert step.rows is not None
     assert step.rows.tolist() == []
     assert step.num_rows == 0
+
+
+def test_a_step_reads_what_the_one_before_it_chooses() -> None:
+    """Whichever of its requests go on, in whichever rows; the others' tokens are never uploaded."""
+    made = inputs()
+    one, two, three = (sequence(n, 130, 129, [n, 5 + n]) for n in range(3))
+    first = made.prepare({one: 1, two: 1, three: 1})
+    assert made.tokens_of(first).tolist() == [129, 229, 329, 0]
+    made.chosen[0, :4] = torch.tensor([71, 72, 73, 74])
+    step = made.prepare({one: 1, three: 1}, after=[one, two, three])
+    assert made.tokens_of(step).tolist() == [71, 73]
+    assert step.positions.tolist() == [130, 130]
+    assert step.cache.ends == [131, 131]
+    assert step.cache.slots.tolist() == [(5 + n) * 128 + 2 for n in (0, 2)]
+    assert step.only_decodes
+
+
+def test_what_rows_ask_of_the_device_is_theirs_and_filler_asks_for_nothing() -> None:
+    made = inputs()
+    made.prepare(
+        {sequence(n, 3, 2, [n]): 1 for n in range(4)}, draws=[Draw(2.0, 5, 0.5, 0.1, 0.3)] * 4
+    )
+    draws = [Draw(0.6, 20, 0.95, 0.0, number / 7) for number in range(3)]
+    step = made.prepare({sequence(n, 3, 2, [n]): 1 for n in range(3)}, draws=draws)
+    assert torch.equal(step.asked, torch.tensor([*draws, Draw()]).t())
+
+
+def test_block_tables_are_right_whoever_stood_in_a_row_before() -> None:
+    made = inputs()
+    one, two = sequence(1, 130, 129, [3, 1]), sequence(2, 130, 129, [0, 5])
+    for batch in ([one, two], [two, one], [one], [two], [one, two]):
+        step = made.prepare(dict.fromkeys(batch, 1))
+        assert [row[:2] for row in step.cache.block_table.tolist()][: len(batch)] == [
+            each.blocks for each in batch
+        ]
+    one.blocks.append(Block(7))
+    assert made.prepare({one: 1}).cache.block_table[0, :3].tolist() == [3, 1, 7]
+    one.blocks = [Block(8), Block(2)]  # preempted, and computed again elsewhere
+    assert made.prepare({one: 1}).cache.block_table[0, :2].tolist() == [8, 2]
+    # Filler took a row, and gives it back.
+    three = [sequence(n, 3, 2, [n]) for n in range(3)]
+    assert made.prepare(dict.fromkeys(three, 1)).cache.block_table[:, 0].tolist() == [0, 1, 2, 9]
+    four = [*three, sequence(4, 3, 2, [4])]
+    assert made.prepare(dict.fromkeys(four, 1)).cache.block_table[:, 0].tolist() == [0, 1, 2, 4]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from danlu.engine.request import Thinking
-from danlu.engine.thought import ThoughtTracker
+from danlu.engine.sampling.thought import ThoughtTracker
 
 START, END, NEWLINE, BLANK = 1, 2, 3, 4
 CLOSING = (NEWLINE, END, NEWLINE)

@@ -56,7 +56,8 @@ def test_the_probe_takes_every_fused_kernel(untried: None) -> None:
     [("npu_rms_norm_backward", "rms_norm"), ("npu_swiglu", "swiglu"),
      ("npu_rotary_mul", "rotated_qkv"), ("npu_fusion_attention", "attention"),
      ("npu_fusion_attention_grad", "attention"), ("npu_scatter_pa_kv_cache", "cache"),
-     ("npu_fused_infer_attention_score", "cache"), ("npu_grouped_matmul", "grouped_linear")],
+     ("npu_fused_infer_attention_score", "cache"), ("npu_grouped_matmul", "grouped_linear"),
+     ("npu_top_k_top_p", "draw")],
 )  # fmt: skip
 @pytest.mark.parametrize("fault", ["wrong numbers", "an error"])
 def test_a_kernel_that_fails_on_a_card_is_switched_off_and_named(

@@ -10,6 +10,7 @@ import torch
 
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
+from danlu.engine.step_in_flight import StepInFlight
 from danlu.lora.stack import MOST_STACKED, AdapterStack
 from danlu.model.qwen3 import Qwen3
 from danlu.ops.cache.graph import GRAPH, recorder_for
@@ -88,6 +89,43 @@ def test_later_steps_start_a_recording_and_its_lengths_only(model: Qwen3) -> Non
     assert record.operations["npu::graph_update"] == layers
     assert record.operations.total() - layers <= 12, record.operations
     assert (record.waits.total(), record.uploads.total()) == (1, 1)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_a_start_comes_before_the_tokens_of_the_last_one_are_read(
+    model: Qwen3, sampling: SamplingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+
+    def noted(owner: type, name: str) -> None:
+        before = getattr(owner, name)
+
+        def call(*words: object) -> object:
+            log.append(name)
+            return before(*words)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(NPUGraph, "replay")
+    noted(StepInFlight, "choices")
+    asked = replace(sampling, max_tokens=5)
+    run_all(Engine(model, tokenizer()), [Request(prompt=random_prompt(2), sampling=asked)])
+    ahead = ["replay", "choices"] * 3
+    assert log == ["choices", "replay", *ahead, "choices"]
+
+
+def test_lengths_are_not_given_to_a_recording_that_still_runs() -> None:
+    x, made = torch.ones(3, device="npu"), NPUGraph()
+    with graph(made, auto_dispatch_capture=True):
+        x.add_(1.0)
+    made.update(cpu_update_input=[{}])
+    made.replay()
+    ended = torch.npu.Event()
+    ended.record()
+    with pytest.raises(NotInAGraph, match="still runs"):
+        made.update(cpu_update_input=[{}])
+    ended.synchronize()
+    made.update(cpu_update_input=[{}])
 
 
 def test_where_recording_fails_answers_are_the_same_and_it_is_said_once(

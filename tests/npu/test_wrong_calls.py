@@ -88,6 +88,16 @@ def grouped(**changes: Any) -> Any:
     return torch.ops.npu.npu_grouped_matmul(named.pop("x"), named.pop("weight"), **named)
 
 
+def filtered(**changes: Any) -> Any:
+    """Two rows of ten logits."""
+    named = {
+        "p": torch.tensor([0.9, 1.0]).to("npu"),
+        "k": torch.tensor([1, 10], dtype=torch.int32).to("npu"), **changes,
+    }  # fmt: skip
+    logits = named.pop("logits", there(2, 10, dtype=torch.float32))
+    return torch.ops.npu.npu_top_k_top_p(logits, **named)
+
+
 def upside_down() -> Tensor:
     return mask().logical_not()
 
@@ -133,6 +143,18 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "groups of nothing": (lambda: grouped(group_type=None), "for groups of rows"),
     "weights as torch has them": (lambda: grouped(weight=[there(2, 8, 16)]), "[groups, in, out]"),
+    "shares of another dtype": (
+        lambda: filtered(logits=there(2, 10)), "in the dtype of the logits",
+    ),
+    "one share for all rows": (lambda: filtered(p=torch.tensor([0.9]).to("npu")), "of each row"),
+    "a share above 1": (lambda: filtered(p=torch.tensor([0.9, 1.5]).to("npu")), "from 0 to 1"),
+    "a top-k of 0": (
+        lambda: filtered(k=torch.tensor([0, 5], dtype=torch.int32).to("npu")), "from 1 to 10",
+    ),
+    "a top-k beyond the vocabulary": (
+        lambda: filtered(k=torch.tensor([5, 11], dtype=torch.int32).to("npu")), "from 1 to 10",
+    ),
+    "a top-k of 64 bits": (lambda: filtered(k=torch.tensor([5, 5]).to("npu")), "as int32"),
     "angles of half a head": (lambda: rotate(1, 5, 1, 8), "angles for BSND"),
 }  # fmt: skip
 
@@ -144,7 +166,7 @@ def test_a_wrong_call_is_refused(call: Callable[[], Any], fault: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [attention, few_bits, grouped, paged, write], ids=lambda call: call.__name__
+    "call", [attention, few_bits, filtered, grouped, paged, write], ids=lambda call: call.__name__
 )
 def test_without_the_change_it_is_not(call: Callable[[], Any]) -> None:
     call()

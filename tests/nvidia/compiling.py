@@ -105,6 +105,8 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
         if name == "int4_linear":
             groups = 4096 // INT4_GROUP
             yield x, empty(4096, groups, 4, dtype=torch.int32), empty(4096, groups, 2)
+        if name == "draw":
+            yield empty(rows, 151936), torch.empty(5, rows)
     if name == "row_linear":
         row, weight = empty(1, 4096), empty(6144, 4096)
         pair = empty(2, 4096, 24), empty(2, 24, 6144), torch.tensor([0, 1])

@@ -11,7 +11,14 @@ from danlu.engine.engine import Figures
 from danlu.server.prometheus import PrometheusFigures
 from tests.helpers.serving.server import ask, server_app
 
-FIGURES = Figures(num_running=3, num_waiting=2, cache_usage=0.25, num_preemptions=1)
+FIGURES = Figures(
+    num_running=3,
+    num_waiting=2,
+    cache_usage=0.25,
+    num_preemptions=1,
+    num_tried=9,
+    num_taken=4,
+)
 LINE = re.compile(
     r'(?P<name>[a-zA-Z_:][\w:]*)\{(?P<labels>(?:\w+="(?:[^"\\\n]|\\["\\n])*",?)+)\} (?P<value>\S+)'
 )
@@ -53,6 +60,8 @@ def test_what_was_reported_is_shown() -> None:
     assert samples["vllm:num_requests_waiting"] == 2
     assert samples["vllm:kv_cache_usage_perc"] == 0.25
     assert samples["vllm:num_preemptions_total"] == 1
+    assert samples["vllm:spec_decode_num_draft_tokens_total"] == 9
+    assert samples["vllm:spec_decode_num_accepted_tokens_total"] == 4
     assert samples["vllm:prompt_tokens_total"] == 30
     assert samples["vllm:generation_tokens_total"] == 11
     assert samples["vllm:prefix_cache_queries_total"] == 30

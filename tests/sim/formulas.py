@@ -246,6 +246,23 @@ def npu_grouped_matmul(x: Sequence[Tensor], weight: Sequence[Tensor], **named: A
     return [y]
 
 
+def npu_top_k_top_p(logits: Tensor, p: Tensor | None = None, k: Tensor | None = None) -> Tensor:
+    """Leave of each row what is among the k largest, and of these what makes up p of all.
+
+    All that tie with the last of the k stay. By probability in ascending order, as they were where
+    they are alike; the likeliest always stays. -infinity takes the others' place.
+    """
+    ascending, order = logits.float().sort(dim=-1, stable=True)
+    if k is not None:
+        last = ascending.gather(-1, (logits.shape[-1] - k.long())[:, None])
+        ascending = ascending.masked_fill(ascending < last, -torch.inf)
+    if p is not None:
+        is_out = ascending.softmax(-1).cumsum(-1) <= 1 - p.float()[:, None]
+        is_out[:, -1] = False
+        ascending = ascending.masked_fill(is_out, -torch.inf)
+    return torch.empty_like(ascending).scatter_(-1, order, ascending).to(logits.dtype)
+
+
 # By name, so that a test can put a wrong one in its place.
 COMPUTES: dict[str, Callable[..., Any]] = {
     function.__name__: function
@@ -253,6 +270,7 @@ COMPUTES: dict[str, Callable[..., Any]] = {
         *(npu_rms_norm, npu_rms_norm_backward, npu_rotary_mul, npu_swiglu, npu_swiglu_backward),
         *(npu_fusion_attention, npu_fusion_attention_grad, npu_scatter_pa_kv_cache),
         *(npu_fused_infer_attention_score, npu_weight_quant_batchmatmul, npu_grouped_matmul),
+        npu_top_k_top_p,
     )
 }
 

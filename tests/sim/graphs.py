@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.sim import arrivals
 from tests.sim.record import note_operation, place
 
 # Operations whose arguments `update` can change.
@@ -38,15 +39,19 @@ class NPUGraph:
     def __init__(self) -> None:
         self._noted: list[_Noted] = []
         self._dispatches = False
+        self._started = 0
 
     def replay(self) -> None:
         note_operation("npu::graph_replay", ())
+        self._started = arrivals.start()
         for one in self._noted:
             one.again(one.named)
 
     def update(self, cpu_update_input: Sequence[dict[str, Any]]) -> None:
         if not self._dispatches:
             raise NotInAGraph("update: recorded without auto_dispatch_capture")
+        if not arrivals.has_ended(self._started):
+            raise NotInAGraph("update: the graph still runs, and would read the new lengths")
         (changes,) = cpu_update_input  # for all of them alike
         for one in self._noted:
             if one.name in _DISPATCHED:

@@ -226,6 +226,22 @@ def _grouped(arguments: Arguments) -> Iterator[str]:
         yield f"leaves rows behind the last group undefined: {len(x)} rows, {sums[-1]} in groups"
 
 
+def _top_k_top_p(arguments: Arguments) -> Iterator[str]:
+    logits, p, k = (arguments[name] for name in ("logits", "p", "k"))
+    if logits.dim() != 2:
+        yield "takes logits [rows, vocabulary]"
+        return
+    rows, size = logits.shape
+    if p is not None and (p.dtype != logits.dtype or p.shape != (rows,)):
+        yield "takes `p` of each row, in the dtype of the logits"
+    elif p is not None and not all(0 <= share <= 1 for share in host_of(p).tolist()):
+        yield "takes `p` from 0 to 1"
+    if k is not None and (k.dtype != torch.int32 or k.shape != (rows,)):
+        yield "takes `k` of each row, as int32"
+    elif k is not None and not all(1 <= n <= min(size, 1024) for n in host_of(k).tolist()):
+        yield f"takes `k` from 1 to {min(size, 1024)}"
+
+
 LIMITS: dict[str, Callable[[Arguments], Iterator[str]]] = {
     "npu::npu_fusion_attention": _fusion_attention,
     "npu::npu_fusion_attention_grad": _fusion_attention,
@@ -238,4 +254,5 @@ LIMITS: dict[str, Callable[[Arguments], Iterator[str]]] = {
     "npu::npu_fused_infer_attention_score": _infer_attention,
     "npu::npu_weight_quant_batchmatmul": _few_bits,
     "npu::npu_grouped_matmul": _grouped,
+    "npu::npu_top_k_top_p": _top_k_top_p,
 }

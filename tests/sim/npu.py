@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves
 
-from tests.sim import formulas, graphs, refusals
+from tests.sim import arrivals, formulas, graphs, refusals
 from tests.sim.limits import host_of
 from tests.sim.memory import MEMORY
 from tests.sim.record import note_operation, note_upload, note_wait
@@ -163,7 +163,7 @@ def _compute(operation: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any
     refusals.check_results(operation, result)
     note_operation(facts.name, (tensor.dtype for tensor in devices))
     if facts.waits or (facts.writes_by_index and _has_mask(args[1])):
-        note_wait()
+        _wait()
     if graphs.is_recording():
         graphs.note(facts.name, kwargs, lambda named: _again(operation, args, named, result))
     return result
@@ -313,7 +313,10 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
     note_operation("aten::copy_", on_device)
     if target.device.type != "npu":
         graphs.refuse("a copy to the host")
-        note_wait()
+        if non_blocking and is_pinned(target):
+            arrivals.queue_copy(target, host_of(source))
+            return target
+        _wait()
     elif source.device.type != "npu":
         graphs.refuse("a copy from the host")
         note_upload(pinned=is_pinned(source))
@@ -321,6 +324,12 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
         graphs.note("aten::copy_", {}, lambda _named: _copy(source, target))
     _copy(source, target)
     return target
+
+
+def _wait() -> None:
+    """Let the host wait for all that is queued."""
+    arrivals.finish(arrivals.now())
+    note_wait()
 
 
 def _copy(source: Tensor, target: Tensor) -> None:
@@ -349,7 +358,7 @@ def _local_scalar_dense(tensor: Tensor) -> Any:
     refusals.check_dtypes("aten::_local_scalar_dense", (tensor.dtype,))
     graphs.refuse("reading a number")
     note_operation("aten::_local_scalar_dense", (tensor.dtype,))
-    note_wait()
+    _wait()
     return host_of(tensor).item()
 
 

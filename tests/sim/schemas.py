@@ -67,5 +67,7 @@ npu_grouped_matmul(Tensor[] x, Tensor[] weight, *, Tensor[]? bias=None, Tensor[]
     split_item=0, int? group_type=None, int? group_list_type=0, int? act_type=0, int[]?
     tuning_config=None, int? output_dtype=None, int? x_dtype=None, int? weight_dtype=None, int?
     scale_dtype=None, int? per_token_scale_dtype=None) -> Tensor[]
+
+npu_top_k_top_p(Tensor logits, Tensor? p=None, Tensor? k=None) -> Tensor
 """.strip().split("\n\n")
 )

@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
+from tests.sim import arrivals
 from tests.sim.graphs import NPUGraph, graph
 from tests.sim.memory import MEMORY
 
@@ -65,7 +66,7 @@ def get_amp_supported_dtype() -> list[torch.dtype]:
 
 
 def synchronize(device: object = None) -> None:
-    pass  # the CPU has always finished
+    arrivals.wait_until(arrivals.now())  # the CPU has always finished
 
 
 def manual_seed_all(seed: int) -> None:
@@ -93,13 +94,16 @@ def mem_get_info(device: object = None) -> tuple[int, int]:
 
 
 class Event:
-    """A place in the queue; the CPU has always come past it."""
+    """A place in the queue; what `arrivals` knows of ends when it is waited for."""
+
+    def __init__(self) -> None:
+        self._number = 0
 
     def record(self) -> None:
-        pass
+        self._number = arrivals.now()
 
     def synchronize(self) -> None:
-        pass
+        arrivals.wait_until(self._number)
 
 
 def empty_cache() -> None:

@@ -28,6 +28,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "graph": (),
     "grouped_linear": (),
     "row_linear": (),
+    "draw": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
@@ -51,6 +52,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "graph": (CUDA_GRAPH,),
     "grouped_linear": (TRITON,),
     "row_linear": (TRITON,),
+    "draw": (TRITON, "torch"),
     "residual": ("in_product", "last"),
     "low_rank": ("as_one", "by_target"),
     "accumulate": ("at_once",),
@@ -69,6 +71,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "graph": (ASCEND,),
     "grouped_linear": (ASCEND,),
     "row_linear": (),
+    "draw": (ASCEND, "torch"),
     "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).

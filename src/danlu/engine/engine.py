@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from danlu.device.arriving import Arriving
 from danlu.engine.admission import admitted
 from danlu.engine.blocks import BlockPool, Contents
 from danlu.engine.cache import CachedAttention, default_tokens, empty_cache
@@ -22,15 +24,17 @@ from danlu.engine.grammar_compiler import GrammarCompiler
 from danlu.engine.graphs import DecodingGraphs
 from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogprobs
 from danlu.engine.sampling.logits import not_finite, token_logprobs
-from danlu.engine.sampling.sampler import Sampler, sample
+from danlu.engine.sampling.prompt_lookup import MOST_TRIED
+from danlu.engine.sampling.sampler import Sampler
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
+from danlu.engine.step_in_flight import Scores, StepInFlight
 from danlu.engine.step_inputs import Step, StepInputs
 from danlu.engine.step_linears import Batch, StepLinears
 from danlu.lora.adapter import Adapter
 from danlu.lora.stack import MOST_STACKED
 from danlu.model.qwen3 import Linear, Qwen3
-from danlu.ops import cache_of, recorder_for
+from danlu.ops import Draw, cache_of, draw, draws_at_once, draws_rows, recorder_for
 from danlu.text.detokenize import Detokenizer
 from danlu.text.stop import StopFinder
 from danlu.text.tokenizer import Tokenizer
@@ -38,18 +42,22 @@ from danlu.text.tokenizer import Tokenizer
 # Rows of logits that are held at once for the log probabilities of prompts: with Qwen3's vocabulary
 # 20 MB in float32.
 _SCORED_ROWS = 32
-# The log probabilities of the prompts' tokens.
-_Scores = dict[RequestSequence, list[TokenLogprobs]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What an engine is doing. cache_usage: the share of its blocks that requests use."""
+    """What an engine is doing. cache_usage: the share of its blocks that requests use.
+
+    num_tried: tokens that were tried because they had followed before; num_taken: those of them
+    that were chosen.
+    """
 
     num_running: int
     num_waiting: int
     cache_usage: float
     num_preemptions: int
+    num_tried: int = 0
+    num_taken: int = 0
 
 
 class Engine:
@@ -96,6 +104,8 @@ class Engine:
             scratch=scratch,
             device=weight.device,
         )
+        self._num_tried = self._num_taken = 0
+        self._most_tried = min(MOST_TRIED, prompt_tokens_per_step)  # there are buffers for so many
         self._linears = StepLinears(model)
         self._graphs = DecodingGraphs(recorder_for(weight))
         self._scheduler: Scheduler[RequestSequence] = Scheduler(
@@ -106,6 +116,10 @@ class Engine:
         self._roots: WeakKeyDictionary[Adapter, dict[str, Contents]] = WeakKeyDictionary()
         self._grammars = GrammarCompiler(tokenizer)
         self._sequences: dict[RequestId, RequestSequence] = {}
+        self._draws_rows = draws_rows(weight.device)
+        self._draws_at_once = draws_at_once(weight.device)
+        # Started, and not read yet, between two calls of `step`.
+        self._flight: StepInFlight | None = None
         self._ids = itertools.count()
 
     @property
@@ -126,6 +140,8 @@ class Engine:
             num_waiting=self._scheduler.num_waiting,
             cache_usage=self._pool.num_used / self._pool.num_blocks,
             num_preemptions=self._scheduler.num_preemptions,
+            num_tried=self._num_tried,
+            num_taken=self._num_taken,
         )
 
     def prepare(self, request: Request) -> Request:
@@ -175,9 +191,16 @@ class Engine:
     def step(self) -> None:
         """Compute one step and deliver its outputs.
 
-        A request that fails ends with finish_reason "error"; the others go on.
+        Where the device chooses the tokens, the next step is started before they are read: so it
+        computes while they are delivered. A request that fails ends with finish_reason "error"; the
+        others go on.
         """
-        self._compute(self._linears.arranged(self._scheduler.plan()))
+        flight = self._under_way()
+        if flight is None:
+            flight = self._start(self._with_tried(self._linears.arranged(self._scheduler.plan())))
+        if flight is not None:
+            self._flight = self._start_next(flight)
+            self._finish(flight)
 
     def abort(self, request_id: RequestId) -> None:
         """End a request now and free its memory; a finished or unknown one is left alone."""
@@ -187,6 +210,8 @@ class Engine:
 
     def forget(self, adapter: Adapter) -> None:
         """Drop what is kept of an adapter that no new request will use."""
+        if self._flight is not None:
+            self._flight.wait()  # what it reads must not go before it has ended
         self._linears.forget(adapter)
         self._graphs.forget(adapter)
         for root in self._roots.pop(adapter, {}).values():
@@ -206,25 +231,109 @@ class Engine:
             self._scheduler.remove(sequence, trusted=output.error is None)
         sequence.deliver(output)
 
-    def _compute(self, batch: Batch) -> None:
-        """Compute a batch; if it fails, one request at a time, so only the one at fault fails."""
+    def _under_way(self) -> StepInFlight | None:
+        """Return the step that was started ahead; None where nobody is left who wants its tokens.
+
+        Even then it is waited for: what it reads may go now.
+        """
+        flight, self._flight = self._flight, None
+        if flight is None or self._alive(flight.batch):
+            return flight
+        with suppress(Exception):  # if the device has failed, the next step will say so
+            flight.wait()
+        return None
+
+    def _start(self, batch: Batch) -> StepInFlight | None:
+        """Start a step; None where there is none, or where it failed and is dealt with."""
         if not batch:
-            return
+            return None
         try:
-            logits, scores = self._forward(batch)
+            return self._forward(batch)
         except Exception as problem:
-            for sequence, num_tokens in batch.items():
-                if len(batch) == 1:
-                    self._fail(sequence, problem)
-                else:
-                    self._compute({sequence: num_tokens})
-        else:
-            self._scheduler.commit(batch)
-            for sequence in batch:
-                self._tell_progress(sequence, scores.get(sequence, []))
-            writing = [sequence for sequence in batch if sequence.pending == 0]
-            if writing:
-                self._choose(writing, logits)
+            self._compute_singly(batch, problem)
+            return None
+
+    def _compute_singly(self, batch: Batch, problem: Exception) -> None:
+        """Compute what failed together one request at a time, so only the one at fault fails."""
+        for sequence, num_tokens in batch.items():
+            if len(batch) == 1:
+                self._fail(sequence, problem)
+            elif (flight := self._start({sequence: num_tokens})) is not None:
+                self._finish(flight)
+
+    def _start_next(self, flight: StepInFlight) -> StepInFlight | None:
+        """Start the step behind one whose tokens are not known yet.
+
+        None where that must wait for them, and where it fails: then the next step will say so.
+        """
+        if not flight.may_be_followed:
+            return None
+        if len(flight.batch) == 1 and self._tokens_behind(*flight.batch):
+            return None  # what follows may be known soon, and more than one token
+        going_on = [sequence for sequence in self._alive(flight.batch) if sequence.goes_on]
+        batch = going_on and self._scheduler.plan_ahead(flight.batch, going_on)
+        if not batch:
+            return None
+        try:
+            return self._forward(batch, after=flight)
+        except Exception:
+            return None
+
+    def _finish(self, flight: StepInFlight) -> None:
+        """Read what a step came to and deliver it; those that have ended meanwhile get nothing."""
+        batch = self._alive(flight.batch)
+        try:
+            flight.wait()
+        except Exception as problem:
+            self._flight = None  # it builds on what has failed
+            self._compute_singly(batch, problem)
+            return
+        if any(sequence.tried for sequence in batch):
+            self._take_tried(flight)
+            return
+        self._scheduler.commit(batch)
+        for sequence in batch:
+            self._tell_progress(sequence, flight.scores.get(sequence, []))
+        if flight.writing:
+            self._take(flight)
+
+    def _with_tried(self, batch: Batch) -> Batch:
+        """Add what may follow the next token of a request that writes alone."""
+        if len(batch) != 1:
+            return batch
+        (sequence,) = batch
+        sequence.tried = self._tokens_behind(sequence)
+        count = 1 + len(sequence.tried)
+        if count == 1 or not self._scheduler.make_room(sequence, count):
+            sequence.tried = ()
+            return batch
+        return {sequence: count}
+
+    def _tokens_behind(self, sequence: RequestSequence) -> Sequence[int]:
+        if sequence.pending != 1 or not sequence.num_written:
+            return ()
+        left = sequence.num_left - 1  # behind the next one
+        return sequence.lookup.tokens_behind(sequence.tokens, min(self._most_tried, left))
+
+    def _take_tried(self, flight: StepInFlight) -> None:
+        """Deliver what a step with tried tokens has come to, as far as they are what is chosen."""
+        (sequence,) = flight.batch
+        tried, sequence.tried = sequence.tried, ()
+        for row, behind in enumerate([*tried, None]):
+            self._scheduler.commit({sequence: 1})
+            self._take(flight.of_row(row))
+            if not self._has(sequence) or sequence.tokens[-1] != behind:
+                break
+        self._num_tried += len(tried)
+        self._num_taken += row
+        sequence.lookup.tried(row, len(sequence.tokens))
+
+    def _alive(self, batch: Batch) -> dict[RequestSequence, int]:
+        """Return what of a batch has not ended."""
+        return {sequence: count for sequence, count in batch.items() if self._has(sequence)}
+
+    def _has(self, sequence: RequestSequence) -> bool:
+        return sequence.id in self._sequences
 
     def _tell_progress(self, sequence: RequestSequence, scores: list[TokenLogprobs]) -> None:
         """Deliver what a step came to where it has read a part of a prompt."""
@@ -237,28 +346,80 @@ class Engine:
             self._deliver(sequence, output)
 
     @torch.inference_mode()
-    def _forward(self, batch: Batch) -> tuple[Tensor, _Scores]:
-        """Compute the batch; return logits [N, V] for the N requests that get a token.
+    def _forward(self, batch: Batch, after: StepInFlight | None = None) -> StepInFlight | None:
+        """Start a step; after: the one before it, whose tokens are not known yet.
 
-        And the log probabilities of the prompts' tokens, for the requests that want them.
+        None where there is such a one, and the step can only be started once they are.
         """
-        step = self._inputs.prepare(batch, self._linears.groups(batch))
+        ahead = 0 if after is None else 1
+        writing = [s for s, count in batch.items() if ahead or s.pending <= count]
+        draws = None if any(s.tried for s in batch) else self._draws(writing, ahead)
+        if after is not None and draws is None:
+            return None
+        step = self._inputs.prepare(
+            batch, self._linears.groups(batch), draws, () if after is None else after.batch
+        )
         linear, whose = self._linears.of(batch, step)
+        logits, scores = None, Scores()
         if step.only_decodes and whose is not None and not any(s.is_read_whole for s in batch):
             logits = self._graphs.run(
-                step, whose, lambda: self._logits(self._hidden(step, linear), step, linear)
+                step,
+                whose,
+                lambda: self._recordable(step, linear),
+                may_record=after is None,
             )
-            if logits is not None:
-                return logits[: step.num_rows], {}
-        hidden = self._hidden(step, linear)
-        scores = self._score(batch, hidden, linear)
-        return self._logits(hidden, step, linear)[: step.num_rows], scores
+        is_recorded = logits is not None
+        if logits is None:
+            if after is not None:
+                return None
+            draws = draws if self._draws_at_once else None
+            hidden = self._hidden(step, step.tokens, linear)
+            logits = self._logits(hidden, step, linear)
+            scores = self._score(batch, hidden, linear)
+            if draws is not None:
+                self._choose(logits, step)
+        return StepInFlight(
+            batch=batch,
+            writing=writing,
+            logits=logits[: step.num_rows],
+            chosen=None if draws is None else Arriving(self._inputs.chosen),
+            scores=scores,
+            may_be_followed=is_recorded and draws is not None,
+        )
 
-    def _hidden(self, step: Step, linear: Linear) -> Tensor:
+    def _draws(self, writing: Sequence[RequestSequence], ahead: int) -> list[Draw] | None:
+        """Return what the device needs to choose all tokens; None where the host chooses them."""
+        if not (self._draws_rows and writing):
+            return None
+        draws: list[Draw] = []
+        for sequence in writing:
+            draw = sequence.sampler.draw_of(ahead)
+            if draw is None:
+                return None
+            draws.append(draw)
+        return draws
+
+    def _recordable(self, step: Step, linear: Linear) -> Tensor:
+        """Compute a step that only decodes, reading everything from the device; return its logits.
+
+        Tokens are chosen from these, too, if the device does that; whether it was asked to, the
+        reader knows.
+        """
+        hidden = self._hidden(step, self._inputs.tokens_of(step), linear)
+        logits = self._logits(hidden, step, linear)
+        if self._draws_rows:
+            self._choose(logits, step)
+        return logits
+
+    def _choose(self, logits: Tensor, step: Step) -> None:
+        """Choose tokens on the device, and leave them where the next step may read them."""
+        self._inputs.chosen[:, : len(logits)].copy_(draw(logits, step.asked))
+
+    def _hidden(self, step: Step, tokens: Tensor, linear: Linear) -> Tensor:
         """Return the last residual stream [T, H] of a step's tokens."""
         config, positions = self._model.config, self.context_tokens
         attend = CachedAttention(config, self._cache, step, num_positions=positions)
-        hidden: Tensor = self._model(step.tokens, attend, linear)
+        hidden: Tensor = self._model(tokens, attend, linear)
         return hidden
 
     def _logits(self, hidden: Tensor, step: Step, linear: Linear) -> Tensor:
@@ -267,12 +428,12 @@ class Engine:
             hidden = hidden.index_select(0, step.rows)
         return linear(self._model.head, "lm_head", hidden)
 
-    def _score(self, batch: Batch, hidden: Tensor, linear: Linear) -> _Scores:
+    def _score(self, batch: Batch, hidden: Tensor, linear: Linear) -> Scores:
         """Return log probabilities of the prompts' tokens; a few rows of logits at a time.
 
         hidden: [T, H] of all T tokens of the batch. Raises DataError where they are not finite.
         """
-        scores: _Scores = {}
+        scores: Scores = {}
         row = 0
         for sequence, num_tokens in batch.items():
             start, tokens = sequence.unscored(num_tokens)
@@ -289,10 +450,11 @@ class Engine:
         return scores
 
     @torch.inference_mode()
-    def _choose(self, writing: Sequence[RequestSequence], logits: Tensor) -> None:
-        """Choose a token for each row of logits [N, V] and deliver what it makes."""
-        choices = sample(logits, [sequence.sampler for sequence in writing])
-        for sequence, choice in zip(writing, choices, strict=True):
+    def _take(self, flight: StepInFlight) -> None:
+        """Deliver what the tokens make that a step has come to."""
+        for sequence, choice in zip(flight.writing, flight.choices(), strict=True):
+            if not self._has(sequence):
+                continue
             if isinstance(choice, Exception):
                 self._fail(sequence, choice)
                 continue

@@ -35,10 +35,13 @@ class DecodingGraphs:
         self._recorder = recorder
         self._graphs: WeakKeyDictionary[object, dict[int, Replay]] = WeakKeyDictionary()
 
-    def run(self, step: Step, whose: object, compute: Callable[[], Tensor]) -> Tensor | None:
+    def run(
+        self, step: Step, whose: object, compute: Callable[[], Tensor], *, may_record: bool
+    ) -> Tensor | None:
         """Run a decoding step; None where it is not recorded: then the caller computes it.
 
         compute: what the step computes; whose: with the same, and as many rows, it is the same.
+        may_record: whether the step may be computed more than once, as it is when it is recorded.
         The next step overwrites the result. Recordings of what has gone are freed.
         """
         if self._recorder is None:
@@ -46,7 +49,7 @@ class DecodingGraphs:
         graphs = self._graphs.setdefault(whose, {})
         rows = len(step.tokens)
         if rows not in graphs:
-            if self._count() >= _MOST_GRAPHS:
+            if not may_record or self._count() >= _MOST_GRAPHS:
                 return None
             try:
                 graphs[rows] = self._recorder(compute, step.tokens.device)

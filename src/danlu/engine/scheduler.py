@@ -10,7 +10,7 @@ request is computing right now is waited for.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -24,6 +24,7 @@ class TokenSequence:
 
     tokens: prompt and answer so far. computed: how many of them are in the cache; contents: the
     names of its full blocks. num_found: prompt tokens that were found computed, at the last start.
+    tried: tokens that may follow, computed on trial with the next step.
     """
 
     id: RequestId
@@ -33,6 +34,7 @@ class TokenSequence:
     blocks: list[Block] = field(default_factory=list)
     contents: list[Contents] = field(default_factory=list)
     num_found: int = 0
+    tried: Sequence[int] = ()
 
     @property
     def pending(self) -> int:
@@ -106,6 +108,30 @@ class Scheduler(Generic[SequenceT]):
         self._admit(left, scheduled)
         return scheduled
 
+    def plan_ahead(
+        self, under_way: Collection[SequenceT], going_on: Sequence[SequenceT]
+    ) -> dict[SequenceT, int] | None:
+        """Plan the step behind one whose tokens are not known yet; take its blocks.
+
+        under_way: the sequences of that step, each with one token; going_on: those of them that get
+        another. None where the next step may be another one once the tokens are known, and where
+        blocks are lacking.
+        """
+        if self._may_admit() or not set(self._running) <= set(under_way):
+            return None
+        # The token that is being chosen is not counted as pending.
+        growing = [s for s in going_on if len(s.blocks) < self._blocks_for(s.computed + 2)]
+        if len(growing) > self._pool.num_available:
+            return None
+        for sequence in growing:
+            self._provide(sequence, 2, {})  # one block each: nobody has to give any back
+        return dict.fromkeys(going_on, 1)
+
+    def make_room(self, sequence: SequenceT, tokens: int) -> bool:
+        """Take the blocks for a sequence's next tokens, if nobody has to give any back."""
+        lacking = self._blocks_for(sequence.computed + tokens) - len(sequence.blocks)
+        return lacking <= self._pool.num_available and self._provide(sequence, tokens, {})
+
     def commit(self, scheduled: Mapping[SequenceT, int]) -> None:
         """Count the tokens of a step as computed."""
         size = self._pool.block_tokens
@@ -150,6 +176,14 @@ class Scheduler(Generic[SequenceT]):
             _insert(self._running, sequence)
             budget -= self._read(sequence, budget, scheduled)
             under_way.add(self._next_block(sequence))
+
+    def _may_admit(self) -> bool:
+        """Whether a request that waits may be started now, while all that run are writing."""
+        if not self._waiting or len(self._running) >= self._num_requests:
+            return False
+        first = self._waiting[0]
+        found = [] if first.is_read_whole else self._pool.find(first.root, first.tokens[:-1])
+        return self._blocks_for(len(first.tokens)) - len(found) <= self._pool.num_available
 
     def _provide(self, sequence: SequenceT, tokens: int, scheduled: dict[SequenceT, int]) -> bool:
         """Get the blocks for a request's next tokens, from younger ones if need be."""

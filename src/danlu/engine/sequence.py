@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from danlu.engine.request import Deliver, FinishReason, Output, PromptProgress, Request
+from danlu.engine.sampling.prompt_lookup import PromptLookup
 from danlu.engine.sampling.sampler import ChosenToken, Sampler
 from danlu.engine.scheduler import TokenSequence
 from danlu.text.detokenize import Detokenizer
@@ -25,6 +26,7 @@ class RequestSequence(TokenSequence):
     detokenizer: Detokenizer
     stops: StopFinder
     num_scored: int = 0
+    lookup: PromptLookup = field(default_factory=PromptLookup)
 
     @property
     def is_read_whole(self) -> bool:
@@ -48,6 +50,16 @@ class RequestSequence(TokenSequence):
     def num_written(self) -> int:
         """Count the tokens of the answer."""
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def num_left(self) -> int:
+        """How many tokens the answer may still get; what is admitted says how long it may be."""
+        return (self.request.sampling.max_tokens or 0) - self.num_written
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a token follows the one that is being chosen, unless that ends the answer."""
+        return self.num_left > 1
 
     @property
     def progress(self) -> PromptProgress | None:

@@ -1,45 +1,70 @@
 """What the forward pass reads of a step: buffers that are made once for an engine.
 
 `prepare` fills them on the host and queues one copy; the forward pass reads the device's side only,
-at the same addresses in every step. Where the cache wants it, a step that only decodes has 1, 2, 4,
-8 ... rows: filler writes to a block of its own. So a graph of such a step can be captured.
+at the same addresses in every step. There the tokens stay that the device has chosen: a step can
+read them before its host knows them. Where the cache wants it, a step that only decodes has 1, 2,
+4, 8 ... rows: filler writes to a block of its own. So a graph of such a step can be captured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from danlu.device.upload import UploadBuffer
 from danlu.engine.scheduler import SequenceT
-from danlu.ops import Cache, CacheStep
+from danlu.ops import Cache, CacheStep, Draw
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One step of N requests with T new tokens, all tensors on the device.
 
-    tokens, positions: int32 [T]. rows: int32 [R], those that a token follows, or None where they
-    are all. num_rows: how many of them belong to requests. num_filler: tokens behind the last
-    request's. group_ends: int64, where each group of tokens ends, or None without groups.
+    tokens, positions: int32 [T]. sources: int32 [T] in a step that only decodes, see
+    `StepInputs.tokens_of`; else None. rows: int32 [R], those that a token follows, or None where
+    they are all. num_rows: how many of them belong to requests. num_filler: tokens behind the last
+    request's. group_ends: int64, where each group of tokens ends, or None without groups. asked:
+    fp32 [5, R], what `ops.draw` takes.
     """
 
     tokens: Tensor
     positions: Tensor
+    sources: Tensor | None
     rows: Tensor | None
     num_rows: int
     num_filler: int
     group_ends: Tensor | None
+    asked: Tensor
     cache: CacheStep
 
     @property
     def only_decodes(self) -> bool:
         """Whether each request has one token, and gets the next."""
-        return self.rows is None and self.cache.is_decoding
+        return self.sources is not None
+
+
+@dataclass(kw_only=True)
+class _StepColumns:
+    """The numbers of a step on the host; see `Step` and `CacheStep`."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    tables: list[Sequence[int]] = field(default_factory=list)
+
+    @property
+    def only_decodes(self) -> bool:
+        return len(self.ids) == len(self.rows) == len(self.counts)
 
 
 class StepInputs:
@@ -63,104 +88,162 @@ class StepInputs:
         self._block_tokens, self._pads_rows = cache.block_tokens, cache.pads_rows
         self._takes_tables = cache.takes_tables
         self._max_blocks = max_blocks if cache.takes_tables else 1
-        self._scratch = scratch
+        self._scratch = [scratch]
         most = _padded(max_requests)
         # First what is of 64 bits, so that it begins at a multiple of them.
-        by_request = [most, most, most + 1, most * self._max_blocks]
-        sizes = [2 * max_groups, *[max(max_tokens, most)] * 3, *by_request]
-        self._buffer = UploadBuffer(sum(sizes), device)
-        self._host = torch.from_numpy(self._buffer.host).split(sizes)
-        self._there = self._buffer.there.split(sizes)
+        by_request = [most, most, most, most + 1, len(Draw._fields) * most]
+        sizes = [2 * max_groups, *[max(max_tokens, most)] * 3, *by_request, most * self._max_blocks]
+        self._buffer = UploadBuffer(sum(sizes), device, kept=2 * most)
+        self._host = torch.from_numpy(self._buffer.host).split([*sizes, 2 * most])
+        self._there = self._buffer.there.split([*sizes, 2 * most])
+        self._first_id, self._first_chosen = sizes[0], sum(sizes)
+        # Which blocks stand in a row of the table already, and how many of them.
+        self._filled: list[tuple[Sequence[int], int]] = [((), 0)] * most
 
-    def prepare(self, batch: Mapping[SequenceT, int], groups: Sequence[int] | None = None) -> Step:
+    def prepare(
+        self,
+        batch: Mapping[SequenceT, int],
+        groups: Sequence[int] | None = None,
+        draws: Sequence[Draw] | None = None,
+        after: Collection[SequenceT] = (),
+    ) -> Step:
         """Fill the buffers with a step and queue their copy.
 
         batch: how many tokens to compute of each sequence. groups: how many tokens of the batch
-        each group has. What an earlier call returned is overwritten.
+        each group has. draws: what each row asks of `ops.draw`. after: the sequences of the step
+        before, where the device has chosen their tokens and the host does not know them yet. What
+        an earlier call returned is overwritten.
         """
-        size = self._block_tokens
-        ids: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        rows: list[int] = []
-        for sequence, count in batch.items():
-            new = range(sequence.computed, sequence.computed + count)
-            ids += sequence.tokens[new.start : new.stop]
-            positions += new
-            slots += [sequence.blocks[place // size] * size + place % size for place in new]
-            if count == sequence.pending:
-                rows.append(len(ids) - 1)
-        ends = [sequence.computed + count for sequence, count in batch.items()]
-        tables: list[Sequence[int]] = [sequence.blocks for sequence in batch]
-        counts = list(batch.values())
-        num_rows, filler = len(rows), 0
-        if self._pads_rows and len(ids) == len(rows):  # it only decodes
-            filler = _padded(len(ids)) - len(ids)
-            ids += [0] * filler
-            positions += [0] * filler
-            slots += [self._scratch * size] * filler
-            ends += [1] * filler
-            counts += [1] * filler
-            tables += [[self._scratch]] * filler
-            rows = list(range(len(ids)))
+        columns = self._following(batch, after) if after else self._known(batch)
+        num_rows, filler = len(columns.rows), 0
+        if columns.only_decodes:
+            if not after:
+                columns.sources = [self._first_id + row for row in range(num_rows)]
+            if self._pads_rows:
+                filler = _padded(num_rows) - num_rows
+                self._fill_up(columns, filler)
         group_ends = list(accumulate(groups or ()))
         if group_ends:
             group_ends[-1] += filler  # nobody reads what they are added to
-        offsets = [0, *accumulate(counts)]
-        self._fill(group_ends, ids, positions, slots, rows, ends, offsets, tables)
-        return self._step(group_ends, counts, ends, tables, rows, num_rows, filler)
+        self._fill(columns, group_ends, draws or ())
+        return self._step(columns, len(group_ends), num_rows, filler)
+
+    def tokens_of(self, step: Step) -> Tensor:
+        """Read the tokens [T] of a step that only decodes: uploaded, or chosen by the last one."""
+        assert step.sources is not None
+        return self._buffer.there.index_select(0, step.sources)
+
+    @property
+    def chosen(self) -> Tensor:
+        """Where the tokens that a step chooses belong: int32 [2, rows], as `ops.draw` has them."""
+        chosen: Tensor = self._there[-1]
+        return chosen.view(2, -1)
+
+    def _known(self, batch: Mapping[SequenceT, int]) -> _StepColumns:
+        """Describe a step whose tokens are known."""
+        size, columns = self._block_tokens, _StepColumns(counts=list(batch.values()))
+        for sequence, count in batch.items():
+            new = range(sequence.computed, sequence.computed + count)
+            columns.ids += sequence.tokens[new.start : new.stop]
+            columns.ids += sequence.tried[: max(0, count - sequence.pending)]
+            columns.positions += new
+            columns.slots += [sequence.blocks[place // size] * size + place % size for place in new]
+            # A token follows the last one, and each that is tried behind it.
+            columns.rows += range(
+                len(columns.ids) - 1 - (count - sequence.pending), len(columns.ids)
+            )
+            columns.ends.append(new.stop)
+            columns.tables.append(sequence.blocks)
+        return columns
+
+    def _following(
+        self, batch: Mapping[SequenceT, int], after: Collection[SequenceT]
+    ) -> _StepColumns:
+        """Describe a step that reads what the one before it chooses, a token each."""
+        size, count = self._block_tokens, len(batch)
+        row_of = {sequence: row for row, sequence in enumerate(after)}
+        positions = [sequence.computed + 1 for sequence in batch]
+        return _StepColumns(
+            ids=[0] * count,
+            positions=positions,
+            slots=[
+                sequence.blocks[place // size] * size + place % size
+                for sequence, place in zip(batch, positions, strict=True)
+            ],
+            rows=list(range(count)),
+            sources=[self._first_chosen + row_of[sequence] for sequence in batch],
+            ends=[place + 1 for place in positions],
+            counts=[1] * count,
+            tables=[sequence.blocks for sequence in batch],
+        )
+
+    def _fill_up(self, columns: _StepColumns, filler: int) -> None:
+        """Add requests of one token, which is written to a block that is nobody's."""
+        first = len(columns.ids)
+        columns.ids += [0] * filler
+        columns.positions += [0] * filler
+        columns.slots += [self._scratch[0] * self._block_tokens] * filler
+        columns.rows += range(first, first + filler)
+        columns.sources += range(self._first_id + first, self._first_id + first + filler)
+        columns.ends += [1] * filler
+        columns.counts += [1] * filler
+        columns.tables += [self._scratch] * filler
 
     def _fill(
-        self,
-        group_ends: Sequence[int],
-        ids: Sequence[int],
-        positions: Sequence[int],
-        slots: Sequence[int],
-        rows: Sequence[int],
-        ends: Sequence[int],
-        offsets: Sequence[int],
-        tables: Sequence[Sequence[int]],
+        self, columns: _StepColumns, group_ends: Sequence[int], draws: Sequence[Draw]
     ) -> None:
-        groups, *columns, table = self._host
+        groups, *parts, asked, table, _chosen = self._host
         self._buffer.begin()
         groups.view(torch.int64).numpy()[: len(group_ends)] = group_ends
-        given = (ids, positions, slots, rows, ends, offsets)
-        for column, numbers in zip(columns, given, strict=True):
-            column.numpy()[: len(numbers)] = numbers
-        by_request = table.view(-1, self._max_blocks).numpy()
+        given = (
+            columns.ids, columns.positions, columns.slots,
+            columns.rows if len(columns.rows) < len(columns.ids) else [], columns.sources,
+            columns.ends, [0, *accumulate(columns.counts)],
+        )  # fmt: skip
+        for part, numbers in zip(parts, given, strict=True):
+            part.numpy()[: len(numbers)] = numbers
+        if draws:
+            fields = asked.view(torch.float32).view(len(Draw._fields), -1).numpy()
+            fields[:, : len(draws)] = list(zip(*draws, strict=True))
+            # What filler draws, nobody reads.
+            fields[:, len(draws) : len(columns.rows)] = np.array(Draw(), dtype=np.float32)[:, None]
         if self._takes_tables:
-            for place, blocks in enumerate(tables):
-                by_request[place, : len(blocks)] = blocks
+            self._fill_table(table.view(-1, self._max_blocks).numpy(), columns.tables)
         self._buffer.upload()
 
-    def _step(
-        self,
-        group_ends: Sequence[int],
-        counts: Sequence[int],
-        ends: Sequence[int],
-        tables: Sequence[Sequence[int]],
-        rows: Sequence[int],
-        num_rows: int,
-        filler: int,
-    ) -> Step:
-        groups, tokens, positions, slots, of_rows, lengths, offsets, table = self._there
-        total = sum(counts)
+    def _fill_table(self, table: NDArray[np.int32], blocks: Sequence[Sequence[int]]) -> None:
+        """Write what does not stand there yet: a request's blocks only become more."""
+        for row, its in enumerate(blocks):
+            before, count = self._filled[row]
+            start = count if its is before else 0
+            if start < len(its):
+                table[row, start : len(its)] = its[start:]
+                self._filled[row] = its, len(its)
+
+    def _step(self, columns: _StepColumns, num_groups: int, num_rows: int, filler: int) -> Step:
+        groups, tokens, positions, slots, rows, sources, lengths, offsets, asked, table, _kept = (
+            self._there
+        )
+        total, requests = len(columns.ids), len(columns.ends)
+        asked = asked.view(torch.float32).view(len(Draw._fields), -1)
         return Step(
             tokens=tokens[:total],
             positions=positions[:total],
-            rows=None if len(rows) == total else of_rows[: len(rows)],
+            sources=sources[:total] if columns.only_decodes else None,
+            rows=None if len(columns.rows) == total else rows[: len(columns.rows)],
             num_rows=num_rows,
             num_filler=filler,
-            group_ends=groups.view(torch.int64)[: len(group_ends)] if group_ends else None,
+            group_ends=groups.view(torch.int64)[:num_groups] if num_groups else None,
+            asked=asked[:, : len(columns.rows)],
             cache=CacheStep(
-                counts=counts,
-                ends=ends,
-                tables=tables,
+                counts=columns.counts,
+                ends=columns.ends,
+                tables=columns.tables,
                 block_tokens=self._block_tokens,
                 slots=slots[:total],
-                block_table=table.view(-1, self._max_blocks)[: len(ends)],
-                lengths=lengths[: len(ends)],
-                offsets=offsets[: len(ends) + 1],
+                block_table=table.view(-1, self._max_blocks)[:requests],
+                lengths=lengths[:requests],
+                offsets=offsets[: requests + 1],
             ),
         )
 

@@ -26,6 +26,7 @@ from danlu.ops.quantized import empty_int8, int8_linear, quantize_int8
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
 from danlu.ops.row import is_row, row_linear
+from danlu.ops.sampling.draw import MOST_DRAWN, Draw, draw, draws_at_once, draws_rows
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
 ascend.add_variants()
@@ -34,10 +35,12 @@ cache_of = CACHE.on
 
 __all__ = [
     "INT4_GROUP",
+    "MOST_DRAWN",
     "AdamW",
     "Blocks",
     "Cache",
     "CacheStep",
+    "Draw",
     "Moments",
     "OpsTable",
     "Recorder",
@@ -50,6 +53,9 @@ __all__ = [
     "cache_of",
     "cross_entropy_rows",
     "cross_entropy_sum",
+    "draw",
+    "draws_at_once",
+    "draws_rows",
     "empty_int4",
     "empty_int8",
     "end_linear",

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Of the largest logits of a row so many at most are drawn from.
+MOST_DRAWN = 64
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Scale each vector to unit root mean square. x: [..., size]; weight: [size]."""
@@ -26,6 +29,46 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of a merged projection. gate_up: [tokens, 2 * size] -> [tokens, size]."""
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up
+
+
+def draw(logits: Tensor, asked: Tensor) -> Tensor:
+    """Choose a token of each row by its own settings: see `ops.draw`, which says what they are.
+
+    logits: [N, V]; asked: fp32 [5, N] -> int32 [2, N]. Without sorting: what stands before a
+    candidate is counted. In fp32, for some accelerators have nothing wider.
+    """
+    temperature, top_k, top_p, min_p, chance = asked.unsqueeze(-1)  # [N, 1] each
+    logits = logits.float()
+    maxima = logits.amax(-1, keepdim=True)
+    largest = logits.topk(min(MOST_DRAWN, logits.shape[1]), dim=-1)
+    ids, order = largest.indices.sort(dim=-1)
+    values = largest.values.gather(-1, order)  # [N, C], of ascending ids
+    is_larger = values[:, None, :] > values[:, :, None]  # [N, C, C]: the last than the one before
+    powers = ((values - maxima) / temperature).exp() * (is_larger.sum(-1) < top_k)
+    numbers = torch.arange(values.shape[1], device=logits.device, dtype=torch.int32)
+    is_alike = (values[:, None, :] == values[:, :, None]) & (numbers > numbers[:, None])
+    before = ((is_larger | is_alike) * powers[:, None, :]).sum(-1)
+    powers = powers * ((before < top_p * powers.sum(-1, keepdim=True)) | (top_p >= 1))
+    powers = powers * (powers >= min_p * powers.amax(-1, keepdim=True))
+    drawn = ids.gather(-1, place_of(powers, chance).long())
+    chosen = torch.where(top_k > 0, drawn, logits.argmax(-1, keepdim=True))
+    return torch.cat((chosen, maxima.isfinite()), dim=1).t().to(torch.int32)
+
+
+def place_of(powers: Tensor, chance: Tensor) -> Tensor:
+    """Return where a draw falls among candidates, of which those of power 0 are none.
+
+    powers: fp32 [N, C], not normalised; chance: [N, 1] in [0, 1) -> int32 [N, 1].
+    """
+    count = powers.shape[1]
+    places = torch.arange(count, device=powers.device, dtype=torch.int32)
+    is_possible = powers > 0
+    cumulated = powers.cumsum(-1)
+    is_behind = is_possible & (cumulated > chance * cumulated[:, -1:])
+    first = count - torch.where(is_behind, count - places, 0).amax(-1, keepdim=True)
+    # Where rounding leads past the end: the last one that is possible.
+    last = torch.where(is_possible, places, 0).amax(-1, keepdim=True)
+    return torch.where(first < count, first, last)
 
 
 def grouped_linear(

@@ -116,6 +116,8 @@ class PrometheusFigures:
             # Both in tokens: those that were looked for in the cache, and those found there.
             ("vllm:prefix_cache_queries_total", "counter", self._prompt_tokens),
             ("vllm:prefix_cache_hits_total", "counter", self._cached_tokens),
+            ("vllm:spec_decode_num_draft_tokens_total", "counter", figures.num_tried),
+            ("vllm:spec_decode_num_accepted_tokens_total", "counter", figures.num_taken),
             ("danlu:requests_started_total", "counter", self._started),
         ]
 

@@ -18,7 +18,7 @@ from danlu.language import _
 
 # Qwen3 draws from 20; the rest is for ties, and for other settings.
 _NUM_LARGEST = 64
-_HOTTEST = torch.finfo(torch.float32).max
+HOTTEST = torch.finfo(torch.float32).max
 
 
 class Penalties:
@@ -136,9 +136,9 @@ def _narrowed(tokens: Tensor, logits: Tensor, settings: SamplingSettings) -> tup
     """Return those of some ids, ascending, that top-p and min-p leave, and their scores."""
     # The largest becomes 0, so that no temperature can lead to infinity; an infinite one would make
     # NaN of what is forbidden.
-    scores = (logits - logits.max()) / min(settings.temperature, _HOTTEST)
+    scores = (logits - logits.max()) / min(settings.temperature, HOTTEST)
     if settings.top_p < 1.0:
-        ascending, order = scores.sort()
+        ascending, order = scores.sort(stable=True)  # of those alike larger ids stay, everywhere
         keep = ascending.softmax(dim=0).cumsum(dim=0) > 1 - settings.top_p
         keep[-1] = True
         chosen = order[keep].sort().values

@@ -10,7 +10,9 @@ What happens to a row, in this order (vLLM's, whose last steps stand as in trans
 5. greedy takes the likeliest; otherwise temperature, top-k, top-p, min-p, and a draw.
 
 Log probabilities are those of the model itself, before all of this. Each request draws from its own
-generator, one number a token, so its answer depends on its seed and not on who shares the batch.
+generator, one number for each place of its answer, so the answer depends on its seed, not on who
+shares the batch or on where a token is chosen: a device may do that by itself (`ops.draw`) for rows
+of which no more is asked than the likeliest token or a draw from few.
 What the host needs comes in one copy for the whole batch: the tokens where all of them are the
 likeliest, else the largest logits of each row. A row that needs more (no top-k, say) asks again.
 
@@ -19,6 +21,7 @@ Shapes: V vocab_size of the model, which may exceed the tokenizer's; N requests.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,8 +30,9 @@ from torch import Tensor
 
 from danlu.device.memory import sent
 from danlu.engine.grammar_compiler import Guide
-from danlu.engine.request import Request, TokenLogprobs
+from danlu.engine.request import Request, SamplingSettings, TokenLogprobs
 from danlu.engine.sampling.logits import (
+    HOTTEST,
     Largest,
     Penalties,
     candidates,
@@ -36,10 +40,14 @@ from danlu.engine.sampling.logits import (
     to_host,
     token_logprobs,
 )
-from danlu.engine.thought import ThoughtTracker
+from danlu.engine.sampling.thought import ThoughtTracker
 from danlu.errors import UsageError
 from danlu.language import _
+from danlu.ops import MOST_DRAWN, Draw
 from danlu.text.tokenizer import Tokenizer
+
+# Random numbers that are made at once.
+_CHANCES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +83,9 @@ class Sampler:
             answer_is_bound=guide is not None,
         )
         self._num_chosen = 0
+        self._draw = _plain_draw(settings)
         # On the CPU whatever the device: the same seed gives the same numbers everywhere.
+        self._chances = array("d")
         self._generator = torch.Generator()
         if settings.seed is None:
             self._generator.seed()
@@ -101,6 +111,19 @@ class Sampler:
             and self._penalties.change_nothing
             and self._num_chosen >= self.settings.min_tokens
         )
+
+    def draw_of(self, ahead: int) -> Draw | None:
+        """Return what a device needs to choose the token behind the next `ahead` by itself.
+
+        None where it takes the host, or may take it once those tokens are known.
+        """
+        number = self._num_chosen + ahead
+        is_plain = self._guide is None and not self._bias and self._penalties.change_nothing
+        if not is_plain or number < self.settings.min_tokens or self._thought.may_force(ahead):
+            return None
+        if self._draw is None or self._draw.top_k == 0:
+            return self._draw
+        return Draw(*self._draw[:-1], self._chance(number))
 
     def choose(self, largest: Largest, place: int, row: Tensor) -> int:
         """Choose the next token of a changed row, [V], whose largest logits are on the host."""
@@ -137,11 +160,18 @@ class Sampler:
         # change places through rounding, as they would in order of probability. In float64, so on
         # the CPU: NPUs have next to none.
         cumulated = scores.cpu().double().softmax(dim=0).cumsum(dim=0)
-        chance = torch.rand((), dtype=torch.float64, generator=self._generator)
+        chance = self._chance(self._num_chosen)
         place = torch.searchsorted(cumulated, chance * cumulated[-1], right=True)
         # Where rounding leads past the end: the last one that is possible at all.
         last = torch.searchsorted(cumulated, cumulated[-1])
         return int(tokens[min(int(place), int(last))])
+
+    def _chance(self, number: int) -> float:
+        """Return the random number of a token of the answer: that of the seed and its place."""
+        while number >= len(self._chances):
+            more = torch.rand(_CHANCES, dtype=torch.float64, generator=self._generator)
+            self._chances.extend(more.tolist())
+        return self._chances[number]
 
     def record(self, token: int) -> None:
         """Record the chosen token: grammar, thought and penalties move on."""
@@ -179,13 +209,40 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Ex
     where its logits are not finite.
     """
     chosen = _likeliest(logits) if _all_take_the_likeliest(samplers) else _each(logits, samplers)
+    _record(samplers, chosen)
+    return _with_logprobs(logits, samplers, chosen)
+
+
+def drawn(chosen: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Exception]:
+    """Record what a device has chosen by itself, as `sample` does. chosen: what `ops.draw` gave."""
+    tokens: list[int | Exception] = [
+        token if is_finite else not_finite()
+        for token, is_finite in zip(*chosen.tolist(), strict=True)
+    ]
+    _record(samplers, tokens)
+    return [ChosenToken(token=token) if isinstance(token, int) else token for token in tokens]
+
+
+def _record(samplers: Sequence[Sampler], chosen: list[int | Exception]) -> None:
+    """Tell each row its token; an error takes the place of a token that it cannot be told."""
     for place, (sampler, token) in enumerate(zip(samplers, chosen, strict=True)):
         if isinstance(token, int):
             try:
                 sampler.record(token)
             except Exception as problem:
                 chosen[place] = problem
-    return _with_logprobs(logits, samplers, chosen)
+
+
+def _plain_draw(settings: SamplingSettings) -> Draw | None:
+    """Return what a device is asked where nothing changes the logits; None: it cannot do that."""
+    if settings.logprobs is not None:
+        return None
+    if settings.greedy:
+        return Draw()
+    if not 1 <= settings.top_k <= MOST_DRAWN:
+        return None
+    temperature = min(settings.temperature, HOTTEST)
+    return Draw(temperature, settings.top_k, settings.top_p, settings.min_p)
 
 
 def _all_take_the_likeliest(samplers: Sequence[Sampler]) -> bool:

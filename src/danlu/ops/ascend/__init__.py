@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from danlu.device.variants import ASCEND
 from danlu.ops.ascend.few_bits import INT4, int8_linear
+from danlu.ops.ascend.fused_draw import draw
 from danlu.ops.ascend.fused_norm import NORM
 from danlu.ops.ascend.fused_rotation import ROTATION
 from danlu.ops.ascend.fused_swiglu import SWIGLU_PASSES
@@ -25,6 +26,7 @@ from danlu.ops.int4 import INT4_LINEAR
 from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM
 from danlu.ops.rope import ROTATED_QKV
+from danlu.ops.sampling.draw import DRAW
 from danlu.ops.swiglu import SWIGLU
 
 
@@ -37,5 +39,6 @@ def add_variants() -> None:
     CACHE.add(ASCEND, AscendPages)
     GRAPH.add(ASCEND, lambda: record)
     GROUPED_LINEAR.add(ASCEND, grouped_linear)
+    DRAW.add(ASCEND, draw)
     INT8_LINEAR.add(ASCEND, int8_linear)
     INT4_LINEAR.add(ASCEND, INT4)

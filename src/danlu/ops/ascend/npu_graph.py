@@ -30,9 +30,14 @@ def record(compute: Callable[[], Tensor], device: torch.device) -> Replay:
     with npu.graph(graph, auto_dispatch_capture=True):
         result = compute()
 
+    ended = npu.Event()
+
     def replay(ends: Sequence[int]) -> Tensor:
+        # The lengths are given on another stream: they must not overtake a start that still runs.
+        ended.synchronize()
         graph.update(cpu_update_input=[{_LENGTHS: list(ends)}])
         graph.replay()
+        ended.record()
         return result
 
     return replay

@@ -21,7 +21,8 @@ from danlu.ops.choice import NotHere, Operation, example
 # result, which the next start overwrites.
 Replay = Callable[[Sequence[int]], Tensor]
 # Records work on a device. It is done at once, too, and more than once. Recordings of one recorder
-# may use the same memory: only one of them runs, and its result is read before another is started.
+# may use the same memory: only one of them runs, and its result is read before another is started,
+# if at all. A start may be queued behind another that still runs.
 Recorder = Callable[[Callable[[], Tensor], torch.device], Replay]
 # Makes the recorder of an engine.
 RecorderMaker = Callable[[], Recorder]

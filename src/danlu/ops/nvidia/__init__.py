@@ -23,6 +23,7 @@ from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM, NormPasses
 from danlu.ops.rope import ROTATED_QKV, RotationPasses
 from danlu.ops.row import ROW_LINEAR
+from danlu.ops.sampling.draw import DRAW
 from danlu.ops.swiglu import SWIGLU, SwigluPasses
 
 
@@ -33,6 +34,7 @@ def add_variants() -> None:
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
     ROW_LINEAR.add(TRITON, late("row", "row_linear"))
+    DRAW.add(TRITON, late("drawing", "draw"))
     INT8_LINEAR.add(TRITON, late("few_bits", "int8_linear"))
     INT4_LINEAR.add(TRITON, INT4_WORDS)
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))

@@ -3,7 +3,7 @@
 In the order of torch's page on them (docs/source/notes/cuda.rst, 2.13): once on a side stream, so
 that all kernels are compiled and loaded and all handles made, then captured. What a recording needs
 while it runs is memory of its own pool; an engine's recordings share one. That is right because one
-runs at a time, and its result is read before the next one starts.
+runs at a time, and its result is read, or nobody reads it, before the next one starts.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ from torch import Tensor
 from danlu.ops.nvidia.few_bits_kernels import added, padded, results, splits_of
 
 # Outputs and groups of a tile: of one row, and of several, which are one product of matrices. On an
-# H200 one row took 86 us for Qwen3-8B's four projections so, 178 in the form that a CPU has, and 105
-# in bf16.
+# H200 one row took 86 us for Qwen3-8B's four projections so, 178 as a CPU has them, 105 in bf16.
 _ROW_TILE, _TILE = (16, 32), (64, 8)
 _FLOATS_TILE = (16, 32)
 

@@ -44,6 +44,12 @@ class ThoughtTracker:
         """The token to be written now, whatever the model prefers."""
         return self._forced[0] if self._forced else None
 
+    def may_force(self, ahead: int) -> bool:
+        """Whether the token behind the next `ahead` may be forced, whatever those are."""
+        if self._forced or self._answer_is_bound:
+            return True
+        return self._place != "answer" and self._left is not None and self._left <= ahead
+
     @property
     def in_answer(self) -> bool:
         """Whether the next token belongs to the visible answer."""
