@@ -44,6 +44,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand over what was measured, where this process is one of several."""
+    gc.unfreeze()  # else libraries call what is there at the end leaked
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["figures"] = dict(FIGURES)
 
