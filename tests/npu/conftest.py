@@ -51,7 +51,8 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
         patch.setenv(
             "DANLU_OPS",
             "attention=sdpa,adamw=unfused,cache=paged,residual=last,rms_norm=torch,"
-            "rotated_qkv=as_one,swiglu=torch,grouped_linear=reference,low_rank=by_target",
+            "rotated_qkv=as_one,swiglu=torch,grouped_linear=reference,low_rank=by_target,"
+            "add_norm=reference",
         )
         # A device written in Python has no allocator for pinned memory.
         patch.setattr(again, "to_host", lambda tensor: tensor.to("cpu"))

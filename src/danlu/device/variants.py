@@ -27,6 +27,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "cross_entropy": ("in_place",),
     "graph": (),
     "grouped_linear": (),
+    "add_norm": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
@@ -66,6 +67,11 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "cache": (ASCEND, "paged"),
     "graph": (ASCEND,),
     "grouped_linear": (ASCEND,),
+    # A product that adds a matrix is four kernels there, which pass over the sum in fp32
+    # (`aclnnAddmm` with 16-bit numbers, ops-nn, November 2026): adding behind it is one more.
+    "residual": ("last",),
+    "low_rank": (ASCEND, "by_target"),
+    "add_norm": (ASCEND,),
     "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).
@@ -107,7 +113,7 @@ def fused_by(kind: str, variants: Mapping[str, str] | None = None) -> str:
     usual = {name: names[0] for name, names in preferred_variants(kind).items() if names}
     chosen = variants or usual
     names = {chosen.get(name, "") for name in ("rms_norm", "rotated_qkv", "swiglu")}
-    is_fused = names in ({ASCEND}, {TRITON}) and chosen.get("low_rank") == "as_one"
+    is_fused = names in ({ASCEND}, {TRITON}) and chosen.get("low_rank") in ("as_one", ASCEND)
     return names.pop() if is_fused else ""
 
 
