@@ -101,6 +101,7 @@ def test_names_and_notes_of_runs_are_text_and_seen_in_other_tabs(
 ) -> None:
     studio, run = trained
     with watched_page(browser) as (page, complaints):
+        page.clock.install()
         page.goto(f"{studio.address}#/runs")
         other = page.context.new_page()
         other.goto(f"{studio.address}#/runs/{run}")
@@ -110,6 +111,7 @@ def test_names_and_notes_of_runs_are_text_and_seen_in_other_tabs(
         other.get_by_role("button", name=t("shell.save")).click()
         other.get_by_role("heading", name=HOSTILE).wait_for()
         assert other.locator("#main img, #main script").count() == 0
+        page.clock.fast_forward("00:30")  # where nothing goes on, the list looks now and then
         page.get_by_text(HOSTILE).first.wait_for()  # nobody has reloaded it
         assert page.locator("#main img, #main script").count() == 0
         assert complaints == []

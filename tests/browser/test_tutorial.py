@@ -1,5 +1,7 @@
 """The whole tutorial in the browser, in both languages, by clicks alone, with the starter model.
 
+It takes most of a minute: .ci/run has it, `make test` the steps one by one.
+
 Chat, upload, mend a bad row, train, reload in the middle, compare, teach, train on what was taught,
 merge, chat with the merged model; the network is blocked but for this machine.
 """
@@ -80,7 +82,8 @@ def rows_with_a_fault(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("language", ["en", pytest.param("zh", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("language", ["en", "zh"])
 def test_from_the_first_chat_to_the_merged_model(
     browser: Browser, own_studio: StudioProgram, tmp_path: Path, language: Language
 ) -> None:

@@ -271,7 +271,9 @@ def test_training_on_a_disk_that_fills_up(
     capsys: pytest.CaptureFixture[str],
     room_bytes: int,
 ) -> None:
-    words = train_words(here / "model", here / "rows.jsonl", here / "out", save_steps=2)
+    words = train_words(
+        here / "model", here / "rows.jsonl", here / "out", save_steps=2, plot_loss="true"
+    )
     before = contents(here)
     with monkeypatch.context() as patch:
         patch.setattr(disk, "DISK", FillingDisk(room_bytes))

@@ -51,7 +51,8 @@ def read_json(screen: Screen) -> dict[str, object]:
 
 
 def test_training_says_what_it_does_and_where_the_result_is(place: Path, capsys: Screen) -> None:
-    words = train_words(place / "model", place / "rows.jsonl", place / "said", val_size=0.1)
+    changes = {"val_size": 0.1, "plot_loss": "true"}
+    words = train_words(place / "model", place / "rows.jsonl", place / "said", **changes)
     assert main([*words, "--eval_steps", "3", "--logging_steps", "2"]) == 0
     output = capsys.readouterr().out
     for part in (

@@ -16,7 +16,7 @@ from danlu.files.leftovers import is_leftover
 from danlu.runs.metrics import read_metrics
 from tests.helpers.waiting import PATIENCE_S
 
-# Seconds instead of minutes: a few rows a step, one thread, no bf16 emulation.
+# Seconds instead of minutes: a few rows a step, one thread, no bf16 emulation, no pictures.
 SHORT = {
     "max_steps": 6,
     "per_device_train_batch_size": 4,
@@ -26,6 +26,7 @@ SHORT = {
     "dtype": "float32",
     "device": "cpu",
     "report": "false",
+    "plot_loss": "false",
 }
 
 

@@ -51,7 +51,8 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
         patch.setenv(
             "DANLU_OPS",
             "attention=sdpa,adamw=unfused,cache=paged,residual=last,rms_norm=torch,"
-            "rotated_qkv=as_one,swiglu=torch,grouped_linear=reference,low_rank=by_target",
+            "rotated_qkv=as_one,swiglu=torch,grouped_linear=reference,low_rank=by_target,"
+            "add_norm=reference",
         )
         # A device written in Python has no allocator for pinned memory.
         patch.setattr(again, "to_host", lambda tensor: tensor.to("cpu"))
@@ -175,7 +176,10 @@ def _at_once(nodes: list[str]) -> list[str]:
     """Several files are run on several processors."""
     files = {node.partition("::")[0] for node in nodes}
     number = min(len(files), len(os.sched_getaffinity(0)), 4)
-    return ["-n", f"{number}", "--dist", "loadfile"] if number > 1 else []
+    # In the order of their names: in that of their numbers of tests the file with the fewest and
+    # longest would come last, when nothing is left to run beside it.
+    order = ["--dist", "loadfile", "--no-loadscope-reorder"]
+    return ["-n", f"{number}", *order] if number > 1 else []
 
 
 def _outside_of_xdist() -> dict[str, str]:

@@ -13,11 +13,15 @@ from danlu import ops
 from danlu.device.variants import ASCEND
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request
+from danlu.lora.adapter import LoraConfig
+from danlu.lora.linear import AdapterLinear
+from danlu.model.qwen3 import plain_linear
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.ops import Segments, ops_table
 from danlu.ops.attention import ATTENTION
 from danlu.ops.choice import _OPERATIONS
 from danlu.train.events import StepDone
+from tests.helpers.models import packed
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     random_adapter,
@@ -27,6 +31,7 @@ from tests.helpers.models.tiny_engine import (
     tokens_of,
     varied_model,
 )
+from tests.helpers.models.tiny_model import tiny_model
 from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 from tests.sim import formulas
 from tests.sim.record import recording
@@ -53,7 +58,8 @@ def test_the_probe_takes_every_fused_kernel(untried: None) -> None:
 
 @pytest.mark.parametrize(
     ("kernel", "operation"),
-    [("npu_rms_norm_backward", "rms_norm"), ("npu_swiglu", "swiglu"),
+    [("npu_rms_norm_backward", "rms_norm"), ("npu_add_rms_norm", "add_norm"),
+     ("npu_swiglu", "swiglu"),
      ("npu_rotary_mul", "rotated_qkv"), ("npu_fusion_attention", "attention"),
      ("npu_fusion_attention_grad", "attention"), ("npu_scatter_pa_kv_cache", "cache"),
      ("npu_fused_infer_attention_score", "cache"), ("npu_grouped_matmul", "grouped_linear"),
@@ -131,6 +137,22 @@ def test_answers_are_those_of_the_cpu(with_adapters: bool, fused: None) -> None:
         firsts = [next(one for out in outs for one in out.logprobs) for outs in (there, here)]
         assert firsts[0].logprob == pytest.approx(firsts[1].logprob, abs=0.1)
         assert tokens_of(there)
+
+
+@pytest.mark.parametrize("with_adapter", [False, True], ids=["plain", "adapter"])
+def test_without_gradients_norms_add_and_the_numbers_are_those_of_training(
+    with_adapter: bool, fused: None
+) -> None:
+    config, model = tiny_model(device="npu", num_hidden_layers=3)
+    adapter = packed.random_adapter(LoraConfig(r=4), config, device="npu")
+    linear = AdapterLinear(adapter) if with_adapter else plain_linear
+    tokens = packed.random_tokens(config, 12).to("npu")
+    attend = packed.packed_attention(config, [5, 7], "npu")
+    learned = model(tokens, attend, linear)
+    with torch.no_grad(), recording() as record:
+        answered = model(tokens, attend, linear)
+    assert record.operations["npu::npu_add_rms_norm"] == 5
+    assert torch.allclose(answered.cpu(), learned.detach().cpu(), rtol=1e-5, atol=1e-5)
 
 
 def test_more_segments_than_a_kernel_takes_are_attended_to_in_groups(fused: None) -> None:

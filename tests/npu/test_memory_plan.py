@@ -124,6 +124,7 @@ def measured(
 ) -> tuple[Peaks, BatchShape, ModelConfig]:
     """Compute a microstep of a tiny model; what is made once is there before."""
     empty = allocated()
+    gc.freeze()  # what was there before need not be looked through at each collection
     base = loaded_tiny(folder, torch.bfloat16, "npu", **sizes)
     device = base.device.torch_device
     weights = allocated() - empty

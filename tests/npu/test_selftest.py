@@ -22,7 +22,7 @@ def test_it_proves_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fus
     right = {check.name for check in checks if check.found.startswith("ascend: right, ")}
     assert right == {
         *("attention", "cache", "draw", "graph", "grouped_linear", "int4_linear", "int8_linear"),
-        *("rms_norm", "rotated_qkv", "swiglu"),
+        *("add_norm", "low_rank", "rms_norm", "rotated_qkv", "swiglu"),
     }
     assert {"training", "resuming", "answering", "integrity"} <= {check.name for check in checks}
     assert any("vllm-ascend" in check.found for check in checks if check.name == "published")

@@ -65,6 +65,11 @@ def norm(weight: Tensor) -> Any:
     return torch.ops.npu.npu_rms_norm(there(3, 16), weight, epsilon=1e-6)
 
 
+def add_and_norm(x2: Tensor, weight: Tensor | None = None) -> Any:
+    weight = there(16) if weight is None else weight
+    return torch.ops.npu.npu_add_rms_norm(there(3, 16), x2, weight, epsilon=1e-6)
+
+
 def rotate(*shape: int) -> Any:
     angles = there(*shape)
     return torch.ops.npu.npu_rotary_mul(there(1, 5, 2, 16), angles, angles)
@@ -126,6 +131,16 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "values with gaps": (lambda: write(new=there(2, 4, 16)[:, 2:]), "no `key` with gaps"),
     "a norm's weight in fp32": (lambda: norm(there(16, dtype=torch.float32)), "in the dtype"),
+    "a row that is added to all": (lambda: add_and_norm(there(1, 16)), "of one shape"),
+    "fp32 that is added": (
+        lambda: add_and_norm(there(3, 16, dtype=torch.float32)), "x1, x2 in one dtype",
+    ),
+    "a sum's norm with a weight in fp32": (
+        lambda: add_and_norm(there(3, 16), there(16, dtype=torch.float32)), "in the dtype",
+    ),
+    "a gradient of the sum's norm": (
+        lambda: add_and_norm(there(3, 16).requires_grad_()), "has no gradient",
+    ),
     "a matrix that is too wide": (lambda: few_bits(outputs=65544), "at most 65535"),
     "scales in fp32": (lambda: few_bits(dtype=torch.float32), "one 16-bit dtype"),
     "groups of 16": (lambda: few_bits(group=16), "a multiple of 32"),

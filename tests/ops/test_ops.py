@@ -224,3 +224,16 @@ def test_without_gradients_no_backward_pass_is_set_up(monkeypatch: pytest.Monkey
     with torch.no_grad():
         for value, same in zip(computed(), expected, strict=True):
             assert torch.equal(value, same)
+
+
+@torch.no_grad()
+def test_a_stream_is_the_sum_of_what_was_added() -> None:
+    weight, *parts = (random(96), *(random(5, 96, seed=seed) for seed in range(4)))
+    stream, total = ops.Stream(parts[0]), parts[0].clone()
+    for part in parts[1:3]:
+        expected = reference.rms_norm(total, weight, 1e-6)
+        assert torch.allclose(stream.normed(weight, 1e-6), expected, atol=1e-5)
+        stream.add(part.clone())
+        total = total + part
+    stream.add(parts[3].clone())  # no norm has read the sum before
+    assert torch.allclose(stream.total(), total + parts[3], atol=1e-6)

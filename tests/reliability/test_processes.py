@@ -1,4 +1,8 @@
-"""The program itself, killed or told to stop at random moments, ends with the same bytes."""
+"""The program itself, killed or told to stop at random moments, ends with the same bytes.
+
+The few are for every change that lands (.ci/run), the many for `make soak`. At chosen moments it is
+killed and stopped in every `make test` (test_faults.py, tests/cli/test_kill_and_resume.py).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,7 @@ def finish(place: Place, name: str) -> None:
     place.assert_as_if_undisturbed(name)
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(30, marks=SOAK)])
+@pytest.mark.parametrize("kills", [pytest.param(count, marks=SOAK) for count in (5, 30)])
 def test_killed_at_random_moments(place: Place, kills: int) -> None:
     draw = random.Random(kills)
     names = (f"killed-{kills}-{number}" for number in itertools.count())
@@ -180,7 +184,7 @@ def last_step(run: Path) -> int:
     return step
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(17, marks=SOAK)])
+@pytest.mark.parametrize("rounds", [pytest.param(count, marks=SOAK) for count in (1, 17)])
 def test_stopped_at_random_moments(place: Place, rounds: int) -> None:
     draw = random.Random(rounds)
     count = 0

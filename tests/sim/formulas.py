@@ -64,6 +64,14 @@ def npu_rms_norm(input: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[T
     return (x * rstd * gamma.float()).to(input.dtype), rstd
 
 
+def npu_add_rms_norm(
+    x1: Tensor, x2: Tensor, gamma: Tensor, epsilon: float = 1e-6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the norm of the rounded sum, rstd as `npu_rms_norm` does, and the sum."""
+    total = (x1.float() + x2.float()).to(x1.dtype)
+    return *npu_rms_norm(total, gamma, epsilon), total
+
+
 def npu_rms_norm_backward(
     dy: Tensor, input: Tensor, gamma: Tensor, rstd: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -267,7 +275,8 @@ def npu_top_k_top_p(logits: Tensor, p: Tensor | None = None, k: Tensor | None = 
 COMPUTES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(npu_rms_norm, npu_rms_norm_backward, npu_rotary_mul, npu_swiglu, npu_swiglu_backward),
+        *(npu_rms_norm, npu_rms_norm_backward, npu_add_rms_norm),
+        *(npu_rotary_mul, npu_swiglu, npu_swiglu_backward),
         *(npu_fusion_attention, npu_fusion_attention_grad, npu_scatter_pa_kv_cache),
         *(npu_fused_infer_attention_score, npu_weight_quant_batchmatmul, npu_grouped_matmul),
         npu_top_k_top_p,

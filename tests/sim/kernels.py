@@ -88,6 +88,7 @@ KERNELS: dict[str, Kernel] = {
     # Fused: what a page says of each argument is in limits.py.
     **dict.fromkeys(
         (
+            "npu::npu_add_rms_norm",
             "npu::npu_rms_norm",
             "npu::npu_rms_norm_backward",
             "npu::npu_rotary_mul",

@@ -99,6 +99,15 @@ def _norm(arguments: Arguments) -> Iterator[str]:
         yield f"takes `gamma` of the last dimensions' shape, not {tuple(gamma.shape)}"
 
 
+def _add_norm(arguments: Arguments) -> Iterator[str]:
+    x1, x2, gamma = (arguments[name] for name in ("x1", "x2", "gamma"))
+    if x1.shape != x2.shape or not x1.numel():
+        yield "takes `x1` and `x2` of one shape, and not empty"
+        return
+    yield from _same_dtypes(arguments, "x1", "x2")
+    yield from _norm({"input": x1, "gamma": gamma})
+
+
 def _norm_backward(arguments: Arguments) -> Iterator[str]:
     yield from _norm(arguments)
     yield from _same_dtypes(arguments, "dy", "input")
@@ -246,6 +255,7 @@ LIMITS: dict[str, Callable[[Arguments], Iterator[str]]] = {
     "npu::npu_fusion_attention": _fusion_attention,
     "npu::npu_fusion_attention_grad": _fusion_attention,
     "npu::npu_rms_norm": _norm,
+    "npu::npu_add_rms_norm": _add_norm,
     "npu::npu_rms_norm_backward": _norm_backward,
     "npu::npu_rotary_mul": _rotary,
     "npu::npu_swiglu": _swiglu,

@@ -29,6 +29,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "grouped_linear": (),
     "row_linear": (),
     "draw": (),
+    "add_norm": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
@@ -72,6 +73,11 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "grouped_linear": (ASCEND,),
     "row_linear": (),
     "draw": (ASCEND, "torch"),
+    # A product that adds a matrix is four kernels there, which pass over the sum in fp32
+    # (`aclnnAddmm` with 16-bit numbers, ops-nn, November 2026): adding behind it is one more.
+    "residual": ("last",),
+    "low_rank": (ASCEND, "by_target"),
+    "add_norm": (ASCEND,),
     "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).
@@ -113,7 +119,7 @@ def fused_by(kind: str, variants: Mapping[str, str] | None = None) -> str:
     usual = {name: names[0] for name, names in preferred_variants(kind).items() if names}
     chosen = variants or usual
     names = {chosen.get(name, "") for name in ("rms_norm", "rotated_qkv", "swiglu")}
-    is_fused = names in ({ASCEND}, {TRITON}) and chosen.get("low_rank") == "as_one"
+    is_fused = names in ({ASCEND}, {TRITON}) and chosen.get("low_rank") in ("as_one", ASCEND)
     return names.pop() if is_fused else ""
 
 

@@ -18,7 +18,7 @@ from danlu.model.attention import PackedAttention
 from danlu.model.config import ModelConfig
 from danlu.model.layout import Piece, layout
 from danlu.model.qwen3 import Head, Layer, Linear, begin_product, empty_weight, projection_input
-from danlu.ops import Segments, end_linear, rms_norm
+from danlu.ops import Segments, Stream, end_linear, rms_norm
 from danlu.weights.sharded import BytesRead, WeightFolder
 
 # What adapters do to each tensor, by Hugging Face's names, one after the other.
@@ -73,7 +73,7 @@ class Unmerged(Linear):
         self._table, self._changes = table, changes
 
     def __call__(
-        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+        self, layer: Layer | Head, name: str, x: Tensor | Stream, residual: Tensor | None = None
     ) -> Tensor:  # [T, in] -> [T, out]
         assert isinstance(layer, Layer)
         n = projection_input(layer, name, x)

@@ -20,7 +20,7 @@ from danlu.model.qwen3 import (
     plain_linear,
     projection_input,
 )
-from danlu.ops import end_linear
+from danlu.ops import Stream, end_linear
 
 
 class AdapterBank(Linear):
@@ -48,7 +48,7 @@ class AdapterBank(Linear):
         return bank
 
     def __call__(
-        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+        self, layer: Layer | Head, name: str, x: Tensor | Stream, residual: Tensor | None = None
     ) -> Tensor:  # [T, in] -> [T, out]
         if not self._runs or not isinstance(layer, Layer):
             return plain_linear(layer, name, x, residual)

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from danlu.lora.adapter import Adapter, Working, stable_seed
 from danlu.model.qwen3 import Head, Layer, Linear, norm_before, plain_linear, projection_input
 from danlu.ops import (
+    Stream,
     accumulate,
+    add_input_gradient,
     add_low_rank,
     begin_linear,
     end_linear,
@@ -80,7 +82,7 @@ class AdapterLinear(Linear):
         return replace(self, is_second=True)
 
     def __call__(
-        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+        self, layer: Layer | Head, name: str, x: Tensor | Stream, residual: Tensor | None = None
     ) -> Tensor:  # [T, in] -> [T, out]
         if not isinstance(layer, Layer):
             return plain_linear(layer, name, x, residual)
@@ -99,12 +101,12 @@ class AdapterLinear(Linear):
         return self.copies[dtype][layer.index, name]
 
     def compute(
-        self, layer: Layer, name: str, x: Tensor, residual: Tensor | None
+        self, layer: Layer, name: str, x: Tensor | Stream, residual: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return y, and n and t behind it; see above. Where y is not needed, it is left empty."""
         parts = self.adapter.additions[layer.index, name].parts
         n = projection_input(layer, name, x)
-        work = self.working(layer, name, x.dtype)
+        work = self.working(layer, name, n.dtype)
         if self.dropout is None:
             t = F.linear(n, work.a)
         else:
@@ -115,7 +117,7 @@ class AdapterLinear(Linear):
             t = torch.cat(masked, dim=1)
         weight = getattr(layer, name)
         if self.is_second and name == "down_proj":
-            return x.new_empty(x.shape[0], weight.shape[0]), n, t
+            return n.new_empty(len(n), weight.shape[0]), n, t
         y, left = begin_linear(n, weight, residual)
         add_low_rank(y, t, work.b, self.adapter.config.scaling)
         return end_linear(y, left), n, t
@@ -153,7 +155,7 @@ class _LoraProjection(torch.autograd.Function):
         if dropout is None:
             da = dt.t() @ n
             if dn is not None:
-                dn.addmm_(dt, work.a)
+                add_input_gradient(dn, dt, work.a)
         else:
             pieces = []
             for part in addition.parts:

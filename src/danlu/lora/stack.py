@@ -28,7 +28,7 @@ from danlu.model.qwen3 import (
     projection_input,
     row_product,
 )
-from danlu.ops import end_linear, grouped_linear, is_row
+from danlu.ops import Stream, end_linear, grouped_linear, is_row
 
 # As many adapters as a step can have; each takes memory, and place 0 as much as one of them.
 MOST_STACKED = 8
@@ -153,7 +153,7 @@ class StackedLinear(Linear):
         self._pairs, self._ends = matrices.pairs, ends
 
     def __call__(
-        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+        self, layer: Layer | Head, name: str, x: Tensor | Stream, residual: Tensor | None = None
     ) -> Tensor:  # [T, in] -> [T, out]
         pair = self._pairs.get((layer.index, name)) if isinstance(layer, Layer) else None
         if pair is None:

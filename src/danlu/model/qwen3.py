@@ -25,7 +25,16 @@ from danlu.model.checkpointing import again
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, layout, merged_shape
 from danlu.model.recompute import Recompute
-from danlu.ops import begin_linear, end_linear, is_row, rms_norm, row_linear, swiglu
+from danlu.ops import (
+    Stream,
+    begin_linear,
+    end_linear,
+    is_row,
+    norms_add,
+    rms_norm,
+    row_linear,
+    swiglu,
+)
 
 
 class Linear:
@@ -36,7 +45,7 @@ class Linear:
     """
 
     def __call__(
-        self, layer: Layer | Head, name: str, x: Tensor, residual: Tensor | None = None
+        self, layer: Layer | Head, name: str, x: Tensor | Stream, residual: Tensor | None = None
     ) -> Tensor:
         if is_row(x, getattr(layer, name)):
             return row_product(layer, name, x, residual)
@@ -85,6 +94,11 @@ class Layer(nn.Module):
     def mlp(self, x: Tensor, linear: Linear) -> Tensor:  # x: [T, H]
         """Add the MLP half."""
         return linear(self, "down_proj", linear(self, "gate_up_proj", x), x)
+
+    def answer(self, stream: Stream, attend: Attend, linear: Linear) -> None:
+        """Add both halves to the stream, for devices whose norms add."""
+        stream.add(linear(self, "o_proj", attend(self, linear(self, "qkv_proj", stream))))
+        stream.add(linear(self, "down_proj", linear(self, "gate_up_proj", stream)))
 
     def forward(
         self, x: Tensor, attend: Attend, linear: Linear, recompute: Recompute = "none"
@@ -142,6 +156,12 @@ class Qwen3(nn.Module):
         recompute: what the backward pass computes again instead of finding it kept.
         """
         x = F.embedding(tokens, self.embed_tokens)
+        if norms_add(x.device) and not torch.is_grad_enabled():
+            stream = Stream(x)
+            for layer in self.layers:
+                assert isinstance(layer, Layer)
+                layer.answer(stream, attend, linear)
+            return stream.total()
         for layer in self.layers:
             x = layer(x, attend, linear, recompute)
         return x
@@ -167,11 +187,14 @@ def norm_before(layer: Layer | Head, name: str) -> Tensor | None:
     return getattr(layer, norm) if norm else None
 
 
-def projection_input(layer: Layer | Head, name: str, x: Tensor) -> Tensor:
+def projection_input(layer: Layer | Head, name: str, x: Tensor | Stream) -> Tensor:
     """Apply what precedes a projection: its norm, or swiglu before `down_proj`. x: [T, ...]."""
+    norm = norm_before(layer, name)
+    if isinstance(x, Stream):
+        assert norm is not None
+        return x.normed(norm, layer.config.rms_norm_eps)
     if name == "down_proj":
         return swiglu(x)
-    norm = norm_before(layer, name)
     return x if norm is None else rms_norm(x, norm, layer.config.rms_norm_eps)
 
 

@@ -19,9 +19,15 @@ from danlu.ops.choice import OpsTable, Tried, examine_operations, ops_table, tak
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.grouped import grouped_linear, multiplies_groups
 from danlu.ops.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
-from danlu.ops.low_rank import Blocks, add_low_rank, low_rank_gradients, multiplies_whole
+from danlu.ops.low_rank import (
+    Blocks,
+    add_input_gradient,
+    add_low_rank,
+    low_rank_gradients,
+    multiplies_whole,
+)
 from danlu.ops.packed import packing_for
-from danlu.ops.product import begin_linear, end_linear
+from danlu.ops.product import Stream, begin_linear, end_linear, norms_add
 from danlu.ops.quantized import empty_int8, int8_linear, quantize_int8
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
@@ -46,8 +52,10 @@ __all__ = [
     "Recorder",
     "Replay",
     "Segments",
+    "Stream",
     "Tried",
     "accumulate",
+    "add_input_gradient",
     "add_low_rank",
     "begin_linear",
     "cache_of",
@@ -67,6 +75,7 @@ __all__ = [
     "low_rank_gradients",
     "multiplies_groups",
     "multiplies_whole",
+    "norms_add",
     "ops_table",
     "packing_for",
     "quantize_int4",

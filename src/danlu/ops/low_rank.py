@@ -45,16 +45,22 @@ def low_rank_gradients(
     return LOW_RANK.on(dy.device).gradients(dy, t, blocks, scaling)
 
 
+def add_input_gradient(dn: Tensor, dt: Tensor, a: Tensor) -> None:
+    """Add to dn [T, in] in place what dt [T, all ranks] is to the input of a [all ranks, in]."""
+    LOW_RANK.on(dn.device).add_input(dn, dt, a)
+
+
 def multiplies_whole(device: torch.device) -> bool:
     """Whether a device's variant takes `Blocks.whole`."""
     return LOW_RANK.on(device).takes_whole
 
 
 class LowRankPasses(NamedTuple):
-    """A variant: `add_low_rank` and `low_rank_gradients`, and whether it takes `Blocks.whole`."""
+    """A variant: the three functions above, and whether it takes `Blocks.whole`."""
 
     add: Callable[[Tensor, Tensor, Blocks, float], None]
     gradients: Callable[[Tensor, Tensor, Blocks, float], tuple[Tensor, list[Tensor]]]
+    add_input: Callable[[Tensor, Tensor, Tensor], None]
     takes_whole: bool
 
 
@@ -71,6 +77,10 @@ def _gradients_by_target(
         dt[:, ranks] = (dy[:, out] @ b) * scaling
         dbs.append((dy[:, out].t() @ t[:, ranks]).float().mul_(scaling))
     return dt, dbs
+
+
+def _add_input(dn: Tensor, dt: Tensor, a: Tensor) -> None:
+    dn.addmm_(dt, a)
 
 
 def _add_as_one(y: Tensor, t: Tensor, blocks: Blocks, scaling: float) -> None:
@@ -91,6 +101,10 @@ def _gradients_as_one(
 
 def _twin_add(y: Tensor, t: Tensor, blocks: Blocks, scaling: float) -> None:
     y += reference.low_rank(t, *blocks.parts, places=blocks.places, scaling=scaling)
+
+
+def _twin_add_input(dn: Tensor, dt: Tensor, a: Tensor) -> None:
+    dn += dt @ a
 
 
 def _twin_gradients(
@@ -118,15 +132,19 @@ def _trial(passes: LowRankPasses, device: torch.device, dtype: torch.dtype) -> l
     )
     passes.add(y, t, blocks, 1.5)
     dt, dbs = passes.gradients(dy, t, blocks, 1.5)
-    return [y, dt, *dbs]
+    dn = example(7, 32, device=device, dtype=dtype)
+    passes.add_input(dn, t, example(8, 32, device=device, dtype=dtype))
+    return [y, dt, *dbs, dn]
 
 
 LOW_RANK: Operation[LowRankPasses] = Operation(
     "low_rank",
     {
-        "by_target": LowRankPasses(_add_by_target, _gradients_by_target, takes_whole=False),
-        "as_one": LowRankPasses(_add_as_one, _gradients_as_one, takes_whole=True),
-        "reference": LowRankPasses(_twin_add, _twin_gradients, takes_whole=False),
+        "by_target": LowRankPasses(
+            _add_by_target, _gradients_by_target, _add_input, takes_whole=False
+        ),
+        "as_one": LowRankPasses(_add_as_one, _gradients_as_one, _add_input, takes_whole=True),
+        "reference": LowRankPasses(_twin_add, _twin_gradients, _twin_add_input, takes_whole=False),
     },
     _trial,
 )

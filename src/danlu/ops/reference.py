@@ -25,6 +25,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * normed.to(x.dtype)
 
 
+def add_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return rms_norm(x + y), and x + y. x, y: [rows, size]; weight: [size]."""
+    total = x + y
+    return rms_norm(total, weight, eps), total
+
+
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of a merged projection. gate_up: [tokens, 2 * size] -> [tokens, size]."""
     gate, up = gate_up.chunk(2, dim=-1)

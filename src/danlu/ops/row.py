@@ -7,6 +7,7 @@ that is started: so those around a product are computed by it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from danlu.device.variants import REFERENCE
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
+from danlu.ops.product import Stream
 
 # The most outputs: of a larger matrix, such as the output matrix of a big vocabulary, a product
 # alone takes so long that its own kernel, which reads it faster, is what counts.
@@ -26,13 +28,14 @@ Variant = Callable[
 ]
 
 
-def is_row(x: Tensor, weight: object) -> bool:
+def is_row(x: Tensor | Stream, weight: object) -> TypeGuard[Tensor]:
     """Whether `row_linear` suits: a single row, in inference mode, on a device that has it.
 
     weight: a matrix, or what stands in its place, which multiplies by itself.
     """
     return (
-        len(x) == 1
+        isinstance(x, Tensor)
+        and len(x) == 1
         and torch.is_inference_mode_enabled()
         and isinstance(weight, Tensor)
         and len(weight) <= _MOST_OUTPUTS

@@ -40,11 +40,11 @@ _FULL: Mapping[Recompute, tuple[int, float, float, float]] = {
 # (tests/npu/test_counts.py, tests/nvidia/test_counts.py).
 _LORA_FUSED: Mapping[str, Mapping[Recompute, tuple[int, float, float, float]]] = {
     ASCEND: {
-        "none": (67, 37, 24, 20),
-        "selective": (75, 41, 28, 23),
-        "gate_up": (81, 44, 28, 31),
-        "block": (85, 45, 32, 28),
-        "offload": (85, 45, 32, 28),
+        "none": (77, 51, 28, 26),
+        "selective": (85, 55, 32, 29),
+        "gate_up": (92, 58, 32, 41),
+        "block": (99, 64, 37, 38),
+        "offload": (99, 64, 37, 38),
     },
     TRITON: {
         "none": (55, 33, 15, 20),
@@ -56,11 +56,11 @@ _LORA_FUSED: Mapping[str, Mapping[Recompute, tuple[int, float, float, float]]] =
 }
 _FULL_FUSED: Mapping[str, Mapping[Recompute, tuple[int, float, float, float]]] = {
     ASCEND: {
-        "none": (40, 20, 15, 8),
-        "selective": (45, 20, 20, 8),
-        "gate_up": (49, 22, 20, 11),
-        "block": (52, 24, 20, 11),
-        "offload": (52, 24, 20, 11),
+        "none": (42, 26, 15, 8),
+        "selective": (47, 26, 20, 8),
+        "gate_up": (52, 31, 20, 11),
+        "block": (56, 36, 20, 11),
+        "offload": (56, 36, 20, 11),
     },
     TRITON: {
         "none": (24, 16, 7, 8),

@@ -10,7 +10,6 @@ import pytest
 
 from danlu.device.variants import ASCEND, TRITON
 from danlu.ops.choice import _OPERATIONS, Operation
-from danlu.ops.low_rank import LOW_RANK
 
 T = TypeVar("T")
 # What an NVIDIA card computes a training step with, besides kernels in Triton.
@@ -29,7 +28,6 @@ def taken(operation: Operation[T], name: str, kind: str = "cpu") -> Iterator[Non
 def ascend_variants() -> Iterator[None]:
     """Compute with Ascend's fused kernels, as a card does by itself."""
     with ExitStack() as stack:
-        stack.enter_context(taken(LOW_RANK, "as_one", "npu"))
         for operation in _OPERATIONS.values():
             if ASCEND in operation.variants:
                 stack.enter_context(taken(operation, ASCEND, "npu"))

@@ -56,7 +56,7 @@ class Place:
 
     def words(self, name: str, **changes: object) -> list[str]:
         settings = {"max_steps": STEPS, "save_steps": 10, "save_total_limit": 2}
-        settings |= {"val_size": 4, "eval_steps": 15, "logging_steps": 25, "plot_loss": "false"}
+        settings |= {"val_size": 4, "eval_steps": 15, "logging_steps": 25}
         return train_words(self.model, self.rows, self.folder / name, **(settings | changes))
 
     def assert_as_if_undisturbed(self, name: str) -> None:

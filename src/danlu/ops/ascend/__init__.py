@@ -9,9 +9,10 @@ ones.
 from __future__ import annotations
 
 from danlu.device.variants import ASCEND
+from danlu.ops.ascend.apart import APART
 from danlu.ops.ascend.few_bits import INT4, int8_linear
 from danlu.ops.ascend.fused_draw import draw
-from danlu.ops.ascend.fused_norm import NORM
+from danlu.ops.ascend.fused_norm import NORM, add_norm
 from danlu.ops.ascend.fused_rotation import ROTATION
 from danlu.ops.ascend.fused_swiglu import SWIGLU_PASSES
 from danlu.ops.ascend.fusion_attention import fusion_attention
@@ -23,6 +24,8 @@ from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.int4 import INT4_LINEAR
+from danlu.ops.low_rank import LOW_RANK
+from danlu.ops.product import ADD_NORM
 from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM
 from danlu.ops.rope import ROTATED_QKV
@@ -33,6 +36,8 @@ from danlu.ops.swiglu import SWIGLU
 def add_variants() -> None:
     """Put the variants beside the others; whether they compute rightly, the probe says."""
     RMS_NORM.add(ASCEND, NORM)
+    LOW_RANK.add(ASCEND, APART)
+    ADD_NORM.add(ASCEND, add_norm)
     SWIGLU.add(ASCEND, SWIGLU_PASSES)
     ROTATED_QKV.add(ASCEND, ROTATION)
     ATTENTION.add(ASCEND, fusion_attention)
