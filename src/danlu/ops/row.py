@@ -12,6 +12,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from danlu.device.memory import sent
 from danlu.device.variants import REFERENCE
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
@@ -68,7 +69,7 @@ def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[T
     x, weight = numbers(1, 2 * 96, seed=0), numbers(40, 96, seed=1)
     norm, residual = numbers(96, seed=2), numbers(1, 40, seed=3)
     a, b = numbers(3, 96, 12, seed=4), numbers(3, 12, 40, seed=5)
-    pair = a, b, torch.tensor([0, 0, 1], device=device)
+    pair = a, b, sent(torch.tensor([0, 0, 1]), device)
     with torch.no_grad():
         return [
             variant(x[:, :96], weight, norm, 1e-6, False, None, None),
