@@ -39,10 +39,10 @@ def test_the_table_names_a_variant_of_every_operation() -> None:
     assert table.off == ()
     for name, variant in table.chosen.items():
         assert variant in (*preferred_variants("cpu")[name], REFERENCE)
-    # Without bf16 products of its own a processor has nothing to pack for; it records nothing, and
-    # adds one adapter after the other.
+    # Without bf16 products of its own a processor has nothing to pack for; it has no fp8, records
+    # nothing, and adds one adapter after the other.
     assert {n for n, v in table.chosen.items() if v == REFERENCE} <= {
-        *("graph", "grouped_linear", "packed_linear"),
+        *("fp8_linear", "graph", "grouped_linear", "packed_linear"),
     }
 
 

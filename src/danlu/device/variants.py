@@ -17,6 +17,8 @@ ASCEND = "ascend"
 TRITON = "triton"
 # torch's FlashAttention for a whole packed batch.
 FLASH = "flash"
+# torch's fp8 product with a scale for each row, and a kernel in Triton that makes its operand.
+SCALED_MM = "scaled_mm"
 # torch's recordings of work on a stream.
 CUDA_GRAPH = "cuda_graph"
 
@@ -27,6 +29,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "cross_entropy": ("in_place",),
     "graph": (),
     "grouped_linear": (),
+    "fp8_linear": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
@@ -49,6 +52,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "cache": (TRITON, "paged"),
     "graph": (CUDA_GRAPH,),
     "grouped_linear": (TRITON,),
+    "fp8_linear": (SCALED_MM,),
     "residual": ("in_product", "last"),
     "low_rank": ("as_one", "by_target"),
     "accumulate": ("at_once",),
@@ -66,6 +70,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "cache": (ASCEND, "paged"),
     "graph": (ASCEND,),
     "grouped_linear": (ASCEND,),
+    "fp8_linear": (),
     "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).
