@@ -5,9 +5,10 @@ transposed with a scale for each input, since matrix units want both operands wi
 summed over side by side (NVIDIA's Hopper: cuBLASLt's manual, fp8). Both together take what one
 bf16 matrix takes. What is multiplied with it is quantised on the way, with a scale for each token.
 
-Gradients are e4m3 too, not e5m2, whose range is usual for them: with a scale for each token what is
-below the largest number by 2^15 and more still has a value, and e4m3's third bit of mantissa halves
-the error of all others (tests/ops/test_fp8.py measures both on gradients of a real step).
+Gradients are e4m3 too, not e5m2, whose range is usual for them: with a scale for each token e4m3
+reaches down to 2^-18 of the largest number, and its third bit of mantissa halves the error. Of a
+real step's gradients 1.4 to 2.0 % are lost in e4m3, 2.9 to 3.9 % in e5m2 (measured;
+tests/lora/test_fp8_base.py).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ With TRITON_INTERPRET=1 the kernels run on the CPU: so tests try them on any mac
 
 from __future__ import annotations
 
-from danlu.device.nvidia_cards import ADA
 from danlu.device.variants import CUDA_GRAPH, FLASH, SCALED_MM, TRITON
 from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
@@ -31,7 +30,7 @@ def add_variants() -> None:
     ATTENTION.add(FLASH, flash)
     CACHE.add(TRITON, TritonPages)
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
-    FP8_LINEAR.add(SCALED_MM, late("fp8", "fp8_linear", since=ADA))
+    FP8_LINEAR.add(SCALED_MM, late("fp8", "fp8_linear"))
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
     INT8_LINEAR.add(TRITON, late("few_bits", "int8_linear"))
     INT4_LINEAR.add(TRITON, in_tiles(late("few_bits", "int4_linear")))

@@ -13,23 +13,23 @@ import torch
 from danlu.device.nvidia_cards import ADA, AMPERE
 from danlu.ops.choice import NotHere
 
+# The first cards that compute with a module's kernels, where these are not Ampere.
+_FIRST = {"fp8": (ADA, "Ada")}
 
-def late(module: str, name: str, *, since: tuple[int, int] = AMPERE) -> Callable[..., Any]:
-    """Return a function of `{module}_kernels.py` that is imported at its first call.
 
-    since: the compute capability from which on cards compute with it.
-    """
+def late(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of `{module}_kernels.py` that is imported at its first call."""
 
     def call(*arguments: Any, **named: Any) -> Any:
-        return _function(module, name, since)(*arguments, **named)
+        return _function(module, name)(*arguments, **named)
 
     return call
 
 
 @lru_cache(maxsize=64)
-def _function(module: str, name: str, since: tuple[int, int]) -> Callable[..., Any]:
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() < since:
-        first = {AMPERE: "Ampere", ADA: "Ada"}[since]
+def _function(module: str, name: str) -> Callable[..., Any]:
+    capability, first = _FIRST.get(module, (AMPERE, "Ampere"))
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < capability:
         raise NotHere(f"these kernels are made and compiled for cards from {first} on")
     # Triton 3.9 warns where nobody says whether a product and a sum may be rounded once.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
