@@ -53,7 +53,13 @@ def _nvidia() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("sizes", [SIZES["mlp"], SIZES["attention"]], ids=["mlp", "attention"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(SIZES["mlp"], id="mlp"),
+        pytest.param(SIZES["attention"], id="attention", marks=pytest.mark.soak),
+    ],
+)
 def test_a_layer_takes_what_was_planned(
     tmp_path: Path, policy: Recompute, sizes: Mapping[str, int]
 ) -> None:

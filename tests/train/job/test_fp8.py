@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks.device_check.fp8 import GATE, trained
 from danlu.cli.main import main
-from danlu.cli.terminal.progress import describe
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.ops.choice import VARIABLE
 from danlu.runs.manifest import read_manifest, write_manifest
@@ -45,6 +45,11 @@ def settings_of(tmp_path: Path, **changes: object) -> TrainSettings:
         report=False,
         **{"fp8": True, **changes},
     )
+
+
+def words_of(settings: TrainSettings) -> list[str]:
+    names = ("model_name_or_path", "dataset", "output_dir", "device", "dtype", "max_steps")
+    return [f"--{name}={getattr(settings, name)}" for name in names]
 
 
 def losses(settings: TrainSettings) -> list[float]:
@@ -117,11 +122,10 @@ def test_a_device_without_fp8_is_refused_with_the_cards_that_have_it(
     assert "8.9 and newer" in caught.value.why
     assert caught.value.fix == "--fp8 false"
     assert not (tmp_path / "run").exists()
-    words = [f"--{name}={getattr(settings, name)}" for name in ("dataset", "output_dir")]
-    words += [f"--model={settings.model_name_or_path}", "--device=cpu", "--max_steps=1"]
-    assert main(["train", *words, "--fp8", "true", "--report=false"]) != 0
+    words = [*words_of(settings), "--report=false"]
+    assert main(["train", *words, "--fp8", "true"]) != 0
     assert "--fp8 false" in capsys.readouterr().err
-    assert main(["train", *words, "--fp8", "false", "--report=false"]) == 0
+    assert main(["train", *words, "--fp8", "false"]) == 0
 
 
 def test_every_weight_cannot_be_trained_in_fp8(tmp_path: Path) -> None:
@@ -143,13 +147,17 @@ def test_widths_that_fp8_cannot_multiply_are_refused(tmp_path: Path) -> None:
     assert caught.value.fix == "--fp8 false"
 
 
-def test_what_will_be_trained_says_so(tmp_path: Path) -> None:
-    prepared = prepare_run(settings_of(tmp_path))
-    assert any("base in fp8" in line for line in describe(prepared))
-    assert prepared.plan is not None
-    assert any("base in fp8" in line for line in plan_lines(prepared.plan, "model"))
-    plain = prepare_run(settings_of(tmp_path, fp8=False))
-    assert not any("fp8" in line.replace("fp8_linear", "") for line in describe(plain))
+def test_the_plan_the_run_and_its_report_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(tmp_path)
+    plan = prepare_run(settings).plan
+    assert plan is not None
+    assert any("32 bits, base in fp8" in line for line in plan_lines(plan, "model"))
+    assert main(["train", *words_of(settings), "--fp8", "true"]) == 0
+    assert "(float32, base in fp8, " in capsys.readouterr().out
+    report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert re.search("precision.*float32, base in fp8", report)
 
 
 def test_a_card_is_planned_with_its_rate_in_fp8_and_one_without_is_refused(tmp_path: Path) -> None:
