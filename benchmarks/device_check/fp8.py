@@ -10,13 +10,18 @@ from torch import Tensor
 from benchmarks.device_check.part import Report
 from danlu.device.variants import REFERENCE
 from danlu.doctor.selftest import _own_home
+from danlu.hub.adapters import attach_adapter, find_adapter
+from danlu.hub.load import load_model
+from danlu.hub.names import STARTER
+from danlu.lora.linear import AdapterLinear
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.ops import fp8_input_gradient, fp8_linear, multiplies_fp8, quantize_fp8
 from danlu.ops.frozen.fp8 import FP8_LINEAR
-from danlu.train.events import Evaluated, StepDone
+from danlu.train.events import StepDone
 from danlu.train.job.finetune import Finetune
 from danlu.train.job.setup import prepare_run
+from danlu.train.loop.evaluate import evaluate
 from danlu.train.settings import TrainSettings
 from danlu.workflows.demo import DATA, Demo
 
@@ -76,13 +81,13 @@ def _off(found: Tensor, *expected: Tensor) -> tuple[float, float]:
 def trained(kind: str, steps: int, *, fp8: bool, rows: int = 8) -> tuple[list[float], float]:
     """Train the starter on the demo's rows; return each step's loss, and that of held-out rows.
 
-    rows: of a step.
+    The latter with the adapter on the plain weights, where it is used. rows: of a step.
     """
-    losses, held_out = [], 0.0
     with _own_home() as home:
+        folder = Demo(home).run_folder
         settings = TrainSettings(
             dataset=str(DATA / "rows.json"),
-            output_dir=str(Demo(home).run_folder),
+            output_dir=str(folder),
             device=kind,  # type: ignore[arg-type]
             per_device_train_batch_size=rows,
             gradient_accumulation_steps=1,
@@ -98,9 +103,9 @@ def trained(kind: str, steps: int, *, fp8: bool, rows: int = 8) -> tuple[list[fl
             seed=7,
             fp8=fp8,
         )
-        for event in Finetune(prepare_run(settings)).run():
-            if isinstance(event, StepDone):
-                losses.append(event.loss)
-            elif isinstance(event, Evaluated):
-                held_out = event.loss
-    return losses, held_out
+        run = prepare_run(settings)
+        losses = [event.loss for event in Finetune(run).run() if isinstance(event, StepDone)]
+        plain = load_model(STARTER, device=run.device, dtype=run.precision.dtype)
+        adapter, _is_proven = attach_adapter(find_adapter(str(folder)), plain, dtype=torch.float32)
+        linear, held_out = AdapterLinear(adapter), run.task.data.held_out
+        return losses, evaluate(plain, linear, held_out, micro_batch_tokens=2048).loss
