@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from benchmarks.device_check.fp8 import try_fp8
 from benchmarks.device_check.part import Report
 from benchmarks.device_check.shapes import SHAPES
 from danlu import ops
@@ -28,6 +29,8 @@ def run(settings: argparse.Namespace, report: Report) -> None:
     shape, device = SHAPES[settings.shape], torch.device(settings.device)
     with report.trying("operations"):
         _operations(shape.config, shape.kernel_tokens, device, report)
+    with report.trying("fp8"):
+        try_fp8(shape.config, shape.kernel_tokens[-1], device, shape.fp8_steps, report)
     with report.trying("training"):
         _training(settings.device, report)
     with report.trying("recorded steps"):

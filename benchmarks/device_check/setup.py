@@ -9,27 +9,41 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from danlu.data.tokens.examples import Example
 from danlu.device.detect import Device
 from danlu.hub.load import LoadedModel
 from danlu.hub.names import STARTER, model_folder
-from danlu.model.config import ModelConfig
+from danlu.model.config import ModelConfig, WeightForm
+from danlu.model.quantized import quantized_model
 from danlu.model.qwen3 import Qwen3
 from danlu.text.tokenizer import Tokenizer
 
 
-def random_model(config: ModelConfig, device: Device) -> LoadedModel:
-    """Make a model on the device, of its preferred dtype, with the starter's tokenizer."""
+def random_model(
+    config: ModelConfig, device: Device, form: WeightForm | None = None
+) -> LoadedModel:
+    """Make a model on the device, of its preferred dtype, with the starter's tokenizer.
+
+    form: that its matrices are kept in; None: as they are.
+    """
     dtype = device.preferred_dtype
-    model = Qwen3(config, device=device.torch_device, dtype=dtype)
     generator = torch.Generator(device.torch_device).manual_seed(0)
+
+    def fill(_name: str, weight: Tensor) -> None:
+        if weight.dim() > 1:
+            weight.normal_(std=0.02, generator=generator)
+        else:
+            weight.fill_(1.0)
+
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.02, generator=generator)
-            else:
-                parameter.fill_(1.0)
+        if form is None:
+            model = Qwen3(config, device=device.torch_device, dtype=dtype)
+            for name, parameter in model.named_parameters():
+                fill(name, parameter)
+        else:
+            model = quantized_model(config, form, fill, device=device.torch_device, dtype=dtype)
     folder = model_folder(STARTER)
     return LoadedModel(
         name="random",
@@ -39,6 +53,7 @@ def random_model(config: ModelConfig, device: Device) -> LoadedModel:
         tokenizer=Tokenizer.load(folder),
         fingerprint="random",
         device=device,
+        quantization=form,
     )
 
 

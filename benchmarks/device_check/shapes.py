@@ -40,6 +40,7 @@ class CheckShape:
     """recipe_rows: rows of a step of the seed's recipe, about `recipe_tokens` long each; full_rows
     likewise, each of exactly `full_tokens`. peer_rows: batches that the peer tries, largest first.
     kernel_tokens: rows that operations are tried with. steps: measured after one for warming up.
+    fp8_steps: of the trainings whose losses are compared.
     """
 
     name: str
@@ -52,6 +53,7 @@ class CheckShape:
     kernel_tokens: tuple[int, ...]
     streams: tuple[Streams, ...]
     steps: int
+    fp8_steps: int
 
 
 def _streams(sizes: tuple[tuple[int, int], ...], timed: int, *counts: int) -> tuple[Streams, ...]:
@@ -76,6 +78,7 @@ SHAPES = {
             kernel_tokens=(1, 63, 200, 3213),
             streams=_streams(((128, 1024), (2048, 2048)), 96, 1, 8, 64),
             steps=4,
+            fp8_steps=100,
         ),
         CheckShape(
             name="tiny",
@@ -97,6 +100,7 @@ SHAPES = {
             kernel_tokens=(1, 17),
             streams=_streams(((8, 16),), 8, 1, 4),
             steps=2,
+            fp8_steps=4,
         ),
     )
 }

@@ -17,7 +17,8 @@ from danlu.device.detect import select
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
-from danlu.ops import ops_table
+from danlu.model.config import WeightForm
+from danlu.ops import multiplies_fp8, ops_table
 from danlu.plan.choose import Constraints, Plan
 from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
@@ -33,12 +34,19 @@ _PLANNED_STEPS = 100
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
-    """Train on rows of the recipe and on full ones."""
+    """Train on rows of the recipe and on full ones; with fp8 on such a base, too."""
     shape, device = SHAPES[settings.shape], select(settings.device)
-    base = random_model(shape.config, device)
-    for name, rows in measured_rows(shape).items():
-        with report.trying(name):
-            _measure(base, name, rows, shape.steps, report)
+    forms: list[WeightForm | None] = [None, "fp8"]
+    for form in forms:
+        if form == "fp8" and not multiplies_fp8(device.torch_device):
+            report.put(form, None, "SKIPPED: this device does not multiply in fp8")
+            continue
+        base = random_model(shape.config, device, form)
+        for name, rows in measured_rows(shape).items():
+            words = f"{name}, {form}" if form else name
+            with report.trying(words):
+                _measure(base, words, rows, shape.steps, report)
+        del base
 
 
 def measured_rows(shape: CheckShape) -> dict[str, list[Example]]:
@@ -86,7 +94,12 @@ class Bench:
 def planned(base: LoadedModel, lora: LoraConfig, rows: Sequence[Example]) -> Plan:
     """Plan such steps as `danlu train` would."""
     ranks = dict.fromkeys(lora.target_modules, lora.r)
-    job = Job(config=base.config, number_bytes=base.dtype.itemsize, ranks=ranks)
+    job = Job(
+        config=base.config,
+        number_bytes=base.dtype.itemsize,
+        ranks=ranks,
+        is_fp8=base.quantization == "fp8",
+    )
     shapes = [
         ExampleShape(tokens=len(row.tokens), targets=int(row.supervised[1:].sum())) for row in rows
     ]

@@ -44,19 +44,23 @@ def checked(out: Path, parts: str, **environment: str) -> tuple[dict[str, Any], 
 )
 def test_every_part_measures_and_the_table_comes_last(tmp_path: Path, peers: str) -> None:
     names = f"machine,correctness,training,decoding{peers}"
-    found, printed, code = checked(tmp_path, names)
+    # fp8 by the twin: nothing of it is left out.
+    found, printed, code = checked(tmp_path, names, DANLU_OPS="fp8_linear=reference")
     assert code == 0, printed
     parts = found["parts"]
     assert list(parts) == names.split(",")
     assert not any("FAILED" in words for _part, _what, words in found["table"])
     for kind in ("recipe", "full rows"):
-        assert parts["training"][kind]["tokens_per_s"] > 0
-        assert parts["training"][kind]["losses"][-1] < parts["training"][kind]["losses"][0]
+        for form in (kind, f"{kind}, fp8"):
+            assert parts["training"][form]["tokens_per_s"] > 0
+            assert parts["training"][form]["losses"][-1] < parts["training"][form]["losses"][0]
         assert parts["training"][f"{kind}, profile"]["busy_ms"] > 0
     for name in ("1 x 8/16", "4 x 8/16", "4 x 8/16, drawn", "one adapter", "int8", "int4"):
         assert parts["decoding"][name]["decode_tokens_per_s"] > 0
     assert parts["decoding"]["4 x 8/16, profile"]["busy_ms"] > 0
     assert len(parts["correctness"]["errors"]) > 20
+    assert len(parts["correctness"]["fp8 products"]) == 8
+    assert parts["correctness"]["fp8 loss"][0] != parts["correctness"]["fp8 loss"][1]
     assert len(parts["correctness"]["losses"]["cpu"]) == 10
     if peers:
         for kind in ("recipe", "full rows"):

@@ -131,11 +131,11 @@ SAID_TO_HAVE_NO_EFFECT = """
     freeze_vision_tower=true image_max_pixels=262144 video_max_pixels=65536 crop_to_patches=true
     max_new_tokens=512 num_beams=1 temperature=0.95 top_p=0.7 save_on_each_node=true
     llamaboard_log_dir=x swanlab_project=p tokenizer_name=x torch_empty_cache_steps=4
-    hub_strategy=every_save past_index=-1 split_special_tokens=true
+    hub_strategy=every_save past_index=-1 split_special_tokens=true fp8_backend=torchao
 """
 SILENT = """
     split_special_tokens=false dataloader_drop_last=false freeze_language_model=false media_dir=null
-    lora_bias=none eval_delay=0 disable_shuffling=false cp_size=1 use_swanlab=false
+    lora_bias=none eval_delay=0 fp8_backend=auto disable_shuffling=false cp_size=1 use_swanlab=false
 """
 REFUSED = """
     dataloader_drop_last=true eval_delay=10 disable_shuffling=true cp_size=2 lora_bias=all

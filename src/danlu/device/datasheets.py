@@ -12,7 +12,9 @@ import re
 from dataclasses import dataclass, replace
 
 from danlu.device.nvidia_cards import (
+    ADA,
     AMPERE,
+    FP8_RATIO,
     NVIDIA_CARDS,
     CardProperties,
     NvidiaCard,
@@ -46,7 +48,7 @@ class DeviceFacts:
     copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
     published: speeds that others have measured on it, with their source. has_bf16: it multiplies
     bfloat16; else float16. is_rough: it is in no data sheet here, and flops and bandwidth are
-    estimated.
+    estimated. fp8_ratio: how often an fp8 product is done while one of 16 bits is; 0: it has none.
     """
 
     name: str
@@ -70,6 +72,7 @@ class DeviceFacts:
     published: tuple[str, ...] = ()
     has_bf16: bool = True
     is_rough: bool = False
+    fp8_ratio: float = 0.0
 
     @property
     def has_host(self) -> bool:
@@ -98,7 +101,8 @@ def _card(
 def _nvidia(card: NvidiaCard) -> DeviceFacts:
     facts = _card(card.entry, card.product, card.gibibytes, card.tera_flops, card.gigabytes_per_s)
     published = _ON_H100 if card.entry == "h100-80g" else ()
-    return replace(_with_kernels(facts, has_bf16=card.has_bf16), published=published)
+    facts = replace(facts, published=published, fp8_ratio=FP8_RATIO if card.has_fp8 else 0.0)
+    return _with_kernels(facts, has_bf16=card.has_bf16)
 
 
 def _with_kernels(facts: DeviceFacts, *, has_bf16: bool) -> DeviceFacts:
@@ -195,6 +199,7 @@ def facts_of(
     flops, bandwidth = rough_figures(card)
     return replace(
         _with_kernels(facts, has_bf16=card.capability >= AMPERE),
+        fp8_ratio=FP8_RATIO if card.capability >= ADA else 0.0,
         flops=flops,
         flops_fp32=flops / 4 if has_tensor_cores(card.capability) else flops,
         bandwidth=REACHED_BANDWIDTH * bandwidth,

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 
 # The compute capability from which on cards multiply bfloat16.
 AMPERE = (8, 0)
+# That from which on they multiply fp8, at twice the rate of 16-bit numbers by every sheet below.
+ADA = (8, 9)
+FP8_RATIO = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class NvidiaCard:
     """One card. entry: in the catalogue of devices; names: of the driver, without `NVIDIA`.
 
     gibibytes: memory as torch sees it. tera_flops: products of 16-bit numbers a second;
-    gigabytes_per_s: of its memory. has_bf16: it multiplies bfloat16 itself.
+    gigabytes_per_s: of its memory. has_bf16: it multiplies bfloat16 itself; has_fp8: and fp8.
     """
 
     entry: str
@@ -34,6 +37,7 @@ class NvidiaCard:
     tera_flops: float
     gigabytes_per_s: float
     has_bf16: bool = True
+    has_fp8: bool = False
 
 
 def _card(
@@ -44,6 +48,7 @@ def _card(
     *names: str,
     product: str = "",
     has_bf16: bool = True,
+    has_fp8: bool = False,
 ) -> NvidiaCard:
     return NvidiaCard(
         entry=entry,
@@ -53,43 +58,44 @@ def _card(
         tera_flops=tera_flops,
         gigabytes_per_s=gigabytes_per_s,
         has_bf16=has_bf16,
+        has_fp8=has_fp8,
     )
 
 
 NVIDIA_CARDS = (
-    _card("b200-180g", 178.4, 2250, 8000, "B200"),
-    _card("h200-141g", 139.7, 989, 4800, "H200"),
-    _card("h200-nvl-141g", 139.7, 835, 4800, "H200 NVL"),
-    _card("h100-80g", 79.2, 989, 3350, "H100 80GB HBM3", product="H100"),
-    _card("h100-pcie-80g", 79.2, 756, 2000, "H100 PCIe"),
-    _card("h100-nvl-94g", 93.1, 835, 3900, "H100 NVL"),
-    _card("h800-80g", 79.2, 989, 3350, "H800"),
-    _card("h800-pcie-80g", 79.2, 756, 2000, "H800 PCIe"),
-    _card("h20-96g", 95.1, 148, 4000, "H20"),
-    _card("h20-141g", 139.7, 148, 4800, "H20-3e"),
+    _card("b200-180g", 178.4, 2250, 8000, "B200", has_fp8=True),
+    _card("h200-141g", 139.7, 989, 4800, "H200", has_fp8=True),
+    _card("h200-nvl-141g", 139.7, 835, 4800, "H200 NVL", has_fp8=True),
+    _card("h100-80g", 79.2, 989, 3350, "H100 80GB HBM3", product="H100", has_fp8=True),
+    _card("h100-pcie-80g", 79.2, 756, 2000, "H100 PCIe", has_fp8=True),
+    _card("h100-nvl-94g", 93.1, 835, 3900, "H100 NVL", has_fp8=True),
+    _card("h800-80g", 79.2, 989, 3350, "H800", has_fp8=True),
+    _card("h800-pcie-80g", 79.2, 756, 2000, "H800 PCIe", has_fp8=True),
+    _card("h20-96g", 95.1, 148, 4000, "H20", has_fp8=True),
+    _card("h20-141g", 139.7, 148, 4800, "H20-3e", has_fp8=True),
     _card("a100-80g", 79.2, 312, 2039, "A100-SXM4-80GB", product="A100"),
     _card("a100-pcie-80g", 79.2, 312, 1935, "A100 80GB PCIe", product="A100 PCIe"),
     _card("a100-40g", 39.4, 312, 1555, "A100-SXM4-40GB", "A100-PCIE-40GB", product="A100"),
     _card("a800-80g", 79.2, 312, 2039, "A800-SXM4-80GB", product="A800"),
     _card("a800-pcie-80g", 79.2, 312, 1935, "A800 80GB PCIe", product="A800 PCIe"),
     _card("a800-40g", 39.4, 312, 1555, "A800-SXM4-40GB", "A800 40GB Active", product="A800"),
-    _card("l40s-48g", 44.4, 362, 864, "L40S"),
-    _card("l40-48g", 44.4, 181, 864, "L40"),
-    _card("l20-48g", 44.4, 119.5, 864, "L20"),
-    _card("l4-24g", 22.0, 121, 300, "L4"),
+    _card("l40s-48g", 44.4, 362, 864, "L40S", has_fp8=True),
+    _card("l40-48g", 44.4, 181, 864, "L40", has_fp8=True),
+    _card("l20-48g", 44.4, 119.5, 864, "L20", has_fp8=True),
+    _card("l4-24g", 22.0, 121, 300, "L4", has_fp8=True),
     _card("a40-48g", 44.4, 149.7, 696, "A40"),
     _card("a30-24g", 23.6, 165, 933, "A30"),
     _card("a10-24g", 22.0, 125, 600, "A10"),
-    _card("rtx-6000-ada-48g", 47.4, 364, 960, "RTX 6000 Ada Generation"),
+    _card("rtx-6000-ada-48g", 47.4, 364, 960, "RTX 6000 Ada Generation", has_fp8=True),
     _card("a6000-48g", 47.5, 154.8, 768, "RTX A6000"),
-    _card("rtx-5090-32g", 31.4, 209, 1792, "GeForce RTX 5090"),
-    _card("rtx-5090-d-32g", 31.4, 148, 1792, "GeForce RTX 5090 D"),
-    _card("rtx-5090-d-v2-24g", 23.4, 148, 1344, "GeForce RTX 5090 D v2"),
-    _card("rtx-5080-16g", 15.5, 112.6, 960, "GeForce RTX 5080"),
-    _card("rtx-4090-24g", 23.5, 165, 1008, "GeForce RTX 4090"),
-    _card("rtx-4090-d-24g", 23.5, 147, 1008, "GeForce RTX 4090 D"),
-    _card("rtx-4080-16g", 15.6, 97.5, 717, "GeForce RTX 4080"),
-    _card("rtx-4080-super-16g", 15.6, 104, 736, "GeForce RTX 4080 SUPER"),
+    _card("rtx-5090-32g", 31.4, 209, 1792, "GeForce RTX 5090", has_fp8=True),
+    _card("rtx-5090-d-32g", 31.4, 148, 1792, "GeForce RTX 5090 D", has_fp8=True),
+    _card("rtx-5090-d-v2-24g", 23.4, 148, 1344, "GeForce RTX 5090 D v2", has_fp8=True),
+    _card("rtx-5080-16g", 15.5, 112.6, 960, "GeForce RTX 5080", has_fp8=True),
+    _card("rtx-4090-24g", 23.5, 165, 1008, "GeForce RTX 4090", has_fp8=True),
+    _card("rtx-4090-d-24g", 23.5, 147, 1008, "GeForce RTX 4090 D", has_fp8=True),
+    _card("rtx-4080-16g", 15.6, 97.5, 717, "GeForce RTX 4080", has_fp8=True),
+    _card("rtx-4080-super-16g", 15.6, 104, 736, "GeForce RTX 4080 SUPER", has_fp8=True),
     _card("rtx-3090-ti-24g", 23.6, 80, 1008, "GeForce RTX 3090 Ti"),
     _card("rtx-3090-24g", 23.6, 71, 936, "GeForce RTX 3090"),
     _card("rtx-3080-ti-12g", 11.6, 68, 912, "GeForce RTX 3080 Ti"),

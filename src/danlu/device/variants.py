@@ -17,6 +17,8 @@ ASCEND = "ascend"
 TRITON = "triton"
 # torch's FlashAttention for a whole packed batch.
 FLASH = "flash"
+# torch's fp8 product with a scale for each row, and a kernel in Triton that makes its operand.
+SCALED_MM = "scaled_mm"
 # torch's recordings of work on a stream.
 CUDA_GRAPH = "cuda_graph"
 
@@ -30,6 +32,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "row_linear": (),
     "draw": (),
     "add_norm": (),
+    "fp8_linear": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
@@ -54,6 +57,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "grouped_linear": (TRITON,),
     "row_linear": (TRITON,),
     "draw": (TRITON, "torch"),
+    "fp8_linear": (SCALED_MM,),
     "residual": ("in_product", "last"),
     "low_rank": ("as_one", "by_target"),
     "accumulate": ("at_once",),
@@ -78,6 +82,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "residual": ("last",),
     "low_rank": (ASCEND, "by_target"),
     "add_norm": (ASCEND,),
+    "fp8_linear": (),
     "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).

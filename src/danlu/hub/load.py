@@ -13,12 +13,12 @@ from danlu.errors import CapacityError, UsageError
 from danlu.hub.fingerprint import fingerprint
 from danlu.hub.names import model_folder
 from danlu.language import _
-from danlu.model.config import ModelConfig, Quantization, load_config
+from danlu.model.config import ModelConfig, Quantization, WeightForm, load_config
 from danlu.model.packed import pack_model
-from danlu.model.quantized import fits_int4, quantized_bytes, quantized_model
+from danlu.model.quantized import fits_fp8, fits_int4, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
 from danlu.moving_line import Progress, no_progress
-from danlu.ops import INT4_GROUP
+from danlu.ops import FP8_MULTIPLE, INT4_GROUP
 from danlu.text.tokenizer import Tokenizer
 from danlu.units import readable_bytes
 from danlu.weights.sharded import WeightFolder
@@ -31,7 +31,8 @@ _TIED_ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
 class LoadedModel:
     """A model ready to compute, with its config, tokenizer and device.
 
-    With packed or quantised weights it can answer, but neither be trained nor saved.
+    With packed or quantised weights it can answer, but neither be trained nor saved; those in fp8
+    can be trained an adapter on.
     """
 
     name: str
@@ -41,7 +42,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     fingerprint: str
     device: Device
-    quantization: Quantization | None = None
+    quantization: WeightForm | None = None
     is_packed: bool = False
 
     @property
@@ -105,18 +106,24 @@ def load_model(
     *,
     device: Device,
     dtype: torch.dtype | None = None,
-    quantization: Quantization | None = None,
+    quantization: WeightForm | None = None,
     progress: Progress = no_progress,
 ) -> LoadedModel:
     """Load a model onto a device; dtype None means the device's preferred one.
 
     progress: told how many bytes of the weights have been read.
 
-    Raises what `check_model` raises, UsageError for a model that has no int4 form, and
+    Raises what `check_model` raises, UsageError for a model that has no int4 or fp8 form, and
     CapacityError where the weights cannot fit.
     """
     checked = check_model(name)
     dtype = dtype or device.preferred_dtype
+    if quantization == "fp8" and not fits_fp8(checked.config):
+        raise UsageError(
+            _("The model in {folder} cannot be kept in fp8.").format(folder=checked.folder),
+            why=_("Its widths are not multiples of {group}.").format(group=FP8_MULTIPLE),
+            fix="--fp8 false",
+        )
     if quantization == "int4" and not fits_int4(checked.config):
         raise UsageError(
             _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
@@ -149,7 +156,7 @@ def load_model(
 
 
 def _check_memory(
-    checked: CheckedModel, device: Device, dtype: torch.dtype, quantization: Quantization | None
+    checked: CheckedModel, device: Device, dtype: torch.dtype, quantization: WeightForm | None
 ) -> None:
     """Refuse what cannot fit before gigabytes are read."""
     needed = quantized_bytes(checked.config, dtype, quantization)

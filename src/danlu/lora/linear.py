@@ -23,13 +23,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danlu.lora.adapter import Adapter, Working, stable_seed
-from danlu.model.qwen3 import Head, Layer, Linear, norm_before, plain_linear, projection_input
+from danlu.model.qwen3 import (
+    Head,
+    Layer,
+    Linear,
+    begin_product,
+    norm_before,
+    plain_linear,
+    product_gradient,
+    projection_input,
+)
 from danlu.ops import (
     Stream,
     accumulate,
     add_input_gradient,
     add_low_rank,
-    begin_linear,
     end_linear,
     low_rank_gradients,
     rms_norm_backward,
@@ -104,7 +112,8 @@ class AdapterLinear(Linear):
         self, layer: Layer, name: str, x: Tensor | Stream, residual: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return y, and n and t behind it; see above. Where y is not needed, it is left empty."""
-        parts = self.adapter.additions[layer.index, name].parts
+        addition = self.adapter.additions[layer.index, name]
+        parts = addition.parts
         n = projection_input(layer, name, x)
         work = self.working(layer, name, n.dtype)
         if self.dropout is None:
@@ -115,10 +124,9 @@ class AdapterLinear(Linear):
                 for part in parts
             ]
             t = torch.cat(masked, dim=1)
-        weight = getattr(layer, name)
         if self.is_second and name == "down_proj":
-            return n.new_empty(len(n), weight.shape[0]), n, t
-        y, left = begin_linear(n, weight, residual)
+            return n.new_empty(len(n), addition.out_features), n, t
+        y, left = begin_product(layer, name, n, residual)
         add_low_rank(y, t, work.b, self.adapter.config.scaling)
         return end_linear(y, left), n, t
 
@@ -151,7 +159,7 @@ class _LoraProjection(torch.autograd.Function):
         scaling, dropout = linear.adapter.config.scaling, linear.dropout
         n = projection_input(layer, name, x) if n is None else n
         dt, dbs = low_rank_gradients(dy, t, work.b, scaling)
-        dn = dy @ getattr(layer, name) if ctx.needs_input_grad[0] else None
+        dn = product_gradient(layer, name, dy) if ctx.needs_input_grad[0] else None
         if dropout is None:
             da = dt.t() @ n
             if dn is not None:

@@ -1,7 +1,9 @@
-"""Weights in int8 or int4: a module that multiplies replaces a projection's matrix.
+"""Weights in int8, int4 or fp8: a module that multiplies replaces a projection's matrix.
 
-Only for inference: there is no gradient. Matrices are read and quantised one at a time, so the peak
-of memory is hardly above what the result takes.
+int8 and int4 are for answers. fp8 is for training an adapter on top: it has a gradient of its
+input, and the output matrix, whose loss is most sensitive, stays as it is. No weight has one of its
+own. Matrices are read and quantised one at a time, so the peak of memory is hardly above what the
+result takes.
 """
 
 from __future__ import annotations
@@ -12,23 +14,31 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from danlu.model.config import ModelConfig, Quantization
+from danlu.model.config import ModelConfig, Quantization, WeightForm
 from danlu.model.layout import PROJECTIONS, Piece, layout
 from danlu.model.qwen3 import Qwen3, empty_weight, replace_weight
 from danlu.ops import (
+    FP8_MULTIPLE,
     INT4_GROUP,
+    Fp8Matrix,
+    empty_fp8,
     empty_int4,
     empty_int8,
+    fp8_input_gradient,
+    fp8_linear,
     int4_linear,
     int8_linear,
+    quantize_fp8,
     quantize_int4,
     quantize_int8,
 )
 
 # The embedding is looked up, not multiplied: it stays as it is.
-_QUANTIZED = (*PROJECTIONS, "lm_head")
-
-
+_QUANTIZED: dict[WeightForm, tuple[str, ...]] = {
+    "int8": (*PROJECTIONS, "lm_head"),
+    "int4": (*PROJECTIONS, "lm_head"),
+    "fp8": tuple(PROJECTIONS),
+}
 # How each form is allocated, filled and multiplied.
 _FORMS = {
     "int8": (empty_int8, quantize_int8, int8_linear),
@@ -63,6 +73,41 @@ class QuantizedWeight(nn.Module):
         return y if y.shape[1] == self.num_outputs else y[:, : self.num_outputs]
 
 
+class Fp8Weight(nn.Module):
+    """A frozen matrix [out, in] in fp8, for both directions, uninitialised until `fill`."""
+
+    values: Tensor
+    scales: Tensor
+    columns: Tensor
+    column_scales: Tensor
+
+    def __init__(self, like: Tensor, device: torch.device) -> None:
+        super().__init__()
+        for name, part in empty_fp8(like, device)._asdict().items():
+            self.register_buffer(name, part)
+
+    @property
+    def _matrix(self) -> Fp8Matrix:
+        return Fp8Matrix(self.values, self.scales, self.columns, self.column_scales)
+
+    def fill(self, weight: Tensor) -> None:
+        """Quantise a matrix into the allocated buffers."""
+        quantize_fp8(weight, out=self._matrix)
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+        return fp8_linear(x, self._matrix)
+
+    def gradient(self, dy: Tensor) -> Tensor:  # [T, out] -> [T, in]
+        """Return the gradient of x."""
+        return fp8_input_gradient(dy, self._matrix)
+
+
+def fits_fp8(config: ModelConfig) -> bool:
+    """Return whether every matrix is a multiple of `FP8_MULTIPLE` wide and high."""
+    widths = (config.hidden_size, config.q_size, config.kv_size, config.intermediate_size)
+    return all(width % FP8_MULTIPLE == 0 for width in widths)
+
+
 def fits_int4(config: ModelConfig) -> bool:
     """Return whether every product has a multiple of `INT4_GROUP` inputs."""
     widths = (config.hidden_size, config.q_size, config.intermediate_size)
@@ -70,24 +115,24 @@ def fits_int4(config: ModelConfig) -> bool:
 
 
 def quantized_bytes(
-    config: ModelConfig, dtype: torch.dtype, quantization: Quantization | None
+    config: ModelConfig, dtype: torch.dtype, quantization: WeightForm | None
 ) -> int:
     """Count the bytes that the weights take in memory; None: all are kept in the dtype."""
-    width = float(dtype.itemsize)
-    if quantization is not None:
-        width = 1.0 if quantization == "int8" else 0.5 + 2 * dtype.itemsize / INT4_GROUP
+    widths = {"int8": 1.0, "int4": 0.5 + 2 * dtype.itemsize / INT4_GROUP, "fp8": 2.0}
+    quantized = _QUANTIZED[quantization] if quantization else ()
+    width = widths[quantization] if quantization else 0.0
     total = 0.0
     for name, pieces in layout(config).items():
-        is_quantized = name.rpartition(".")[2] in _QUANTIZED
+        is_quantized = name.rpartition(".")[2] in quantized
         total += _numbers(pieces) * (width if is_quantized else dtype.itemsize)
-    if quantization is not None and config.tie_word_embeddings:
+    if "lm_head" in quantized and config.tie_word_embeddings:
         total += config.vocab_size * config.hidden_size * width
     return int(total)
 
 
 def quantized_model(
     config: ModelConfig,
-    quantization: Quantization,
+    quantization: WeightForm,
     read_into: Callable[[str, Tensor], None],
     *,
     device: torch.device,
@@ -96,7 +141,7 @@ def quantized_model(
     """Build a model with quantised matrices.
 
     read_into(name, destination): fills the destination with a Hugging Face tensor. int4 needs a
-    model that `fits_int4`.
+    model that `fits_int4`, fp8 one that `fits_fp8`.
     """
     model = Qwen3(config, device=torch.device("meta"), dtype=dtype)
     fill = partial(_fill, model, quantization=quantization, read_into=read_into, device=device)
@@ -104,7 +149,9 @@ def quantized_model(
     in_layers = {name: pieces for name, pieces in table.items() if name.startswith("layers.")}
     # The layers last: an output matrix of its own is read while little else is there.
     fill({name: pieces for name, pieces in table.items() if name not in in_layers})
-    if config.tie_word_embeddings:
+    if config.tie_word_embeddings and "lm_head" not in _QUANTIZED[quantization]:
+        replace_weight(model.head, "lm_head", model.embed_tokens)
+    elif config.tie_word_embeddings:
         head = _make_room(model, "head.lm_head", quantization, device)
         if not isinstance(head, Tensor):
             head.fill(model.embed_tokens)
@@ -116,7 +163,7 @@ def _fill(
     model: Qwen3,
     tensors: dict[str, tuple[Piece, ...]],
     *,
-    quantization: Quantization,
+    quantization: WeightForm,
     read_into: Callable[[str, Tensor], None],
     device: torch.device,
 ) -> None:
@@ -139,17 +186,19 @@ def _fill(
 
 
 def _make_room(
-    model: Qwen3, name: str, quantization: Quantization, device: torch.device
-) -> nn.Parameter | QuantizedWeight:
+    model: Qwen3, name: str, quantization: WeightForm, device: torch.device
+) -> nn.Parameter | QuantizedWeight | Fp8Weight:
     """Replace a weight on the meta device by an uninitialised one on the device."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     like: Tensor = getattr(owner, leaf)
-    room: nn.Parameter | QuantizedWeight
-    if leaf in _QUANTIZED:
-        room = QuantizedWeight(like, quantization, device)
-    else:
+    room: nn.Parameter | QuantizedWeight | Fp8Weight
+    if leaf not in _QUANTIZED[quantization]:
         room = empty_weight(*like.shape, device=device, dtype=like.dtype)
+    elif quantization == "fp8":
+        room = Fp8Weight(like, device)
+    else:
+        room = QuantizedWeight(like, quantization, device)
     replace_weight(owner, leaf, room)
     return room
 

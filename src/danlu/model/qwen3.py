@@ -230,6 +230,13 @@ def begin_product(
     return weight(n), residual
 
 
+def product_gradient(layer: Layer, name: str, dy: Tensor) -> Tensor:
+    """Return the gradient [T, in] of what a frozen projection multiplied, from its product's."""
+    weight = getattr(layer, name)
+    gradient: Tensor = dy @ weight if isinstance(weight, Tensor) else weight.gradient(dy)
+    return gradient
+
+
 def replace_weight(
     owner: nn.Module, name: str, weight: nn.Parameter | Callable[[Tensor], Tensor]
 ) -> None:

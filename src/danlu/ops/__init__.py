@@ -17,6 +17,16 @@ from danlu.ops.cache.key_value_store import Cache, CacheStep
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.choice import OpsTable, Tried, examine_operations, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
+from danlu.ops.frozen.fp8 import (
+    FP8_MULTIPLE,
+    Fp8Matrix,
+    empty_fp8,
+    fp8_input_gradient,
+    fp8_linear,
+    multiplies_fp8,
+    quantize_fp8,
+)
+from danlu.ops.frozen.packed import packing_for
 from danlu.ops.grouped import grouped_linear, multiplies_groups
 from danlu.ops.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
 from danlu.ops.low_rank import (
@@ -26,7 +36,6 @@ from danlu.ops.low_rank import (
     low_rank_gradients,
     multiplies_whole,
 )
-from danlu.ops.packed import packing_for
 from danlu.ops.product import Stream, begin_linear, end_linear, norms_add
 from danlu.ops.quantized import empty_int8, int8_linear, quantize_int8
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
@@ -40,6 +49,7 @@ nvidia.add_variants()
 cache_of = CACHE.on
 
 __all__ = [
+    "FP8_MULTIPLE",
     "INT4_GROUP",
     "MOST_DRAWN",
     "AdamW",
@@ -47,6 +57,7 @@ __all__ = [
     "Cache",
     "CacheStep",
     "Draw",
+    "Fp8Matrix",
     "Moments",
     "OpsTable",
     "Recorder",
@@ -64,20 +75,25 @@ __all__ = [
     "draw",
     "draws_at_once",
     "draws_rows",
+    "empty_fp8",
     "empty_int4",
     "empty_int8",
     "end_linear",
     "examine_operations",
+    "fp8_input_gradient",
+    "fp8_linear",
     "grouped_linear",
     "int4_linear",
     "int8_linear",
     "is_row",
     "low_rank_gradients",
+    "multiplies_fp8",
     "multiplies_groups",
     "multiplies_whole",
     "norms_add",
     "ops_table",
     "packing_for",
+    "quantize_fp8",
     "quantize_int4",
     "quantize_int8",
     "recorder_for",

@@ -113,6 +113,11 @@ class Operation(Generic[T]):
         """Return the name of a device's variant. Raises what `ops_table` raises, the first time."""
         return self._choice(device)[0]
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether DANLU_OPS asks for a variant of it. Raises UsageError."""
+        return self.name in _wanted()
+
     def take(self, name: str, device: torch.device) -> bool:
         """Compute with a variant from now on, if it is there and computes rightly; tell whether."""
         if name not in self.variants:

@@ -230,3 +230,20 @@ def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     scales, zeros = scales_and_zeros.float().repeat_interleave(inputs // groups, dim=0).unbind(-1)
     weight = (q.float() - 8) * scales.t() + zeros.t()
     return F.linear(x.float(), weight).to(x.dtype)
+
+
+def quantized_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Round each row to e4m3 (3 bits of mantissa, up to 448), its largest number to 448.
+
+    x: [rows, size] -> values of that shape, and scales [rows] in fp32: x = values * scale. Rows of
+    zeros, or of less than 1e-30, stay finite; what is not finite stays so.
+    """
+    most = x.float().abs().amax(dim=1).clamp(min=1e-30)
+    return (x.float() * (448.0 * most.reciprocal())[:, None]).to(torch.float8_e4m3fn), most / 448.0
+
+
+def fp8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Product of x, rounded by rows, with w = values * scale. x: [rows, in]; values: [out, in]."""
+    rows, row_scales = quantized_rows(x)
+    y = F.linear(rows.float(), values.float())
+    return (y * row_scales[:, None] * scales).to(x.dtype)

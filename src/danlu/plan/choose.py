@@ -117,7 +117,7 @@ class Plan(Basis):
     @property
     def around_s(self) -> float:
         """Bound the seconds around the steps: loading, the probes, and the report."""
-        weights = self.job.num_weights * self.job.number_bytes
+        weights = self.job.num_weights * self.job.number_bytes  # as they are read
         microstep_s = self.chosen.step_s / self.chosen.microsteps
         return around_seconds(weights, microstep_s, report_s=self.workload.report_s)
 

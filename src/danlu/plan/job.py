@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from danlu.model.config import ModelConfig
-from danlu.model.layout import PROJECTIONS, projection_shape
+from danlu.model.layout import PROJECTIONS, merged_shape, projection_shape
 from danlu.model.recompute import Recompute
 from danlu.model.sizes import num_parameters
 
@@ -35,6 +35,7 @@ class Job:
     config: ModelConfig
     number_bytes: int
     ranks: Mapping[str, int] | None
+    is_fp8: bool = False
 
     @property
     def trains_all(self) -> bool:
@@ -45,6 +46,17 @@ class Job:
     def num_weights(self) -> int:
         """Numbers of the model itself."""
         return num_parameters(self.config)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the model itself."""
+        if not self.is_fp8:
+            return self.num_weights * self.number_bytes
+        shapes = [merged_shape(self.config, name) for name in PROJECTIONS]
+        layers = self.config.num_hidden_layers
+        numbers = layers * sum(out * inner for out, inner in shapes)
+        scales = layers * sum(out + inner for out, inner in shapes)
+        return (self.num_weights - numbers) * self.number_bytes + 2 * numbers + 4 * scales
 
     @property
     def num_trained(self) -> int:

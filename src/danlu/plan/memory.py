@@ -108,7 +108,7 @@ def memory_of(
         loss_bytes(job, step_plan, shape, device),
         layer_bytes(job, step_plan.recompute, device, shape),
     )
-    weights = job.num_weights * job.number_bytes
+    weights = job.weight_bytes
     if job.trains_all and job.number_bytes == 4:
         weights = 0  # the master values are the weights
     trained = job.num_trained * _TRAINED_BYTES

@@ -70,6 +70,15 @@ _FULL_FUSED: Mapping[str, Mapping[Recompute, tuple[int, float, float, float]]] =
         "offload": (33, 20, 10, 11),
     },
 }
+# What fp8 products add to that: rounding what is multiplied, and residual streams that are added
+# behind the product (tests/nvidia/test_counts.py).
+_FP8: Mapping[Recompute, tuple[int, float, float, float]] = {
+    "none": (10, 12, 3, 4.5),
+    "selective": (10, 12, 3, 4.5),
+    "gate_up": (11, 13.5, 3, 4.5),
+    "block": (14, 18, 4, 4.5),
+    "offload": (14, 18, 4, 4.5),
+}
 # What one segment's attention costs of such, and which part of all a forward pass alone is.
 _LAUNCHES_PER_SEGMENT = 8
 _FORWARD_SHARE = 1 / 3
@@ -110,7 +119,10 @@ def seconds_of(
     job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts, speed: Speed
 ) -> float:
     """Predict one microstep, forward and backward."""
-    seconds = training_flops(job, step_plan.recompute, shape) / speed.flops
+    flops = training_flops(job, step_plan.recompute, shape)
+    if job.is_fp8:
+        flops -= _faster_flops(job, step_plan.recompute, shape, device)
+    seconds = flops / speed.flops
     seconds += _overhead_s(job, step_plan, shape, device)
     seconds = _with_launches(seconds, _launch_s(job, step_plan.recompute, shape, device), device)
     return speed.factor * seconds + speed.microstep_s
@@ -120,6 +132,8 @@ def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: 
     """Predict one forward pass."""
     config = job.config
     body = 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
+    if job.is_fp8 and device.fp8_ratio:
+        body /= device.fp8_ratio
     flops = body + _attention_flops(config, shape) + _head_flops(config, shape)
     seconds = flops / speed.flops + _FORWARD_SHARE * _elementwise_s(job, "none", shape, device)
     launches = _FORWARD_SHARE * _launch_s(job, "none", shape, device)
@@ -151,18 +165,34 @@ def useful_flops(job: Job, shape: BatchShape) -> float:
     return body + attention + adapter + weights * _head_flops(config, shape)
 
 
+def _faster_flops(job: Job, recompute: Recompute, shape: BatchShape, device: DeviceFacts) -> float:
+    """Count the operations that fp8 saves: products with the layers' weights, at another rate."""
+    if not device.fp8_ratio:
+        return 0.0
+    config = job.config
+    weights = 2 * _layer_weights(config) + _weights_again(config, recompute)
+    products = 2.0 * weights * config.num_hidden_layers * shape.tokens
+    return products * (1 - 1 / device.fp8_ratio)
+
+
 def _again_flops(config: ModelConfig, recompute: Recompute, shape: BatchShape) -> float:
     if recompute == "none":
         return 0.0
-    again = _attention_flops(config, shape)
-    weights = {
+    weights = _weights_again(config, recompute)
+    again = 2.0 * shape.tokens * weights * config.num_hidden_layers
+    return again + _attention_flops(config, shape)
+
+
+def _weights_again(config: ModelConfig, recompute: Recompute) -> int:
+    """Count a layer's weights that are multiplied a second time."""
+    return {
+        "none": 0,
         "selective": 0,
         "gate_up": _weights(config, "gate_up_proj"),
         # The second pass does not compute what leaves the block.
         "block": _layer_weights(config) - _weights(config, "down_proj"),
         "offload": _layer_weights(config) - _weights(config, "down_proj"),
     }[recompute]
-    return again + 2.0 * shape.tokens * weights * config.num_hidden_layers
 
 
 def _head_flops(config: ModelConfig, shape: BatchShape) -> float:
@@ -185,7 +215,11 @@ def _layer_weights(config: ModelConfig) -> int:
 
 def _counts(job: Job, recompute: Recompute, device: DeviceFacts) -> tuple[int, float, float, float]:
     plain, fused = (_FULL, _FULL_FUSED) if job.trains_all else (_LORA, _LORA_FUSED)
-    return fused.get(device.fused, plain)[recompute]
+    counts = fused.get(device.fused, plain)[recompute]
+    if not job.is_fp8:
+        return counts
+    launches, *numbers = (count + more for count, more in zip(counts, _FP8[recompute], strict=True))
+    return int(launches), numbers[0], numbers[1], numbers[2]
 
 
 def _launch_s(job: Job, recompute: Recompute, shape: BatchShape, device: DeviceFacts) -> float:

@@ -40,7 +40,7 @@ _ONLY_TRAINING = foreign(
     "adam_beta1 adam_beta2 adam_epsilon max_grad_norm eval_on_start eval_strategy "
     "evaluation_strategy eval_steps save_strategy save_steps save_total_limit "
     "load_best_model_at_end metric_for_best_model early_stopping_steps early_stopping_patience "
-    "logging_steps plot_loss report_to logging_dir fp16 bf16",
+    "logging_steps plot_loss report_to logging_dir fp16 bf16 fp8",
     note="only training uses it",
 )
 
@@ -159,8 +159,8 @@ _TABLE: Mapping[tuple[str, ...], Mapping[str, Foreign]] = {
         ),
         **foreign("use_cpu no_cuda use_mps_device", instead="--device cpu"),
         **foreign(
-            "fp8 fp8_backend fp8_enable_fsdp_float8_all_gather",
-            instead="leave it out; --fp16 and --bf16 choose the precision",
+            "fp8_backend fp8_enable_fsdp_float8_all_gather",
+            note="--fp8 multiplies by torch's own products",
             off=("auto",),
         ),
         **foreign(
@@ -172,7 +172,7 @@ _TABLE: Mapping[tuple[str, ...], Mapping[str, Foreign]] = {
         **foreign(
             "quantization_bit quantization_method quantization_type double_quantization "
             "quantization_device_map use_kt",
-            instead="leave it out: the base stays as it is; --recompute saves memory",
+            instead="leave it out: the base stays as it is; --recompute saves memory, --fp8 time",
         ),
         **foreign(
             "use_dora pissa_init pissa_iter pissa_convert loraplus_lr_ratio loraplus_lr_embedding "

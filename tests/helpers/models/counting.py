@@ -26,7 +26,7 @@ from danlu.lora.linear import AdapterLinear
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import Recompute
-from danlu.ops import Segments
+from danlu.ops import Segments, reference
 from danlu.ops.attention import ATTENTION, each_segment
 from danlu.ops.nvidia import late_import
 from danlu.ops.rms_norm import RMS_NORM
@@ -35,7 +35,7 @@ from danlu.ops.swiglu import SWIGLU
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.speed import nominal_speed, seconds_of
 from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
-from tests.helpers.models.tiny_model import tiny_model
+from tests.helpers.models.tiny_model import in_fp8, tiny_model
 
 # What moves nothing, and what is counted as products or as attention.
 VIEWS = {
@@ -104,6 +104,8 @@ def kernels_counted() -> Iterator[None]:
     """
 
     def watched(module: str, name: str) -> Callable[..., Any]:
+        if module == "fp8":
+            return _fp8_as_two
         return partial(_as_one, f"triton_{module}_{name}", STAND_INS[module, name])
 
     with pytest.MonkeyPatch.context() as patch:
@@ -119,6 +121,18 @@ def _as_one(name: str, function: Callable[..., Any], *arguments: Any, **named: A
     for mode in modes:
         mode.note(name, tree_leaves((arguments, named, out)))
     return out
+
+
+def _fp8_as_two(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """As on a card: a kernel rounds by rows, torch multiplies."""
+    rows, row_scales = _as_one("triton_fp8_rows", reference.quantized_rows, x)
+    weight = values, scales
+    return _as_one("mm", _scaled_product, rows, row_scales, weight).to(x.dtype)  # type: ignore[no-any-return]
+
+
+def _scaled_product(rows: Tensor, row_scales: Tensor, weight: tuple[Tensor, Tensor]) -> Tensor:
+    values, scales = weight
+    return (rows.float() @ values.float().t() * row_scales[:, None] * scales).bfloat16()
 
 
 class _AttentionAsOne(torch.autograd.Function):
@@ -149,6 +163,7 @@ def counted(
     device: str = "cpu",
     *,
     with_narrow: bool = False,
+    fp8: bool = False,
 ) -> tuple[ModelConfig, Counter[str], int]:
     """Compute a batch of a small model forward and backward; what it did.
 
@@ -156,6 +171,8 @@ def counted(
     """
     config, model = tiny_model(num_hidden_layers=layers, device=device)
     model.to(torch.bfloat16)
+    if fp8:
+        model = in_fp8(model)
     linear: Linear = plain_linear
     if lora is None:
         model.requires_grad_(True)
@@ -175,12 +192,17 @@ def counted(
 
 
 def moved_by_token(
-    policy: Recompute, lora: LoraConfig | None, device: str = "cpu", *, with_narrow: bool = False
+    policy: Recompute,
+    lora: LoraConfig | None,
+    device: str = "cpu",
+    *,
+    with_narrow: bool = False,
+    fp8: bool = False,
 ) -> float:
     """Return the numbers in bf16 that a layer moves for a token: what depends on neither is out."""
     moved = [
         [
-            counted(layers, [length] * 4, policy, lora, device, with_narrow=with_narrow)[2]
+            counted(layers, [length] * 4, policy, lora, device, with_narrow=with_narrow, fp8=fp8)[2]
             for length in (8, 32)
         ]
         for layers in (2, 4)
@@ -189,11 +211,16 @@ def moved_by_token(
 
 
 def planned(
-    config: ModelConfig, policy: Recompute, lora: LoraConfig | None, card: DeviceFacts
+    config: ModelConfig,
+    policy: Recompute,
+    lora: LoraConfig | None,
+    card: DeviceFacts,
+    *,
+    fp8: bool = False,
 ) -> tuple[float, float]:
     """Return what the plan says of a layer: operations, and numbers in bf16 that a token moves."""
     ranks = None if lora is None else dict.fromkeys(lora.target_modules, lora.r)
-    job = Job(config=config, number_bytes=2, ranks=ranks)
+    job = Job(config=config, number_bytes=2, ranks=ranks, is_fp8=fp8)
     plan = StepPlan(micro_batch_tokens=64, chunk_rows=64, recompute=policy)
     # Products take no time.
     bare = replace(card, kind="cuda", flops=1e30, reread=0.0)

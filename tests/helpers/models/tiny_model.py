@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from danlu.model.config import ModelConfig
+from danlu.model.quantized import quantized_model
 from danlu.model.qwen3 import Qwen3
 
 TINY = ModelConfig(
@@ -42,3 +43,13 @@ def tiny_model(
             values.normal_(std=0.1, generator=generator)
         tensor.copy_(values)
     return config, model
+
+
+def in_fp8(plain: Qwen3) -> Qwen3:
+    """Build the same model with its projections in fp8."""
+    tensors, like = dict(plain.hf_tensors()), plain.embed_tokens
+
+    def read_into(name: str, destination: torch.Tensor) -> None:
+        destination.copy_(tensors[name])
+
+    return quantized_model(plain.config, "fp8", read_into, device=like.device, dtype=like.dtype)

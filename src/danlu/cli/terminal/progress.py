@@ -42,7 +42,7 @@ from danlu.train.events import (
     StoppedEarly,
 )
 from danlu.train.job.finetune import Finetune
-from danlu.train.job.plan_shown import summary, way
+from danlu.train.job.plan_shown import precision_words, summary, way
 from danlu.train.job.setup import PreparedRun
 from danlu.train.loop.trainer import Interrupted
 from danlu.train.recipe import Recipe
@@ -56,7 +56,7 @@ def describe(run: PreparedRun) -> list[str]:
         _("Model {model} on {device} ({dtype}, {threads} threads), {kind}").format(
             model=settings.model_name_or_path,
             device=run.device.description,
-            dtype=run.precision.name,
+            dtype=precision_words(run.precision.name, fp8=settings.fp8),
             threads=run.device.threads,
             kind=settings.finetuning_type,
         ),

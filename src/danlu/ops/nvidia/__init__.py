@@ -7,11 +7,12 @@ With TRITON_INTERPRET=1 the kernels run on the CPU: so tests try them on any mac
 
 from __future__ import annotations
 
-from danlu.device.variants import CUDA_GRAPH, FLASH, TRITON
+from danlu.device.variants import CUDA_GRAPH, FLASH, SCALED_MM, TRITON
 from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
+from danlu.ops.frozen.fp8 import FP8_LINEAR
 from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.int4 import INT4_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
@@ -32,6 +33,7 @@ def add_variants() -> None:
     ATTENTION.add(FLASH, flash)
     CACHE.add(TRITON, TritonPages)
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
+    FP8_LINEAR.add(SCALED_MM, late("fp8", "fp8_linear"))
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
     ROW_LINEAR.add(TRITON, late("row", "row_linear"))
     DRAW.add(TRITON, late("drawing", "draw"))

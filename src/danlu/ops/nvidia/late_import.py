@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
-from danlu.device.nvidia_cards import AMPERE
+from danlu.device.nvidia_cards import ADA, AMPERE
 from danlu.ops.choice import NotHere
+
+# The first cards that compute with a module's kernels, where these are not Ampere.
+_FIRST = {"fp8": (ADA, "Ada")}
 
 
 def late(module: str, name: str) -> Callable[..., Any]:
@@ -25,8 +28,9 @@ def late(module: str, name: str) -> Callable[..., Any]:
 
 @lru_cache(maxsize=64)
 def _function(module: str, name: str) -> Callable[..., Any]:
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() < AMPERE:
-        raise NotHere("these kernels are made and compiled for cards from Ampere on")
+    capability, first = _FIRST.get(module, (AMPERE, "Ampere"))
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() < capability:
+        raise NotHere(f"these kernels are made and compiled for cards from {first} on")
     # Triton 3.9 warns where nobody says whether a product and a sum may be rounded once.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     function: Callable[..., Any] = getattr(

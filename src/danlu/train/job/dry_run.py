@@ -23,7 +23,7 @@ from danlu.ops import ops_table
 from danlu.plan.choose import Plan
 from danlu.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from danlu.train.job.setup import LearningTask
-from danlu.train.loop.precision import choose_precision
+from danlu.train.loop.precision import check_fp8, choose_precision, without_fp8
 from danlu.train.settings import TrainSettings, check_settings
 
 # Tokens of Qwen3's tokenizer for one of the starter's, over all rows: 0.41 on 1,000 Chinese and
@@ -95,6 +95,8 @@ def _device(
     """Return the facts of a device, the memory to plan with, and the precision there."""
     if name in CATALOGUE:
         facts = CATALOGUE[name]
+        if settings.fp8 and not facts.fp8_ratio:
+            raise without_fp8(facts.description)
         preferred = torch.bfloat16 if facts.has_bf16 else torch.float16
         return facts, facts.memory_bytes, DTYPES[settings.dtype] or preferred
     if name != "auto" and name not in KINDS:
@@ -107,6 +109,8 @@ def _device(
         )
     device = training_device(name)
     precision = choose_precision(settings, device)
+    if settings.fp8:
+        check_fp8(device)
     return (
         device_facts(device, ops_table(device.torch_device).chosen, own_process=own_process),
         budget_bytes(device, own_process=own_process),

@@ -146,5 +146,10 @@ class Finetune:
 
     def _load(self, progress: Progress) -> LoadedModel:
         name = self.prepared.settings.model_name_or_path
-        dtype = self.prepared.precision.dtype
-        return load_model(name, device=self.device, dtype=dtype, progress=progress)
+        return load_model(
+            name,
+            device=self.device,
+            dtype=self.prepared.precision.dtype,
+            quantization="fp8" if self.prepared.settings.fp8 else None,
+            progress=progress,
+        )

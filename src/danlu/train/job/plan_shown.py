@@ -73,11 +73,13 @@ def _origin(plan: Plan) -> str:
 def _what_is_planned(plan: Plan, model: str) -> list[str]:
     job, work = plan.job, plan.workload
     lines = [
-        _("{model}, {kind}: {count} numbers are trained, {bits} bits, on {device}").format(
+        _("{model}, {kind}: {count} numbers are trained, {bits}, on {device}").format(
             model=model,
             kind="full" if job.trains_all else "lora",
             count=f"{job.num_trained:,}",
-            bits=8 * job.number_bytes,
+            bits=precision_words(
+                _("{bits} bits").format(bits=8 * job.number_bytes), fp8=job.is_fp8
+            ),
             device=plan.device.description,
         ),
         _("{steps} steps of up to {tokens} tokens; the longest example has {longest}").format(
@@ -92,6 +94,11 @@ def _what_is_planned(plan: Plan, model: str) -> list[str]:
             )
         )
     return lines
+
+
+def precision_words(precision: str, *, fp8: bool) -> str:
+    """Name what is computed in, with the form of the base below an adapter."""
+    return _("{precision}, base in fp8").format(precision=precision) if fp8 else precision
 
 
 def memory_rows(plan: Plan) -> list[tuple[str, int, str]]:

@@ -17,6 +17,7 @@ from danlu.errors import DataError
 from danlu.hub.load import LoadedModel
 from danlu.hub.names import STARTER
 from danlu.language import _
+from danlu.model.sizes import num_parameters
 from danlu.ops import ops_table
 from danlu.plan.choose import Plan
 from danlu.plan.job import StepPlan
@@ -153,8 +154,7 @@ def _changes_until(manifest: RunManifest, step: int) -> tuple[ChangeRecord, ...]
 def facts_of(task: LearningTask, progress: Progress, base: LoadedModel) -> RunFacts:
     """Collect what the Trainer's files need besides the metrics."""
     settings, recipe = task.settings, task.recipe
-    embedding = base.model.embed_tokens.numel()
-    parameters = sum(parameter.numel() for parameter in base.model.parameters()) - embedding
+    parameters = num_parameters(base.config) - base.model.embed_tokens.numel()
     result = progress.best_step if settings.load_best_model_at_end else progress.step
     return RunFacts(
         total_steps=recipe.total_steps,

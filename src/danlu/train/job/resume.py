@@ -30,6 +30,8 @@ _FREE_TO_CHANGE = {
     "output_dir",
     "preset",
 }
+# What settings mean that a run.json does not have, because it is older than they are.
+_ABSENT = {"fp8": False}
 
 
 def check_own_checkpoint(folder: Path, wanted: str) -> None:
@@ -123,7 +125,7 @@ def _differences(before: RunManifest, now: RunManifest) -> list[str]:
     pairs: list[tuple[str, Any, Any]] = [
         ("base model", before.base.fingerprint, now.base.fingerprint),
         *(
-            (name, before.settings.get(name), value)
+            (name, before.settings.get(name, _ABSENT.get(name)), value)
             for name, value in now.settings.items()
             if name not in _FREE_TO_CHANGE
         ),

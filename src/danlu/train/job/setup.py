@@ -31,7 +31,7 @@ from danlu.train.fit.disk_space import check_space, checkpoint_bytes
 from danlu.train.fit.planning import plan_run, workload_of
 from danlu.train.job.resume import check_own_checkpoint
 from danlu.train.job.trainable import lora_config
-from danlu.train.loop.precision import Precision, choose_precision
+from danlu.train.loop.precision import Precision, check_fp8, choose_precision
 from danlu.train.recipe import Recipe, recipe_of
 from danlu.train.settings import REPORT_SECONDS, TrainSettings, check_settings
 
@@ -80,6 +80,7 @@ class LearningTask:
             config=config,
             number_bytes=dtype.itemsize,
             ranks=None if lora is None else dict.fromkeys(lora.target_modules, lora.r),
+            is_fp8=settings.fp8,
         )
         workload = workload_of(
             self.recipe,
@@ -138,6 +139,8 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
     prepare_for_training()
     device = training_device(settings.device)
     precision = choose_precision(settings, device)
+    if settings.fp8:
+        check_fp8(device)
     model = check_model(settings.model_name_or_path)
     trained = trained_prompting(settings.model_name_or_path, settings.adapter_name_or_path)
     settings = with_template(settings, trained)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from danlu.device.detect import DTYPES, Device
-from danlu.errors import UsageError
-from danlu.language import _
+from danlu.errors import EnvironmentFault, UsageError
+from danlu.language import _, joined
+from danlu.ops import multiplies_fp8, ops_table
 from danlu.train.settings import TrainSettings
 
 FIRST_SCALE = 65536.0
@@ -92,3 +93,29 @@ def choose_precision(settings: TrainSettings, device: Device) -> Precision:
     elif preferred == torch.float32:
         note = _("--fp16: this device has no fast 16-bit arithmetic; computing in float32")
     return Precision(dtype=preferred, note=note)
+
+
+def check_fp8(device: Device) -> None:
+    """Raise EnvironmentFault where a device does not multiply in fp8, and no twin is asked for.
+
+    The twin computes the same numbers on any device, slower than without (DANLU_OPS).
+    """
+    place = device.torch_device
+    if not multiplies_fp8(place):
+        off = [text for text in ops_table(place).off if text.startswith("fp8_linear")]
+        raise without_fp8(device.description, *off)
+
+
+def without_fp8(description: str, *off: str) -> EnvironmentFault:
+    """Say that a device does not multiply in fp8, and which do. off: variants that fail there."""
+    return EnvironmentFault(
+        _("{device} does not multiply in fp8.").format(device=description),
+        why=joined(
+            _(
+                "NVIDIA cards of compute capability 8.9 and newer do: RTX 40 and 50, L4, L20, L40, "
+                "H20, H100, H200, H800, B200."
+            ),
+            *off,
+        ),
+        fix="--fp8 false",
+    )

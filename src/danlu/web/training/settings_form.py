@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("load_best_model_at_end", "early_stopping_patience", "save_strategy", "save_steps"),
         *("save_total_limit", "logging_steps", "plot_loss", "report", "report_to"),
     ),
-    "device": ("micro_batch_tokens", "recompute", "dtype", "bf16", "fp16", "device"),
+    "device": ("micro_batch_tokens", "recompute", "dtype", "bf16", "fp16", "fp8", "device"),
 }
 
 

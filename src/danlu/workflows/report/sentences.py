@@ -11,6 +11,7 @@ from danlu.program import as_typed
 from danlu.runs.curve import AXES, CURVE_FILE, CURVES, LossCurves, loss_svg
 from danlu.runs.registry import shown_state
 from danlu.text.conversation import Conversation
+from danlu.train.job.plan_shown import precision_words
 from danlu.units import readable_bytes
 from danlu.workflows.answer_form import is_empty, repeats_itself, visible_text
 from danlu.workflows.answers import Answer
@@ -332,7 +333,10 @@ def _cost(found: BeforeAfter) -> list[tuple[str, str]]:
         (_("peak memory"), _("not recorded") if memory is None else readable_bytes(int(memory))),
         (_("energy"), _("not measured")),
         (_("device"), run.arithmetic.device_description or "-"),
-        (_("precision"), run.arithmetic.dtype or "-"),
+        (
+            _("precision"),
+            precision_words(run.arithmetic.dtype or "-", fp8=bool(run.settings.get("fp8"))),
+        ),
         (_("started"), run.started or "-"),
         (_("ended"), run.ended or "-"),
         (
