@@ -24,7 +24,7 @@ from triton.runtime.jit import JITFunction
 from danlu.device.variants import TRITON
 from danlu.ops.cache.paged_store import step_of
 from danlu.ops.choice import _OPERATIONS
-from danlu.ops.int4 import INT4_GROUP
+from danlu.ops.frozen.int4 import INT4_GROUP
 
 
 class AbsentCard:

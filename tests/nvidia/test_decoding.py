@@ -18,8 +18,8 @@ from danlu.engine.request import Output, Request
 from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import Quantization, QuantizedWeight
 from danlu.model.qwen3 import Qwen3, replace_weight
-from danlu.ops.int4 import INT4_LINEAR
-from danlu.ops.quantized import INT8_LINEAR
+from danlu.ops.frozen.int4 import INT4_LINEAR
+from danlu.ops.frozen.quantized import INT8_LINEAR
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     random_adapter,

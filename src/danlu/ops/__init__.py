@@ -26,9 +26,10 @@ from danlu.ops.frozen.fp8 import (
     multiplies_fp8,
     quantize_fp8,
 )
+from danlu.ops.frozen.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
 from danlu.ops.frozen.packed import packing_for
+from danlu.ops.frozen.quantized import empty_int8, int8_linear, quantize_int8
 from danlu.ops.grouped import grouped_linear, multiplies_groups
-from danlu.ops.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
 from danlu.ops.low_rank import (
     Blocks,
     add_input_gradient,
@@ -37,7 +38,6 @@ from danlu.ops.low_rank import (
     multiplies_whole,
 )
 from danlu.ops.product import Stream, begin_linear, end_linear, norms_add
-from danlu.ops.quantized import empty_int8, int8_linear, quantize_int8
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
 from danlu.ops.row import is_row, row_linear

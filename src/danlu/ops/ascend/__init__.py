@@ -22,11 +22,11 @@ from danlu.ops.ascend.pages import AscendPages
 from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
+from danlu.ops.frozen.int4 import INT4_LINEAR
+from danlu.ops.frozen.quantized import INT8_LINEAR
 from danlu.ops.grouped import GROUPED_LINEAR
-from danlu.ops.int4 import INT4_LINEAR
 from danlu.ops.low_rank import LOW_RANK
 from danlu.ops.product import ADD_NORM
-from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM
 from danlu.ops.rope import ROTATED_QKV
 from danlu.ops.sampling.draw import DRAW

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danlu.ops.int4 import INT4_GROUP, Int4Form
-from danlu.ops.quantized import PIECE, int8_floats, pieces_of
+from danlu.ops.frozen.int4 import INT4_GROUP, Int4Form
+from danlu.ops.frozen.quantized import PIECE, int8_floats, pieces_of
 
 # The most rows or columns that the kernel takes; Qwen3's output matrix has more.
 _LARGEST_SIDE = 65535

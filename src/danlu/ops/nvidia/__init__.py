@@ -13,14 +13,14 @@ from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
 from danlu.ops.frozen.fp8 import FP8_LINEAR
+from danlu.ops.frozen.int4 import INT4_LINEAR
+from danlu.ops.frozen.quantized import INT8_LINEAR
 from danlu.ops.grouped import GROUPED_LINEAR
-from danlu.ops.int4 import INT4_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from danlu.ops.nvidia.flash import flash
 from danlu.ops.nvidia.int4_words import INT4_WORDS
 from danlu.ops.nvidia.late_import import late
 from danlu.ops.nvidia.triton_pages import TritonPages
-from danlu.ops.quantized import INT8_LINEAR
 from danlu.ops.rms_norm import RMS_NORM, NormPasses
 from danlu.ops.rope import ROTATED_QKV, RotationPasses
 from danlu.ops.row import ROW_LINEAR

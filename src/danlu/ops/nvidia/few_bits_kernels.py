@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.ops.quantized import int8_floats
+from danlu.ops.frozen.quantized import int8_floats
 
 # The most rows; beyond, weights are made floats once for all of them.
 MOST_ROWS = 64

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danlu.ops.int4 import INT4_GROUP, Int4Form
+from danlu.ops.frozen.int4 import INT4_GROUP, Int4Form
+from danlu.ops.frozen.quantized import LARGE_PIECE, pieces_of
 from danlu.ops.nvidia.late_import import late
-from danlu.ops.quantized import LARGE_PIECE, pieces_of
 
 # The most rows of a product that reads the weights as they are stored.
 _MOST_ROWS = 64

@@ -23,7 +23,7 @@ from torch import Tensor
 from danlu.device.memory import sent
 from danlu.ops import reference
 from danlu.ops.choice import NotHere, Operation, example
-from danlu.ops.quantized import PIECE, QUANTIZED_AT_ONCE, Frozen, divisor_of, pieces_of
+from danlu.ops.frozen.quantized import PIECE, QUANTIZED_AT_ONCE, Frozen, divisor_of, pieces_of
 
 INT4_GROUP = 32
 # aten packs tiles of 64 outputs with AVX-512, of 32 with AVX2; others in an order we do not have.
