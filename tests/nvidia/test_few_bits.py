@@ -12,7 +12,7 @@ from danlu.device.variants import TRITON
 from danlu.ops import int4_linear, quantize_int8
 from danlu.ops.frozen.int4 import INT4_LINEAR, quantized_in
 from danlu.ops.frozen.quantized import INT8_LINEAR
-from danlu.ops.nvidia import few_bits_kernels, int4_words
+from danlu.ops.nvidia.frozen import few_bits_kernels, int4_words
 from tests.helpers.models.variants import taken
 
 SHARE = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 0.002}

@@ -16,7 +16,8 @@ from danlu.device.variants import SCALED_MM
 from danlu.ops import reference
 from danlu.ops.choice import NotHere
 from danlu.ops.frozen.fp8 import FP8_LINEAR
-from danlu.ops.nvidia import fp8_kernels, late_import
+from danlu.ops.nvidia import late_import
+from danlu.ops.nvidia.frozen import fp8_kernels
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,7 @@ COMPILE = """
 import sys, torch
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
-from danlu.ops.nvidia import fp8_kernels
+from danlu.ops.nvidia.frozen import fp8_kernels
 from tests.nvidia.compiling import AbsentCard
 driver.set_active(AbsentCard(int(sys.argv[1])))
 run = JITFunction.run

@@ -49,7 +49,8 @@ KERNELS: dict[str, Kernel] = {
     **dict.fromkeys(("addmm", "bmm", "mm"), Kernel(FLOATS)),
     # Arithmetic, number by number.
     **dict.fromkeys(("abs", "add", "div", "mul"), Kernel(ALL)),
-    # That uint8 wraps around below zero, as int4's weights need it (ops/frozen/int4.py), is not said.
+    # That uint8 wraps around below zero, as int4's weights need it (ops/frozen/int4.py),
+    # is not said.
     "sub": Kernel(ALL, assumed=frozenset({torch.uint8})),
     **dict.fromkeys(("cos", "log", "reciprocal", "rsqrt", "sin", "sqrt"), Kernel(ALL)),
     **dict.fromkeys(("exp", "expm1"), Kernel(FLOATS | {torch.int64, torch.bool})),

@@ -18,7 +18,7 @@ from danlu.ops.frozen.quantized import INT8_LINEAR
 from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from danlu.ops.nvidia.flash import flash
-from danlu.ops.nvidia.int4_words import INT4_WORDS
+from danlu.ops.nvidia.frozen.int4_words import INT4_WORDS
 from danlu.ops.nvidia.late_import import late
 from danlu.ops.nvidia.triton_pages import TritonPages
 from danlu.ops.rms_norm import RMS_NORM, NormPasses
@@ -33,11 +33,11 @@ def add_variants() -> None:
     ATTENTION.add(FLASH, flash)
     CACHE.add(TRITON, TritonPages)
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
-    FP8_LINEAR.add(SCALED_MM, late("fp8", "fp8_linear"))
+    FP8_LINEAR.add(SCALED_MM, late("frozen.fp8", "fp8_linear"))
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
     ROW_LINEAR.add(TRITON, late("row", "row_linear"))
     DRAW.add(TRITON, late("drawing", "draw"))
-    INT8_LINEAR.add(TRITON, late("few_bits", "int8_linear"))
+    INT8_LINEAR.add(TRITON, late("frozen.few_bits", "int8_linear"))
     INT4_LINEAR.add(TRITON, INT4_WORDS)
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))
     RMS_NORM.add(TRITON, NormPasses(late("norm", "forward"), late("norm", "backward")))

@@ -14,7 +14,7 @@ from danlu.device.nvidia_cards import ADA, AMPERE
 from danlu.ops.choice import NotHere
 
 # The first cards that compute with a module's kernels, where these are not Ampere.
-_FIRST = {"fp8": (ADA, "Ada")}
+_FIRST = {"frozen.fp8": (ADA, "Ada")}
 
 
 def late(module: str, name: str) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from danlu.ops.nvidia.late_import import late
 
 # The most rows of a product that reads the weights as they are stored.
 _MOST_ROWS = 64
-_linear, _floats = late("int4", "linear"), late("int4", "floats")
+_linear, _floats = late("frozen.int4", "linear"), late("frozen.int4", "floats")
 _Stored = tuple[Tensor, Tensor]
 
 

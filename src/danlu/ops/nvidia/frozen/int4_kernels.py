@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.ops.nvidia.few_bits_kernels import added, padded, results, splits_of
+from danlu.ops.nvidia.frozen.few_bits_kernels import added, padded, results, splits_of
 
 # Outputs and groups of a tile: of one row, and of several, which are one product of matrices. On an
 # H200 one row took 86 us for Qwen3-8B's four projections so, 178 as a CPU has them, 105 in bf16.
