@@ -54,7 +54,7 @@ def draw(logits: Tensor, asked: Tensor) -> Tensor:
 def _ordered(x, ZERO_BITS: tl.constexpr):
     """Whole numbers in the order of x, of as many bits as x has."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0 is 0
-    return tl.where(x < 0.0, ~bits, bits | 0x80000000) >> ZERO_BITS
+    return tl.where(x < 0.0, bits ^ 0xFFFFFFFF, bits | 0x80000000) >> ZERO_BITS
 
 
 @triton.jit
