@@ -48,8 +48,8 @@ def interrupting(function: Callable[..., Any], at: int) -> Callable[..., Any]:
 @pytest.mark.parametrize("at", [1, 2, 5])
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(Engine, "_choose"), (RequestSequence, "accept"), (Scheduler, "commit")],
-    ids=["choose", "accept", "commit"],
+    [(Engine, "_take"), (RequestSequence, "accept"), (Scheduler, "commit")],
+    ids=["take", "accept", "commit"],
 )
 def test_a_step_is_finished_before_ctrl_c_ends_the_answer(
     owner: Any, name: str, at: int, monkeypatch: pytest.MonkeyPatch

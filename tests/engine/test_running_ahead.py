@@ -60,16 +60,11 @@ CLOSING = Thinking(start_id=1, end_id=2, closing=(3, 2, 3), is_open=True, budget
 PLAIN = [
     Request(
         prompt=PROMPTS[n % len(PROMPTS)],
-        sampling=sampling,
-        adapter=ADAPTERS[n % 3],
+        sampling=SAMPLINGS[n % len(SAMPLINGS)],
+        adapter=ADAPTERS[n % 4 % 3],
         thinking=CLOSING if n % 5 == 4 else None,
     )
-    for n in range(3)
-    for sampling in SAMPLINGS
-]
-PLAIN = [
-    replace(one, prompt=PROMPTS[n % len(PROMPTS)], adapter=ADAPTERS[n % 4 % 3])
-    for n, one in enumerate(PLAIN)
+    for n in range(3 * len(SAMPLINGS))
 ]
 
 

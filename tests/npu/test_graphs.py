@@ -11,6 +11,7 @@ import torch
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
 from danlu.engine.step_in_flight import StepInFlight
+from danlu.engine.step_inputs import StepInputs
 from danlu.lora.stack import MOST_STACKED, AdapterStack
 from danlu.model.qwen3 import Qwen3
 from danlu.ops.cache.graph import GRAPH, recorder_for
@@ -144,6 +145,22 @@ def test_where_recording_fails_answers_are_the_same_and_it_is_said_once(
     error = capsys.readouterr().err
     assert error.count("Steps are not recorded any more") == 1
     assert "207008: Stream resources are insufficient" in error
+
+
+def test_where_a_step_cannot_be_started_ahead_answers_are_the_same_and_it_is_said_once(
+    model: Qwen3, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = requests(model, DRAWN, (0, 0, 0))
+    expected, _record = answers(model, asked)
+
+    def fail(*_words: object) -> None:
+        raise RuntimeError("507011: the model execute failed")
+
+    monkeypatch.setattr(StepInputs, "_following", fail)
+    found, record = answers(model, asked)
+    assert found == expected
+    assert record.operations["npu::graph_replay"] == 1  # of the step that was to be followed
+    assert capsys.readouterr().err.count("Steps are not recorded any more") == 1
 
 
 def test_any_mix_of_adapters_starts_the_same_recording(model: Qwen3) -> None:

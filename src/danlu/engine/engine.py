@@ -264,7 +264,7 @@ class Engine:
     def _start_next(self, flight: StepInFlight) -> StepInFlight | None:
         """Start the step behind one whose tokens are not known yet.
 
-        None where that must wait for them, and where it fails: then the next step will say so.
+        None where that must wait for them, and where it fails: then no other is started so.
         """
         if not flight.may_be_followed:
             return None
@@ -276,7 +276,8 @@ class Engine:
             return None
         try:
             return self._forward(batch, after=flight)
-        except Exception:
+        except Exception as problem:
+            self._graphs.give_up(problem)
             return None
 
     def _finish(self, flight: StepInFlight) -> None:

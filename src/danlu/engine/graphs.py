@@ -54,7 +54,7 @@ class DecodingGraphs:
             try:
                 graphs[rows] = self._recorder(compute, step.tokens.device)
             except Exception as problem:
-                self._give_up(problem)
+                self.give_up(problem)
                 return None
         return graphs[rows](step.cache.ends)
 
@@ -65,8 +65,8 @@ class DecodingGraphs:
     def _count(self) -> int:
         return sum(map(len, self._graphs.values()))
 
-    def _give_up(self, problem: Exception) -> None:
-        """Start every operation by itself from now on, and say so."""
+    def give_up(self, problem: Exception) -> None:
+        """Start every operation by itself from now on, because something fails; say so."""
         self._recorder = None
         if is_out_of_memory(problem):
             self._graphs.clear()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from danlu.ops.sampling.draw import MOST_DRAWN
 
-_CHUNK = 8192
+_CHUNK = 4096
 _WARPS = 8
 # Bits that are 0 in every number of the dtype when it is written in fp32.
 _ZERO_BITS = {torch.float32: 0, torch.float16: 13, torch.bfloat16: 16}
@@ -54,7 +54,7 @@ def draw(logits: Tensor, asked: Tensor) -> Tensor:
 def _ordered(x, ZERO_BITS: tl.constexpr):
     """Whole numbers in the order of x, of as many bits as x has."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)  # -0 is 0
-    return tl.where(x < 0.0, ~bits, bits | 0x80000000) >> ZERO_BITS
+    return tl.where(x < 0.0, bits ^ 0xFFFFFFFF, bits | 0x80000000) >> ZERO_BITS
 
 
 @triton.jit
@@ -67,30 +67,37 @@ def _largest_kernel(
     inside = places < vocab
     x = tl.load(logits + row * stride + places, mask=inside, other=-float("inf")).to(tl.float32)
     tl.store(faults + row * chunks + chunk, tl.sum((~(x < float("inf"))).to(tl.int32), axis=0))
-    first = (row * chunks + chunk) * KEPT
+    values += (row * chunks + chunk) * KEPT
+    ids += (row * chunks + chunk) * KEPT
     if tl.load(asked + asked_stride + row) == 0.0:
         largest = tl.max(x, axis=0)
-        tl.store(values + first, largest)
-        tl.store(ids + first, tl.min(tl.where(x == largest, places, vocab - 1), axis=0))
+        tl.store(values, largest)
+        tl.store(ids, tl.min(tl.where(x == largest, places, vocab - 1), axis=0))
     else:
         keys = tl.where(inside, _ordered(x, ZERO_BITS), 0)
+        # As many parts as are kept: the least of their largest is no more than what is sought.
+        of_parts = tl.max(tl.reshape(keys, (KEPT, CHUNK // KEPT)), axis=1)
+        low, high = tl.min(of_parts, axis=0), tl.max(of_parts, axis=0)
         least = tl.full((), 0, tl.uint32)
         for bit in range(32 - ZERO_BITS):
             more = least | (tl.full((), 1, tl.uint32) << (31 - ZERO_BITS - bit))
-            least = tl.where(tl.sum((keys >= more).to(tl.int32), axis=0) >= KEPT, more, least)
+            is_least = more <= low
+            if (more > low) & (more <= high):
+                is_least = tl.sum((keys >= more).to(tl.int32), axis=0) >= KEPT
+            least = tl.where(is_least, more, least)
         # Those above it, and of those alike as many as there is room for.
         is_above, is_alike = keys > least, (keys == least) & inside
         room = KEPT - tl.sum(is_above.to(tl.int32), axis=0)
         seen = tl.cumsum(is_above.to(tl.int32) + (is_alike.to(tl.int32) << 16), axis=0)
         above, alike = seen & 0xFFFF, seen >> 16
         is_kept = is_above | (is_alike & (alike <= room))
-        there = first + above + tl.minimum(alike, room) - 1
+        there = above + tl.minimum(alike, room) - 1
         tl.store(values + there, x, mask=is_kept)
         tl.store(ids + there, places, mask=is_kept)
         spare = tl.arange(0, KEPT)
         is_spare = spare >= tl.sum(is_kept.to(tl.int32), axis=0)
-        tl.store(values + first + spare, -float("inf"), mask=is_spare)
-        tl.store(ids + first + spare, vocab - 1, mask=is_spare)
+        tl.store(values + spare, -float("inf"), mask=is_spare)
+        tl.store(ids + spare, vocab - 1, mask=is_spare)
 
 
 @triton.jit(do_not_specialize=["rows"])  # steps that read prompts have any number of them
