@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from danlu import ops
-from danlu.ops import int4, quantized, reference
+from danlu.ops import reference
+from danlu.ops.frozen import int4, quantized
 
 # Half a bf16 step is 2^-9 of a number, a sum in bf16 has a few of those; in fp32 the order differs.
 SHARE = {torch.float32: 5e-6, torch.bfloat16: 0.02}

@@ -104,7 +104,7 @@ def kernels_counted() -> Iterator[None]:
     """
 
     def watched(module: str, name: str) -> Callable[..., Any]:
-        if module == "fp8":
+        if module == "frozen.fp8":
             return _fp8_as_two
         return partial(_as_one, f"triton_{module}_{name}", STAND_INS[module, name])
 
