@@ -108,7 +108,7 @@ def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[T
     The largest of a row is 7, 448 / 64: its scale is a power of two.
     """
     if device.type == "npu":
-        raise NotHere("an Ascend card has no numbers of 8 bits in e4m3")
+        raise NotHere("an Ascend 910B has no numbers in fp8")
     places = torch.arange(32 * 64).view(32, 64)
     weight = (places * 5 % 13 - 6).where(places % 7 < 2, torch.tensor(0)).float()
     x = (places[:6] * 3 % 11 - 5).where(places[:6] % 3 < 1, torch.tensor(0)).float()

@@ -1,4 +1,4 @@
-"""The plan's memory for a base in fp8, against the exact peak that the simulated card counts."""
+"""A base in fp8: its plan's memory against the exact peak that is counted; Ascend has none."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from danlu.device.detect import select
 from danlu.device.variants import FLASH
+from danlu.errors import EnvironmentFault
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.model.layout import PROJECTIONS
 from danlu.model.qwen3 import replace_weight
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.ops.attention import ATTENTION
+from danlu.ops.choice import VARIABLE
+from danlu.ops.frozen.fp8 import FP8_LINEAR
 from danlu.ops.nvidia import late_import
 from danlu.plan.job import Job, StepPlan
 from danlu.plan.memory import layer_bytes
 from danlu.train.loop.method import LoraMethod
+from danlu.train.loop.precision import check_fp8
 from tests.helpers.models.variants import nvidia_variants
 from tests.npu.test_memory_plan import NVIDIA, SIZES, measured, on_the_host
 from tests.sim.fused_attention import packed_attention
@@ -77,3 +82,17 @@ def test_a_layer_takes_what_was_planned(
     job = Job(config=config, number_bytes=2, ranks=ranks, is_fp8=True)
     planned = layer_bytes(job, policy, NVIDIA, shape)
     assert 0.95 * planned <= peaks.layer <= planned
+
+
+def test_a_card_that_has_no_fp8_says_so_and_alarms_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FP8_LINEAR, "_chosen", {})
+    with pytest.raises(EnvironmentFault, match="does not multiply in fp8") as caught:
+        check_fp8(select("npu"))
+    assert caught.value.why.endswith("B200.")
+    monkeypatch.setattr(FP8_LINEAR, "_chosen", {})
+    monkeypatch.setenv(VARIABLE, "fp8_linear=reference")
+    with pytest.raises(EnvironmentFault, match="this device cannot do") as asked:
+        check_fp8(select("npu"))
+    assert asked.value.why == "an Ascend 910B has no numbers in fp8"
