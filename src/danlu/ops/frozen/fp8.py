@@ -28,7 +28,6 @@ from danlu.ops.frozen.quantized import PIECE, pieces_of
 FP8 = torch.float8_e4m3fn
 # What all sizes but the number of tokens must be a multiple of (torch's _scaled_mm).
 FP8_MULTIPLE = 16
-_Pair = tuple[Tensor, Tensor]
 
 
 class Fp8Matrix(NamedTuple):
@@ -54,15 +53,10 @@ def empty_fp8(weight: Tensor, device: torch.device) -> Fp8Matrix:
 def quantize_fp8(weight: Tensor, *, out: Fp8Matrix | None = None) -> Fp8Matrix:
     """Quantise [out, in], a piece at a time."""
     matrix = out or empty_fp8(weight, weight.device)
-    pairs = (
+    for whole, values, scales in (
         (weight, matrix.values, matrix.scales),
-        (
-            weight.t(),
-            matrix.columns,
-            matrix.column_scales,
-        ),
-    )
-    for whole, values, scales in pairs:
+        (weight.t(), matrix.columns, matrix.column_scales),
+    ):
         for rows in pieces_of(PIECE, *whole.shape):
             values[rows], scales[rows] = reference.quantized_rows(whole[rows])
     return matrix
