@@ -91,6 +91,7 @@ def _card(
         context_bytes=700 * 2**20,
         flops=tera_flops * 1e12,
         flops_fp32=tera_flops * 1e12 / 4,
+        achieved=0.7,
         bandwidth=REACHED_BANDWIDTH * gigabytes_per_s * GB,
         launch_s=6e-6,
         attention=attention_facts("cuda"),

@@ -164,6 +164,10 @@ def model_line(loaded: LoadedModel) -> str:
         precision = _("{dtype}, weights in {quantization}").format(
             dtype=precision, quantization=loaded.quantization
         )
+    if loaded.merged_adapter is not None:
+        precision = _("{dtype}, adapter {folder} merged into it").format(
+            dtype=precision, folder=loaded.merged_adapter
+        )
     line = _("Model {name} on {device} ({dtype})").format(
         name=loaded.name, device=loaded.device.description, dtype=precision
     )

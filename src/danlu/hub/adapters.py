@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
+from danlu.device.detect import Device
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import MANIFEST, verify
 from danlu.hub.catalogue.published import find_published
-from danlu.hub.load import LoadedModel
+from danlu.hub.load import LoadedModel, load_model, packed
 from danlu.hub.names import STARTER, default_model, find_model_folder, model_folder
 from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.lora.adapter import Adapter
+from danlu.lora.into_base import add_to_base
 from danlu.lora.peft_files import CONFIG_FILE, load_adapter, read_config
 from danlu.lora.stored import not_finite
 from danlu.model.config import load_config
 from danlu.model.layout import projection_module
+from danlu.moving_line import Progress, no_progress
 from danlu.runs.checkpoints import FINAL, find_newest
 from danlu.runs.manifest import RunManifest, is_run, read_manifest
 from danlu.runs.registry import find_run, registered_folders
@@ -256,10 +259,19 @@ def attach_adapter(
     """Load an adapter for a loaded base model; the flag tells whether the base was proven right.
 
     With a run's record the base's fingerprint must agree; without one only the shapes can be
-    checked. dtype None means the base's. Raises DataError for another base, for numbers that are
+    checked. dtype None means the base's. Raises UsageError for a base whose weights hold another
+    adapter, and DataError for another base, for numbers that are
     not finite, which would spoil every answer, and where danlu wrote the files and they have
     changed since.
     """
+    if base.merged_adapter is not None:
+        raise UsageError(
+            _("No adapter can be added: the weights hold {folder} already.").format(
+                folder=base.merged_adapter
+            ),
+            why=_("They were loaded with --merge_adapter true."),
+            fix=_("Leave --merge_adapter out, and name all adapters."),
+        )
     check_adapter(source, name=base.name, fingerprint=base.fingerprint)
     adapter = load_adapter(
         source.folder, base.config, device=base.device.torch_device, dtype=dtype or base.dtype
@@ -268,6 +280,25 @@ def attach_adapter(
         if not (a.isfinite().all() and b.isfinite().all()):
             raise not_finite(source.folder, projection_module(layer, target))
     return adapter, source.run is not None
+
+
+def load_merged(
+    source: AdapterSource,
+    model: str,
+    *,
+    device: Device,
+    dtype: torch.dtype | None,
+    progress: Progress = no_progress,
+) -> LoadedModel:
+    """Load a model for answers and add an adapter to its weights; on the disk nothing changes.
+
+    Raises what `load_model` and `attach_adapter` raise.
+    """
+    loaded = load_model(model, device=device, dtype=dtype, progress=progress)
+    adapter, _is_proven = attach_adapter(source, loaded, dtype=torch.float32)
+    progress(_("Adding the adapter to the weights"), 0, 0)
+    add_to_base(loaded.model, adapter)
+    return packed(replace(loaded, merged_adapter=source.folder), progress)
 
 
 def check_adapter(source: AdapterSource, *, name: str, fingerprint: str) -> None:

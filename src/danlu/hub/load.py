@@ -32,7 +32,7 @@ class LoadedModel:
     """A model ready to compute, with its config, tokenizer and device.
 
     With packed or quantised weights it can answer, but neither be trained nor saved; those in fp8
-    can be trained an adapter on.
+    can be trained an adapter on. merged_adapter: the folder of the one that the weights hold.
     """
 
     name: str
@@ -44,6 +44,7 @@ class LoadedModel:
     device: Device
     quantization: WeightForm | None = None
     is_packed: bool = False
+    merged_adapter: Path | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,10 +96,15 @@ def load_for_answers(
     loaded = load_model(
         name, device=device, dtype=dtype, quantization=quantization, progress=progress
     )
-    if quantization is None:
-        progress(_("Packing the weights for this processor"), 0, 0)
-    is_packed = quantization is None and pack_model(loaded.model)
-    return replace(loaded, is_packed=is_packed)
+    return packed(loaded, progress)
+
+
+def packed(loaded: LoadedModel, progress: Progress) -> LoadedModel:
+    """Pack a loaded model's weights for answers, where they are not quantised."""
+    if loaded.quantization is not None:
+        return loaded
+    progress(_("Packing the weights for this processor"), 0, 0)
+    return replace(loaded, is_packed=pack_model(loaded.model))
 
 
 def load_model(

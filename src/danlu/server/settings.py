@@ -38,6 +38,11 @@ class ServeSettings(Settings):
         "folder, or by served_model_name",
         aliases=("adapters", "adapter_name_or_path", "lora_modules"),
     )
+    merge_adapter: bool = option(
+        False,
+        "add the adapter, a single one, to the weights when they are loaded: as fast as the base, "
+        "which no request can ask then",
+    )
     adapter_dir: str | None = option(
         None, "programs may load further adapters, but only from this folder"
     )

@@ -40,7 +40,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 # What vLLM has no counterpart for, or does in its own way.
 _OURS_ONLY = (
     *("adapter_dir", "allowed_host", "max_queue", "max_requests_per_key", "max_body_bytes"),
-    *("quantization", "cache_tokens", "device", "drain_s", "log_prompts"),
+    *("quantization", "cache_tokens", "device", "drain_s", "log_prompts", "merge_adapter"),
 )
 
 

@@ -5,16 +5,19 @@ Loading itself is hub/'s, the engine's and the assistant's.
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from danlu.device.detect import DTYPES
 from danlu.dialog.assistant import Assistant, model_line, own_sampling, prompting_line
 from danlu.engine.service import EngineService
 from danlu.errors import UsageError
-from danlu.hub.adapters import base_of, find_adapter
+from danlu.hub.adapters import base_of, find_adapter, load_merged
 from danlu.hub.chat_template import template_remarks
 from danlu.hub.choosing import chosen_device
-from danlu.hub.load import load_for_answers
+from danlu.hub.load import LoadedModel, load_for_answers
 from danlu.hub.names import STARTER, default_model, model_folder
-from danlu.hub.prompting import prompting_of_model
+from danlu.hub.prompting import Prompting, prompting_of_model
 from danlu.language import _
 from danlu.moving_line import Progress, no_progress
 from danlu.ops import ops_table
@@ -34,6 +37,8 @@ def model_of(settings: ServeSettings, folders: AdapterFolders) -> str:
 
 def name_of(settings: ServeSettings, folders: AdapterFolders) -> str:
     """Say what requests call the model. Raises UsageError where an adapter has that name."""
+    if settings.merge_adapter:
+        return _merged(settings, folders)[0]
     model = model_of(settings, folders)
     # An adapter without a name of its own is what is served; its base keeps its own name.
     has_nameless = any("=" not in word for word in settings.adapter)
@@ -57,23 +62,16 @@ def open_serving(
     Raises what loading a model or an adapter raises, and UsageError for a context longer than the
     model's.
     """
-    model = model_of(settings, folders)
-    loaded = load_for_answers(
-        model,
-        device=chosen_device(settings.device),
-        dtype=DTYPES[settings.dtype],
-        quantization=settings.quantization,
-        progress=progress,
-    )
-    prompting = prompting_of_model(model).override(settings.template, settings.enable_thinking)
+    loaded, prompting = _load(settings, folders, progress)
     adapters = {
         name: load_served_adapter(folder, loaded, settings)
         for name, folder in folders.named.items()
+        if not settings.merge_adapter
     }
     # After the adapters: the engine's cache takes what memory they leave.
     assistant = Assistant.over(
         loaded,
-        prompting,
+        prompting.override(settings.template, settings.enable_thinking),
         num_requests=settings.max_num_seqs,
         cache_tokens=settings.cache_tokens,
     )
@@ -88,6 +86,43 @@ def open_serving(
     )
     serving.service.start()
     return serving
+
+
+def _load(
+    settings: ServeSettings, folders: AdapterFolders, progress: Progress
+) -> tuple[LoadedModel, Prompting]:
+    """Load the base, with its adapter merged where that is asked for, and how it is prompted."""
+    model, device = model_of(settings, folders), chosen_device(settings.device)
+    dtype = DTYPES[settings.dtype]
+    if settings.merge_adapter:
+        _name, folder = _merged(settings, folders)
+        source = find_adapter(str(folder))
+        loaded = load_merged(source, model, device=device, dtype=dtype, progress=progress)
+        return loaded, source.prompting(model)
+    loaded = load_for_answers(
+        model, device=device, dtype=dtype, quantization=settings.quantization, progress=progress
+    )
+    return loaded, prompting_of_model(model)
+
+
+def _merged(settings: ServeSettings, folders: AdapterFolders) -> tuple[str, Path]:
+    """Return the name and folder of the adapter to merge; raises UsageError for other settings."""
+    if len(folders.named) != 1 or settings.adapter_dir is not None:
+        raise UsageError(
+            _("--merge_adapter takes a single adapter, and none may be added later."),
+            why=_("The weights hold it then, and could not be used with another one."),
+            fix=_("Write for example: danlu serve --adapter runs/fox --merge_adapter true"),
+        )
+    ((name, folder),) = folders.named.items()
+    if settings.quantization is not None:
+        raise UsageError(
+            _("--merge_adapter cannot be used with --quantization."),
+            why=_("Weights in fewer bits cannot be added to."),
+            fix=shlex.join(
+                ["danlu", "merge", "--adapter", str(folder), "--export_dir", f"{name}-merged"]
+            ),
+        )
+    return name, folder
 
 
 def _context(settings: ServeSettings, longest: int) -> int:
