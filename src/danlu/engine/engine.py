@@ -105,7 +105,7 @@ class Engine:
             device=weight.device,
         )
         self._num_tried = self._num_taken = 0
-        self._most_tried = min(MOST_TRIED, prompt_tokens_per_step)  # there are buffers for so many
+        self._most_tried = MOST_TRIED
         self._linears = StepLinears(model)
         self._graphs = DecodingGraphs(recorder_for(weight))
         self._scheduler: Scheduler[RequestSequence] = Scheduler(

@@ -8,7 +8,7 @@ read them before its host knows them. Where the cache wants it, a step that only
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from danlu.device.upload import UploadBuffer
+from danlu.engine.sampling.prompt_lookup import MOST_TRIED
 from danlu.engine.scheduler import SequenceT
 from danlu.ops import Cache, CacheStep, Draw
 
@@ -64,7 +65,7 @@ class _StepColumns:
 
     @property
     def only_decodes(self) -> bool:
-        return len(self.ids) == len(self.rows) == len(self.counts)
+        return len(self.ids) == len(self.rows)
 
 
 class StepInputs:
@@ -89,7 +90,7 @@ class StepInputs:
         self._takes_tables = cache.takes_tables
         self._max_blocks = max_blocks if cache.takes_tables else 1
         self._scratch = [scratch]
-        most = _padded(max_requests)
+        most = _padded(max(max_requests, 1 + MOST_TRIED))
         # First what is of 64 bits, so that it begins at a multiple of them.
         by_request = [most, most, most, most + 1, len(Draw._fields) * most]
         sizes = [2 * max_groups, *[max(max_tokens, most)] * 3, *by_request, most * self._max_blocks]
@@ -141,18 +142,19 @@ class StepInputs:
 
     def _known(self, batch: Mapping[SequenceT, int]) -> _StepColumns:
         """Describe a step whose tokens are known."""
-        size, columns = self._block_tokens, _StepColumns(counts=list(batch.values()))
-        for sequence, count in batch.items():
-            new = range(sequence.computed, sequence.computed + count)
-            columns.ids += sequence.tokens[new.start : new.stop]
-            columns.ids += sequence.tried[: max(0, count - sequence.pending)]
+        size, columns = self._block_tokens, _StepColumns()
+        for sequence, start, count in _parts(batch):
+            new = range(start, start + count)
+            tokens = sequence.tokens
+            if sequence.tried:
+                tokens = [*tokens, *sequence.tried]
+            columns.ids += tokens[new.start : new.stop]
             columns.positions += new
             columns.slots += [sequence.blocks[place // size] * size + place % size for place in new]
-            # A token follows the last one, and each that is tried behind it.
-            columns.rows += range(
-                len(columns.ids) - 1 - (count - sequence.pending), len(columns.ids)
-            )
+            if new.stop >= len(sequence.tokens):
+                columns.rows.append(len(columns.ids) - 1)
             columns.ends.append(new.stop)
+            columns.counts.append(count)
             columns.tables.append(sequence.blocks)
         return columns
 
@@ -196,8 +198,7 @@ class StepInputs:
         self._buffer.begin()
         groups.view(torch.int64).numpy()[: len(group_ends)] = group_ends
         given = (
-            columns.ids, columns.positions, columns.slots,
-            columns.rows if len(columns.rows) < len(columns.ids) else [], columns.sources,
+            columns.ids, columns.positions, columns.slots, columns.rows, columns.sources,
             columns.ends, [0, *accumulate(columns.counts)],
         )  # fmt: skip
         for part, numbers in zip(parts, given, strict=True):
@@ -230,7 +231,7 @@ class StepInputs:
             tokens=tokens[:total],
             positions=positions[:total],
             sources=sources[:total] if columns.only_decodes else None,
-            rows=None if len(columns.rows) == total else rows[: len(columns.rows)],
+            rows=None if columns.only_decodes else rows[: len(columns.rows)],
             num_rows=num_rows,
             num_filler=filler,
             group_ends=groups.view(torch.int64)[:num_groups] if num_groups else None,
@@ -246,6 +247,19 @@ class StepInputs:
                 offsets=offsets[: requests + 1],
             ),
         )
+
+
+def _parts(batch: Mapping[SequenceT, int]) -> Iterator[tuple[SequenceT, int, int]]:
+    """Yield what of each sequence is computed: from which token, and how many.
+
+    Tokens that are tried are decoded side by side, like requests with the same blocks: all keys
+    are written before any is read, and each attends as far as it stands.
+    """
+    for sequence, count in batch.items():
+        if sequence.tried:
+            yield from ((sequence, sequence.computed + number, 1) for number in range(count))
+        else:
+            yield sequence, sequence.computed, count
 
 
 def _padded(count: int) -> int:
