@@ -27,15 +27,11 @@ def test_the_probe_takes_it(name: str) -> None:
     assert WITH_KERNELS[name]._fault(TRITON, CPU) is None
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "capability",
-    [
-        pytest.param(90, id="H100"),
-        *(
-            pytest.param(capability, id=card, marks=pytest.mark.soak)
-            for capability, card in ((80, "A100"), (89, "RTX 4090"), (120, "RTX 5090"))
-        ),
-    ],
+    [80, 89, 90, 120],
+    ids=["A100", "RTX 4090", "H100", "RTX 5090"],
 )
 def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
     kept = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}

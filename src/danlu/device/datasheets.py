@@ -8,6 +8,7 @@ Predictions of a device from this page alone are rough, and say so.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,9 @@ from danlu.device.variants import AttentionFacts, attention_facts, fused_by
 _PLAIN = AttentionFacts()
 GB = 10**9
 GIB = 2**30
+# What torch's FlashAttention 2 does in a second: measured on an H200, whose products did 709e12
+# (docs/performance.md). No card is counted on for more.
+_FLASH_FLOPS = 254e12
 # The share of the sheet's bandwidth that is counted on.
 REACHED_BANDWIDTH = 0.8
 
@@ -39,7 +43,8 @@ class DeviceFacts:
     slack: share of what is kept for the backward pass that is lost between allocations.
     kernel_bytes: what a microstep adds, since libraries keep kernels for the sizes they meet;
     most_kernel_bytes: the limit of that. flops: operations of 16-bit matrix products per second;
-    flops_fp32 likewise; achieved: the share of both that products reach. bandwidth: bytes per
+    flops_fp32 likewise; achieved: the share of both that products reach. attention_flops: the most
+    that attention reaches. bandwidth: bytes per
     second that are reached. launch_s: seconds of the host to start one operation. reread: share of
     reading weights again that is not hidden behind computing.
     attention: what attention keeps. fused: whose kernels norms, rotation and swiglu are, one each;
@@ -62,6 +67,7 @@ class DeviceFacts:
     flops: float
     flops_fp32: float
     achieved: float = 0.65
+    attention_flops: float = math.inf
     bandwidth: float
     launch_s: float
     reread: float = 1.0
@@ -92,6 +98,7 @@ def _card(
         flops=tera_flops * 1e12,
         flops_fp32=tera_flops * 1e12 / 4,
         achieved=0.7,
+        attention_flops=_FLASH_FLOPS,
         bandwidth=REACHED_BANDWIDTH * gigabytes_per_s * GB,
         launch_s=6e-6,
         attention=attention_facts("cuda"),

@@ -87,9 +87,6 @@ _FORWARD_SHARE = 1 / 3
 _LOSS_BYTES, _LOSS_PASSES = 40, 3
 # Attention backward computes the scores again: 2.5 times the forward pass (Dao 2023).
 _ATTENTION_BACKWARD = 2.5
-# What torch's FlashAttention 2 does in a second at most: measured on an H200, whose products did
-# 709e12 (docs/performance.md). No card is counted on for more.
-_FLASH_FLOPS = 254e12
 # Starting the program and reading the data (3 s measured on two cores), and a common disk.
 _START_S = 4.0
 _DISK_BYTES_PER_S = 1e9
@@ -127,7 +124,9 @@ def seconds_of(
         flops -= _faster_flops(job, step_plan.recompute, shape, device)
     times = 1 + _ATTENTION_BACKWARD + (step_plan.recompute != "none")
     attention = times * _attention_flops(job.config, shape)
-    seconds = (flops - attention) / speed.flops + attention / _attention_speed(device, speed)
+    seconds = (flops - attention) / speed.flops + attention / min(
+        speed.flops, device.attention_flops
+    )
     seconds += _overhead_s(job, step_plan, shape, device)
     seconds = _with_launches(seconds, _launch_s(job, step_plan.recompute, shape, device), device)
     return speed.factor * seconds + speed.microstep_s
@@ -140,15 +139,10 @@ def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: 
     if job.is_fp8 and device.fp8_ratio:
         body /= device.fp8_ratio
     seconds = (body + _head_flops(config, shape)) / speed.flops
-    seconds += _attention_flops(config, shape) / _attention_speed(device, speed)
+    seconds += _attention_flops(config, shape) / min(speed.flops, device.attention_flops)
     seconds += _FORWARD_SHARE * _elementwise_s(job, "none", shape, device)
     launches = _FORWARD_SHARE * _launch_s(job, "none", shape, device)
     return speed.factor * _with_launches(seconds, launches, device)
-
-
-def _attention_speed(device: DeviceFacts, speed: Speed) -> float:
-    """Return the operations of attention per second."""
-    return min(speed.flops, _FLASH_FLOPS) if device.kind == "cuda" else speed.flops
 
 
 def around_seconds(weight_bytes: int, microstep_s: float, *, report_s: float) -> float:
