@@ -21,7 +21,7 @@ from benchmarks.device_check.part import Part, Report, run_part
 # What may be missing on a machine that was not set up for danlu.
 LIBRARIES = (
     "torch", "triton", "numpy", "pydantic", "tokenizers", "jinja2", "yaml", "rich", "llguidance",
-    "fastapi", "transformers", "peft", "liger_kernel",
+    "fastapi", "uvicorn", "transformers", "peft", "liger_kernel",
 )  # fmt: skip
 _TRAINS = ("torch", "numpy", "pydantic", "tokenizers")
 
@@ -43,6 +43,7 @@ PARTS = (
     _part("training_peer", 90, *_TRAINS, "transformers", "peft"),
     _part("decoding_peer", 60, *_TRAINS, "llguidance", "transformers"),
     _part("starting", 40, *_TRAINS, "llguidance"),
+    _part("serving", 30, *_TRAINS, "llguidance", "fastapi", "uvicorn"),
 )
 
 

@@ -66,6 +66,14 @@ def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+def test_a_server_is_asked(tmp_path: Path) -> None:
+    found, printed, code = checked(tmp_path, "serving")
+    assert code == 0, printed
+    assert found["parts"]["serving"]["answer"] is True
+    assert found["parts"]["serving"]["cpu answers"]
+
+
+@pytest.mark.soak
 def test_processes_that_start_are_timed(tmp_path: Path) -> None:
     found, printed, code = checked(tmp_path, "starting")
     assert code == 0, printed

@@ -212,7 +212,7 @@ def test_no_setting_is_ignored(made: Path, tmp_path: Path) -> None:
         "max_requests_per_key": 3, "max_model_len": 1024, "max_body_bytes": 1024,
         "dtype": "bfloat16", "quantization": "int8", "cache_tokens": 512, "device": "cpu",
         "template": "qwen3_nothink", "enable_thinking": False, "drain_s": 3.0, "log_prompts": True,
-        "tensor_parallel_size": 2, "pipeline_parallel_size": 2,
+        "tensor_parallel_size": 2, "pipeline_parallel_size": 2, "merge_adapter": True,
     }  # fmt: skip
     assert set(others) | {"engine"} == set(ServeSettings.model_fields)
     plain = outcome(made)
