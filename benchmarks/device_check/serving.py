@@ -33,7 +33,7 @@ def run(settings: argparse.Namespace, report: Report) -> None:
 def _answered(kind: str, *, seconds: float) -> str:
     """Start a server, ask it once, stop it."""
     with tempfile.TemporaryDirectory() as home:
-        command = [sys.executable, "-m", "danlu", "serve", "starter"]
+        command = [sys.executable, "-m", "danlu.cli.main", "serve", "starter"]
         # fp32 on both, so that a token does not hang on a rounding.
         command += ["--device", kind, "--port", "0", "--dtype", "float32"]
         process = subprocess.Popen(
