@@ -126,6 +126,16 @@ def group_of(row, ends, GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr):
 
 
 @triton.jit
+def numbers_at(x, places, inside, inputs, GATED: tl.constexpr):
+    """Load a row's inputs in fp32; GATED: those that swiglu makes of the row."""
+    numbers = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
+    if GATED:
+        up = tl.load(x + inputs + places, mask=inside, other=0.0).to(tl.float32)
+        numbers = numbers * tl.sigmoid(numbers) * up
+    return numbers
+
+
+@triton.jit
 def _row_kernel(
     x, matrices, ends, norm, y, x_stride, inputs, outputs, eps,
     GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr, GATED: tl.constexpr,
@@ -146,10 +156,7 @@ def _row_kernel(
             mask=inside[:, None] & is_column[None, :],
             other=0.0,
         )
-        numbers = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
-        if GATED:
-            up = tl.load(x + inputs + places, mask=inside, other=0.0).to(tl.float32)
-            numbers = numbers * tl.sigmoid(numbers) * up
+        numbers = numbers_at(x, places, inside, inputs, GATED)
         if norm is not None:
             squares += numbers * numbers
             numbers *= tl.load(norm + places, mask=inside, other=0.0).to(tl.float32)

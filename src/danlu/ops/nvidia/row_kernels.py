@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.ops.nvidia.grouped_kernels import by_row, group_of
+from danlu.ops.nvidia.grouped_kernels import by_row, group_of, numbers_at
 
 # Outputs and inputs of a tile, and how many tiles are on their way: on an H200 such programs read
 # 2.9 to 3.9 TB/s of Qwen3-8B's matrices, cuBLAS 2.4 to 3.9.
@@ -70,10 +70,7 @@ def _row_kernel(
             other=0.0,
             eviction_policy="evict_first",
         )
-        numbers = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
-        if GATED:
-            up = tl.load(x + inputs + places, mask=inside, other=0.0).to(tl.float32)
-            numbers = numbers * tl.sigmoid(numbers) * up
+        numbers = numbers_at(x, places, inside, inputs, GATED)
         if norm is not None:
             squares += numbers * numbers
             numbers *= tl.load(norm + places, mask=inside, other=0.0).to(tl.float32)
