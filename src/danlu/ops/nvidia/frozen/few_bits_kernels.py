@@ -16,7 +16,7 @@ from torch import Tensor
 from danlu.ops.frozen.quantized import int8_floats
 
 # The most rows; beyond, weights are made floats once for all of them.
-MOST_ROWS = 64
+_MOST_ROWS = 64
 # Programs that fill a large card a few times over, and the most that share an output.
 _PROGRAMS, _MOST_SPLITS = 512, 16
 # Outputs, inputs and how many are on their way of a tile: where rows are as few as a product has at
@@ -28,7 +28,7 @@ _FEW_ROWS, _FEW_TILE, _TILE = 16, (32, 256, 3), (64, 128, 4)
 def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     """See `ops.int8_linear`."""
     rows, (outputs, inputs) = len(x), values.shape
-    if not 0 < rows <= MOST_ROWS:
+    if not 0 < rows <= _MOST_ROWS:
         return int8_floats(x, values, scales)
     tile, at_once, stages = _FEW_TILE if rows <= _FEW_ROWS else _TILE
     tiles = triton.cdiv(outputs, tile)
