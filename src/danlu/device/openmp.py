@@ -38,7 +38,7 @@ def watch_waiting() -> None:
 
     Not where the user has said how they wait, nor with another OpenMP than GNU's.
     """
-    if is_watched() and (library := _libgomp()) is not None:
+    if is_watched() and (library := libgomp()) is not None:
         Watch(IdleTeam(library)).start()
 
 
@@ -100,7 +100,7 @@ def is_crowded(last: Mapping[int, int], now: Mapping[int, int], *, seconds: floa
     return waited > _CROWDED * seconds * 1e9
 
 
-def _libgomp(maps: Path = Path("/proc/self/maps")) -> ctypes.CDLL | None:
+def libgomp(maps: Path = Path("/proc/self/maps")) -> ctypes.CDLL | None:
     """Return the libgomp that torch has loaded; it brings its own.
 
     Source of the form of a line, whose sixth part is a path and may hold spaces: proc_pid_maps(5).

@@ -1,0 +1,11 @@
+#include "table.h"
+
+#define TEXT_OF(name) #name
+#define NAME(name) TEXT_OF(name)
+
+namespace danlu::DANLU_ISA {
+
+extern const Kernels KERNELS;
+const Kernels KERNELS = {NAME(DANLU_ISA), {pack, linear}};
+
+}  // namespace danlu::DANLU_ISA

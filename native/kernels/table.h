@@ -1,0 +1,11 @@
+// The kernels of the instruction set that this is compiled for.
+#pragma once
+
+#include "../kernels.h"
+
+namespace danlu::DANLU_ISA {
+
+void pack(const void* arguments, int threads);
+void linear(const void* arguments, int threads);
+
+}  // namespace danlu::DANLU_ISA

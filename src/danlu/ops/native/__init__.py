@@ -1,0 +1,1 @@
+"""Variants for the CPU: kernels in C++ (native/), called by ctypes."""
