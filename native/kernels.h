@@ -10,7 +10,7 @@ namespace danlu {
 
 constexpr int32_t VERSION = 1;
 
-enum Kind : int32_t { PACK, LINEAR, NUM_KINDS };
+enum Kind : int32_t { PACK, LINEAR, LOOK_UP, APPEND, ATTEND, NUM_KINDS };
 
 // Outputs of a weight matrix that lie together: [tiles][inputs / 2][TILE][2].
 constexpr int TILE = 32;
@@ -35,6 +35,36 @@ struct Linear {
     int64_t rows, inputs, outputs, rank;
     float eps;
     int32_t gated;  // before is swiglu: silu(first half) * second half
+};
+
+// out[row] = table[numbers[row]]
+struct LookUp {
+    const void* table;
+    const int32_t* numbers;  // [rows]
+    void* out;
+    int64_t rows, row_bytes;
+    int32_t is_packed;  // a bf16 matrix in the kernels' own order
+};
+
+// Write the keys and values of a step's tokens into their slots.
+struct Append {
+    const void* k;  // [rows, heads, size], rows `k_stride` numbers apart
+    const void* v;
+    void* keys;  // [heads, num_slots, size]
+    void* values;
+    const int32_t* slots;  // [rows]
+    int64_t rows, heads, size, k_stride, v_stride, num_slots;
+};
+
+// Attend with one query of each row to the tokens of its request.
+struct Attend {
+    const void* q;  // [rows, heads, size], rows `q_stride` numbers apart
+    const void* keys;
+    const void* values;
+    void* out;               // [rows, heads * size]
+    const int32_t* table;    // [rows, table_stride]: its blocks
+    const int32_t* lengths;  // [rows]: its tokens
+    int64_t rows, heads, kv_heads, size, q_stride, num_slots, block_tokens, table_stride;
 };
 
 struct Call {

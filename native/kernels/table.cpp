@@ -6,6 +6,6 @@
 namespace danlu::DANLU_ISA {
 
 extern const Kernels KERNELS;
-const Kernels KERNELS = {NAME(DANLU_ISA), {pack, linear}};
+const Kernels KERNELS = {NAME(DANLU_ISA), {pack, linear, look_up, append, attend}};
 
 }  // namespace danlu::DANLU_ISA

@@ -7,5 +7,8 @@ namespace danlu::DANLU_ISA {
 
 void pack(const void* arguments, int threads);
 void linear(const void* arguments, int threads);
+void look_up(const void* arguments, int threads);
+void append(const void* arguments, int threads);
+void attend(const void* arguments, int threads);
 
 }  // namespace danlu::DANLU_ISA

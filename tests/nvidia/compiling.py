@@ -107,7 +107,7 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
             yield x, empty(4096, groups, 4, dtype=torch.int32), empty(4096, groups, 2)
         if name == "draw":
             yield empty(rows, 151936), torch.empty(5, rows)
-    if name == "row_linear":
+    if name == "fused_linear":
         row, weight = empty(1, 4096), empty(6144, 4096)
         pair = empty(2, 4096, 24), empty(2, 24, 6144), torch.tensor([0, 1])
         yield row, weight, empty(4096), 1e-6, False, None, pair

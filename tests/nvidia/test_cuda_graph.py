@@ -83,9 +83,9 @@ def test_an_engines_recordings_share_a_pool_and_another_engine_has_its_own(
 def test_the_trial_finds_it_right(cuda: CudaGraphs) -> None:
     with taken(CACHE, TRITON):
         assert GRAPH._fault(CUDA_GRAPH, CPU) is None
-        assert recorder_for(torch.empty(0)) is None  # a CPU records nothing by itself
+        assert GRAPH.name_on(CPU) != CUDA_GRAPH
         with taken(GRAPH, CUDA_GRAPH):
-            one, two = recorder_for(torch.empty(0)), recorder_for(torch.empty(0))
+            one, two = (recorder_for(torch.float32, CPU) for _ in range(2))
             assert one is not two
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from danlu.device.variants import TRITON
-from danlu.ops.row import ROW_LINEAR, is_row
+from danlu.ops.fused_linear import FUSED_LINEAR, is_fused
 from tests.helpers.models.variants import taken
 
 SHARE = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 0.003}
@@ -45,7 +45,7 @@ def check(
         arguments: list[Any] = [seen(x), seen(weight), seen(norm_weight) if norm else None, 1e-6]
         arguments += [gated, seen(total) if residual else None]
         own = pair and (seen(pair[0]), seen(pair[1]), pair[2])
-        return ROW_LINEAR.variants[name](*arguments, own)
+        return FUSED_LINEAR.variants[name].linear(*arguments, own)
 
     with torch.no_grad():
         found, expected = result(TRITON, False), result("reference", True)
@@ -88,7 +88,7 @@ def test_a_row_in_the_plain_models_place_gets_nothing_from_the_others() -> None:
     a, b = numbers(2, 64, 4, seed=2), numbers(2, 4, 8, seed=3)
     a[0], b[0], a[1] = 0.0, 0.0, torch.nan
     with torch.no_grad():
-        found = ROW_LINEAR.variants[TRITON](
+        found = FUSED_LINEAR.variants[TRITON].linear(
             x, weight, None, 0.0, False, None, (a, b, torch.tensor([1, 1]))
         )
     torch.testing.assert_close(found, x @ weight.t())
@@ -96,12 +96,12 @@ def test_a_row_in_the_plain_models_place_gets_nothing_from_the_others() -> None:
 
 def test_it_suits_single_rows_in_inference_where_it_is_there() -> None:
     row, weight = numbers(1, 8), numbers(4, 8)
-    with taken(ROW_LINEAR, TRITON), torch.inference_mode():
-        assert is_row(row, weight)
-        assert not is_row(numbers(2, 8), weight)
-        assert not is_row(row, weight.new_empty(1 << 17, 8))
-        assert not is_row(row, lambda x: x)
-    with taken(ROW_LINEAR, TRITON), torch.no_grad():
-        assert not is_row(row, weight)  # the first pass of what is computed again
-    with taken(ROW_LINEAR, "reference"), torch.inference_mode():
-        assert not is_row(row, weight)
+    with taken(FUSED_LINEAR, TRITON), torch.inference_mode():
+        assert is_fused(row, weight)
+        assert not is_fused(numbers(2, 8), weight)
+        assert not is_fused(row, weight.new_empty(1 << 17, 8))
+        assert not is_fused(row, lambda x: x)
+    with taken(FUSED_LINEAR, TRITON), torch.no_grad():
+        assert not is_fused(row, weight)  # the first pass of what is computed again
+    with taken(FUSED_LINEAR, "reference"), torch.inference_mode():
+        assert not is_fused(row, weight)

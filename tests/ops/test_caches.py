@@ -57,6 +57,7 @@ def test_another_layout_that_mixes_requests_is_switched_off(
 
     monkeypatch.setattr(CACHE, "_chosen", {})
     monkeypatch.setattr(CACHE, "off", {})
-    monkeypatch.setattr(CACHE, "variants", {**CACHE.variants, "by_head": Mixing})
+    both = {"native": Mixing, "by_head": Mixing}
+    monkeypatch.setattr(CACHE, "variants", {**CACHE.variants, **both})
     assert CACHE.name_on(CPU) == "paged"
     assert CACHE.off["cpu"][0].startswith("cache=by_head: ")

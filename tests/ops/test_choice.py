@@ -39,12 +39,12 @@ def test_the_table_names_a_variant_of_every_operation() -> None:
     assert table.off == ()
     for name, variant in table.chosen.items():
         assert variant in (*preferred_variants("cpu")[name], REFERENCE)
-    # Without bf16 products of its own a processor has nothing to pack for; it has no fp8, records
-    # nothing, is the host that chooses tokens, adds one adapter after the other, and has no kernels
-    # for a single row or for a norm that adds.
+    # Without our library nothing is recorded or fused, and without bf16 products of its own a
+    # processor has nothing to pack for; it has no fp8, is the host that chooses tokens, adds one
+    # adapter after the other, and has no kernel for a norm that adds.
     assert {n for n, v in table.chosen.items() if v == REFERENCE} <= {
         *("add_norm", "draw", "fp8_linear", "graph", "grouped_linear", "packed_linear"),
-        "row_linear",
+        *("fused_linear", "look_up"),
     }
 
 

@@ -14,7 +14,8 @@ def matrix(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator).to(torch.bfloat16)
 
 
-packing = ops.packing_for(matrix(2, 2))
+CPU = torch.device("cpu")
+packing = ops.packing_for(torch.bfloat16, CPU)
 needs_packing = pytest.mark.skipif(
     packing is None, reason="this processor has no bf16 products of its own"
 )
@@ -26,7 +27,7 @@ needs_packing = pytest.mark.skipif(
 def test_product(shape: tuple[int, int], rows: int) -> None:
     weight, x = matrix(*shape), matrix(rows, shape[1], seed=1)
     assert packing is not None
-    got = packing.linear(packing.pack(weight), x)
+    got = packing.pack(weight)(x)
     expected = torch.nn.functional.linear(x.float(), weight.float())
     assert got.dtype == torch.bfloat16
     assert got.shape == expected.shape
@@ -39,10 +40,8 @@ def test_rows_that_are_not_contiguous() -> None:
     weight, x = matrix(48, 32), matrix(20, 64, seed=1)
     assert packing is not None
     packed = packing.pack(weight)
-    assert torch.equal(
-        packing.linear(packed, x[::2, :32]), packing.linear(packed, x[::2, :32].contiguous())
-    )
+    assert torch.equal(packed(x[::2, :32]), packed(x[::2, :32].contiguous()))
 
 
 def test_there_is_no_packed_form_of_fp32() -> None:
-    assert ops.packing_for(torch.zeros(4, 4)) is None
+    assert ops.packing_for(torch.float32, CPU) is None

@@ -21,6 +21,8 @@ FLASH = "flash"
 SCALED_MM = "scaled_mm"
 # torch's recordings of work on a stream.
 CUDA_GRAPH = "cuda_graph"
+# Kernels in C++ for the CPU (native/).
+NATIVE = "native"
 
 # Each operation's variants in order of preference, the twin excepted.
 _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
@@ -29,7 +31,8 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "cross_entropy": ("in_place",),
     "graph": (),
     "grouped_linear": (),
-    "row_linear": (),
+    "fused_linear": (),
+    "look_up": (),
     "draw": (),
     "add_norm": (),
     "fp8_linear": (),
@@ -37,14 +40,17 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
 _CPU: Mapping[str, tuple[str, ...]] = {
     "attention": ("float32", "sdpa"),
     "rotated_qkv": ("in_parts", "as_one"),
-    "cache": ("by_head", "paged"),
+    "cache": (NATIVE, "by_head", "paged"),
+    "graph": (NATIVE,),
+    "fused_linear": (NATIVE,),
+    "look_up": (NATIVE,),
     "residual": ("last",),
     "low_rank": ("by_target",),
     "accumulate": ("in_pieces",),
     "adamw": ("fused", "unfused"),
     "int8_linear": ("few_rows", "floats"),
     "int4_linear": ("few_rows", "floats"),
-    "packed_linear": ("onednn",),
+    "packed_linear": (NATIVE, "onednn"),
 }
 _CUDA: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (TRITON, "torch"),
@@ -55,7 +61,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "cache": (TRITON, "paged"),
     "graph": (CUDA_GRAPH,),
     "grouped_linear": (TRITON,),
-    "row_linear": (TRITON,),
+    "fused_linear": (TRITON,),
     "draw": (TRITON, "torch"),
     "fp8_linear": (SCALED_MM,),
     "residual": ("in_product", "last"),
@@ -75,7 +81,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "cache": (ASCEND, "paged"),
     "graph": (ASCEND,),
     "grouped_linear": (ASCEND,),
-    "row_linear": (),
+    "fused_linear": (),
     "draw": (ASCEND, "torch"),
     # A product that adds a matrix is four kernels there, which pass over the sum in fp32
     # (`aclnnAddmm` with 16-bit numbers, ops-nn, November 2026): adding behind it is one more.

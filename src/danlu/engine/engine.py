@@ -79,21 +79,20 @@ class Engine:
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        weight = model.embed_tokens
         if cache_tokens is None:
             cache_tokens = default_tokens(
                 model.config,
-                weight.device,
-                weight.dtype,
+                model.device,
+                model.dtype,
                 step_tokens=prompt_tokens_per_step + num_requests,
                 rows=num_requests,
             )
-        kind = cache_of(weight.device)
+        kind = cache_of(model.device)
         num_blocks = -(-cache_tokens // kind.block_tokens)
         self._pool = BlockPool(num_blocks, kind.block_tokens)
         scratch = num_blocks  # one more, for the filler of a step
         self._cache = empty_cache(
-            model.config, num_blocks + 1, device=weight.device, dtype=weight.dtype
+            model.config, num_blocks + 1, device=model.device, dtype=model.dtype
         )
         self._inputs = StepInputs(
             kind,
@@ -102,12 +101,12 @@ class Engine:
             max_blocks=-(-self.context_tokens // kind.block_tokens),
             max_groups=1 + MOST_STACKED,
             scratch=scratch,
-            device=weight.device,
+            device=model.device,
         )
         self._num_tried = self._num_taken = 0
         self._most_tried = MOST_TRIED
         self._linears = StepLinears(model)
-        self._graphs = DecodingGraphs(recorder_for(weight))
+        self._graphs = DecodingGraphs(recorder_for(model.dtype, model.device))
         self._scheduler: Scheduler[RequestSequence] = Scheduler(
             self._pool, prompt_tokens=prompt_tokens_per_step, num_requests=num_requests
         )
@@ -116,8 +115,8 @@ class Engine:
         self._roots: WeakKeyDictionary[Adapter, dict[str, Contents]] = WeakKeyDictionary()
         self._grammars = GrammarCompiler(tokenizer)
         self._sequences: dict[RequestId, RequestSequence] = {}
-        self._draws_rows = draws_rows(weight.device)
-        self._draws_at_once = draws_at_once(weight.device)
+        self._draws_rows = draws_rows(model.device)
+        self._draws_at_once = draws_at_once(model.device)
         # Started, and not read yet, between two calls of `step`.
         self._flight: StepInFlight | None = None
         self._ids = itertools.count()
@@ -406,7 +405,8 @@ class Engine:
         Tokens are chosen from these, too, if the device does that; whether it was asked to, the
         reader knows.
         """
-        hidden = self._hidden(step, self._inputs.tokens_of(step), linear)
+        tokens = self._inputs.tokens_of(step) if self._draws_rows else step.tokens
+        hidden = self._hidden(step, tokens, linear)
         logits = self._logits(hidden, step, linear)
         if self._draws_rows:
             self._choose(logits, step)

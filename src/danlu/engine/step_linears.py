@@ -28,10 +28,9 @@ class StepLinears:
     """
 
     def __init__(self, model: Qwen3) -> None:
-        weight = model.embed_tokens
         self._stack: AdapterStack | None = None
-        if multiplies_groups(weight.device):
-            self._stack = AdapterStack(model.config, device=weight.device, dtype=weight.dtype)
+        if multiplies_groups(model.device):
+            self._stack = AdapterStack(model.config, device=model.device, dtype=model.dtype)
 
     def arranged(self, batch: Batch) -> Batch:
         """Return a batch with the requests of one adapter side by side."""

@@ -49,7 +49,7 @@ class LoadedModel:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype that is computed in, and that weights have which are not quantised."""
-        return self.model.embed_tokens.dtype
+        return self.model.dtype
 
     @property
     def token_multiple(self) -> int:

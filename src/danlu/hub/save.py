@@ -38,7 +38,7 @@ def write_model(draft: Draft, model: Qwen3, *, like: Path, at_once: bool = False
     at_once: whether the model was trained to answer without a thought.
     """
     tensors = dict(model.hf_tensors())
-    dtype = model.embed_tokens.dtype
+    dtype = model.dtype
     plans = [TensorPlan(name=n, dtype=dtype, shape=tuple(t.shape)) for n, t in tensors.items()]
     turn_end = Tokenizer.load(like).control_id(TURN_END)
     write_folder(draft, plans, tensors.__getitem__, like=like, turn_end=turn_end, at_once=at_once)

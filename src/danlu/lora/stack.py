@@ -24,11 +24,11 @@ from danlu.model.qwen3 import (
     Layer,
     Linear,
     begin_product,
+    fused_product,
     plain_linear,
     projection_input,
-    row_product,
 )
-from danlu.ops import Stream, end_linear, grouped_linear, is_row
+from danlu.ops import Stream, end_linear, grouped_linear, is_fused
 
 # As many adapters as a step can have; each takes memory, and place 0 as much as one of them.
 MOST_STACKED = 8
@@ -158,8 +158,8 @@ class StackedLinear(Linear):
         pair = self._pairs.get((layer.index, name)) if isinstance(layer, Layer) else None
         if pair is None:
             return plain_linear(layer, name, x, residual)
-        if is_row(x, getattr(layer, name)):
-            return row_product(layer, name, x, residual, (pair.a, pair.b, self._ends))
+        if is_fused(x, getattr(layer, name)):
+            return fused_product(layer, name, x, residual, (pair.a, pair.b, self._ends))
         n = projection_input(layer, name, x)
         y, left = begin_product(layer, name, n, residual)
         t = grouped_linear(n, pair.a, self._ends)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Layer
-from danlu.ops import Segments, rotary_table, rotated_qkv, segment_attention
+from danlu.ops import Segments, look_up, rotary_table, rotated_qkv, segment_attention
 
 
 class Rotation:
@@ -36,7 +36,7 @@ class Rotation:
                 device=qkv.device,
                 dtype=qkv.dtype,
             )
-            cos, sin = (part.index_select(0, self._positions) for part in table)
+            cos, sin = (look_up(part, self._positions) for part in table)
             self._angles = cos, sin
         return rotated_qkv(
             qkv,

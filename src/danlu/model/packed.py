@@ -1,12 +1,10 @@
-"""A model for answers on the CPU: its matrices packed as the CPU's library reads them.
+"""A model for answers on the CPU: its matrices packed as a CPU reads them best.
 
-It can be neither trained nor saved. With tied embeddings the embedding stays beside the packed
-output matrix: it is looked up, not multiplied.
+It can be neither trained nor saved. Tied embeddings are there once where rows of what is packed can
+be looked up; else the embedding stays beside the packed output matrix.
 """
 
 from __future__ import annotations
-
-from functools import partial
 
 from danlu.model.layout import PROJECTIONS
 from danlu.model.qwen3 import Qwen3, replace_weight
@@ -15,11 +13,14 @@ from danlu.ops import packing_for
 
 def pack_model(model: Qwen3) -> bool:
     """Pack every matrix, one after the other; return whether there is a form to pack them in."""
-    packing = packing_for(model.embed_tokens)
+    packing = packing_for(model.dtype, model.device)
     if packing is None:
         return False
-    owners = [(layer, name) for layer in model.layers for name in PROJECTIONS]
-    for owner, name in [*owners, (model.head, "lm_head")]:
-        packed = packing.pack(getattr(owner, name))
-        replace_weight(owner, name, partial(packing.linear, packed))
+    head = packing.pack(model.head.lm_head)
+    if packing.looks_up and model.config.tie_word_embeddings:
+        replace_weight(model, "embed_tokens", head)
+    replace_weight(model.head, "lm_head", head)
+    for layer in model.layers:
+        for name in PROJECTIONS:
+            replace_weight(layer, name, packing.pack(getattr(layer, name)))
     return True

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from danlu.model.checkpointing import again
@@ -29,10 +28,11 @@ from danlu.ops import (
     Stream,
     begin_linear,
     end_linear,
-    is_row,
+    fused_linear,
+    is_fused,
+    look_up,
     norms_add,
     rms_norm,
-    row_linear,
     swiglu,
 )
 
@@ -47,8 +47,8 @@ class Linear:
     def __call__(
         self, layer: Layer | Head, name: str, x: Tensor | Stream, residual: Tensor | None = None
     ) -> Tensor:
-        if is_row(x, getattr(layer, name)):
-            return row_product(layer, name, x, residual)
+        if is_fused(x, getattr(layer, name)):
+            return fused_product(layer, name, x, residual)
         return end_linear(*begin_product(layer, name, projection_input(layer, name, x), residual))
 
     def second_pass(self) -> Linear:
@@ -155,7 +155,7 @@ class Qwen3(nn.Module):
 
         recompute: what the backward pass computes again instead of finding it kept.
         """
-        x = F.embedding(tokens, self.embed_tokens)
+        x = look_up(self.embed_tokens, tokens)
         if norms_add(x.device) and not torch.is_grad_enabled():
             stream = Stream(x)
             for layer in self.layers:
@@ -165,6 +165,16 @@ class Qwen3(nn.Module):
         for layer in self.layers:
             x = layer(x, attend, linear, recompute)
         return x
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.head.norm.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.head.norm.dtype
 
     def hf_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every Hugging Face tensor as a view of our storage: fill, read or save these."""
@@ -198,15 +208,15 @@ def projection_input(layer: Layer | Head, name: str, x: Tensor | Stream) -> Tens
     return x if norm is None else rms_norm(x, norm, layer.config.rms_norm_eps)
 
 
-def row_product(
+def fused_product(
     layer: Layer | Head,
     name: str,
     x: Tensor,
     residual: Tensor | None,
     pair: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Compute a projection of a single row at once; `ops.row_linear` says what `pair` is."""
-    return row_linear(
+    """Compute a projection at once; `ops.fused_linear` says what `pair` is."""
+    return fused_linear(
         x,
         getattr(layer, name),
         norm=norm_before(layer, name),

@@ -8,7 +8,7 @@ itself. All other rooms import from here only.
 
 from __future__ import annotations
 
-from danlu.ops import ascend, nvidia
+from danlu.ops import ascend, native, nvidia
 from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import Segments, segment_attention
@@ -29,7 +29,9 @@ from danlu.ops.frozen.fp8 import (
 from danlu.ops.frozen.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
 from danlu.ops.frozen.packed import packing_for
 from danlu.ops.frozen.quantized import empty_int8, int8_linear, quantize_int8
+from danlu.ops.fused_linear import fused_linear, is_fused
 from danlu.ops.grouped import grouped_linear, multiplies_groups
+from danlu.ops.look_up import look_up
 from danlu.ops.low_rank import (
     Blocks,
     add_input_gradient,
@@ -40,11 +42,11 @@ from danlu.ops.low_rank import (
 from danlu.ops.product import Stream, begin_linear, end_linear, norms_add
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
-from danlu.ops.row import is_row, row_linear
 from danlu.ops.sampling.draw import MOST_DRAWN, Draw, draw, draws_at_once, draws_rows
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
 ascend.add_variants()
+native.add_variants()
 nvidia.add_variants()
 cache_of = CACHE.on
 
@@ -82,10 +84,12 @@ __all__ = [
     "examine_operations",
     "fp8_input_gradient",
     "fp8_linear",
+    "fused_linear",
     "grouped_linear",
     "int4_linear",
     "int8_linear",
-    "is_row",
+    "is_fused",
+    "look_up",
     "low_rank_gradients",
     "multiplies_fp8",
     "multiplies_groups",
@@ -101,7 +105,6 @@ __all__ = [
     "rms_norm_backward",
     "rotary_table",
     "rotated_qkv",
-    "row_linear",
     "segment_attention",
     "swiglu",
     "swiglu_backward",

@@ -90,7 +90,7 @@ def grouped_linear(
     return y if total is None else total.add_(y)
 
 
-def row_linear(
+def fused_linear(
     x: Tensor,
     weight: Tensor,
     norm: Tensor | None,

@@ -8,12 +8,13 @@ from typing import TypeVar
 
 import pytest
 
-from danlu.device.variants import ASCEND, SCALED_MM, TRITON
+from danlu.device.variants import ASCEND, REFERENCE, SCALED_MM, TRITON
 from danlu.ops.choice import _OPERATIONS, Operation
 
 T = TypeVar("T")
-# What an NVIDIA card computes a training step with, besides kernels in Triton.
+# What an NVIDIA card computes with, besides kernels in Triton.
 _ON_NVIDIA = {
+    "look_up": REFERENCE,
     "low_rank": "as_one",
     "residual": "in_product",
     "accumulate": "at_once",

@@ -28,10 +28,10 @@ Recorder = Callable[[Callable[[], Tensor], torch.device], Replay]
 RecorderMaker = Callable[[], Recorder]
 
 
-def recorder_for(weight: Tensor) -> Recorder | None:
+def recorder_for(dtype: torch.dtype, device: torch.device) -> Recorder | None:
     """Make what records steps of a model of this dtype on its device; None: they are not."""
-    maker = GRAPH.on(weight.device)
-    return maker() if maker and CACHE.on(weight.device).replays(weight.dtype) else None
+    maker = GRAPH.on(device)
+    return maker() if maker and CACHE.on(device).replays(dtype) else None
 
 
 def _trial(maker: RecorderMaker | None, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

@@ -144,7 +144,7 @@ def step_of(
         ends=list(ends),
         tables=tables,
         block_tokens=block_tokens,
-        slots=torch.tensor(slots, device=device),
+        slots=torch.tensor(slots, device=device, dtype=torch.int32),
         block_table=table.to(device, torch.int32),
         lengths=torch.tensor(ends, device=device, dtype=torch.int32),
         offsets=torch.tensor([0, *accumulate(counts)], device=device, dtype=torch.int32),

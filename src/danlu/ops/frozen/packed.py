@@ -8,6 +8,7 @@ reordered once (by aten's `mkldnn` operations, as its compiler uses them).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,27 +17,20 @@ from torch import Tensor
 
 from danlu.ops.choice import NotHere, Operation, example
 
+# What stands in a matrix's place: x [rows, in] -> [rows, out].
+Product = Callable[[Tensor], Tensor]
+
 
 class Packing(NamedTuple):
-    """pack(weight [out, in]) -> packed; linear(packed, x [rows, in]) -> [rows, out]."""
+    """A variant. pack(weight [out, in]): the product with it. looks_up: `look_up` takes that."""
 
-    pack: Callable[[Tensor], Tensor]
-    linear: Callable[[Tensor, Tensor], Tensor]
-
-
-def packing_for(weight: Tensor) -> Packing | None:
-    """Return how to pack a matrix of this dtype on its device; None where it is not done."""
-    return PACKED_LINEAR.on(weight.device) if weight.dtype == torch.bfloat16 else None
+    pack: Callable[[Tensor], Product]
+    looks_up: bool
 
 
-def _pack(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)  # type: ignore[no-any-return]
-
-
-def _linear(packed: Tensor, x: Tensor) -> Tensor:
-    if not len(x):
-        return x.new_empty(0, packed.shape[0])
-    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
+def packing_for(dtype: torch.dtype, device: torch.device) -> Packing | None:
+    """Return how to pack matrices of this dtype on a device; None where it is not done."""
+    return PACKED_LINEAR.on(device) if dtype == torch.bfloat16 else None
 
 
 def _is_here() -> bool:
@@ -47,16 +41,26 @@ def _is_here() -> bool:
     )
 
 
+def _pack(weight: Tensor) -> Product:
+    if not _is_here():
+        raise NotHere("oneDNN multiplies no bf16 on this processor")
+    return partial(_linear, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None))
+
+
+def _linear(packed: Tensor, x: Tensor) -> Tensor:
+    if not len(x):
+        return x.new_empty(0, packed.shape[0])
+    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")  # type: ignore[no-any-return]
+
+
 def _trial(packing: Packing | None, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     x, weight = (example(rows, 64, device=device, dtype=dtype) for rows in (5, 48))
     if packing is None or dtype != torch.bfloat16:
         return [F.linear(x, weight)]
-    if not _is_here():
-        raise NotHere("oneDNN multiplies no bf16 on this processor")
     with torch.no_grad():
-        return [packing.linear(packing.pack(weight), x)]
+        return [packing.pack(weight)(x)]
 
 
 PACKED_LINEAR: Operation[Packing | None] = Operation(
-    "packed_linear", {"onednn": Packing(_pack, _linear), "reference": None}, _trial
+    "packed_linear", {"onednn": Packing(_pack, looks_up=False), "reference": None}, _trial
 )

@@ -8,7 +8,9 @@ native/kernels.h. A build and this code belong together; another one is not take
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -26,7 +28,7 @@ VERSION = 1
 Pointer, Size, Int, Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
 
-class Arguments(ctypes.Structure):
+class KernelCall(ctypes.Structure):
     """What a kernel takes. kind: its number, as in native/kernels.h."""
 
     kind: ClassVar[int]
@@ -59,11 +61,45 @@ class Library:
             raise NotHere(f"this processor does not have {isa or 'AVX2'}")
         self.isa: str = found.decode()
         self._run: Callable[..., None] = library.danlu_run
+        self._here = threading.local()
 
-    def run(self, arguments: Arguments) -> None:
-        """Call a kernel. The tensors whose addresses it takes must be alive, and contiguous."""
+    def run(self, arguments: KernelCall, *tensors: Tensor | None) -> None:
+        """Call a kernel; tensors: those whose addresses it takes."""
         call = _Call(arguments.kind, ctypes.addressof(arguments))
         self._run(ctypes.byref(call), Size(1), torch.get_num_threads())
+        program: Program | None = getattr(self._here, "program", None)
+        if program is not None:
+            program.add(arguments, tensors)
+
+    @contextmanager
+    def recorded(self) -> Iterator[Program]:
+        """Record what this thread calls meanwhile, beside doing it."""
+        program = self._here.program = Program(self._run)
+        try:
+            yield program
+        finally:
+            self._here.program = None
+
+
+class Program:
+    """Calls in their order. It keeps the tensors that they read and write."""
+
+    def __init__(self, run: Callable[..., None]) -> None:
+        self._run = run
+        self._calls: list[tuple[KernelCall, tuple[Tensor | None, ...]]] = []
+        self._array: ctypes.Array[_Call] | None = None
+
+    def add(self, arguments: KernelCall, tensors: tuple[Tensor | None, ...]) -> None:
+        """Append a call."""
+        self._calls.append((arguments, tensors))
+        self._array = None
+
+    def run(self) -> None:
+        """Make all calls again."""
+        if self._array is None:
+            calls = [_Call(call.kind, ctypes.addressof(call)) for call, _tensors in self._calls]
+            self._array = (_Call * len(calls))(*calls)
+        self._run(self._array, Size(len(self._array)), torch.get_num_threads())
 
 
 @cache

@@ -15,15 +15,16 @@ from danlu.ops.cross_entropy import CROSS_ENTROPY
 from danlu.ops.frozen.fp8 import FP8_LINEAR
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.quantized import INT8_LINEAR
+from danlu.ops.fused_linear import FUSED_LINEAR, FusedLinear
 from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from danlu.ops.nvidia.flash import flash
 from danlu.ops.nvidia.frozen.int4_words import INT4_WORDS
 from danlu.ops.nvidia.late_import import late
+from danlu.ops.nvidia.single_row import is_single_row
 from danlu.ops.nvidia.triton_pages import TritonPages
 from danlu.ops.rms_norm import RMS_NORM, NormPasses
 from danlu.ops.rope import ROTATED_QKV, RotationPasses
-from danlu.ops.row import ROW_LINEAR
 from danlu.ops.sampling.draw import DRAW
 from danlu.ops.swiglu import SWIGLU, SwigluPasses
 
@@ -35,7 +36,7 @@ def add_variants() -> None:
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
     FP8_LINEAR.add(SCALED_MM, late("frozen.fp8", "fp8_linear"))
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
-    ROW_LINEAR.add(TRITON, late("row", "row_linear"))
+    FUSED_LINEAR.add(TRITON, FusedLinear(late("row", "row_linear"), takes=is_single_row))
     DRAW.add(TRITON, late("drawing", "draw"))
     INT8_LINEAR.add(TRITON, late("frozen.few_bits", "int8_linear"))
     INT4_LINEAR.add(TRITON, INT4_WORDS)

@@ -57,7 +57,7 @@ def by_row(
     eps: float = 0.0,
     gated: bool = False,
 ) -> Tensor:
-    """As `ops.grouped_linear`, of few rows; norm, eps, gated: as `ops.row_linear` has them."""
+    """As `ops.grouped_linear`, of few rows; norm, eps, gated: as `ops.fused_linear` has them."""
     groups, inputs, outputs = matrices.shape
     y = x.new_empty(len(x), outputs)
     _row_kernel[(triton.cdiv(outputs, _COLUMNS), len(x))](

@@ -28,7 +28,7 @@ def row_linear(
     residual: Tensor | None,
     pair: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """See `ops.row_linear`."""
+    """See `ops.fused_linear`; of a single row."""
     outputs, inputs = weight.shape
     y = x.new_empty(1, outputs)
     low, b, ends = None, None, None

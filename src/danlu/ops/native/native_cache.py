@@ -1,0 +1,99 @@
+"""The cache of the CPU with kernels for steps that only decode (native/kernels/decoding.cpp)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from danlu.ops.cache.key_value_store import ByHead, CacheStep
+from danlu.ops.native.library import KernelCall, Pointer, Size, address, library
+
+# Numbers that the kernel adds up together.
+_WIDTH = 16
+
+
+class _Append(KernelCall):
+    kind = 3
+    _fields_ = (
+        *((name, Pointer) for name in ("k", "v", "keys", "values", "slots")),
+        *((name, Size) for name in ("rows", "heads", "size", "k_stride", "v_stride", "num_slots")),
+    )
+
+
+class _Attend(KernelCall):
+    kind = 4
+    _fields_ = (
+        *((name, Pointer) for name in ("q", "keys", "values", "out", "table", "lengths")),
+        *((name, Size) for name in ("rows", "heads", "kv_heads", "size", "q_stride")),
+        *((name, Size) for name in ("num_slots", "block_tokens", "table_stride")),
+    )
+
+
+class NativeCache(ByHead):
+    """`ByHead`, read by kernels of ours where every request has one new token."""
+
+    takes_tables = True
+
+    @classmethod
+    def replays(cls, dtype: torch.dtype) -> bool:
+        """Whether a decoding step can be recorded: in bf16."""
+        return dtype == torch.bfloat16
+
+    def append(self, layer: int, step: CacheStep, k: Tensor, v: Tensor) -> None:
+        """Write into the slots."""
+        native = library()
+        if not self._suits(k):
+            super().append(layer, step, k, v)
+            return
+        k, v = (part if part[0].is_contiguous() else part.contiguous() for part in (k, v))
+        keys, values = self._store[layer]
+        heads, num_slots, size = keys.shape
+        native.run(
+            _Append(
+                k=address(k),
+                v=address(v),
+                keys=address(keys),
+                values=address(values),
+                slots=address(step.slots),
+                rows=len(k),
+                heads=heads,
+                size=size,
+                k_stride=k.stride(0),
+                v_stride=v.stride(0),
+                num_slots=num_slots,
+            ),
+            *(k, v, keys, values, step.slots),
+        )
+
+    def attend(self, layer: int, step: CacheStep, q: Tensor) -> Tensor:
+        """Attend request by request, or with all of them at once."""
+        if not (self._suits(q) and step.is_decoding):
+            return super().attend(layer, step, q)
+        q = q if q[0].is_contiguous() else q.contiguous()
+        keys, values = self._store[layer]
+        kv_heads, num_slots, size = keys.shape
+        heads = q.shape[1]
+        out = q.new_empty(len(q), heads * size)
+        library().run(
+            _Attend(
+                q=address(q),
+                keys=address(keys),
+                values=address(values),
+                out=address(out),
+                table=address(step.block_table),
+                lengths=address(step.lengths),
+                rows=len(q),
+                heads=heads,
+                kv_heads=kv_heads,
+                size=size,
+                q_stride=q.stride(0),
+                num_slots=num_slots,
+                block_tokens=self.block_tokens,
+                table_stride=step.block_table.stride(0),
+            ),
+            *(q, keys, values, out, step.block_table, step.lengths),
+        )
+        return out
+
+    def _suits(self, x: Tensor) -> bool:
+        return x.dtype == torch.bfloat16 and x.shape[2] % _WIDTH == 0

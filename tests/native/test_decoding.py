@@ -1,0 +1,89 @@
+"""Decoding with the C++ kernels: the cache, looking up, recorded steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu.ops.cache.key_value_store import Twin
+from danlu.ops.cache.paged_store import step_of, tables_of
+from danlu.ops.choice import NotHere
+from danlu.ops.native.native_cache import NativeCache
+from danlu.ops.native.native_linear import NativeMatrix, look_up
+from danlu.ops.native.native_program import ProgramRecorder
+from tests.helpers.models.native import needs_library
+
+pytestmark = needs_library
+CPU = torch.device("cpu")
+
+
+def numbers(*size: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(size, generator=generator) * scale).bfloat16()
+
+
+@pytest.mark.parametrize("heads", [(2, 2), (4, 2), (6, 2), (8, 1)], ids=str)
+@pytest.mark.parametrize("size", [16, 48, 128, 144])
+def test_requests_attend_to_their_own_tokens(heads: tuple[int, int], size: int) -> None:
+    """Lengths that end in the middle of a block, in a vector's, at its end; blocks out of order."""
+    lengths = [1, 15, 16, 17, 100, 257]
+    tables = tables_of([length + 1 for length in lengths], NativeCache.block_tokens)
+    found = []
+    for kind, dtype in ((NativeCache, torch.bfloat16), (Twin, torch.float32)):
+        cache = kind(2, heads[1], sum(map(len, tables)), size, device=CPU, dtype=dtype)
+        cache._store.fill_(torch.nan)  # what was left by others is not read
+        for starts, ends in (([0] * 6, lengths), (lengths, [n + 1 for n in lengths])):
+            step = step_of(tables, starts, ends, kind.block_tokens, CPU)
+            merged = numbers(sum(step.counts), heads[0] + 2 * heads[1], size, seed=ends[0]).to(
+                dtype
+            )
+            q, k, v = merged.split([heads[0], heads[1], heads[1]], dim=1)
+            cache.append(1, step, k, v)
+            out = cache.attend(1, step, q)
+        found.append(out.float())
+    assert (found[0] - found[1]).abs().max() <= 0.01 * found[1].abs().max()
+
+
+@pytest.mark.parametrize("scale", [0.0, 30.0])
+def test_weights_that_are_all_alike_and_one_that_is_all(scale: float) -> None:
+    tables = tables_of([40], 16)
+    found = []
+    for kind, dtype in ((NativeCache, torch.bfloat16), (Twin, torch.float32)):
+        cache = kind(1, 1, 3, 64, device=CPU, dtype=dtype)
+        for start, end in ((0, 39), (39, 40)):
+            step = step_of(tables, [start], [end], 16, CPU)
+            q, k, v = (
+                numbers(end - start, heads, 64, seed=seed, scale=scale if seed < 2 else 1).to(dtype)
+                for seed, heads in enumerate((2, 1, 1))
+            )
+            cache.append(0, step, k, v)
+            out = cache.attend(0, step, q)
+        found.append(out.float())
+    assert found[0].isfinite().all()
+    assert (found[0] - found[1]).abs().max() <= 0.02 * found[1].abs().max()
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 100])
+def test_rows_are_looked_up_in_a_plain_and_in_a_packed_matrix(rows: int) -> None:
+    table = numbers(rows, 34)
+    ids = torch.tensor([0, rows - 1, rows // 2, 0], dtype=torch.int32)
+    for stored in (table, NativeMatrix(table), table.t().contiguous().t()):
+        assert torch.equal(look_up(stored, ids), table[ids.long()])
+    assert torch.equal(look_up(table.float(), ids.long()), table.float()[ids.long()])
+
+
+def test_what_torch_computes_is_not_recorded() -> None:
+    x, weight = numbers(1, 32), NativeMatrix(numbers(32, 32))
+    with torch.inference_mode(), pytest.raises(NotHere, match="aten::add"):
+        ProgramRecorder()(lambda: weight(x + 1), CPU)
+    # And a call behind it is nobody's.
+    assert torch.equal(weight(x), weight(x))
+
+
+def test_a_recording_reads_what_is_there_now() -> None:
+    x, weight = numbers(2, 32), NativeMatrix(numbers(32, 32, seed=1))
+    with torch.inference_mode():
+        replay = ProgramRecorder()(lambda: weight(weight(x)), CPU)
+        x.copy_(numbers(2, 32, seed=2))
+        assert torch.equal(replay([]), weight(weight(x)))
