@@ -10,7 +10,7 @@ namespace danlu {
 
 constexpr int32_t VERSION = 1;
 
-enum Kind : int32_t { PACK, LINEAR, LOOK_UP, APPEND, ATTEND, NUM_KINDS };
+enum Kind : int32_t { PACK, LINEAR, LOOK_UP, APPEND, ATTEND, LARGEST, NUM_KINDS };
 
 // Outputs of a weight matrix that lie together: [tiles][inputs / 2][TILE][2].
 constexpr int TILE = 32;
@@ -65,6 +65,14 @@ struct Attend {
     const int32_t* table;    // [rows, table_stride]: its blocks
     const int32_t* lengths;  // [rows]: its tokens
     int64_t rows, heads, kv_heads, size, q_stride, num_slots, block_tokens, table_stride;
+};
+
+// The `count` largest numbers of each row, the largest first; NaN is the first, where there is one.
+struct Largest {
+    const void* numbers;  // [rows, width]
+    float* values;        // [rows, count], count at most width
+    int32_t* places;      // [rows, count]
+    int64_t rows, width, count;
 };
 
 struct Call {

@@ -110,11 +110,24 @@ inline float sum(Floats numbers) {
 #endif
 }
 
-inline float largest(Floats numbers) {
+inline float greatest(Floats numbers) {
     float parts[LANES], found = -INFINITY;
     store(parts, numbers);
     for (float part : parts) found = part > found ? part : found;
     return found;
+}
+
+// Whether a lane is not 0.
+inline bool has_any(Ints lanes) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask(cast<__m512i>(lanes), cast<__m512i>(lanes)) != 0;
+#elif defined(__AVX2__)
+    return !_mm256_testz_si256(cast<__m256i>(lanes), cast<__m256i>(lanes));
+#else
+    int32_t found = 0;
+    for (int lane = 0; lane < LANES; lane++) found |= lanes[lane];
+    return found != 0;
+#endif
 }
 
 inline Floats larger_of(Floats a, Floats b) { return a > b ? a : b; }

@@ -47,7 +47,7 @@ float weights_of(const bf16* q, const bf16* keys, const Tokens& tokens, int64_t 
     float most = -INFINITY;
     Floats most_of_lanes = splat(-INFINITY);
     for (int64_t i = 0; i < whole; i += LANES) most_of_lanes = larger_of(most_of_lanes, load(weights + i));
-    if (whole > 0) most = largest(most_of_lanes);
+    if (whole > 0) most = greatest(most_of_lanes);
     for (int64_t i = whole; i < tokens.count; i++) most = weights[i] > most ? weights[i] : most;
     Floats totals = splat(0);
     for (int64_t i = 0; i < whole; i += LANES) {

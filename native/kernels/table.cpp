@@ -6,6 +6,6 @@
 namespace danlu::DANLU_ISA {
 
 extern const Kernels KERNELS;
-const Kernels KERNELS = {NAME(DANLU_ISA), {pack, linear, look_up, append, attend}};
+const Kernels KERNELS = {NAME(DANLU_ISA), {pack, linear, look_up, append, attend, largest}};
 
 }  // namespace danlu::DANLU_ISA

@@ -10,5 +10,6 @@ void linear(const void* arguments, int threads);
 void look_up(const void* arguments, int threads);
 void append(const void* arguments, int threads);
 void attend(const void* arguments, int threads);
+void largest(const void* arguments, int threads);
 
 }  // namespace danlu::DANLU_ISA

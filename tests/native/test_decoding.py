@@ -9,6 +9,7 @@ from torch import Tensor
 from danlu.ops.cache.key_value_store import Twin
 from danlu.ops.cache.paged_store import step_of, tables_of
 from danlu.ops.choice import NotHere
+from danlu.ops.native import native_largest
 from danlu.ops.native.native_cache import NativeCache
 from danlu.ops.native.native_linear import NativeMatrix, look_up
 from danlu.ops.native.native_program import ProgramRecorder
@@ -87,3 +88,31 @@ def test_a_recording_reads_what_is_there_now() -> None:
         replay = ProgramRecorder()(lambda: weight(weight(x)), CPU)
         x.copy_(numbers(2, 32, seed=2))
         assert torch.equal(replay([]), weight(weight(x)))
+
+
+@pytest.mark.parametrize("width", [64, 65, 130, 5000])
+def test_the_largest_of_each_row(width: int) -> None:
+    rows = torch.stack(
+        [
+            torch.randperm(width, generator=torch.Generator().manual_seed(1)) - 20.0,
+            torch.arange(width) * 1.0,
+            -torch.arange(width) * 1.0,
+            torch.zeros(width),
+            torch.full((width,), -torch.inf),
+        ]
+    ).bfloat16()
+    values, ids = native_largest.largest(rows, 64)
+    wanted = rows.float().topk(64, dim=-1).values
+    assert torch.equal(values, wanted)
+    assert torch.equal(rows.gather(1, ids.long()).float(), wanted)
+    assert all(len(set(row)) == 64 for row in ids.tolist())
+
+
+@pytest.mark.parametrize("place", [0, 63, 70, 299])
+def test_what_is_no_number_comes_first(place: int) -> None:
+    rows = numbers(3, 300)
+    rows[1, place], rows[2, place] = torch.nan, torch.inf
+    values, _ids = native_largest.largest(rows, 64)
+    assert values[:, 0].isnan().tolist() == [False, True, False]
+    assert values[2, 0] == torch.inf
+    assert values[0].isfinite().all()

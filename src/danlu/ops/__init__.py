@@ -43,6 +43,7 @@ from danlu.ops.product import Stream, begin_linear, end_linear, norms_add
 from danlu.ops.rms_norm import rms_norm, rms_norm_backward
 from danlu.ops.rope import rotary_table, rotated_qkv
 from danlu.ops.sampling.draw import MOST_DRAWN, Draw, draw, draws_at_once, draws_rows
+from danlu.ops.sampling.largest import largest
 from danlu.ops.swiglu import swiglu, swiglu_backward
 
 ascend.add_variants()
@@ -89,6 +90,7 @@ __all__ = [
     "int4_linear",
     "int8_linear",
     "is_fused",
+    "largest",
     "look_up",
     "low_rank_gradients",
     "multiplies_fp8",

@@ -15,6 +15,7 @@ from danlu.device.memory import sent
 from danlu.engine.request import SamplingSettings, TokenLogprobs
 from danlu.errors import DataError
 from danlu.language import _
+from danlu.ops import largest
 
 # Qwen3 draws from 20; the rest is for ties, and for other settings.
 _NUM_LARGEST = 64
@@ -77,10 +78,10 @@ class Largest:
 
     def __init__(self, rows: Tensor, logits: Tensor) -> None:
         self._size = rows.shape[-1]
-        top = rows.topk(min(_NUM_LARGEST, self._size), dim=-1)
+        values, ids = largest(rows, min(_NUM_LARGEST, self._size))
         # NaN and +infinity both show in the maximum.
-        maxima = logits.amax(dim=-1, keepdim=True)
-        self._values, self._ids, maxima = to_host(top.values, top.indices, maxima)
+        maxima = values[:, :1] if rows is logits else logits.amax(dim=-1, keepdim=True)
+        self._values, self._ids, maxima = to_host(values, ids, maxima)
         self.is_finite: list[bool] = maxima.isfinite()[:, 0].tolist()
 
     def likeliest(self, place: int) -> int | None:

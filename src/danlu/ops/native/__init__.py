@@ -12,8 +12,10 @@ from danlu.ops.frozen.packed import PACKED_LINEAR, Packing
 from danlu.ops.fused_linear import FUSED_LINEAR
 from danlu.ops.look_up import LOOK_UP
 from danlu.ops.native.native_cache import NativeCache
+from danlu.ops.native.native_largest import largest
 from danlu.ops.native.native_linear import NATIVE_LINEAR, NativeMatrix, look_up
 from danlu.ops.native.native_program import ProgramRecorder
+from danlu.ops.sampling.largest import LARGEST
 
 
 def add_variants() -> None:
@@ -21,5 +23,6 @@ def add_variants() -> None:
     CACHE.add(NATIVE, NativeCache)
     FUSED_LINEAR.add(NATIVE, NATIVE_LINEAR)
     GRAPH.add(NATIVE, ProgramRecorder)
+    LARGEST.add(NATIVE, largest)
     LOOK_UP.add(NATIVE, look_up)
     PACKED_LINEAR.add(NATIVE, Packing(NativeMatrix, looks_up=True))

@@ -1,0 +1,39 @@
+"""The largest logits of each row, by a kernel for bf16 (native/kernels/largest.cpp)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from danlu.ops.native.library import KernelCall, Pointer, Size, address, library
+
+
+class _Largest(KernelCall):
+    kind = 5
+    _fields_ = (
+        *((name, Pointer) for name in ("numbers", "values", "places")),
+        *((name, Size) for name in ("rows", "width", "count")),
+    )
+
+
+def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """See `ops.largest`."""
+    native = library()
+    if rows.dtype != torch.bfloat16:
+        values, places = rows.topk(count, dim=-1)
+        return values, places
+    rows = rows.contiguous()
+    values = rows.new_empty(len(rows), count, dtype=torch.float32)
+    places = rows.new_empty(len(rows), count, dtype=torch.int32)
+    native.run(
+        _Largest(
+            numbers=address(rows),
+            values=address(values),
+            places=address(places),
+            rows=len(rows),
+            width=rows.shape[1],
+            count=count,
+        ),
+        *(rows, values, places),
+    )
+    return values, places
