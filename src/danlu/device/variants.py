@@ -44,6 +44,7 @@ _CPU: Mapping[str, tuple[str, ...]] = {
     "cache": (NATIVE, "by_head", "paged"),
     "graph": (NATIVE,),
     "fused_linear": (NATIVE,),
+    "grouped_linear": ("by_group",),
     "largest": (NATIVE,),
     "look_up": (NATIVE,),
     "residual": ("last",),
