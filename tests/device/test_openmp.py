@@ -89,7 +89,7 @@ def test_a_team_makes_others_sleep_early_and_lets_them_spin_again() -> None:
 import json, time, threading
 import torch
 from danlu.device import openmp
-team = openmp.IdleTeam(openmp._libgomp())
+team = openmp.IdleTeam(openmp.libgomp())
 data = torch.ones(300_000)
 def spent():
     # Between two regions there are 2 ms, which the others wait for.
@@ -137,12 +137,12 @@ def test_libgomp_is_found_in_a_folder_with_a_space_and_its_loss_stops_nothing(
     maps = tmp_path / "maps"
     line = f"7f0000000000-7f0000001000 r-xp 00000000 08:01 42                       {copy}\n"
     maps.write_text(line * 2, encoding="utf-8")
-    found = openmp._libgomp(maps)
+    found = openmp.libgomp(maps)
     assert found is not None
     assert found._name == str(copy)
     for broken in (line.replace(".so.1", ".so.1 (deleted)"), "libgomp\n", ""):
         maps.write_text(broken, encoding="utf-8")
-        assert openmp._libgomp(maps) is None
+        assert openmp.libgomp(maps) is None
 
 
 @pytest.mark.parametrize(
