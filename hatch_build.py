@@ -150,7 +150,7 @@ def run(words: Sequence[str], environment: Mapping[str, str], folder: Path) -> s
 
 
 def build_kernels(root: Path = ROOT) -> str | None:
-    """Build the kernels where they are missing or old; say in one line where that fails.
+    """Build the kernels where they are missing or old, and say in one line how that went.
 
     Returns the platform that a wheel with them is for; None where there are none.
     """
@@ -161,6 +161,7 @@ def build_kernels(root: Path = ROOT) -> str | None:
     try:
         if not native.is_up_to_date(library):
             native.build(library)
+            print("The kernels for the CPU are built.")
     except (native.CannotBuild, OSError) as fault:
         print(
             f"The kernels for the CPU are not built: {fault}. All works, slower; later: make native"

@@ -179,6 +179,7 @@ def test_the_hook_builds_and_names_the_platform(
     tree = tree_in(tmp_path / "tree")
     hook = module_of(tree / "hatch_build.py")
     found = hook.build_kernels(tree)
+    assert capsys.readouterr().out == "The kernels for the CPU are built.\n"
     assert found is not None
     assert found.endswith(HERE)
     assert version_of(tree / hook.KERNELS) == library.VERSION
