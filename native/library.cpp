@@ -8,6 +8,10 @@
 #if defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#ifndef HWCAP2_BF16  // headers of Linux before 5.6
+#define HWCAP2_I8MM (1 << 13)
+#define HWCAP2_BF16 (1 << 14)
+#endif
 #endif
 
 namespace danlu {
@@ -17,12 +21,20 @@ namespace danlu {
     extern const Kernels KERNELS;   \
     }
 
-#if defined(__x86_64__)
+// native/build.py says which sets the compiler knows.
+#if defined(DANLU_HAS_avx512_bf16)
 DECLARE(avx512_bf16)
+#endif
+#if defined(DANLU_HAS_avx512)
 DECLARE(avx512)
+#endif
+#if defined(DANLU_HAS_avx2)
 DECLARE(avx2)
-#elif defined(__aarch64__)
+#endif
+#if defined(DANLU_HAS_neon_bf16)
 DECLARE(neon_bf16)
+#endif
+#if defined(DANLU_HAS_neon)
 DECLARE(neon)
 #endif
 
@@ -33,24 +45,35 @@ struct Candidate {
     bool runs;
 };
 
-// The best first.
+// The best first; returns how many there are.
 int candidates(Candidate (&found)[3]) {
+    int count = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    found[0] = {&avx512_bf16::KERNELS, avx512 && bool(__builtin_cpu_supports("avx512bf16"))};
-    found[1] = {&avx512::KERNELS, avx512};
-    found[2] = {&avx2::KERNELS, avx2};
-    return 3;
-#elif defined(__aarch64__)
-    found[0] = {&neon_bf16::KERNELS, (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0};
-    found[1] = {&neon::KERNELS, true};
-    return 2;
-#else
-    return 0;
 #endif
+#if defined(DANLU_HAS_avx512_bf16)
+    const bool multiplies =
+        avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    found[count++] = {&avx512_bf16::KERNELS, multiplies};
+#endif
+#if defined(DANLU_HAS_avx512)
+    found[count++] = {&avx512::KERNELS, avx512};
+#endif
+#if defined(DANLU_HAS_avx2)
+    found[count++] = {&avx2::KERNELS, avx2};
+#endif
+#if defined(DANLU_HAS_neon_bf16)
+    const unsigned long wanted = HWCAP2_BF16 | HWCAP2_I8MM;
+    const bool multiplies = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) && (getauxval(AT_HWCAP2) & wanted) == wanted;
+    found[count++] = {&neon_bf16::KERNELS, multiplies};
+#endif
+#if defined(DANLU_HAS_neon)
+    found[count++] = {&neon::KERNELS, true};
+#endif
+    return count;
 }
 
 // wanted: an instruction set by name; null takes the best.

@@ -18,7 +18,7 @@ from tests.helpers.source import ROOT
 
 TARGETS = {
     "help", "setup", "demo", "test", "soak", "check", "bench-train", "bench-serve", "starter",
-    "starter-eval", "studio", "clean",
+    "starter-eval", "studio", "native", "clean",
 }  # fmt: skip
 # Places that exist only where danlu is developed. `/root/autodl-tmp` is not one: users rent it.
 PRIVATE_PATH = re.compile(rb"(?<![\w.])/(?:work/\w|tmp/danlu/|opt/(?:wheels|pypi)|root/\.pyenv)")

@@ -48,7 +48,7 @@ class Machine:
             made.mkdir(parents=True)
         shutil.copy(ROOT / "scripts" / "install.sh", self.clone / "scripts")
         shutil.copytree(ROOT / "tools" / "install", self.clone / "tools" / "install")
-        for name in ("src", "constraints.txt", "pyproject.toml", "README.md", "LICENSE"):
+        for name in ("src", "native", "constraints.txt", "pyproject.toml", "README.md", "LICENSE"):
             (self.clone / name).symlink_to(ROOT / name)
         for name in COREUTILS:
             (self.tools / name).symlink_to(str(shutil.which(name)))

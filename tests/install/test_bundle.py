@@ -27,6 +27,7 @@ from danlu.export.bundle import BundleTarget, write_bundle
 from danlu.files import disk
 from danlu.files.committed import MANIFEST, committed_folder, verify
 from danlu.moving_line import no_progress
+from native import build
 from tests.helpers.bare_machine import BASE_PYTHON, Machine
 from tests.helpers.faulty_disk import HastyDisk, RefusingDisk
 from tests.helpers.source import ROOT
@@ -207,6 +208,20 @@ def test_it_holds_everything_with_its_checksum_and_nothing_of_the_clones(tmp_pat
     assert "Qwen3-0.6B" in text
     assert f"Python {PYTHON}" in text
     assert "离线" in text
+
+
+@pytest.mark.usefixtures("wheels")
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_kernels_go_along_to_a_machine_of_this_kind_and_their_sources_to_all(
+    machine: str, tmp_path: Path
+) -> None:
+    if not build.OUTPUT.is_file():
+        pytest.skip("the kernels are not built: make native")
+    target = BundleTarget(device="cpu", machine=machine, python=PYTHON, cann="9.1")
+    write(tmp_path / "b", [], target)
+    names = set(verify(tmp_path / "b"))
+    assert {"native/build.py", "native/simd.h", "native/kernels/table.cpp"} <= names
+    assert ("src/danlu/ops/native/libdanlu.so" in names) == (machine == HERE)
 
 
 @pytest.mark.usefixtures("wheels")

@@ -9,6 +9,7 @@ import fnmatch
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from native import build
 from tests.helpers.bare_machine import Machine
 from tests.helpers.driver_tools import write_cann, write_tool
 from tests.helpers.source import ROOT
@@ -59,10 +61,11 @@ def test_what_hadolint_does_not_ask(file: Path) -> None:
     assert "ADD" not in names
     assert not [words for words in words_of(file, "RUN") if re.search(r"\b(sudo|apt-get)\b", words)]
     values = dict(words.split("=", 1) for words in words_of(file, "ARG") if "=" in words)
-    (base,) = words_of(file, "FROM")
-    for name, value in values.items():
-        base = base.replace(f"${{{name}}}", value)
-    assert re.fullmatch(r"[\w./-]+:[\w.-]*\d+\.\d+\.\d+[\w.-]*", base), base
+    for words in words_of(file, "FROM"):
+        base = words.partition(" AS ")[0]
+        for name, value in values.items():
+            base = base.replace(f"${{{name}}}", value)
+        assert re.fullmatch(r"[\w./-]+:[\w.-]*\d+\.\d+\.\d+[\w.-]*", base), base
     assert words_of(file, "EXPOSE") == ["6006 6008"]
     assert '"pipefail"' in words_of(file, "SHELL")[0]
     assert names.index("SHELL") < names.index("RUN")
@@ -104,7 +107,15 @@ def is_sent(name: str) -> bool:
 
 def test_what_danlu_is_built_of_is_sent_and_what_a_clone_gathers_is_not() -> None:
     needed = ["pyproject.toml", "constraints.txt", "hatch_build.py", "README.md", "LICENSE"]
-    for folder in ("src/danlu", "tools/install", "scripts", "examples", "frontend/src", "docker"):
+    for folder in (
+        "src/danlu",
+        "native",
+        "tools/install",
+        "scripts",
+        "examples",
+        "frontend/src",
+        "docker",
+    ):
         files = [path for path in (ROOT / folder).rglob("*") if path.is_file()]
         needed += [str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts]
     left = {"api_key.txt", "saves", ".danlu-program"}
@@ -115,6 +126,21 @@ def test_what_danlu_is_built_of_is_sent_and_what_a_clone_gathers_is_not() -> Non
         "scripts/oneclick/saves/lora/run.json", "src/danlu/__pycache__/program.pyc",
     ):  # fmt: skip
         assert not is_sent(name), name
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_its_kernels_are_those_that_the_installation_would_build(kind: str, tmp_path: Path) -> None:
+    """A stage with a compiler builds them; else the image, which has none, would go without."""
+    if shutil.which("g++") is None:
+        pytest.skip("there is no g++")
+    file = FOLDER / f"Dockerfile.{kind}"
+    copies = words_of(file, "COPY")
+    assert copies[0] == "native native"
+    assert copies[-1].endswith("--from=kernels /kernels/libdanlu.so src/danlu/ops/native/")
+    shutil.copytree(ROOT / "native", tmp_path / "native")
+    command = words_of(file, "RUN")[0].replace("python ", f"{shlex.quote(sys.executable)} ")
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+    assert build.is_up_to_date(tmp_path / "libdanlu.so")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

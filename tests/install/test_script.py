@@ -44,6 +44,27 @@ def test_a_machine_without_a_card_again_and_again(machine: Machine) -> None:
     assert not list(machine.home.iterdir()), "nothing is done to the user's files unasked"
 
 
+def test_kernels_are_built_and_without_a_compiler_that_is_said(machine: Machine) -> None:
+    """The clone's own sources and place, so that nothing here is touched."""
+    for name in ("native", "src"):
+        (machine.clone / name).unlink()
+    shutil.copytree(ROOT / "native", machine.clone / "native")
+    place = machine.clone / "src" / "danlu"
+    shutil.copytree(
+        ROOT / "src" / "danlu", place, ignore=lambda _folder, names: {"libdanlu.so"} & set(names)
+    )
+    done = machine.install()
+    assert done.returncode == 0, done.stderr
+    assert "kernels for the CPU: not built: there is no C++ compiler" in done.stdout
+    assert f"later: bash '{machine.clone}/scripts/install.sh'" in done.stdout
+    if shutil.which("g++") is None:
+        return
+    done = machine.install(CXX="/usr/bin/env g++", PATH=f"{machine.tools}:{os.environ['PATH']}")
+    assert "kernels for the CPU: built\n" in done.stdout
+    assert (place / "ops" / "native" / "libdanlu.so").is_file()
+    assert "kernels for the CPU: built\n" in machine.install().stdout, "it stays"
+
+
 def test_models_that_lie_in_a_clone_are_left_alone(machine: Machine) -> None:
     """Only those of a bundle are put where danlu finds them by name."""
     (machine.clone / "models" / "mine").mkdir(parents=True)

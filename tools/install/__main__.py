@@ -18,6 +18,7 @@ from danlu.device.ascend.machine import AscendMachine
 from danlu.device.cards import Cards, cards_elsewhere, find_cards
 from danlu.errors import DanluError, EnvironmentFault
 from danlu.language import _
+from native import build
 from tools.install import bundle
 from tools.install.builds import AGAIN, ROOT, TorchChoice, choose, installed_here
 from tools.install.environment import (
@@ -47,6 +48,7 @@ def main() -> int:
         install(choice, jupyter=asked.jupyter)
         if here is not None:
             bundle.place_models()
+        _say_kernels()
         if not asked.no_check:
             _check(found)
             _say_page()
@@ -77,6 +79,21 @@ def _choice(found: Cards, here: bundle.Bundle | None) -> TorchChoice:
         pip_words=shlex.split(os.environ.get("PIP_ARGS", "")),
         find=first_listing,
     )
+
+
+def _say_kernels() -> None:
+    """Build the kernels for the CPU where pip has not; say whether they are there."""
+    try:
+        if not build.is_up_to_date():
+            build.build()
+        print(_("kernels for the CPU: built"))
+    except (build.CannotBuild, OSError) as fault:
+        print(
+            _(
+                "kernels for the CPU: not built: {reason}. Everything works, answers on the CPU "
+                "come slower; later: {command}"
+            ).format(reason=fault, command=AGAIN)
+        )
 
 
 def _say_page() -> None:

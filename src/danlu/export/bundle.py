@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,10 +29,11 @@ from danlu.moving_line import Progress
 _CLONE = Path(danlu.__file__).parents[2]
 # What an installation is made of, beside the one-click scripts; what else lies in a clone stays.
 _OWN = (
-    "LICENSE", "README.md", "constraints.txt", "examples", "hatch_build.py", "pyproject.toml",
-    "scripts/install.sh", "scripts/llamafactory-cli", "scripts/on-path.sh", "src/danlu",
-    "tools/install",
+    "LICENSE", "README.md", "constraints.txt", "examples", "hatch_build.py", "native",
+    "pyproject.toml", "scripts/install.sh", "scripts/llamafactory-cli", "scripts/on-path.sh",
+    "src/danlu", "tools/install",
 )  # fmt: skip
+_KERNELS = "src/danlu/ops/native/libdanlu.so"
 _READ_ME = "READ-ME-FIRST.md"
 _TEMPLATE = Path(__file__).with_name("read_me_first.md")
 
@@ -76,6 +78,9 @@ def write_bundle(
             fix="git clone https://github.com/danlu-project/danlu && cd danlu && make setup",
         )
     files = {**_own_files(scripts), **_model_files(models)}
+    if target.machine != platform.machine():
+        # The kernels for this processor; that machine builds its own where it has a compiler.
+        files.pop(_KERNELS, None)
     require_free(folder, sum(path.stat().st_size for path in files.values()))
     for model in models:
         progress(_("checking {name}").format(name=model.name), 0, 0)

@@ -16,6 +16,7 @@ from danlu.hub.choosing import trouble_line
 from danlu.hub.names import default_name
 from danlu.language import _
 from danlu.ops import ops_table
+from danlu.ops.native.library import about_kernels
 from danlu.units import readable_bytes
 
 
@@ -35,6 +36,7 @@ def machine_facts() -> dict[str, Any]:
         "precision": str(device.preferred_dtype).removeprefix("torch."),
         "operations": dict(table.chosen),
         "switched_off": list(table.off),
+        "kernels": about_kernels(),
         "danlu": danlu.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -34,6 +34,10 @@ class NotHere(Exception):
     """A trial's answer that a device has no such variant: nothing is wrong."""
 
 
+class NotBuilt(NotHere):
+    """A trial's answer that the variant could be here: a sentence for people, with what to type."""
+
+
 # Tries a variant: returns what it computes of fixed numbers, on any device.
 Trial = Callable[[T, torch.device, torch.dtype], Sequence[Tensor]]
 
@@ -50,11 +54,13 @@ _TIMED = 3
 class OpsTable:
     """What a kind of device computes with.
 
-    chosen: variants by operation. off: each variant that was switched off, and why.
+    chosen: variants by operation. off: each variant that was switched off, and why. not_built: why
+    variants are missing that could be here.
     """
 
     chosen: Mapping[str, str]
     off: tuple[str, ...]
+    not_built: tuple[str, ...] = ()
 
     @property
     def as_text(self) -> str:
@@ -64,7 +70,8 @@ class OpsTable:
     def describe(self) -> list[str]:
         """Say what is computed with, in lines of a terminal's width."""
         names = self.as_text.replace(",", ", ")
-        return wrapped(_("Operations: {table}").format(table=names), 78, "  ")
+        lines = [_("Operations: {table}").format(table=names), *self.not_built]
+        return [part for line in lines for part in wrapped(line, 78, "  ")]
 
     def warn(self) -> list[str]:
         """Say what is switched off, a sentence each."""
@@ -97,6 +104,7 @@ class Operation(Generic[T]):
         self.name = name
         self.variants = dict(variants)
         self.off: dict[str, list[str]] = {}  # by kind
+        self.not_built: dict[str, str] = {}  # by kind
         self._trial = trial
         self._chosen: dict[str, tuple[str, T]] = {}  # by kind
         _OPERATIONS[name] = self  # type: ignore[assignment]
@@ -179,6 +187,8 @@ class Operation(Generic[T]):
                 fault = self._fault(name, device)
             except NotHere as reason:
                 if not wanted:
+                    if isinstance(reason, NotBuilt):
+                        self.not_built[device.type] = str(reason)
                     continue
                 fault = str(reason)
             if fault is None:
@@ -233,7 +243,9 @@ def ops_table(device: torch.device) -> OpsTable:
     operations = [_OPERATIONS[name] for name in sorted(_OPERATIONS)]
     chosen = {operation.name: operation.name_on(device) for operation in operations}
     off = [text for operation in operations for text in operation.off.get(device.type, ())]
-    return OpsTable(chosen=chosen, off=tuple(off))
+    reasons = (operation.not_built.get(device.type) for operation in operations)
+    not_built = dict.fromkeys(reason for reason in reasons if reason is not None)
+    return OpsTable(chosen=chosen, off=tuple(off), not_built=tuple(not_built))
 
 
 def examine_operations(device: torch.device) -> Iterator[Tried]:

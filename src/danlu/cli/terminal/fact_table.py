@@ -26,6 +26,7 @@ FACT_NAMES = {
     "precision": "precision",
     "operations": "operations",
     "switched_off": "switched off",
+    "kernels": "kernels for the CPU",
     "home": "home",
     "default_model": "default model",
     "kind": "kind",

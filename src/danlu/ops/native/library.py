@@ -8,6 +8,9 @@ native/kernels.h. A build and this code belong together; another one is not take
 from __future__ import annotations
 
 import ctypes
+import shlex
+import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +22,8 @@ import torch
 from torch import Tensor
 
 from danlu.device.openmp import libgomp
-from danlu.ops.choice import NotHere
+from danlu.language import _
+from danlu.ops.choice import NotBuilt, NotHere
 
 FILE = Path(__file__).with_name("libdanlu.so")
 # As in native/kernels.h.
@@ -41,24 +45,17 @@ class _Call(ctypes.Structure):
 class Library:
     """A loaded library. isa: the instruction set that it computes with, the best by itself.
 
-    Raises NotHere where it cannot be used here.
+    Raises NotHere where it cannot be used here, NotBuilt where a build would help.
     """
 
-    def __init__(self, file: Path = FILE, isa: str | None = None) -> None:
-        if not file.is_file():
-            raise NotHere("it was not built: make native, with a C++ compiler")
-        try:
-            library = ctypes.CDLL(str(file))
-        except OSError as fault:
-            raise NotHere(f"{file.name} cannot be loaded: {fault}") from None
-        if library.danlu_version() != VERSION:
-            raise NotHere(f"{file.name} belongs to another version of danlu: make native")
+    def __init__(self, file: Path | None = None, isa: str | None = None) -> None:
+        library = _load(file or FILE)
         library.danlu_prepare.restype = ctypes.c_char_p
         openmp = libgomp()
         parallel = None if openmp is None else ctypes.cast(openmp.GOMP_parallel, Pointer)
         found = library.danlu_prepare(None if isa is None else isa.encode(), parallel)
         if found is None:
-            raise NotHere(f"this processor does not have {isa or 'AVX2'}")
+            raise NotHere(_("this processor does not have {name}").format(name=isa or "AVX2"))
         self.isa: str = found.decode()
         self._run: Callable[..., None] = library.danlu_run
         self._here = threading.local()
@@ -106,6 +103,59 @@ class Program:
 def library() -> Library:
     """Return the library of this process. Raises NotHere."""
     return Library()
+
+
+def about_kernels() -> str:
+    """Say which instruction set the kernels compute with, or why there are none."""
+    try:
+        return library().isa
+    except NotHere as reason:
+        return _("none: {reason}").format(reason=reason)
+
+
+def _load(file: Path) -> ctypes.CDLL:
+    """Load a build that belongs to this code. Raises NotBuilt."""
+    why = None
+    if not file.is_file():
+        why = _("the C++ kernels for the CPU are not built")
+    elif not _is_whole(file):
+        why = _("{file} is damaged").format(file=file)
+    else:
+        try:
+            library = ctypes.CDLL(str(file))
+            if library.danlu_version() == VERSION:
+                return library
+            why = _("{file} belongs to another version of danlu").format(file=file)
+        except (OSError, AttributeError) as fault:
+            why = _("{file} cannot be loaded ({reason})").format(file=file, reason=fault)
+    raise NotBuilt(
+        _("{why}. With a C++ compiler (g++) this builds them: {command}").format(
+            why=why, command=_command()
+        )
+    )
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file is as long as its ELF header says, whose table of sections is its end.
+
+    The system's loader does not look: it would end the process. Source: elf(5), Elf64_Ehdr.
+    """
+    with file.open("rb") as stream:
+        header = stream.read(64)
+    if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+        return False
+    (table,) = struct.unpack_from("<Q", header, 40)
+    size, count = struct.unpack_from("<HH", header, 58)
+    return int(table) + int(size) * int(count) <= file.stat().st_size
+
+
+def _command() -> str:
+    """Return what builds the library: of a clone, or of an installed package."""
+    python, script = shlex.quote(sys.executable), FILE.parents[4] / "native" / "build.py"
+    if script.is_file():
+        return f"{python} {shlex.quote(str(script))}"
+    source = "git+https://github.com/danlu-project/danlu"
+    return f"{python} -m pip install --force-reinstall --no-deps {source}"
 
 
 def address(tensor: Tensor | None) -> int | None:
