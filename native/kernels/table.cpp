@@ -6,6 +6,22 @@
 namespace danlu::DANLU_ISA {
 
 extern const Kernels KERNELS;
-const Kernels KERNELS = {NAME(DANLU_ISA), {pack, linear}};
+const Kernels KERNELS = {
+    NAME(DANLU_ISA),
+    {
+        pack,
+        linear,
+        rms_norm,
+        rms_norm_backward,
+        swiglu,
+        swiglu_backward,
+        rotate,
+        rotate_backward,
+        loss,
+        loss_backward,
+        attend,
+        attend_backward,
+    },
+};
 
 }  // namespace danlu::DANLU_ISA

@@ -7,5 +7,15 @@ namespace danlu::DANLU_ISA {
 
 void pack(const void* arguments, int threads);
 void linear(const void* arguments, int threads);
+void rms_norm(const void* arguments, int threads);
+void rms_norm_backward(const void* arguments, int threads);
+void swiglu(const void* arguments, int threads);
+void swiglu_backward(const void* arguments, int threads);
+void rotate(const void* arguments, int threads);
+void rotate_backward(const void* arguments, int threads);
+void loss(const void* arguments, int threads);
+void loss_backward(const void* arguments, int threads);
+void attend(const void* arguments, int threads);
+void attend_backward(const void* arguments, int threads);
 
 }  // namespace danlu::DANLU_ISA

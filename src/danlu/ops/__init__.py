@@ -8,7 +8,7 @@ itself. All other rooms import from here only.
 
 from __future__ import annotations
 
-from danlu.ops import ascend, nvidia
+from danlu.ops import ascend, native, nvidia
 from danlu.ops.accumulate import accumulate
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import Segments, segment_attention
@@ -46,6 +46,7 @@ from danlu.ops.swiglu import swiglu, swiglu_backward
 
 ascend.add_variants()
 nvidia.add_variants()
+native.add_variants()
 cache_of = CACHE.on
 
 __all__ = [
