@@ -10,7 +10,25 @@ namespace danlu {
 
 constexpr int32_t VERSION = 1;
 
-enum Kind : int32_t { PACK, LINEAR, LOOK_UP, APPEND, ATTEND, LARGEST, NUM_KINDS };
+enum Kind : int32_t {
+    PACK,
+    LINEAR,
+    LOOK_UP,
+    APPEND,
+    ATTEND_CACHED,
+    LARGEST,
+    RMS_NORM,
+    RMS_NORM_BACKWARD,
+    SWIGLU,
+    SWIGLU_BACKWARD,
+    ROTATE,
+    ROTATE_BACKWARD,
+    LOSS,
+    LOSS_BACKWARD,
+    ATTEND,
+    ATTEND_BACKWARD,
+    NUM_KINDS
+};
 
 // Outputs of a weight matrix that lie together: [tiles][inputs / 2][TILE][2].
 constexpr int TILE = 32;
@@ -57,7 +75,7 @@ struct Append {
 };
 
 // Attend with one query of each row to the tokens of its request.
-struct Attend {
+struct CachedAttention {
     const void* q;  // [rows, heads, size], rows `q_stride` numbers apart
     const void* keys;
     const void* values;
@@ -73,6 +91,67 @@ struct Largest {
     float* values;        // [rows, count], count at most width
     int32_t* places;      // [rows, count]
     int64_t rows, width, count;
+};
+
+// y = RMS norm of x; backward: y is the gradient of x from that of the output.
+struct Norm {
+    const void* x;       // [rows, size]
+    const void* weight;  // [size]
+    const void* grad;    // [rows, size], backward
+    void* y;             // [rows, size]
+    float* weight_grad;  // [ceil(rows / ROWS_OF_A_SUM), size], zeros, added to; or null
+    int64_t rows, size;
+    float eps;
+};
+
+// Rows whose gradients of a weight are added up by one thread, into a row of their own.
+constexpr int64_t ROWS_OF_A_SUM = 16;
+
+// y = silu(first half) * second half; backward: y [rows, 2 * size] is the gradient of gate_up.
+struct Gating {
+    const void* gate_up;  // [rows, 2 * size]
+    const void* grad;     // [rows, size], backward
+    void* y;              // [rows, size]
+    int64_t rows, size;
+};
+
+// RMS norm and rotation of the heads of q and k, which stand before those of v in a merged projection.
+struct Rotation {
+    const void* qkv;       // [rows, (heads + 2 * kv_heads) * dim]
+    const void* q_norm;    // [dim]
+    const void* k_norm;    // [dim]
+    const void* cos;       // [rows, dim / 2]
+    const void* sin;       // [rows, dim / 2]
+    void* q;               // [rows, heads, dim]; backward: the gradient of the rotated q
+    void* k;               // [rows, kv_heads, dim]; likewise
+    const void* v;         // [rows, kv_heads, dim], backward: its gradient, which is copied
+    void* dqkv;            // as qkv, backward
+    float* q_norm_grad;    // [ceil(rows / ROWS_OF_A_SUM), dim], zeros, added to; or null
+    float* k_norm_grad;    // likewise
+    int64_t rows, heads, kv_heads, dim;
+    float eps;
+};
+
+// Negative log likelihoods of the targets; backward: the logits become their gradient where they are.
+struct Loss {
+    void* logits;            // [rows, size]
+    const int64_t* targets;  // [rows]
+    float* losses;           // [rows]
+    float* log_sums;         // [rows]: written forward, read backward
+    const float* grad;       // of the sum of the losses, backward
+    int64_t rows, size;
+};
+
+// Causal attention inside each segment of a packed batch. Rows of q, k, v lie so many numbers apart.
+struct Attention {
+    const void *q, *k, *v;   // [tokens, heads, dim], twice [tokens, kv_heads, dim]
+    void* out;               // [tokens, heads, dim]
+    float* log_sums;         // [tokens, heads]: of the scores' exponentials; written forward
+    const int32_t* offsets;  // [segments + 1]
+    const void* grad;        // [tokens, heads, dim], backward
+    void *dq, *dk, *dv;      // as q, k, v without gaps, backward
+    int64_t q_row, k_row, v_row, segments, heads, kv_heads, dim;
+    float scale;
 };
 
 struct Call {

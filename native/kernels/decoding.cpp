@@ -82,7 +82,7 @@ void weighted(const float* const (&weights)[Q], const float (&totals)[Q], const 
 
 // Q queries that read the same keys and values.
 template <int Q>
-void attend_together(const Attend& call, const bf16* q, const bf16* keys, const bf16* values, const Tokens& tokens,
+void attend_together(const CachedAttention& call, const bf16* q, const bf16* keys, const bf16* values, const Tokens& tokens,
                      bf16* out) {
     const int64_t size = call.size, room = (tokens.count + 15) / 16 * 16;
     float* all = static_cast<float*>(scratch(Q * room * sizeof(float)));
@@ -131,8 +131,8 @@ void append(const void* arguments, int) {
         }
 }
 
-void attend(const void* arguments, int threads) {
-    const Attend& call = *static_cast<const Attend*>(arguments);
+void attend_cached(const void* arguments, int threads) {
+    const CachedAttention& call = *static_cast<const CachedAttention*>(arguments);
     const int64_t group = call.heads / call.kv_heads;
     parallel_for(threads, call.rows * call.kv_heads, 1, [&](int64_t begin, int64_t end) {
         for (int64_t unit = begin; unit < end; unit++) {

@@ -6,6 +6,26 @@
 namespace danlu::DANLU_ISA {
 
 extern const Kernels KERNELS;
-const Kernels KERNELS = {NAME(DANLU_ISA), {pack, linear, look_up, append, attend, largest}};
+const Kernels KERNELS = {
+    NAME(DANLU_ISA),
+    {
+        pack,
+        linear,
+        look_up,
+        append,
+        attend_cached,
+        largest,
+        rms_norm,
+        rms_norm_backward,
+        swiglu,
+        swiglu_backward,
+        rotate,
+        rotate_backward,
+        loss,
+        loss_backward,
+        attend,
+        attend_backward,
+    },
+};
 
 }  // namespace danlu::DANLU_ISA

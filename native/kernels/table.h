@@ -9,7 +9,17 @@ void pack(const void* arguments, int threads);
 void linear(const void* arguments, int threads);
 void look_up(const void* arguments, int threads);
 void append(const void* arguments, int threads);
-void attend(const void* arguments, int threads);
+void attend_cached(const void* arguments, int threads);
 void largest(const void* arguments, int threads);
+void rms_norm(const void* arguments, int threads);
+void rms_norm_backward(const void* arguments, int threads);
+void swiglu(const void* arguments, int threads);
+void swiglu_backward(const void* arguments, int threads);
+void rotate(const void* arguments, int threads);
+void rotate_backward(const void* arguments, int threads);
+void loss(const void* arguments, int threads);
+void loss_backward(const void* arguments, int threads);
+void attend(const void* arguments, int threads);
+void attend_backward(const void* arguments, int threads);
 
 }  // namespace danlu::DANLU_ISA

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 # The readable twin that every operation has; it is taken where no other variant computes rightly.
 REFERENCE = "reference"
+# Those in C++, for the CPU.
 # Those that call Ascend's fused kernels.
 ASCEND = "ascend"
 # Those that are written in Triton, for NVIDIA cards.
@@ -39,8 +40,11 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "fp8_linear": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
-    "attention": ("float32", "sdpa"),
-    "rotated_qkv": ("in_parts", "as_one"),
+    "rms_norm": (NATIVE, "torch"),
+    "swiglu": (NATIVE, "torch"),
+    "cross_entropy": (NATIVE, "in_place"),
+    "attention": (NATIVE, "float32", "sdpa"),
+    "rotated_qkv": (NATIVE, "in_parts", "as_one"),
     "cache": (NATIVE, "by_head", "paged"),
     "graph": (NATIVE,),
     "fused_linear": (NATIVE,),

@@ -49,6 +49,7 @@ from danlu.ops.swiglu import swiglu, swiglu_backward
 ascend.add_variants()
 native.add_variants()
 nvidia.add_variants()
+native.add_variants()
 cache_of = CACHE.on
 
 __all__ = [

@@ -14,9 +14,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,10 +33,36 @@ VERSION = 1
 Pointer, Size, Int, Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
 
-class KernelCall(ctypes.Structure):
-    """What a kernel takes. kind: its number, as in native/kernels.h."""
+class Kind(IntEnum):
+    """The kernels, in the order of native/kernels.h."""
 
-    kind: ClassVar[int]
+    PACK = 0
+    LINEAR = 1
+    LOOK_UP = 2
+    APPEND = 3
+    ATTEND_CACHED = 4
+    LARGEST = 5
+    RMS_NORM = 6
+    RMS_NORM_BACKWARD = 7
+    SWIGLU = 8
+    SWIGLU_BACKWARD = 9
+    ROTATE = 10
+    ROTATE_BACKWARD = 11
+    LOSS = 12
+    LOSS_BACKWARD = 13
+    ATTEND = 14
+    ATTEND_BACKWARD = 15
+
+
+class KernelCall(ctypes.Structure):
+    """What a kernel takes: numbers, and the addresses of tensors, which it keeps."""
+
+    kind: ClassVar[Kind]
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        self.tensors = [v for v in (*values, *named.values()) if isinstance(v, Tensor)]
+        numbers = {name: _number(value) for name, value in named.items()}
+        super().__init__(*map(_number, values), **numbers)
 
 
 class _Call(ctypes.Structure):
@@ -60,13 +87,12 @@ class Library:
         self._run: Callable[..., None] = library.danlu_run
         self._here = threading.local()
 
-    def run(self, arguments: KernelCall, *tensors: Tensor | None) -> None:
-        """Call a kernel; tensors: those whose addresses it takes."""
-        call = _Call(arguments.kind, ctypes.addressof(arguments))
-        self._run(ctypes.byref(call), Size(1), torch.get_num_threads())
+    def run(self, call: KernelCall) -> None:
+        """Call a kernel. That tensors lie as it reads them, the caller sees to."""
+        self._run(ctypes.byref(_as_call(call)), Size(1), torch.get_num_threads())
         program: Program | None = getattr(self._here, "program", None)
         if program is not None:
-            program.add(arguments, tensors)
+            program.add(call)
 
     @contextmanager
     def recorded(self) -> Iterator[Program]:
@@ -79,23 +105,22 @@ class Library:
 
 
 class Program:
-    """Calls in their order. It keeps the tensors that they read and write."""
+    """Calls in their order, with the tensors that they read and write."""
 
     def __init__(self, run: Callable[..., None]) -> None:
         self._run = run
-        self._calls: list[tuple[KernelCall, tuple[Tensor | None, ...]]] = []
+        self._calls: list[KernelCall] = []
         self._array: ctypes.Array[_Call] | None = None
 
-    def add(self, arguments: KernelCall, tensors: tuple[Tensor | None, ...]) -> None:
+    def add(self, call: KernelCall) -> None:
         """Append a call."""
-        self._calls.append((arguments, tensors))
+        self._calls.append(call)
         self._array = None
 
     def run(self) -> None:
         """Make all calls again."""
         if self._array is None:
-            calls = [_Call(call.kind, ctypes.addressof(call)) for call, _tensors in self._calls]
-            self._array = (_Call * len(calls))(*calls)
+            self._array = (_Call * len(self._calls))(*map(_as_call, self._calls))
         self._run(self._array, Size(len(self._array)), torch.get_num_threads())
 
 
@@ -158,6 +183,9 @@ def _command() -> str:
     return f"{python} -m pip install --force-reinstall --no-deps {source}"
 
 
-def address(tensor: Tensor | None) -> int | None:
-    """Return where a tensor's numbers begin."""
-    return None if tensor is None else tensor.data_ptr()
+def _as_call(call: KernelCall) -> _Call:
+    return _Call(call.kind, ctypes.addressof(call))
+
+
+def _number(value: Any) -> Any:
+    return value.data_ptr() if isinstance(value, Tensor) else value

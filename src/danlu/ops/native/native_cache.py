@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from danlu.ops.cache.key_value_store import ByHead, CacheStep
-from danlu.ops.native.library import KernelCall, Pointer, Size, address, library
+from danlu.ops.native.library import KernelCall, Kind, Pointer, Size, library
 
 # Numbers that the kernel adds up together.
 _WIDTH = 16
 
 
 class _Append(KernelCall):
-    kind = 3
+    kind = Kind.APPEND
     _fields_ = (
         *((name, Pointer) for name in ("k", "v", "keys", "values", "slots")),
         *((name, Size) for name in ("rows", "heads", "size", "k_stride", "v_stride", "num_slots")),
@@ -21,7 +21,7 @@ class _Append(KernelCall):
 
 
 class _Attend(KernelCall):
-    kind = 4
+    kind = Kind.ATTEND_CACHED
     _fields_ = (
         *((name, Pointer) for name in ("q", "keys", "values", "out", "table", "lengths")),
         *((name, Size) for name in ("rows", "heads", "kv_heads", "size", "q_stride")),
@@ -50,11 +50,11 @@ class NativeCache(ByHead):
         heads, num_slots, size = keys.shape
         native.run(
             _Append(
-                k=address(k),
-                v=address(v),
-                keys=address(keys),
-                values=address(values),
-                slots=address(step.slots),
+                k=k,
+                v=v,
+                keys=keys,
+                values=values,
+                slots=step.slots,
                 rows=len(k),
                 heads=heads,
                 size=size,
@@ -62,7 +62,6 @@ class NativeCache(ByHead):
                 v_stride=v.stride(0),
                 num_slots=num_slots,
             ),
-            *(k, v, keys, values, step.slots),
         )
 
     def attend(self, layer: int, step: CacheStep, q: Tensor) -> Tensor:
@@ -76,12 +75,12 @@ class NativeCache(ByHead):
         out = q.new_empty(len(q), heads * size)
         library().run(
             _Attend(
-                q=address(q),
-                keys=address(keys),
-                values=address(values),
-                out=address(out),
-                table=address(step.block_table),
-                lengths=address(step.lengths),
+                q=q,
+                keys=keys,
+                values=values,
+                out=out,
+                table=step.block_table,
+                lengths=step.lengths,
                 rows=len(q),
                 heads=heads,
                 kv_heads=kv_heads,
@@ -91,7 +90,6 @@ class NativeCache(ByHead):
                 block_tokens=self.block_tokens,
                 table_stride=step.block_table.stride(0),
             ),
-            *(q, keys, values, out, step.block_table, step.lengths),
         )
         return out
 

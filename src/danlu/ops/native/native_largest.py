@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from danlu.ops.native.library import KernelCall, Pointer, Size, address, library
+from danlu.ops.native.library import KernelCall, Kind, Pointer, Size, library
 
 
 class _Largest(KernelCall):
-    kind = 5
+    kind = Kind.LARGEST
     _fields_ = (
         *((name, Pointer) for name in ("numbers", "values", "places")),
         *((name, Size) for name in ("rows", "width", "count")),
@@ -27,13 +27,12 @@ def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     places = rows.new_empty(len(rows), count, dtype=torch.int32)
     native.run(
         _Largest(
-            numbers=address(rows),
-            values=address(values),
-            places=address(places),
+            numbers=rows,
+            values=values,
+            places=places,
             rows=len(rows),
             width=rows.shape[1],
             count=count,
         ),
-        *(rows, values, places),
     )
     return values, places

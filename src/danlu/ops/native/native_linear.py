@@ -8,19 +8,19 @@ from torch import Tensor
 
 from danlu.ops import reference
 from danlu.ops.fused_linear import FusedLinear, Pair
-from danlu.ops.native.library import Float, Int, KernelCall, Pointer, Size, address, library
+from danlu.ops.native.library import Float, Int, KernelCall, Kind, Pointer, Size, library
 
 # Outputs that lie together, as in native/kernels.h.
 _TILE = 32
 
 
 class _Pack(KernelCall):
-    kind = 0
+    kind = Kind.PACK
     _fields_ = (("weight", Pointer), ("packed", Pointer), ("outputs", Size), ("inputs", Size))
 
 
 class _Linear(KernelCall):
-    kind = 1
+    kind = Kind.LINEAR
     _fields_ = (
         *((name, Pointer) for name in ("x", "weight", "norm", "residual", "y", "a", "b", "ends")),
         *((name, Size) for name in ("rows", "inputs", "outputs", "rank")),
@@ -36,16 +36,7 @@ class NativeMatrix:
         self.outputs, self.inputs = weight.shape
         self.packed = weight.new_empty(-(-self.outputs // _TILE) * _TILE, self.inputs)
         weight = weight.detach().contiguous()
-        library().run(
-            _Pack(
-                weight=address(weight),
-                packed=address(self.packed),
-                outputs=self.outputs,
-                inputs=self.inputs,
-            ),
-            weight,
-            self.packed,
-        )
+        library().run(_Pack(weight, self.packed, self.outputs, self.inputs))
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
         return _native(x, self, None, 0.0, False, None, None)
@@ -65,14 +56,14 @@ def _native(
     a, b, ends = pair or (None, None, None)
     library().run(
         _Linear(
-            x=address(x),
-            weight=address(weight.packed),
-            norm=address(norm),
-            residual=address(residual),
-            y=address(y),
-            a=address(a),
-            b=address(b),
-            ends=address(ends),
+            x=x,
+            weight=weight.packed,
+            norm=norm,
+            residual=residual,
+            y=y,
+            a=a,
+            b=b,
+            ends=ends,
             rows=len(x),
             inputs=weight.inputs,
             outputs=weight.outputs,
@@ -80,7 +71,6 @@ def _native(
             eps=eps,
             gated=gated,
         ),
-        *(x, weight.packed, norm, residual, y, a, b, ends),
     )
     return y
 
@@ -110,7 +100,7 @@ NATIVE_LINEAR = FusedLinear(
 
 
 class _LookUp(KernelCall):
-    kind = 2
+    kind = Kind.LOOK_UP
     _fields_ = (
         *((name, Pointer) for name in ("table", "numbers", "out")),
         ("rows", Size),
@@ -133,13 +123,12 @@ def look_up(table: NativeMatrix | Tensor, numbers: Tensor) -> Tensor:
     out = stored.new_empty(len(numbers), width)
     native.run(
         _LookUp(
-            table=address(stored),
-            numbers=address(numbers),
-            out=address(out),
+            table=stored,
+            numbers=numbers,
+            out=out,
             rows=len(numbers),
             row_bytes=width * stored.itemsize,
             is_packed=isinstance(table, NativeMatrix),
         ),
-        *(stored, numbers, out),
     )
     return out

@@ -1,0 +1,85 @@
+// Products of a few rows with tiles of TILE columns, and the orders that they are read in.
+//
+// A tile is [pairs][TILE][2]: what is summed over stands two by two, a column's pair in a lane. The rows
+// are read pair by pair, each pair for all lanes: so it does not matter how far rows and pairs are apart.
+#pragma once
+
+#include "../kernels.h"
+#include "tails.h"
+
+namespace danlu::DANLU_ISA {
+
+constexpr int VECTORS = TILE / LANES;
+// Rows whose sums are in registers together: an even number.
+constexpr int ROWS = LANES == 16 ? 12 : 2;
+
+using Sums = Floats[ROWS][VECTORS];
+
+inline int64_t up_to_multiple(int64_t number, int64_t of) { return (number + of - 1) / of * of; }
+
+// Add the products to the sums. rows: the first row's first pair; row_step, pair_step: bf16 numbers between
+// rows, and between the pairs of one.
+inline void multiply_tile(const bf16* tile, int64_t pairs, const bf16* rows, int64_t row_step, int64_t pair_step,
+                          Sums& sums) {
+    Floats totals[ROWS][VECTORS];
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) totals[row][v] = sums[row][v];
+    for (int64_t pair = 0; pair < pairs; pair++, tile += 2 * TILE, rows += pair_step) {
+        Pairs columns[VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) columns[v] = load_pairs(tile + 2 * LANES * v);
+#pragma GCC unroll 12
+        for (int row = 0; row < ROWS; row++) {
+            const Pairs of_row = splat_pair(rows + row * row_step);
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; v++) totals[row][v] = dot(totals[row][v], columns[v], of_row);
+        }
+    }
+#pragma GCC unroll 12
+    for (int row = 0; row < ROWS; row++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) sums[row][v] = totals[row][v];
+}
+
+// Tiles whose columns are the rows of a matrix [count, size], and what is summed over is a row's numbers:
+// [ceil(count / TILE)][size / 2][TILE][2], filled up with zeros.
+inline void columns_of_rows(const bf16* from, int64_t row_step, int64_t count, int64_t size, bf16* to) {
+    const int64_t pairs = size / 2;
+    for (int64_t first = 0; first < count; first += TILE, to += 2 * pairs * TILE) {
+        for (int64_t lane = 0; lane < TILE; lane++) {
+            const bool is_there = first + lane < count;
+            const bf16* row = from + (first + lane) * row_step;
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                const uint32_t both = is_there ? load_as<uint32_t>(row + 2 * pair) : 0;
+                std::memcpy(to + 2 * (pair * TILE + lane), &both, sizeof both);
+            }
+        }
+    }
+}
+
+// The 16-bit numbers of two vectors as pairs: of each lane the first's, then the second's.
+inline Words paired(Floats first, Floats second) {
+    return __builtin_convertvector(narrow(first), Words) | __builtin_convertvector(narrow(second), Words) << 16;
+}
+
+// Tiles whose columns are those of a matrix [count, size], and what is summed over are its rows:
+// [ceil(size / TILE)][ceil(count / 2)][TILE][2], filled up with zeros.
+inline void columns_of_columns(const bf16* from, int64_t row_step, int64_t count, int64_t size, bf16* to) {
+    for (int64_t first = 0; first < size; first += TILE) {
+        for (int64_t row = 0; row < count; row += 2, to += 2 * TILE) {
+            const bf16* one = from + row * row_step + first;
+            for (int64_t i = 0; i < TILE; i += LANES) {
+                const int64_t left = size - first - i;
+                const Floats upper = left > 0 ? load_some(one + i, left) : splat(0);
+                const bool has_two = left > 0 && row + 1 < count;
+                const Floats lower = has_two ? load_some(one + row_step + i, left) : splat(0);
+                const Words both = paired(upper, lower);
+                std::memcpy(to + 2 * i, &both, sizeof both);
+            }
+        }
+    }
+}
+
+}  // namespace danlu::DANLU_ISA
