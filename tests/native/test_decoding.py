@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from danlu.device.detect import select
+from danlu.device.variants import NATIVE
+from danlu.engine.engine import Engine
+from danlu.engine.request import Request
+from danlu.hub.load import load_for_answers
+from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.key_value_store import Twin
 from danlu.ops.cache.paged_store import step_of, tables_of
 from danlu.ops.choice import NotHere
@@ -13,7 +22,17 @@ from danlu.ops.native import native_largest
 from danlu.ops.native.native_cache import NativeCache
 from danlu.ops.native.native_linear import NativeMatrix, look_up
 from danlu.ops.native.native_program import ProgramRecorder
+from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.models.native import needs_library
+from tests.helpers.models.tiny_engine import (
+    GREEDY,
+    random_adapter,
+    random_prompt,
+    run_all,
+    tokenizer,
+    tokens_of,
+)
+from tests.helpers.models.variants import taken
 
 pytestmark = needs_library
 CPU = torch.device("cpu")
@@ -116,3 +135,40 @@ def test_what_is_no_number_comes_first(place: int) -> None:
     assert values[:, 0].isnan().tolist() == [False, True, False]
     assert values[2, 0] == torch.inf
     assert values[0].isfinite().all()
+
+
+def test_recorded_steps_say_what_single_operations_say(tmp_path: Path) -> None:
+    """Requests that come and go, with adapters and without: steps of several numbers of rows."""
+    folder = str(write_model_folder(tmp_path / "model", num_hidden_layers=2))
+    loaded = load_for_answers(folder, device=select("cpu"), dtype=torch.bfloat16, quantization=None)
+    adapters = [None, random_adapter(1, like=loaded.model), random_adapter(2, like=loaded.model)]
+    asked = [
+        Request(
+            prompt=random_prompt(n, 5 + 20 * n),
+            sampling=replace(GREEDY, max_tokens=4 + 3 * n),
+            adapter=adapter,
+        )
+        for n, adapter in enumerate([*adapters, None])
+    ]
+    found, recorded = [], []
+    for variant in (NATIVE, "reference"):
+        with taken(GRAPH, variant):
+            engine = Engine(loaded.model, tokenizer(), prompt_tokens_per_step=80)
+            found.append([tokens_of(outputs) for outputs in run_all(engine, asked)])
+            recorded.append(engine._graphs._count())
+    assert found[0] == found[1]
+    assert recorded[0] >= 2
+    assert recorded[1] == 0
+
+
+def test_a_request_says_alone_what_it_says_among_others(tmp_path: Path) -> None:
+    folder = str(write_model_folder(tmp_path / "model", num_hidden_layers=2))
+    loaded = load_for_answers(folder, device=select("cpu"), dtype=torch.bfloat16, quantization=None)
+    asked = [
+        Request(prompt=random_prompt(n, 12), sampling=replace(GREEDY, max_tokens=20))
+        for n in range(7)
+    ]
+    engines = [Engine(loaded.model, tokenizer()) for _ in range(2)]
+    together = run_all(engines[0], asked)
+    alone = [run_all(engines[1], [one])[0] for one in asked]
+    assert [tokens_of(outputs) for outputs in together] == [tokens_of(outputs) for outputs in alone]

@@ -51,7 +51,7 @@ def engine(**settings: int) -> Engine:
 def random_adapter(seed: int, like: Qwen3 | None = None) -> Adapter:
     """An adapter that clearly changes the model, on its device."""
     like = like or model()
-    device = like.embed_tokens.device
+    device = like.device
     adapter = Adapter(LoraConfig(r=4), like.config, device=device, dtype=torch.float32)
     generator = torch.Generator().manual_seed(seed)
     for _layer, _name, a, b in adapter.tensors():
