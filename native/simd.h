@@ -188,9 +188,7 @@ inline Pairs load_pairs(const bf16* from) {
     return {cast<Floats>(words << 16), cast<Floats>(words & 0xffff0000u)};
 }
 inline Pairs splat_pair(const bf16* two) { return {splat(widen(two[0])), splat(widen(two[1]))}; }
-inline Floats dot(Floats total, Pairs a, Pairs b) {
-    return total + a.even * b.even + a.odd * b.odd;
-}
+inline Floats dot(Floats total, Pairs a, Pairs b) { return total + a.even * b.even + a.odd * b.odd; }
 #endif
 
 }  // namespace danlu::DANLU_ISA

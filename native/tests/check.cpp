@@ -117,14 +117,10 @@ void Check::compare(double got, double share, const Sum& sum, const char* what, 
     comparisons++;
     const bool may_overflow = sum.finite > MOST;
     bool is_right;
-    if (std::isnan(sum.value))
-        is_right = std::isnan(got);
-    else if (may_overflow && !std::isfinite(got))
-        is_right = true;
-    else if (std::isinf(sum.value))
-        is_right = got == sum.value;
-    else
-        is_right = std::fabs(got - sum.value) <= sum.slack + share * std::fabs(sum.value);
+    if (std::isnan(sum.value)) is_right = std::isnan(got);
+    else if (may_overflow && !std::isfinite(got)) is_right = true;
+    else if (std::isinf(sum.value)) is_right = got == sum.value;
+    else is_right = std::fabs(got - sum.value) <= sum.slack + share * std::fabs(sum.value);
     if (!is_right) report(got, sum.value, what, values);
 }
 

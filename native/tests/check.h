@@ -134,8 +134,8 @@ struct Case {
     static const Case* first;
 };
 
-#define CASE(kind, name)                                                                      \
-    static void case_##kind##_##name(danlu::Check& check);                                    \
+#define CASE(kind, name)                                                                            \
+    static void case_##kind##_##name(danlu::Check& check);                                          \
     static const danlu::Case the_case_##kind##_##name(kind, #kind " " #name, case_##kind##_##name); \
     static void case_##kind##_##name(danlu::Check& check)
 

@@ -1,3 +1,5 @@
+// Products with what stands before and behind them: norm, swiglu, adapters of several places, residual.
+
 #include <vector>
 
 #include "check.h"
@@ -65,7 +67,8 @@ void compare(Check& check, Shape shape, Fill fill, bool has_norm, bool gated, bo
         const int64_t place = row >= ends[0];
         for (int64_t output = 0; output < outputs; output++) {
             Sum sum;
-            for (int64_t k = 0; k < inputs; k++) sum.add(mine[k], widened(weight[output * inputs + k]), share);
+            for (int64_t k = 0; k < inputs; k++)
+                sum.add(mine[k], widened(weight[output * inputs + k]), share);
             for (int64_t r = 0; r < rank; r++) {
                 Sum t;
                 for (int64_t k = 0; k < inputs; k++)

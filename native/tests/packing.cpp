@@ -1,3 +1,5 @@
+// The order that weights are packed in.
+
 #include "check.h"
 
 using namespace danlu;

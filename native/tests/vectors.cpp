@@ -11,14 +11,16 @@ using namespace danlu;
 
 namespace danlu {
 
-#define DECLARE(isa)                                                 \
-    namespace isa {                                                  \
-    extern const Vectors VECTORS;                                    \
-    }                                                                \
+#define DECLARE(isa)              \
+    namespace isa {               \
+    extern const Vectors VECTORS; \
+    }                             \
     static const Named the_##isa(#isa, &isa::VECTORS);
 
 struct Named {
-    Named(const char* name, const Vectors* vectors) : name(name), vectors(vectors), next(first) { first = this; }
+    Named(const char* name, const Vectors* vectors) : name(name), vectors(vectors), next(first) {
+        first = this;
+    }
     const char* name;
     const Vectors* vectors;
     const Named* next;
@@ -109,20 +111,17 @@ CASE(SIMD, bf16) {
 CASE(SIMD, exp) {
     std::vector<float> x;
     for (int i = -3'600'000; i <= 3'600'000; i += 7) x.push_back(float(i) / 32768);  // to 109.8
-    for (const float small : {0.0f, -0.0f, 1e-40f, -1e-40f, 1e-7f, -1e-7f, INFINITY, -INFINITY, NAN,
-                              -NAN, 3e38f, -3e38f, 88.7f, 88.3f, -87.3f, -87.31f, 1e9f, -1e9f})
+    for (const float small : {0.0f, -0.0f, 1e-40f, -1e-40f, 1e-7f, -1e-7f, INFINITY, -INFINITY, NAN, -NAN,
+                              3e38f, -3e38f, 88.7f, 88.3f, -87.3f, -87.31f, 1e9f, -1e9f})
         x.push_back(small);
     while (x.size() % 16) x.push_back(1);
     std::vector<float> y(x.size());
     of(check).exp(x.data(), y.data(), int64_t(x.size()));
     double worst = 0;
     for (size_t i = 0; i < x.size(); i++) {
-        if (std::isnan(x[i]))
-            check.is_true(std::isnan(y[i]), "exp of NaN");
-        else if (x[i] < -87.3f)
-            check.is_true(y[i] == 0, "exp %g: %g", double(x[i]), double(y[i]));
-        else if (x[i] > 88.3f)
-            check.is_true(y[i] == INFINITY, "exp %g: %g", double(x[i]), double(y[i]));
+        if (std::isnan(x[i])) check.is_true(std::isnan(y[i]), "exp of NaN");
+        else if (x[i] < -87.3f) check.is_true(y[i] == 0, "exp %g: %g", double(x[i]), double(y[i]));
+        else if (x[i] > 88.3f) check.is_true(y[i] == INFINITY, "exp %g: %g", double(x[i]), double(y[i]));
         else {
             const double expected = std::exp(double(x[i]));
             const double unit = std::ldexp(1.0, std::ilogb(expected) - 23);
@@ -149,7 +148,7 @@ CASE(SIMD, in_one_vector) {
                 if (a[i] > largest) largest = a[i];  // NaN is passed over
             }
             check.near(vectors.sum(a.data()), sum, "sum");
-            check.equal(bits_of(vectors.largest(a.data())), bits_of(largest), "largest");
+            check.equal(bits_of(vectors.greatest(a.data())), bits_of(largest), "largest");
             vectors.larger_of(a.data(), b.data(), y.data(), lanes);
             for (int64_t i = 0; i < lanes; i++)
                 check.equal(bits_of(y[i]), bits_of(a[i] > b[i] ? a[i] : b[i]), "larger_of");

@@ -17,7 +17,7 @@ struct Vectors {
     void (*larger_of)(const float* a, const float* b, float* y, int64_t count);
     // Of one vector.
     float (*sum)(const float* x);
-    float (*largest)(const float* x);
+    float (*greatest)(const float* x);
     // total + the products of the two of `pair` with the pairs of x, [2 * lanes].
     void (*dot)(const float* total, const uint16_t* x, const uint16_t* pair, float* y);
 };

@@ -1,4 +1,6 @@
-// No library of C++ is used here: what two files of it share would be made for one of the sets.
+// The functions of simd.h of one instruction set.
+//
+// Nothing of C++'s library is used here: one copy of it, made for one of the sets, would serve all.
 
 #include "../../simd.h"
 #include "../vectors.h"
@@ -17,9 +19,8 @@ void exp_of(const float* x, float* y, int64_t count) {
 }
 
 void narrow_of(const float* x, uint16_t* y, int64_t count) {
-    by_vector(x, y, count, [](const float* from, uint16_t* to) {
-        store(reinterpret_cast<bf16*>(to), load(from));
-    });
+    by_vector(x, y, count,
+              [](const float* from, uint16_t* to) { store(reinterpret_cast<bf16*>(to), load(from)); });
 }
 
 void narrow_one(const float* x, uint16_t* y, int64_t count) {
@@ -27,9 +28,8 @@ void narrow_one(const float* x, uint16_t* y, int64_t count) {
 }
 
 void widen_of(const uint16_t* x, float* y, int64_t count) {
-    by_vector(x, y, count, [](const uint16_t* from, float* to) {
-        store(to, load(reinterpret_cast<const bf16*>(from)));
-    });
+    by_vector(x, y, count,
+              [](const uint16_t* from, float* to) { store(to, load(reinterpret_cast<const bf16*>(from))); });
 }
 
 void widen_one(const uint16_t* x, float* y, int64_t count) {
@@ -46,7 +46,7 @@ void larger(const float* a, const float* b, float* y, int64_t count) {
 
 float sum_of(const float* x) { return sum(load(x)); }
 
-float largest_of(const float* x) { return largest(load(x)); }
+float greatest_of(const float* x) { return greatest(load(x)); }
 
 void dot_of(const float* total, const uint16_t* x, const uint16_t* pair, float* y) {
     const Pairs both = splat_pair(reinterpret_cast<const bf16*>(pair));
@@ -56,7 +56,7 @@ void dot_of(const float* total, const uint16_t* x, const uint16_t* pair, float* 
 }  // namespace
 
 extern const Vectors VECTORS;
-const Vectors VECTORS = {LANES,    exp_of, narrow_of, narrow_one, widen_of, widen_one,
-                         round_of, larger, sum_of,    largest_of, dot_of};
+const Vectors VECTORS = {LANES,    exp_of, narrow_of, narrow_one,  widen_of, widen_one,
+                         round_of, larger, sum_of,    greatest_of, dot_of};
 
 }  // namespace danlu::DANLU_ISA
