@@ -88,9 +88,20 @@ Room<int8_t> Numbers::int8(int64_t count) {
     return made;
 }
 
+Room<uint16_t> Numbers::some_nan(int64_t count, int64_t every) {
+    Room<uint16_t> made = bf16(count);
+    for (int64_t i = below(every); i < count; i += every) made[i] = 0x7fc0;
+    return made;
+}
+
+// Instructions for bf16 take numbers below this for zero.
+constexpr double NORMAL = 0x1p-126;
+
+Sum about(double value, double magnitude, double share) {
+    return {value, magnitude * share + 4 * NORMAL, std::fabs(value)};
+}
+
 void Sum::add(double a, double b, double share) {
-    // Instructions for bf16 take numbers below this for zero.
-    constexpr double NORMAL = 0x1p-126;
     const double product = a * b;
     value += product;
     if (!std::isfinite(product)) return;

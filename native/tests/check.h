@@ -83,6 +83,8 @@ public:
     Room<float> floats(int64_t count, Fill fill = Fill::USUAL);
     Room<uint16_t> bf16(int64_t count, Fill fill = Fill::USUAL);
     Room<int8_t> int8(int64_t count);
+    // bf16 numbers, of which one in `every` is NaN.
+    Room<uint16_t> some_nan(int64_t count, int64_t every);
 
 private:
     uint64_t state_;
@@ -97,6 +99,9 @@ struct Sum {
     // share: what of a product may be wrong, for factors that were rounded on the way.
     void add(double a, double b = 1, double share = 0);
 };
+
+// A number that was computed otherwise. share: what of `magnitude` may be wrong, beside the last rounding.
+Sum about(double value, double magnitude, double share);
 
 class Check {
 public:
