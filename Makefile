@@ -38,6 +38,7 @@ soak: .venv/installed-dev built ## run the long tests of reliability: kills, sig
 check: .venv/installed-dev built ## format, lint, types and the rules of the house
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
+	find native -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/architecture
 	@if ! command -v npm > /dev/null; then echo "the studio's page is not checked: npm is not installed"; \

@@ -117,17 +117,17 @@ struct Gating {
 
 // RMS norm and rotation of the heads of q and k, which stand before those of v in a merged projection.
 struct Rotation {
-    const void* qkv;       // [rows, (heads + 2 * kv_heads) * dim]
-    const void* q_norm;    // [dim]
-    const void* k_norm;    // [dim]
-    const void* cos;       // [rows, dim / 2]
-    const void* sin;       // [rows, dim / 2]
-    void* q;               // [rows, heads, dim]; backward: the gradient of the rotated q
-    void* k;               // [rows, kv_heads, dim]; likewise
-    const void* v;         // [rows, kv_heads, dim], backward: its gradient, which is copied
-    void* dqkv;            // as qkv, backward
-    float* q_norm_grad;    // [ceil(rows / ROWS_OF_A_SUM), dim], zeros, added to; or null
-    float* k_norm_grad;    // likewise
+    const void* qkv;     // [rows, (heads + 2 * kv_heads) * dim]
+    const void* q_norm;  // [dim]
+    const void* k_norm;  // [dim]
+    const void* cos;     // [rows, dim / 2]
+    const void* sin;     // [rows, dim / 2]
+    void* q;             // [rows, heads, dim]; backward: the gradient of the rotated q
+    void* k;             // [rows, kv_heads, dim]; likewise
+    const void* v;       // [rows, kv_heads, dim], backward: its gradient, which is copied
+    void* dqkv;          // as qkv, backward
+    float* q_norm_grad;  // [ceil(rows / ROWS_OF_A_SUM), dim], zeros, added to; or null
+    float* k_norm_grad;  // likewise
     int64_t rows, heads, kv_heads, dim;
     float eps;
 };

@@ -16,9 +16,9 @@
 
 namespace danlu {
 
-#define DECLARE(isa)                \
-    namespace isa {                 \
-    extern const Kernels KERNELS;   \
+#define DECLARE(isa)              \
+    namespace isa {               \
+    extern const Kernels KERNELS; \
     }
 
 // native/build.py says which sets the compiler knows.
@@ -67,7 +67,8 @@ int candidates(Candidate (&found)[3]) {
 #endif
 #if defined(DANLU_HAS_neon_bf16)
     const unsigned long wanted = HWCAP2_BF16 | HWCAP2_I8MM;
-    const bool multiplies = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) && (getauxval(AT_HWCAP2) & wanted) == wanted;
+    const bool multiplies =
+        (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) && (getauxval(AT_HWCAP2) & wanted) == wanted;
     found[count++] = {&neon_bf16::KERNELS, multiplies};
 #endif
 #if defined(DANLU_HAS_neon)

@@ -77,7 +77,7 @@ inline Floats load(const bf16* from) {
     return cast<Floats>(__builtin_convertvector(load_as<Halves>(from), Words) << 16);
 }
 
-// Round each as `narrow` does.
+// Round each as `narrow` does; where instructions do it, what is below 2^-126 becomes zero.
 inline Halves narrow(Floats numbers) {
 #if defined(__AVX512BF16__)
     return cast<Halves>(_mm512_cvtneps_pbh(cast<__m512>(numbers)));
@@ -132,7 +132,7 @@ inline bool has_any(Ints lanes) {
 
 inline Floats larger_of(Floats a, Floats b) { return a > b ? a : b; }
 
-// e to the power of each. Error below 2 units in the last place; 0 below -87.3, infinity above 88.7.
+// e to the power of each. Error below 2 units in the last place; 0 below -87.3, infinity above 88.3.
 // Cody and Waite's reduction to [-ln 2 / 2, ln 2 / 2], then the Taylor series to the 7th power.
 inline Floats exp(Floats x) {
     const Floats magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
@@ -151,7 +151,7 @@ inline Floats exp(Floats x) {
     const Floats power = cast<Floats>((cast<Ints>(shifted) - cast<Ints>(magic) + 127) << 23);
     Floats y = p * power;
     y = x < -87.3f ? splat(0.0f) : y;
-    y = x > 88.7f ? splat(INFINITY) : y;
+    y = x > 88.3f ? splat(INFINITY) : y;
     return x == x ? y : x;
 }
 
@@ -188,9 +188,7 @@ inline Pairs load_pairs(const bf16* from) {
     return {cast<Floats>(words << 16), cast<Floats>(words & 0xffff0000u)};
 }
 inline Pairs splat_pair(const bf16* two) { return {splat(widen(two[0])), splat(widen(two[1]))}; }
-inline Floats dot(Floats total, Pairs a, Pairs b) {
-    return total + a.even * b.even + a.odd * b.odd;
-}
+inline Floats dot(Floats total, Pairs a, Pairs b) { return total + a.even * b.even + a.odd * b.odd; }
 #endif
 
 }  // namespace danlu::DANLU_ISA

@@ -9,10 +9,8 @@ static OpenMP openmp = nullptr;
 void use_openmp(OpenMP parallel) { openmp = parallel; }
 
 void run_team(void (*work)(void*), void* data, int threads) {
-    if (openmp != nullptr && threads > 1)
-        openmp(work, data, unsigned(threads), 0);
-    else
-        work(data);
+    if (openmp != nullptr && threads > 1) openmp(work, data, unsigned(threads), 0);
+    else work(data);
 }
 
 // Called when a thread ends, as destructors of thread_local objects are. C++ has them from libstdc++,

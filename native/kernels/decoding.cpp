@@ -32,7 +32,8 @@ struct Tokens {
     void by_block(const Each& each) const {
         for (int64_t token = 0; token < count; token += block_tokens) {
             const int64_t left = count - token;
-            each(blocks[token / block_tokens] * block_tokens, token, left < block_tokens ? left : block_tokens);
+            each(blocks[token / block_tokens] * block_tokens, token,
+                 left < block_tokens ? left : block_tokens);
         }
     }
 };
@@ -41,7 +42,8 @@ struct Tokens {
 float weights_of(const bf16* q, const bf16* keys, const Tokens& tokens, int64_t size, float* weights) {
     const float scale = 1 / std::sqrt(float(size));
     tokens.by_block([&](int64_t slot, int64_t token, int64_t count) {
-        for (int64_t n = 0; n < count; n++) weights[token + n] = product(q, keys + (slot + n) * size, size) * scale;
+        for (int64_t n = 0; n < count; n++)
+            weights[token + n] = product(q, keys + (slot + n) * size, size) * scale;
     });
     const int64_t whole = tokens.count / LANES * LANES;
     float most = -INFINITY;
@@ -62,8 +64,8 @@ float weights_of(const bf16* q, const bf16* keys, const Tokens& tokens, int64_t 
 
 // V vectors of the weighted sum of values, from `at` on, for Q queries.
 template <int Q, int V>
-void weighted(const float* const (&weights)[Q], const float (&totals)[Q], const bf16* values, const Tokens& tokens,
-              int64_t size, int64_t at, bf16* const (&out)[Q]) {
+void weighted(const float* const (&weights)[Q], const float (&totals)[Q], const bf16* values,
+              const Tokens& tokens, int64_t size, int64_t at, bf16* const (&out)[Q]) {
     Floats sums[Q][V] = {};
     tokens.by_block([&](int64_t slot, int64_t token, int64_t count) {
         for (int64_t n = 0; n < count; n++) {
@@ -82,8 +84,8 @@ void weighted(const float* const (&weights)[Q], const float (&totals)[Q], const 
 
 // Q queries that read the same keys and values.
 template <int Q>
-void attend_together(const CachedAttention& call, const bf16* q, const bf16* keys, const bf16* values, const Tokens& tokens,
-                     bf16* out) {
+void attend_together(const CachedAttention& call, const bf16* q, const bf16* keys, const bf16* values,
+                     const Tokens& tokens, bf16* out) {
     const int64_t size = call.size, room = (tokens.count + 15) / 16 * 16;
     float* all = static_cast<float*>(scratch(Q * room * sizeof(float)));
     const float* weights[Q];
@@ -95,7 +97,8 @@ void attend_together(const CachedAttention& call, const bf16* q, const bf16* key
         totals[n] = weights_of(q + n * size, keys, tokens, size, all + n * room);
     }
     int64_t at = 0;
-    for (; at + 8 * LANES <= size; at += 8 * LANES) weighted<Q, 8>(weights, totals, values, tokens, size, at, outs);
+    for (; at + 8 * LANES <= size; at += 8 * LANES)
+        weighted<Q, 8>(weights, totals, values, tokens, size, at, outs);
     for (; at + LANES <= size; at += LANES) weighted<Q, 1>(weights, totals, values, tokens, size, at, outs);
 }
 
@@ -146,10 +149,8 @@ void attend_cached(const void* arguments, int threads) {
             for (; n < group; n += n + 2 <= group ? 2 : 1) {
                 const bf16* from = q + (first + n) * call.size;
                 bf16* out = static_cast<bf16*>(call.out) + (row * call.heads + first + n) * call.size;
-                if (n + 2 <= group)
-                    attend_together<2>(call, from, keys, values, tokens, out);
-                else
-                    attend_together<1>(call, from, keys, values, tokens, out);
+                if (n + 2 <= group) attend_together<2>(call, from, keys, values, tokens, out);
+                else attend_together<1>(call, from, keys, values, tokens, out);
             }
         }
     });

@@ -40,10 +40,8 @@ inline const bf16* before(const Linear& call, bf16* room) {
     if (call.norm == nullptr && !call.gated) return x;
     for (int64_t row = 0; row < call.rows; row++) {
         bf16* y = room + row * call.inputs;
-        if (call.gated)
-            swiglu(x + 2 * row * call.inputs, call.inputs, y);
-        else
-            rms_norm(x + row * call.inputs, static_cast<const bf16*>(call.norm), call.eps, call.inputs, y);
+        if (call.gated) swiglu(x + 2 * row * call.inputs, call.inputs, y);
+        else rms_norm(x + row * call.inputs, static_cast<const bf16*>(call.norm), call.eps, call.inputs, y);
     }
     return room;
 }

@@ -56,10 +56,8 @@ void attend_rows(const Attention& call, const Forward& room, int64_t begin, int6
     for (int64_t row = 0; row < ROWS; row++) {
         bf16* to = room.queries + row * dim;
         const bf16* from = static_cast<const bf16*>(call.q) + (begin + first + row) * call.q_row + head * dim;
-        if (row < count)
-            std::memcpy(to, from, dim * sizeof(bf16));
-        else
-            std::memset(to, 0, dim * sizeof(bf16));
+        if (row < count) std::memcpy(to, from, dim * sizeof(bf16));
+        else std::memset(to, 0, dim * sizeof(bf16));
     }
     const int64_t seen = first + count, width = up_to_multiple(seen, TILE);
     for (int64_t key = 0; key < width; key += TILE) {
@@ -71,14 +69,16 @@ void attend_rows(const Attention& call, const Forward& room, int64_t begin, int6
     }
     float totals[ROWS];
     for (int64_t row = 0; row < count; row++)
-        totals[row] = weigh(room.scores + row * room.width, first + row + 1, width, room.weights + row * room.width,
-                            call.log_sums[(begin + first + row) * call.heads + head]);
+        totals[row] =
+            weigh(room.scores + row * room.width, first + row + 1, width, room.weights + row * room.width,
+                  call.log_sums[(begin + first + row) * call.heads + head]);
     const int64_t pairs = (seen + 1) / 2, all_pairs = (length + 1) / 2;
     for (int64_t column = 0; column < dim; column += TILE) {
         Sums sums = {};
         multiply_tile(room.values + 2 * column * all_pairs, pairs, room.weights, room.width, 2, sums);
         for (int64_t row = 0; row < count; row++) {
-            bf16* out = static_cast<bf16*>(call.out) + ((begin + first + row) * call.heads + head) * dim + column;
+            bf16* out =
+                static_cast<bf16*>(call.out) + ((begin + first + row) * call.heads + head) * dim + column;
             for (int v = 0; v < VECTORS && column + v * LANES < dim; v++)
                 store_some(out + v * LANES, dim - column - v * LANES, sums[row][v] / totals[row]);
         }
@@ -96,10 +96,10 @@ void attend(const void* arguments, int threads) {
             const int64_t begin = call.offsets[segment], length = call.offsets[segment + 1] - begin;
             const Forward room = in_scratch<Forward>(length, call.dim);
             const int64_t offset = kv_head * call.dim;
-            columns_of_rows(static_cast<const bf16*>(call.k) + begin * call.k_row + offset, call.k_row, length,
-                            call.dim, room.keys);
-            columns_of_columns(static_cast<const bf16*>(call.v) + begin * call.v_row + offset, call.v_row, length,
-                               call.dim, room.values);
+            columns_of_rows(static_cast<const bf16*>(call.k) + begin * call.k_row + offset, call.k_row,
+                            length, call.dim, room.keys);
+            columns_of_columns(static_cast<const bf16*>(call.v) + begin * call.v_row + offset, call.v_row,
+                               length, call.dim, room.values);
             for (int64_t head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
                 for (int64_t first = 0; first < length; first += ROWS)
                     attend_rows(call, room, begin, length, first, head);

@@ -21,16 +21,16 @@ static_assert(BLOCK % ROWS == 0);
 
 // What a thread needs for a segment of `length` tokens.
 struct Backward {
-    int64_t width;                    // keys, filled up to whole tiles and to groups of ROWS
-    int64_t wide;                     // dim, filled up to whole tiles
-    bf16 *keys, *values;              // in tiles: sums over dim
-    bf16* keys_of_keys;               // in tiles: sums over keys
-    bf16 *queries, *grads;            // [BLOCK, dim], zeros behind the last
+    int64_t width;                      // keys, filled up to whole tiles and to groups of ROWS
+    int64_t wide;                       // dim, filled up to whole tiles
+    bf16 *keys, *values;                // in tiles: sums over dim
+    bf16* keys_of_keys;                 // in tiles: sums over keys
+    bf16 *queries, *grads;              // [BLOCK, dim], zeros behind the last
     bf16 *queries_tiles, *grads_tiles;  // in tiles: sums over queries
-    bf16 *weights, *scores;           // p and ds: [BLOCK / 2, width, 2]
-    bf16* rows;                       // ds of ROWS queries: [ROWS, width]
-    float *dk, *dv;                   // [width, wide]
-    float *log_sums, *deltas;         // [BLOCK]
+    bf16 *weights, *scores;             // p and ds: [BLOCK / 2, width, 2]
+    bf16* rows;                         // ds of ROWS queries: [ROWS, width]
+    float *dk, *dv;                     // [width, wide]
+    float *log_sums, *deltas;           // [BLOCK]
 
     Backward(Room& room, int64_t length, int64_t dim)
         : width(up_to_multiple(length, TILE) + ROWS),
@@ -58,7 +58,8 @@ struct Place {
 
 float dot_of(const bf16* a, const bf16* b, int64_t size) {
     Floats total = splat(0);
-    for (int64_t i = 0; i < size; i += LANES) total += load_some(a + i, size - i) * load_some(b + i, size - i);
+    for (int64_t i = 0; i < size; i += LANES)
+        total += load_some(a + i, size - i) * load_some(b + i, size - i);
     return sum(total);
 }
 
@@ -70,7 +71,8 @@ void take_queries(const Attention& call, const Backward& room, const Place& at) 
         const int64_t token = at.begin + at.first + row, place = (token * call.heads + at.head) * dim;
         const bf16* grad = static_cast<const bf16*>(call.grad) + place;
         std::memcpy(room.queries + row * dim,
-                    static_cast<const bf16*>(call.q) + token * call.q_row + at.head * dim, dim * sizeof(bf16));
+                    static_cast<const bf16*>(call.q) + token * call.q_row + at.head * dim,
+                    dim * sizeof(bf16));
         std::memcpy(room.grads + row * dim, grad, dim * sizeof(bf16));
         room.log_sums[row] = call.log_sums[token * call.heads + at.head];
         room.deltas[row] = dot_of(grad, static_cast<const bf16*>(call.out) + place, dim);
@@ -114,11 +116,13 @@ void weigh_again(const Attention& call, const Backward& room, const Place& at, i
 }
 
 // dq of ROWS queries.
-void query_gradients(const Attention& call, const Backward& room, const Place& at, int64_t row, int64_t seen) {
+void query_gradients(const Attention& call, const Backward& room, const Place& at, int64_t row,
+                     int64_t seen) {
     const int64_t all_pairs = (at.length + 1) / 2;
     for (int64_t column = 0; column < call.dim; column += TILE) {
         Sums sums = {};
-        multiply_tile(room.keys_of_keys + 2 * column * all_pairs, (seen + 1) / 2, room.rows, room.width, 2, sums);
+        multiply_tile(room.keys_of_keys + 2 * column * all_pairs, (seen + 1) / 2, room.rows, room.width, 2,
+                      sums);
         for (int64_t n = 0; n < ROWS && row + n < at.count; n++) {
             const int64_t token = at.begin + at.first + row + n;
             bf16* to = static_cast<bf16*>(call.dq) + (token * call.heads + at.head) * call.dim + column;
@@ -161,7 +165,8 @@ void block_gradients(const Attention& call, const Backward& room, const Place& a
     }
 }
 
-void write_rows(const Backward& room, const float* totals, int64_t length, int64_t dim, int64_t row_step, bf16* to) {
+void write_rows(const Backward& room, const float* totals, int64_t length, int64_t dim, int64_t row_step,
+                bf16* to) {
     for (int64_t row = 0; row < length; row++)
         for (int64_t i = 0; i < dim; i += LANES)
             store_some(to + row * row_step + i, dim - i, load(totals + row * room.wide + i));

@@ -19,8 +19,8 @@ inline int64_t up_to_multiple(int64_t number, int64_t of) { return (number + of 
 
 // Add the products to the sums. rows: the first row's first pair; row_step, pair_step: bf16 numbers between
 // rows, and between the pairs of one.
-inline void multiply_tile(const bf16* tile, int64_t pairs, const bf16* rows, int64_t row_step, int64_t pair_step,
-                          Sums& sums) {
+inline void multiply_tile(const bf16* tile, int64_t pairs, const bf16* rows, int64_t row_step,
+                          int64_t pair_step, Sums& sums) {
     Floats totals[ROWS][VECTORS];
 #pragma GCC unroll 12
     for (int row = 0; row < ROWS; row++)
@@ -61,7 +61,8 @@ inline void columns_of_rows(const bf16* from, int64_t row_step, int64_t count, i
 
 // The 16-bit numbers of two vectors as pairs: of each lane the first's, then the second's.
 inline Words paired(Floats first, Floats second) {
-    return __builtin_convertvector(narrow(first), Words) | __builtin_convertvector(narrow(second), Words) << 16;
+    return __builtin_convertvector(narrow(first), Words) | __builtin_convertvector(narrow(second), Words)
+                                                               << 16;
 }
 
 // Tiles whose columns are those of a matrix [count, size], and what is summed over are its rows:

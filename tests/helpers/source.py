@@ -103,7 +103,7 @@ def danlu_modules() -> dict[str, Module]:
 @lru_cache(maxsize=1)
 def all_modules() -> tuple[Module, ...]:
     """Read every Python file of the project."""
-    others = (_read(ROOT / folder, ROOT) for folder in ("tests", "tools", "benchmarks"))
+    others = (_read(ROOT / folder, ROOT) for folder in ("tests", "tools", "benchmarks", "native"))
     return (*danlu_modules().values(), *(module for folder in others for module in folder))
 
 

@@ -1,0 +1,67 @@
+"""native/tests: every kernel against plain code, here, for aarch64 in qemu, and under sanitizers.
+
+The program itself compares; these tests build it, and look at which instruction sets it ran with.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from native import build
+
+HERE = platform.machine()
+# What a processor must have, as /proc/cpuinfo names it.
+NEEDED = {"avx2": "avx2", "avx512": "avx512bw", "avx512_bf16": "avx512_bf16", "neon_bf16": "bf16"}
+SANITIZERS = {
+    "plain": (),
+    "memory": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+    "threads": ("-O1", "-g", "-fsanitize=thread"),
+}
+
+pytestmark = pytest.mark.soak
+
+
+def sets_here() -> list[str]:
+    """List the instruction sets that this processor has."""
+    words = set(Path("/proc/cpuinfo").read_text("utf-8").split())
+    known = build.INSTRUCTION_SETS[HERE]
+    return [name for name in known if name == "neon" or NEEDED[name] in words]
+
+
+def run(words: Sequence[str | Path]) -> str:
+    """Run the program and return its last line; its faults are the test's."""
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
+@pytest.mark.parametrize("watched", SANITIZERS)
+def test_every_kernel_computes_rightly_here(watched: str, tmp_path: Path) -> None:
+    options = SANITIZERS[watched]
+    empty = tmp_path / "empty.cpp"
+    empty.write_text("int main() {}", "utf-8")
+    probe = ["g++", *options, empty, "-o", tmp_path / "empty"]
+    if subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip(f"this g++ has no sanitizer of {watched}")
+    build.build_check(tmp_path / "check", extra=options)
+    assert run([tmp_path / "check"]) == f"right with: {' '.join(sets_here())}"
+
+
+@pytest.mark.skipif(HERE == "aarch64", reason="aarch64 is here")
+@pytest.mark.skipif(
+    not shutil.which("aarch64-linux-gnu-g++"), reason="there is no compiler for aarch64"
+)
+@pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="there is no qemu-aarch64")
+def test_every_kernel_computes_rightly_on_aarch64(tmp_path: Path) -> None:
+    """One processor with instructions for bf16, and one without."""
+    program = tmp_path / "check"
+    build.build_check(program, machine="aarch64", extra=["-static"])
+    for processor, sets in (("max", "neon neon_bf16"), ("cortex-a72", "neon")):
+        assert run(["qemu-aarch64", "-cpu", processor, program]) == f"right with: {sets}"
