@@ -28,7 +28,7 @@ from danlu.ops.choice import NotBuilt, NotHere
 
 FILE = Path(__file__).with_name("libdanlu.so")
 # As in native/kernels.h.
-VERSION = 1
+VERSION = 2
 
 Pointer, Size, Int, Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
