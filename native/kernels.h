@@ -8,11 +8,12 @@
 
 namespace danlu {
 
-constexpr int32_t VERSION = 2;
+constexpr int32_t VERSION = 3;
 
 enum Kind : int32_t {
     PACK,
     LINEAR,
+    QUANTIZE,
     LOOK_UP,
     APPEND,
     ATTEND_CACHED,
@@ -33,8 +34,8 @@ enum Kind : int32_t {
 // Outputs of a weight matrix that lie together: [tiles][inputs / 2][TILE][2].
 constexpr int TILE = 32;
 
-// How a weight's numbers lie; its filler is zeros. Where a group of inputs shares a scale, the last
-// group may have fewer inputs.
+// How a weight's numbers lie; its filler is zeros. A group of inputs shares a scale; the last may have
+// fewer inputs.
 enum Form : int32_t {
     BF16,  // [tiles][inputs / 2][TILE][2]
     // [tiles][inputs / 4][TILE] words, four q of an output in each: the bits from 8 i on are input 2 i's,
@@ -44,7 +45,8 @@ enum Form : int32_t {
     // w = (q - 8) * scale + zero, scales [tiles][groups][TILE][scale, zero].
     INT4,
 };
-constexpr int INT8_GROUP = 64, INT4_GROUP = 32;
+// Inputs that share a scale.
+constexpr int GROUP = 32;
 
 // weight [outputs, inputs] into the kernels' own order; inputs is even.
 struct Pack {
@@ -53,8 +55,17 @@ struct Pack {
     int64_t outputs, inputs;
 };
 
+// weight [outputs, inputs], bf16 or float, into INT8 or INT4.
+struct Quantize {
+    const void* weight;
+    void* values;
+    void* scales;
+    int64_t outputs, inputs;
+    int32_t form, is_float;
+};
+
 // y = residual + before(x) weight^T + (before(x) a[place]) b[place]. inputs is even; with
-// INT8 a multiple of 4, with INT4 of INT4_GROUP.
+// INT8 a multiple of 4, with INT4 of GROUP.
 struct Linear {
     const void* x;         // [rows, inputs], or [rows, 2 * inputs] where gated
     const void* weight;    // packed

@@ -59,6 +59,7 @@ inline Vector load_as(const Number* from) {
 }
 
 inline float widen(bf16 number) { return cast<float>(uint32_t(number.bits) << 16); }
+inline float widen(float number) { return number; }
 
 // Round to the nearest, ties to even; what is not a number stays one.
 inline bf16 narrow(float number) {
@@ -132,6 +133,7 @@ inline bool has_any(Ints lanes) {
 }
 
 inline Floats larger_of(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats smaller_of(Floats a, Floats b) { return a < b ? a : b; }
 
 // e to the power of each. Error below 2 units in the last place; 0 below -87.3, infinity above 88.7.
 // Cody and Waite's reduction to [-ln 2 / 2, ln 2 / 2], then the Taylor series to the 7th power.

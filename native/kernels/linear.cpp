@@ -18,7 +18,7 @@ struct Room {
     float *scales, *sums, *narrow;
     int64_t groups;
 
-    Room(const Linear& call, int group) : groups((call.inputs + group - 1) / group) {
+    explicit Room(const Linear& call) : groups((call.inputs + GROUP - 1) / GROUP) {
         const bool is_made = call.norm != nullptr || call.gated;
         const bool is_split = call.form != BF16;
         const size_t sizes[] = {
@@ -54,8 +54,8 @@ void narrow_product(const Linear& call, const bf16* x, int64_t row, float* t) {
     for (int64_t r = 0; r < call.rank; r++) t[r] = round_to_bf16(t[r]);
 }
 
-Prepared prepare(const Linear& call, int group, int threads) {
-    const Room room(call, group);
+Prepared prepare(const Linear& call, int threads) {
+    const Room room(call);
     const bf16* x = static_cast<const bf16*>(call.x);
     const bool is_made = call.norm != nullptr || call.gated;
     const bf16* numbers = is_made ? room.numbers : x;
@@ -71,10 +71,10 @@ Prepared prepare(const Linear& call, int group, int threads) {
             int16_t* shorts = room.shorts + row * call.inputs;
             float *scales = room.scales + row * room.groups, *sums = room.sums + row * room.groups;
             if (call.is_float)
-                split(static_cast<const float*>(call.x) + row * call.inputs, call.inputs, group, shorts,
-                      scales, sums);
+                split(static_cast<const float*>(call.x) + row * call.inputs, call.inputs, shorts, scales,
+                      sums);
             else if (call.form != BF16)
-                split(here, call.inputs, group, shorts, scales, sums);
+                split(here, call.inputs, shorts, scales, sums);
             if (call.a != nullptr) narrow_product(call, here, row, room.narrow + row * call.rank);
         }
     });
@@ -122,7 +122,7 @@ void multiply_rest(const Weight& weight, int64_t row, int64_t tile) {
 
 template <typename Weight>
 void multiply(const Linear& call, int threads) {
-    const Prepared x = prepare(call, Weight::GROUP, threads);
+    const Prepared x = prepare(call, threads);
     const Weight weight{call, x};
     parallel_for(threads, (call.outputs + TILE - 1) / TILE, 4, [&](int64_t begin, int64_t end) {
         for (int64_t tile = begin; tile < end; tile++) {

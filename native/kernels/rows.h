@@ -34,21 +34,18 @@ inline void swiglu(const bf16* gate_up, int64_t size, bf16* y) {
     }
 }
 
-inline float to_float(bf16 number) { return widen(number); }
-inline float to_float(float number) { return number; }
-
 // Whole numbers of a row in groups: x = shorts * scale of the group, [inputs], and [groups] scales and
 // sums of x. A scale is a power of two and the largest number has 15 bits, so bf16 numbers within 2^7 of
 // it are exact. A group with a number that is not finite is not a number; one below 2^-112 is zeros.
 template <typename Number>
-void split(const Number* x, int64_t inputs, int group, int16_t* shorts, float* scales, float* sums) {
+void split(const Number* x, int64_t inputs, int16_t* shorts, float* scales, float* sums) {
     const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    for (int64_t begin = 0; begin < inputs; begin += group, scales++, sums++) {
-        const int64_t end = begin + group < inputs ? begin + group : inputs;
+    for (int64_t begin = 0; begin < inputs; begin += GROUP, scales++, sums++) {
+        const int64_t end = begin + GROUP < inputs ? begin + GROUP : inputs;
         int32_t most = 0;
         for (int64_t i = begin; i < end; i++) {
             // As whole numbers they are in the order of their sizes, what is not a number last.
-            const int32_t size = cast<int32_t>(to_float(x[i])) & 0x7fffffff;
+            const int32_t size = cast<int32_t>(widen(x[i])) & 0x7fffffff;
             most = size > most ? size : most;
         }
         const int32_t exponent = most >> 23;
@@ -56,7 +53,7 @@ void split(const Number* x, int64_t inputs, int group, int16_t* shorts, float* s
         const float inverse = is_number ? cast<float>((268 - exponent) << 23) : 0;
         int32_t total = 0;
         for (int64_t i = begin; i < end; i++) {
-            const float number = is_finite ? to_float(x[i]) : 0;
+            const float number = is_finite ? widen(x[i]) : 0;
             int32_t whole = cast<int32_t>(number * inverse + magic) - cast<int32_t>(magic);
             whole = whole > 32767 ? 32767 : whole < -32767 ? -32767 : whole;
             shorts[i] = int16_t(whole);

@@ -29,7 +29,6 @@ inline void prefetch(const void* from) {
 }
 
 struct Bf16Weight {
-    static constexpr int GROUP = 64;
     const Linear& call;
     const Prepared& x;
 
@@ -84,7 +83,7 @@ struct GroupSums {
 // q of eight or four bits in words, two of each word at a time.
 template <int BITS>
 struct FewBitsWeight {
-    static constexpr int GROUP = BITS == 8 ? INT8_GROUP : INT4_GROUP, IN_WORD = 32 / BITS;
+    static constexpr int IN_WORD = 32 / BITS;
     const Linear& call;
     const Prepared& x;
 

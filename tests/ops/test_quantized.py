@@ -105,7 +105,7 @@ def test_the_gradient_of_the_input_is_that_of_the_floats(
 def test_int8_weights_are_within_half_a_step(name: str, dtype: torch.dtype) -> None:
     form, weight = form_of(8, name), matrix(100, 192, dtype=dtype)
     error = (floats_of(form, quantized_in(form, weight))[:100] - weight).abs()
-    groups = weight.float().unflatten(1, (-1, form.group or 192))
+    groups = weight.float().unflatten(1, (-1, 32 if name == NATIVE else 192))
     steps = groups.abs().amax(dim=2, keepdim=True) / 127
     # Where the scale was rounded down, the largest weight is cut off at 127: at most 127 * 2^-9.
     slack = 127 * 2**-9 if dtype == torch.bfloat16 or name == NATIVE else 1e-3
@@ -114,12 +114,14 @@ def test_int8_weights_are_within_half_a_step(name: str, dtype: torch.dtype) -> N
 
 @both_dtypes
 def test_int4_weights_are_within_half_a_step(name: str, dtype: torch.dtype) -> None:
+    if name == NATIVE:
+        pytest.skip("it looks for the least squared error: tests/native/test_bits.py")
     form, weight = form_of(4, name), matrix(100, 64, dtype=dtype)
     groups = weight.float().view(100, 2, 32)
     steps = (groups.amax(2, keepdim=True) - groups.amin(2, keepdim=True)) / 15
     error = (floats_of(form, quantized_in(form, weight))[:100].view(100, 2, 32) - groups).abs()
     # Rounding scale and zero to bf16 moves each end by 2^-9 of the numbers, here up to 8 steps.
-    slack = 16 * 2**-9 if dtype == torch.bfloat16 or name == NATIVE else 1e-3
+    slack = 16 * 2**-9 if dtype == torch.bfloat16 else 1e-3
     assert (error <= steps * (0.5 + slack)).all()
 
 

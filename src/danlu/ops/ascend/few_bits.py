@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danlu.ops.frozen.int4 import INT4_GROUP, in_groups
-from danlu.ops.frozen.quantized import PIECE, in_rows, int8_floats, pieces_of
+from danlu.ops.frozen.int4 import INT4_GROUP, int4_levels
+from danlu.ops.frozen.quantized import PIECE, FewBitsForm, in_rows, int8_floats, pieces_of
 
 # The most rows or columns that the kernel takes; Qwen3's output matrix has more.
 _LARGEST_SIDE = 65535
@@ -114,4 +114,4 @@ def _int4_linear(x: Tensor, packed: Tensor, parameters: Tensor) -> Tensor:
 
 
 INT8 = in_rows(_int8_linear)
-INT4 = in_groups(_multiple, _empty, _store, _floats, _int4_linear)
+INT4 = FewBitsForm(_empty, int4_levels(_multiple, _store), _floats, _int4_linear)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from danlu.ops.choice import Operation
 from danlu.ops.frozen.int4 import INT4_LINEAR
-from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, multiplied, quantized_in
+from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, multiplied
 
 _OPERATIONS: dict[str, Operation[FewBitsForm]] = {"int8": INT8_LINEAR, "int4": INT4_LINEAR}
 
@@ -36,7 +36,7 @@ class QuantizedWeight(nn.Module):
 
     def fill(self, weight: Tensor) -> None:
         """Quantise a matrix into the allocated buffers."""
-        quantized_in(self.form, weight, out=(self.values, self.scales))
+        self.form.fill((self.values, self.scales), weight)
 
     def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
         y = multiplied(self.form, x, self.values, self.scales)

@@ -16,14 +16,15 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.ops import reference
 from danlu.ops.choice import NotHere, Operation
 from danlu.ops.frozen.quantized import (
     PIECE,
+    QUANTIZED_AT_ONCE,
     FewBitsForm,
-    Pieces,
     Product,
     Stored,
     divisor_of,
@@ -38,14 +39,30 @@ _TILES = (64, 32)
 INT4_KERNEL_ROWS = 48
 
 
-def int4_levels(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """See `FewBitsForm.levels`: uint8 levels, scales and zeros."""
-    low, high = w.aminmax(dim=-1)
-    # Rounded to their dtype first: the levels then make up for it.
-    scales = (high - low).div_(15).to(dtype)
-    zeros = (low + 8 * scales).to(dtype)
-    levels = (w - zeros[..., None]).div_(divisor_of(scales)[..., None]).round_()
-    return levels.add_(8).clamp_(0, 15).to(torch.uint8), (scales, zeros)
+def int4_levels(
+    multiple: Callable[[], int], store: Callable[[Stored, slice, Tensor, Tensor, Tensor], None]
+) -> Callable[[Stored, Tensor], None]:
+    """Return a form's `fill`, from levels that span each group's range.
+
+    multiple(): outputs that are stored together. store(out, place, levels, scales, zeros): levels
+    uint8 [some, in], scales and zeros [some, groups] of the outputs in a slice.
+    """
+
+    def fill(out: Stored, weight: Tensor) -> None:
+        outputs, inputs = weight.shape
+        together = multiple()
+        for rows in pieces_of(QUANTIZED_AT_ONCE, outputs, inputs, together):
+            w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % together))
+            w = w.view(len(w), inputs // INT4_GROUP, INT4_GROUP)
+            low, high = w.aminmax(dim=-1)
+            # Rounded to their dtype first: the levels then make up for it.
+            scales = (high - low).div_(15).to(weight.dtype)
+            zeros = (low + 8 * scales).to(weight.dtype)
+            levels = (w - zeros[..., None]).div_(divisor_of(scales[..., None])).round_()
+            levels = levels.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
+            store(out, slice(rows.start, rows.start + len(w)), levels, scales, zeros)
+
+    return fill
 
 
 @cache
@@ -127,20 +144,9 @@ def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     return torch.addcmul(zeros, levels, scales).view(inputs, -1)
 
 
-def in_groups(
-    multiple: Callable[[], int],
-    empty: Callable[[Tensor, torch.device], Stored],
-    store: Callable[[Stored, slice, Tensor, Tensor, Tensor], None],
-    floats: Pieces,
-    linear: Product,
-) -> FewBitsForm:
-    """Return a form of int4 weights."""
-    return FewBitsForm(int4_levels, INT4_GROUP, multiple, empty, store, floats, linear)
-
-
 def in_tiles(linear: Product) -> FewBitsForm:
     """Return the form in tiles, with a product of its own."""
-    return in_groups(_tile, _empty_tiles, _store_tiles, _tile_floats, linear)
+    return FewBitsForm(_empty_tiles, int4_levels(_tile, _store_tiles), _tile_floats, linear)
 
 
 def _trial(form: FewBitsForm, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

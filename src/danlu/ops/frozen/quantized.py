@@ -23,8 +23,8 @@ from danlu.ops.choice import Operation, example
 
 # The most rows for which aten's kernel is faster.
 INT8_KERNEL_ROWS = 4
-# The most inputs that share a scale in a form with groups.
-INT8_GROUP = 64
+# The fewest inputs that share a scale, in any form.
+INT8_GROUP = 32
 # Numbers that are floats again at a time in a product: 8 MB in bf16, and 128 MB on an accelerator,
 # which would start many small products otherwise.
 PIECE, LARGE_PIECE = 1 << 22, 1 << 26
@@ -38,34 +38,22 @@ Pieces = Callable[[Tensor, Tensor, torch.dtype], Iterator[tuple[slice, Tensor]]]
 class FewBitsForm(NamedTuple):
     """How weights in few bits lie, and a product with them.
 
-    levels(w [some, groups, group], dtype): q in w's shape, and parameters that make w of it again,
-    each [some, groups] in a dtype. group: inputs that share a scale; None: all. multiple(): outputs
-    that are stored together. empty(weight, device): what `store` fills, for a weight of this shape.
-    store(out, place, q [some, in], *parameters): of the outputs in a slice. floats(*stored, dtype):
-    yields slices of outputs and their weights [some, in]. linear(x, *stored) -> [rows, outputs and
+    empty(weight, device): what `fill` fills, for a weight of this shape. fill(out, weight [out,
+    in]): quantises it. floats(*stored, dtype): yields slices of outputs and their weights [some,
+    in]; there may be filler behind outputs and inputs. linear(x, *stored) -> [rows, outputs and
     filler].
     """
 
-    levels: Callable[[Tensor, torch.dtype], tuple[Tensor, tuple[Tensor, ...]]]
-    group: int | None
-    multiple: Callable[[], int]
     empty: Callable[[Tensor, torch.device], Stored]
-    store: Callable[..., None]
+    fill: Callable[[Stored, Tensor], None]
     floats: Pieces
     linear: Product
 
 
-def quantized_in(form: FewBitsForm, weight: Tensor, *, out: Stored | None = None) -> Stored:
+def quantized_in(form: FewBitsForm, weight: Tensor) -> Stored:
     """Quantise [out, in] in a form."""
-    stored = out or form.empty(weight, weight.device)
-    outputs, inputs = weight.shape
-    multiple, group = form.multiple(), form.group or inputs
-    for rows in pieces_of(QUANTIZED_AT_ONCE, outputs, inputs, multiple):
-        filler = -(rows.stop - rows.start) % multiple
-        w = F.pad(weight[rows].float(), (0, -inputs % group, 0, filler)).unflatten(1, (-1, group))
-        q, parameters = form.levels(w, stored[1].dtype)
-        q = q.flatten(1)[:, :inputs]
-        form.store(stored, slice(rows.start, rows.start + len(w)), q, *parameters)
+    stored = form.empty(weight, weight.device)
+    form.fill(stored, weight)
     return stored
 
 
@@ -97,17 +85,9 @@ class Frozen(torch.autograd.Function):
         return total, None, None, None, None
 
 
-def int8_levels(w: Tensor, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """See `FewBitsForm.levels`: int8 values and scales; overwrites w."""
-    # Rounded to its dtype first: the values then make up for it.
-    scales = w.abs().amax(dim=-1).div_(127).to(dtype)
-    values = w.div_(divisor_of(scales)[..., None]).round_().clamp_(-127, 127)
-    return values.to(torch.int8), (scales,)
-
-
 def in_rows(linear: Product) -> FewBitsForm:
     """Return the form in rows, values [out, in] and scales [out], with a product of its own."""
-    return FewBitsForm(int8_levels, None, lambda: 1, _empty_rows, _store_rows, _row_pieces, linear)
+    return FewBitsForm(_empty_rows, _fill_rows, _row_pieces, linear)
 
 
 def _empty_rows(weight: Tensor, device: torch.device) -> Stored:
@@ -116,8 +96,13 @@ def _empty_rows(weight: Tensor, device: torch.device) -> Stored:
     return values, torch.empty(len(weight), dtype=weight.dtype, device=device)
 
 
-def _store_rows(out: Stored, place: slice, values: Tensor, scales: Tensor) -> None:
-    out[0][place], out[1][place] = values, scales[:, 0]
+def _fill_rows(out: Stored, weight: Tensor) -> None:
+    values, scales = out
+    for rows in pieces_of(QUANTIZED_AT_ONCE, *weight.shape):
+        w = weight[rows].to(torch.float32, copy=True)
+        # Rounded to its dtype first: the values then make up for it.
+        scales[rows] = w.abs().amax(dim=1).div_(127)
+        values[rows] = w.div_(divisor_of(scales[rows, None])).round_().clamp_(-127, 127)
 
 
 def _row_pieces(

@@ -8,30 +8,30 @@ in. Filler, behind the outputs and, in int8, behind the inputs, is zero.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.ops.frozen.int4 import INT4_GROUP, in_groups
-from danlu.ops.frozen.quantized import (
-    INT8_GROUP,
-    PIECE,
-    FewBitsForm,
-    Stored,
-    int8_levels,
-    pieces_of,
-)
-from danlu.ops.native.library import library
-from danlu.ops.native.native_linear import TILE, FewBitsProduct
+from danlu.ops.frozen.quantized import PIECE, FewBitsForm, Stored, pieces_of
+from danlu.ops.native.library import Int, KernelCall, Kind, Pointer, Size, library
+from danlu.ops.native.native_linear import INT4, INT8, TILE, FewBitsProduct
 
+# Inputs that share a scale, as in native/kernels.h.
+_GROUP = 32
 # Inputs in a word.
 _FOUR, _EIGHT = 4, 8
 
 
-def _multiple() -> int:
-    library()
-    return TILE
+class _Quantize(KernelCall):
+    kind = Kind.QUANTIZE
+    _fields_ = (
+        *((name, Pointer) for name in ("weight", "values", "scales")),
+        ("outputs", Size),
+        ("inputs", Size),
+        ("form", Int),
+        ("is_float", Int),
+    )
 
 
 def _empty(weight: Tensor, device: torch.device, in_word: int, *per_group: int) -> Stored:
@@ -42,24 +42,32 @@ def _empty(weight: Tensor, device: torch.device, in_word: int, *per_group: int) 
 
 
 def _empty_int8(weight: Tensor, device: torch.device) -> Stored:
-    return _empty(weight, device, _FOUR, -(-weight.shape[1] // INT8_GROUP), TILE)
+    return _empty(weight, device, _FOUR, -(-weight.shape[1] // _GROUP), TILE)
 
 
 def _empty_int4(weight: Tensor, device: torch.device) -> Stored:
-    return _empty(weight, device, _EIGHT, weight.shape[1] // INT4_GROUP, TILE, 2)
+    return _empty(weight, device, _EIGHT, weight.shape[1] // _GROUP, TILE, 2)
 
 
 def _tiles_of(place: slice) -> slice:
     return slice(place.start // TILE, -(-place.stop // TILE))
 
 
-def _store_int8(out: Stored, place: slice, q: Tensor, scales: Tensor) -> None:
-    tiles = _tiles_of(place)
-    # In a word's bytes the first inputs of its two pairs come first.
-    pairs = F.pad(q, (0, -q.shape[1] % _FOUR)).view(-1, TILE, out[0].shape[1], 2, 2)
-    words = pairs.transpose(3, 4).flatten(3).view(torch.int32)[..., 0]
-    out[0][tiles] = words.transpose(1, 2)
-    out[1][tiles] = scales.view(-1, TILE, scales.shape[1]).transpose(1, 2)
+def _fill(form: int, out: Stored, weight: Tensor) -> None:
+    if weight.dtype not in (torch.bfloat16, torch.float32):
+        weight = weight.float()
+    weight = weight.detach().contiguous()
+    values, scales = out
+    call = _Quantize(
+        weight=weight,
+        values=values,
+        scales=scales,
+        outputs=weight.shape[0],
+        inputs=weight.shape[1],
+        form=form,
+        is_float=weight.dtype == torch.float32,
+    )
+    library().run(call)
 
 
 def _int8_floats(
@@ -70,17 +78,8 @@ def _int8_floats(
         some, of_groups = values[_tiles_of(rows)], scales[_tiles_of(rows)].to(dtype)
         bytes_ = some.view(torch.int8).view(-1, words, TILE, 2, 2).permute(0, 2, 1, 4, 3)
         weight = bytes_.to(dtype).reshape(-1, TILE, words * _FOUR)
-        by_input = of_groups.repeat_interleave(INT8_GROUP, dim=1)[:, : words * _FOUR]
+        by_input = of_groups.repeat_interleave(_GROUP, dim=1)[:, : words * _FOUR]
         yield rows, weight.mul_(by_input.transpose(1, 2)).flatten(0, 1)
-
-
-def _store_int4(out: Stored, place: slice, q: Tensor, scales: Tensor, zeros: Tensor) -> None:
-    tiles = _tiles_of(place)
-    pairs = q.view(-1, TILE, out[0].shape[1], 4, 2).transpose(3, 4).reshape(*q.shape[:1], -1, 2)
-    halves = (pairs[..., 0] | pairs[..., 1] << 4).view(-1, TILE, out[0].shape[1], 4)
-    out[0][tiles] = halves.view(torch.int32)[..., 0].transpose(1, 2)
-    both = torch.stack((scales, zeros), dim=-1)
-    out[1][tiles] = both.view(-1, TILE, scales.shape[1], 2).transpose(1, 2)
 
 
 def _int4_floats(
@@ -90,21 +89,15 @@ def _int4_floats(
     for rows in pieces_of(PIECE, tiles * TILE, words * _EIGHT, TILE):
         some = values[_tiles_of(rows)].transpose(1, 2)  # [tiles, TILE, words]
         eights = torch.stack([some >> 4 * place & 15 for place in (0, 4, 1, 5, 2, 6, 3, 7)], dim=-1)
-        levels = eights.view(-1, words * _EIGHT // INT4_GROUP, INT4_GROUP).to(dtype).sub_(8)
+        levels = eights.view(-1, words * _EIGHT // _GROUP, _GROUP).to(dtype).sub_(8)
         of_groups = scales[_tiles_of(rows)].to(dtype).transpose(1, 2).reshape(len(levels), -1, 1, 2)
         weight = torch.addcmul(of_groups[..., 1], levels, of_groups[..., 0])
         yield rows, weight.flatten(1)
 
 
 NATIVE_INT8 = FewBitsForm(
-    int8_levels,
-    INT8_GROUP,
-    _multiple,
-    _empty_int8,
-    _store_int8,
-    _int8_floats,
-    FewBitsProduct(1, _FOUR),
+    _empty_int8, partial(_fill, INT8), _int8_floats, FewBitsProduct(INT8, _FOUR)
 )
-NATIVE_INT4 = in_groups(
-    _multiple, _empty_int4, _store_int4, _int4_floats, FewBitsProduct(2, _EIGHT)
+NATIVE_INT4 = FewBitsForm(
+    _empty_int4, partial(_fill, INT4), _int4_floats, FewBitsProduct(INT4, _EIGHT)
 )

@@ -16,6 +16,8 @@ from danlu.ops.native.library import Float, Int, KernelCall, Kind, Pointer, Size
 
 # Outputs that lie together, as in native/kernels.h.
 TILE = 32
+# The forms there.
+BF16, INT8, INT4 = 0, 1, 2
 
 
 class _Pack(KernelCall):
@@ -79,7 +81,7 @@ class NativeMatrix:
     @property
     def stored(self) -> KernelWeight:
         """What the kernels read."""
-        return KernelWeight(self.packed, None, self.outputs, self.inputs, 0)
+        return KernelWeight(self.packed, None, self.outputs, self.inputs, BF16)
 
 
 def _stored(weight: object) -> KernelWeight | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danlu.ops.frozen.int4 import INT4_GROUP, in_groups
-from danlu.ops.frozen.quantized import LARGE_PIECE, Stored, pieces_of
+from danlu.ops.frozen.int4 import INT4_GROUP, int4_levels
+from danlu.ops.frozen.quantized import LARGE_PIECE, FewBitsForm, Stored, pieces_of
 from danlu.ops.nvidia.late_import import late
 
 # The most rows of a product that reads the weights as they are stored.
@@ -50,4 +50,4 @@ def _product(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     return y
 
 
-INT4_WORDS = in_groups(lambda: 1, _empty, _store, _pieces, _product)
+INT4_WORDS = FewBitsForm(_empty, int4_levels(lambda: 1, _store), _pieces, _product)
