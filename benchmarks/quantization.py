@@ -17,7 +17,7 @@ from torch import Tensor
 from danlu.device.detect import select
 from danlu.hub.load import LoadedModel, load_model
 from danlu.model.attention import PackedAttention
-from danlu.model.quantized import Quantization
+from danlu.model.config import Quantization
 from danlu.model.qwen3 import plain_linear
 from danlu.ops import Segments
 

@@ -8,11 +8,12 @@
 
 namespace danlu {
 
-constexpr int32_t VERSION = 1;
+constexpr int32_t VERSION = 3;
 
 enum Kind : int32_t {
     PACK,
     LINEAR,
+    QUANTIZE,
     LOOK_UP,
     APPEND,
     ATTEND_CACHED,
@@ -33,6 +34,20 @@ enum Kind : int32_t {
 // Outputs of a weight matrix that lie together: [tiles][inputs / 2][TILE][2].
 constexpr int TILE = 32;
 
+// How a weight's numbers lie; its filler is zeros. A group of inputs shares a scale; the last may have
+// fewer inputs.
+enum Form : int32_t {
+    BF16,  // [tiles][inputs / 2][TILE][2]
+    // [tiles][inputs / 4][TILE] words, four q of an output in each: the bits from 8 i on are input 2 i's,
+    // from 16 + 8 i on input 2 i + 1's. w = q * scale, scales [tiles][groups][TILE].
+    INT8,
+    // [tiles][inputs / 8][TILE] words, eight q in each, from 4 i and 16 + 4 i on.
+    // w = (q - 8) * scale + zero, scales [tiles][groups][TILE][scale, zero].
+    INT4,
+};
+// Inputs that share a scale.
+constexpr int GROUP = 32;
+
 // weight [outputs, inputs] into the kernels' own order; inputs is even.
 struct Pack {
     const void* weight;
@@ -40,10 +55,21 @@ struct Pack {
     int64_t outputs, inputs;
 };
 
-// y = residual + before(x) weight^T + (before(x) a[place]) b[place].
+// weight [outputs, inputs], bf16 or float, into INT8 or INT4.
+struct Quantize {
+    const void* weight;
+    void* values;
+    void* scales;
+    int64_t outputs, inputs;
+    int32_t form, is_float;
+};
+
+// y = residual + before(x) weight^T + (before(x) a[place]) b[place]. inputs is even; with
+// INT8 a multiple of 4, with INT4 of GROUP.
 struct Linear {
     const void* x;         // [rows, inputs], or [rows, 2 * inputs] where gated
     const void* weight;    // packed
+    const void* scales;    // of INT8 and INT4
     const void* norm;      // [inputs]: before is RMS norm; or null
     const void* residual;  // [rows, outputs], or null
     void* y;               // [rows, outputs]; the residual's own memory will do
@@ -53,6 +79,8 @@ struct Linear {
     int64_t rows, inputs, outputs, rank;
     float eps;
     int32_t gated;  // before is swiglu: silu(first half) * second half
+    int32_t form;
+    int32_t is_float;  // x and y are floats: of few bits, with nothing before or behind
 };
 
 // out[row] = table[numbers[row]]

@@ -41,6 +41,7 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int16_t Shorts __attribute__((vector_size(4 * LANES)));
 
 template <typename To, typename From>
 inline To cast(From from) {
@@ -58,6 +59,7 @@ inline Vector load_as(const Number* from) {
 }
 
 inline float widen(bf16 number) { return cast<float>(uint32_t(number.bits) << 16); }
+inline float widen(float number) { return number; }
 
 // Round to the nearest, ties to even; what is not a number stays one.
 inline bf16 narrow(float number) {
@@ -131,6 +133,7 @@ inline bool has_any(Ints lanes) {
 }
 
 inline Floats larger_of(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats smaller_of(Floats a, Floats b) { return a < b ? a : b; }
 
 // e to the power of each. Error below 2 units in the last place; 0 below -87.3, infinity above 88.3.
 // Cody and Waite's reduction to [-ln 2 / 2, ln 2 / 2], then the Taylor series to the 7th power.
@@ -190,5 +193,24 @@ inline Pairs load_pairs(const bf16* from) {
 inline Pairs splat_pair(const bf16* two) { return {splat(widen(two[0])), splat(widen(two[1]))}; }
 inline Floats dot(Floats total, Pairs a, Pairs b) { return total + a.even * b.even + a.odd * b.odd; }
 #endif
+
+// Whole numbers, two for each lane: 2 * LANES of 16 bits.
+inline Shorts splat_pair(const int16_t* two) {
+    return cast<Shorts>(Words{} + load_as<uint32_t>(two));
+}
+inline Ints dot(Ints total, Shorts a, Shorts b) {
+#if defined(__AVX512VNNI__)
+    return cast<Ints>(_mm512_dpwssd_epi32(cast<__m512i>(total), cast<__m512i>(a), cast<__m512i>(b)));
+#elif defined(__AVX512F__)
+    return total + cast<Ints>(_mm512_madd_epi16(cast<__m512i>(a), cast<__m512i>(b)));
+#elif defined(__AVX2__)
+    return total + cast<Ints>(_mm256_madd_epi16(cast<__m256i>(a), cast<__m256i>(b)));
+#elif defined(__aarch64__)
+    const int16x8_t x = cast<int16x8_t>(a), y = cast<int16x8_t>(b);
+    const int32x4_t first = vmull_s16(vget_low_s16(x), vget_low_s16(y));
+    return total + cast<Ints>(vpaddq_s32(first, vmull_high_s16(x, y)));
+#endif
+}
+inline Floats to_floats(Ints numbers) { return __builtin_convertvector(numbers, Floats); }
 
 }  // namespace danlu::DANLU_ISA

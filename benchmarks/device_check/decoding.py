@@ -22,9 +22,9 @@ from danlu.engine.request import Output, Request, RequestId, SamplingSettings
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import Adapter
 from danlu.model.config import ModelConfig, Quantization
-from danlu.model.quantized import QuantizedWeight, quantized_bytes
+from danlu.model.quantized import quantized_bytes
 from danlu.model.qwen3 import Qwen3, replace_weight
-from danlu.ops import ops_table
+from danlu.ops import QuantizedWeight, ops_table
 
 GREEDY = SamplingSettings(temperature=0.0, ignore_eos=True)
 # As Qwen3's own settings have it.

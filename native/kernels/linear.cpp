@@ -1,76 +1,96 @@
-// Products of rows with a weight matrix that lies in the kernels' own order, with what stands before
-// and behind them.
+// Products of rows with a weight matrix in the kernels' own order, with what stands before and behind.
 //
-// The order: tiles of TILE outputs, in each the inputs two by two, [tiles][inputs / 2][TILE][2]; the
-// last tile is filled with zeros. So a vector of LANES outputs takes two inputs of a row at once, a
-// row's sum is that of its own numbers in their order however many rows there are, and a thread reads
-// its weights from the first to the last. For few rows a product waits for them; a tile is multiplied
-// with all rows while it is in the nearest cache.
+// What precedes is made once for each row; then the threads take tiles of outputs, and each reads its
+// weights from the first to the last.
 
-#include "../simd.h"
 #include "../threads.h"
-#include "rows.h"
 #include "table.h"
+#include "weights.h"
 
 namespace danlu::DANLU_ISA {
 
 namespace {
 
-constexpr int VECTORS = TILE / LANES;
-// Rows whose sums are in registers together.
-constexpr int ROWS = LANES == 16 ? 12 : 3;
+// Where the things of `Prepared` lie in the memory for them.
+struct Room {
+    bf16* numbers;
+    int16_t* shorts;
+    float *scales, *sums, *narrow;
+    int64_t groups;
 
-struct Weight {
-    const bf16* numbers;
-    int64_t inputs;
-
-    // Products of N rows of x with a tile: [N][TILE].
-    template <int N>
-    void multiply(int64_t tile, const bf16* x, Floats (&totals)[N][VECTORS]) const {
-        const bf16* w = numbers + tile * inputs * TILE;
-        for (int row = 0; row < N; row++)
-            for (int v = 0; v < VECTORS; v++) totals[row][v] = splat(0);
-        for (int64_t k = 0; k < inputs; k += 2, w += 2 * TILE) {
-            Pairs weights[VECTORS];
-#pragma GCC unroll 8
-            for (int v = 0; v < VECTORS; v++) weights[v] = load_pairs(w + 2 * LANES * v);
-#pragma GCC unroll 12
-            for (int row = 0; row < N; row++) {
-                const Pairs of_row = splat_pair(x + row * inputs + k);
-#pragma GCC unroll 8
-                for (int v = 0; v < VECTORS; v++) totals[row][v] = dot(totals[row][v], weights[v], of_row);
-            }
-        }
+    explicit Room(const Linear& call) : groups((call.inputs + GROUP - 1) / GROUP) {
+        const bool is_made = call.norm != nullptr || call.gated;
+        const bool is_split = call.form != BF16;
+        const size_t sizes[] = {
+            is_made ? sizeof(bf16) * call.inputs : 0, is_split ? sizeof(int16_t) * call.inputs : 0,
+            is_split ? sizeof(float) * groups : 0,    is_split ? sizeof(float) * groups : 0,
+            sizeof(float) * call.rank,
+        };
+        size_t ends[5], end = 0;
+        for (int part = 0; part < 5; part++) ends[part] = end += (sizes[part] * call.rows + 63) / 64 * 64;
+        char* memory = static_cast<char*>(scratch(end));
+        numbers = reinterpret_cast<bf16*>(memory);
+        shorts = reinterpret_cast<int16_t*>(memory + ends[0]);
+        scales = reinterpret_cast<float*>(memory + ends[1]);
+        sums = reinterpret_cast<float*>(memory + ends[2]);
+        narrow = reinterpret_cast<float*>(memory + ends[3]);
     }
 };
 
-// What an adapter adds: t = x a[place] in floats, rounded to bf16, [rows, rank].
-void narrow_products(const Linear& call, const bf16* x, float* t) {
-    const bf16* a = static_cast<const bf16*>(call.a);
+int64_t place_of(const Linear& call, int64_t row) {
     int64_t place = 0;
-    for (int64_t row = 0; row < call.rows; row++) {
-        while (row >= call.ends[place]) place++;
-        float* to = t + row * call.rank;
-        for (int64_t r = 0; r < call.rank; r++) to[r] = 0;
-        for (int64_t k = 0; k < call.inputs; k++) {
-            const float number = widen(x[row * call.inputs + k]);
-            const bf16* from = a + (place * call.inputs + k) * call.rank;
-            for (int64_t r = 0; r < call.rank; r++) to[r] += number * widen(from[r]);
-        }
-        for (int64_t r = 0; r < call.rank; r++) to[r] = round_to_bf16(to[r]);
+    while (row >= call.ends[place]) place++;
+    return place;
+}
+
+// t = x a[place], [rank], rounded to bf16: what an adapter's second matrix is multiplied with.
+void narrow_product(const Linear& call, const bf16* x, int64_t row, float* t) {
+    const bf16* a = static_cast<const bf16*>(call.a) + place_of(call, row) * call.inputs * call.rank;
+    for (int64_t r = 0; r < call.rank; r++) t[r] = 0;
+    for (int64_t k = 0; k < call.inputs; k++, a += call.rank) {
+        const float number = widen(x[k]);
+        for (int64_t r = 0; r < call.rank; r++) t[r] += number * widen(a[r]);
     }
+    for (int64_t r = 0; r < call.rank; r++) t[r] = round_to_bf16(t[r]);
+}
+
+Prepared prepare(const Linear& call, int threads) {
+    const Room room(call);
+    const bf16* x = static_cast<const bf16*>(call.x);
+    const bool is_made = call.norm != nullptr || call.gated;
+    const bf16* numbers = is_made ? room.numbers : x;
+    parallel_for(threads, call.rows, 1 + 8192 / call.inputs, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; row++) {
+            bf16* made = room.numbers + row * call.inputs;
+            if (call.gated)
+                swiglu(x + 2 * row * call.inputs, call.inputs, made);
+            else if (call.norm != nullptr)
+                rms_norm(x + row * call.inputs, static_cast<const bf16*>(call.norm), call.eps, call.inputs,
+                         made);
+            const bf16* here = numbers + row * call.inputs;
+            int16_t* shorts = room.shorts + row * call.inputs;
+            float *scales = room.scales + row * room.groups, *sums = room.sums + row * room.groups;
+            if (call.is_float)
+                split(static_cast<const float*>(call.x) + row * call.inputs, call.inputs, shorts, scales,
+                      sums);
+            else if (call.form != BF16)
+                split(here, call.inputs, shorts, scales, sums);
+            if (call.a != nullptr) narrow_product(call, here, row, room.narrow + row * call.rank);
+        }
+    });
+    return {numbers, room.shorts, room.scales, room.sums, room.groups, room.narrow};
 }
 
 // Finish the sums of a row and a tile, and write what there is of them.
-void finish(const Linear& call, const float* t, int64_t row, int64_t tile, const Floats (&totals)[VECTORS]) {
+void finish(const Linear& call, const float* t, int64_t row, int64_t tile,
+            const Floats (&totals)[VECTORS]) {
     const int64_t output = tile * TILE, at = row * call.outputs + output;
     const int64_t count = call.outputs - output < TILE ? call.outputs - output : TILE;
     float sums[TILE];
     for (int v = 0; v < VECTORS; v++) store(sums + LANES * v, totals[v]);
     if (call.b != nullptr) {
-        int64_t place = 0;
-        while (row >= call.ends[place]) place++;
-        const bf16* b = static_cast<const bf16*>(call.b) + place * call.rank * call.outputs + output;
+        const bf16* b = static_cast<const bf16*>(call.b) + output;
+        b += place_of(call, row) * call.rank * call.outputs;
         for (int64_t r = 0; r < call.rank; r++)
             for (int64_t o = 0; o < count; o++)
                 sums[o] += t[row * call.rank + r] * widen(b[r * call.outputs + o]);
@@ -78,44 +98,48 @@ void finish(const Linear& call, const float* t, int64_t row, int64_t tile, const
     const bf16* residual = static_cast<const bf16*>(call.residual);
     if (residual != nullptr)
         for (int64_t o = 0; o < count; o++) sums[o] += widen(residual[at + o]);
+    if (call.is_float) {
+        std::memcpy(static_cast<float*>(call.y) + at, sums, count * sizeof(float));
+        return;
+    }
     bf16* y = static_cast<bf16*>(call.y) + at;
     for (int64_t o = 0; o < count; o++) y[o] = narrow(sums[o]);
 }
 
-template <int N>
-void multiply_rows(const Linear& call, const Weight& weight, const bf16* x, const float* t, int64_t row,
-                   int64_t tile) {
+template <int N, typename Weight>
+void multiply_rows(const Weight& weight, int64_t row, int64_t tile) {
     Floats totals[N][VECTORS];
-    weight.multiply<N>(tile, x + row * call.inputs, totals);
-    for (int n = 0; n < N; n++) finish(call, t, row + n, tile, totals[n]);
+    weight.template multiply<N>(tile, row, totals);
+    for (int n = 0; n < N; n++) finish(weight.call, weight.x.narrow, row + n, tile, totals[n]);
 }
 
 // As many rows as are left, less than ROWS.
-template <int N = ROWS - 1>
-void multiply_rest(const Linear& call, const Weight& weight, const bf16* x, const float* t, int64_t row,
-                   int64_t tile) {
-    if (call.rows - row == N) multiply_rows<N>(call, weight, x, t, row, tile);
-    else if constexpr (N > 1) multiply_rest<N - 1>(call, weight, x, t, row, tile);
+template <int N, typename Weight>
+void multiply_rest(const Weight& weight, int64_t row, int64_t tile) {
+    if (weight.call.rows - row == N) multiply_rows<N>(weight, row, tile);
+    else if constexpr (N > 1) multiply_rest<N - 1>(weight, row, tile);
+}
+
+template <typename Weight>
+void multiply(const Linear& call, int threads) {
+    const Prepared x = prepare(call, threads);
+    const Weight weight{call, x};
+    parallel_for(threads, (call.outputs + TILE - 1) / TILE, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t tile = begin; tile < end; tile++) {
+            int64_t row = 0;
+            for (; row + ROWS <= call.rows; row += ROWS) multiply_rows<ROWS>(weight, row, tile);
+            multiply_rest<ROWS - 1>(weight, row, tile);
+        }
+    });
 }
 
 }  // namespace
 
 void linear(const void* arguments, int threads) {
     const Linear& call = *static_cast<const Linear*>(arguments);
-    const Weight weight{static_cast<const bf16*>(call.weight), call.inputs};
-    const int64_t tiles = (call.outputs + TILE - 1) / TILE;
-    parallel_for(threads, tiles, 4, [&](int64_t begin, int64_t end) {
-        const size_t made = (call.rows * call.inputs * sizeof(bf16) + 63) / 64 * 64;
-        char* room = static_cast<char*>(scratch(made + call.rows * call.rank * sizeof(float)));
-        float* t = reinterpret_cast<float*>(room + made);
-        const bf16* x = before(call, reinterpret_cast<bf16*>(room));
-        if (call.a != nullptr) narrow_products(call, x, t);
-        for (int64_t tile = begin; tile < end; tile++) {
-            int64_t row = 0;
-            for (; row + ROWS <= call.rows; row += ROWS) multiply_rows<ROWS>(call, weight, x, t, row, tile);
-            multiply_rest(call, weight, x, t, row, tile);
-        }
-    });
+    if (call.form == INT8) multiply<FewBitsWeight<8>>(call, threads);
+    else if (call.form == INT4) multiply<FewBitsWeight<4>>(call, threads);
+    else multiply<Bf16Weight>(call, threads);
 }
 
 }  // namespace danlu::DANLU_ISA

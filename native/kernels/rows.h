@@ -34,16 +34,43 @@ inline void swiglu(const bf16* gate_up, int64_t size, bf16* y) {
     }
 }
 
-// What the weights are multiplied with: x itself, or made in `room`. [rows, inputs]
-inline const bf16* before(const Linear& call, bf16* room) {
-    const bf16* x = static_cast<const bf16*>(call.x);
-    if (call.norm == nullptr && !call.gated) return x;
-    for (int64_t row = 0; row < call.rows; row++) {
-        bf16* y = room + row * call.inputs;
-        if (call.gated) swiglu(x + 2 * row * call.inputs, call.inputs, y);
-        else rms_norm(x + row * call.inputs, static_cast<const bf16*>(call.norm), call.eps, call.inputs, y);
+// Whole numbers of a row in groups: x = shorts * scale of the group, [inputs], and [groups] scales and
+// sums of x. A scale is a power of two and the largest number has 15 bits, so bf16 numbers within 2^7 of
+// it are exact. A group with a number that is not finite is not a number; one below 2^-112 is zeros.
+template <typename Number>
+void split(const Number* x, int64_t inputs, int16_t* shorts, float* scales, float* sums) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    for (int64_t begin = 0; begin < inputs; begin += GROUP, scales++, sums++) {
+        const int64_t end = begin + GROUP < inputs ? begin + GROUP : inputs;
+        int32_t most = 0;
+        for (int64_t i = begin; i < end; i++) {
+            // As whole numbers they are in the order of their sizes, what is not a number last.
+            const int32_t size = cast<int32_t>(widen(x[i])) & 0x7fffffff;
+            most = size > most ? size : most;
+        }
+        const int32_t exponent = most >> 23;
+        const bool is_finite = exponent < 255, is_number = is_finite && exponent >= 15;
+        const float inverse = is_number ? cast<float>((268 - exponent) << 23) : 0;
+        int32_t total = 0;
+        for (int64_t i = begin; i < end; i++) {
+            const float number = is_finite ? widen(x[i]) : 0;
+            int32_t whole = cast<int32_t>(number * inverse + magic) - cast<int32_t>(magic);
+            whole = whole > 32767 ? 32767 : whole < -32767 ? -32767 : whole;
+            shorts[i] = int16_t(whole);
+            total += whole;
+        }
+        *scales = !is_finite ? NAN : is_number ? cast<float>((exponent - 14) << 23) : 0;
+        *sums = *scales * float(total);
     }
-    return room;
 }
+
+// Rows as weights are multiplied with them.
+struct Prepared {
+    const bf16* numbers;    // [rows, inputs]
+    const int16_t* shorts;  // the same as `split` makes them, for weights in groups
+    const float *scales, *sums;  // [rows, groups]
+    int64_t groups;
+    const float* narrow;  // [rows, rank]: with the adapter's first matrix, rounded to bf16
+};
 
 }  // namespace danlu::DANLU_ISA

@@ -11,6 +11,7 @@ const Kernels KERNELS = {
     {
         pack,
         linear,
+        quantize,
         look_up,
         append,
         attend_cached,

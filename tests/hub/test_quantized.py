@@ -18,10 +18,11 @@ from danlu.engine.request import Output, Request
 from danlu.errors import CapacityError, DataError, UsageError
 from danlu.hub.load import load_model
 from danlu.hub.names import STARTER
+from danlu.model.config import Quantization
 from danlu.model.layout import PROJECTIONS
-from danlu.model.quantized import Quantization, quantized_bytes
+from danlu.model.quantized import quantized_bytes
 from danlu.model.qwen3 import Qwen3
-from danlu.ops import quantize_int4, quantize_int8
+from tests.helpers.models.few_bits import quantized
 from tests.helpers.models.invariants import check_engine
 from tests.helpers.models.logits import logits
 from tests.helpers.models.model_folder import write_model_folder
@@ -41,7 +42,7 @@ def test_every_matrix_is_quantised_and_nothing_else(
     folder = str(write_model_folder(tmp_path / "model", **overrides))
     plain = load_model(folder, device=CPU).model
     model = load_model(folder, device=CPU, quantization=quantization).model
-    quantize = quantize_int8 if quantization == "int8" else quantize_int4
+    bits = 8 if quantization == "int8" else 4
     weights = [("head.lm_head", plain.head.lm_head)]
     weights += [
         (f"layers.{index}.{name}", getattr(layer, name))
@@ -50,7 +51,7 @@ def test_every_matrix_is_quantised_and_nothing_else(
     ]
     for name, matrix in weights:
         kept = list(model.get_submodule(name).buffers())
-        for ours, wanted in zip(kept, quantize(matrix), strict=True):
+        for ours, wanted in zip(kept, quantized(bits, matrix), strict=True):
             assert torch.equal(ours, wanted), name
     rest = dict(model.named_parameters())
     assert len(rest) == len(dict(plain.named_parameters())) - len(weights) + model_is_tied(plain)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu import ops
-from danlu.device.variants import ASCEND
+from danlu.device.variants import ASCEND, REFERENCE
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request
 from danlu.lora.adapter import LoraConfig
@@ -20,8 +19,10 @@ from danlu.model.recompute import POLICIES, Recompute
 from danlu.ops import Segments, ops_table
 from danlu.ops.attention import ATTENTION
 from danlu.ops.choice import _OPERATIONS
+from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.train.events import StepDone
 from tests.helpers.models import packed
+from tests.helpers.models.few_bits import product, quantized
 from tests.helpers.models.tiny_engine import (
     GREEDY,
     random_adapter,
@@ -32,6 +33,7 @@ from tests.helpers.models.tiny_engine import (
     varied_model,
 )
 from tests.helpers.models.tiny_model import tiny_model
+from tests.helpers.models.variants import taken
 from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 from tests.sim import formulas
 from tests.sim.record import recording
@@ -203,12 +205,9 @@ def test_a_matrix_with_more_outputs_than_the_kernel_takes(bits: int, fused: None
     """As Qwen3's output matrix; its rows are stored in pieces that lie across two matrices."""
     weight = torch.randn(70_000, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(2)).bfloat16()
-    quantize, product = (
-        (ops.quantize_int8, ops.int8_linear) if bits == 8 else (ops.quantize_int4, ops.int4_linear)
-    )
     with recording() as record, torch.no_grad():
-        there = product(x.to("npu"), *quantize(weight.to("npu"))).cpu()
-        here = product(x, *quantize(weight))
+        there = product(bits, x.to("npu"), quantized(bits, weight.to("npu"))).cpu()
+        here = product(bits, x, quantized(bits, weight))
     assert record.operations["npu::npu_weight_quant_batchmatmul"] == 2
     error = (there[:, :70_000] - here[:, :70_000]).float().abs().max()
     assert error <= 0.02 * here.float().abs().max()
@@ -226,7 +225,8 @@ def test_int4_has_the_gradient_of_its_floats(dtype: torch.dtype, fused: None) ->
     gradients = []
     for device in ("npu", "cpu"):
         leaf = x.to(device).requires_grad_()
-        y = ops.int4_linear(leaf, *ops.quantize_int4(weight.to(device)))
+        with taken(INT4_LINEAR, REFERENCE):  # on the CPU: scales in fp32, as there
+            y = product(4, leaf, quantized(4, weight.to(device)))
         (gradient,) = torch.autograd.grad(y, leaf, upstream.to(device)[:, : y.shape[1]])
         gradients.append((y.detach().cpu()[:, :200], gradient.cpu()))
     for there, here in zip(*gradients, strict=True):

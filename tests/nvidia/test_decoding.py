@@ -15,9 +15,10 @@ import torch
 from danlu.device.variants import TRITON
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request
+from danlu.model.config import Quantization
 from danlu.model.layout import PROJECTIONS
-from danlu.model.quantized import Quantization, QuantizedWeight
 from danlu.model.qwen3 import Qwen3, replace_weight
+from danlu.ops import QuantizedWeight
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.quantized import INT8_LINEAR
 from tests.helpers.models.tiny_engine import (

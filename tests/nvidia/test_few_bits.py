@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from danlu.device.variants import TRITON
-from danlu.ops import int4_linear, quantize_int8
-from danlu.ops.frozen.int4 import INT4_LINEAR, quantized_in
-from danlu.ops.frozen.quantized import INT8_LINEAR
+from danlu.ops.frozen.int4 import INT4_LINEAR
+from danlu.ops.frozen.quantized import multiplied, quantized_in
 from danlu.ops.nvidia.frozen import few_bits_kernels, int4_words
-from tests.helpers.models.variants import taken
+from tests.helpers.models.few_bits import OPERATIONS, floats_of
 
 SHARE = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 0.002}
 DTYPES = pytest.mark.parametrize("dtype", SHARE, ids=str)
@@ -25,13 +24,11 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def product(bits: int, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return INT8_LINEAR.variants[name] if bits == 8 else INT4_LINEAR.variants[name].linear
+    return OPERATIONS[bits].variants[name].linear
 
 
 def stored(bits: int, weight: Tensor, name: str = TRITON) -> tuple[Tensor, Tensor]:
-    if bits == 8:
-        return quantize_int8(weight)
-    return quantized_in(INT4_LINEAR.variants[name], weight)
+    return quantized_in(OPERATIONS[bits].variants[name], weight)
 
 
 def check(bits: int, x: Tensor, weight: Tensor) -> None:
@@ -106,20 +103,16 @@ def test_it_is_the_same_every_time(bits: int) -> None:
 def test_words_hold_what_a_cpu_holds_in_tiles() -> None:
     weight = numbers(72, 96, seed=1)
     forms = [INT4_LINEAR.variants[name] for name in (TRITON, "reference")]
-    words, tiles = (
-        torch.cat([w for _rows, w in form.floats(*quantized_in(form, weight), torch.float32)])
-        for form in forms
-    )
+    words, tiles = (floats_of(form, quantized_in(form, weight)) for form in forms)
     torch.testing.assert_close(words, tiles[:72])
 
 
 def test_many_rows_are_multiplied_by_floats_and_gradients_go_through_them() -> None:
     form, weight = INT4_LINEAR.variants[TRITON], numbers(40, 64, seed=1)
     stored = quantized_in(form, weight)
-    wide = torch.cat([w for _rows, w in form.floats(*stored, torch.float32)])
+    wide = floats_of(form, stored)
     x = numbers(70, 64).requires_grad_()
-    with taken(INT4_LINEAR, TRITON):
-        y = int4_linear(x, *stored)
+    y = multiplied(form, x, *stored)
     torch.testing.assert_close(y, x @ wide.t())
     (grad,) = torch.autograd.grad(y, x, numbers(70, 40, seed=2))
     torch.testing.assert_close(grad, numbers(70, 40, seed=2) @ wide)

@@ -55,8 +55,8 @@ _CPU: Mapping[str, tuple[str, ...]] = {
     "low_rank": ("by_target",),
     "accumulate": ("in_pieces",),
     "adamw": ("fused", "unfused"),
-    "int8_linear": ("few_rows", "floats"),
-    "int4_linear": ("few_rows", "floats"),
+    "int8_linear": (NATIVE, "few_rows", "floats"),
+    "int4_linear": (NATIVE, "few_rows", "floats"),
     "packed_linear": (NATIVE, "onednn"),
 }
 _CUDA: Mapping[str, tuple[str, ...]] = {

@@ -14,23 +14,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from danlu.model.config import ModelConfig, Quantization, WeightForm
+from danlu.model.config import ModelConfig, WeightForm
 from danlu.model.layout import PROJECTIONS, Piece, layout
 from danlu.model.qwen3 import Qwen3, empty_weight, replace_weight
 from danlu.ops import (
     FP8_MULTIPLE,
     INT4_GROUP,
+    INT8_GROUP,
     Fp8Matrix,
+    QuantizedWeight,
     empty_fp8,
-    empty_int4,
-    empty_int8,
     fp8_input_gradient,
     fp8_linear,
-    int4_linear,
-    int8_linear,
     quantize_fp8,
-    quantize_int4,
-    quantize_int8,
 )
 
 # The embedding is looked up, not multiplied: it stays as it is.
@@ -39,38 +35,6 @@ _QUANTIZED: dict[WeightForm, tuple[str, ...]] = {
     "int4": (*PROJECTIONS, "lm_head"),
     "fp8": tuple(PROJECTIONS),
 }
-# How each form is allocated, filled and multiplied.
-_FORMS = {
-    "int8": (empty_int8, quantize_int8, int8_linear),
-    "int4": (empty_int4, quantize_int4, int4_linear),
-}
-
-
-class QuantizedWeight(nn.Module):
-    """A matrix [out, in] in int8 or int4, uninitialised until `fill`.
-
-    like: a tensor of the matrix's shape and dtype, on any device.
-    """
-
-    values: Tensor
-    scales: Tensor  # int4: and zeros
-
-    def __init__(self, like: Tensor, quantization: Quantization, device: torch.device) -> None:
-        super().__init__()
-        self.num_outputs = len(like)
-        empty, self._quantize, self._linear = _FORMS[quantization]
-        values, scales = empty(like, device)
-        self.register_buffer("values", values)
-        self.register_buffer("scales", scales)
-
-    def fill(self, weight: Tensor) -> None:
-        """Quantise a matrix into the allocated buffers."""
-        self._quantize(weight, out=(self.values, self.scales))
-
-    def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
-        y = self._linear(x, self.values, self.scales)
-        # int4's last tile of outputs may be longer than the matrix.
-        return y if y.shape[1] == self.num_outputs else y[:, : self.num_outputs]
 
 
 class Fp8Weight(nn.Module):
@@ -118,7 +82,11 @@ def quantized_bytes(
     config: ModelConfig, dtype: torch.dtype, quantization: WeightForm | None
 ) -> int:
     """Count the bytes that the weights take in memory; None: all are kept in the dtype."""
-    widths = {"int8": 1.0, "int4": 0.5 + 2 * dtype.itemsize / INT4_GROUP, "fp8": 2.0}
+    widths = {
+        "int8": 1 + dtype.itemsize / INT8_GROUP,
+        "int4": 0.5 + 2 * dtype.itemsize / INT4_GROUP,
+        "fp8": 2.0,
+    }
     quantized = _QUANTIZED[quantization] if quantization else ()
     width = widths[quantization] if quantization else 0.0
     total = 0.0

@@ -17,6 +17,7 @@ from danlu.ops.cache.key_value_store import Cache, CacheStep
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.choice import OpsTable, Tried, examine_operations, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
+from danlu.ops.frozen.few_bits_weight import QuantizedWeight
 from danlu.ops.frozen.fp8 import (
     FP8_MULTIPLE,
     Fp8Matrix,
@@ -26,9 +27,9 @@ from danlu.ops.frozen.fp8 import (
     multiplies_fp8,
     quantize_fp8,
 )
-from danlu.ops.frozen.int4 import INT4_GROUP, empty_int4, int4_linear, quantize_int4
+from danlu.ops.frozen.int4 import INT4_GROUP
 from danlu.ops.frozen.packed import packing_for
-from danlu.ops.frozen.quantized import empty_int8, int8_linear, quantize_int8
+from danlu.ops.frozen.quantized import INT8_GROUP
 from danlu.ops.fused_linear import fused_linear, is_fused
 from danlu.ops.grouped import grouped_linear, multiplies_groups
 from danlu.ops.look_up import look_up
@@ -55,6 +56,7 @@ cache_of = CACHE.on
 __all__ = [
     "FP8_MULTIPLE",
     "INT4_GROUP",
+    "INT8_GROUP",
     "MOST_DRAWN",
     "AdamW",
     "Blocks",
@@ -64,6 +66,7 @@ __all__ = [
     "Fp8Matrix",
     "Moments",
     "OpsTable",
+    "QuantizedWeight",
     "Recorder",
     "Replay",
     "Segments",
@@ -80,16 +83,12 @@ __all__ = [
     "draws_at_once",
     "draws_rows",
     "empty_fp8",
-    "empty_int4",
-    "empty_int8",
     "end_linear",
     "examine_operations",
     "fp8_input_gradient",
     "fp8_linear",
     "fused_linear",
     "grouped_linear",
-    "int4_linear",
-    "int8_linear",
     "is_fused",
     "largest",
     "look_up",
@@ -101,8 +100,6 @@ __all__ = [
     "ops_table",
     "packing_for",
     "quantize_fp8",
-    "quantize_int4",
-    "quantize_int8",
     "recorder_for",
     "rms_norm",
     "rms_norm_backward",

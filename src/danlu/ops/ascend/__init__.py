@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from danlu.device.variants import ASCEND
 from danlu.ops.ascend.apart import APART
-from danlu.ops.ascend.few_bits import INT4, int8_linear
+from danlu.ops.ascend.few_bits import INT4, INT8
 from danlu.ops.ascend.fused_draw import draw
 from danlu.ops.ascend.fused_norm import NORM, add_norm
 from danlu.ops.ascend.fused_rotation import ROTATION
@@ -45,5 +45,5 @@ def add_variants() -> None:
     GRAPH.add(ASCEND, lambda: record)
     GROUPED_LINEAR.add(ASCEND, grouped_linear)
     DRAW.add(ASCEND, draw)
-    INT8_LINEAR.add(ASCEND, int8_linear)
+    INT8_LINEAR.add(ASCEND, INT8)
     INT4_LINEAR.add(ASCEND, INT4)

@@ -13,15 +13,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danlu.ops.frozen.int4 import INT4_GROUP, Int4Form
-from danlu.ops.frozen.quantized import PIECE, int8_floats, pieces_of
+from danlu.ops.frozen.int4 import INT4_GROUP, int4_levels
+from danlu.ops.frozen.quantized import PIECE, FewBitsForm, in_rows, int8_floats, pieces_of
 
 # The most rows or columns that the kernel takes; Qwen3's output matrix has more.
 _LARGEST_SIDE = 65535
 _MULTIPLE = 64
 
 
-def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+def _int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     """Multiply x [rows, in] with an int8 weight [out, in]; the kernel takes 16-bit x only."""
     if x.dtype == torch.float32 or not len(x):
         return int8_floats(x, values, scales)
@@ -113,4 +113,5 @@ def _int4_linear(x: Tensor, packed: Tensor, parameters: Tensor) -> Tensor:
     return joined
 
 
-INT4 = Int4Form(_multiple, _empty, _store, _floats, _int4_linear)
+INT8 = in_rows(_int8_linear)
+INT4 = FewBitsForm(_empty, int4_levels(_multiple, _store), _floats, _int4_linear)

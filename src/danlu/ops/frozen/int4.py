@@ -14,75 +14,55 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.device.memory import sent
 from danlu.ops import reference
-from danlu.ops.choice import NotHere, Operation, example
-from danlu.ops.frozen.quantized import PIECE, QUANTIZED_AT_ONCE, Frozen, divisor_of, pieces_of
+from danlu.ops.choice import NotHere, Operation
+from danlu.ops.frozen.quantized import (
+    PIECE,
+    QUANTIZED_AT_ONCE,
+    FewBitsForm,
+    Product,
+    Stored,
+    divisor_of,
+    form_trial,
+    pieces_of,
+)
 
 INT4_GROUP = 32
 # aten packs tiles of 64 outputs with AVX-512, of 32 with AVX2; others in an order we do not have.
 _TILES = (64, 32)
 # The most rows for which the kernel is faster.
 INT4_KERNEL_ROWS = 48
-_Stored = tuple[Tensor, Tensor]
 
 
-class Int4Form(NamedTuple):
-    """How int4 weights lie, and a product with them.
+def int4_levels(
+    multiple: Callable[[], int], store: Callable[[Stored, slice, Tensor, Tensor, Tensor], None]
+) -> Callable[[Stored, Tensor], None]:
+    """Return a form's `fill`, from levels that span each group's range.
 
-    multiple(): outputs that are stored together. empty(weight, device): what `store` fills, for a
-    weight of this shape. store(out, place, levels, scales, zeros): levels uint8 [some, in], scales
-    and zeros [some, groups] of the outputs in a slice. floats(*stored, dtype): yields slices of
-    outputs and their weights [some, in]. linear(x, *stored) -> [rows, outputs and filler].
+    multiple(): outputs that are stored together. store(out, place, levels, scales, zeros): levels
+    uint8 [some, in], scales and zeros [some, groups] of the outputs in a slice.
     """
 
-    multiple: Callable[[], int]
-    empty: Callable[[Tensor, torch.device], _Stored]
-    store: Callable[[_Stored, slice, Tensor, Tensor, Tensor], None]
-    floats: Callable[[Tensor, Tensor, torch.dtype], Iterator[tuple[slice, Tensor]]]
-    linear: Callable[[Tensor, Tensor, Tensor], Tensor]
+    def fill(out: Stored, weight: Tensor) -> None:
+        outputs, inputs = weight.shape
+        together = multiple()
+        for rows in pieces_of(QUANTIZED_AT_ONCE, outputs, inputs, together):
+            w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % together))
+            w = w.view(len(w), inputs // INT4_GROUP, INT4_GROUP)
+            low, high = w.aminmax(dim=-1)
+            # Rounded to their dtype first: the levels then make up for it.
+            scales = (high - low).div_(15).to(weight.dtype)
+            zeros = (low + 8 * scales).to(weight.dtype)
+            levels = (w - zeros[..., None]).div_(divisor_of(scales[..., None])).round_()
+            levels = levels.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
+            store(out, slice(rows.start, rows.start + len(w)), levels, scales, zeros)
 
-
-def empty_int4(weight: Tensor, device: torch.device) -> _Stored:
-    """Return what `quantize_int4` fills for a weight of this shape (a meta tensor will do)."""
-    return INT4_LINEAR.on(device).empty(weight, device)
-
-
-def quantize_int4(weight: Tensor, *, out: _Stored | None = None) -> _Stored:
-    """Quantise [out, in] in the form of its device; `in` must be a multiple of INT4_GROUP."""
-    return quantized_in(INT4_LINEAR.on(weight.device), weight, out=out)
-
-
-def quantized_in(form: Int4Form, weight: Tensor, *, out: _Stored | None = None) -> _Stored:
-    """Quantise [out, in] in a form."""
-    stored = out or form.empty(weight, weight.device)
-    outputs, inputs = weight.shape
-    multiple = form.multiple()
-    for rows in pieces_of(QUANTIZED_AT_ONCE, outputs, inputs, multiple):
-        w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % multiple))
-        w = w.view(len(w), inputs // INT4_GROUP, INT4_GROUP)
-        low, high = w.aminmax(dim=-1)
-        # Rounded to their dtype first: the levels then make up for it.
-        scales = (high - low).div_(15).to(weight.dtype)
-        zeros = (low + 8 * scales).to(weight.dtype)
-        levels = (w - zeros[..., None]).div_(divisor_of(scales[..., None])).round_()
-        levels = levels.add_(8).clamp_(0, 15).to(torch.uint8).view(-1, inputs)
-        form.store(stored, slice(rows.start, rows.start + len(w)), levels, scales, zeros)
-    return stored
-
-
-def int4_linear(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
-    """Multiply x [rows, in] with an int4 weight -> [rows, outputs and filler]."""
-    form = INT4_LINEAR.on(x.device)
-    if not torch.is_grad_enabled():
-        return form.linear(x, packed, scales)
-    return Frozen.apply(x, packed, scales, form.linear, form.floats)  # type: ignore[no-any-return, no-untyped-call]
+    return fill
 
 
 @cache
@@ -90,7 +70,7 @@ def _tile() -> int:
     return int4_kernel_tile() or _TILES[0]
 
 
-def _empty_tiles(weight: Tensor, device: torch.device) -> _Stored:
+def _empty_tiles(weight: Tensor, device: torch.device) -> Stored:
     outputs, inputs = weight.shape
     tile = _tile()
     tiles = -(-outputs // tile)
@@ -99,7 +79,7 @@ def _empty_tiles(weight: Tensor, device: torch.device) -> _Stored:
     return packed, torch.empty(groups, dtype=weight.dtype, device=device)
 
 
-def _store_tiles(out: _Stored, place: slice, levels: Tensor, scales: Tensor, zeros: Tensor) -> None:
+def _store_tiles(out: Stored, place: slice, levels: Tensor, scales: Tensor, zeros: Tensor) -> None:
     packed, scales_and_zeros = out
     tile = 2 * packed.shape[2]
     scales_and_zeros[:, place] = torch.stack((scales.t(), zeros.t()), dim=-1)
@@ -113,7 +93,7 @@ def _tile_floats(
     tile = 2 * half
     for rows in pieces_of(PIECE, tiles * tile, inputs, tile):
         some = packed[rows.start // tile : rows.stop // tile]
-        yield rows, _floats(some, scales_and_zeros[:, rows]).t()
+        yield rows, _floats(some, scales_and_zeros[:, rows].to(dtype)).t()
 
 
 def _few_rows(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
@@ -164,23 +144,18 @@ def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     return torch.addcmul(zeros, levels, scales).view(inputs, -1)
 
 
-def in_tiles(linear: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Int4Form:
+def in_tiles(linear: Product) -> FewBitsForm:
     """Return the form in tiles, with a product of its own."""
-    return Int4Form(_tile, _empty_tiles, _store_tiles, _tile_floats, linear)
+    return FewBitsForm(_empty_tiles, int4_levels(_tile, _store_tiles), _tile_floats, linear)
 
 
-def _trial(form: Int4Form, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+def _trial(form: FewBitsForm, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
     if form.linear is _few_rows and not int4_kernel_tile():
         raise NotHere("this processor's int4 kernel takes weights in another order")
-    # In fp32: forms round other parameters, so their bf16 differs by more than fp32's tolerance.
-    weight = example(128, 64, device=torch.device("cpu"), dtype=torch.float32)
-    packed, scales = quantized_in(form, weight)
-    x = example(3, 64, device=device, dtype=dtype, seed=1)
-    with torch.no_grad():
-        return [form.linear(x, sent(packed, device), sent(scales.to(dtype), device))]
+    return form_trial(form, 7.5, device, dtype)
 
 
-INT4_LINEAR: Operation[Int4Form] = Operation(
+INT4_LINEAR: Operation[FewBitsForm] = Operation(
     "int4_linear",
     {
         "few_rows": in_tiles(_few_rows),

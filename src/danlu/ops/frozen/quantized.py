@@ -1,16 +1,17 @@
 """Products with int8 weights, and what they share with int4 ones; no weight gets a gradient.
 
-Each output has one scale, w = q * scale with q in [-127, 127]: the form of aten's CPU kernel
-(ATen/native/LinearAlgebra.cpp: `_weight_int8pack_mm`). A kernel reads each weight as it is stored,
-which is what few rows wait for: decoding. For more rows its arithmetic is slower than making
-floats of the weights, a piece at a time, and multiplying those (docs/performance.md); so do devices
-without a kernel.
+w = q * scale with q in [-127, 127]; each output has a scale, or each group of its inputs. How the
+numbers lie, and how many inputs share a scale, is a form's own: the kernels' of a device. A kernel
+reads each weight as it is stored, which is what few rows wait for: decoding. aten's
+(ATen/native/LinearAlgebra.cpp: `_weight_int8pack_mm`) is slower for more rows than making floats of
+the weights, a piece at a time, and multiplying those (docs/performance.md); so do devices without a
+kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,40 +21,47 @@ from danlu.device.memory import sent
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
 
-# The most rows for which the kernel is faster.
+# The most rows for which aten's kernel is faster.
 INT8_KERNEL_ROWS = 4
+# The fewest inputs that share a scale, in any form.
+INT8_GROUP = 32
 # Numbers that are floats again at a time in a product: 8 MB in bf16, and 128 MB on an accelerator,
 # which would start many small products otherwise.
 PIECE, LARGE_PIECE = 1 << 22, 1 << 26
 # Numbers that are quantised at a time: what that takes is small, and one place in the heap does.
 QUANTIZED_AT_ONCE = 1 << 17
+Stored = tuple[Tensor, Tensor]
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+Pieces = Callable[[Tensor, Tensor, torch.dtype], Iterator[tuple[slice, Tensor]]]
 
 
-def empty_int8(weight: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return what `quantize_int8` fills for a weight of this shape (a meta tensor will do)."""
-    # Not empty_like: of a meta tensor it makes torch import sympy, 36 MB.
-    values = torch.empty(weight.shape, dtype=torch.int8, device=device)
-    return values, torch.empty(len(weight), dtype=weight.dtype, device=device)
+class FewBitsForm(NamedTuple):
+    """How weights in few bits lie, and a product with them.
+
+    empty(weight, device): what `fill` fills, for a weight of this shape. fill(out, weight [out,
+    in]): quantises it. floats(*stored, dtype): yields slices of outputs and their weights [some,
+    in]; there may be filler behind outputs and inputs. linear(x, *stored) -> [rows, outputs and
+    filler].
+    """
+
+    empty: Callable[[Tensor, torch.device], Stored]
+    fill: Callable[[Stored, Tensor], None]
+    floats: Pieces
+    linear: Product
 
 
-def quantize_int8(
-    weight: Tensor, *, out: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Quantise [out, in] to int8 values of that shape and scales [out] in the weight's dtype."""
-    values, scales = out or empty_int8(weight, weight.device)
-    for rows in pieces_of(QUANTIZED_AT_ONCE, *weight.shape):
-        w = weight[rows].to(torch.float32, copy=True)
-        # Rounded to its dtype first: the values then make up for it.
-        scales[rows] = w.abs().amax(dim=1).div_(127)
-        values[rows] = w.div_(divisor_of(scales[rows, None])).round_().clamp_(-127, 127)
-    return values, scales
+def quantized_in(form: FewBitsForm, weight: Tensor) -> Stored:
+    """Quantise [out, in] in a form."""
+    stored = form.empty(weight, weight.device)
+    form.fill(stored, weight)
+    return stored
 
 
-def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
-    """Multiply x [rows, in] with an int8 weight -> [rows, out]; scales in the dtype of x."""
+def multiplied(form: FewBitsForm, x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Multiply x [rows, in] with a weight in a form -> [rows, outputs and filler]."""
     if not torch.is_grad_enabled():
-        return INT8_LINEAR.on(x.device)(x, values, scales)
-    return Frozen.apply(x, values, scales, INT8_LINEAR.on(x.device), _int8_pieces)  # type: ignore[no-any-return, no-untyped-call]
+        return form.linear(x, values, scales)
+    return Frozen.apply(x, values, scales, form.linear, form.floats)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class Frozen(torch.autograd.Function):
@@ -61,15 +69,10 @@ class Frozen(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        values: Tensor,
-        scales: Tensor,
-        linear: Variant,
-        pieces: Callable[[Tensor, Tensor, torch.dtype], Iterator[tuple[slice, Tensor]]],
+        ctx: Any, x: Tensor, values: Tensor, scales: Tensor, linear: Product, pieces: Pieces
     ) -> Tensor:
         ctx.save_for_backward(values, scales)
-        ctx.pieces = pieces
+        ctx.inputs, ctx.pieces = x.shape[1], pieces
         return linear(x, values, scales)
 
     @staticmethod
@@ -77,15 +80,34 @@ class Frozen(torch.autograd.Function):
         values, scales = ctx.saved_tensors
         total: Tensor | None = None
         for rows, weight in ctx.pieces(values, scales, grad.dtype):
-            some = grad[:, rows]
+            some, weight = grad[:, rows], weight[:, : ctx.inputs]
             total = some @ weight if total is None else total.addmm_(some, weight)
         return total, None, None, None, None
 
 
-def _int8_pieces(
+def in_rows(linear: Product) -> FewBitsForm:
+    """Return the form in rows, values [out, in] and scales [out], with a product of its own."""
+    return FewBitsForm(_empty_rows, _fill_rows, _row_pieces, linear)
+
+
+def _empty_rows(weight: Tensor, device: torch.device) -> Stored:
+    # Not empty_like: of a meta tensor it makes torch import sympy, 36 MB.
+    values = torch.empty(weight.shape, dtype=torch.int8, device=device)
+    return values, torch.empty(len(weight), dtype=weight.dtype, device=device)
+
+
+def _fill_rows(out: Stored, weight: Tensor) -> None:
+    values, scales = out
+    for rows in pieces_of(QUANTIZED_AT_ONCE, *weight.shape):
+        w = weight[rows].to(torch.float32, copy=True)
+        # Rounded to its dtype first: the values then make up for it.
+        scales[rows] = w.abs().amax(dim=1).div_(127)
+        values[rows] = w.div_(divisor_of(scales[rows, None])).round_().clamp_(-127, 127)
+
+
+def _row_pieces(
     values: Tensor, scales: Tensor, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield outputs and their weights as floats, [some, in]."""
     for rows in pieces_of(_piece(values.device), *values.shape):
         yield rows, values[rows].to(dtype).mul_(scales[rows, None])
 
@@ -120,19 +142,29 @@ def divisor_of(scales: Tensor) -> Tensor:
     return torch.where(scales == 0, 1, scales)
 
 
-Variant = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    weight = example(128, 64, device=torch.device("cpu"), dtype=torch.bfloat16)
-    values, scales = quantize_int8(weight)  # rounded to bf16 once, for all dtypes
-    x = example(3, 64, device=device, dtype=dtype, seed=1)
+def form_trial(
+    form: FewBitsForm, most: float, device: torch.device, dtype: torch.dtype
+) -> list[Tensor]:
+    """Multiply with weights from -most to most that every form and dtype holds exactly."""
+    weight = example(128, 128, device=torch.device("cpu")).mul_(most / 2)
+    weight = weight.sub_(most).round_().add_(most).clamp_(-most, most)
+    weight[:, ::32], weight[:, 1::32] = most, -most  # so a group's scale is 1
+    values, scales = quantized_in(form, weight.to(dtype))
+    x = example(3, 128, device=device, dtype=dtype, seed=1)
     with torch.no_grad():
-        return [variant(x, sent(values, device), sent(scales.to(dtype), device))]
+        return [form.linear(x, sent(values, device), sent(scales, device))]
 
 
-INT8_LINEAR: Operation[Variant] = Operation(
+def _trial(form: FewBitsForm, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    return form_trial(form, 127, device, dtype)
+
+
+INT8_LINEAR: Operation[FewBitsForm] = Operation(
     "int8_linear",
-    {"few_rows": _int8_few_rows, "floats": int8_floats, "reference": reference.int8_linear},
+    {
+        "few_rows": in_rows(_int8_few_rows),
+        "floats": in_rows(int8_floats),
+        "reference": in_rows(reference.int8_linear),
+    },
     _trial,
 )

@@ -10,11 +10,14 @@ from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
+from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.packed import PACKED_LINEAR, Packing
+from danlu.ops.frozen.quantized import INT8_LINEAR
 from danlu.ops.fused_linear import FUSED_LINEAR
 from danlu.ops.look_up import LOOK_UP
 from danlu.ops.native.elementwise import GATING, NORM, ROTATION
 from danlu.ops.native.in_place_loss import cross_entropy_sum
+from danlu.ops.native.native_bits import NATIVE_INT4, NATIVE_INT8
 from danlu.ops.native.native_cache import NativeCache
 from danlu.ops.native.native_largest import largest
 from danlu.ops.native.native_linear import NATIVE_LINEAR, NativeMatrix, look_up
@@ -32,6 +35,8 @@ def add_variants() -> None:
     FUSED_LINEAR.add(NATIVE, NATIVE_LINEAR)
     GRAPH.add(NATIVE, ProgramRecorder)
     LARGEST.add(NATIVE, largest)
+    INT4_LINEAR.add(NATIVE, NATIVE_INT4)
+    INT8_LINEAR.add(NATIVE, NATIVE_INT8)
     LOOK_UP.add(NATIVE, look_up)
     PACKED_LINEAR.add(NATIVE, Packing(NativeMatrix, looks_up=True))
     RMS_NORM.add(NATIVE, NORM)

@@ -28,7 +28,7 @@ from danlu.ops.choice import NotBuilt, NotHere
 
 FILE = Path(__file__).with_name("libdanlu.so")
 # As in native/kernels.h.
-VERSION = 1
+VERSION = 3
 
 Pointer, Size, Int, Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
@@ -38,20 +38,21 @@ class Kind(IntEnum):
 
     PACK = 0
     LINEAR = 1
-    LOOK_UP = 2
-    APPEND = 3
-    ATTEND_CACHED = 4
-    LARGEST = 5
-    RMS_NORM = 6
-    RMS_NORM_BACKWARD = 7
-    SWIGLU = 8
-    SWIGLU_BACKWARD = 9
-    ROTATE = 10
-    ROTATE_BACKWARD = 11
-    LOSS = 12
-    LOSS_BACKWARD = 13
-    ATTEND = 14
-    ATTEND_BACKWARD = 15
+    QUANTIZE = 2
+    LOOK_UP = 3
+    APPEND = 4
+    ATTEND_CACHED = 5
+    LARGEST = 6
+    RMS_NORM = 7
+    RMS_NORM_BACKWARD = 8
+    SWIGLU = 9
+    SWIGLU_BACKWARD = 10
+    ROTATE = 11
+    ROTATE_BACKWARD = 12
+    LOSS = 13
+    LOSS_BACKWARD = 14
+    ATTEND = 15
+    ATTEND_BACKWARD = 16
 
 
 class KernelCall(ctypes.Structure):

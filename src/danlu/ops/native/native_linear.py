@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.ops import reference
+from danlu.ops.frozen.few_bits_weight import QuantizedWeight
 from danlu.ops.fused_linear import FusedLinear, Pair
 from danlu.ops.native.library import Float, Int, KernelCall, Kind, Pointer, Size, library
 
 # Outputs that lie together, as in native/kernels.h.
-_TILE = 32
+TILE = 32
+# The forms there.
+BF16, INT8, INT4 = 0, 1, 2
 
 
 class _Pack(KernelCall):
@@ -22,11 +28,42 @@ class _Pack(KernelCall):
 class _Linear(KernelCall):
     kind = Kind.LINEAR
     _fields_ = (
-        *((name, Pointer) for name in ("x", "weight", "norm", "residual", "y", "a", "b", "ends")),
+        *((name, Pointer) for name in ("x", "weight", "scales", "norm", "residual")),
+        *((name, Pointer) for name in ("y", "a", "b", "ends")),
         *((name, Size) for name in ("rows", "inputs", "outputs", "rank")),
         ("eps", Float),
         ("gated", Int),
+        ("form", Int),
+        ("is_float", Int),
     )
+
+
+class KernelWeight(NamedTuple):
+    """A weight [out, in] as the kernels read it. form: as in native/kernels.h."""
+
+    packed: Tensor
+    scales: Tensor | None
+    outputs: int
+    inputs: int
+    form: int
+
+
+@dataclass(frozen=True)
+class FewBitsProduct:
+    """A product with few bits, as a form has it: x [rows, in], floats too; filler is multiplied."""
+
+    form: int
+    in_word: int
+
+    def __call__(self, x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+        tiles, words, tile = values.shape
+        if x.dtype not in (torch.bfloat16, torch.float32):
+            return self(x.float(), values, scales).to(x.dtype)
+        inputs = words * self.in_word
+        if x.shape[1] != inputs:
+            x = F.pad(x, (0, inputs - x.shape[1]))
+        weight = KernelWeight(values, scales, tiles * tile, inputs, self.form)
+        return _native(x, weight, None, 0.0, False, None, None)
 
 
 class NativeMatrix:
@@ -34,17 +71,34 @@ class NativeMatrix:
 
     def __init__(self, weight: Tensor) -> None:
         self.outputs, self.inputs = weight.shape
-        self.packed = weight.new_empty(-(-self.outputs // _TILE) * _TILE, self.inputs)
+        self.packed = weight.new_empty(-(-self.outputs // TILE) * TILE, self.inputs)
         weight = weight.detach().contiguous()
         library().run(_Pack(weight, self.packed, self.outputs, self.inputs))
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
-        return _native(x, self, None, 0.0, False, None, None)
+        return _native(x, self.stored, None, 0.0, False, None, None)
+
+    @property
+    def stored(self) -> KernelWeight:
+        """What the kernels read."""
+        return KernelWeight(self.packed, None, self.outputs, self.inputs, BF16)
+
+
+def _stored(weight: object) -> KernelWeight | None:
+    """Return what stands for a matrix as `_native` takes it, with bf16 rows; None: it does not."""
+    if isinstance(weight, NativeMatrix):
+        return weight.stored
+    if not isinstance(weight, QuantizedWeight) or weight.dtype != torch.bfloat16:
+        return None
+    product = weight.form.linear
+    if not isinstance(product, FewBitsProduct) or weight.inputs % product.in_word:
+        return None
+    return KernelWeight(weight.values, weight.scales, weight.outputs, weight.inputs, product.form)
 
 
 def _native(
     x: Tensor,
-    weight: NativeMatrix,
+    weight: KernelWeight,
     norm: Tensor | None,
     eps: float,
     gated: bool,
@@ -58,6 +112,7 @@ def _native(
         _Linear(
             x=x,
             weight=weight.packed,
+            scales=weight.scales,
             norm=norm,
             residual=residual,
             y=y,
@@ -70,6 +125,8 @@ def _native(
             rank=0 if a is None else a.shape[2],
             eps=eps,
             gated=gated,
+            form=weight.form,
+            is_float=x.dtype == torch.float32,
         ),
     )
     return y
@@ -77,7 +134,7 @@ def _native(
 
 def _linear(
     x: Tensor,
-    weight: NativeMatrix | Tensor,
+    weight: object,
     norm: Tensor | None,
     eps: float,
     gated: bool,
@@ -86,7 +143,9 @@ def _linear(
 ) -> Tensor:
     if isinstance(weight, Tensor):  # not bf16: only the probe comes here
         return reference.fused_linear(x, weight, norm, eps, gated, residual, pair)
-    return _native(x, weight, norm, eps, gated, residual, pair)
+    stored = _stored(weight)
+    assert stored is not None  # `takes` has said so
+    return _native(x, stored, norm, eps, gated, residual, pair)
 
 
 def _prepared(weight: Tensor) -> NativeMatrix | Tensor:
@@ -95,7 +154,7 @@ def _prepared(weight: Tensor) -> NativeMatrix | Tensor:
 
 
 NATIVE_LINEAR = FusedLinear(
-    _linear, takes=lambda rows, weight: isinstance(weight, NativeMatrix), prepared=_prepared
+    _linear, takes=lambda rows, weight: _stored(weight) is not None, prepared=_prepared
 )
 
 

@@ -14,7 +14,7 @@ from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
 from danlu.ops.frozen.fp8 import FP8_LINEAR
 from danlu.ops.frozen.int4 import INT4_LINEAR
-from danlu.ops.frozen.quantized import INT8_LINEAR
+from danlu.ops.frozen.quantized import INT8_LINEAR, in_rows
 from danlu.ops.fused_linear import FUSED_LINEAR, FusedLinear
 from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
@@ -38,7 +38,7 @@ def add_variants() -> None:
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
     FUSED_LINEAR.add(TRITON, FusedLinear(late("row", "row_linear"), takes=is_single_row))
     DRAW.add(TRITON, late("drawing", "draw"))
-    INT8_LINEAR.add(TRITON, late("frozen.few_bits", "int8_linear"))
+    INT8_LINEAR.add(TRITON, in_rows(late("frozen.few_bits", "int8_linear")))
     INT4_LINEAR.add(TRITON, INT4_WORDS)
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))
     RMS_NORM.add(TRITON, NormPasses(late("norm", "forward"), late("norm", "backward")))

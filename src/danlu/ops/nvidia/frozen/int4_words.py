@@ -7,24 +7,23 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danlu.ops.frozen.int4 import INT4_GROUP, Int4Form
-from danlu.ops.frozen.quantized import LARGE_PIECE, pieces_of
+from danlu.ops.frozen.int4 import INT4_GROUP, int4_levels
+from danlu.ops.frozen.quantized import LARGE_PIECE, FewBitsForm, Stored, pieces_of
 from danlu.ops.nvidia.late_import import late
 
 # The most rows of a product that reads the weights as they are stored.
 _MOST_ROWS = 64
 _linear, _floats = late("frozen.int4", "linear"), late("frozen.int4", "floats")
-_Stored = tuple[Tensor, Tensor]
 
 
-def _empty(weight: Tensor, device: torch.device) -> _Stored:
+def _empty(weight: Tensor, device: torch.device) -> Stored:
     outputs, inputs = weight.shape
     groups = inputs // INT4_GROUP
     packed = torch.empty(outputs, groups, 4, dtype=torch.int32, device=device)
     return packed, torch.empty(outputs, groups, 2, dtype=weight.dtype, device=device)
 
 
-def _store(out: _Stored, place: slice, levels: Tensor, scales: Tensor, zeros: Tensor) -> None:
+def _store(out: Stored, place: slice, levels: Tensor, scales: Tensor, zeros: Tensor) -> None:
     packed, scales_and_zeros = out
     words = torch.zeros_like(packed[place])
     for number, some in enumerate(levels.view(len(levels), -1, 8, 4).unbind(2)):
@@ -51,4 +50,4 @@ def _product(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     return y
 
 
-INT4_WORDS = Int4Form(lambda: 1, _empty, _store, _pieces, _product)
+INT4_WORDS = FewBitsForm(_empty, int4_levels(lambda: 1, _store), _pieces, _product)

@@ -1,0 +1,44 @@
+"""A matrix in int8 or int4, where the model has a weight."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from danlu.ops.choice import Operation
+from danlu.ops.frozen.int4 import INT4_LINEAR
+from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, multiplied
+
+_OPERATIONS: dict[str, Operation[FewBitsForm]] = {"int8": INT8_LINEAR, "int4": INT4_LINEAR}
+
+
+class QuantizedWeight(nn.Module):
+    """A matrix [out, in] in the form of its device, uninitialised until `fill`.
+
+    like: a tensor of the matrix's shape and dtype, on any device.
+    """
+
+    values: Tensor
+    scales: Tensor  # int4: and zeros
+
+    def __init__(
+        self, like: Tensor, quantization: Literal["int8", "int4"], device: torch.device
+    ) -> None:
+        super().__init__()
+        self.outputs, self.inputs = like.shape
+        self.dtype = like.dtype
+        self.form = _OPERATIONS[quantization].on(device)
+        values, scales = self.form.empty(like, device)
+        self.register_buffer("values", values)
+        self.register_buffer("scales", scales)
+
+    def fill(self, weight: Tensor) -> None:
+        """Quantise a matrix into the allocated buffers."""
+        self.form.fill((self.values, self.scales), weight)
+
+    def forward(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+        y = multiplied(self.form, x, self.values, self.scales)
+        # The last tile of outputs may be longer than the matrix.
+        return y if y.shape[1] == self.outputs else y[:, : self.outputs]
