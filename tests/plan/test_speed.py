@@ -17,7 +17,7 @@ from danlu.ops.rope import ROTATED_QKV
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.speed import nominal_speed, seconds_of
 from tests.helpers.models.counting import counted, moved_by_token, planned
-from tests.helpers.models.variants import taken
+from tests.helpers.models.variants import taken, torch_variants
 
 LORA = LoraConfig(r=4)
 
@@ -30,6 +30,7 @@ def test_operations_and_bytes_are_those_of_a_layer(
     batch = [8] * 4
     # As cards without kernels of their own compute.
     with (
+        torch_variants(),
         taken(ATTENTION, "sdpa"),
         taken(RESIDUAL, "in_product"),
         taken(ROTATED_QKV, "as_one"),

@@ -52,6 +52,9 @@ class Kind(IntEnum):
     LOSS_BACKWARD = 13
     ATTEND = 14
     ATTEND_BACKWARD = 15
+    NARROW = 16
+    WIDEN = 17
+    OUTER = 18
 
 
 class KernelCall(ctypes.Structure):
