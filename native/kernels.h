@@ -28,6 +28,9 @@ enum Kind : int32_t {
     LOSS_BACKWARD,
     ATTEND,
     ATTEND_BACKWARD,
+    NARROW,
+    WIDEN,
+    OUTER,
     NUM_KINDS
 };
 
@@ -179,6 +182,20 @@ struct Attention {
     const void* grad;        // [tokens, heads, dim], backward
     void *dq, *dk, *dv;      // as q, k, v without gaps, backward
     int64_t q_row, k_row, v_row, segments, heads, kv_heads, dim;
+    float scale;
+};
+
+// An adapter's products, between rows of `size` and of `rank` numbers; rank is even. Rows lie so many
+// numbers apart.
+//   NARROW  t = scale * x matrix
+//   WIDEN   x += scale * t matrix^T
+//   OUTER   sums = scale * x^T t
+struct Narrow {
+    void* x;             // [rows, size]
+    void* t;             // [rows, rank]
+    const void* matrix;  // [size, rank]
+    float* sums;         // [size, rank]
+    int64_t rows, size, rank, x_row, t_row, matrix_row;
     float scale;
 };
 

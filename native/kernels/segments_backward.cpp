@@ -108,7 +108,8 @@ void weigh_again(const Attention& call, const Backward& room, const Place& at, i
     for (int n = 0; n < ROWS; n += 2) {
         for (int v = 0; v < VECTORS; v++) {
             const int64_t place = (row + n) * room.width + 2 * (key + v * LANES);
-            const Words weights = paired(p[n][v], p[n + 1][v]), scores = paired(dp[n][v], dp[n + 1][v]);
+            const Words weights = paired(narrow(p[n][v]), narrow(p[n + 1][v]));
+            const Words scores = paired(narrow(dp[n][v]), narrow(dp[n + 1][v]));
             std::memcpy(room.weights + place, &weights, sizeof weights);
             std::memcpy(room.scores + place, &scores, sizeof scores);
         }

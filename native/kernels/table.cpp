@@ -26,6 +26,9 @@ const Kernels KERNELS = {
         loss_backward,
         attend,
         attend_backward,
+        narrow_rows,
+        widen_rows,
+        outer_sums,
     },
 };
 

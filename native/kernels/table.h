@@ -22,5 +22,8 @@ void loss(const void* arguments, int threads);
 void loss_backward(const void* arguments, int threads);
 void attend(const void* arguments, int threads);
 void attend_backward(const void* arguments, int threads);
+void narrow_rows(const void* arguments, int threads);
+void widen_rows(const void* arguments, int threads);
+void outer_sums(const void* arguments, int threads);
 
 }  // namespace danlu::DANLU_ISA

@@ -59,10 +59,17 @@ inline void columns_of_rows(const bf16* from, int64_t row_step, int64_t count, i
     }
 }
 
-// The 16-bit numbers of two vectors as pairs: of each lane the first's, then the second's.
-inline Words paired(Floats first, Floats second) {
-    return __builtin_convertvector(narrow(first), Words) | __builtin_convertvector(narrow(second), Words)
-                                                               << 16;
+// The numbers of two rows as pairs: in each lane the first's, then the second's.
+inline Words paired(Halves first, Halves second) {
+    return __builtin_convertvector(first, Words) | __builtin_convertvector(second, Words) << 16;
+}
+
+// As many numbers as there are, up to LANES; zeros behind them.
+inline Halves some_halves(const bf16* from, int64_t count) {
+    if (count >= LANES) return load_as<Halves>(from);
+    Halves part = {};
+    for (int64_t lane = 0; lane < count; lane++) part[lane] = from[lane].bits;
+    return part;
 }
 
 // Tiles whose columns are those of a matrix [count, size], and what is summed over are its rows:
@@ -73,9 +80,8 @@ inline void columns_of_columns(const bf16* from, int64_t row_step, int64_t count
             const bf16* one = from + row * row_step + first;
             for (int64_t i = 0; i < TILE; i += LANES) {
                 const int64_t left = size - first - i;
-                const Floats upper = left > 0 ? load_some(one + i, left) : splat(0);
-                const bool has_two = left > 0 && row + 1 < count;
-                const Floats lower = has_two ? load_some(one + row_step + i, left) : splat(0);
+                const Halves upper = some_halves(one + i, left);
+                const Halves lower = some_halves(one + row_step + i, row + 1 < count ? left : 0);
                 const Words both = paired(upper, lower);
                 std::memcpy(to + 2 * i, &both, sizeof both);
             }

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from danlu.device.datasheets import CATALOGUE, cpu_facts
-from danlu.device.variants import AttentionFacts
+from danlu.device.variants import AttentionFacts, attention_facts
 from danlu.lora.adapter import LoraConfig
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.model.sizes import published_config
@@ -17,7 +17,7 @@ from danlu.ops.rope import ROTATED_QKV
 from danlu.plan.job import BatchShape, Job, StepPlan
 from danlu.plan.speed import nominal_speed, seconds_of
 from tests.helpers.models.counting import counted, moved_by_token, planned
-from tests.helpers.models.variants import taken
+from tests.helpers.models.variants import taken, torch_variants
 
 LORA = LoraConfig(r=4)
 
@@ -30,6 +30,7 @@ def test_operations_and_bytes_are_those_of_a_layer(
     batch = [8] * 4
     # As cards without kernels of their own compute.
     with (
+        torch_variants(),
         taken(ATTENTION, "sdpa"),
         taken(RESIDUAL, "in_product"),
         taken(ROTATED_QKV, "as_one"),
@@ -52,6 +53,8 @@ def test_a_layer_computed_again_costs_what_was_measured_on_a_cpu() -> None:
     assert config is not None
     job = Job(config=config, number_bytes=2, ranks=dict.fromkeys(LORA.target_modules, 8))
     cpu = cpu_facts(description="cpu", memory_bytes=2**34, threads=2, has_fast_bf16=True)
+    # That was before there were kernels in C++.
+    cpu = replace(cpu, fused="", attention=attention_facts("cpu", "float32"))
     shape = BatchShape(tokens=512, targets=0, squares=4 * 128 * 128, segments=4)
 
     def seconds(policy: Recompute) -> float:

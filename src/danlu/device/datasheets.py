@@ -23,7 +23,7 @@ from danlu.device.nvidia_cards import (
     named_alike,
     rough_figures,
 )
-from danlu.device.variants import AttentionFacts, attention_facts, fused_by
+from danlu.device.variants import NATIVE, AttentionFacts, attention_facts, fused_by
 
 _PLAIN = AttentionFacts()
 GB = 10**9
@@ -79,6 +79,10 @@ class DeviceFacts:
     has_bf16: bool = True
     is_rough: bool = False
     fp8_ratio: float = 0.0
+
+    def fused_in(self, number_bytes: int) -> str:
+        """Return whose kernels they are where the model computes in so many bytes."""
+        return "" if self.fused == NATIVE and number_bytes > 2 else self.fused
 
     @property
     def has_host(self) -> bool:
@@ -169,6 +173,7 @@ def cpu_facts(
         reread=0.1,
         chunk_rows=(128, 256),
         attention=attention_facts("cpu"),
+        fused=fused_by("cpu"),
         copies_matrix=True,
     )
 

@@ -24,6 +24,7 @@ def device_facts(
     variants: of the operations, as chosen on it. own_process: it is this process that will compute.
     """
     attention = attention_facts(device.kind, variants["attention"])
+    fused = fused_by(device.kind, variants)
     if device.kind == "cpu":
         facts = cpu_facts(
             description=device.description,
@@ -32,7 +33,8 @@ def device_facts(
             has_fast_bf16=device.has_fast_bf16,
         )
         taken = max(used_bytes(device.torch_device) if own_process else 0, _PROGRAM_BYTES)
-        return replace(facts, context_bytes=taken + _KERNELS_BYTES, attention=attention)
+        context = taken + _KERNELS_BYTES
+        return replace(facts, context_bytes=context, attention=attention, fused=fused)
     facts = facts_of(device.kind, device.description, device.memory_bytes, device.card)
     return replace(
         facts,
@@ -40,7 +42,7 @@ def device_facts(
         memory_bytes=device.memory_bytes,
         has_bf16=device.has_fast_bf16,
         attention=attention,
-        fused=fused_by(device.kind, variants),
+        fused=fused,
     )
 
 

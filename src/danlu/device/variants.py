@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 # The readable twin that every operation has; it is taken where no other variant computes rightly.
 REFERENCE = "reference"
-# Those in C++, for the CPU.
 # Those that call Ascend's fused kernels.
 ASCEND = "ascend"
 # Those that are written in Triton, for NVIDIA cards.
@@ -52,7 +51,7 @@ _CPU: Mapping[str, tuple[str, ...]] = {
     "largest": (NATIVE,),
     "look_up": (NATIVE,),
     "residual": ("last",),
-    "low_rank": ("by_target",),
+    "low_rank": (NATIVE, "by_target"),
     "accumulate": ("in_pieces",),
     "adamw": ("fused", "unfused"),
     "int8_linear": (NATIVE, "few_rows", "floats"),
@@ -119,24 +118,32 @@ class AttentionFacts:
 
     number_bytes: of a number of these, None as the model computes. head_token_bytes: of each head
     and token. segment_bytes: of each segment. by_segment: each is a call of its own, and the
-    outputs are joined in a copy.
+    outputs are joined in a copy. half_only: what attends to all at once is for 16 bits.
     """
 
     number_bytes: int | None = None
     head_token_bytes: int = 4  # the softmax's normaliser
     segment_bytes: int = 0
     by_segment: bool = True
+    half_only: bool = False
+
+    def calls_segments(self, number_bytes: int) -> bool:
+        """Whether each segment is a call, where the model computes in so many bytes."""
+        return self.by_segment or (self.half_only and number_bytes > 2)
 
 
 def fused_by(kind: str, variants: Mapping[str, str] | None = None) -> str:
-    """Name the kernels that compute norms, rotation and swiglu, one each: ascend, triton, or none.
+    """Name the kernels that compute norms, rotation and swiglu, one each.
 
-    variants: those that were chosen; None: the usual ones. An adapter's products are then made
-    for all targets at once.
+    They are ascend, triton, native, or none: "". variants: those that were chosen; None: the usual
+    ones. On accelerators an adapter's products are then made for all targets at once. Those in
+    C++ are for 16 bits.
     """
     usual = {name: names[0] for name, names in preferred_variants(kind).items() if names}
     chosen = variants or usual
     names = {chosen.get(name, "") for name in ("rms_norm", "rotated_qkv", "swiglu")}
+    if names == {NATIVE}:
+        return NATIVE
     is_fused = names in ({ASCEND}, {TRITON}) and chosen.get("low_rank") in ("as_one", ASCEND)
     return names.pop() if is_fused else ""
 
@@ -153,4 +160,5 @@ def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:
         if variant == ASCEND:
             return AttentionFacts(head_token_bytes=64, by_segment=False)
         return AttentionFacts(head_token_bytes=64, segment_bytes=2048 * 2048)
-    return AttentionFacts(by_segment=variant != FLASH)
+    at_once = variant in (FLASH, NATIVE)
+    return AttentionFacts(by_segment=not at_once, half_only=at_once)

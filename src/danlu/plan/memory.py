@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from danlu.device.datasheets import DeviceFacts
-from danlu.device.variants import ASCEND, TRITON
+from danlu.device.variants import ASCEND, NATIVE, TRITON
 from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.model.recompute import Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
@@ -132,7 +132,7 @@ def _working_bytes(job: Job, device: DeviceFacts) -> int:
 
     Where they are made for all targets at once, their matrices are the blocks of a larger one.
     """
-    if not device.fused:
+    if device.fused in ("", NATIVE):
         return job.num_trained * job.number_bytes if job.number_bytes < 4 else 0
     a, b = 0, 0
     for name in PROJECTIONS:
@@ -176,7 +176,9 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: B
         kept += (q + kv) * width + _attention_state(job, device, shape)
         if width > size:
             kept += (kv + q) * width
-        elif (device.attention.by_segment and shape.segments > 1) or not job.is_trained("o_proj"):
+        elif not job.is_trained("o_proj") or (
+            device.attention.calls_segments(size) and shape.segments > 1
+        ):
             kept += q * size
     return kept
 
@@ -196,7 +198,10 @@ def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: Batc
     if recompute == "offload" and not device.has_host:
         recompute = "block"
     plain, fused = (_FULL, _FULL_FUSED) if job.trains_all else (_LORA, _LORA_FUSED)
-    in_mlp, in_attention = fused.get(device.fused, plain)[recompute]
+    kernels = device.fused_in(size)
+    # Those in C++ make on their way what those in Triton make.
+    kernels = TRITON if kernels == NATIVE else kernels
+    in_mlp, in_attention = fused.get(kernels, plain)[recompute]
     widths = (config.hidden_size, config.intermediate_size, config.q_size, config.kv_size)
     mlp, attention = (
         size * sum(factor * width for factor, width in zip(factors, widths, strict=True))
@@ -227,7 +232,7 @@ def loss_bytes(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceF
     numbers = rows * config.vocab_size
     matrix = config.vocab_size * config.hidden_size * size
     of_rows = rows * config.hidden_size * size
-    if device.fused == TRITON:
+    if device.fused_in(size) in (TRITON, NATIVE):
         # Its kernel turns the logits into their gradient where they are; then there are those of
         # the chunk's rows, behind the norm and before it.
         chunk = numbers * size + 2 * of_rows + (matrix if job.trains_all else 0)

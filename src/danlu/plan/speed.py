@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from danlu.device.datasheets import DeviceFacts
-from danlu.device.variants import ASCEND, TRITON
+from danlu.device.variants import ASCEND, NATIVE, TRITON
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.model.recompute import Recompute
@@ -220,7 +220,10 @@ def _layer_weights(config: ModelConfig) -> int:
 
 def _counts(job: Job, recompute: Recompute, device: DeviceFacts) -> tuple[int, float, float, float]:
     plain, fused = (_FULL, _FULL_FUSED) if job.trains_all else (_LORA, _LORA_FUSED)
-    counts = fused.get(device.fused, plain)[recompute]
+    kernels = device.fused_in(job.number_bytes)
+    # Those in C++ read and write what those in Triton do.
+    kernels = TRITON if kernels == NATIVE else kernels
+    counts = fused.get(kernels, plain)[recompute]
     if not job.is_fp8:
         return counts
     launches, *numbers = (count + more for count, more in zip(counts, _FP8[recompute], strict=True))
@@ -229,7 +232,7 @@ def _counts(job: Job, recompute: Recompute, device: DeviceFacts) -> tuple[int, f
 
 def _launch_s(job: Job, recompute: Recompute, shape: BatchShape, device: DeviceFacts) -> float:
     launches, *_numbers = _counts(job, recompute, device)
-    if device.attention.by_segment:
+    if device.attention.calls_segments(job.number_bytes):
         launches += _LAUNCHES_PER_SEGMENT * shape.segments
     return job.config.num_hidden_layers * launches * device.launch_s
 
@@ -245,7 +248,8 @@ def _elementwise_s(job: Job, recompute: Recompute, shape: BatchShape, device: De
     numbers = hidden * config.hidden_size + heads * (config.q_size + config.kv_size)
     numbers += inner * config.intermediate_size
     moved = numbers * job.number_bytes * config.num_hidden_layers * shape.tokens
-    by_logit = _LOSS_PASSES * job.number_bytes if device.fused == TRITON else _LOSS_BYTES
+    in_place = device.fused_in(job.number_bytes) in (TRITON, NATIVE)
+    by_logit = _LOSS_PASSES * job.number_bytes if in_place else _LOSS_BYTES
     moved += by_logit * config.vocab_size * shape.targets
     return moved / device.bandwidth
 

@@ -8,7 +8,14 @@ from typing import TypeVar
 
 import pytest
 
-from danlu.device.variants import ASCEND, REFERENCE, SCALED_MM, TRITON
+from danlu.device.variants import (
+    ASCEND,
+    NATIVE,
+    REFERENCE,
+    SCALED_MM,
+    TRITON,
+    preferred_variants,
+)
 from danlu.ops.choice import _OPERATIONS, Operation
 
 T = TypeVar("T")
@@ -27,6 +34,17 @@ def taken(operation: Operation[T], name: str, kind: str = "cpu") -> Iterator[Non
     """Compute with a variant on a kind of device for a while."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(operation._chosen, kind, (name, operation.variants[name]))
+        yield
+
+
+@contextmanager
+def torch_variants() -> Iterator[None]:
+    """Compute on the CPU with torch's operations, as where the kernels in C++ were not built."""
+    with ExitStack() as stack:
+        for name, operation in _OPERATIONS.items():
+            if NATIVE in operation.variants:
+                others = [other for other in preferred_variants("cpu")[name] if other != NATIVE]
+                stack.enter_context(taken(operation, [*others, REFERENCE][0]))
         yield
 
 

@@ -15,8 +15,10 @@ from danlu.ops.frozen.packed import PACKED_LINEAR, Packing
 from danlu.ops.frozen.quantized import INT8_LINEAR
 from danlu.ops.fused_linear import FUSED_LINEAR
 from danlu.ops.look_up import LOOK_UP
+from danlu.ops.low_rank import LOW_RANK
 from danlu.ops.native.elementwise import GATING, NORM, ROTATION
 from danlu.ops.native.in_place_loss import cross_entropy_sum
+from danlu.ops.native.narrow import BY_TARGET
 from danlu.ops.native.native_bits import NATIVE_INT4, NATIVE_INT8
 from danlu.ops.native.native_cache import NativeCache
 from danlu.ops.native.native_largest import largest
@@ -44,3 +46,4 @@ def add_variants() -> None:
     ROTATED_QKV.add(NATIVE, ROTATION)
     CROSS_ENTROPY.add(NATIVE, cross_entropy_sum)
     ATTENTION.add(NATIVE, packed_attention)
+    LOW_RANK.add(NATIVE, BY_TARGET)

@@ -53,6 +53,9 @@ class Kind(IntEnum):
     LOSS_BACKWARD = 14
     ATTEND = 15
     ATTEND_BACKWARD = 16
+    NARROW = 17
+    WIDEN = 18
+    OUTER = 19
 
 
 class KernelCall(ctypes.Structure):

@@ -1,0 +1,33 @@
+"""The C++ kernels of one instruction set after the other, as far as this processor has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from danlu.ops.choice import NotHere
+from danlu.ops.native.library import Library
+
+INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "neon_bf16", "neon")
+
+
+def _runs(isa: str) -> bool:
+    try:
+        Library(isa=isa)
+    except NotHere:
+        return False
+    return True
+
+
+@pytest.fixture(params=[isa for isa in INSTRUCTION_SETS if _runs(isa)])
+def each_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Compute with an instruction set, then with the best again."""
+    Library(isa=request.param)
+    yield request.param
+    Library()
+
+
+with suppress(NotHere):
+    Library()  # the best, as it was
