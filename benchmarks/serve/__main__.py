@@ -18,6 +18,8 @@ from benchmarks.serve.task import DECODE_TOKENS, PREFILL_TOKENS, THREADS
 HERE = Path(__file__).parent
 ENVIRONMENT = Path("~/.cache/danlu-bench/llamacpp")
 SIDES = ("danlu", "danlu int8", "danlu int4", "transformers", "bf16", "q8_0", "q4_0")
+# Weights of as many bits.
+_SAME_BITS = {"danlu": "bf16", "danlu int8": "q8_0", "danlu int4": "q4_0"}
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
             "decode": f"{DECODE_TOKENS} tokens, one stream",
         },
         "sides": sides,
-        "ratios": ratios(sides),
+        "ratios": ratios(sides, machine),
     }
     if options.output:
         text = json.dumps(result, indent=1, ensure_ascii=False)
@@ -54,10 +56,14 @@ def main() -> None:
     print(json.dumps(result["ratios"], indent=1))
 
 
-def ratios(sides: dict[str, dict[str, Any]]) -> dict[str, float]:
+def ratios(sides: dict[str, dict[str, Any]], machine: dict[str, Any]) -> dict[str, float]:
     """Compare, as far as the sides were run."""
     found: dict[str, float] = {}
     ours = sides.get("danlu")
+    for name, peer in _SAME_BITS.items():
+        if name in sides and peer in sides:
+            pair = (sides[side]["decode_tokens_per_s"] for side in (name, peer))
+            found[f"decode {name} / llama.cpp {peer}"] = next(pair) / next(pair)
     peers = [sides[name] for name in ("bf16", "q8_0", "q4_0") if name in sides]
     if ours and peers:
         best = max(peer["prefill_tokens_per_s"] for peer in peers)
@@ -66,13 +72,21 @@ def ratios(sides: dict[str, dict[str, Any]]) -> dict[str, float]:
         theirs = sides["transformers"]["decode_tokens_per_s"]
         found["decode / transformers"] = ours["decode_tokens_per_s"] / theirs
     if ours:
+        read = ours["weights_mb"] * 1e6 * ours["decode_tokens_per_s"]
         found |= {
+            "bytes read / memory's rate": read / (machine["reading_gb_per_s"] * 1e9),
             "8 streams / one": ours["streams_tokens_per_s"] / ours["decode_tokens_per_s"],
             "8 requests on 4 adapters / on one": ours["four_adapters_tokens_per_s"]
             / ours["one_adapter_tokens_per_s"],
             "first token of turn two / of turn one": ours["turn_two_share"],
             "longest wait / prompt chunk": ours["longest_wait_s"] / ours["prompt_chunk_s"],
+            "tried tokens, answers that repeat": ours["tried_tokens_where_answers_repeat"],
+            "tried tokens, others": ours["tried_tokens_where_they_do_not"],
         }
+    if ours and "danlu int8" in sides:
+        found["8 streams int8 / bf16"] = (
+            sides["danlu int8"]["streams_tokens_per_s"] / ours["streams_tokens_per_s"]
+        )
     return {name: round(value, 2) for name, value in found.items()}
 
 

@@ -37,6 +37,7 @@ def machine() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "gemm": f"bf16 {ROWS} x {INNER} x {COLUMNS}, best of {REPEATS} before and after the sides",
         "gemm_gflops": round(gemm_flops() / 1e9, 1),
+        "reading_gb_per_s": round(reading_rate() / 1e9, 1),
     }
 
 
@@ -50,6 +51,17 @@ def gemm_flops() -> float:
         torch.nn.functional.linear(left, right)
         seconds.append(time.perf_counter() - started)
     return 2 * ROWS * INNER * COLUMNS / min(seconds[1:])
+
+
+def reading_rate() -> float:
+    """Measure the bytes a second that all threads read from memory, the best of some."""
+    numbers = torch.ones(1 << 28)  # 1 GiB, which no cache holds
+    seconds = []
+    for _repeat in range(1 + REPEATS):
+        started = time.perf_counter()
+        numbers.sum()
+        seconds.append(time.perf_counter() - started)
+    return numbers.nbytes / min(seconds[1:])
 
 
 if __name__ == "__main__":
