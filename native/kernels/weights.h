@@ -108,17 +108,14 @@ struct FewBitsWeight {
         }
     }
 
-  private:
+private:
     static constexpr int PER_GROUP = BITS == 8 ? TILE : 2 * TILE;
 
     template <int PAIR>
     static Shorts pair_of(Words words) {
-        if constexpr (BITS == 4)
-            return cast<Shorts>(words >> 4 * PAIR & 0x000f000fu);
-        else if constexpr (PAIR == 0)
-            return cast<Shorts>(words) << 8 >> 8;
-        else
-            return cast<Shorts>(words) >> 8;
+        if constexpr (BITS == 4) return cast<Shorts>(words >> 4 * PAIR & 0x000f000fu);
+        else if constexpr (PAIR == 0) return cast<Shorts>(words) << 8 >> 8;
+        else return cast<Shorts>(words) >> 8;
     }
 
     // The inputs that words hold, from a pair on.
@@ -133,8 +130,7 @@ struct FewBitsWeight {
 
     // Add a group's sums. at: the first row's place among the rows' scales.
     template <int N>
-    void scale(const GroupSums<N>& sums, const bf16* scales, int64_t at,
-               Floats (&totals)[N][VECTORS]) const {
+    void scale(const GroupSums<N>& sums, const bf16* scales, int64_t at, Floats (&totals)[N][VECTORS]) const {
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) {
             Floats scale, zero;

@@ -17,11 +17,13 @@ double log_sum_of(const Room<uint16_t>& logits, int64_t row, int64_t size) {
     return most + std::log(total);
 }
 
-// Logits up to 16, among them some that are minus infinity; the last row has one of 90.
+// Logits up to 16, among them some that are minus infinity; the first row's largest is its last,
+// the last row has one of 90.
 Room<uint16_t> some_logits(int64_t size) {
     Room<uint16_t> made = Numbers(size).bf16(ROWS * size);
     for (int64_t i = 0; i < made.size(); i++)
         made[i] = i % 37 == 36 ? 0xff80 : narrowed(widened(made[i]) * 8);
+    made[size - 1] = narrowed(24);
     made[(ROWS - 1) * size] = narrowed(90);
     return made;
 }

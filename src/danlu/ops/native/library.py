@@ -8,6 +8,7 @@ native/kernels.h. A build and this code belong together; another one is not take
 from __future__ import annotations
 
 import ctypes
+import os
 import shlex
 import struct
 import sys
@@ -88,6 +89,8 @@ class Library:
         if found is None:
             raise NotHere(_("this processor does not have {name}").format(name=isa or "AVX2"))
         self.isa: str = found.decode()
+        # A forked process has none of the threads that OpenMP waits for: one works there.
+        os.register_at_fork(after_in_child=lambda: library.danlu_prepare(found, None))
         self._run: Callable[..., None] = library.danlu_run
         self._here = threading.local()
 
