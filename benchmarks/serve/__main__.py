@@ -12,11 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serve.llamacpp import VERSION, make_environment, write_models
+from benchmarks.serve.llamacpp import ENVIRONMENT, VERSION, make_environment, write_models
 from benchmarks.serve.task import DECODE_TOKENS, PREFILL_TOKENS, THREADS
 
 HERE = Path(__file__).parent
-ENVIRONMENT = Path("~/.cache/danlu-bench/llamacpp")
 SIDES = ("danlu", "danlu int8", "danlu int4", "transformers", "bf16", "q8_0", "q4_0")
 # Weights of as many bits.
 _SAME_BITS = {"danlu": "bf16", "danlu int8": "q8_0", "danlu int4": "q4_0"}

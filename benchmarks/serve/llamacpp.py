@@ -11,15 +11,21 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
+ENVIRONMENT = Path("~/.cache/danlu-bench/llamacpp")
 VERSION = "0.3.36"
 # Names of the formats here, and llama.cpp's numbers for them (llama.h, enum llama_ftype).
 QUANTISED = {"q8_0": 7, "q4_0": 2}
+# More of them. q4_K: all matrices in it; q4_K_M: some in q6_K, the output matrix among them.
+K_QUANTS = {"q4_K": 14, "q4_K_M": 15}
+_PURE = "q4_K"
 _QUANTISE = """
 import sys, llama_cpp
 params = llama_cpp.llama_model_quantize_default_params()
 params.ftype = int(sys.argv[3])
+params.pure = sys.argv[4] == "pure"
 source, target = (word.encode() for word in sys.argv[1:3])
 sys.exit(llama_cpp.llama_model_quantize(source, target, params))
 """
@@ -46,7 +52,9 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def write_models(model: Path, environment: Path, output: Path) -> dict[str, Path]:
+def write_models(
+    model: Path, environment: Path, output: Path, formats: Mapping[str, int] = QUANTISED
+) -> dict[str, Path]:
     """Convert a model folder; return the file of every format."""
     sources = next((environment / "sources").glob(f"*{VERSION}/vendor/llama.cpp"))
     files = {"bf16": output / "bf16.gguf"}
@@ -54,9 +62,10 @@ def write_models(model: Path, environment: Path, output: Path) -> dict[str, Path
     gguf = {"PYTHONPATH": os.pathsep.join([str(sources / "gguf-py"), str(environment / "more")])}
     _run([*convert, "--outtype", "bf16", "--outfile", str(files["bf16"])], gguf)
     python = str(environment / "bin" / "python")
-    for name, number in QUANTISED.items():
+    for name, number in formats.items():
         files[name] = output / f"{name}.gguf"
-        _run([python, "-c", _QUANTISE, str(files["bf16"]), str(files[name]), str(number)])
+        words = [str(files["bf16"]), str(files[name]), str(number)]
+        _run([python, "-c", _QUANTISE, *words, "pure" if name == _PURE else "mixed"])
     return files
 
 
