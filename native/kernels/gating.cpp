@@ -1,9 +1,10 @@
 // Swiglu for training: silu(gate) * up of a merged projection, and the gradient of both.
 
+#include "gating.h"
+
 #include "../kernels.h"
 #include "../threads.h"
 #include "table.h"
-#include "tails.h"
 
 namespace danlu::DANLU_ISA {
 
@@ -11,22 +12,14 @@ namespace {
 
 constexpr int64_t PIECE = 8;  // rows
 
-inline Floats sigmoid(Floats x) { return 1 / (1 + exp(-x)); }
-
 }  // namespace
 
 void swiglu(const void* arguments, int threads) {
     const Gating& call = *static_cast<const Gating*>(arguments);
     parallel_for(threads, call.rows, PIECE, [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; row++) {
-            const bf16* gate = static_cast<const bf16*>(call.gate_up) + 2 * row * call.size;
-            bf16* y = static_cast<bf16*>(call.y) + row * call.size;
-            for (int64_t i = 0; i < call.size; i += LANES) {
-                const int64_t count = call.size - i;
-                const Floats g = load_some(gate + i, count), up = load_some(gate + call.size + i, count);
-                store_some(y + i, count, round_to_bf16(g * sigmoid(g)) * up);
-            }
-        }
+        for (int64_t row = begin; row < end; row++)
+            swiglu_row(static_cast<const bf16*>(call.gate_up) + 2 * row * call.size, call.size,
+                       static_cast<bf16*>(call.y) + row * call.size);
     });
 }
 

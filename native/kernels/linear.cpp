@@ -4,6 +4,9 @@
 // weights from the first to the last.
 
 #include "../threads.h"
+#include "gating.h"
+#include "norm.h"
+#include "room.h"
 #include "table.h"
 #include "weights.h"
 
@@ -11,31 +14,21 @@ namespace danlu::DANLU_ISA {
 
 namespace {
 
-// Where the things of `Prepared` lie in the memory for them.
-struct Room {
+// Memory for the things of `Prepared`.
+struct RowsRoom {
+    int64_t groups;
     bf16* numbers;
     int16_t* shorts;
     float *scales, *sums, *narrow;
-    int64_t groups;
 
-    explicit Room(const Linear& call) : groups((call.inputs + GROUP - 1) / GROUP) {
-        const bool is_made = call.norm != nullptr || call.gated;
-        const bool is_split = call.form != BF16;
-        const size_t sizes[] = {
-            is_made ? sizeof(bf16) * call.inputs : 0,
-            is_split ? sizeof(int16_t) * call.inputs : 0,
-            is_split ? sizeof(float) * groups : 0,
-            is_split ? sizeof(float) * groups : 0,
-            sizeof(float) * call.rank,
-        };
-        size_t ends[5], end = 0;
-        for (int part = 0; part < 5; part++) ends[part] = end += (sizes[part] * call.rows + 63) / 64 * 64;
-        char* memory = static_cast<char*>(scratch(end));
-        numbers = reinterpret_cast<bf16*>(memory);
-        shorts = reinterpret_cast<int16_t*>(memory + ends[0]);
-        scales = reinterpret_cast<float*>(memory + ends[1]);
-        sums = reinterpret_cast<float*>(memory + ends[2]);
-        narrow = reinterpret_cast<float*>(memory + ends[3]);
+    RowsRoom(Room& room, const Linear* call) : groups((call->inputs + GROUP - 1) / GROUP) {
+        const bool is_made = call->norm != nullptr || call->gated;
+        const int64_t split_rows = call->form != BF16 ? call->rows : 0;
+        numbers = room.take<bf16>(is_made ? call->rows * call->inputs : 0);
+        shorts = room.take<int16_t>(split_rows * call->inputs);
+        scales = room.take<float>(split_rows * groups);
+        sums = room.take<float>(split_rows * groups);
+        narrow = room.take<float>(call->rows * call->rank);
     }
 };
 
@@ -57,17 +50,18 @@ void narrow_product(const Linear& call, const bf16* x, int64_t row, float* t) {
 }
 
 Prepared prepare(const Linear& call, int threads) {
-    const Room room(call);
+    const RowsRoom room = in_scratch<RowsRoom>(&call);
     const bf16* x = static_cast<const bf16*>(call.x);
     const bool is_made = call.norm != nullptr || call.gated;
     const bf16* numbers = is_made ? room.numbers : x;
     parallel_for(threads, call.rows, 1 + 8192 / call.inputs, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             bf16* made = room.numbers + row * call.inputs;
-            if (call.gated) swiglu(x + 2 * row * call.inputs, call.inputs, made);
+            const bf16* from = x + row * call.inputs;
+            if (call.gated) swiglu_row(from + row * call.inputs, call.inputs, made);
             else if (call.norm != nullptr)
-                rms_norm(x + row * call.inputs, static_cast<const bf16*>(call.norm), call.eps, call.inputs,
-                         made);
+                norm_row(from, static_cast<const bf16*>(call.norm), inverse_rms(from, call.inputs, call.eps),
+                         call.inputs, made);
             const bf16* here = numbers + row * call.inputs;
             int16_t* shorts = room.shorts + row * call.inputs;
             float *scales = room.scales + row * room.groups, *sums = room.sums + row * room.groups;

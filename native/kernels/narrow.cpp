@@ -34,7 +34,8 @@ void transpose(const Narrow& call, const Transposed& to) {
     const size_t numbers = up_to_multiple(call.rank, RANKS) * to.width;
     if (to.width > call.size || call.rank % RANKS) std::memset(to.numbers, 0, numbers * sizeof(bf16));
     for (int64_t i = 0; i < call.size; i++)
-        for (int64_t r = 0; r < call.rank; r++) to.numbers[r * to.width + i] = matrix[i * call.matrix_row + r];
+        for (int64_t r = 0; r < call.rank; r++)
+            to.numbers[r * to.width + i] = matrix[i * call.matrix_row + r];
 }
 
 // RANKS products of FEW rows; of rows that are not there, the last one's again.
@@ -73,7 +74,8 @@ void multiply_few(const Narrow& call, const Transposed& matrix, int64_t row, int
     }
     for (int n = 0; n < FEW && row + n < call.rows; n++)
         for (int r = 0; r < RANKS && rank + r < call.rank; r++)
-            static_cast<bf16*>(call.t)[(row + n) * call.t_row + rank + r] = narrow(sum(totals[n][r]) * call.scale);
+            static_cast<bf16*>(call.t)[(row + n) * call.t_row + rank + r] =
+                narrow(sum(totals[n][r]) * call.scale);
 }
 
 }  // namespace
@@ -95,7 +97,8 @@ void widen_rows(const void* arguments, int threads) {
     const bf16* matrix = static_cast<const bf16*>(call.matrix);
     parallel_for(threads, tiles, PIECE, [&](int64_t begin, int64_t end) {
         const int64_t first = begin * TILE, last = end * TILE < call.size ? end * TILE : call.size;
-        bf16* columns = static_cast<bf16*>(scratch(((end - begin) * numbers + ROWS * call.rank) * sizeof(bf16)));
+        bf16* columns =
+            static_cast<bf16*>(scratch(((end - begin) * numbers + ROWS * call.rank) * sizeof(bf16)));
         columns_of_rows(matrix + first * call.matrix_row, call.matrix_row, last - first, call.rank, columns);
         // Rows behind the last are multiplied, too, and not read.
         bf16* t = columns + (end - begin) * numbers;
@@ -130,17 +133,20 @@ void outer_sums(const void* arguments, int threads) {
         std::memset(t, 0, pairs * 2 * ranks * sizeof(bf16));
         for (int64_t row = 0; row < call.rows; row++)
             for (int64_t r = 0; r < call.rank; r++)
-                t[(row / 2 * ranks + r) * 2 + row % 2] = static_cast<const bf16*>(call.t)[row * call.t_row + r];
+                t[(row / 2 * ranks + r) * 2 + row % 2] =
+                    static_cast<const bf16*>(call.t)[row * call.t_row + r];
         for (int64_t tile = begin; tile < end; tile++) {
             const int64_t first = tile * TILE, count = call.size - first < TILE ? call.size - first : TILE;
-            columns_of_columns(static_cast<const bf16*>(call.x) + first, call.x_row, call.rows, count, columns);
+            columns_of_columns(static_cast<const bf16*>(call.x) + first, call.x_row, call.rows, count,
+                               columns);
             for (int64_t rank = 0; rank < call.rank; rank += ROWS) {
                 Sums sums = {};
                 multiply_tile(columns, pairs, t + 2 * rank, 2, 2 * ranks, sums);
                 for (int64_t n = 0; n < ROWS && rank + n < call.rank; n++) {
                     float row[TILE];
                     for (int v = 0; v < VECTORS; v++) store(row + v * LANES, sums[n][v] * call.scale);
-                    for (int64_t i = 0; i < count; i++) call.sums[(first + i) * call.rank + rank + n] = row[i];
+                    for (int64_t i = 0; i < count; i++)
+                        call.sums[(first + i) * call.rank + rank + n] = row[i];
                 }
             }
         }

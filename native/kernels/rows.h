@@ -1,38 +1,10 @@
-// What precedes a product, for one row: RMS norm or swiglu, rounded as torch's operations round.
+// Rows as the weights of a product are multiplied with them.
 #pragma once
 
 #include "../kernels.h"
 #include "../simd.h"
 
 namespace danlu::DANLU_ISA {
-
-inline void rms_norm(const bf16* x, const bf16* weight, float eps, int64_t size, bf16* y) {
-    Floats squares = splat(0);
-    int64_t i = 0;
-    for (; i + LANES <= size; i += LANES) {
-        const Floats numbers = load(x + i);
-        squares += numbers * numbers;
-    }
-    float total = sum(squares);
-    for (int64_t rest = i; rest < size; rest++) total += widen(x[rest]) * widen(x[rest]);
-    const float scale = 1 / std::sqrt(total / float(size) + eps);
-    for (i = 0; i + LANES <= size; i += LANES)
-        store(y + i, round_to_bf16(load(x + i) * scale) * load(weight + i));
-    for (; i < size; i++) y[i] = narrow(round_to_bf16(widen(x[i]) * scale) * widen(weight[i]));
-}
-
-inline void swiglu(const bf16* gate_up, int64_t size, bf16* y) {
-    const bf16 *gate = gate_up, *up = gate_up + size;
-    int64_t i = 0;
-    for (; i + LANES <= size; i += LANES) {
-        const Floats g = load(gate + i);
-        store(y + i, round_to_bf16(g / (1 + exp(-g))) * load(up + i));
-    }
-    for (; i < size; i++) {
-        const float g = widen(gate[i]);
-        y[i] = narrow(round_to_bf16(g / (1 + std::exp(-g))) * widen(up[i]));
-    }
-}
 
 // Whole numbers of a row in groups: x = shorts * scale of the group, [inputs], and [groups] scales and
 // sums of x. A scale is a power of two and the largest number has 15 bits, so bf16 numbers within 2^7 of
