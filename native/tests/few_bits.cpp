@@ -108,11 +108,11 @@ void compare_products(Check& check, const Variant& of) {
                     sum.add(std::isfinite(number) ? number : NAN, stored.weight(output, i), 0x1p-16);
                     most = std::fmax(most, std::fabs(number));
                 }
+                // Levels and zeros are summed apart: either may be more than a float holds.
+                if (of.form == INT4 && std::isfinite(most)) sum.finite += 4 * most * double(end - first);
                 for (int64_t i = first; i < end; i++)
                     sum.slack += (most * 0x1p-14 + 0x1p-112) * std::fabs(stored.weight(output, i));
             }
-            // Levels and zeros are summed apart: the parts are larger than the whole.
-            if (of.form == INT4) sum.finite *= 16;
             const int64_t at = row * of.outputs + output;
             if (of.has_residual) sum.add(widened(residual[at]));
             if (of.is_float)
