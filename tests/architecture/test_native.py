@@ -29,20 +29,21 @@ def is_test(path: Path) -> bool:
 
 
 def functions(text: str) -> Iterator[tuple[str, int]]:
-    """Give the first line and the length of what begins and ends at the margin."""
+    """Give the first line and the length of each function that stands at the margin."""
     begun, first, is_open = 0, "", False
     for number, line in enumerate(text.splitlines()):
         if not is_open and line and line[0] not in " }#/" and not line.startswith("namespace"):
             begun, first = number, line
         is_open |= bool(first) and line.endswith("{")
         if is_open and line in ("}", "};"):
-            yield first, number - begun + 1
+            if not first.startswith(("struct", "class", "enum")):
+                yield first, number - begun + 1
             first, is_open = "", False
 
 
 def test_functions_are_found() -> None:
     text = (
-        "namespace a {\n\n// Of a.\nint g() {\n    return 1;\n}\n\n"
+        "namespace a {\n\nstruct S {\n    int a;\n};\n\n// Of a.\nint g() {\n    return 1;\n}\n\n"
         "template <typename A>\nvoid f(A a,\n       int b) {\n    if (a) {\n    }\n}\n\n"
         "}  // namespace a\n"
     )
