@@ -6,6 +6,7 @@ The program itself compares; these tests build it, and look at which instruction
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -52,6 +53,18 @@ def test_every_kernel_computes_rightly_here(watched: str, tmp_path: Path) -> Non
         pytest.skip(f"this g++ has no sanitizer of {watched}")
     build.build_check(tmp_path / "check", extra=options)
     assert run([tmp_path / "check"]) == f"right with: {' '.join(sets_here())}"
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
+def test_no_function_of_one_instruction_set_serves_the_others(tmp_path: Path) -> None:
+    """The linker keeps one copy of a template; what it is made for must stand in its name."""
+    kept = tmp_path / "map"
+    # Less is compiled away than in the library itself.
+    build.build(tmp_path / "lib.so", extra=["-O1", f"-Wl,-Map={kept}"])
+    names = re.findall(r"^ \.text\.(_Z\w+)", kept.read_text("utf-8"), re.MULTILINE)
+    assert names
+    sets = "|".join(build.INSTRUCTION_SETS[HERE])
+    assert not [name for name in names if not re.search(rf"\d(?:{sets})", name)]
 
 
 @pytest.mark.skipif(HERE == "aarch64", reason="aarch64 is here")
