@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from danlu.environment import waited_ns
 from tests.helpers.models.native import needs_library
 
 pytestmark = needs_library
@@ -51,9 +52,9 @@ alone = count()
 
 def told(program: str, **variables: str) -> Any:
     """Run a program behind BEGIN, and return what it prints as JSON."""
-    environ = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS",)}
+    given = {name: value for name, value in (os.environ | variables).items() if value}
     done = subprocess.run(
-        [sys.executable, "-c", BEGIN + program], env=environ | variables, capture_output=True,
+        [sys.executable, "-c", BEGIN + program], env=given, capture_output=True,
         text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -158,3 +159,26 @@ again = NativeMatrix(weight)
 print(json.dumps([torch.equal(again(x), expected), count() - alone]))
 """
     assert told(program, OMP_NUM_THREADS="2") == [True, 0]
+
+
+@pytest.mark.skipif(PROCESSORS < 2, reason="one processor: nobody waits for another thread")
+@pytest.mark.skipif(not waited_ns(), reason="this system does not count waiting")
+def test_beside_other_programs_threads_of_the_kernels_sleep_early() -> None:
+    """As torch's do (device/openmp.py): a product would else cost a neighbour's time slice."""
+    program = """
+from danlu.device.detect import select
+select()
+matrix = NativeMatrix(weight)
+until = time.monotonic() + 60
+while "openmp-team" not in {t.name for t in threading.enumerate()} and time.monotonic() < until:
+    for _ in range(200):
+        matrix(x)
+print(json.dumps(time.monotonic() < until))
+"""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        assert told(program, OMP_NUM_THREADS="2", OMP_WAIT_POLICY="", GOMP_SPINCOUNT="")
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
