@@ -195,9 +195,7 @@ inline Floats dot(Floats total, Pairs a, Pairs b) { return total + a.even * b.ev
 #endif
 
 // Whole numbers, two for each lane: 2 * LANES of 16 bits.
-inline Shorts splat_pair(const int16_t* two) {
-    return cast<Shorts>(Words{} + load_as<uint32_t>(two));
-}
+inline Shorts splat_pair(const int16_t* two) { return cast<Shorts>(Words{} + load_as<uint32_t>(two)); }
 inline Ints dot(Ints total, Shorts a, Shorts b) {
 #if defined(__AVX512VNNI__)
     return cast<Ints>(_mm512_dpwssd_epi32(cast<__m512i>(total), cast<__m512i>(a), cast<__m512i>(b)));

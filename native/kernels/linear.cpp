@@ -22,8 +22,10 @@ struct Room {
         const bool is_made = call.norm != nullptr || call.gated;
         const bool is_split = call.form != BF16;
         const size_t sizes[] = {
-            is_made ? sizeof(bf16) * call.inputs : 0, is_split ? sizeof(int16_t) * call.inputs : 0,
-            is_split ? sizeof(float) * groups : 0,    is_split ? sizeof(float) * groups : 0,
+            is_made ? sizeof(bf16) * call.inputs : 0,
+            is_split ? sizeof(int16_t) * call.inputs : 0,
+            is_split ? sizeof(float) * groups : 0,
+            is_split ? sizeof(float) * groups : 0,
             sizeof(float) * call.rank,
         };
         size_t ends[5], end = 0;
@@ -62,8 +64,7 @@ Prepared prepare(const Linear& call, int threads) {
     parallel_for(threads, call.rows, 1 + 8192 / call.inputs, [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; row++) {
             bf16* made = room.numbers + row * call.inputs;
-            if (call.gated)
-                swiglu(x + 2 * row * call.inputs, call.inputs, made);
+            if (call.gated) swiglu(x + 2 * row * call.inputs, call.inputs, made);
             else if (call.norm != nullptr)
                 rms_norm(x + row * call.inputs, static_cast<const bf16*>(call.norm), call.eps, call.inputs,
                          made);
@@ -73,8 +74,7 @@ Prepared prepare(const Linear& call, int threads) {
             if (call.is_float)
                 split(static_cast<const float*>(call.x) + row * call.inputs, call.inputs, shorts, scales,
                       sums);
-            else if (call.form != BF16)
-                split(here, call.inputs, shorts, scales, sums);
+            else if (call.form != BF16) split(here, call.inputs, shorts, scales, sums);
             if (call.a != nullptr) narrow_product(call, here, row, room.narrow + row * call.rank);
         }
     });
@@ -82,8 +82,7 @@ Prepared prepare(const Linear& call, int threads) {
 }
 
 // Finish the sums of a row and a tile, and write what there is of them.
-void finish(const Linear& call, const float* t, int64_t row, int64_t tile,
-            const Floats (&totals)[VECTORS]) {
+void finish(const Linear& call, const float* t, int64_t row, int64_t tile, const Floats (&totals)[VECTORS]) {
     const int64_t output = tile * TILE, at = row * call.outputs + output;
     const int64_t count = call.outputs - output < TILE ? call.outputs - output : TILE;
     float sums[TILE];

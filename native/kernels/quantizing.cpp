@@ -110,10 +110,8 @@ void quantize_tile(const Quantize& call, int64_t tile) {
     for (int64_t number = 0; number < groups; number++)
         for (int lane = 0; lane < TILE; lane += LANES) {
             Group group;
-            if (call.is_float)
-                read<float>(call, tile * TILE + lane, number * GROUP, group);
-            else
-                read<bf16>(call, tile * TILE + lane, number * GROUP, group);
+            if (call.is_float) read<float>(call, tile * TILE + lane, number * GROUP, group);
+            else read<bf16>(call, tile * TILE + lane, number * GROUP, group);
             Floats q[GROUP];
             if constexpr (BITS == 8) {
                 store(scales + number * TILE + lane, quantize_8(group, q));

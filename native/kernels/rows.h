@@ -66,8 +66,8 @@ void split(const Number* x, int64_t inputs, int16_t* shorts, float* scales, floa
 
 // Rows as weights are multiplied with them.
 struct Prepared {
-    const bf16* numbers;    // [rows, inputs]
-    const int16_t* shorts;  // the same as `split` makes them, for weights in groups
+    const bf16* numbers;         // [rows, inputs]
+    const int16_t* shorts;       // the same as `split` makes them, for weights in groups
     const float *scales, *sums;  // [rows, groups]
     int64_t groups;
     const float* narrow;  // [rows, rank]: with the adapter's first matrix, rounded to bf16

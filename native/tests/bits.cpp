@@ -135,8 +135,9 @@ void compare_product(Check& check, Form form, int64_t rows, int64_t outputs, int
                 const double parts = std::fabs(w) + (form == INT4 ? 16 * stored.scale(output, k) : 0);
                 sum.slack += most * (parts * 0x1p-15 + 0x1p-112);
             }
-            check.near(y[row * outputs + output], sum, "%s %dx%dx%d at %d, %d", form == INT4 ? "int4" : "int8",
-                       int(rows), int(inputs), int(outputs), int(row), int(output));
+            check.near(y[row * outputs + output], sum, "%s %dx%dx%d at %d, %d",
+                       form == INT4 ? "int4" : "int8", int(rows), int(inputs), int(outputs), int(row),
+                       int(output));
         }
 }
 
