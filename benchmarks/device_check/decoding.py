@@ -66,7 +66,7 @@ def limit_tokens_per_s(
 
     Of the embedding a step reads next to nothing, unless it is the output matrix, too.
     """
-    weights = quantized_bytes(config, dtype, quantization)
+    weights = quantized_bytes(config, dtype, quantization, "cuda")
     if not (config.tie_word_embeddings and quantization is None):
         weights -= config.vocab_size * config.hidden_size * dtype.itemsize
     token = 2 * config.num_hidden_layers * config.kv_size * dtype.itemsize

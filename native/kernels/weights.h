@@ -80,7 +80,15 @@ struct GroupSums {
     }
 };
 
-// q of eight or four bits in words, two of each word at a time.
+// A pair of the q in each word (kernels.h).
+template <int BITS, int PAIR>
+Shorts pair_of(Words words) {
+    if constexpr (BITS == 4) return cast<Shorts>(words >> 4 * PAIR & 0x000f000fu);
+    else if constexpr (PAIR == 0) return cast<Shorts>(words) << 8 >> 8;
+    else return cast<Shorts>(words) >> 8;
+}
+
+// q of eight or four bits, two of each word at a time.
 template <int BITS>
 struct FewBitsWeight {
     static constexpr int IN_WORD = 32 / BITS;
@@ -111,19 +119,12 @@ struct FewBitsWeight {
 private:
     static constexpr int PER_GROUP = BITS == 8 ? TILE : 2 * TILE;
 
-    template <int PAIR>
-    static Shorts pair_of(Words words) {
-        if constexpr (BITS == 4) return cast<Shorts>(words >> 4 * PAIR & 0x000f000fu);
-        else if constexpr (PAIR == 0) return cast<Shorts>(words) << 8 >> 8;
-        else return cast<Shorts>(words) >> 8;
-    }
-
     // The inputs that words hold, from a pair on.
     template <int PAIR, int N>
     void add(GroupSums<N>& sums, const Words (&words)[VECTORS], const int16_t* numbers) const {
         Shorts weights[VECTORS];
 #pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v++) weights[v] = pair_of<PAIR>(words[v]);
+        for (int v = 0; v < VECTORS; v++) weights[v] = pair_of<BITS, PAIR>(words[v]);
         sums.template add<PAIR % GroupSums<N>::CHAINS>(weights, numbers + 2 * PAIR, call.inputs);
         if constexpr (2 * PAIR + 2 < IN_WORD) add<PAIR + 1>(sums, words, numbers);
     }

@@ -1,5 +1,6 @@
 // Weights in int8 and int4: what they hold, and products with them.
 
+#include <algorithm>
 #include <vector>
 
 #include "check.h"
@@ -58,14 +59,11 @@ void fill(Check& check, Stored& stored, const Room<Number>& weight) {
 
 // The squared error of a group with levels over the whole of its range.
 double plain_error(const float* w, int64_t count) {
-    double low = w[0], high = w[0], error = 0;
-    for (int64_t i = 0; i < count; i++) {
-        low = std::fmin(low, w[i]);
-        high = std::fmax(high, w[i]);
-    }
+    const double low = *std::min_element(w, w + count), high = *std::max_element(w, w + count);
+    double error = 0;
     const double step = (high - low) / 15;
-    for (int64_t i = 0; i < count; i++) {
-        const double off = step == 0 ? 0 : std::remainder(w[i] - low, step);
+    for (int64_t i = 0; step > 0 && i < count; i++) {
+        const double off = std::remainder(w[i] - low, step);
         error += off * off;
     }
     return error;
@@ -83,18 +81,18 @@ void compare_weight(Check& check, Form form, int64_t outputs, int64_t inputs, fl
         for (int64_t begin = 0; begin < inputs; begin += GROUP) {
             const int64_t count = inputs - begin < GROUP ? inputs - begin : GROUP;
             const float* w = weight.data() + output * inputs + begin;
-            double error = 0, most = 0;
+            double most = 0, error = 0;
+            std::vector<double> off;
             for (int64_t i = 0; i < count; i++) {
-                const double off = std::fabs(stored.number(output, begin + i) - w[i]);
-                most = std::fmax(most, std::fabs(w[i]));
-                error += off * off;
-                // A scale is rounded to 8 bits: the largest may lie beyond the last level.
-                const double step = most / 127;
-                if (form == INT8)
-                    check.is_true(off <= std::fmax(step, stored.scale(output, begin)) * 0.76 + most / 256,
-                                  "int8 %d x %d at %d, %d", int(outputs), int(inputs), int(output),
-                                  int(begin + i));
+                off.push_back(std::fabs(stored.number(output, begin + i) - w[i]));
+                if (std::fabs(w[i]) > most) most = std::fabs(w[i]);
             }
+            for (const double one : off) error += one * one;
+            // A scale is rounded to 8 bits: the largest may lie beyond the last level.
+            const double step = std::fmax(most / 127, stored.scale(output, begin));
+            for (int64_t i = 0; form == INT8 && i < count; i++)
+                check.is_true(off[i] <= step * 0.51 + most / 256, "int8 %d x %d at %d, %d", int(outputs),
+                              int(inputs), int(output), int(begin + i));
             // In bf16 scale and zero are off by 2^-9 of the largest number.
             const double slack = count * most * most * 0x1p-15;
             if (form == INT4)
@@ -131,7 +129,7 @@ void compare_product(Check& check, Form form, int64_t rows, int64_t outputs, int
                 const float number = made[row * inputs + k];
                 sum.add(std::isfinite(number) ? number : NAN, w);
                 // Rows are rounded to 2^-15 of a group's largest; in int4, w is q minus the zero's share.
-                double most = 0;
+                float most = 0;
                 for (int64_t i = k / GROUP * GROUP; i < inputs && i < (k / GROUP + 1) * GROUP; i++)
                     most = std::fmax(most, std::fabs(made[row * inputs + i]));
                 const double parts = std::fabs(w) + (form == INT4 ? 16 * stored.scale(output, k) : 0);

@@ -144,7 +144,7 @@ def test_the_size_said_is_the_size_taken(quantization: Quantization, tmp_path: P
     loaded = load_model(folder, device=CPU, quantization=quantization)
     tensors = [*loaded.model.parameters(), *loaded.model.buffers()]
     taken = sum(tensor.nbytes for tensor in tensors)
-    # Scales of int8, and what fills the last block of int4, are not counted.
+    # Scales of whole outputs in int8, and what fills the last block of int4, are not counted.
     assert taken == pytest.approx(
         quantized_bytes(loaded.config, loaded.dtype, quantization), rel=0.02
     )

@@ -165,7 +165,7 @@ def _check_memory(
     checked: CheckedModel, device: Device, dtype: torch.dtype, quantization: WeightForm | None
 ) -> None:
     """Refuse what cannot fit before gigabytes are read."""
-    needed = quantized_bytes(checked.config, dtype, quantization)
+    needed = quantized_bytes(checked.config, dtype, quantization, device.kind)
     if needed > device.memory_bytes:
         raise CapacityError(
             _("The model in {folder} does not fit into memory.").format(folder=checked.folder),

@@ -20,12 +20,12 @@ from danlu.model.qwen3 import Qwen3, empty_weight, replace_weight
 from danlu.ops import (
     FP8_MULTIPLE,
     INT4_GROUP,
-    INT8_GROUP,
     Fp8Matrix,
     QuantizedWeight,
     empty_fp8,
     fp8_input_gradient,
     fp8_linear,
+    int8_bytes,
     quantize_fp8,
 )
 
@@ -79,11 +79,14 @@ def fits_int4(config: ModelConfig) -> bool:
 
 
 def quantized_bytes(
-    config: ModelConfig, dtype: torch.dtype, quantization: WeightForm | None
+    config: ModelConfig,
+    dtype: torch.dtype,
+    quantization: WeightForm | None,
+    kind: str = "cpu",
 ) -> int:
-    """Count the bytes that the weights take in memory; None: all are kept in the dtype."""
+    """Count the bytes that weights take on a kind of device; None: all are kept in the dtype."""
     widths = {
-        "int8": 1 + dtype.itemsize / INT8_GROUP,
+        "int8": int8_bytes(kind),
         "int4": 0.5 + 2 * dtype.itemsize / INT4_GROUP,
         "fp8": 2.0,
     }

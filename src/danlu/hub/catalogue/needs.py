@@ -60,7 +60,7 @@ def _needed_bytes(config: ModelConfig, device: DeviceFacts) -> Mapping[str, int]
 def _chat_bytes(config: ModelConfig, device: DeviceFacts, quantization: Quantization | None) -> int:
     """Return the bytes of the program, weights, keys and values, and one answer's logits."""
     number_bytes = _DTYPE.itemsize
-    weights = quantized_bytes(config, _DTYPE, quantization)
+    weights = quantized_bytes(config, _DTYPE, quantization, device.kind)
     cache = 2 * config.num_hidden_layers * config.kv_size * number_bytes * CHAT_TOKENS
     logits = config.vocab_size * (number_bytes + 4)  # as computed, and in fp32 for the draw
     return device.context_bytes + weights + cache + logits

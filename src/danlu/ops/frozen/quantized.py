@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.device.memory import sent
+from danlu.device.variants import NATIVE, preferred_variants
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
 
 # The most rows for which aten's kernel is faster.
 INT8_KERNEL_ROWS = 4
-# The fewest inputs that share a scale, in any form.
-INT8_GROUP = 32
+# Inputs that share a scale, and bytes of one, in a form with groups (native/kernels.h).
+_GROUP, _SCALE_BYTES = 32, 2
 # Numbers that are floats again at a time in a product: 8 MB in bf16, and 128 MB on an accelerator,
 # which would start many small products otherwise.
 PIECE, LARGE_PIECE = 1 << 22, 1 << 26
@@ -128,6 +129,15 @@ def int8_floats(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
 
 def _piece(device: torch.device) -> int:
     return PIECE if device.type == "cpu" else LARGE_PIECE
+
+
+def int8_bytes(kind: str) -> float:
+    """Return the bytes of a weight in the form that a kind of device usually has.
+
+    With its share of a scale where groups have one; those of whole outputs are too few to count.
+    """
+    has_groups = NATIVE in preferred_variants(kind)["int8_linear"]
+    return 1 + _SCALE_BYTES / _GROUP if has_groups else 1.0
 
 
 def pieces_of(numbers: int, outputs: int, inputs: int, multiple: int = 1) -> Iterator[slice]:
