@@ -43,18 +43,40 @@ inline void multiply_tile(const bf16* tile, int64_t pairs, const bf16* rows, int
         for (int v = 0; v < VECTORS; v++) sums[row][v] = totals[row][v];
 }
 
+typedef uint32_t Quad __attribute__((vector_size(16)));
+
+// Four pairs of four rows, turned: [4][TILE] of the tile from `to` on.
+inline void turn_quads(const bf16* from, int64_t row_step, bf16* to) {
+    const Quad a = load_as<Quad>(from), b = load_as<Quad>(from + row_step);
+    const Quad c = load_as<Quad>(from + 2 * row_step), d = load_as<Quad>(from + 3 * row_step);
+    const Quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    const Quad ba = __builtin_shufflevector(a, b, 2, 6, 3, 7), dc = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const Quad turned[4] = {
+        __builtin_shufflevector(ab, cd, 0, 1, 4, 5),
+        __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+        __builtin_shufflevector(ba, dc, 0, 1, 4, 5),
+        __builtin_shufflevector(ba, dc, 2, 3, 6, 7),
+    };
+    for (int pair = 0; pair < 4; pair++) std::memcpy(to + 2 * pair * TILE, &turned[pair], sizeof(Quad));
+}
+
 // Tiles whose columns are the rows of a matrix [count, size], and what is summed over is a row's numbers:
 // [ceil(count / TILE)][size / 2][TILE][2], filled up with zeros.
 inline void columns_of_rows(const bf16* from, int64_t row_step, int64_t count, int64_t size, bf16* to) {
     const int64_t pairs = size / 2;
     for (int64_t first = 0; first < count; first += TILE, to += 2 * pairs * TILE) {
-        for (int64_t lane = 0; lane < TILE; lane++) {
-            const bool is_there = first + lane < count;
-            const bf16* row = from + (first + lane) * row_step;
-            for (int64_t pair = 0; pair < pairs; pair++) {
-                const uint32_t both = is_there ? load_as<uint32_t>(row + 2 * pair) : 0;
-                std::memcpy(to + 2 * (pair * TILE + lane), &both, sizeof both);
-            }
+        for (int64_t lane = 0; lane < TILE; lane += 4) {
+            const bf16* rows = from + (first + lane) * row_step;
+            int64_t pair = 0;
+            if (first + lane + 4 <= count)
+                for (; pair + 4 <= pairs; pair += 4)
+                    turn_quads(rows + 2 * pair, row_step, to + 2 * (pair * TILE + lane));
+            for (; pair < pairs; pair++)
+                for (int64_t row = 0; row < 4; row++) {
+                    const bool is_there = first + lane + row < count;
+                    const uint32_t both = is_there ? load_as<uint32_t>(rows + row * row_step + 2 * pair) : 0;
+                    std::memcpy(to + 2 * (pair * TILE + lane + row), &both, sizeof both);
+                }
         }
     }
 }

@@ -54,14 +54,27 @@ def check(
 
 @pytest.mark.parametrize(
     "lengths",
-    [[1], [2, 1, 3], [11], [12], [13], [31, 32, 33], [95], [96], [97], [100, 60, 4], [193, 1]],
+    [
+        [1],
+        [2, 0, 3],
+        [2, 1, 3],
+        [11],
+        [12],
+        [13],
+        [31, 32, 33],
+        [95],
+        [96],
+        [97],
+        [100, 60, 4],
+        [193, 1],
+    ],
     ids=str,
 )
 def test_any_length(lengths: list[int]) -> None:
     check(lengths, 4, 2, 64)
 
 
-@pytest.mark.parametrize("dim", [2, 6, 16, 30, 34, 80, 128, 160])
+@pytest.mark.parametrize("dim", [2, 5, 6, 16, 30, 34, 80, 128, 160])
 def test_any_size_of_a_head(dim: int) -> None:
     check([40, 7], 2, 1, dim)
 

@@ -50,7 +50,7 @@ def _the_same_kernels_on_the_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(
             "DANLU_OPS",
-            "attention=sdpa,adamw=unfused,cache=paged,residual=last,rms_norm=torch,"
+            "attention=sdpa,adamw=unfused,cache=paged,cross_entropy=in_place,residual=last,rms_norm=torch,"
             "rotated_qkv=as_one,swiglu=torch,grouped_linear=reference,low_rank=by_target,"
             "add_norm=reference",
         )

@@ -32,7 +32,7 @@ class _AttentionBackward(_Attention):
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
     """Attend inside each segment; see `danlu.ops.segment_attention`."""
-    if q.dtype != torch.bfloat16:
+    if q.dtype != torch.bfloat16 or q.shape[2] % 2:
         return ATTENTION.variants["float32"](q, k, v, segments)
     return _PackedAttention.apply(q, k, v, segments.offsets)  # type: ignore[no-any-return, no-untyped-call]
 
