@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from danlu import ops
 from danlu.device.detect import select
 from danlu.device.variants import NATIVE
 from danlu.engine.engine import Engine
@@ -91,6 +92,8 @@ def test_rows_are_looked_up_in_a_plain_and_in_a_packed_matrix(rows: int) -> None
     for stored in (table, NativeMatrix(table), table.t().contiguous().t()):
         assert torch.equal(look_up(stored, ids), table[ids.long()])
     assert torch.equal(look_up(table.float(), ids.long()), table.float()[ids.long()])
+    # Losses of a model that is packed for answers are computed without inference mode.
+    assert torch.equal(ops.look_up(NativeMatrix(table), ids.long()), table[ids.long()])
 
 
 def test_what_torch_computes_is_not_recorded() -> None:

@@ -20,9 +20,10 @@ Variant = Callable[[Any, Tensor], Tensor]
 def look_up(table: Any, numbers: Tensor) -> Tensor:
     """Return the rows of a table [N, size] with these numbers [T] -> [T, size].
 
-    In inference mode what stands in a matrix's place will do, if it is `fused_linear`'s.
+    What stands in a matrix's place will do, if `packing_for` says that it can be looked up; it has
+    no gradient.
     """
-    if torch.is_inference_mode_enabled():
+    if torch.is_inference_mode_enabled() or not isinstance(table, Tensor):
         return LOOK_UP.on(numbers.device)(table, numbers)
     return F.embedding(numbers, table)
 
