@@ -32,6 +32,7 @@ from tests.helpers.models.tiny_engine import (
     run_all,
     tokenizer,
     tokens_of,
+    varied_model,
 )
 from tests.helpers.models.variants import taken
 
@@ -162,6 +163,16 @@ def test_recorded_steps_say_what_single_operations_say(tmp_path: Path) -> None:
     assert found[0] == found[1]
     assert recorded[0] >= 2
     assert recorded[1] == 0
+
+
+def test_steps_of_a_model_that_is_not_packed_are_not_recorded_and_nothing_is_said(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    engine = Engine(varied_model().to(torch.bfloat16), tokenizer())
+    asked = [Request(prompt=random_prompt(1, 12), sampling=replace(GREEDY, max_tokens=5))]
+    assert len(tokens_of(run_all(engine, asked)[0])) == 5
+    assert engine._graphs._count() == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_request_says_alone_what_it_says_among_others(tmp_path: Path) -> None:

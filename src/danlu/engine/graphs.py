@@ -17,7 +17,7 @@ from danlu.device.memory import is_out_of_memory
 from danlu.engine.step_inputs import Step
 from danlu.language import _
 from danlu.lora.adapter import Adapter
-from danlu.ops import Recorder, Replay
+from danlu.ops import NotHere, Recorder, Replay
 from danlu.say import say
 
 # Each recording takes streams and memory of the card, of which there is not much (vllm-ascend's
@@ -28,7 +28,8 @@ _MOST_GRAPHS = 14
 class DecodingGraphs:
     """The recordings of one engine.
 
-    recorder: None where the device records nothing.
+    recorder: None where the device records nothing; it may also find that a model's steps cannot be
+    recorded: on a CPU those of a model that is not packed for answers.
     """
 
     def __init__(self, recorder: Recorder | None) -> None:
@@ -53,6 +54,9 @@ class DecodingGraphs:
                 return None
             try:
                 graphs[rows] = self._recorder(compute, step.tokens.device)
+            except NotHere:
+                self._recorder = None
+                return None
             except Exception as problem:
                 self.give_up(problem)
                 return None

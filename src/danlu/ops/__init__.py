@@ -15,7 +15,7 @@ from danlu.ops.attention import Segments, segment_attention
 from danlu.ops.cache.graph import Recorder, Replay, recorder_for
 from danlu.ops.cache.key_value_store import Cache, CacheStep
 from danlu.ops.cache.paged_store import CACHE
-from danlu.ops.choice import OpsTable, Tried, examine_operations, ops_table, take_variants
+from danlu.ops.choice import NotHere, OpsTable, Tried, examine_operations, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
 from danlu.ops.frozen.few_bits_weight import QuantizedWeight
 from danlu.ops.frozen.fp8 import (
@@ -64,6 +64,7 @@ __all__ = [
     "Draw",
     "Fp8Matrix",
     "Moments",
+    "NotHere",
     "OpsTable",
     "QuantizedWeight",
     "Recorder",

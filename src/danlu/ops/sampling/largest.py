@@ -32,7 +32,8 @@ def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[T
     values, ids = variant(rows, 64)
     # In bf16 several are alike: what stands at the places is what is compared.
     found = rows.gather(1, ids.long())
-    return [values[[0, 2]].to(dtype), found[[0, 2]], values[1, :1].isnan().to(dtype)]
+    first = values[1, :1]
+    return [values[::2].to(dtype), found[::2], (first != first).to(dtype)]
 
 
 LARGEST: Operation[Variant] = Operation("largest", {REFERENCE: _by_topk}, _trial)
