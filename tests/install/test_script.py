@@ -14,6 +14,7 @@ import pytest
 
 from tests.helpers.bare_machine import BASE_PYTHON, Machine
 from tests.helpers.driver_tools import write_cann, write_npu_smi, write_nvidia_smi, write_tool
+from tests.helpers.native_sources import copy_native
 from tests.helpers.source import ROOT
 from tests.helpers.torch_index import serving_index
 
@@ -48,7 +49,7 @@ def test_kernels_are_built_and_without_a_compiler_that_is_said(machine: Machine)
     """The clone's own sources and place, so that nothing here is touched."""
     for name in ("native", "src"):
         (machine.clone / name).unlink()
-    shutil.copytree(ROOT / "native", machine.clone / "native")
+    copy_native(machine.clone)
     place = machine.clone / "src" / "danlu"
     shutil.copytree(
         ROOT / "src" / "danlu", place, ignore=lambda _folder, names: {"libdanlu.so"} & set(names)

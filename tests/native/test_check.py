@@ -25,7 +25,8 @@ SANITIZERS = {
     "threads": ("-O1", "-g", "-fsanitize=thread"),
 }
 
-pytestmark = pytest.mark.soak
+# Most of it is compiling.
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 
 
 def sets_here() -> list[str]:
