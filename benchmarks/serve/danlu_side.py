@@ -26,7 +26,8 @@ from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, RequestId, SamplingSettings
 from danlu.hub.load import LoadedModel, load_for_answers
 from danlu.lora.adapter import Adapter, LoraConfig
-from danlu.model.quantized import Quantization, quantized_bytes
+from danlu.model.config import Quantization
+from danlu.model.quantized import quantized_bytes
 
 STREAMS = 8
 CHAT_TOKENS = 2000

@@ -186,3 +186,16 @@ def test_a_request_says_alone_what_it_says_among_others(tmp_path: Path) -> None:
     together = run_all(engines[0], asked)
     alone = [run_all(engines[1], [one])[0] for one in asked]
     assert [tokens_of(outputs) for outputs in together] == [tokens_of(outputs) for outputs in alone]
+
+
+def test_a_token_is_the_same_beside_a_prompt_that_is_read() -> None:
+    tables = tables_of([40, 30, 20, 60], 16)
+    cache = NativeCache(1, 2, sum(map(len, tables)), 32, device=CPU, dtype=torch.bfloat16)
+    cache._store.copy_(numbers(*cache._store.shape))
+    queries = numbers(1 + 30 + 1 + 1, 4, 32)
+    mixed = step_of(tables, [39, 0, 19, 59], [40, 30, 20, 60], 16, CPU)
+    together = cache.attend(0, mixed, queries)
+    for request, row in ((0, 0), (2, 31), (3, 32)):
+        end = mixed.ends[request]
+        alone = step_of([tables[request]], [end - 1], [end], 16, CPU)
+        assert torch.equal(cache.attend(0, alone, queries[row : row + 1])[0], together[row])

@@ -28,7 +28,12 @@ def test_facts_are_named_in_chinese_and_aligned(words: list[str], capsys: Screen
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(names)
     # Names of programs are the same in every language.
-    assert {line.split()[0] for line in lines if line[0].isascii()} <= {"danlu", "torch", "python"}
+    assert {line.split()[0] for line in lines if line[0].isascii()} <= {
+        "CPU",
+        "danlu",
+        "torch",
+        "python",
+    }
     starts = {columns(line) - columns(line.split("  ", 1)[1].lstrip()) for line in lines}
     assert len(starts) == 1
 

@@ -160,12 +160,18 @@ class ByHead(Cache):
 
     def attend(self, layer: int, step: CacheStep, q: Tensor) -> Tensor:
         """Attend request by request."""
-        keys, values = self._store[layer]
-        outputs = [
-            self._attend(part, keys, values, runs)
-            for part, runs in zip(q.split(list(step.counts)), step.runs, strict=True)
-        ]
+        outputs = self._attend_each(layer, q.split(list(step.counts)), step.runs)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _attend_each(
+        self, layer: int, parts: Sequence[Tensor], all_runs: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[Tensor]:
+        """Attend with each request's queries to the slots in its runs."""
+        keys, values = self._store[layer]
+        return [
+            self._attend(part, keys, values, runs)
+            for part, runs in zip(parts, all_runs, strict=True)
+        ]
 
     @staticmethod
     def _attend(q: Tensor, keys: Tensor, values: Tensor, runs: Sequence[tuple[int, int]]) -> Tensor:

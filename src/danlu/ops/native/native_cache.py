@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import torch
 from torch import Tensor
 
@@ -65,31 +67,50 @@ class NativeCache(ByHead):
         )
 
     def attend(self, layer: int, step: CacheStep, q: Tensor) -> Tensor:
-        """Attend request by request, or with all of them at once."""
-        if not (self._suits(q) and step.is_decoding):
+        """Attend with all requests at once that have one new token, and with each of the others.
+
+        A token is computed by the same kernel whatever else is in its step, so that a request says
+        alone what it says among others.
+        """
+        if not self._suits(q):
             return super().attend(layer, step, q)
+        if step.is_decoding:
+            return self._attend_rows(layer, step, slice(0, len(q)), q)
+        outputs, row, request = [], 0, 0
+        for is_one, counts in groupby(step.counts, key=lambda count: count == 1):
+            sizes = list(counts)
+            requests, some = slice(request, request + len(sizes)), q[row : row + sum(sizes)]
+            if is_one:
+                outputs.append(self._attend_rows(layer, step, requests, some))
+            else:
+                outputs += self._attend_each(layer, some.split(sizes), step.runs[requests])
+            request, row = requests.stop, row + len(some)
+        return torch.cat(outputs)
+
+    def _attend_rows(self, layer: int, step: CacheStep, requests: slice, q: Tensor) -> Tensor:
+        """Attend with one query of each of these requests."""
         q = q if q[0].is_contiguous() else q.contiguous()
         keys, values = self._store[layer]
         kv_heads, num_slots, size = keys.shape
-        heads = q.shape[1]
-        out = q.new_empty(len(q), heads * size)
+        out = q.new_empty(len(q), q.shape[1] * size)
+        table = step.block_table[requests]
         library().run(
             _Attend(
                 q=q,
                 keys=keys,
                 values=values,
                 out=out,
-                table=step.block_table,
-                lengths=step.lengths,
+                table=table,
+                lengths=step.lengths[requests],
                 rows=len(q),
-                heads=heads,
+                heads=q.shape[1],
                 kv_heads=kv_heads,
                 size=size,
                 q_stride=q.stride(0),
                 num_slots=num_slots,
                 block_tokens=self.block_tokens,
-                table_stride=step.block_table.stride(0),
-            ),
+                table_stride=table.stride(0),
+            )
         )
         return out
 
