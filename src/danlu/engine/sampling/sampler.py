@@ -13,8 +13,8 @@ Log probabilities are those of the model itself, before all of this. Each reques
 generator, one number for each place of its answer, so the answer depends on its seed, not on who
 shares the batch or on where a token is chosen: a device may do that by itself (`ops.draw`) for rows
 of which no more is asked than the likeliest token or a draw from few.
-What the host needs comes in one copy for the whole batch: the tokens where all of them are the
-likeliest, else the largest logits of each row. A row that needs more (no top-k, say) asks again.
+What the host needs comes in one copy for the whole batch: the largest logits of each row. A row
+that needs more (no top-k, say) asks again.
 
 Shapes: V vocab_size of the model, which may exceed the tokenizer's; N requests.
 """
@@ -37,7 +37,6 @@ from danlu.engine.sampling.logits import (
     Penalties,
     candidates,
     not_finite,
-    to_host,
     token_logprobs,
 )
 from danlu.engine.sampling.thought import ThoughtTracker
@@ -208,7 +207,7 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Ex
     A row that fails, as a grammar can, returns its error and does not affect the others: DataError
     where its logits are not finite.
     """
-    chosen = _likeliest(logits) if _all_take_the_likeliest(samplers) else _each(logits, samplers)
+    chosen = _each(logits, samplers)
     _record(samplers, chosen)
     return _with_logprobs(logits, samplers, chosen)
 
@@ -243,23 +242,6 @@ def _plain_draw(settings: SamplingSettings) -> Draw | None:
         return None
     temperature = min(settings.temperature, HOTTEST)
     return Draw(temperature, settings.top_k, settings.top_p, settings.min_p)
-
-
-def _all_take_the_likeliest(samplers: Sequence[Sampler]) -> bool:
-    return all(
-        sampler.settings.greedy and sampler.changes_nothing and sampler.forced is None
-        for sampler in samplers
-    )
-
-
-def _likeliest(logits: Tensor) -> list[int | Exception]:
-    tokens, maxima = to_host(logits.argmax(dim=-1, keepdim=True), logits.amax(dim=-1, keepdim=True))
-    return [
-        token if is_finite else not_finite()
-        for token, is_finite in zip(
-            tokens[:, 0].tolist(), maxima.isfinite()[:, 0].tolist(), strict=True
-        )
-    ]
 
 
 def _each(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | Exception]:
