@@ -16,12 +16,15 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from danlu.device.variants import NATIVE
 from danlu.ops import reference
 from danlu.ops.attention import ATTENTION, attend
 
 # Tokens whose keys and values are copied at once for a group of requests: with 8 heads of 128
 # numbers in bf16 67 MB of keys, and as many of values.
 GATHERED_TOKENS = 1 << 15
+# Variants of attention that take fp32 for what lies between queries and outputs.
+_SUMS_IN_FP32 = ("float32", NATIVE)
 
 
 class RequestGroup(NamedTuple):
@@ -209,8 +212,8 @@ def attend_new(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q: [new, heads, head_dim]; k, v: [kv_heads, tokens, head_dim] -> [new, heads * head_dim].
     """
     queries = q.transpose(0, 1)
-    # Whole segments as training computes them.
-    if k.shape[1] == len(q) and ATTENTION.name_on(q.device) == "float32":
+    # Whole segments as exactly as training computes them.
+    if k.shape[1] == len(q) and ATTENTION.name_on(q.device) in _SUMS_IN_FP32:
         out = attend(queries.float(), k.float(), v.float()).to(q.dtype)
     else:
         out = attend(queries, k, v)
