@@ -32,6 +32,7 @@ INSTRUCTION_SETS = {
         "avx2": ("-mavx2", "-mfma", "-mf16c"),
         "avx512": ("-march=skylake-avx512", "-mprefer-vector-width=512"),
         "avx512_bf16": ("-march=cooperlake", "-mprefer-vector-width=512"),
+        "amx": ("-march=cooperlake", "-mprefer-vector-width=512", "-mamx-tile", "-mamx-bf16"),
     },
     "aarch64": {
         "neon": ("-march=armv8-a",),

@@ -5,7 +5,11 @@
 #include "kernels.h"
 #include "threads.h"
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #ifndef HWCAP2_BF16  // headers of Linux before 5.6
@@ -22,6 +26,9 @@ namespace danlu {
     }
 
 // native/build.py says which sets the compiler knows.
+#if defined(DANLU_HAS_amx)
+DECLARE(amx)
+#endif
 #if defined(DANLU_HAS_avx512_bf16)
 DECLARE(avx512_bf16)
 #endif
@@ -45,8 +52,24 @@ struct Candidate {
     bool runs;
 };
 
+#if defined(DANLU_HAS_amx)
+// Whether the processor has AMX for bf16, and Linux lets this process use it, which it has to be asked.
+// Sources: Intel's manual, CPUID leaf 7; Linux, Documentation/arch/x86/xstate.rst.
+bool may_use_tiles() {
+#if defined(DANLU_EMULATES_AMX)
+    return true;
+#else
+    constexpr unsigned AMX_BF16 = 1u << 22, AMX_TILE = 1u << 24;
+    constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & AMX_BF16) == 0 || (d & AMX_TILE) == 0) return false;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#endif
+}
+#endif
+
 // The best first; returns how many there are.
-int candidates(Candidate (&found)[3]) {
+int candidates(Candidate (&found)[4]) {
     int count = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -54,9 +77,12 @@ int candidates(Candidate (&found)[3]) {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
-#if defined(DANLU_HAS_avx512_bf16)
     const bool multiplies =
         avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+#if defined(DANLU_HAS_amx)
+    found[count++] = {&amx::KERNELS, multiplies && may_use_tiles()};
+#endif
+#if defined(DANLU_HAS_avx512_bf16)
     found[count++] = {&avx512_bf16::KERNELS, multiplies};
 #endif
 #if defined(DANLU_HAS_avx512)
@@ -79,7 +105,7 @@ int candidates(Candidate (&found)[3]) {
 
 // wanted: an instruction set by name; null takes the best.
 const Kernels* choose(const char* wanted) {
-    Candidate found[3];
+    Candidate found[4];
     const int count = candidates(found);
     for (int number = 0; number < count; number++)
         if (found[number].runs && (wanted == nullptr || !std::strcmp(wanted, found[number].kernels->name)))

@@ -4,6 +4,7 @@
 // weights from the first to the last.
 
 #include "../threads.h"
+#include "amx.h"
 #include "gating.h"
 #include "norm.h"
 #include "room.h"
@@ -30,6 +31,11 @@ struct RowsRoom {
         sums = room.take<float>(split_rows * groups);
         narrow = room.take<float>(call->rows * call->rank);
     }
+};
+
+// A row's sums with a tile of outputs.
+struct TileSums {
+    Floats vectors[VECTORS];
 };
 
 int64_t place_of(const Linear& call, int64_t row) {
@@ -126,12 +132,37 @@ void multiply(const Linear& call, int threads) {
     });
 }
 
+#if defined(DANLU_HAS_TILES)
+// On tiles, whatever the number of rows: so that a row's sum does not depend on it here either.
+void multiply_by_tiles(const Linear& call, int threads) {
+    const Prepared x = prepare(call, threads);
+    const bf16* weight = static_cast<const bf16*>(call.weight);
+    parallel_for(threads, (call.outputs + TILE - 1) / TILE, 4, [&](int64_t begin, int64_t end) {
+        alignas(64) float sums[TILE_ROWS][TILE];
+        for (int64_t row = 0; row < call.rows; row += TILE_ROWS) {
+            const int64_t left = call.rows - row, count = left < TILE_ROWS ? left : TILE_ROWS;
+            load_config(TileConfig(count));
+            for (int64_t tile = begin; tile < end; tile++) {
+                multiply_tile(x.numbers + row * call.inputs, weight + tile * call.inputs * TILE, call.inputs,
+                              sums[0]);
+                for (int64_t n = 0; n < count; n++)
+                    finish(call, x.narrow, row + n, tile, load_as<TileSums>(sums[n]).vectors);
+            }
+        }
+        release_tiles();
+    });
+}
+#endif
+
 }  // namespace
 
 void linear(const void* arguments, int threads) {
     const Linear& call = *static_cast<const Linear*>(arguments);
     if (call.form == INT8) multiply<FewBitsWeight<8>>(call, threads);
     else if (call.form == INT4) multiply<FewBitsWeight<4>>(call, threads);
+#if defined(DANLU_HAS_TILES)
+    else if (call.inputs % TILE_INPUTS == 0) multiply_by_tiles(call, threads);
+#endif
     else multiply<Bf16Weight>(call, threads);
 }
 

@@ -85,7 +85,8 @@ void compare(Check& check, Shape shape, Fill fill, bool has_norm, bool gated, bo
     }
 }
 
-const Shape SHAPES[] = {{1, 2, 1}, {2, 6, 31}, {3, 34, 32}, {5, 64, 33}, {13, 130, 200}, {25, 66, 64}};
+const Shape SHAPES[] = {{1, 2, 1},      {2, 6, 31},   {3, 34, 32},  {5, 64, 33},
+                        {13, 130, 200}, {25, 66, 64}, {17, 96, 70}, {40, 32, 32}};
 
 }  // namespace
 

@@ -37,6 +37,9 @@ DECLARE(avx512)
 #if defined(DANLU_HAS_avx512_bf16)
 DECLARE(avx512_bf16)
 #endif
+#if defined(DANLU_HAS_amx)
+DECLARE(amx)
+#endif
 #if defined(DANLU_HAS_neon)
 DECLARE(neon)
 #endif

@@ -23,7 +23,7 @@ from tests.helpers.models.native import needs_library
 
 pytestmark = needs_library
 FORMS = {8: NATIVE_INT8, 4: NATIVE_INT4}
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "neon_bf16", "neon")
+INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "neon_bf16", "neon")
 both_bits = pytest.mark.parametrize("bits", [8, 4])
 
 

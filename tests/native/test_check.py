@@ -18,7 +18,13 @@ from native import build
 
 HERE = platform.machine()
 # What a processor must have, as /proc/cpuinfo names it.
-NEEDED = {"avx2": "avx2", "avx512": "avx512bw", "avx512_bf16": "avx512_bf16", "neon_bf16": "bf16"}
+NEEDED = {
+    "avx2": "avx2",
+    "avx512": "avx512bw",
+    "avx512_bf16": "avx512_bf16",
+    "amx": "amx_bf16",
+    "neon_bf16": "bf16",
+}
 SANITIZERS = {
     "plain": (),
     "memory": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
@@ -54,6 +60,14 @@ def test_every_kernel_computes_rightly_here(watched: str, tmp_path: Path) -> Non
         pytest.skip(f"this g++ has no sanitizer of {watched}")
     build.build_check(tmp_path / "check", extra=options)
     assert run([tmp_path / "check"]) == f"right with: {' '.join(sets_here())}"
+
+
+@pytest.mark.skipif("avx512_bf16" not in sets_here(), reason="this processor lacks AVX512-BF16")
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
+def test_what_is_asked_of_tiles_is_right(tmp_path: Path) -> None:
+    """Plain code stands for the instructions of AMX."""
+    build.build_check(tmp_path / "check", extra=["-O1", "-DDANLU_EMULATES_AMX"])
+    assert run([tmp_path / "check", "amx"]) == "right with: amx"
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")

@@ -10,7 +10,7 @@ import pytest
 from danlu.ops.choice import NotHere
 from danlu.ops.native.library import Library
 
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "neon_bf16", "neon")
+INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "neon_bf16", "neon")
 
 
 def _runs(isa: str) -> bool:
