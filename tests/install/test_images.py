@@ -128,6 +128,7 @@ def test_what_danlu_is_built_of_is_sent_and_what_a_clone_gathers_is_not() -> Non
         assert not is_sent(name), name
 
 
+@pytest.mark.soak
 def test_kernels_are_those_that_the_installation_would_build(tmp_path: Path) -> None:
     """A stage with a compiler builds them; else the image, which has none, would go without."""
     if shutil.which("g++") is None:

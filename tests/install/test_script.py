@@ -45,6 +45,7 @@ def test_a_machine_without_a_card_again_and_again(machine: Machine) -> None:
     assert not list(machine.home.iterdir()), "nothing is done to the user's files unasked"
 
 
+@pytest.mark.soak
 def test_kernels_are_built_and_without_a_compiler_that_is_said(machine: Machine) -> None:
     """The clone's own sources and place, so that nothing here is touched."""
     for name in ("native", "src"):

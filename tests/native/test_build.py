@@ -62,6 +62,7 @@ def test_python_and_the_sources_have_the_same_number() -> None:
     assert re.findall(r"VERSION = (\d+);", text) == [str(library.VERSION)]
 
 
+@pytest.mark.soak
 @needs_compiler
 def test_a_library_is_built_once_and_again_when_a_source_is_another(tmp_path: Path) -> None:
     tree = tree_in(tmp_path)
@@ -112,6 +113,7 @@ def test_a_compiler_that_fails_or_hangs_leaves_the_old_library(
     assert (tmp_path / "lib.so").read_text("utf-8") == "old"
 
 
+@pytest.mark.soak
 @needs_compiler
 @pytest.mark.skipif(HERE != "x86_64", reason="the option is for x86-64")
 def test_a_compiler_that_does_not_know_the_newest_instructions_builds_the_others(
