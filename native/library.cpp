@@ -76,9 +76,9 @@ int candidates(Candidate (&found)[4]) {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#endif
-    const bool multiplies =
+    [[maybe_unused]] const bool multiplies =
         avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+#endif
 #if defined(DANLU_HAS_amx)
     found[count++] = {&amx::KERNELS, multiplies && may_use_tiles()};
 #endif
