@@ -21,6 +21,7 @@ SOURCES = sorted([*FOLDER.rglob("*.cpp"), *FOLDER.rglob("*.h")])
 HEADERS = {
     "atomic", "cmath", "cstddef", "cstdint", "cstdlib", "cstring", "initializer_list",
     "type_traits", "immintrin.h", "arm_neon.h", "asm/hwcap.h", "sys/auxv.h",
+    "cpuid.h", "sys/syscall.h", "unistd.h",
 }  # fmt: skip
 
 
