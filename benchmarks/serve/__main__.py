@@ -71,9 +71,8 @@ def ratios(sides: dict[str, dict[str, Any]], machine: dict[str, Any]) -> dict[st
         theirs = sides["transformers"]["decode_tokens_per_s"]
         found["decode / transformers"] = ours["decode_tokens_per_s"] / theirs
     if ours:
-        read = ours["weights_mb"] * 1e6 * ours["decode_tokens_per_s"]
         found |= {
-            "bytes read / memory's rate": read / (machine["reading_gb_per_s"] * 1e9),
+            "bytes read / memory's rate": ours["share_of_memorys_rate"],
             "8 streams / one": ours["streams_tokens_per_s"] / ours["decode_tokens_per_s"],
             "8 requests on 4 adapters / on one": ours["four_adapters_tokens_per_s"]
             / ours["one_adapter_tokens_per_s"],

@@ -20,6 +20,7 @@ from benchmarks.serve.task import (
     report,
     seconds,
 )
+from benchmarks.train.machine import reading_rate
 from danlu.device.detect import select
 from danlu.device.memory import peak_bytes
 from danlu.engine.engine import Engine
@@ -104,7 +105,10 @@ def measure(loaded: LoadedModel) -> dict[str, Any]:
     """Return all figures."""
     bench = Bench(loaded)
     prefill = median(lambda _n: seconds(lambda: bench.finish(bench.request(PREFILL_TOKENS, 1))))
-    one = median(lambda _n: bench.decode_seconds([bench.request()]))
+    # The rate of memory that others use, too, is measured beside each answer.
+    turns = [(bench.decode_seconds([bench.request()]), reading_rate()) for _ in range(1 + REPEATS)]
+    one = statistics.median(taken for taken, _rate in turns[1:])
+    read = DECODE_TOKENS * quantized_bytes(loaded.config, loaded.dtype, loaded.quantization)
     many = median(lambda _n: bench.decode_seconds([bench.request() for _ in range(STREAMS)]))
     adapters = [random_adapter(seed, loaded) for seed in range(4)]
 
@@ -118,6 +122,7 @@ def measure(loaded: LoadedModel) -> dict[str, Any]:
     return {
         "prefill_tokens_per_s": PREFILL_TOKENS / prefill,
         "decode_tokens_per_s": DECODE_TOKENS / one,
+        "share_of_memorys_rate": statistics.median(read / t / rate for t, rate in turns[1:]),
         "streams_tokens_per_s": STREAMS * DECODE_TOKENS / many,
         "one_adapter_tokens_per_s": STREAMS * DECODE_TOKENS / one_adapter,
         "four_adapters_tokens_per_s": STREAMS * DECODE_TOKENS / four_adapters,

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.several_devices import follow, train_on_each, wanted_devices
+from danlu.device.launcher import Place
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
 from danlu.moving_line import MovingLine
@@ -22,7 +24,12 @@ def run(argv: Sequence[str]) -> int:
     """Train as the settings say; 130 when interrupted, after the last step has been saved."""
     from danlu.train.settings import TrainSettings
 
+    if not Place.own().is_lead:
+        return follow(argv)
     resolved = read_settings(TrainSettings, "train", argv)
+    num_devices = wanted_devices(resolved.values)
+    if num_devices is not None:
+        return train_on_each(argv, resolved.values, num_devices)
     with MovingLine(_("Reading the data and the model")):
         from danlu.cli.terminal.progress import describe, show_training
         from danlu.hub.adapters import with_named_model

@@ -31,6 +31,8 @@ GIB = 2**30
 # What torch's FlashAttention 2 does in a second: measured on an H200, whose products did 709e12
 # (docs/performance.md). No card is counted on for more.
 _FLASH_FLOPS = 254e12
+# PCIe 4 with 16 lanes, of which 80 % are counted on; what no NVLink or HCCS connects uses that.
+_PCIE_BANDWIDTH = 0.8 * 31.5e9
 # The share of the sheet's bandwidth that is counted on.
 REACHED_BANDWIDTH = 0.8
 
@@ -54,6 +56,8 @@ class DeviceFacts:
     published: speeds that others have measured on it, with their source. has_bf16: it multiplies
     bfloat16; else float16. is_rough: it is in no data sheet here, and flops and bandwidth are
     estimated. fp8_ratio: how often an fp8 product is done while one of 16 bits is; 0: it has none.
+    link_bandwidth: bytes per second that a device sends to those beside it while it receives as
+    many. group_bytes: what the buffers for that take.
     """
 
     name: str
@@ -79,6 +83,8 @@ class DeviceFacts:
     has_bf16: bool = True
     is_rough: bool = False
     fp8_ratio: float = 0.0
+    link_bandwidth: float = _PCIE_BANDWIDTH
+    group_bytes: int = 512 * 2**20
 
     def fused_in(self, number_bytes: int) -> str:
         """Return whose kernels they are where the model computes in so many bytes."""
@@ -114,6 +120,8 @@ def _nvidia(card: NvidiaCard) -> DeviceFacts:
     facts = _card(card.entry, card.product, card.gibibytes, card.tera_flops, card.gigabytes_per_s)
     published = _ON_H100 if card.entry == "h100-80g" else ()
     facts = replace(facts, published=published, fp8_ratio=FP8_RATIO if card.has_fp8 else 0.0)
+    if card.nvlink:
+        facts = replace(facts, link_bandwidth=REACHED_BANDWIDTH * card.nvlink * GB)
     return _with_kernels(facts, has_bf16=card.has_bf16)
 
 
@@ -141,6 +149,9 @@ def _ascend(name: str, product: str, gibibytes: int, tera_flops: float) -> Devic
         kind="npu",
         context_bytes=int(1.5 * GIB),
         launch_s=12e-6,
+        # HCCS: seven links of 56 GB/s, both directions together. HCCL_BUFFSIZE: twice 200 MB.
+        link_bandwidth=REACHED_BANDWIDTH * 7 * 28 * GB,
+        group_bytes=400 * 2**20,
         attention=attention_facts("npu"),
         published=_ON_ASCEND,
         fused=fused_by("npu"),

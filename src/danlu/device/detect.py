@@ -14,6 +14,7 @@ from danlu.container import memory_bytes, num_processors
 from danlu.device.ascend.causes import NpuTrouble, no_training
 from danlu.device.ascend.chips import chip_named
 from danlu.device.ascend.torch_plugin import npu_trouble
+from danlu.device.launcher import Place
 from danlu.device.nvidia_cards import (
     CardProperties,
     has_kernels,
@@ -46,7 +47,8 @@ class Device:
     token_multiple: number of rows, or a multiple of it, with which 16-bit products are fast. Few
     sizes mean few kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes
     work on tiles. prompt_chunk: tokens of prompts that the engine reads in one step. no_training:
-    why it cannot train; empty where it can. card: what a CUDA card says of itself.
+    why it cannot train; empty where it can. card: what a CUDA card says of itself. index: which of
+    several alike; each process of a group has its own.
     """
 
     kind: str
@@ -59,11 +61,12 @@ class Device:
     prompt_chunk: int = 2048
     no_training: str = ""
     card: CardProperties | None = None
+    index: int = 0
 
     @property
     def torch_device(self) -> torch.device:
         """The device as torch names it."""
-        return torch.device(self.kind if self.kind == "cpu" else f"{self.kind}:0")
+        return torch.device(self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}")
 
     @property
     def has_host(self) -> bool:
@@ -146,8 +149,33 @@ def _cpu() -> Device:
     )
 
 
+def num_devices(kind: str) -> int | None:
+    """Count the devices of a kind that this process may use; None for the CPU, which all share.
+
+    `auto`: of the best kind.
+    """
+    kind = _best() if kind == "auto" else kind
+    return None if kind == "cpu" else int(torch.get_device_module(kind).device_count())
+
+
+def _own_index(kind: str) -> int:
+    """Take the device that is this process's, by its place among those of this machine."""
+    index, count = Place.own().local_rank, num_devices(kind)
+    if count is not None and index >= count:
+        raise UsageError(
+            _("There are more processes than devices."),
+            why=_("This is process {number} of this machine, which has {count} of {kind}.").format(
+                number=index + 1, count=count, kind=kind
+            ),
+            fix=f"--num_devices {count}",
+        )
+    torch.get_device_module(kind).set_device(index)
+    return index
+
+
 def _cuda() -> Device:
-    properties = torch.cuda.get_device_properties(0)
+    index = _own_index("cuda")
+    properties = torch.cuda.get_device_properties(index)
     card = CardProperties(
         name=properties.name,
         capability=(properties.major, properties.minor),
@@ -170,6 +198,7 @@ def _cuda() -> Device:
         has_fast_fp16=has_tensor_cores(card.capability),
         threads=torch.get_num_threads(),
         card=card,
+        index=index,
     )
 
 
@@ -198,7 +227,8 @@ def multiplies_bf16(kind: str) -> bool:
 
 
 def _npu() -> Device:
-    properties = torch.npu.get_device_properties(0)  # type: ignore[attr-defined]
+    index = _own_index("npu")
+    properties = torch.npu.get_device_properties(index)  # type: ignore[attr-defined]
     chip = chip_named(properties.name)
     # torch_npu may have bound this thread to the chip's share of the processors.
     threads = min(torch.get_num_threads(), num_processors())
@@ -212,4 +242,5 @@ def _npu() -> Device:
         has_fast_fp16=True,
         threads=threads,
         no_training="" if chip is None or chip.can_train else no_training(properties.name),
+        index=index,
     )

@@ -28,6 +28,7 @@ class NvidiaCard:
 
     gibibytes: memory as torch sees it. tera_flops: products of 16-bit numbers a second;
     gigabytes_per_s: of its memory. has_bf16: it multiplies bfloat16 itself; has_fp8: and fp8.
+    nvlink: gigabytes per second that it sends to cards beside it; 0 where only PCIe connects them.
     """
 
     entry: str
@@ -38,6 +39,7 @@ class NvidiaCard:
     gigabytes_per_s: float
     has_bf16: bool = True
     has_fp8: bool = False
+    nvlink: float = 0.0
 
 
 def _card(
@@ -49,6 +51,7 @@ def _card(
     product: str = "",
     has_bf16: bool = True,
     has_fp8: bool = False,
+    nvlink: float = 0.0,
 ) -> NvidiaCard:
     return NvidiaCard(
         entry=entry,
@@ -59,24 +62,25 @@ def _card(
         gigabytes_per_s=gigabytes_per_s,
         has_bf16=has_bf16,
         has_fp8=has_fp8,
+        nvlink=nvlink,
     )
 
 
 NVIDIA_CARDS = (
-    _card("b200-180g", 178.4, 2250, 8000, "B200", has_fp8=True),
-    _card("h200-141g", 139.7, 989, 4800, "H200", has_fp8=True),
+    _card("b200-180g", 178.4, 2250, 8000, "B200", has_fp8=True, nvlink=900),
+    _card("h200-141g", 139.7, 989, 4800, "H200", has_fp8=True, nvlink=450),
     _card("h200-nvl-141g", 139.7, 835, 4800, "H200 NVL", has_fp8=True),
-    _card("h100-80g", 79.2, 989, 3350, "H100 80GB HBM3", product="H100", has_fp8=True),
+    _card("h100-80g", 79.2, 989, 3350, "H100 80GB HBM3", product="H100", has_fp8=True, nvlink=450),
     _card("h100-pcie-80g", 79.2, 756, 2000, "H100 PCIe", has_fp8=True),
     _card("h100-nvl-94g", 93.1, 835, 3900, "H100 NVL", has_fp8=True),
-    _card("h800-80g", 79.2, 989, 3350, "H800", has_fp8=True),
+    _card("h800-80g", 79.2, 989, 3350, "H800", has_fp8=True, nvlink=200),
     _card("h800-pcie-80g", 79.2, 756, 2000, "H800 PCIe", has_fp8=True),
-    _card("h20-96g", 95.1, 148, 4000, "H20", has_fp8=True),
-    _card("h20-141g", 139.7, 148, 4800, "H20-3e", has_fp8=True),
-    _card("a100-80g", 79.2, 312, 2039, "A100-SXM4-80GB", product="A100"),
+    _card("h20-96g", 95.1, 148, 4000, "H20", has_fp8=True, nvlink=450),
+    _card("h20-141g", 139.7, 148, 4800, "H20-3e", has_fp8=True, nvlink=450),
+    _card("a100-80g", 79.2, 312, 2039, "A100-SXM4-80GB", product="A100", nvlink=300),
     _card("a100-pcie-80g", 79.2, 312, 1935, "A100 80GB PCIe", product="A100 PCIe"),
     _card("a100-40g", 39.4, 312, 1555, "A100-SXM4-40GB", "A100-PCIE-40GB", product="A100"),
-    _card("a800-80g", 79.2, 312, 2039, "A800-SXM4-80GB", product="A800"),
+    _card("a800-80g", 79.2, 312, 2039, "A800-SXM4-80GB", product="A800", nvlink=200),
     _card("a800-pcie-80g", 79.2, 312, 1935, "A800 80GB PCIe", product="A800 PCIe"),
     _card("a800-40g", 39.4, 312, 1555, "A800-SXM4-40GB", "A800 40GB Active", product="A800"),
     _card("l40s-48g", 44.4, 362, 864, "L40S", has_fp8=True),
@@ -100,8 +104,26 @@ NVIDIA_CARDS = (
     _card("rtx-3090-24g", 23.6, 71, 936, "GeForce RTX 3090"),
     _card("rtx-3080-ti-12g", 11.6, 68, 912, "GeForce RTX 3080 Ti"),
     _card("rtx-3080-10g", 9.6, 59.5, 760, "GeForce RTX 3080"),
-    _card("v100-32g", 31.7, 125, 900, "Tesla V100-SXM2-32GB", product="V100", has_bf16=False),
-    _card("v100-16g", 15.8, 125, 900, "Tesla V100-SXM2-16GB", product="V100", has_bf16=False),
+    _card(
+        "v100-32g",
+        31.7,
+        125,
+        900,
+        "Tesla V100-SXM2-32GB",
+        product="V100",
+        has_bf16=False,
+        nvlink=150,
+    ),
+    _card(
+        "v100-16g",
+        15.8,
+        125,
+        900,
+        "Tesla V100-SXM2-16GB",
+        product="V100",
+        has_bf16=False,
+        nvlink=150,
+    ),
     _card(
         "v100-pcie-32g", 31.7, 112, 900, "Tesla V100-PCIE-32GB", product="V100 PCIe", has_bf16=False
     ),

@@ -18,6 +18,7 @@ from danlu.plan.speed import (
     Speed,
     around_seconds,
     evaluation_seconds,
+    exchange_seconds,
     nominal_speed,
     seconds_of,
 )
@@ -82,8 +83,10 @@ class Basis:
             self.workload.heaviest(step_plan.micro_batch_tokens),
             self.device,
             microsteps=microsteps * self.workload.total_steps,
+            is_shared=self.workload.num_devices > 1,
         )
-        step_s = seconds / len(packed)
+        exchange_s = exchange_seconds(self.job, self.workload.num_devices, self.device)
+        step_s = seconds / len(packed) + exchange_s
         return Candidate(step_plan=step_plan, memory=memory, step_s=step_s, microsteps=microsteps)
 
 

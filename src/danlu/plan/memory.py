@@ -95,11 +95,18 @@ class Memory:
 
 
 def memory_of(
-    job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts, *, microsteps: float = 0
+    job: Job,
+    step_plan: StepPlan,
+    shape: BatchShape,
+    device: DeviceFacts,
+    *,
+    microsteps: float = 0,
+    is_shared: bool = False,
 ) -> Memory:
     """Predict the peak of a run, reached while its heaviest micro-batch is computed.
 
     shape: of that micro-batch. microsteps: of the whole run; each may leave a compiled kernel.
+    is_shared: other devices share the steps.
     """
     layers = job.config.num_hidden_layers
     kept = layers * kept_per_token(job, step_plan.recompute, device, shape) * shape.tokens
@@ -117,6 +124,7 @@ def memory_of(
     activations = 0 if on_host else kept
     return Memory(
         process=device.context_bytes
+        + is_shared * device.group_bytes
         + int(min(device.kernel_bytes * microsteps, device.most_kernel_bytes)),
         weights=weights,
         trained=trained,

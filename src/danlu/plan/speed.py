@@ -132,6 +132,18 @@ def seconds_of(
     return speed.factor * seconds + speed.microstep_s
 
 
+def exchange_seconds(job: Job, num_devices: int, device: DeviceFacts) -> float:
+    """Predict what adding up the gradients of a group takes, once a step.
+
+    By a ring each device sends 2 (n - 1) / n of the numbers (Patarasuk and Yuan 2009), all in fp32,
+    and starts as many messages.
+    """
+    if num_devices == 1:
+        return 0.0
+    sent = 2 * (num_devices - 1) / num_devices * 4 * job.num_trained
+    return sent / device.link_bandwidth + 2 * (num_devices - 1) * device.launch_s
+
+
 def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: Speed) -> float:
     """Predict one forward pass."""
     config = job.config

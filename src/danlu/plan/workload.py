@@ -30,6 +30,7 @@ class Workload:
     report_s: the most that the report behind the run may take, loading excepted; 0 without one.
     longest_possible: tokens of the longest example of all, where not every step was looked at.
     is_estimated: the lengths were guessed from characters, without the model's tokenizer.
+    num_devices: that share each step; the examples are those of the one that has most to do.
     """
 
     steps: Sequence[Sequence[ExampleShape]]
@@ -39,6 +40,7 @@ class Workload:
     report_s: float = 0.0
     longest_possible: int = 0
     is_estimated: bool = False
+    num_devices: int = 1
 
     @property
     def longest(self) -> int:

@@ -76,10 +76,12 @@ class ChangeRecord(_OpenRecord):
 class ResumeRecord(_OpenRecord):
     """That a run went on from `step`. lost: the losses behind it, by step, as they were before.
 
-    They are computed again; on the CPU the new ones equal these to the last bit.
+    They are computed again; on the CPU the new ones equal these to the last bit. num_devices: that
+    it went on with.
     """
 
     step: int
+    num_devices: int = 1
     lost: dict[int, float | None] = Field(default_factory=dict)
 
 
@@ -87,7 +89,8 @@ class ArithmeticRecord(_OpenRecord):
     """What shapes a run's numbers; a resumed run uses it again, so that it is bit-identical.
 
     All as at the start, then the changes, and where it was resumed. ops: the variants of the hot
-    operations by name. The defaults of chunk_rows and
+    operations by name. num_devices: that it began with; whatever their number later, its steps have
+    as many rows. The defaults of chunk_rows and
     recompute are how older versions computed, which did not record them; None: not recorded.
     """
 
@@ -96,6 +99,7 @@ class ArithmeticRecord(_OpenRecord):
     dtype: str | None = None
     threads: int | None = None
     ops: dict[str, str] = Field(default_factory=dict)
+    num_devices: int = 1
     micro_batch_tokens: int | None = None
     chunk_rows: int = 256
     recompute: Recompute = "none"

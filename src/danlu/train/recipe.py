@@ -19,8 +19,8 @@ _LEAST_EVALUATIONS = 8
 class Recipe:
     """The numbers of a run; names as in Hugging Face's TrainingArguments where they exist there.
 
-    rows_per_step: per_device_train_batch_size x gradient_accumulation_steps. eval_steps and
-    save_steps 0 mean only at the end (and, for saving, at each new best evaluation).
+    rows_per_step: per_device_train_batch_size x gradient_accumulation_steps x devices. eval_steps
+    and save_steps 0 mean only at the end (and, for saving, at each new best evaluation).
     early_stopping_patience 0 is off.
     """
 
@@ -63,12 +63,15 @@ def rows_of_step(step: int, num_rows: int, *, rows_per_step: int, seed: int) -> 
     return [int(row) for row in order[index * rows_per_step : (index + 1) * rows_per_step]]
 
 
-def recipe_of(settings: TrainSettings, *, num_train_rows: int, num_eval_rows: int) -> Recipe:
-    """Turn settings into the numbers of a run.
+def recipe_of(
+    settings: TrainSettings, *, num_train_rows: int, num_eval_rows: int, num_devices: int = 1
+) -> Recipe:
+    """Turn settings into the numbers of a run. num_devices: that it begins with.
 
     Raises UsageError where something needs held-out rows and there are none.
     """
     rows_per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    rows_per_step *= num_devices
     per_epoch = steps_per_epoch(num_train_rows, rows_per_step)
     total = settings.max_steps
     if total <= 0:

@@ -199,6 +199,9 @@ class TrainSettings(DataSettings):
     )
     dtype: DtypeName = "auto"
     device: DeviceName = "auto"
+    num_devices: PositiveInt = option(
+        1, "devices of this machine that share each step, which has as many times the rows"
+    )
 
     @field_validator("report_to", mode="before")
     @classmethod

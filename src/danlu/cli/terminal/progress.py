@@ -19,7 +19,7 @@ from rich.text import Text
 
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
-from danlu.device.detect import Device
+from danlu.device.detect import Device, num_devices
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
@@ -67,6 +67,7 @@ def describe(run: PreparedRun) -> list[str]:
         _("{steps} steps of {rows} rows").format(
             steps=recipe.total_steps, rows=recipe.rows_per_step
         ),
+        *_devices(run),
         *([] if run.plan is None else [way(run.plan.chosen), summary(run.plan)]),
         *_warm_up(recipe),
     ]
@@ -75,6 +76,24 @@ def describe(run: PreparedRun) -> list[str]:
 def _operations(device: Device) -> list[str]:
     table = ops_table(device.torch_device)
     return [*table.describe(), *table.warn()]
+
+
+def _devices(run: PreparedRun) -> Iterator[str]:
+    """Say how many devices share a step, and how many could."""
+    here = num_devices(run.device.kind) or 1
+    if run.group.is_alone and here > 1:
+        yield _(
+            "One of the {count} devices that are here trains; all of them do with --num_devices "
+            "{count}"
+        ).format(count=here)
+    elif not run.group.is_alone:
+        yield _("{count} devices share each step; each holds the whole model").format(
+            count=run.group.size
+        )
+    if run.began_with != run.group.size:
+        yield _(
+            "The run began with {before} devices: its steps keep their rows, last bits may differ"
+        ).format(before=run.began_with)
 
 
 def _warm_up(recipe: Recipe) -> Iterator[str]:

@@ -71,6 +71,11 @@ class Example:
         """The name of the example in its data set; dropout masks depend on it."""
         return f"{self.row}.{self.part}"
 
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are learned: the first one has none before it that could predict it."""
+        return int(self.supervised[1:].sum())
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCost:

@@ -127,6 +127,21 @@ def bins(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return sorted(sorted(members) for members in found)
 
 
+def shares(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Divide lengths among `count` processes about equally: the indices of each, in order.
+
+    The longest first, each to the one that has least so far (Graham 1969), so the largest share is
+    never more than 4/3 of the least possible one. Deterministic; a share may be empty.
+    """
+    found: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        least = loads.index(min(loads))
+        found[least].append(index)
+        loads[least] += lengths[index]
+    return [sorted(members) for members in found]
+
+
 def _join(examples: Sequence[Example]) -> Batch:
     lengths = tuple(len(example.tokens) for example in examples)
     tokens = np.concatenate([example.tokens for example in examples]).astype(np.int64)

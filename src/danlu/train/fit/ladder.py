@@ -14,8 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from danlu.data.tokens.examples import Example
 from danlu.data.tokens.pack import Batch, pack
+from danlu.device.group import Group
 from danlu.model.recompute import POLICIES, Recompute, helpful_policies
 from danlu.plan.job import StepPlan
 from danlu.train.events import Adapted, Moment
@@ -78,6 +81,20 @@ def next_rung(
         return replace(less, recompute=stronger[0])
     # Where a layer needs more than the logits this saves nothing, but it costs one attempt only.
     return replace(step_plan, chunk_rows=least) if least < rows else None
+
+
+def leanest(step_plan: StepPlan, group: Group) -> StepPlan:
+    """Return what needs least of how the processes of a group compute: what all can compute."""
+    numbers = torch.tensor(
+        [
+            step_plan.micro_batch_tokens,
+            step_plan.chunk_rows,
+            -POLICIES.index(step_plan.recompute),
+        ]
+    )
+    group.least(numbers)
+    tokens, rows, policy = numbers.tolist()
+    return StepPlan(micro_batch_tokens=tokens, chunk_rows=rows, recompute=POLICIES[-policy])
 
 
 def _longest_example(batches: Sequence[Batch]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from danlu.data.tokens.examples import Example
+from danlu.data.tokens.pack import shares
 from danlu.device.datasheets import DeviceFacts
 from danlu.plan.calibrate import ProbeFigure, calibrated
 from danlu.plan.choose import Constraints, NothingFits, Plan, choose
@@ -29,9 +30,12 @@ def workload_of(
     *,
     longest: int,
     report_s: float,
+    num_devices: int = 1,
     token_ratio: float = 1.0,
 ) -> Workload:
-    """Describe the steps of a run. longest: tokens of the longest example of all rows.
+    """Describe the steps of a run; of several devices, those of the one that has most to do.
+
+    longest: tokens of the longest example of all rows.
 
     report_s: as in `Workload`.
 
@@ -48,23 +52,35 @@ def workload_of(
         rows = rows_of_step(
             step, len(train_rows), rows_per_step=recipe.rows_per_step, seed=recipe.seed
         )
-        steps.append([shape for row in rows for shape in shapes(row)])
+        steps.append(_largest_share([s for row in rows for s in shapes(row)], num_devices))
     # Every eval_steps, and at the end.
     evaluations = math.ceil(recipe.total_steps / (recipe.eval_steps or recipe.total_steps))
     return Workload(
         steps=steps,
-        evaluation=[_example_shape(example, token_ratio) for row in eval_rows for example in row],
+        evaluation=_largest_share(
+            [_example_shape(example, token_ratio) for row in eval_rows for example in row],
+            num_devices,
+        ),
         total_steps=recipe.total_steps,
         num_evaluations=evaluations + recipe.eval_on_start,
         longest_possible=round(longest * token_ratio) if recipe.total_steps > MOST_STEPS else 0,
         is_estimated=token_ratio != 1.0,
+        num_devices=num_devices,
         report_s=report_s,
     )
 
 
+def _largest_share(examples: list[ExampleShape], num_devices: int) -> list[ExampleShape]:
+    """Return the share of the device that has most tokens to compute."""
+    if num_devices == 1:
+        return examples
+    parts = shares([example.tokens for example in examples], num_devices)
+    most = max(parts, key=lambda part: sum(examples[index].tokens for index in part))
+    return [examples[index] for index in most]
+
+
 def _example_shape(example: Example, ratio: float) -> ExampleShape:
-    # A segment's first token has none before it that could predict it.
-    tokens, targets = len(example.tokens), int(example.supervised[1:].sum())
+    tokens, targets = len(example.tokens), example.num_targets
     return ExampleShape(tokens=round(tokens * ratio), targets=round(targets * ratio))
 
 

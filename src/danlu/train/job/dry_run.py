@@ -52,6 +52,7 @@ class DryRun:
             self.facts,
             dtype=self.dtype,
             budget_bytes=self.budget_bytes,
+            num_devices=self.task.settings.num_devices,
             token_ratio=self.token_ratio,
         )
 
@@ -75,12 +76,14 @@ def dry_run(settings: TrainSettings, device: str, *, own_process: bool = True) -
     if tokenizer is not None:
         trained = trained_prompting(settings.model_name_or_path, settings.adapter_name_or_path)
         settings = with_template(settings, trained)
-        task = LearningTask.of(settings, tokenizer)
+        task = LearningTask.of(settings, tokenizer, num_devices=settings.num_devices)
         return DryRun(task=task, config=config, facts=facts, dtype=dtype, budget_bytes=budget)
     starter = Tokenizer.load(model_folder(STARTER))
     longer = {"cutoff_len": round(settings.cutoff_len / _TOKEN_RATIO)}
     return DryRun(
-        task=LearningTask.of(settings.model_copy(update=longer), starter),
+        task=LearningTask.of(
+            settings.model_copy(update=longer), starter, num_devices=settings.num_devices
+        ),
         config=config,
         facts=facts,
         dtype=dtype,

@@ -1,7 +1,8 @@
 """One fine-tuning job, from a prepared run to a finished run folder.
 
 The output folder is taken before gigabytes of weights are loaded, and run.json says how far the run
-came, whatever happens.
+came, whatever happens. Where several devices train, this is what the process does that leads; the
+others do what is in following.py, which is told here at three places what it cannot know.
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+from danlu.device.detect import Device
 from danlu.hub.load import LoadedModel, load_model
 from danlu.language import _
 from danlu.moving_line import Progress, no_progress
 from danlu.ops import take_variants
+from danlu.plan.job import StepPlan
 from danlu.runs.card import CARD_FILE, model_card
 from danlu.runs.checkpoints import FINAL, commit_final, publish_final
 from danlu.runs.folder import RunFolder
+from danlu.runs.manifest import ArithmeticRecord
 from danlu.runs.metrics import losses_after
 from danlu.runs.registry import register
 from danlu.train.events import Adapted, Event, Planned, Saved
@@ -60,8 +64,10 @@ class Finetune:
             register(folder.path)
             if folder.moved_to is not None:
                 yield what_was_replaced(folder.moved_to)
-            other_ops = self._compute_as_recorded(folder)
-            base = self._load(progress)
+            recorded = folder.read().arithmetic if task.settings.resumes else None
+            prepared.group.told(None if recorded is None else recorded.model_dump(mode="json"))
+            self.device, other_ops = as_recorded(self.device, recorded)
+            base = load_base(prepared, self.device, progress)
             progress(_("Measuring the first steps"), 0, 0)
             plan = prepared.plan
             first = recorded_step_plan(folder.read()) if plan is None else plan.chosen.step_plan
@@ -71,22 +77,22 @@ class Finetune:
                 wanted = task.settings.resume_from_checkpoint
                 resumed = checkpoint_to_resume(folder, manifest, wanted)
                 lost = losses_after(folder.path, resumed.step)
-                manifest = going_on(manifest, folder.read(), resumed.step, lost=lost)
+                manifest = going_on(
+                    manifest,
+                    folder.read(),
+                    resumed.step,
+                    num_devices=prepared.group.size,
+                    lost=lost,
+                )
             else:
                 folder.write(manifest)
             loaded_s = time.perf_counter() - started
             method = method_of(base, task.settings, task.adapter, task.lora)
-            self._trainer = trainer = Trainer(
-                method=method,
-                recipe=task.recipe,
-                step_plan=recorded_step_plan(manifest, resumed.step if resumed else None),
-                train_rows=task.data.train,
-                eval_rows=task.data.held_out,
-                run_folder=folder,
-                places=task.data.train.places,
-            )
+            step_plan = recorded_step_plan(manifest, resumed.step if resumed else None)
+            self._trainer = trainer = trainer_of(prepared, method, step_plan, folder)
             if self._stop_requested:
                 trainer.request_stop()
+            prepared.group.told(None if resumed is None else resumed.step)
             if resumed is not None:
                 trainer.resume(resumed.step)
                 folder.write(manifest)
@@ -108,6 +114,7 @@ class Finetune:
         # The state turns to finished last, when nothing is being written any more.
         with recording_end(folder, trainer, task.settings), closing(outputs):
             yield from self._calibrate(trainer, folder)
+            self.prepared.group.told(asdict(trainer.step_plan))
             for event in trainer.run():
                 if isinstance(event, Adapted):
                     record_change(folder, event)
@@ -134,22 +141,47 @@ class Finetune:
         folder.write(with_plan(folder.read(), plan))
         yield Planned(plan=plan)
 
-    def _compute_as_recorded(self, folder: RunFolder) -> tuple[str, ...]:
-        """Take a resumed run's threads and variants of operations; return which are others now."""
-        if not self.prepared.settings.resumes:
-            return ()
-        recorded = folder.read().arithmetic
-        # Another number of threads adds in another order and gives other last bits.
-        if recorded.threads is not None:
-            self.device = self.device.use_threads(recorded.threads)
-        return take_variants(self.device.torch_device, recorded.ops)
 
-    def _load(self, progress: Progress) -> LoadedModel:
-        name = self.prepared.settings.model_name_or_path
-        return load_model(
-            name,
-            device=self.device,
-            dtype=self.prepared.precision.dtype,
-            quantization="fp8" if self.prepared.settings.fp8 else None,
-            progress=progress,
-        )
+def as_recorded(
+    device: Device, recorded: ArithmeticRecord | None
+) -> tuple[Device, tuple[str, ...]]:
+    """Take a resumed run's threads and variants of operations; return which are others now.
+
+    recorded: None for a new run.
+    """
+    if recorded is None:
+        return device, ()
+    # Another number of threads adds in another order and gives other last bits.
+    if recorded.threads is not None:
+        device = device.use_threads(recorded.threads)
+    return device, take_variants(device.torch_device, recorded.ops)
+
+
+def load_base(
+    prepared: PreparedRun, device: Device, progress: Progress = no_progress
+) -> LoadedModel:
+    """Load what is trained, or trained on."""
+    return load_model(
+        prepared.settings.model_name_or_path,
+        device=device,
+        dtype=prepared.precision.dtype,
+        quantization="fp8" if prepared.settings.fp8 else None,
+        progress=progress,
+    )
+
+
+def trainer_of(
+    prepared: PreparedRun, method: Method, step_plan: StepPlan, folder: RunFolder | None
+) -> Trainer:
+    """Return the loop of this process. folder: None where another one leads."""
+    task = prepared.task
+    return Trainer(
+        method=method,
+        recipe=task.recipe,
+        step_plan=step_plan,
+        train_rows=task.data.train,
+        eval_rows=task.data.held_out,
+        run_folder=folder,
+        places=task.data.train.places,
+        group=prepared.group,
+    )

@@ -68,6 +68,7 @@ def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPla
             dtype=str(base.dtype).removeprefix("torch."),
             threads=device.threads,
             ops=dict(ops_table(device.torch_device).chosen),
+            num_devices=prepared.began_with,
             **asdict(arithmetic),
         ),
         data=data_record(prepared.task.data),
@@ -126,15 +127,19 @@ def going_on(
     before: RunManifest,
     step: int,
     *,
+    num_devices: int = 1,
     lost: Mapping[int, float | None] | None = None,
 ) -> RunManifest:
     """Describe a run that is resumed after `step` steps; later changes are dropped.
 
-    manifest: of this command. before: what run.json says. lost: the losses behind `step`, which are
-    computed again; the first ones are kept as proof.
+    manifest: of this command. before: what run.json says. num_devices: that it goes on with. lost:
+    the losses behind `step`, which are computed again; the first ones are kept as proof.
     """
     kept = dict(sorted((lost or {}).items())[:MOST_LOST])
-    resumes = (*before.arithmetic.resumes, ResumeRecord(step=step, lost=kept))
+    resumes = (
+        *before.arithmetic.resumes,
+        ResumeRecord(step=step, num_devices=num_devices, lost=kept),
+    )
     arithmetic = manifest.arithmetic.model_copy(update={"resumes": resumes})
     going = manifest.changed(started=before.started, plan=before.plan, arithmetic=arithmetic)
     changes = _changes_until(before, step)

@@ -27,6 +27,7 @@ _FREE_TO_CHANGE = {
     "plot_loss",
     "report",
     "report_to",
+    "num_devices",
     "output_dir",
     "preset",
 }

@@ -15,6 +15,7 @@ from danlu.data.doctor.check import CheckedData, usable_data
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.detect import Device
 from danlu.device.facts import budget_bytes, device_facts
+from danlu.device.group import Group, join
 from danlu.environment import prepare_for_training
 from danlu.hub.adapters import AdapterSource, find_adapter, trained_prompting
 from danlu.hub.choosing import training_device
@@ -26,6 +27,7 @@ from danlu.ops import ops_table
 from danlu.plan.choose import Constraints, Plan
 from danlu.plan.job import Job
 from danlu.runs.folder import RunFolder
+from danlu.runs.manifest import is_run, read_manifest
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.fit.disk_space import check_space, checkpoint_bytes
 from danlu.train.fit.planning import plan_run, workload_of
@@ -51,11 +53,17 @@ class LearningTask:
     lora: LoraConfig | None
 
     @classmethod
-    def of(cls, settings: TrainSettings, tokenizer: Tokenizer) -> LearningTask:
-        """Check, tokenize and split the rows, and read what the settings say."""
+    def of(cls, settings: TrainSettings, tokenizer: Tokenizer, *, num_devices: int) -> LearningTask:
+        """Check, tokenize and split the rows, and read what the settings say.
+
+        num_devices: that the run begins with.
+        """
         data = usable_data(settings, tokenizer)
         recipe = recipe_of(
-            settings, num_train_rows=len(data.train), num_eval_rows=len(data.held_out)
+            settings,
+            num_train_rows=len(data.train),
+            num_eval_rows=len(data.held_out),
+            num_devices=num_devices,
         )
         name = settings.adapter_name_or_path
         adapter = None if name is None else find_adapter(name)
@@ -69,9 +77,10 @@ class LearningTask:
         *,
         dtype: torch.dtype,
         budget_bytes: int,
+        num_devices: int,
         token_ratio: float = 1.0,
     ) -> Plan:
-        """Plan how its steps are computed. Raises CapacityError where nothing fits.
+        """Plan how each of `num_devices` computes its share. Raises CapacityError where none can.
 
         token_ratio: tokens of the model's tokenizer for one that was counted here.
         """
@@ -88,6 +97,7 @@ class LearningTask:
             data.held_out,
             longest=min(data.report.lengths.max, settings.cutoff_len),
             report_s=REPORT_SECONDS if settings.report else 0.0,
+            num_devices=num_devices,
             token_ratio=token_ratio,
         )
         constraints = Constraints(
@@ -102,7 +112,8 @@ class PreparedRun:
     """A run that may begin.
 
     path: its output folder. plan: None for a resumed run, which computes as it began: another way
-    gives other last bits. origins: where each setting came from, for run.json.
+    gives other last bits; and in a process that another one leads. began_with: how many devices the
+    run had at first. origins: where each setting came from, for run.json.
     """
 
     path: Path
@@ -111,6 +122,8 @@ class PreparedRun:
     task: LearningTask
     plan: Plan | None
     origins: Mapping[str, str]
+    group: Group
+    began_with: int
 
     @property
     def settings(self) -> TrainSettings:
@@ -127,31 +140,40 @@ class PreparedRun:
 def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = None) -> PreparedRun:
     """Check settings, model files, data and space, and plan the run.
 
-    Raises UsageError, DataError, CapacityError, and EnvironmentFault for a device that cannot be
-    used or cannot train; nothing has been written by then.
+    Several processes do it one after another: the first one leaves the tokens in the cache. Raises
+    UsageError, DataError, CapacityError, and EnvironmentFault for a device that cannot be used or
+    cannot train; nothing has been written by then.
     """
     check_settings(settings)
     path = Path(settings.output_dir).expanduser().absolute()
-    if isinstance(settings.resume_from_checkpoint, str):
-        check_own_checkpoint(path, settings.resume_from_checkpoint)
-    if not (settings.resumes or settings.overwrite_output_dir):
-        RunFolder.check_unused(path)
     prepare_for_training()
     device = training_device(settings.device)
+    group = join(device.kind)  # from here on nobody waits for one that has failed
+    if group.is_lead:
+        _check_folder(path, settings)
     precision = choose_precision(settings, device)
     if settings.fp8:
         check_fp8(device)
     model = check_model(settings.model_name_or_path)
     trained = trained_prompting(settings.model_name_or_path, settings.adapter_name_or_path)
     settings = with_template(settings, trained)
-    task = LearningTask.of(settings, model.tokenizer)
-    size = checkpoint_bytes(model, task.lora, precision.dtype)
-    check_space(path, size, kept=task.recipe.kept_checkpoints)
+    began_with = group.told(_began_with(path, settings, group) if group.is_lead else None)
+    with group.one_after_another():
+        task = LearningTask.of(settings, model.tokenizer, num_devices=began_with)
     plan = None
-    if not settings.resumes:
+    if group.is_lead:
+        size = checkpoint_bytes(model, task.lora, precision.dtype)
+        check_space(path, size, kept=task.recipe.kept_checkpoints)
+    if group.is_lead and not settings.resumes:
         variants = ops_table(device.torch_device).chosen
         facts, budget = device_facts(device, variants), budget_bytes(device)
-        plan = task.plan(model.config, facts, dtype=precision.dtype, budget_bytes=budget)
+        plan = task.plan(
+            model.config,
+            facts,
+            dtype=precision.dtype,
+            budget_bytes=budget,
+            num_devices=group.size,
+        )
     return PreparedRun(
         path=path,
         device=device,
@@ -159,4 +181,20 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
         task=task,
         plan=plan,
         origins=origins or {},
+        group=group,
+        began_with=began_with,
     )
+
+
+def _check_folder(path: Path, settings: TrainSettings) -> None:
+    if isinstance(settings.resume_from_checkpoint, str):
+        check_own_checkpoint(path, settings.resume_from_checkpoint)
+    if not (settings.resumes or settings.overwrite_output_dir):
+        RunFolder.check_unused(path)
+
+
+def _began_with(path: Path, settings: TrainSettings, group: Group) -> int:
+    """Return how many devices the run began with: its steps keep their rows."""
+    if settings.resumes and is_run(path):
+        return read_manifest(path).arithmetic.num_devices
+    return group.size

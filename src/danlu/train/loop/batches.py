@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from danlu.data.tokens.examples import Example
-from danlu.data.tokens.pack import Batch, filled, pack
+from danlu.data.tokens.pack import Batch, filled, pack, shares
+from danlu.device.group import ALONE, Group
 from danlu.device.memory import reachable
 from danlu.ops import Segments
 from danlu.train.recipe import rows_of_step
@@ -45,6 +46,15 @@ class StagedBatch:
         return Uploaded(tokens, positions, indices, targets, segments)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StagedStep:
+    """What this process computes of a step. num_targets, num_tokens: of all processes' together."""
+
+    batches: Sequence[StagedBatch]
+    num_targets: int
+    num_tokens: int
+
+
 def stage(batch: Batch, device: torch.device, *, multiple: int = 1) -> StagedBatch:
     """Put a batch into memory that the device reads; its tokens are filled up to a `multiple`."""
     batch = filled(batch, multiple)
@@ -52,7 +62,10 @@ def stage(batch: Batch, device: torch.device, *, multiple: int = 1) -> StagedBat
 
 
 class StepBatches:
-    """The batches of any step; those of one step can be packed ahead."""
+    """The batches of any step; those of one step can be packed ahead.
+
+    group: each of its processes knows all of a step's rows and takes its share of them.
+    """
 
     def __init__(
         self,
@@ -62,13 +75,15 @@ class StepBatches:
         seed: int,
         device: torch.device,
         multiple: int = 1,
+        group: Group = ALONE,
     ) -> None:
         self._rows = rows
         self._rows_per_step = rows_per_step
         self._seed = seed
         self._device = device
         self._multiple = multiple
-        self._prepared: tuple[tuple[int, int], list[StagedBatch]] | None = None
+        self._group = group
+        self._prepared: tuple[tuple[int, int], StagedStep] | None = None
 
     def rows_of(self, step: int) -> list[int]:
         """Return the indices of the rows that an optimizer step takes."""
@@ -77,8 +92,8 @@ class StepBatches:
         )
 
     def examples_of(self, step: int) -> list[Example]:
-        """List the examples of an optimizer step."""
-        return [example for row in self.rows_of(step) for example in self._rows[row]]
+        """List the examples of an optimizer step that this process computes."""
+        return share_of(self._all(step), self._group)
 
     def prepare(self, step: int, micro_batch_tokens: int) -> None:
         """Pack a step's rows; what was prepared for another step or size is thrown away."""
@@ -86,15 +101,30 @@ class StepBatches:
         if self._prepared is None or self._prepared[0] != key:
             self._prepared = key, self._packed(step, micro_batch_tokens)
 
-    def take(self, step: int, micro_batch_tokens: int) -> list[StagedBatch]:
+    def take(self, step: int, micro_batch_tokens: int) -> StagedStep:
         """Return a step's batches, prepared or packed now, and keep no reference to them."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None and prepared[0] == (step, micro_batch_tokens):
             return prepared[1]
         return self._packed(step, micro_batch_tokens)
 
-    def _packed(self, step: int, micro_batch_tokens: int) -> list[StagedBatch]:
-        return [
-            stage(batch, self._device, multiple=self._multiple)
-            for batch in pack(self.examples_of(step), micro_batch_tokens)
-        ]
+    def _packed(self, step: int, micro_batch_tokens: int) -> StagedStep:
+        everything = self._all(step)
+        mine = share_of(everything, self._group)
+        return StagedStep(
+            batches=[
+                stage(batch, self._device, multiple=self._multiple)
+                for batch in pack(mine, micro_batch_tokens)
+            ],
+            num_targets=sum(example.num_targets for example in everything),
+            num_tokens=sum(len(example.tokens) for example in everything),
+        )
+
+    def _all(self, step: int) -> list[Example]:
+        return [example for row in self.rows_of(step) for example in self._rows[row]]
+
+
+def share_of(examples: Sequence[Example], group: Group) -> list[Example]:
+    """Return the examples, in order, that this process of a group computes."""
+    mine = shares([len(example.tokens) for example in examples], group.size)[group.rank]
+    return [examples[index] for index in mine]

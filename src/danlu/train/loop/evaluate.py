@@ -10,9 +10,10 @@ import torch
 
 from danlu.data.tokens.examples import Example
 from danlu.data.tokens.pack import Batch, pack
+from danlu.device.group import ALONE, Group
 from danlu.hub.load import LoadedModel
 from danlu.model.qwen3 import Linear
-from danlu.train.loop.batches import stage
+from danlu.train.loop.batches import share_of, stage
 from danlu.train.loop.loss import CHUNK_ROWS, supervised_hidden, token_losses
 
 
@@ -39,12 +40,14 @@ def evaluate(
     micro_batch_tokens: int,
     chunk_rows: int = CHUNK_ROWS,
     between: Callable[[], None] = lambda: None,
+    group: Group = ALONE,
 ) -> Evaluation:
     """Compute the losses of rows; `between` is called before each microstep and may raise.
 
-    Raises ValueError where nothing is supervised.
+    group: its processes share the rows, and each returns what they found together. Raises
+    ValueError where nothing is supervised.
     """
-    examples = [example for row in rows for example in row]
+    examples = share_of([example for row in rows for example in row], group)
     index_of = {example.key: index for index, row in enumerate(rows) for example in row}
     sums, counts = np.zeros(len(rows)), np.zeros(len(rows))
     computed: list[tuple[Batch, torch.Tensor]] = []
@@ -55,14 +58,18 @@ def evaluate(
         each = token_losses(base.model, linear, hidden, targets, chunk_rows=chunk_rows)
         computed.append((packed, each))
     # The host's one wait, once everything has been queued.
-    losses = torch.cat([losses for _batch, losses in computed]).cpu().double().numpy()
+    none = torch.zeros(0, device=base.device.torch_device)
+    losses = torch.cat([none, *(losses for _batch, losses in computed)]).cpu().double().numpy()
     ends = np.cumsum([len(losses) for _batch, losses in computed])
-    for (batch, _), part in zip(computed, np.split(losses, ends[:-1]), strict=True):
+    for (batch, _), part in zip(computed, np.split(losses, ends), strict=False):
         stops = np.cumsum(batch.segment_lengths)
         segments = np.searchsorted(stops, batch.supervised_indices, side="right")
         row_of = np.asarray([index_of[key] for key in batch.segment_keys])[segments]
         sums += np.bincount(row_of, part, len(rows))
         counts += np.bincount(row_of, minlength=len(rows))
+    together = torch.from_numpy(np.stack([sums, counts]))
+    group.sum(together)
+    sums, counts = together.numpy()
     if not counts.sum():
         raise ValueError("nothing is supervised in these rows")
     learned = counts > 0

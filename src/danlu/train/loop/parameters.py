@@ -19,14 +19,13 @@ from danlu.ops import accumulate
 class FlatParameters:
     """One group of trainable tensors behind one flat leaf `vector`.
 
-    grad: its fp32 gradient, summed over the microsteps since `zero_grad`.
+    grad: its fp32 gradient, summed over the microsteps since `zero_grad`: what is given, [numbers
+    of all parameters].
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        total = sum(parameter.numel() for parameter in parameters)
-        device = parameters[0].device
-        self.vector = nn.Parameter(torch.empty(total, device=device), requires_grad=True)
-        self.vector.grad = self.grad = torch.zeros(total, device=device)
+    def __init__(self, parameters: Sequence[nn.Parameter], grad: Tensor) -> None:
+        self.vector = nn.Parameter(torch.empty_like(grad), requires_grad=True)
+        self.vector.grad = self.grad = grad
         self._working: list[tuple[nn.Parameter, Tensor]] = []
         start = 0
         for parameter in parameters:

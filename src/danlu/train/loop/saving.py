@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from danlu.container import memory_bytes
 from danlu.errors import CapacityError
@@ -32,6 +33,37 @@ from danlu.train.loop.training_state import Progress, write_state
 HELD_SHARE = 1 / 16
 # After this many checkpoints in a row that could not be written the run stops.
 MAX_FAILED_SAVES = 2
+
+
+class Saves(Protocol):
+    """What the loop asks of who saves; see `Saver`."""
+
+    def resume(self, progress: Progress) -> None: ...
+
+    def save(
+        self, progress: Progress, *, on_schedule: bool, must: bool
+    ) -> Iterator[Saved | NotSaved]: ...
+
+    def outcome(self) -> Iterator[Saved | NotSaved]: ...
+
+    def settle(self) -> None: ...
+
+
+class SavesNothing:
+    """For a process that another one leads: that one saves for all."""
+
+    def resume(self, progress: Progress) -> None:
+        """Do nothing, as all the others do."""
+
+    def save(
+        self, progress: Progress, *, on_schedule: bool, must: bool
+    ) -> Iterator[Saved | NotSaved]:
+        yield from ()
+
+    def outcome(self) -> Iterator[Saved | NotSaved]:
+        yield from ()
+
+    def settle(self) -> None: ...
 
 
 class Saver:

@@ -1,37 +1,55 @@
 """One optimizer step: gradients over the step's packed batches, then one update, or none at all.
 
-The summed loss is divided by the supervised tokens of the whole step, so the update does not
-depend on the packing. A step whose numbers are not finite leaves the weights as they were: the
-device sees to that, so the host queues the whole step and only then asks what became of it.
+The summed loss is divided by the supervised tokens of the whole step, so the update depends neither
+on the packing nor on how many processes share the step: they add up their gradients once, behind
+the last microstep, and with them the loss and what they wish; so all decide alike. A step whose
+numbers are not finite leaves the weights as they were: the device sees to that, so the host queues
+the whole step and only then asks what became of it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from danlu.device.group import Group
 from danlu.plan.job import StepPlan
 from danlu.train.fit.advice import not_to_be_repeated
-from danlu.train.loop.batches import StagedBatch
+from danlu.train.loop.batches import StagedBatch, StagedStep
 from danlu.train.loop.loss import loss_backward, supervised_hidden
 from danlu.train.loop.method import Method
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.precision import LossScale
 
 
+class Wishes(NamedTuple):
+    """What one process of a group wants all to know, or that any of them wants it.
+
+    stop: to stop behind this step. leaner: memory ran out, from the next step on all need less.
+    """
+
+    stop: bool = False
+    leaner: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """loss: mean over supervised tokens; applied: false where a number was not finite."""
+    """loss: mean over supervised tokens; applied: false where a number was not finite.
+
+    All of it is of the whole group: the loss and tokens of all its processes, the wishes of any.
+    """
 
     loss: float
     grad_norm: float
     num_tokens: int
     applied: bool
     scale: LossScale
+    wishes: Wishes
 
 
 def microstep(
@@ -58,38 +76,43 @@ def microstep(
 def optimizer_step(
     method: Method,
     optimizer: Optimizer,
-    batches: Sequence[StagedBatch],
+    staged_step: StagedStep,
     *,
     step_plan: StepPlan,
     step: int,
     learning_rate: float,
     max_grad_norm: float,
     scale: LossScale,
+    group: Group,
+    wishes: Callable[[], Wishes],
     between: Callable[[], None],
     meanwhile: Callable[[], None],
 ) -> StepResult:
     """Compute and apply one step.
 
-    between: called before each microstep; may raise, and then nothing has been applied. meanwhile:
-    called when all is queued, while the device works; must not raise. Where only the gradient
-    overflows, the step is computed again at half the loss scale: no row is lost to float16's range.
-    Memory that runs out before the update changes nothing; in the update it is a CapacityError.
+    wishes: asked when this process's share is queued. between: called before each microstep; may
+    raise, and then nothing has been applied. meanwhile: called when all is queued, while the device
+    works; must not raise. Where only the gradient overflows, the step is computed again at half the
+    loss scale: no row is lost to float16's range. Memory that runs out before all processes add up
+    what they have changes nothing; from there on it is a CapacityError.
     """
-    num_targets = sum(staged.batch.num_targets for staged in batches)
+    num_targets = staged_step.num_targets
     while True:
         optimizer.zero_grad()
         loss = torch.zeros((), device=method.base.device.torch_device)
-        for staged in batches:
+        for staged in staged_step.batches:
             between()
             divisor = num_targets / scale.value
             loss += microstep(method, staged, step_plan=step_plan, step=step, divisor=divisor)
-        figures = torch.stack([loss, optimizer.clip(max_grad_norm, scale=scale.value)])
-        is_finite = figures.isfinite().all()
         with not_to_be_repeated():
+            sums = optimizer.sum_over(group, (loss, *map(float, wishes())))
+            norm = optimizer.clip(max_grad_norm, scale=scale.value)
+            is_finite = (sums[0] + norm).isfinite()
             optimizer.step(learning_rate, applied=is_finite)
             method.weights_changed()
             meanwhile()
-            total, grad_norm = figures.tolist()  # the step's one wait, with nothing left to queue
+            # The step's one wait, with nothing left to queue.
+            grad_norm, total, *wanted = torch.cat([norm[None], sums]).tolist()
         applied = math.isfinite(total + grad_norm)
         halved = scale.halved() if math.isfinite(total) and not applied else None
         if halved is None:
@@ -98,7 +121,8 @@ def optimizer_step(
     return StepResult(
         loss=total / num_targets,
         grad_norm=grad_norm,
-        num_tokens=sum(staged.batch.num_tokens for staged in batches),
+        num_tokens=staged_step.num_tokens,
         applied=applied,
         scale=scale.after_good_step() if applied else scale,
+        wishes=Wishes(*map(bool, wanted)),
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from danlu.data.tokens.examples import Example
+from danlu.device.group import ALONE, Group, GroupBroken
 from danlu.device.memory import free_cache, is_out_of_memory, trim_heap, used_bytes
 from danlu.errors import DataError
 from danlu.files.committed import verify
@@ -36,15 +37,15 @@ from danlu.train.events import (
     StepSkipped,
     StoppedEarly,
 )
-from danlu.train.fit.ladder import OutOfMemory, adapted
-from danlu.train.loop.batches import StepBatches
+from danlu.train.fit.ladder import OutOfMemory, adapted, leanest
+from danlu.train.loop.batches import StepBatches, share_of
 from danlu.train.loop.evaluate import evaluate
 from danlu.train.loop.method import Method
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.precision import LossScale
 from danlu.train.loop.probe import probe, probe_examples
-from danlu.train.loop.saving import Saver
-from danlu.train.loop.step import StepResult, optimizer_step
+from danlu.train.loop.saving import Saver, Saves, SavesNothing
+from danlu.train.loop.step import StepResult, Wishes, optimizer_step
 from danlu.train.loop.training_state import Progress, read_state
 from danlu.train.recipe import Recipe, steps_per_epoch
 
@@ -65,7 +66,8 @@ class Trainer:
     """One run. Create, optionally `resume`, then iterate over `run()`.
 
     step_plan: how steps are computed; it may be replaced between steps, and is where memory runs
-    out. places: where each training row stands, to name those of a step that was skipped.
+    out. run_folder: None in a process that another one of the group leads. places: where each
+    training row stands, to name those of a step that was skipped.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Trainer:
         step_plan: StepPlan,
         train_rows: Sequence[Row],
         eval_rows: Sequence[Row],
-        run_folder: RunFolder,
+        run_folder: RunFolder | None,
         places: Sequence[str] = (),
+        group: Group = ALONE,
     ) -> None:
         base = method.base
         self.step_plan = step_plan
@@ -86,43 +89,54 @@ class Trainer:
         self._recipe = recipe
         self._train_rows = train_rows
         self._eval_rows = eval_rows
-        self._run_folder = run_folder
+        self._folder = None if run_folder is None else run_folder.path
         self._places = places
+        self._group = group
         self._batches = StepBatches(
             train_rows,
             rows_per_step=recipe.rows_per_step,
             seed=recipe.seed,
             device=base.device.torch_device,
             multiple=base.token_multiple,
+            group=group,
         )
-        self._metrics = Metrics(run_folder.path)
+        self._metrics = None if self._folder is None else Metrics(self._folder)
         self._optimizer = Optimizer(
             method.parameters(),
             weight_decay=recipe.weight_decay,
             betas=recipe.adam_betas,
             eps=recipe.adam_epsilon,
         )
-        self._saver = Saver(
-            run_folder.path,
-            method=method,
-            optimizer=self._optimizer,
-            metrics=self._metrics,
-            save_total_limit=recipe.save_total_limit,
-        )
+        self._saver: Saves = SavesNothing()
+        if self._folder is not None and self._metrics is not None:
+            self._saver = Saver(
+                self._folder,
+                method=method,
+                optimizer=self._optimizer,
+                metrics=self._metrics,
+                save_total_limit=recipe.save_total_limit,
+            )
         self._progress = Progress(scale=LossScale.first_for(base.dtype))
         self._stop_requested = False
+        self._ran_out = False
 
     def request_stop(self) -> None:
-        """Abandon the step in flight, save the last completed one and raise Interrupted."""
+        """Abandon the step in flight, save the last completed one and raise Interrupted.
+
+        In a group the step is completed, as the others count on this process's share.
+        """
         self._stop_requested = True
 
     def resume(self, step: int) -> None:
-        """Continue from checkpoint-`step`, which has been verified."""
-        folder = self._run_folder.path / f"checkpoint-{step}"
-        self._progress = read_state(folder, self._optimizer)
+        """Continue from checkpoint-`step`, which has been verified; the lead reads it for all."""
+        if self._folder is not None:
+            self._progress = read_state(self._folder / f"checkpoint-{step}", self._optimizer)
+            truncate_after(self._folder, step)
+        if not self._group.is_alone:
+            self._progress = Progress.from_fields(self._group.told(self._progress.as_fields()))
+            self._optimizer.take_over(self._group)
         self._method.weights_changed()
         self._saver.resume(self._progress)
-        truncate_after(self._run_folder.path, step)
 
     @property
     def progress(self) -> Progress:
@@ -156,8 +170,9 @@ class Trainer:
         """Train to the end, yielding what happens.
 
         Raises DataError when training diverges, CapacityError when the disk stays full, OutOfMemory
-        when no way to compute a step is left, and Interrupted after `request_stop`; the last good
-        state has been saved where that is possible, and nothing is being written any more.
+        when no way to compute a step is left, Interrupted after `request_stop`, and GroupBroken
+        where another process has ended; the last good state has been saved where that is possible,
+        and nothing is being written any more.
         """
         yield Started(step=self._progress.step, total_steps=self._recipe.total_steps)
         try:
@@ -175,17 +190,17 @@ class Trainer:
                 if self._is_over():
                     break
                 yield from self._step()
-            self._metrics.flush()
-        except (Interrupted, OutOfMemory):
-            self._metrics.flush()
+            self._flush()
+        except (Interrupted, OutOfMemory, GroupBroken):
+            self._flush()
             yield from self._saver.save(self._progress, on_schedule=False, must=True)
             raise
         finally:
             self._saver.settle()
-        if self._recipe.load_best_model_at_end and self._progress.best_step is not None:
-            best = self._run_folder.path / f"checkpoint-{self._progress.best_step}"
-            verify(best)
-            read_state(best, self._optimizer)
+        best = self._progress.best_step
+        if self._recipe.load_best_model_at_end and best is not None and self._folder is not None:
+            verify(self._folder / f"checkpoint-{best}")
+            read_state(self._folder / f"checkpoint-{best}", self._optimizer)
 
     def _should_evaluate(self) -> bool:
         recipe, step = self._recipe, self._progress.step
@@ -217,7 +232,8 @@ class Trainer:
         )
 
     def _check_stop(self) -> None:
-        if self._stop_requested:
+        """Leave a computation where this process decides by itself."""
+        if self._stop_requested and self._group.is_alone:
             raise Interrupted
 
     def _step(self) -> Iterator[Event]:
@@ -236,6 +252,7 @@ class Trainer:
             places = tuple(self._places[row] if self._places else str(row + 1) for row in rows)
             self._record(step + 1, event="skipped", rows=", ".join(places))
             yield StepSkipped(step=step + 1, rows=places)
+            yield from self._heed(result.wishes, step + 1)
             return
         if _is_due(step + 1, _TRIM_STEPS):
             trim_heap()
@@ -261,6 +278,19 @@ class Trainer:
             seconds=seconds,
             memory_bytes=memory,
         )
+        yield from self._heed(result.wishes, step + 1)
+
+    def _heed(self, wishes: Wishes, step: int) -> Iterator[Adapted]:
+        """Do behind a step what processes of a group have asked for: all do it, or none."""
+        if self._group.is_alone:
+            return
+        if wishes.leaner:
+            self._ran_out = False
+            agreed = leanest(self.step_plan, self._group)
+            if agreed != self.step_plan:
+                yield self._changed(Adapted(step=step, moment="step", step_plan=agreed))
+        if wishes.stop:
+            raise Interrupted
 
     def _compute_step(self, learning_rate: float) -> StepResult:
         step = self._progress.step
@@ -273,6 +303,8 @@ class Trainer:
             learning_rate=learning_rate,
             max_grad_norm=self._recipe.max_grad_norm,
             scale=self._progress.scale,
+            group=self._group,
+            wishes=lambda: Wishes(stop=self._stop_requested, leaner=self._ran_out),
             between=self._check_stop,
             meanwhile=self._prepare_next,
         )
@@ -293,8 +325,9 @@ class Trainer:
                 micro_batch_tokens=self.step_plan.micro_batch_tokens,
                 chunk_rows=self.step_plan.chunk_rows,
                 between=self._check_stop,
+                group=self._group,
             ),
-            lambda: [example for row in self._eval_rows for example in row],
+            lambda: share_of([example for row in self._eval_rows for example in row], self._group),
             moment="evaluation",
             step=step,
         )
@@ -346,13 +379,28 @@ class Trainer:
                 step=step,
                 has_host=self._device.has_host,
             )
-            self.step_plan = change.step_plan
-            self._record(step, event="out_of_memory", moment=moment, **asdict(change.step_plan))
+            self._ran_out = True
             self._saver.settle()  # a checkpoint being written gives back its copy
-            yield change
+            yield self._changed(change)
+
+    def _changed(self, change: Adapted) -> Adapted:
+        """Compute from now on as a change says, and record it."""
+        self.step_plan = change.step_plan
+        self._record(
+            change.step,
+            event="out_of_memory",
+            moment=change.moment,
+            **asdict(change.step_plan),
+        )
+        return change
 
     def _record(self, step: int, /, **values: float | str) -> None:
-        self._metrics.append({"step": step, "epoch": round(self._epoch(step), 4), **values})
+        if self._metrics is not None:
+            self._metrics.append({"step": step, "epoch": round(self._epoch(step), 4), **values})
+
+    def _flush(self) -> None:
+        if self._metrics is not None:
+            self._metrics.flush()
 
     def _epoch(self, step: int) -> float:
         per_epoch = steps_per_epoch(len(self._train_rows), self._recipe.rows_per_step)

@@ -7,8 +7,10 @@ updates applied, best evaluation, loss scale. No random state: there is none.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from danlu.errors import DataError
 from danlu.files.draft import Draft
@@ -61,6 +63,17 @@ class Progress:
             return replace(evaluated, best_loss=loss, best_step=self.step, worse_in_a_row=0)
         return replace(evaluated, worse_in_a_row=self.worse_in_a_row + 1)
 
+    def as_fields(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return asdict(self)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Progress:
+        """Read what `as_fields` has written; older files lack some of it."""
+        scale = LossScale(**fields.get("scale", {}))
+        provisional = tuple(fields.get("provisional", ()))
+        return cls(**{**fields, "scale": scale, "provisional": provisional})
+
 
 def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
     """Write optimizer and progress into a checkpoint's draft.
@@ -80,7 +93,7 @@ def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
         for name, tensor in tensors.items()
     ]
     write_tensors(draft, OPTIMIZER_FILE, plans, tensors.__getitem__)
-    text = json.dumps({**asdict(progress), "updates": updates}, indent=1)
+    text = json.dumps({**progress.as_fields(), "updates": updates}, indent=1)
     draft.write(PROGRESS_FILE, text + "\n")
 
 
@@ -103,6 +116,4 @@ def read_state(folder: Path, optimizer: Optimizer) -> Progress:
     fields = json.loads(text)
     updates = fields.pop("updates")
     optimizer.restore({name: file.read(name) for name in wanted}, updates)
-    scale = LossScale(**fields.pop("scale", {}))
-    provisional = tuple(fields.pop("provisional", ()))
-    return Progress(**fields, scale=scale, provisional=provisional)
+    return Progress.from_fields(fields)

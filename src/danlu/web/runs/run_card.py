@@ -54,7 +54,9 @@ def total_steps(run: RunManifest) -> int | None:
         if settings["max_steps"] > 0:
             return int(settings["max_steps"])
         rows_per_step = (
-            settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+            settings["per_device_train_batch_size"]
+            * settings["gradient_accumulation_steps"]
+            * run.arithmetic.num_devices
         )
         per_epoch = math.ceil((rows or 0) / rows_per_step)
         return max(1, math.ceil(settings["num_train_epochs"] * per_epoch)) if rows else None

@@ -1,0 +1,119 @@
+"""`danlu train` on several devices: started once for each; all but the first one say nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from danlu.device.launcher import Ended, Nodes, Place, run_on_each
+from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError, EnvironmentFault, UsageError
+from danlu.language import _
+from danlu.runs.checkpoints import list_checkpoints
+from danlu.say import say
+from danlu.settings.show import read_settings
+
+if TYPE_CHECKING:
+    from danlu.train.settings import TrainSettings
+
+# Values of LLaMA-Factory's FORCE_TORCHRUN that mean yes.
+_YES = ("1", "true", "y")
+
+
+def wanted_devices(settings: TrainSettings) -> int | None:
+    """Return on how many devices of this machine to start; None to train in this process.
+
+    Raises UsageError where they are not there.
+    """
+    place, count = Place.own(), settings.num_devices
+    if place.size > 1:
+        if count not in (1, place.local_size):
+            raise UsageError(
+                _("--num_devices {count} is not what the launcher has started.").format(
+                    count=count
+                ),
+                why=_("There are {found} processes on this machine.").format(
+                    found=place.local_size
+                ),
+                fix=_("Leave out --num_devices"),
+            )
+        return None
+    is_forced = os.environ.get("FORCE_TORCHRUN", "").lower() in _YES
+    if not (is_forced or count > 1 or Nodes.of().count > 1):
+        return None
+    from danlu.device.detect import num_devices
+
+    here = num_devices(settings.device)
+    if count == 1 and is_forced:
+        count = int(os.environ.get("NPROC_PER_NODE") or here or 1)
+    if here is not None and count > here:
+        raise UsageError(
+            _("There are fewer devices than --num_devices {count}.").format(count=count),
+            why=_("This process may use {here}.").format(here=here),
+            fix=f"--num_devices {here}",
+        )
+    return count
+
+
+def train_on_each(argv: Sequence[str], settings: TrainSettings, num_devices: int) -> int:
+    """Start the same command on each device; return the exit code of the one that failed first.
+
+    Raises EnvironmentFault for a process that was killed: it could not say anything itself.
+    """
+    ended = run_on_each(["train", *argv], num_devices=num_devices, nodes=Nodes.of())
+    if ended.signal:
+        raise _killed(ended, Path(settings.output_dir).expanduser())
+    return ended.code
+
+
+def _killed(ended: Ended, run: Path) -> EnvironmentFault:
+    why = _("It could not say why. Linux ends processes so when the memory is full; see dmesg.")
+    if ended.signal_name != "SIGKILL":
+        why = _("It could not say why; what a library has printed stands above.")
+    fix = _("Start again with --overwrite_output_dir")
+    checkpoints = list_checkpoints(run) if run.is_dir() else []
+    if checkpoints:
+        fix = _(
+            "The same command with --resume_from_checkpoint true goes on from {checkpoint}."
+        ).format(checkpoint=checkpoints[-1].path.name)
+    return EnvironmentFault(
+        _("Process {rank} was ended by {signal}, and the training with it.").format(
+            rank=ended.rank, signal=ended.signal_name
+        ),
+        why=why,
+        fix=fix,
+    )
+
+
+def follow(argv: Sequence[str]) -> int:
+    """Compute this process's share of a run that another one leads; say only what fails here."""
+    from danlu.cli.terminal.progress import stopped_by_signals
+    from danlu.device.group import GroupBroken
+    from danlu.hub.adapters import with_named_model
+    from danlu.train.job.following import Following
+    from danlu.train.job.setup import prepare_run
+    from danlu.train.loop.trainer import Interrupted
+    from danlu.train.settings import TrainSettings
+
+    try:
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
+            resolved = read_settings(TrainSettings, "train", argv)
+            settings = with_named_model(resolved.values, resolved.origins)
+            job = Following(prepare_run(settings, resolved.origins))
+            with stopped_by_signals(job.request_stop):
+                job.run()
+    except Interrupted:
+        return EXIT_INTERRUPTED
+    except GroupBroken as fault:
+        return fault.exit_code
+    except DanluError:
+        place = Place.own()
+        say(_("Process {rank} of {count}:").format(rank=place.rank, count=place.size))
+        raise
+    return EXIT_OK

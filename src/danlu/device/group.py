@@ -1,0 +1,157 @@
+"""The processes that compute one training together, each on a device of its own.
+
+A launcher has started them and said in their environment who is who (launcher.py). The first one
+leads: it alone writes the run's folder, and tells the others what they must know. What
+they say to each other goes through torch.distributed: NCCL (NVIDIA) or HCCL (Ascend) for numbers on
+the devices, gloo for those on the host. A process by itself is a group of one, where nothing is
+sent.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from danlu.device.launcher import Place
+from danlu.environment import set_unless_given
+from danlu.errors import EnvironmentFault
+from danlu.language import _
+from danlu.reasons import as_sentence, reason_of
+
+# How long one process waits for another, which may be reading data or writing a checkpoint.
+PATIENCE = timedelta(minutes=30)
+_CARRIERS = {"cuda": "nccl", "npu": "hccl"}
+
+
+class GroupBroken(EnvironmentFault):
+    """Another process of the group has ended."""
+
+
+class Group:
+    """One process's end of what all say to each other. Every process must say the same in turn.
+
+    All methods raise GroupBroken where another process has ended.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether this process leads."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.size == 1
+
+    def sum(self, numbers: Tensor) -> None:
+        """Add the tensors of all processes, each in place; the bits are the same everywhere."""
+        self._reduce(numbers, dist.ReduceOp.SUM)
+
+    def least(self, numbers: Tensor) -> None:
+        """Take the least of all processes for each number, in place."""
+        self._reduce(numbers, dist.ReduceOp.MIN)
+
+    def take_over(self, numbers: Tensor) -> None:
+        """Copy the lead's tensor into those of the others."""
+        if not self.is_alone:
+            with _together():
+                dist.broadcast(numbers, src=0)
+
+    def told(self, value: Any = None) -> Any:
+        """Return what the lead says: its `value`, anything that JSON has."""
+        if self.is_alone:
+            return value
+        text = json.dumps(value).encode() if self.is_lead else b""
+        size = torch.tensor([len(text)])
+        self.take_over(size)
+        told = torch.frombuffer(bytearray(text.ljust(int(size))), dtype=torch.uint8)
+        self.take_over(told)
+        return json.loads(bytes(told.tolist()))
+
+    def wait(self) -> None:
+        """Return once every process has come here."""
+        self.sum(torch.zeros(1))
+
+    @contextmanager
+    def one_after_another(self) -> Iterator[None]:
+        """Let the lead do what is inside first, and then the others together."""
+        if not self.is_lead:
+            self.wait()
+        yield
+        if self.is_lead:
+            self.wait()
+
+    def _reduce(self, numbers: Tensor, operation: Any) -> None:
+        if not self.is_alone:
+            with _together():
+                dist.all_reduce(numbers, op=operation)
+
+
+ALONE = Group()
+
+
+def join(kind: str) -> Group:
+    """Meet the other processes, if there are any. kind: of the device that this one computes on.
+
+    Raises EnvironmentFault where they do not come.
+    """
+    place = Place.own()
+    if place.size == 1:
+        return ALONE
+    if place.local_size == place.size:
+        # Else gloo asks which address the machine's name has, which containers often do not know.
+        set_unless_given({"GLOO_SOCKET_IFNAME": "lo"})
+    carriers = ["cpu:gloo", *(f"{name}:{_CARRIERS[name]}" for name in _CARRIERS if name == kind)]
+    try:
+        dist.init_process_group(",".join(carriers), timeout=PATIENCE)
+    except (RuntimeError, ValueError) as fault:
+        raise EnvironmentFault(
+            _("The {count} processes of this training do not find each other.").format(
+                count=place.size
+            ),
+            why=as_sentence(reason_of(fault)),
+            fix=_("Start them with: danlu train --num_devices {count} ...").format(
+                count=place.local_size
+            ),
+        ) from fault
+    atexit.register(_leave)
+    return Group(place.rank, place.size)
+
+
+def _leave() -> None:
+    with suppress(RuntimeError, ValueError):
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as fault:
+        raise GroupBroken(
+            _("The training cannot go on: another of its processes has ended."),
+            why=as_sentence(_first_sentence(reason_of(fault))),
+            fix=_(
+                "See what that one said. The same command with --resume_from_checkpoint true goes "
+                "on from the last checkpoint."
+            ),
+        ) from fault
+
+
+def _first_sentence(reason: str) -> str:
+    """Leave out where in its source a library failed, and what it advises."""
+    return re.sub(r"^\[[^\]]*\] ", "", reason).partition(". ")[0]

@@ -1,0 +1,163 @@
+"""Starts a command once for each device, by torch's own launcher, in this process.
+
+It is what torchrun calls (torch.distributed.launcher); called directly it can be asked how each
+process ended, so that danlu's own words and exit codes reach the user. Who is who stands in each
+process's environment. Source: torch's documentation of torchrun, "Environment Variables".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from danlu.container import num_processors
+from danlu.environment import set_here, set_unless_given
+from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
+from danlu.language import _
+
+# How long processes that were asked to stop may take: a step, and saving.
+_STOPPING_S = "600"
+# How often it is looked whether one has ended.
+_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A process's place: rank among all `size` processes, local_rank on its machine."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    local_size: int = 1
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether this process leads."""
+        return self.rank == 0
+
+    @classmethod
+    def own(cls, environ: Mapping[str, str] = os.environ) -> Place:
+        """Return where a launcher has put this process. Raises UsageError for half a place."""
+        # Clouds set RANK and WORLD_SIZE for whole machines; only a launcher sets LOCAL_RANK.
+        if "LOCAL_RANK" not in environ:
+            return cls()
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        try:
+            rank, local_rank, size, local_size = (int(environ[name]) for name in names)
+            if 0 <= rank < size and 0 <= local_rank < local_size <= size:
+                return cls(rank=rank, local_rank=local_rank, size=size, local_size=local_size)
+        except (KeyError, ValueError):
+            pass
+        found = " ".join(f"{name}={environ.get(name, '')}" for name in names)
+        raise UsageError(
+            _("The launcher has not said which process this is."),
+            why=_("The environment has {found}.").format(found=found),
+            fix="unset LOCAL_RANK RANK WORLD_SIZE LOCAL_WORLD_SIZE",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """Machines that train together: how many, which one this is, and where the first one listens.
+
+    The variables are those of LLaMA-Factory's launcher.
+    """
+
+    count: int = 1
+    rank: int = 0
+    address: str = ""
+    port: int = 29500
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str] = os.environ) -> Nodes:
+        """Read NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT. Raises UsageError."""
+        names = ("NNODES", "NODE_RANK", "MASTER_PORT")
+        given = {name: environ[name] for name in names if environ.get(name)}
+        try:
+            count, rank, port = (
+                int(given.get(name, usual))
+                for name, usual in zip(names, (1, 0, cls.port), strict=True)
+            )
+            if count == 1:
+                return cls()
+            address = environ.get("MASTER_ADDR", "")
+            if address and 0 <= rank < count:
+                return cls(count=count, rank=rank, address=address, port=port)
+        except ValueError:
+            pass
+        said = " ".join(f"{name}={value}" for name, value in given.items())
+        raise UsageError(
+            _("The machines of this training are not known."),
+            why=_("The environment has {found}.").format(found=said or "NNODES"),
+            fix=_(
+                "Set NNODES, MASTER_ADDR and MASTER_PORT on each machine, and NODE_RANK from 0; or "
+                "unset NNODES"
+            ),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How the first process that failed ended. signal: its number, 0 where it left by itself."""
+
+    rank: int = 0
+    code: int = EXIT_OK
+    signal: int = 0
+
+    @property
+    def signal_name(self) -> str:
+        """The signal as people write it: SIGKILL."""
+        return signal.Signals(self.signal).name
+
+
+def run_on_each(words: Sequence[str], *, num_devices: int, nodes: Nodes = Nodes()) -> Ended:
+    """Run `danlu WORDS` in a process for each device of this machine; say how that ended.
+
+    Ctrl-C and SIGTERM go on to all of them. Where one ends, the others are ended within half a
+    minute.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    _prepare_environment(num_devices)
+    is_one = nodes.count == 1
+    config = LaunchConfig(
+        min_nodes=nodes.count,
+        max_nodes=nodes.count,
+        nproc_per_node=num_devices,
+        run_id=uuid.uuid4().hex if is_one else "danlu",
+        rdzv_backend="c10d" if is_one else "static",
+        rdzv_endpoint="localhost:0" if is_one else f"{nodes.address}:{nodes.port}",
+        rdzv_configs={} if is_one else {"rank": nodes.rank},
+        local_addr="localhost" if is_one else None,
+        max_restarts=0,
+        monitor_interval=_EVERY_S,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "danlu", *words)
+    except SignalException:
+        return Ended(code=EXIT_INTERRUPTED)
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        code = failure.exitcode
+        return Ended(rank=rank, code=max(code, 1), signal=max(-code, 0))
+    return Ended()
+
+
+def _prepare_environment(num_devices: int) -> None:
+    for name in set_here():  # each process finds what is right for itself
+        del os.environ[name]
+    set_unless_given(
+        {
+            "OMP_NUM_THREADS": str(max(1, num_processors() // num_devices)),
+            "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _STOPPING_S,
+        }
+    )
+    # Its reports of failures are for programmers; the processes speak for themselves.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)

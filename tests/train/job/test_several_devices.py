@@ -1,0 +1,221 @@
+"""Several processes train as one does: on the CPU, with gloo between them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from danlu.cli.main import main
+from danlu.files.committed import verify
+from danlu.runs.checkpoints import list_checkpoints
+from danlu.runs.manifest import read_manifest
+from danlu.runs.metrics import read_metrics
+from danlu.train.loop import step
+from danlu.weights.safetensors import SafetensorsFile
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.program import train_words, write_rows
+from tests.helpers.training.ranks import said_by, train_on_ranks
+from tests.helpers.waiting import wait_until
+
+RESUME = ("--resume_from_checkpoint", "true")
+FIGURES = ("loss", "grad_norm", "eval_loss", "eval_loss_per_sample")
+
+
+class Trainings:
+    """Runs over 20 rows with 3 held out, six steps each, on a tiny model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model = write_model_folder(folder / "model")
+        self.rows = write_rows(folder / "rows.jsonl", 23)
+
+    def words(self, name: str, *, size: int = 1, rows: int = 8, **changes: Any) -> list[str]:
+        """Return the command of one of `size` processes; steps have `rows` of all together."""
+        usual: dict[str, Any] = {
+            "per_device_train_batch_size": 1,
+            "gradient_accumulation_steps": rows // size,
+            "val_size": 3,
+            "eval_steps": 2,
+            "save_steps": 2,
+        }
+        return train_words(self.model, self.rows, self.folder / name, **{**usual, **changes})
+
+    def alone(self, name: str, *more: str, **changes: Any) -> str:
+        """Train in this process."""
+        if not (self.folder / name).exists() or more:
+            assert main([*self.words(name, **changes), *more]) == 0
+        return name
+
+    def together(
+        self, size: int, name: str, *more: str, ranks: dict[str, Any] | None = None, **changes: Any
+    ) -> list[int]:
+        """Train in `size` processes; return their exit codes. ranks: for `train_on_ranks`."""
+        words = [*self.words(name, size=size, **changes), *more]
+        return train_on_ranks(size, words, self.folder / f"{name}.log", **(ranks or {}))
+
+    def said(self, name: str, rank: int) -> str:
+        return said_by(self.folder / f"{name}.log", rank)
+
+    def figures(self, name: str, key: str) -> list[float]:
+        return [r[key] for r in read_metrics(self.folder / name) if key in r]
+
+    def weights(self, name: str) -> torch.Tensor:
+        [file] = (self.folder / name / "final").glob("*model.safetensors")
+        stored = SafetensorsFile(file)
+        return torch.cat([stored.read(key).float().flatten() for key in sorted(stored.tensors)])
+
+    def assert_equal(self, name: str, other: str) -> None:
+        """To 1e-5: sums are made in another order."""
+        for key in FIGURES:
+            assert self.figures(name, key) == pytest.approx(self.figures(other, key), rel=1e-4)
+        assert float((self.weights(name) - self.weights(other)).abs().max()) < 1e-5
+
+    def assert_same_bits(self, name: str, other: str) -> None:
+        for key in FIGURES:
+            assert self.figures(name, key) == self.figures(other, key)
+        assert torch.equal(self.weights(name), self.weights(other))
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    return Trainings(tmp_path_factory.mktemp("group"))
+
+
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [
+        (2, {}),
+        (2, {"recompute": "block", "micro_batch_tokens": 64}),
+        (2, {"finetuning_type": "full", "learning_rate": 1e-3}),
+        (3, {"rows": 6, "weight_decay": 0.1}),
+    ],
+    ids=["two", "two, in many microsteps", "two, every weight", "three"],
+)
+def test_several_learn_what_one_does(
+    trainings: Trainings, size: int, changes: dict[str, Any]
+) -> None:
+    name = "-".join(map(str, (size, *changes)))
+    assert trainings.together(size, name, **changes) == [0] * size
+    trainings.assert_equal(name, trainings.alone(f"alone-{name}", **changes))
+    manifest = read_manifest(trainings.folder / name)
+    assert (manifest.state, manifest.arithmetic.num_devices) == ("finished", size)
+    assert f"{size} devices share each step" in trainings.said(name, 0)
+    assert [trainings.said(name, rank) for rank in range(1, size)] == [""] * (size - 1)
+
+
+def test_more_processes_than_rows(trainings: Trainings) -> None:
+    """Some have nothing to compute, and add zeros."""
+    assert trainings.together(3, "few", rows=3, val_size=1, max_samples=3, max_steps=3) == [0] * 3
+    alone = trainings.alone("few-alone", rows=3, val_size=1, max_samples=3, max_steps=3)
+    trainings.assert_equal("few", alone)
+
+
+def _die_in_step_4(rank: int) -> None:
+    """Kill rank 1 when it has computed its share of the fourth step, as the system does."""
+    usual, steps = step.Optimizer.sum_over, []
+
+    def sum_over(self: Any, *arguments: Any) -> Any:
+        steps.append(1)
+        if rank == 1 and len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return usual(self, *arguments)
+
+    step.Optimizer.sum_over = sum_over  # type: ignore[method-assign]
+
+
+def test_where_one_dies_the_others_save_what_they_have_and_it_goes_on(
+    trainings: Trainings,
+) -> None:
+    """With as many processes to the same bits, with another number to equal ones."""
+    whole = "undisturbed"
+    assert trainings.together(2, whole) == [0, 0]
+    codes = trainings.together(2, "killed", ranks={"before": _die_in_step_4})
+    assert codes == [3, -signal.SIGKILL]
+    said = trainings.said("killed", 0)
+    assert "another of its processes has ended" in said
+    assert "--resume_from_checkpoint true" in said
+    folder = trainings.folder / "killed"
+    assert read_manifest(folder).state == "failed"
+    checkpoints = list_checkpoints(folder)
+    assert [checkpoint.step for checkpoint in checkpoints][-1] == 3
+    for checkpoint in checkpoints:
+        verify(checkpoint.path)
+    shutil.copytree(folder, trainings.folder / "one")
+    shutil.copytree(folder, trainings.folder / "three")
+    assert trainings.together(2, "killed", *RESUME) == [0, 0]
+    trainings.assert_same_bits("killed", whole)
+    # Each has the rows a step that the run began with, whatever it is told now.
+    changes = {"gradient_accumulation_steps": 4}
+    trainings.alone("one", *RESUME, **changes)
+    trainings.assert_equal("one", whole)
+    assert trainings.together(3, "three", *RESUME, **changes) == [0, 0, 0]
+    trainings.assert_equal("three", whole)
+    assert "began with 2 devices" in trainings.said("three", 0)
+    resumes = read_manifest(trainings.folder / "three").arithmetic.resumes
+    assert [resume.num_devices for resume in resumes] == [3]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_any_of_them_stops_all_behind_the_same_step(
+    trainings: Trainings, rank: int
+) -> None:
+    name = f"stopped-{rank}"
+
+    def stop(pids: Sequence[int]) -> None:
+        wait_until(lambda: (trainings.folder / name / "checkpoint-2").exists())
+        os.kill(pids[rank], signal.SIGTERM)
+
+    codes = trainings.together(2, name, max_steps=400, ranks={"watch": stop})
+    assert codes == [130, 130]
+    assert "the last completed step is saved" in trainings.said(name, 0)
+    manifest = read_manifest(trainings.folder / name)
+    assert manifest.state == "interrupted"
+    steps = len(trainings.figures(name, "loss"))
+    assert list_checkpoints(trainings.folder / name)[-1].step == steps
+
+
+def _little_memory(rank: int) -> None:
+    """Let a microstep of more than 100 tokens fail on rank 1."""
+    usual = step.microstep
+
+    def microstep(method: Any, staged: Any, **keywords: Any) -> torch.Tensor:
+        if rank == 1 and staged.batch.num_tokens > 100:
+            raise torch.OutOfMemoryError("out of memory")
+        return usual(method, staged, **keywords)
+
+    step.microstep = microstep
+
+
+def test_where_memory_runs_out_on_one_all_need_less_from_the_next_step_on(
+    trainings: Trainings,
+) -> None:
+    assert trainings.together(2, "little", ranks={"before": _little_memory}) == [0, 0]
+    trainings.assert_equal("little", trainings.alone("enough"))
+    [change] = read_manifest(trainings.folder / "little").arithmetic.changes
+    assert change.step == 1
+    assert change.micro_batch_tokens <= 100
+    assert "out of memory at step 1" in trainings.said("little", 0)
+
+
+def test_an_error_is_said_once_and_nobody_waits_for_ever(trainings: Trainings) -> None:
+    """A folder that is not empty is known to the lead; a device without memory to another one."""
+    trainings.alone("taken")
+    codes = trainings.together(2, "taken")
+    assert codes == [2, 3]
+    assert "is not empty" in trainings.said("taken", 0)
+    assert trainings.said("taken", 1) == ""
+
+
+def test_half_a_place_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trainings: Trainings
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(trainings.words("nowhere")) == 2
+    assert "LOCAL_RANK=1" in capsys.readouterr().err
