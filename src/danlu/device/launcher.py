@@ -28,12 +28,16 @@ _EVERY_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A process's place: rank among all `size` processes, local_rank on its machine."""
+    """A process's place: rank among all `size` processes, local_rank on its machine.
+
+    is_launched: a launcher has started it, which must not be done again.
+    """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
     local_size: int = 1
+    is_launched: bool = False
 
     @property
     def is_lead(self) -> bool:
@@ -50,7 +54,13 @@ class Place:
         try:
             rank, local_rank, size, local_size = (int(environ[name]) for name in names)
             if 0 <= rank < size and 0 <= local_rank < local_size <= size:
-                return cls(rank=rank, local_rank=local_rank, size=size, local_size=local_size)
+                return cls(
+                    rank=rank,
+                    local_rank=local_rank,
+                    size=size,
+                    local_size=local_size,
+                    is_launched=True,
+                )
         except (KeyError, ValueError):
             pass
         found = " ".join(f"{name}={environ.get(name, '')}" for name in names)
@@ -99,6 +109,18 @@ class Nodes:
                 "unset NNODES"
             ),
         )
+
+
+def processes_wanted(usual: int, environ: Mapping[str, str] = os.environ) -> int:
+    """Read LLaMA-Factory's NPROC_PER_NODE. Raises UsageError for what is no number above 0."""
+    given = environ.get("NPROC_PER_NODE") or str(usual)
+    if given.isdecimal() and int(given):
+        return int(given)
+    raise UsageError(
+        _("The variable NPROC_PER_NODE is not a number of processes."),
+        why=_("The environment has {found}.").format(found=f"NPROC_PER_NODE={given}"),
+        fix="unset NPROC_PER_NODE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,5 +181,5 @@ def _prepare_environment(num_devices: int) -> None:
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _STOPPING_S,
         }
     )
-    # Its reports of failures are for programmers; the processes speak for themselves.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # What it reports is for programmers; the processes speak for themselves.
+    logging.disable(logging.CRITICAL)

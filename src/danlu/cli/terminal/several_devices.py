@@ -8,7 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from danlu.device.launcher import Ended, Nodes, Place, run_on_each
+from danlu.device.launcher import Ended, Nodes, Place, processes_wanted, run_on_each
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError, EnvironmentFault, UsageError
 from danlu.language import _
 from danlu.runs.checkpoints import list_checkpoints
@@ -28,17 +28,9 @@ def wanted_devices(settings: TrainSettings) -> int | None:
     Raises UsageError where they are not there.
     """
     place, count = Place.own(), settings.num_devices
-    if place.size > 1:
+    if place.is_launched:
         if count not in (1, place.local_size):
-            raise UsageError(
-                _("--num_devices {count} is not what the launcher has started.").format(
-                    count=count
-                ),
-                why=_("There are {found} processes on this machine.").format(
-                    found=place.local_size
-                ),
-                fix=_("Leave out --num_devices"),
-            )
+            raise _other_number(count, place.local_size)
         return None
     is_forced = os.environ.get("FORCE_TORCHRUN", "").lower() in _YES
     if not (is_forced or count > 1 or Nodes.of().count > 1):
@@ -46,15 +38,23 @@ def wanted_devices(settings: TrainSettings) -> int | None:
     from danlu.device.detect import num_devices
 
     here = num_devices(settings.device)
-    if count == 1 and is_forced:
-        count = int(os.environ.get("NPROC_PER_NODE") or here or 1)
+    if count == 1:
+        count = processes_wanted(here or 1)
     if here is not None and count > here:
         raise UsageError(
-            _("There are fewer devices than --num_devices {count}.").format(count=count),
+            _("There are fewer devices than the {count} that are to train.").format(count=count),
             why=_("This process may use {here}.").format(here=here),
             fix=f"--num_devices {here}",
         )
-    return count
+    return None if count == 1 and Nodes.of().count == 1 else count
+
+
+def _other_number(wanted: int, started: int) -> UsageError:
+    return UsageError(
+        _("--num_devices {count} is not what the launcher has started.").format(count=wanted),
+        why=_("There are {found} processes on this machine.").format(found=started),
+        fix=_("Leave out --num_devices"),
+    )
 
 
 def train_on_each(argv: Sequence[str], settings: TrainSettings, num_devices: int) -> int:
