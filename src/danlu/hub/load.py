@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from danlu.device.detect import Device
+from danlu.device.group import ALONE, Group
 from danlu.errors import CapacityError, UsageError
 from danlu.hub.fingerprint import fingerprint
 from danlu.hub.names import model_folder
@@ -113,9 +114,12 @@ def load_model(
     device: Device,
     dtype: torch.dtype | None = None,
     quantization: WeightForm | None = None,
+    shared_by: Group = ALONE,
     progress: Progress = no_progress,
 ) -> LoadedModel:
     """Load a model onto a device; dtype None means the device's preferred one.
+
+    shared_by: each process of the group holds its share of the weights, which stay as they are.
 
     progress: told how many bytes of the weights have been read.
 
@@ -136,9 +140,16 @@ def load_model(
             why=_("Its widths are not multiples of {group}.").format(group=INT4_GROUP),
             fix="--quantization int8",
         )
-    _check_memory(checked, device, dtype, quantization)
+    _check_memory(checked, device, dtype, quantization, shared_by.size)
     reading = partial(progress, _("Loading {name}").format(name=Path(name).name))
-    if quantization is None:
+    if not shared_by.is_alone:
+        from danlu.model.sharded import sharded_model
+
+        rows, torch_device = checked.weights.rows, device.torch_device
+        model = sharded_model(
+            checked.config, rows, group=shared_by, device=torch_device, dtype=dtype
+        )
+    elif quantization is None:
         model = Qwen3(checked.config, device=device.torch_device, dtype=dtype)
         checked.weights.load(dict(model.hf_tensors()), reading)
     else:
@@ -162,10 +173,14 @@ def load_model(
 
 
 def _check_memory(
-    checked: CheckedModel, device: Device, dtype: torch.dtype, quantization: WeightForm | None
+    checked: CheckedModel,
+    device: Device,
+    dtype: torch.dtype,
+    quantization: WeightForm | None,
+    num_shares: int,
 ) -> None:
     """Refuse what cannot fit before gigabytes are read."""
-    needed = quantized_bytes(checked.config, dtype, quantization, device.kind)
+    needed = quantized_bytes(checked.config, dtype, quantization, device.kind) // num_shares
     if needed > device.memory_bytes:
         raise CapacityError(
             _("The model in {folder} does not fit into memory.").format(folder=checked.folder),

@@ -29,13 +29,15 @@ class Job:
     """A model and what is trained of it.
 
     number_bytes: of a weight and an activation, 2 or 4. ranks: of the adapter by projection, such
-    as {"q_proj": 8}; None where every weight is trained.
+    as {"q_proj": 8}; None where every weight is trained. num_shares: over how many devices the
+    model's weights are divided; 1: each has all of them.
     """
 
     config: ModelConfig
     number_bytes: int
     ranks: Mapping[str, int] | None
     is_fp8: bool = False
+    num_shares: int = 1
 
     @property
     def trains_all(self) -> bool:
@@ -57,6 +59,25 @@ class Job:
         numbers = layers * sum(out * inner for out, inner in shapes)
         scales = layers * sum(out + inner for out, inner in shapes)
         return (self.num_weights - numbers) * self.number_bytes + 2 * numbers + 4 * scales
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a device holds only a share of the weights."""
+        return self.num_shares > 1
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Bytes of weights that are there whole at the same time, where they are divided.
+
+        Two layers, of which one is being gathered, and what is outside the layers.
+        """
+        if not self.is_shared:
+            return 0
+        layers = self.config.num_hidden_layers
+        matrices = [merged_shape(self.config, name) for name in PROJECTIONS]
+        in_layer = sum(out * inner for out, inner in matrices)
+        outside = self.num_weights - layers * in_layer
+        return (2 * in_layer + outside) * self.number_bytes
 
     @property
     def num_trained(self) -> int:

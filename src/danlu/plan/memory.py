@@ -115,7 +115,7 @@ def memory_of(
         loss_bytes(job, step_plan, shape, device),
         layer_bytes(job, step_plan.recompute, device, shape),
     )
-    weights = job.weight_bytes
+    weights = -(-job.weight_bytes // job.num_shares) + job.gathered_bytes
     if job.trains_all and job.number_bytes == 4:
         weights = 0  # the master values are the weights
     trained = job.num_trained * _TRAINED_BYTES

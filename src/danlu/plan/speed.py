@@ -129,6 +129,7 @@ def seconds_of(
     )
     seconds += _overhead_s(job, step_plan, shape, device)
     seconds = _with_launches(seconds, _launch_s(job, step_plan.recompute, shape, device), device)
+    seconds = max(seconds, 2 * gathering_seconds(job, device))
     return speed.factor * seconds + speed.microstep_s
 
 
@@ -142,6 +143,14 @@ def exchange_seconds(job: Job, num_devices: int, device: DeviceFacts) -> float:
         return 0.0
     sent = 2 * (num_devices - 1) / num_devices * 4 * job.num_trained
     return sent / device.link_bandwidth + 2 * (num_devices - 1) * device.launch_s
+
+
+def gathering_seconds(job: Job, device: DeviceFacts) -> float:
+    """Predict what receiving the other devices' shares of the weights takes, once a pass.
+
+    It goes on beside computing: the next layer's while one computes.
+    """
+    return job.weight_bytes * (1 - 1 / job.num_shares) / device.link_bandwidth
 
 
 def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: Speed) -> float:

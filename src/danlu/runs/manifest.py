@@ -90,7 +90,7 @@ class ArithmeticRecord(_OpenRecord):
 
     All as at the start, then the changes, and where it was resumed. ops: the variants of the hot
     operations by name. num_devices: that it began with; whatever their number later, its steps have
-    as many rows. The defaults of chunk_rows and
+    as many rows. is_shared: each of them holds a share of the base. The defaults of chunk_rows and
     recompute are how older versions computed, which did not record them; None: not recorded.
     """
 
@@ -100,6 +100,7 @@ class ArithmeticRecord(_OpenRecord):
     threads: int | None = None
     ops: dict[str, str] = Field(default_factory=dict)
     num_devices: int = 1
+    is_shared: bool = False
     micro_batch_tokens: int | None = None
     chunk_rows: int = 256
     recompute: Recompute = "none"

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import torch
 
 from danlu.cli.main import main
 from danlu.files.committed import verify
+from danlu.plan.choose import Plan
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
+from danlu.train.job import setup
 from danlu.train.loop import step
 from danlu.weights.safetensors import SafetensorsFile
 from tests.helpers.models.model_folder import write_model_folder
@@ -108,6 +111,40 @@ def test_several_learn_what_one_does(
     assert (manifest.state, manifest.arithmetic.num_devices) == ("finished", size)
     assert f"{size} devices share each step" in trainings.said(name, 0)
     assert [trainings.said(name, rank) for rank in range(1, size)] == [""] * (size - 1)
+
+
+def _base_does_not_fit(_rank: int) -> None:
+    """Plan as for a model that no device has room for."""
+    usual = setup.LearningTask.plan
+
+    def plan(*arguments: Any, **keywords: Any) -> Plan:
+        found = usual(*arguments, **keywords)
+        return replace(found, job=replace(found.job, num_shares=2))
+
+    setup.LearningTask.plan = plan  # type: ignore[method-assign, assignment]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"recompute": "selective", "micro_batch_tokens": 64},
+        {"recompute": "gate_up", "micro_batch_tokens": 64},
+        {"recompute": "block", "micro_batch_tokens": 64},
+    ],
+    ids=["as planned", "selective", "gate_up", "block"],
+)
+def test_where_the_base_does_not_fit_each_holds_a_share(
+    trainings: Trainings, changes: dict[str, Any]
+) -> None:
+    name = "-".join(map(str, ("shared", *changes.values())))
+    ranks = {"before": _base_does_not_fit}
+    assert trainings.together(2, name, ranks=ranks, **changes) == [0, 0]
+    manifest = read_manifest(trainings.folder / name)
+    assert manifest.arithmetic.is_shared
+    assert "each holds a share of the model" in trainings.said(name, 0)
+    other = name.replace("shared", "whole")
+    trainings.assert_equal(name, trainings.alone(other, **changes))
 
 
 def test_more_processes_than_rows(trainings: Trainings) -> None:

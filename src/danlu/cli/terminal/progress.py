@@ -87,9 +87,13 @@ def _devices(run: PreparedRun) -> Iterator[str]:
             "{count}"
         ).format(count=here)
     elif not run.group.is_alone:
-        yield _("{count} devices share each step; each holds the whole model").format(
-            count=run.group.size
-        )
+        text = _("{count} devices share each step; each holds the whole model")
+        if not run.shared_by.is_alone:
+            text = _(
+                "{count} devices share each step; each holds a share of the model, which does not "
+                "fit on one"
+            )
+        yield text.format(count=run.group.size)
     if run.began_with != run.group.size:
         yield _(
             "The run began with {before} devices: its steps keep their rows, last bits may differ"

@@ -157,3 +157,13 @@ def _join(examples: Sequence[Example]) -> Batch:
         segment_lengths=lengths,
         segment_keys=tuple(example.key for example in examples),
     )
+
+
+# A batch of one learned token, for a process that has none left while others compute theirs.
+IDLE = _join(
+    [
+        Example(
+            tokens=np.zeros(2, dtype=np.int32), supervised=np.array([False, True]), row=-1, part=0
+        )
+    ]
+)

@@ -47,6 +47,18 @@ def end_of_ladder(
         what = _("The memory does not suffice for the evaluation at step {step}.")
     else:
         what = _("The memory does not suffice for step {step}.")
+    if problem.is_shared:
+        return CapacityError(
+            what.format(step=problem.step),
+            why=_(
+                "Each device holds a share of the base, which the others need: none can compute "
+                "a step in other parts than they do."
+            ),
+            fix=_(
+                "Use more devices, or begin anew with --micro_batch_tokens {tokens} "
+                "--overwrite_output_dir"
+            ).format(tokens=max(1, min(way.micro_batch_tokens, problem.longest) // 2)),
+        )
     if not saved:
         fix = _("Free memory or try shorter examples: --cutoff_len {cutoff} --overwrite_output_dir")
     elif settings.finetuning_type == "full":

@@ -28,10 +28,22 @@ LEAST_CHUNK_ROWS = 64
 
 
 class OutOfMemory(Exception):
-    """The ladder has ended. longest: tokens of the longest example, which cannot be divided."""
+    """The ladder has ended. longest: tokens of the longest example, which cannot be divided.
 
-    def __init__(self, *, moment: Moment, step: int, longest: int, step_plan: StepPlan) -> None:
+    is_shared: there was no ladder, as other devices hold parts of the base.
+    """
+
+    def __init__(
+        self,
+        *,
+        moment: Moment,
+        step: int,
+        longest: int,
+        step_plan: StepPlan,
+        is_shared: bool = False,
+    ) -> None:
         super().__init__(f"out of memory at step {step} ({moment})")
+        self.is_shared = is_shared
         self.moment = moment
         self.step = step
         self.longest = longest

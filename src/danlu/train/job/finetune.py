@@ -129,8 +129,11 @@ class Finetune:
         yield Saved(step=trainer.progress.step, folder=folder.path / FINAL)
 
     def _calibrate(self, trainer: Trainer, folder: RunFolder) -> Iterator[Event]:
-        """Measure two tiny steps, correct the plan and record it; a resumed run has done so."""
-        if self.prepared.plan is None:
+        """Measure two tiny steps, correct the plan and record it; a resumed run has done so.
+
+        Not where the others hold a part of the base: they would have to measure the same.
+        """
+        if self.prepared.plan is None or not self.prepared.shared_by.is_alone:
             return
         try:
             figures = yield from trainer.measure(self.prepared.plan)
@@ -166,6 +169,7 @@ def load_base(
         device=device,
         dtype=prepared.precision.dtype,
         quantization="fp8" if prepared.settings.fp8 else None,
+        shared_by=prepared.shared_by,
         progress=progress,
     )
 
@@ -184,4 +188,5 @@ def trainer_of(
         run_folder=folder,
         places=task.data.train.places,
         group=prepared.group,
+        is_shared=not prepared.shared_by.is_alone,
     )

@@ -69,6 +69,7 @@ def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPla
             threads=device.threads,
             ops=dict(ops_table(device.torch_device).chosen),
             num_devices=prepared.began_with,
+            is_shared=not prepared.shared_by.is_alone,
             **asdict(arithmetic),
         ),
         data=data_record(prepared.task.data),

@@ -6,7 +6,8 @@ The order matters to a user: model files and data are checked before gigabytes o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ from danlu.data.doctor.check import CheckedData, usable_data
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.detect import Device
 from danlu.device.facts import budget_bytes, device_facts
-from danlu.device.group import Group, join
+from danlu.device.group import ALONE, Group, join
 from danlu.environment import prepare_for_training
+from danlu.errors import CapacityError
 from danlu.hub.adapters import AdapterSource, find_adapter, trained_prompting
 from danlu.hub.choosing import training_device
 from danlu.hub.load import check_model
@@ -27,7 +29,7 @@ from danlu.ops import ops_table
 from danlu.plan.choose import Constraints, Plan
 from danlu.plan.job import Job
 from danlu.runs.folder import RunFolder
-from danlu.runs.manifest import is_run, read_manifest
+from danlu.runs.manifest import ArithmeticRecord, is_run, read_manifest
 from danlu.text.tokenizer import Tokenizer
 from danlu.train.fit.disk_space import check_space, checkpoint_bytes
 from danlu.train.fit.planning import plan_run, workload_of
@@ -80,9 +82,11 @@ class LearningTask:
         num_devices: int,
         token_ratio: float = 1.0,
     ) -> Plan:
-        """Plan how each of `num_devices` computes its share. Raises CapacityError where none can.
+        """Plan how each of `num_devices` computes its share of a step.
 
-        token_ratio: tokens of the model's tokenizer for one that was counted here.
+        Each has the whole model, or a share of it where that does not fit and only an adapter is
+        trained. Raises CapacityError where nothing fits. token_ratio: tokens of the model's
+        tokenizer for one that was counted here.
         """
         data, settings, lora = self.data, self.settings, self.lora
         job = Job(
@@ -104,7 +108,13 @@ class LearningTask:
             micro_batch_tokens=settings.micro_batch_tokens,
             recompute=None if settings.recompute == "auto" else settings.recompute,
         )
-        return plan_run(job, workload, facts, budget_bytes=budget_bytes, constraints=constraints)
+        plan = partial(plan_run, budget_bytes=budget_bytes, constraints=constraints)
+        try:
+            return plan(job, workload, facts)
+        except CapacityError:
+            if num_devices == 1 or lora is None or settings.fp8:
+                raise
+            return plan(replace(job, num_shares=num_devices), workload, facts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +123,8 @@ class PreparedRun:
 
     path: its output folder. plan: None for a resumed run, which computes as it began: another way
     gives other last bits; and in a process that another one leads. began_with: how many devices the
-    run had at first. origins: where each setting came from, for run.json.
+    run had at first. shared_by: the group whose processes divide the base; of one where each has
+    all of it. origins: where each setting came from, for run.json.
     """
 
     path: Path
@@ -124,6 +135,7 @@ class PreparedRun:
     origins: Mapping[str, str]
     group: Group
     began_with: int
+    shared_by: Group
 
     @property
     def settings(self) -> TrainSettings:
@@ -157,7 +169,8 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
     model = check_model(settings.model_name_or_path)
     trained = trained_prompting(settings.model_name_or_path, settings.adapter_name_or_path)
     settings = with_template(settings, trained)
-    began_with = group.told(_began_with(path, settings, group) if group.is_lead else None)
+    before = _recorded(path, settings) if group.is_lead else None
+    began_with = group.told(group.size if before is None else before.num_devices)
     with group.one_after_another():
         task = LearningTask.of(settings, model.tokenizer, num_devices=began_with)
     plan = None
@@ -174,6 +187,8 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
             budget_bytes=budget,
             num_devices=group.size,
         )
+    is_shared = before.is_shared if before is not None else plan is not None and plan.job.is_shared
+    is_shared = group.told(is_shared)
     return PreparedRun(
         path=path,
         device=device,
@@ -183,6 +198,7 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
         origins=origins or {},
         group=group,
         began_with=began_with,
+        shared_by=group if is_shared else ALONE,
     )
 
 
@@ -193,8 +209,6 @@ def _check_folder(path: Path, settings: TrainSettings) -> None:
         RunFolder.check_unused(path)
 
 
-def _began_with(path: Path, settings: TrainSettings, group: Group) -> int:
-    """Return how many devices the run began with: its steps keep their rows."""
-    if settings.resumes and is_run(path):
-        return read_manifest(path).arithmetic.num_devices
-    return group.size
+def _recorded(path: Path, settings: TrainSettings) -> ArithmeticRecord | None:
+    """Return how a run that is resumed computed; None for a new one."""
+    return read_manifest(path).arithmetic if settings.resumes and is_run(path) else None

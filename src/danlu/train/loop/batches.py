@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from danlu.data.tokens.examples import Example
-from danlu.data.tokens.pack import Batch, filled, pack, shares
+from danlu.data.tokens.pack import IDLE, Batch, bins, filled, pack, shares
 from danlu.device.group import ALONE, Group
 from danlu.device.memory import reachable
 from danlu.ops import Segments
@@ -33,10 +33,14 @@ class Uploaded(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StagedBatch:
-    """A batch whose numbers are in memory that the device reads: int64, see `Batch`."""
+    """A batch whose numbers are in memory that the device reads: int64, see `Batch`.
+
+    is_idle: it stands for nothing, and is computed because others compute theirs.
+    """
 
     batch: Batch
     numbers: Tensor
+    is_idle: bool = False
 
     def upload(self, device: torch.device) -> Uploaded:
         """Queue one copy; return what is on the device."""
@@ -57,14 +61,16 @@ class StagedStep:
 
 def stage(batch: Batch, device: torch.device, *, multiple: int = 1) -> StagedBatch:
     """Put a batch into memory that the device reads; its tokens are filled up to a `multiple`."""
-    batch = filled(batch, multiple)
-    return StagedBatch(batch=batch, numbers=reachable(batch.numbers, device))
+    whole = filled(batch, multiple)
+    numbers = reachable(whole.numbers, device)
+    return StagedBatch(batch=whole, numbers=numbers, is_idle=batch is IDLE)
 
 
 class StepBatches:
     """The batches of any step; those of one step can be packed ahead.
 
-    group: each of its processes knows all of a step's rows and takes its share of them.
+    group: each of its processes knows all of a step's rows and takes its share of them. in_step:
+    each computes as many batches as the others.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class StepBatches:
         device: torch.device,
         multiple: int = 1,
         group: Group = ALONE,
+        in_step: bool = False,
     ) -> None:
         self._rows = rows
         self._rows_per_step = rows_per_step
@@ -83,6 +90,7 @@ class StepBatches:
         self._device = device
         self._multiple = multiple
         self._group = group
+        self._in_step = in_step
         self._prepared: tuple[tuple[int, int], StagedStep] | None = None
 
     def rows_of(self, step: int) -> list[int]:
@@ -110,18 +118,33 @@ class StepBatches:
 
     def _packed(self, step: int, micro_batch_tokens: int) -> StagedStep:
         everything = self._all(step)
-        mine = share_of(everything, self._group)
+        packed = share_packed(everything, micro_batch_tokens, self._group, in_step=self._in_step)
         return StagedStep(
-            batches=[
-                stage(batch, self._device, multiple=self._multiple)
-                for batch in pack(mine, micro_batch_tokens)
-            ],
+            batches=[stage(batch, self._device, multiple=self._multiple) for batch in packed],
             num_targets=sum(example.num_targets for example in everything),
             num_tokens=sum(len(example.tokens) for example in everything),
         )
 
     def _all(self, step: int) -> list[Example]:
         return [example for row in self.rows_of(step) for example in self._rows[row]]
+
+
+def share_packed(
+    examples: Sequence[Example], micro_batch_tokens: int, group: Group, *, in_step: bool
+) -> list[Batch]:
+    """Pack what this process of a group computes of examples.
+
+    in_step: with idle batches behind, where another process has more.
+    """
+    packed = pack(share_of(examples, group), micro_batch_tokens)
+    if not in_step:
+        return packed
+    lengths = [len(example.tokens) for example in examples]
+    most = max(
+        len(bins([lengths[index] for index in share], micro_batch_tokens))
+        for share in shares(lengths, group.size)
+    )
+    return packed + [IDLE] * (most - len(packed))
 
 
 def share_of(examples: Sequence[Example], group: Group) -> list[Example]:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from danlu.data.tokens.examples import Example
-from danlu.data.tokens.pack import Batch, pack
+from danlu.data.tokens.pack import Batch
 from danlu.device.group import ALONE, Group
 from danlu.hub.load import LoadedModel
 from danlu.model.qwen3 import Linear
-from danlu.train.loop.batches import share_of, stage
+from danlu.train.loop.batches import share_packed, stage
 from danlu.train.loop.loss import CHUNK_ROWS, supervised_hidden, token_losses
 
 
@@ -41,22 +41,24 @@ def evaluate(
     chunk_rows: int = CHUNK_ROWS,
     between: Callable[[], None] = lambda: None,
     group: Group = ALONE,
+    in_step: bool = False,
 ) -> Evaluation:
     """Compute the losses of rows; `between` is called before each microstep and may raise.
 
-    group: its processes share the rows, and each returns what they found together. Raises
-    ValueError where nothing is supervised.
+    group: its processes share the rows, and each returns what they found together. in_step: each
+    computes as many batches as the others. Raises ValueError where nothing is supervised.
     """
-    examples = share_of([example for row in rows for example in row], group)
+    examples = [example for row in rows for example in row]
     index_of = {example.key: index for index, row in enumerate(rows) for example in row}
     sums, counts = np.zeros(len(rows)), np.zeros(len(rows))
     computed: list[tuple[Batch, torch.Tensor]] = []
-    for packed in pack(examples, micro_batch_tokens):
+    for packed in share_packed(examples, micro_batch_tokens, group, in_step=in_step):
         between()
         staged = stage(packed, base.device.torch_device, multiple=base.token_multiple)
         hidden, targets = supervised_hidden(base, linear, staged)
         each = token_losses(base.model, linear, hidden, targets, chunk_rows=chunk_rows)
-        computed.append((packed, each))
+        if not staged.is_idle:
+            computed.append((packed, each))
     # The host's one wait, once everything has been queued.
     none = torch.zeros(0, device=base.device.torch_device)
     losses = torch.cat([none, *(losses for _batch, losses in computed)]).cpu().double().numpy()

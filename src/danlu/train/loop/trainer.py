@@ -67,7 +67,8 @@ class Trainer:
 
     step_plan: how steps are computed; it may be replaced between steps, and is where memory runs
     out. run_folder: None in a process that another one of the group leads. places: where each
-    training row stands, to name those of a step that was skipped.
+    training row stands, to name those of a step that was skipped. is_shared: each process of the
+    group holds a share of the base, so all have to compute as many microsteps.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Trainer:
         run_folder: RunFolder | None,
         places: Sequence[str] = (),
         group: Group = ALONE,
+        is_shared: bool = False,
     ) -> None:
         base = method.base
         self.step_plan = step_plan
@@ -92,6 +94,7 @@ class Trainer:
         self._folder = None if run_folder is None else run_folder.path
         self._places = places
         self._group = group
+        self._is_shared = is_shared
         self._batches = StepBatches(
             train_rows,
             rows_per_step=recipe.rows_per_step,
@@ -99,6 +102,7 @@ class Trainer:
             device=base.device.torch_device,
             multiple=base.token_multiple,
             group=group,
+            in_step=is_shared,
         )
         self._metrics = None if self._folder is None else Metrics(self._folder)
         self._optimizer = Optimizer(
@@ -326,6 +330,7 @@ class Trainer:
                 chunk_rows=self.step_plan.chunk_rows,
                 between=self._check_stop,
                 group=self._group,
+                in_step=self._is_shared,
             ),
             lambda: share_of([example for row in self._eval_rows for example in row], self._group),
             moment="evaluation",
@@ -372,6 +377,14 @@ class Trainer:
             # Only here, behind the `except`, is the exception gone, and with it the frames of its
             # traceback, which held every tensor of the failed attempt.
             free_cache(self._device.torch_device)
+            if self._is_shared:  # the others have gone on, and wait for this one's weights
+                raise OutOfMemory(
+                    moment=moment,
+                    step=step,
+                    longest=max(len(example.tokens) for example in examples()),
+                    step_plan=self.step_plan,
+                    is_shared=True,
+                )
             change = adapted(
                 self.step_plan,
                 examples(),

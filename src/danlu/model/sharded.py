@@ -1,0 +1,54 @@
+"""A base that is too large for one device: each process of a group holds a share of every weight.
+
+torch's fully_shard (FSDP2) does it: a layer's weights are gathered before it computes, and let go
+behind it; those outside the layers stay from the forward pass to the end of the backward pass. Only
+what is frozen is shared like this: an adapter stands beside it, whole on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from danlu.device.group import Group
+from danlu.model.config import ModelConfig
+from danlu.model.layout import Piece, layout
+from danlu.model.qwen3 import Qwen3, replace_weight
+
+# Gives rows [start, stop) of a Hugging Face tensor.
+Rows = Callable[[str, int, int], Tensor]
+
+
+def sharded_model(
+    config: ModelConfig, rows: Rows, *, group: Group, device: torch.device, dtype: torch.dtype
+) -> Qwen3:
+    """Build a model of which this process reads and holds its share."""
+    model = Qwen3(config, device=torch.device("meta"), dtype=dtype)
+    mesh = init_device_mesh(device.type, (group.size,))
+    for layer in model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device=device)
+    if config.tie_word_embeddings:
+        replace_weight(model.head, "lm_head", model.embed_tokens)
+    for name, pieces in layout(config).items():
+        _fill(model.get_parameter(name), pieces, rows, group)
+    return model
+
+
+def _fill(parameter: nn.Parameter, pieces: tuple[Piece, ...], rows: Rows, group: Group) -> None:
+    """Read this process's rows: a share is as many as torch.chunk gives."""
+    assert isinstance(parameter, DTensor)
+    share: Tensor = parameter.to_local()
+    first = min(group.rank * -(-len(parameter) // group.size), len(parameter))
+    for piece in pieces:
+        start = max(piece.start, first)
+        stop = min(piece.start + piece.shape[0], first + len(share))
+        if start < stop:
+            there = rows(piece.hf_name, start - piece.start, stop - piece.start)
+            share[start - first : stop - first].copy_(there)
