@@ -15,6 +15,8 @@ from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
 from danlu.units import readable_bytes
 
+# Of devices in a machine.
+_COUNTS = (2, 4, 8, 16)
 _CUTOFFS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256)
 
 
@@ -39,6 +41,9 @@ def refusal(found: NothingFits) -> TooLarge:
     needed = least.memory.total / USABLE
     larger = _("Use a device with {size} or more.").format(size=readable_bytes(int(needed)))
     fix, change = next(_changes_that_fit(found), (larger, {}))
+    if (count := _devices_that_fit(found)) is not None:
+        text = _("{fix} Or divide it among several devices: --num_devices {count}")
+        fix = text.format(fix=fix, count=count)
     return TooLarge(
         _("This run does not fit into the memory of {device}.").format(
             device=found.device.description
@@ -91,6 +96,19 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
             text = text.format(name=name, flags=_as_flags(change))
             yield text, {"model_name_or_path": name, **change}
             break
+
+
+def _devices_that_fit(basis: Basis) -> int | None:
+    """Return how many such devices would hold the base, where only an adapter is trained."""
+    if basis.job.trains_all or basis.job.is_fp8 or not basis.device.has_host:
+        return None
+    counts = (count for count in _COUNTS if count > basis.workload.num_devices)
+
+    def fits(count: int) -> bool:
+        job = replace(basis.job, num_shares=count)
+        return _fits(basis, job, replace(basis.workload, num_devices=count))
+
+    return next(filter(fits, counts), None)
 
 
 def _as_flags(change: Mapping[str, str | None]) -> str:

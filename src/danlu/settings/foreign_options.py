@@ -150,11 +150,15 @@ _TABLE: Mapping[tuple[str, ...], Mapping[str, Foreign]] = {
             "ray_num_workers ray_run_name ray_storage_path ray_storage_filesystem ray_init_kwargs "
             "resources_per_worker placement_strategy tpu_num_cores tpu_metrics_debug mp_parameters "
             "fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap",
-            note="training uses one device",
+            note="processes and what they exchange are started by --num_devices or by torchrun",
         ),
         **foreign(
-            "deepspeed fsdp fsdp_config use_ray use_mca cp_size parallelism_config",
-            instead="leave it out: training uses one device",
+            "deepspeed fsdp fsdp_config",
+            instead="--num_devices: a base that does not fit on one device is divided among them",
+        ),
+        **foreign(
+            "use_ray use_mca cp_size parallelism_config",
+            instead="leave it out: devices share the rows of a step, with --num_devices or torchrun",
             off=("1",),
         ),
         **foreign("use_cpu no_cuda use_mps_device", instead="--device cpu"),

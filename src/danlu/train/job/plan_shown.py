@@ -6,6 +6,7 @@ from typing import Any
 
 from danlu.language import _, columns, padded
 from danlu.plan.choose import Candidate, Plan
+from danlu.plan.speed import exchange_seconds, gathering_seconds
 from danlu.train.job.record import plan_record
 from danlu.units import GIB, readable_bytes
 
@@ -86,6 +87,8 @@ def _what_is_planned(plan: Plan, model: str) -> list[str]:
             steps=work.total_steps, tokens=f"{work.largest_step:,}", longest=f"{work.longest:,}"
         ),
     ]
+    if work.num_devices > 1:
+        lines.append(_devices_line(plan))
     if work.is_estimated:
         lines.append(
             _(
@@ -94,6 +97,25 @@ def _what_is_planned(plan: Plan, model: str) -> list[str]:
             )
         )
     return lines
+
+
+def _devices_line(plan: Plan) -> str:
+    exchange = exchange_seconds(plan.job, plan.workload.num_devices, plan.device)
+    text = _(
+        "{count} devices share each step, these are the tokens of one; each holds the whole model; "
+        "adding up the gradients takes {ms:.1f} ms of {step:.2f} s"
+    )
+    if plan.job.is_shared:
+        text = _(
+            "{count} devices share each step, these are the tokens of one; each holds a share of "
+            "the model and receives the others' in {gather:.2f} s a pass, beside computing"
+        )
+    return text.format(
+        count=plan.workload.num_devices,
+        ms=1e3 * exchange,
+        step=plan.chosen.step_s,
+        gather=gathering_seconds(plan.job, plan.device),
+    )
 
 
 def precision_words(precision: str, *, fp8: bool) -> str:
@@ -171,6 +193,8 @@ def plan_fields(plan: Plan) -> dict[str, Any]:
         "longest_example_tokens": plan.workload.longest,
         "lengths_are_estimated": plan.workload.is_estimated,
         "num_trained": plan.job.num_trained,
+        "num_devices": plan.workload.num_devices,
+        "base_is_divided": plan.job.is_shared,
         **plan_record(plan),
         "options": [
             {

@@ -1,0 +1,132 @@
+"""Processes are started, one for each device, and their end is told; for real, on the CPU."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from danlu.device.launcher import Ended, Nodes, Place, processes_wanted
+from danlu.errors import UsageError
+from danlu.runs.manifest import read_manifest
+from danlu.runs.metrics import read_metrics
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.program import start, train_words, write_rows
+from tests.helpers.waiting import wait_until
+
+
+def launched(**names: str) -> dict[str, str]:
+    usual = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}
+    return {**usual, **names}
+
+
+def test_a_process_is_where_its_launcher_has_put_it() -> None:
+    assert Place.own({}) == Place()
+    assert Place.own(launched()) == Place(
+        rank=5, local_rank=1, size=8, local_size=4, is_launched=True
+    )
+    # A cloud names whole machines so, without any launcher.
+    assert Place.own({"RANK": "1", "WORLD_SIZE": "2"}) == Place()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RANK", "8"), ("RANK", "-1"), ("LOCAL_RANK", "4"), ("WORLD_SIZE", "x"), ("RANK", "")],
+)
+def test_an_impossible_place_is_refused(name: str, value: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Place.own(launched(**{name: value}))
+    assert f"{name}={value}" in refused.value.why
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NNODES": "2"},
+        {"NNODES": "two", "MASTER_ADDR": "host"},
+        {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "host"},
+        {"NNODES": "2", "MASTER_ADDR": "host", "MASTER_PORT": "port"},
+    ],
+)
+def test_machines_that_cannot_find_each_other_are_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(UsageError) as refused:
+        Nodes.of(environ)
+    assert "MASTER_ADDR" in refused.value.fix
+
+
+def test_machines_are_read_as_llamafactory_reads_them() -> None:
+    environ = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}
+    assert Nodes.of(environ) == Nodes(count=2, rank=1, address="10.0.0.1", port=1234)
+    assert Nodes.of({}) == Nodes.of({"NNODES": "1"}) == Nodes()
+    assert processes_wanted(3, {}) == 3
+    assert processes_wanted(3, {"NPROC_PER_NODE": "2"}) == 2
+    with pytest.raises(UsageError):
+        processes_wanted(3, {"NPROC_PER_NODE": "0"})
+
+
+def test_a_signal_is_named() -> None:
+    assert Ended(rank=1, code=1, signal=signal.SIGKILL).signal_name == "SIGKILL"
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]
+
+
+def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(tmp_path: Path) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    run = tmp_path / "run"
+    words = train_words(model, rows, run, max_steps=4000, save_steps=5, num_devices=2)
+    with start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        wait_until(lambda: (run / "checkpoint-5").exists() or launcher.poll() is not None)
+        Path(f"/proc/{_children(launcher.pid)[1]}/comm").read_text(encoding="ascii")
+        subprocess.run(["kill", "-9", str(_children(launcher.pid)[1])], check=True)
+        said, _nothing = launcher.communicate(timeout=60)
+    assert launcher.returncode == 3
+    assert "Process 1 was ended by SIGKILL" in said
+    assert "--resume_from_checkpoint true goes on from checkpoint-" in said
+    assert "Traceback" not in said
+    assert "torch/distributed" not in said
+    assert read_manifest(run).state == "failed"
+    done = len([record for record in read_metrics(run) if "loss" in record])
+    again = train_words(model, rows, run, max_steps=4000, save_steps=5, num_devices=2)
+    again += ["--resume_from_checkpoint", "true"]
+    with start(again, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        wait_until(lambda: len(read_metrics(run)) > done + 3 or launcher.poll() is not None)
+        launcher.send_signal(signal.SIGINT)
+        said, _nothing = launcher.communicate(timeout=60)
+    assert f"going on after step {done}" in said
+    assert launcher.returncode == 130
+    assert "the last completed step is saved" in said
+    assert "--num_devices 2 --resume_from_checkpoint true" in said
+
+
+def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    words = train_words(model, rows, tmp_path / "run", max_steps=2)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc_per_node", "2", "-m", "danlu", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "2 devices share each step" in done.stdout
+    assert read_manifest(tmp_path / "run").arithmetic.num_devices == 2
+
+
+def test_words_that_are_wrong_are_told_once(tmp_path: Path) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "something").touch()
+    words = train_words(model, rows, run, max_steps=2, num_devices=2)
+    with start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        said, _nothing = launcher.communicate(timeout=60)
+    assert launcher.returncode == 2
+    assert said.count("\n") == 3
+    assert said.startswith(f"The output folder {run} is not empty.")
