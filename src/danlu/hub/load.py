@@ -128,25 +128,14 @@ def load_model(
     """
     checked = check_model(name)
     dtype = dtype or device.preferred_dtype
-    if quantization == "fp8" and not fits_fp8(checked.config):
-        raise UsageError(
-            _("The model in {folder} cannot be kept in fp8.").format(folder=checked.folder),
-            why=_("Its widths are not multiples of {group}.").format(group=FP8_MULTIPLE),
-            fix="--fp8 false",
-        )
-    if quantization == "int4" and not fits_int4(checked.config):
-        raise UsageError(
-            _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
-            why=_("Its widths are not multiples of {group}.").format(group=INT4_GROUP),
-            fix="--quantization int8",
-        )
+    _check_form(checked, quantization)
     _check_memory(checked, device, dtype, quantization, shared_by.size)
     reading = partial(progress, _("Loading {name}").format(name=Path(name).name))
     if not shared_by.is_alone:
-        from danlu.model.sharded import sharded_model
+        from danlu.model.divided import divided_model
 
         rows, torch_device = checked.weights.rows, device.torch_device
-        model = sharded_model(
+        model = divided_model(
             checked.config, rows, group=shared_by, device=torch_device, dtype=dtype
         )
     elif quantization is None:
@@ -170,6 +159,22 @@ def load_model(
         device=device,
         quantization=quantization,
     )
+
+
+def _check_form(checked: CheckedModel, quantization: WeightForm | None) -> None:
+    """Refuse a form whose groups do not fit the model's widths."""
+    if quantization == "fp8" and not fits_fp8(checked.config):
+        raise UsageError(
+            _("The model in {folder} cannot be kept in fp8.").format(folder=checked.folder),
+            why=_("Its widths are not multiples of {group}.").format(group=FP8_MULTIPLE),
+            fix="--fp8 false",
+        )
+    if quantization == "int4" and not fits_int4(checked.config):
+        raise UsageError(
+            _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
+            why=_("Its widths are not multiples of {group}.").format(group=INT4_GROUP),
+            fix="--quantization int8",
+        )
 
 
 def _check_memory(

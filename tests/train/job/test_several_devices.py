@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from danlu.cli.main import main
+from danlu.files import disk
 from danlu.files.committed import verify
 from danlu.plan.choose import Plan
 from danlu.runs.checkpoints import list_checkpoints
@@ -21,11 +23,13 @@ from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.train.job import setup
 from danlu.train.loop import step
+from danlu.train.loop.optimizer import MOST_FIGURES
 from danlu.weights.safetensors import SafetensorsFile
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import train_words, write_rows
 from tests.helpers.training.ranks import said_by, train_on_ranks
 from tests.helpers.waiting import wait_until
+from tests.sim.npu import missing_api
 
 RESUME = ("--resume_from_checkpoint", "true")
 FIGURES = ("loss", "grad_norm", "eval_loss", "eval_loss_per_sample")
@@ -147,6 +151,29 @@ def test_where_the_base_does_not_fit_each_holds_a_share(
     trainings.assert_equal(name, trainings.alone(other, **changes))
 
 
+def _simulated_npu(_rank: int) -> None:
+    """Give the process an NPU, and note what goes from one to the other."""
+    from tests.sim import hccl, npu
+
+    npu.register()
+    hccl.register(Path(os.environ["CARRIED"]))
+
+
+def test_two_simulated_npus(trainings: Trainings) -> None:
+    """Gradients go from device to device, once a step; the rest stays on the host."""
+    if lacking := missing_api():
+        pytest.skip(f"no simulated NPU: {lacking}")
+    # Each process has its own simulation, with one NPU.
+    logs = [trainings.folder / f"carried.{rank}" for rank in range(2)]
+    places = {rank: {"LOCAL_RANK": "0", "CARRIED": str(logs[rank])} for rank in range(2)}
+    ranks = {"before": _simulated_npu, "variables": places}
+    assert trainings.together(2, "npus", ranks=ranks, device="npu") == [0, 0]
+    trainings.assert_equal("npus", trainings.alone("enough"))
+    numbers = len(trainings.weights("npus")) + MOST_FIGURES
+    for log in logs:
+        assert log.read_text(encoding="ascii").splitlines() == [f"allreduce {numbers}"] * 6
+
+
 def test_more_processes_than_rows(trainings: Trainings) -> None:
     """Some have nothing to compute, and add zeros."""
     assert trainings.together(3, "few", rows=3, val_size=1, max_samples=3, max_steps=3) == [0] * 3
@@ -256,3 +283,25 @@ def test_half_a_place_is_refused(
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert main(trainings.words("nowhere")) == 2
     assert "LOCAL_RANK=1" in capsys.readouterr().err
+
+
+def _full_disk(rank: int) -> None:
+    """Let the lead write no checkpoint."""
+    usual = disk.Disk.write
+
+    def write(self: Any, file: Any, data: Any) -> None:
+        if "checkpoint-" in str(file.name):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        usual(self, file, data)
+
+    if rank == 0:
+        disk.Disk.write = write  # type: ignore[method-assign]
+
+
+def test_a_full_disk_at_the_lead_ends_all_of_them(trainings: Trainings) -> None:
+    """As in a run of one process: after the second checkpoint that could not be written."""
+    codes = trainings.together(2, "full", ranks={"before": _full_disk})
+    assert codes == [4, 3]
+    assert "not saved, trying again later" in trainings.said("full", 0)
+    assert trainings.said("full", 1) == ""
+    assert list_checkpoints(trainings.folder / "full") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -98,11 +99,7 @@ def follow(argv: Sequence[str]) -> int:
     from danlu.train.settings import TrainSettings
 
     try:
-        with (
-            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-            redirect_stdout(nowhere),
-            redirect_stderr(nowhere),
-        ):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             resolved = read_settings(TrainSettings, "train", argv)
             settings = with_named_model(resolved.values, resolved.origins)
             job = Following(prepare_run(settings, resolved.origins))

@@ -21,7 +21,7 @@ MOST_FIGURES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
+class _Alike:
     """What is updated alike, and its state. name: of its tensors in a checkpoint."""
 
     name: str
@@ -48,7 +48,7 @@ class Optimizer:
         self._summed = torch.zeros(sum(sizes), device=parameters[0].device)
         parts: tuple[Tensor, ...] = self._summed.split(sizes)
         *gradients, self._figures = parts
-        self._parts: list[_Part] = []
+        self._parts: list[_Alike] = []
         for name, members, decay, gradient in (
             ("matrices", matrices, weight_decay, gradients[0]),
             ("vectors", vectors, 0.0, gradients[1]),
@@ -56,7 +56,7 @@ class Optimizer:
             if members:
                 flat = FlatParameters(members, gradient)
                 moments = Moments.zeros(flat.vector)
-                part = _Part(name=name, flat=flat, moments=moments, weight_decay=decay)
+                part = _Alike(name=name, flat=flat, moments=moments, weight_decay=decay)
                 self._parts.append(part)
         self._adamw = AdamW(betas=betas, eps=eps)
 

@@ -24,7 +24,7 @@ from danlu.model.qwen3 import Qwen3, replace_weight
 Rows = Callable[[str, int, int], Tensor]
 
 
-def sharded_model(
+def divided_model(
     config: ModelConfig, rows: Rows, *, group: Group, device: torch.device, dtype: torch.dtype
 ) -> Qwen3:
     """Build a model of which this process reads and holds its share."""
