@@ -21,7 +21,7 @@ from danlu.device.nvidia_cards import (
     is_newer_than,
 )
 from danlu.device.openmp import watch_waiting
-from danlu.device.processor import processor
+from danlu.device.processor import multiplies_twice, processor
 from danlu.environment import set_unless_given
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
@@ -46,7 +46,8 @@ class Device:
     token_multiple: number of rows, or a multiple of it, with which 16-bit products are fast. Few
     sizes mean few kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes
     work on tiles. prompt_chunk: tokens of prompts that the engine reads in one step. no_training:
-    why it cannot train; empty where it can. card: what a CUDA card says of itself.
+    why it cannot train; empty where it can. card: what a CUDA card says of itself. has_two_units:
+    see `multiplies_twice`.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Device:
     prompt_chunk: int = 2048
     no_training: str = ""
     card: CardProperties | None = None
+    has_two_units: bool = False
 
     @property
     def torch_device(self) -> torch.device:
@@ -141,6 +143,7 @@ def _cpu() -> Device:
         description=model,
         memory_bytes=memory_bytes(),
         has_fast_bf16=has_bf16,
+        has_two_units=multiplies_twice(flags),
         has_fast_fp16=False,  # aten converts to fp32 and back
         threads=torch.get_num_threads(),
     )
