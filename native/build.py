@@ -36,6 +36,7 @@ INSTRUCTION_SETS = {
     },
     "aarch64": {
         "neon": ("-march=armv8-a",),
+        "neon_dot": ("-march=armv8.2-a+dotprod",),
         "neon_bf16": ("-march=armv8.2-a+bf16+dotprod+i8mm",),
     },
 }

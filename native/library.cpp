@@ -41,6 +41,9 @@ DECLARE(avx2)
 #if defined(DANLU_HAS_neon_bf16)
 DECLARE(neon_bf16)
 #endif
+#if defined(DANLU_HAS_neon_dot)
+DECLARE(neon_dot)
+#endif
 #if defined(DANLU_HAS_neon)
 DECLARE(neon)
 #endif
@@ -91,11 +94,16 @@ int candidates(Candidate (&found)[4]) {
 #if defined(DANLU_HAS_avx2)
     found[count++] = {&avx2::KERNELS, avx2};
 #endif
-#if defined(DANLU_HAS_neon_bf16)
+#if defined(__aarch64__)
     const unsigned long wanted = HWCAP2_BF16 | HWCAP2_I8MM;
-    const bool multiplies =
-        (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) && (getauxval(AT_HWCAP2) & wanted) == wanted;
-    found[count++] = {&neon_bf16::KERNELS, multiplies};
+    [[maybe_unused]] const bool has_dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    [[maybe_unused]] const bool has_all = has_dot && (getauxval(AT_HWCAP2) & wanted) == wanted;
+#endif
+#if defined(DANLU_HAS_neon_bf16)
+    found[count++] = {&neon_bf16::KERNELS, has_all};
+#endif
+#if defined(DANLU_HAS_neon_dot)
+    found[count++] = {&neon_dot::KERNELS, has_dot};
 #endif
 #if defined(DANLU_HAS_neon)
     found[count++] = {&neon::KERNELS, true};

@@ -28,6 +28,10 @@
 #define DANLU_MULTIPLIES_BF16 1
 #endif
 
+#if defined(__ARM_FEATURE_DOTPROD)
+#define DANLU_MULTIPLIES_BYTES 1
+#endif
+
 namespace danlu::DANLU_ISA {
 
 constexpr int LANES = DANLU_LANES;

@@ -35,9 +35,9 @@ HEADER_COMMENT = "# Chinese sentences of danlu. Kept by `python -m tools.transla
 # Module-level dictionaries and lists whose values are looked up later.
 TABLES = (
     "AXES", "CHECK_NAMES", "COMMANDS", "CURVES", "FACT_NAMES", "FACT_VALUES", "FINDING_KINDS",
-    "LIBRARY_SENTENCES", "NAME_REASONS", "NEXT_COMMANDS", "NOT_SERVED", "NO_TOKENIZER",
-    "PLACEHOLDERS", "SAMPLERS", "SCORE_NAMES", "SKILLS", "SYSTEM_REASONS", "TEXT_ONLY",
-    "VALUE_RULES",
+    "LIBRARY_SENTENCES", "MEANINGLESS", "NAME_REASONS", "NEXT_COMMANDS", "NOT_SERVED",
+    "NO_TOKENIZER", "PLACEHOLDERS", "REFUSED", "SAMPLERS", "SCORE_NAMES", "SKILLS",
+    "SYSTEM_REASONS", "TEXT_ONLY", "VALUE_RULES",
 )  # fmt: skip
 # Keywords whose texts are looked up later, by the function that takes them.
 _SPOKEN_KEYWORDS = {

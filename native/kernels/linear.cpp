@@ -5,11 +5,11 @@
 
 #include "../threads.h"
 #include "amx.h"
+#include "bytes.h"
 #include "gating.h"
 #include "norm.h"
 #include "room.h"
 #include "table.h"
-#include "weights.h"
 
 namespace danlu::DANLU_ISA {
 
@@ -17,21 +17,30 @@ namespace {
 
 // Memory for the things of `Prepared`.
 struct RowsRoom {
-    int64_t groups;
+    int64_t groups, step;
     bf16* numbers;
     int16_t* shorts;
     float *scales, *sums, *narrow;
 
-    RowsRoom(Room& room, const Linear* call) : groups((call->inputs + GROUP - 1) / GROUP) {
+    RowsRoom(Room& room, const Linear* call)
+        : groups((call->inputs + GROUP - 1) / GROUP), step((call->inputs + 7) / 8 * 8) {
         const bool is_made = call->norm != nullptr || call->gated;
         const int64_t split_rows = call->form != BF16 ? call->rows : 0;
         numbers = room.take<bf16>(is_made ? call->rows * call->inputs : 0);
-        shorts = room.take<int16_t>(split_rows * call->inputs);
+        shorts = room.take<int16_t>(split_rows * step);
         scales = room.take<float>(split_rows * groups);
         sums = room.take<float>(split_rows * groups);
         narrow = room.take<float>(call->rows * call->rank);
     }
 };
+
+#if defined(DANLU_MULTIPLIES_BYTES)
+template <int BITS>
+using FewBits = BytesWeight<BITS>;
+#else
+template <int BITS>
+using FewBits = FewBitsWeight<BITS>;
+#endif
 
 // A row's sums with a tile of outputs.
 struct TileSums {
@@ -69,16 +78,20 @@ Prepared prepare(const Linear& call, int threads) {
                 norm_row(from, static_cast<const bf16*>(call.norm), inverse_rms(from, call.inputs, call.eps),
                          call.inputs, made);
             const bf16* here = numbers + row * call.inputs;
-            int16_t* shorts = room.shorts + row * call.inputs;
+            int16_t* shorts = room.shorts + row * room.step;
             float *scales = room.scales + row * room.groups, *sums = room.sums + row * room.groups;
             if (call.is_float)
                 split(static_cast<const float*>(call.x) + row * call.inputs, call.inputs, shorts, scales,
                       sums);
             else if (call.form != BF16) split(here, call.inputs, shorts, scales, sums);
+#if defined(DANLU_MULTIPLIES_BYTES)
+            if (call.form == INT8) into_bytes<8>(shorts, call.inputs);
+            else if (call.form == INT4) into_bytes<4>(shorts, call.inputs);
+#endif
             if (call.a != nullptr) narrow_product(call, here, row, room.narrow + row * call.rank);
         }
     });
-    return {numbers, room.shorts, room.scales, room.sums, room.groups, room.narrow};
+    return {numbers, room.shorts, room.scales, room.sums, room.groups, room.step, room.narrow};
 }
 
 // Finish the sums of a row and a tile, and write what there is of them.
@@ -126,8 +139,9 @@ void multiply(const Linear& call, int threads) {
     parallel_for(threads, (call.outputs + TILE - 1) / TILE, 4, [&](int64_t begin, int64_t end) {
         for (int64_t tile = begin; tile < end; tile++) {
             int64_t row = 0;
-            for (; row + ROWS <= call.rows; row += ROWS) multiply_rows<ROWS>(weight, row, tile);
-            multiply_rest<ROWS - 1>(weight, row, tile);
+            for (; row + Weight::ROWS <= call.rows; row += Weight::ROWS)
+                multiply_rows<Weight::ROWS>(weight, row, tile);
+            multiply_rest<Weight::ROWS - 1>(weight, row, tile);
         }
     });
 }
@@ -158,8 +172,8 @@ void multiply_by_tiles(const Linear& call, int threads) {
 
 void linear(const void* arguments, int threads) {
     const Linear& call = *static_cast<const Linear*>(arguments);
-    if (call.form == INT8) multiply<FewBitsWeight<8>>(call, threads);
-    else if (call.form == INT4) multiply<FewBitsWeight<4>>(call, threads);
+    if (call.form == INT8) multiply<FewBits<8>>(call, threads);
+    else if (call.form == INT4) multiply<FewBits<4>>(call, threads);
 #if defined(DANLU_HAS_TILES)
     else if (call.inputs % TILE_INPUTS == 0) multiply_by_tiles(call, threads);
 #endif

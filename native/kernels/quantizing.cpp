@@ -1,8 +1,8 @@
 // Weights into few bits. A lane is an output; a group is all that is looked at together.
 
-#include "../simd.h"
 #include "../threads.h"
 #include "table.h"
+#include "weights.h"
 
 namespace danlu::DANLU_ISA {
 
@@ -92,12 +92,6 @@ Line quantize_4(const Group& group, Floats (&q)[GROUP]) {
     }
     for (int i = 0; i < GROUP; i++) q[i] = level(group.numbers[i], best) + 8;
     return best;
-}
-
-// Where input i of a word has its bits.
-template <int BITS>
-int place_of(int i) {
-    return BITS * (i / 2) + 16 * (i % 2);
 }
 
 template <int BITS>

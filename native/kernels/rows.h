@@ -7,11 +7,13 @@
 namespace danlu::DANLU_ISA {
 
 // Whole numbers of a row in groups: x = shorts * scale of the group, [inputs], and [groups] scales and
-// sums of x. A scale is a power of two and the largest number has 15 bits, so bf16 numbers within 2^7 of
-// it are exact. A group with a number that is not finite is not a number; one below 2^-112 is zeros.
+// sums of x. A scale is a power of two. The largest number lies from 16,320 to 32,639, so bf16 numbers within
+// 2^6 of it are exact, and each is 256 * upper + lower, two bytes with a sign (bytes.h): 32,639 is 127 * 257.
+// A group with a number that is not finite is not a number; one below 2^-112 is zeros.
 template <typename Number>
 void split(const Number* x, int64_t inputs, int16_t* shorts, float* scales, float* sums) {
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    const float magic = 12582912.0f;                           // 1.5 * 2^23: adding it rounds to an integer
+    constexpr int32_t INFINITE = 255 << 23, ABOVE = 257 << 8;  // 32,639.5 has this less than 32,768
     for (int64_t begin = 0; begin < inputs; begin += GROUP, scales++, sums++) {
         const int64_t end = begin + GROUP < inputs ? begin + GROUP : inputs;
         int32_t most = 0;
@@ -20,14 +22,14 @@ void split(const Number* x, int64_t inputs, int16_t* shorts, float* scales, floa
             const int32_t size = cast<int32_t>(widen(x[i])) & 0x7fffffff;
             most = size > most ? size : most;
         }
-        const int32_t exponent = most >> 23;
-        const bool is_finite = exponent < 255, is_number = is_finite && exponent >= 15;
+        const bool is_finite = most < INFINITE;
+        const int32_t exponent = is_finite ? (most + ABOVE) >> 23 : 0;
+        const bool is_number = exponent >= 15;
         const float inverse = is_number ? cast<float>((268 - exponent) << 23) : 0;
         int32_t total = 0;
         for (int64_t i = begin; i < end; i++) {
             const float number = is_finite ? widen(x[i]) : 0;
-            int32_t whole = cast<int32_t>(number * inverse + magic) - cast<int32_t>(magic);
-            whole = whole > 32767 ? 32767 : whole < -32767 ? -32767 : whole;
+            const int32_t whole = cast<int32_t>(number * inverse + magic) - cast<int32_t>(magic);
             shorts[i] = int16_t(whole);
             total += whole;
         }
@@ -39,9 +41,9 @@ void split(const Number* x, int64_t inputs, int16_t* shorts, float* scales, floa
 // Rows as weights are multiplied with them.
 struct Prepared {
     const bf16* numbers;         // [rows, inputs]
-    const int16_t* shorts;       // the same as `split` makes them, for weights in groups
+    const int16_t* shorts;       // the same as `split` makes them, for weights in groups; [rows, step]
     const float *scales, *sums;  // [rows, groups]
-    int64_t groups;
+    int64_t groups, step;
     const float* narrow;  // [rows, rank]: with the adapter's first matrix, rounded to bf16
 };
 

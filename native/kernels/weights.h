@@ -14,8 +14,6 @@
 namespace danlu::DANLU_ISA {
 
 constexpr int VECTORS = TILE / LANES;
-// Rows whose sums are in registers together.
-constexpr int ROWS = LANES == 16 ? 12 : 3;
 
 // Bytes from where a tile is multiplied to where it is read: what does not wait for weights, as the
 // products of several rows, would not ask for them early enough otherwise.
@@ -29,6 +27,8 @@ inline void prefetch(const void* from) {
 }
 
 struct Bf16Weight {
+    // Rows whose sums are in registers together.
+    static constexpr int ROWS = LANES == 16 ? 12 : 3;
     const Linear& call;
     const Prepared& x;
 
@@ -69,10 +69,10 @@ struct GroupSums {
 
     // Two inputs of all rows, the first row's at `pair`.
     template <int CHAIN>
-    void add(const Shorts (&weights)[VECTORS], const int16_t* pair, int64_t inputs) {
+    void add(const Shorts (&weights)[VECTORS], const int16_t* pair, int64_t step) {
 #pragma GCC unroll 12
         for (int row = 0; row < N; row++) {
-            const Shorts of_row = splat_pair(pair + row * inputs);
+            const Shorts of_row = splat_pair(pair + row * step);
 #pragma GCC unroll 8
             for (int v = 0; v < VECTORS; v++)
                 parts[CHAIN][row][v] = dot(parts[CHAIN][row][v], weights[v], of_row);
@@ -80,7 +80,13 @@ struct GroupSums {
     }
 };
 
-// A pair of the q in each word (kernels.h).
+// Where input i of a word has its bits (kernels.h).
+template <int BITS>
+int place_of(int i) {
+    return BITS * (i / 2) + 16 * (i % 2);
+}
+
+// A pair of the q in each word.
 template <int BITS, int PAIR>
 Shorts pair_of(Words words) {
     if constexpr (BITS == 4) return cast<Shorts>(words >> 4 * PAIR & 0x000f000fu);
@@ -88,9 +94,33 @@ Shorts pair_of(Words words) {
     else return cast<Shorts>(words) >> 8;
 }
 
+// What a group of inputs and a tile have: scales, in four bits with zeros.
+template <int BITS>
+constexpr int SCALES = BITS == 8 ? TILE : 2 * TILE;
+
+// Add the sums of one group and of the outputs of vector v. at: the first row's place among the rows' scales.
+template <int BITS, int N, typename Sums>
+void add_group(const Prepared& x, const Sums& sums, const bf16* scales, int64_t at, int v,
+               Floats (&totals)[N][VECTORS]) {
+    Floats scale, zero;
+    if constexpr (BITS == 8) {
+        scale = load(scales + LANES * v);
+    } else {
+        const Words both = load_as<Words>(scales + 2 * LANES * v);
+        scale = cast<Floats>(both << 16);
+        zero = cast<Floats>(both & 0xffff0000u) - 8 * scale;
+    }
+#pragma GCC unroll 12
+    for (int row = 0; row < N; row++) {
+        if constexpr (BITS == 4) totals[row][v] += zero * x.sums[at + row * x.groups];
+        totals[row][v] += sums.of(row, v) * scale * x.scales[at + row * x.groups];
+    }
+}
+
 // q of eight or four bits, two of each word at a time.
 template <int BITS>
 struct FewBitsWeight {
+    static constexpr int ROWS = Bf16Weight::ROWS;
     static constexpr int IN_WORD = 32 / BITS;
     const Linear& call;
     const Prepared& x;
@@ -98,11 +128,11 @@ struct FewBitsWeight {
     template <int N>
     void multiply(int64_t tile, int64_t first, Floats (&totals)[N][VECTORS]) const {
         const uint32_t* w = static_cast<const uint32_t*>(call.weight) + tile * call.inputs / IN_WORD * TILE;
-        const bf16* scales = static_cast<const bf16*>(call.scales) + tile * x.groups * PER_GROUP;
-        const int16_t* numbers = x.shorts + first * call.inputs;
+        const bf16* scales = static_cast<const bf16*>(call.scales) + tile * x.groups * SCALES<BITS>;
+        const int16_t* numbers = x.shorts + first * x.step;
         for (int row = 0; row < N; row++)
             for (int v = 0; v < VECTORS; v++) totals[row][v] = splat(0);
-        for (int64_t group = 0; group < x.groups; group++, scales += PER_GROUP) {
+        for (int64_t group = 0; group < x.groups; group++, scales += SCALES<BITS>) {
             GroupSums<N> sums;
             const int64_t left = call.inputs - group * GROUP, size = left < GROUP ? left : GROUP;
             for (const int16_t* end = numbers + size; numbers < end; numbers += IN_WORD, w += TILE) {
@@ -112,42 +142,21 @@ struct FewBitsWeight {
                 for (int v = 0; v < VECTORS; v++) words[v] = load_as<Words>(w + LANES * v);
                 add<0>(sums, words, numbers);
             }
-            scale(sums, scales, first * x.groups + group, totals);
+#pragma GCC unroll 8
+            for (int v = 0; v < VECTORS; v++)
+                add_group<BITS>(x, sums, scales, first * x.groups + group, v, totals);
         }
     }
 
 private:
-    static constexpr int PER_GROUP = BITS == 8 ? TILE : 2 * TILE;
-
     // The inputs that words hold, from a pair on.
     template <int PAIR, int N>
     void add(GroupSums<N>& sums, const Words (&words)[VECTORS], const int16_t* numbers) const {
         Shorts weights[VECTORS];
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) weights[v] = pair_of<BITS, PAIR>(words[v]);
-        sums.template add<PAIR % GroupSums<N>::CHAINS>(weights, numbers + 2 * PAIR, call.inputs);
+        sums.template add<PAIR % GroupSums<N>::CHAINS>(weights, numbers + 2 * PAIR, x.step);
         if constexpr (2 * PAIR + 2 < IN_WORD) add<PAIR + 1>(sums, words, numbers);
-    }
-
-    // Add a group's sums. at: the first row's place among the rows' scales.
-    template <int N>
-    void scale(const GroupSums<N>& sums, const bf16* scales, int64_t at, Floats (&totals)[N][VECTORS]) const {
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; v++) {
-            Floats scale, zero;
-            if constexpr (BITS == 8) {
-                scale = load(scales + LANES * v);
-            } else {
-                const Words both = load_as<Words>(scales + 2 * LANES * v);
-                scale = cast<Floats>(both << 16);
-                zero = cast<Floats>(both & 0xffff0000u) - 8 * scale;
-            }
-#pragma GCC unroll 12
-            for (int row = 0; row < N; row++) {
-                if constexpr (BITS == 4) totals[row][v] += zero * x.sums[at + row * x.groups];
-                totals[row][v] += sums.of(row, v) * scale * x.scales[at + row * x.groups];
-            }
-        }
     }
 };
 

@@ -143,6 +143,56 @@ void compare_product(Check& check, Form form, int64_t rows, int64_t outputs, int
         }
 }
 
+// Products whose sums a float holds: whole numbers times levels, with scales of 1. Whatever a set of
+// instructions multiplies by, it finds the very same.
+void compare_whole(Check& check, Form form, int64_t rows, int64_t outputs, int64_t inputs) {
+    // Whole numbers of rows reach as far as two bytes with a sign do.
+    constexpr float MOST = 127 * 256 + 127;
+    constexpr float EXTREME[] = {MOST, -MOST, 32640, -32640, 32767, -32767, 16384,
+                                 -128, 128,   127,   255,    -256,  0};
+    Numbers numbers(rows * 1000 + inputs);
+    Stored stored(form, outputs, inputs);
+    for (int64_t i = 0; i < stored.values.size(); i++) {
+        const uint32_t upper = numbers.bits() << 16;
+        stored.values[i] = upper ^ numbers.bits();
+    }
+    for (int64_t i = 0; i < stored.scales.size(); i++)
+        stored.scales[i] = form == INT8 || i % 2 == 0 ? narrowed(1) : 0;
+    Room<float> x(rows * inputs), y(rows * outputs);
+    for (int64_t i = 0; i < x.size(); i++)
+        // The first of each group is so large that the scale is 1, or 2.
+        x[i] = i % inputs % GROUP == 0 ? EXTREME[numbers.below(7)]
+               : numbers.below(3) == 0 ? EXTREME[numbers.below(13)]
+                                       : float(numbers.below(65535)) - 32767;
+    Linear call{};
+    call.x = x.data(), call.weight = stored.values.data(), call.scales = stored.scales.data();
+    call.y = y.data(), call.form = form, call.is_float = 1;
+    call.rows = rows, call.inputs = inputs, call.outputs = outputs;
+    check.call(LINEAR, call);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t output = 0; output < outputs; output++) {
+            float expected = 0;
+            for (int64_t begin = 0; begin < inputs; begin += GROUP) {
+                const float* group = x.data() + row * inputs + begin;
+                const int64_t count = std::min<int64_t>(GROUP, inputs - begin);
+                const auto is_over = [](float number) { return std::fabs(number) > MOST; };
+                const float scale = std::any_of(group, group + count, is_over) ? 2 : 1;
+                int64_t whole = 0, sum = 0;
+                for (int64_t i = 0; i < count; i++) {
+                    const int64_t number = std::lrint(group[i] / scale);
+                    whole += number * stored.level(output, begin + i);
+                    sum += number;
+                }
+                if (form == INT4) expected += -8 * float(sum) * scale;
+                expected += float(whole) * scale;
+            }
+            const float got = y[row * outputs + output];
+            check.is_true(got == expected, "%s %dx%dx%d at %d, %d: %.9g, not %.9g",
+                          form == INT4 ? "int4" : "int8", int(rows), int(inputs), int(outputs), int(row),
+                          int(output), double(got), double(expected));
+        }
+}
+
 }  // namespace
 
 CASE(QUANTIZE, weights) {
@@ -163,4 +213,13 @@ CASE(LINEAR, few_bits) {
                 compare_product<float>(check, INT8, rows, outputs, 96, fill_of_x);
                 compare_product<float>(check, INT4, rows, outputs, 32, fill_of_x);
             }
+}
+
+CASE(LINEAR, whole_numbers) {
+    for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 11, 17})
+        for (const int64_t outputs : {1, 33, 64}) {
+            for (const int64_t inputs : {4, 8, 28, 32, 36, 60, 96})
+                compare_whole(check, INT8, rows, outputs, inputs);
+            for (const int64_t inputs : {32, 96}) compare_whole(check, INT4, rows, outputs, inputs);
+        }
 }

@@ -53,7 +53,7 @@ int64_t kinds_without_a_case() {
 int main(int count, char** words) {
     std::setvbuf(stdout, nullptr, _IONBF, 0);
     std::vector<const char*> sets(words + 1, words + count);
-    if (sets.empty()) sets = {"avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_bf16"};
+    if (sets.empty()) sets = {"avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_dot", "neon_bf16"};
     int64_t faults = kinds_without_a_case();
     std::vector<const char*> ran;
     for (const char* isa : sets) {

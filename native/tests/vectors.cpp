@@ -43,6 +43,9 @@ DECLARE(amx)
 #if defined(DANLU_HAS_neon)
 DECLARE(neon)
 #endif
+#if defined(DANLU_HAS_neon_dot)
+DECLARE(neon_dot)
+#endif
 #if defined(DANLU_HAS_neon_bf16)
 DECLARE(neon_bf16)
 #endif

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from danlu.server.edge import connections, http_parser, limits, request_body
+from danlu.server.lifecycle.vllm_options import OPTIONS
 from danlu.server.settings import ServeSettings
 from tests.helpers.program import free_port, serving
 
@@ -48,8 +49,8 @@ def test_commands_run() -> None:
 
 
 def test_settings_are_those_of_the_command() -> None:
-    named = set(re.findall(r"--([a-z_]+)", PAGE)) - {"address", "head"}  # ray's
-    assert named <= set(ServeSettings.model_fields) | {"model"}
+    named = set(re.findall(r"--([a-z][a-z0-9_-]*)", PAGE)) - {"address", "head"}  # ray's
+    assert named <= {*ServeSettings.model_fields, "model", *OPTIONS}
     defaults = ServeSettings()
     for name, value in re.findall(r"`--(max_num_seqs|max_queue|drain_s)`,? \(?(\d+)\)?", PAGE):
         assert getattr(defaults, name) == int(value)

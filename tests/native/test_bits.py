@@ -19,11 +19,11 @@ from danlu.ops.native.library import FILE, Library
 from danlu.ops.native.native_bits import NATIVE_INT4, NATIVE_INT8
 from danlu.ops.native.native_linear import NATIVE_LINEAR
 from tests.helpers.models.few_bits import OPERATIONS, floats_of
+from tests.helpers.models.instruction_sets import INSTRUCTION_SETS
 from tests.helpers.models.native import needs_library
 
 pytestmark = needs_library
 FORMS = {8: NATIVE_INT8, 4: NATIVE_INT4}
-INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "neon_bf16", "neon")
 both_bits = pytest.mark.parametrize("bits", [8, 4])
 
 

@@ -64,6 +64,14 @@ def test_python_and_the_sources_have_the_same_number() -> None:
 
 @pytest.mark.soak
 @needs_compiler
+def test_python_and_the_sources_have_the_same_kernels() -> None:
+    header = (build.HERE / "kernels.h").read_text("utf-8")
+    (names,) = re.findall(r"enum Kind : int32_t \{(.*?)NUM_KINDS", header, re.DOTALL)
+    expected = [name.strip() for name in names.split(",") if name.strip()]
+    assert [kind.name for kind in sorted(library.Kind)] == expected
+    assert list(library.Kind) == list(range(len(expected)))
+
+
 def test_a_library_is_built_once_and_again_when_a_source_is_another(tmp_path: Path) -> None:
     tree = tree_in(tmp_path)
     native, file = module_of(tree / "native" / "build.py"), tmp_path / "here" / "lib.so"

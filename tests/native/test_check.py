@@ -23,6 +23,7 @@ NEEDED = {
     "avx512": "avx512bw",
     "avx512_bf16": "avx512_bf16",
     "amx": "amx_bf16",
+    "neon_dot": "asimddp",
     "neon_bf16": "bf16",
 }
 SANITIZERS = {
@@ -88,8 +89,9 @@ def test_no_function_of_one_instruction_set_serves_the_others(tmp_path: Path) ->
 )
 @pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="there is no qemu-aarch64")
 def test_every_kernel_computes_rightly_on_aarch64(tmp_path: Path) -> None:
-    """One processor with instructions for bf16, and one without."""
+    """Processors with bf16 and matrices of bytes, with dot products of bytes, with neither."""
     program = tmp_path / "check"
     build.build_check(program, machine="aarch64", extra=["-static"])
-    for processor, sets in (("max", "neon neon_bf16"), ("cortex-a72", "neon")):
+    runs = {"max": "neon neon_dot neon_bf16", "neoverse-n1": "neon neon_dot", "cortex-a72": "neon"}
+    for processor, sets in runs.items():
         assert run(["qemu-aarch64", "-cpu", processor, program]) == f"right with: {sets}"

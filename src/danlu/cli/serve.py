@@ -24,7 +24,8 @@ def run(argv: Sequence[str]) -> int:
     from danlu.server.edge.keys import Keys, key_texts
     from danlu.server.settings import ServeSettings
 
-    resolved = read_settings(ServeSettings, "serve", argv)
+    words, further = _apart(argv)
+    resolved = read_settings(ServeSettings, "serve", words)
     with MovingLine(_("Loading the model")):
         settings = with_adapter(resolved.values)
     origins = resolved.origins
@@ -38,7 +39,13 @@ def run(argv: Sequence[str]) -> int:
         from danlu.server.lifecycle.handover import become_vllm
 
         given = {name for name, origin in origins.items() if origin != DEFAULT}
-        become_vllm(settings, given, keys)
+        become_vllm(settings, given, keys, further)
+    if further:
+        raise UsageError(
+            _("The word {word} has no meaning here.").format(word=repr(further[0])),
+            why=_("Behind -- stand options of vLLM, and danlu's own engine answers."),
+            fix=_("Add --engine vllm before the --, or leave out what stands behind it."),
+        )
     if settings.tensor_parallel_size > 1 or settings.pipeline_parallel_size > 1:
         raise UsageError(
             _("danlu's own engine computes on one device."),
@@ -53,6 +60,13 @@ def run(argv: Sequence[str]) -> int:
 
         serve(settings, Keys.of(keys), listener)
     return EXIT_OK
+
+
+def _apart(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take apart what danlu reads, and behind `--` what vLLM does."""
+    words = list(argv)
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 def with_adapter(settings: _Settings) -> _Settings:

@@ -159,10 +159,19 @@ def _ascend(name: str, product: str, gibibytes: int, tera_flops: float) -> Devic
 
 
 def cpu_facts(
-    *, description: str, memory_bytes: int, threads: int, has_fast_bf16: bool
+    *,
+    description: str,
+    memory_bytes: int,
+    threads: int,
+    has_fast_bf16: bool,
+    has_two_units: bool = False,
 ) -> DeviceFacts:
-    """Describe a CPU: about 230 GFLOP/s a core with AVX512-BF16 (measured), a third without."""
-    per_core = 230e9 if has_fast_bf16 else 70e9
+    """Describe a CPU: about 230 GFLOP/s a core with AVX512-BF16 (measured), a third without.
+
+    has_two_units: a core multiplies two vectors of 512 bits in a clock: 400 GFLOP/s, the least that
+    products of a training's sizes reached (docs/performance.md).
+    """
+    per_core = (400e9 if has_two_units else 230e9) if has_fast_bf16 else 70e9
     return DeviceFacts(
         name="cpu",
         kind="cpu",

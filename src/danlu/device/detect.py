@@ -22,7 +22,7 @@ from danlu.device.nvidia_cards import (
     is_newer_than,
 )
 from danlu.device.openmp import watch_waiting
-from danlu.device.processor import processor
+from danlu.device.processor import multiplies_twice, processor
 from danlu.environment import set_unless_given
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
@@ -48,7 +48,7 @@ class Device:
     sizes mean few kernels, which the CPU's library keeps for ever; tensor cores and Ascend's cubes
     work on tiles. prompt_chunk: tokens of prompts that the engine reads in one step. no_training:
     why it cannot train; empty where it can. card: what a CUDA card says of itself. index: which of
-    several alike; each process of a group has its own.
+    several alike; each process of a group has its own. has_two_units: see `multiplies_twice`.
     """
 
     kind: str
@@ -62,6 +62,7 @@ class Device:
     no_training: str = ""
     card: CardProperties | None = None
     index: int = 0
+    has_two_units: bool = False
 
     @property
     def torch_device(self) -> torch.device:
@@ -144,6 +145,7 @@ def _cpu() -> Device:
         description=model,
         memory_bytes=memory_bytes(),
         has_fast_bf16=has_bf16,
+        has_two_units=multiplies_twice(flags),
         has_fast_fp16=False,  # aten converts to fp32 and back
         threads=torch.get_num_threads(),
     )

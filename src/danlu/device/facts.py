@@ -31,6 +31,7 @@ def device_facts(
             memory_bytes=device.memory_bytes,
             threads=device.threads,
             has_fast_bf16=device.has_fast_bf16,
+            has_two_units=device.has_two_units,
         )
         taken = max(used_bytes(device.torch_device) if own_process else 0, _PROGRAM_BYTES)
         context = taken + _KERNELS_BYTES

@@ -122,7 +122,7 @@ def join(kind: str) -> Group:
                 count=place.size
             ),
             why=as_sentence(reason_of(fault)),
-            fix=_("Start them with: danlu train --num_devices {count} ...").format(
+            fix=_("Start them with: danlu train --num_devices {count}").format(
                 count=place.local_size
             ),
         ) from fault

@@ -88,7 +88,9 @@ class ServeSettings(Settings):
     )
     log_prompts: bool = option(False, "write what is asked into the log")
     engine: Literal["danlu", "vllm"] = option(
-        "danlu", "vllm: check everything, then start vLLM (vllm-ascend on an NPU) in its place"
+        "danlu",
+        "vllm: check everything, then start vLLM (vllm-ascend on an NPU) in its place; options of "
+        "its own stand at the end, behind --",
     )
     tensor_parallel_size: PositiveInt = option(1, "devices that share each layer; vllm only")
     pipeline_parallel_size: PositiveInt = option(1, "devices that share the layers; vllm only")

@@ -265,7 +265,8 @@ _TABLE: Mapping[tuple[str, ...], Mapping[str, Foreign]] = {
     _OPEN: {
         **foreign(
             _ENGINES,
-            note="danlu's own engine answers; danlu serve --engine vllm starts vLLM instead",
+            note="danlu's own engine answers; danlu serve --engine vllm starts vLLM instead, and "
+            "takes its options behind --",
         ),
         **foreign(
             "quantization_bit",

@@ -22,6 +22,15 @@ from danlu.runs.folder import RunFolder
 from danlu.runs.manifest import BaseRecord, RunManifest
 from danlu.server.edge.keys import key_texts
 from danlu.server.lifecycle.handover import become_vllm, vllm_command, vllm_environment
+from danlu.server.lifecycle.vllm_options import FIRST, LAST, OPTIONS
+from danlu.server.lifecycle.vllm_words import (
+    HANDED_OVER,
+    MEANINGLESS,
+    REFUSED,
+    check_further,
+    given_names,
+    refuse_or_name,
+)
 from danlu.server.settings import ServeSettings
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.models.packed import random_adapter
@@ -74,7 +83,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, *, given: set[str] | None = None, **settings: Any) -> list[str]:
     values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}
-    return vllm_command(ServeSettings(**values), given or set(settings))
+    served = ServeSettings(**values)
+    refuse_or_name(served)
+    return vllm_command(served, given or set(settings))
 
 
 def value_of(words: list[str], flag: str) -> str:
@@ -165,6 +176,7 @@ def test_the_base_is_found_through_the_adapter(made: Path) -> None:
         ({"adapter": ("x={made}/thinks", "y={made}/answers")}, UsageError, "--enable_thinking"),
         ({"quantization": "int8"}, UsageError, "quantization has no meaning"),
         ({"adapter_dir": "{made}"}, UsageError, "adapter_dir has no meaning"),
+        ({"device": "cpu"}, UsageError, "device has no meaning"),
     ],
 )
 def test_what_vllm_could_not_serve_is_refused(
@@ -189,18 +201,7 @@ def test_a_damaged_tokenizer_config_is_refused_beside_a_template(tmp_path: Path)
         command(tmp_path)
 
 
-def outcome(folder: Path, **settings: Any) -> object:
-    """What vLLM gets of settings, or why they are refused."""
-    values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}
-    served = ServeSettings.model_validate(values)
-    try:
-        words = vllm_command(served, set(settings))
-    except UsageError as problem:
-        return problem.what
-    return words, vllm_environment(key_texts(served), {})
-
-
-def test_no_setting_is_ignored(made: Path, tmp_path: Path) -> None:
+def test_every_setting_is_handed_over_refused_or_named(made: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("secret-key\n")
     keys.chmod(0o600)
@@ -211,15 +212,128 @@ def test_no_setting_is_ignored(made: Path, tmp_path: Path) -> None:
         "allowed_origin": ("https://a.example",), "max_num_seqs": 3, "max_queue": 3,
         "max_requests_per_key": 3, "max_model_len": 1024, "max_body_bytes": 1024,
         "dtype": "bfloat16", "quantization": "int8", "cache_tokens": 512, "device": "cpu",
-        "template": "qwen3_nothink", "enable_thinking": False, "drain_s": 3.0, "log_prompts": True,
+        "template": "qwen3_nothink", "enable_thinking": False, "drain_s": 2.5, "log_prompts": True,
         "tensor_parallel_size": 2, "pipeline_parallel_size": 2, "merge_adapter": True,
+        "engine": "vllm",
     }  # fmt: skip
-    assert set(others) | {"engine"} == set(ServeSettings.model_fields)
-    plain = outcome(made)
+    kinds = (HANDED_OVER, REFUSED, MEANINGLESS)
+    assert sorted(name for kind in kinds for name in kind) == sorted(ServeSettings.model_fields)
+    assert others.keys() == ServeSettings.model_fields.keys()
+    plain = asked(made)
     for name, value in others.items():
-        found = outcome(made, **{name: value})
-        assert found != plain, f"{name} is neither handed over nor refused"
-        assert not isinstance(found, str) or found.startswith(f"--{name} has no meaning")
+        if name in REFUSED:
+            with pytest.raises(UsageError, match=f"^--{name} has no meaning") as refused:
+                asked(made, **{name: value})
+            assert refused.value.why
+            assert refused.value.fix
+            continue
+        command, environment, lines = asked(made, **{name: value})
+        if name in MEANINGLESS:
+            assert (command, environment) == plain[:2]
+            assert len(lines) == 1
+            assert lines[0].startswith(f"--{name} has no meaning")
+        elif name != "engine":
+            assert (command, environment) != plain[:2], f"{name} is not handed over"
+            assert not lines
+
+
+def asked(
+    folder: Path, *further: str, **settings: Any
+) -> tuple[list[str], dict[str, str], list[str]]:
+    """The command, the environment and the lines for settings and words behind `--`."""
+    values = {"model_name_or_path": str(folder / "model"), "engine": "vllm", **settings}
+    served = ServeSettings.model_validate(values)
+    lines = [*refuse_or_name(served), *check_further(further)]
+    command = vllm_command(served, set(settings), further)
+    return command, vllm_environment(key_texts(served), {}), lines
+
+
+def test_every_version_has_all_that_danlu_writes(made: Path) -> None:
+    adapters = (f"a={made / 'four'}",)
+    words, _environment, _lines = asked(
+        made, adapter=adapters, max_model_len=64, max_num_seqs=2, log_prompts=True
+    )
+    names = given_names(words[3:])
+    written = {option for options in HANDED_OVER.values() for option in options}
+    assert written - {"model", "api-key"} <= set(names)
+    for name in {*names, *written}:
+        assert OPTIONS[name] == (FIRST, LAST), name
+
+
+def test_what_ends_and_what_is_logged(made: Path) -> None:
+    words = command(made, drain_s=2.5)
+    assert value_of(words, "--shutdown-timeout") == "3"
+    assert "--enable-log-requests" not in words
+    assert "--enable-log-requests" in command(made, log_prompts=True)
+
+
+def test_defaults_that_are_written_out_are_no_wish(made: Path) -> None:
+    settings = {"merge_adapter": False, "quantization": None, "device": "auto", "max_queue": 256}
+    assert asked(made, **settings)[2] == []
+
+
+SEVERAL = {
+    "experts": ["--enable-expert-parallel", "--enable-eplb", "--all2all-backend", "pplx"],
+    "data parallel": ["-dp", "4", "-dpl=2", "--data-parallel-address", "10.0.0.1", "-dpp", "13345"],
+    "a further node": ["--headless", "--data_parallel_start_rank", "2", "--no-enable-eplb"],
+    "nodes without Ray": ["--nnodes", "2", "--node-rank=0", "--master-addr", "10.0.0.1"],
+    "loras": ["--max-cpu-loras", "8", "--fully-sharded-loras", "--lora-dtype", "bfloat16"],
+    "values": ["--additional-config", '{"a": -1}', "-O3", "--compilation-config.mode", "3",
+               "--seed", "-1", "--quantization", "fp8", "--disable-prefix-caching"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("further", SEVERAL.values(), ids=SEVERAL)
+def test_vllms_own_options_follow(made: Path, further: list[str]) -> None:
+    command, _environment, lines = asked(made, *further, tensor_parallel_size=2)
+    assert command[-len(further) :] == further
+    assert value_of(command, "--tensor-parallel-size") == "2"
+    assert not lines
+
+
+def test_what_danlu_would_write_is_replaced(made: Path) -> None:
+    adapters = (f"a={made / 'four'}", f"b={made / 'twelve'}")
+    command = asked(made, "--max_loras=1", "--tool-call-parser", "qwen3_xml", adapter=adapters)[0]
+    assert command[-3:] == ["--max_loras=1", "--tool-call-parser", "qwen3_xml"]
+    assert "--max-loras" not in command
+    assert command.count("--tool-call-parser") == 1
+    assert "hermes" not in command
+
+
+@pytest.mark.parametrize(
+    ("further", "says", "fix"),
+    [
+        (["--data-paralel-size", "2"], "no option --data-paralel-size", "--data-parallel-size"),
+        (["--enable-experts-parallel"], "no option", "--enable-expert-parallel"),
+        (["--port", "1"], "--port cannot", "--port"),
+        (["-tp", "2"], "--tensor-parallel-size cannot", "--tensor_parallel_size"),
+        (["--lora_modules", "a=b"], "--lora-modules cannot", "--adapter"),
+        (["--api-key=secret"], "--api-key cannot", "--api_key_file"),
+        (["my-model"], "'my-model' has no meaning", "--name value"),
+    ],
+)
+def test_words_that_vllm_would_not_take_are_refused(
+    further: list[str], says: str, fix: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        check_further(further)
+    assert says in refused.value.what
+    assert fix in str(refused.value.fix)
+    assert "secret" not in f"{refused.value.what} {refused.value.why} {refused.value.fix}"
+
+
+def test_an_option_of_a_version_to_come_is_passed_on(made: Path) -> None:
+    command, _environment, lines = asked(made, "--zero-copy-everything", "on")
+    assert command[-2:] == ["--zero-copy-everything", "on"]
+    assert len(lines) == 1
+    assert "--zero-copy-everything" in lines[0]
+
+
+def test_danlus_own_engine_takes_no_options_of_vllms(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(made / "model"), "--", "--headless"]) == 2
+    assert "--engine vllm" in capsys.readouterr().err
 
 
 def test_the_key_goes_through_the_environment() -> None:
@@ -263,6 +377,7 @@ def test_the_process_becomes_vllm(made: Path, tmp_path: Path) -> None:
         "DANLU_API_KEY": "secret-key",
     }
     words = ["serve", str(made / "model"), "--engine", "vllm", "--host", "0.0.0.0"]
+    words += ["--max_queue", "3", "--", "-dp", "2", "--debug"]
     done = subprocess.run(
         [sys.executable, "-m", "danlu.cli.main", *words],
         env=environment, capture_output=True, text=True, check=False,
@@ -270,6 +385,9 @@ def test_the_process_becomes_vllm(made: Path, tmp_path: Path) -> None:
     assert done.returncode == 7, done.stderr  # the stand-in's own
     facts = json.loads(record.read_text())
     assert facts["argv"][:2] == ["serve", str(made / "model")]
+    assert facts["argv"][-3:] == ["-dp", "2", "--debug"]
+    assert "--max_queue has no meaning" in done.stderr
+    assert "--debug is unknown" in done.stderr
     assert facts["env"]["VLLM_API_KEY"] == "secret-key"
     # What danlu has set for itself stays behind: vLLM loads torch_npu through torch.
     assert not {"DANLU_API_KEY", AUTOLOAD} & facts["env"].keys()

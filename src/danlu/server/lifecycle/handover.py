@@ -1,18 +1,20 @@
 """`--engine vllm`: checks settings, model and adapters, writes vLLM's command, becomes it.
 
 vLLM then answers as danlu would: the same adapters, template, thinking mode and parsers. What it
-cannot do is refused before it has loaded anything. On an NPU vllm-ascend, a plugin, serves the same
-command. Sources: `vllm serve --help` (its options, and VLLM_API_KEY).
+cannot do is refused before it has loaded anything (`vllm_words.py`). On an NPU vllm-ascend, a
+plugin, serves the same command. Sources: vLLM's options (`vllm_options.py`), and VLLM_API_KEY.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,7 +30,9 @@ from danlu.language import _
 from danlu.lora.peft_files import merge_it_first
 from danlu.lora.stored import StoredAdapter
 from danlu.model.config import read_model_json
+from danlu.say import say
 from danlu.server.lifecycle.opening import model_of, name_of
+from danlu.server.lifecycle.vllm_words import check_further, given_names, refuse_or_name
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.settings import ServeSettings
 
@@ -37,21 +41,21 @@ EXECUTABLE = "vllm"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-# What vLLM has no counterpart for, or does in its own way.
-_OURS_ONLY = (
-    *("adapter_dir", "allowed_host", "max_queue", "max_requests_per_key", "max_body_bytes"),
-    *("quantization", "cache_tokens", "device", "drain_s", "log_prompts", "merge_adapter"),
-)
-
-
-def become_vllm(settings: ServeSettings, given: Collection[str], keys: Sequence[str]) -> NoReturn:
+def become_vllm(
+    settings: ServeSettings,
+    given: Collection[str],
+    keys: Sequence[str],
+    further: Sequence[str] = (),
+) -> NoReturn:
     """Print the command and replace this process by it.
 
     given: the settings that were not left at their default. keys: those that programs must show.
-    Raises UsageError and DataError for what vLLM could not serve as danlu would, EnvironmentFault
-    where vLLM is not installed.
+    further: options of vLLM's own. Raises UsageError and DataError for what vLLM could not serve as
+    danlu would, EnvironmentFault where vLLM is not installed.
     """
-    command = vllm_command(settings, given)
+    for line in (*refuse_or_name(settings), *check_further(further)):
+        say(line, to=sys.stderr)
+    command = vllm_command(settings, given, further)
     environment = vllm_environment(keys, users_environment())
     if shutil.which(EXECUTABLE) is None:
         raise EnvironmentFault(
@@ -64,14 +68,23 @@ def become_vllm(settings: ServeSettings, given: Collection[str], keys: Sequence[
         )
     print(shlex.join(command))
     if keys:
-        print(_("The key is in VLLM_API_KEY. vLLM asks for it below /v1 only, not for /metrics."))
+        print(
+            _(
+                "The key is in VLLM_API_KEY. vLLM does not ask for it everywhere: not for "
+                "/metrics, nor for /invocations, which answers, too. Close these paths in a proxy."
+            )
+        )
     sys.stdout.flush()
     os.execvpe(EXECUTABLE, command, environment)
 
 
-def vllm_command(settings: ServeSettings, given: Collection[str]) -> list[str]:
-    """Check settings, model and adapters, and write the command."""
-    _refuse_ours(given)
+def vllm_command(
+    settings: ServeSettings, given: Collection[str], further: Sequence[str] = ()
+) -> list[str]:
+    """Check model and adapters, and write the command.
+
+    further: options of vLLM's own; one that danlu would write, too, replaces that.
+    """
     folders = AdapterFolders.of(settings.adapter, served_name=settings.served_model_name)
     model, served_name = model_of(settings, folders), name_of(settings, folders)
     checked = check_model(model)
@@ -81,21 +94,28 @@ def vllm_command(settings: ServeSettings, given: Collection[str]) -> list[str]:
     for source in sources.values():
         check_base(source, name=model, fingerprint=identity)
     prompting = _common_prompting(settings, model, sources)
-    return [
-        *(EXECUTABLE, "serve", str(checked.folder)),
-        *("--host", settings.host, "--port", str(settings.port)),
-        *("--served-model-name", served_name),
-        *("--dtype", settings.dtype),
-        *("--tensor-parallel-size", str(settings.tensor_parallel_size)),
-        *("--pipeline-parallel-size", str(settings.pipeline_parallel_size)),
-        *_flag("--max-model-len", settings.max_model_len),
+    options: dict[str, list[str]] = {
+        "host": [settings.host],
+        "port": [str(settings.port)],
+        "served-model-name": [served_name],
+        "dtype": [settings.dtype],
+        "tensor-parallel-size": [str(settings.tensor_parallel_size)],
+        "pipeline-parallel-size": [str(settings.pipeline_parallel_size)],
+        **_number("max-model-len", settings.max_model_len),
         # vLLM has a default of its own.
-        *_flag("--max-num-seqs", settings.max_num_seqs if "max_num_seqs" in given else None),
-        *_adapter_words(sources),
-        *_prompting_words(prompting),
+        **_number("max-num-seqs", settings.max_num_seqs if "max_num_seqs" in given else None),
+        # vLLM's own is to end running answers at once.
+        "shutdown-timeout": [str(math.ceil(settings.drain_s))],
+        **_adapter_options(sources),
+        **_prompting_options(prompting),
         # Without this, vLLM lets every web page ask.
-        *("--allowed-origins", json.dumps(list(settings.allowed_origin))),
-    ]
+        "allowed-origins": [json.dumps(list(settings.allowed_origin))],
+    }
+    if settings.log_prompts:
+        options["enable-log-requests"] = []
+    replaced = set(given_names(further))
+    ours = [[f"--{name}", *values] for name, values in options.items() if name not in replaced]
+    return [EXECUTABLE, "serve", str(checked.folder), *chain.from_iterable(ours), *further]
 
 
 def vllm_environment(keys: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -113,16 +133,6 @@ def vllm_environment(keys: Sequence[str], environ: Mapping[str, str]) -> dict[st
     if keys:
         environment["VLLM_API_KEY"] = keys[0]
     return environment
-
-
-def _refuse_ours(given: Collection[str]) -> None:
-    for name in _OURS_ONLY:
-        if name in given:
-            raise UsageError(
-                _("--{name} has no meaning with --engine vllm.").format(name=name),
-                why=_("vLLM has no such setting, or does it in its own way."),
-                fix=_("Leave one of the two out."),
-            )
 
 
 def _check_template(folder: Path) -> None:
@@ -161,13 +171,13 @@ def _common_prompting(
     return found.pop()
 
 
-def _flag(name: str, value: int | None) -> list[str]:
-    return [] if value is None else [name, str(value)]
+def _number(name: str, value: int | None) -> dict[str, list[str]]:
+    return {} if value is None else {name: [str(value)]}
 
 
-def _adapter_words(sources: Mapping[str, AdapterSource]) -> list[str]:
+def _adapter_options(sources: Mapping[str, AdapterSource]) -> dict[str, list[str]]:
     if not sources:
-        return []
+        return {}
     stored = [StoredAdapter(source.folder) for source in sources.values()]
     for adapter in stored:
         # vLLM reads one alpha for all modules and passes over the rest without a word.
@@ -182,30 +192,33 @@ def _adapter_words(sources: Mapping[str, AdapterSource]) -> list[str]:
             why=_("vLLM computes with ranks up to {most}.").format(most=_RANKS[-1]),
             fix=_("Merge the adapter with danlu merge, and serve the merged model."),
         )
-    return [
-        *("--enable-lora", "--max-loras", str(len(sources))),
-        *("--max-lora-rank", str(next(size for size in _RANKS if size >= rank))),
-        "--lora-modules",
-        *(
+    return {
+        "enable-lora": [],
+        "max-loras": [str(len(sources))],
+        "max-lora-rank": [str(next(size for size in _RANKS if size >= rank))],
+        "lora-modules": [
             json.dumps({"name": name, "path": str(source.folder)}, ensure_ascii=False)
             for name, source in sources.items()
-        ),
-    ]
+        ],
+    }
 
 
-def _prompting_words(prompting: Prompting) -> list[str]:
+def _prompting_options(prompting: Prompting) -> dict[str, list[str]]:
     """Write thinking mode and parsers.
 
     `qwen3_nothink` never opens a thought, so nothing may look for one: vLLM's parser would take a
     whole answer for reasoning. With `qwen3_thinking` the prompt opens it, and the answer holds only
     its end, as in DeepSeek R1.
     """
-    tools = ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     never_thinks = prompting.template == "qwen3_nothink"
     # Qwen3's template leaves the generation prompt alone with true; without it an empty thought.
     thinks = prompting.template != "qwen3" or bool(prompting.enable_thinking)
-    words = ["--default-chat-template-kwargs", json.dumps({"enable_thinking": thinks}), *tools]
-    if never_thinks:
-        return words
-    parser = "deepseek_r1" if prompting.template == "qwen3_thinking" else "qwen3"
-    return [*words, "--reasoning-parser", parser]
+    options = {
+        "default-chat-template-kwargs": [json.dumps({"enable_thinking": thinks})],
+        "enable-auto-tool-choice": [],
+        "tool-call-parser": ["hermes"],
+    }
+    if not never_thinks:
+        parser = "deepseek_r1" if prompting.template == "qwen3_thinking" else "qwen3"
+        options["reasoning-parser"] = [parser]
+    return options
