@@ -158,7 +158,7 @@ _TABLE: Mapping[tuple[str, ...], Mapping[str, Foreign]] = {
         ),
         **foreign(
             "use_ray use_mca cp_size parallelism_config",
-            instead="leave it out: devices share the rows of a step, with --num_devices or torchrun",
+            instead="leave it out: devices share a step's rows, with --num_devices or torchrun",
             off=("1",),
         ),
         **foreign("use_cpu no_cuda use_mps_device", instead="--device cpu"),
