@@ -150,6 +150,7 @@ class Finetune:
             name,
             device=self.device,
             dtype=self.prepared.precision.dtype,
-            quantization="fp8" if self.prepared.settings.fp8 else None,
+            quantization=self.prepared.settings.base_form,
+            keeps_head=True,
             progress=progress,
         )

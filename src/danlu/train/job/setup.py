@@ -80,7 +80,7 @@ class LearningTask:
             config=config,
             number_bytes=dtype.itemsize,
             ranks=None if lora is None else dict.fromkeys(lora.target_modules, lora.r),
-            is_fp8=settings.fp8,
+            base_form=settings.base_form,
         )
         workload = workload_of(
             self.recipe,
