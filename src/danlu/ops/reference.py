@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.device.memory import sent
+
 # Of the largest logits of a row so many at most are drawn from.
 MOST_DRAWN = 64
 
@@ -243,7 +245,7 @@ NF4_LEVELS = (
 
 def nf4_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     """Product with w = level * scale, two levels in a byte; shapes as in `ops/frozen/nf4.py`."""
-    levels = torch.tensor(NF4_LEVELS, device=x.device)
+    levels = sent(torch.tensor(NF4_LEVELS), x.device)
     q = torch.stack((values >> 4, values & 15), dim=-1).flatten(1)
     weight = levels[q.long()] * scales.float().repeat_interleave(
         q.shape[1] // scales.shape[1], dim=1

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.device_check.fp8 import trained
 from danlu.cli.main import main
@@ -186,6 +187,17 @@ def test_what_it_taught_is_merged_into_the_model_as_it_was(
     assert merged.keys() == other.keys() == before.keys()
     assert all(torch.equal(merged[name], other[name]) for name in merged)
     assert any(not torch.equal(merged[name], before[name]) for name in merged)
+
+
+def test_its_files_are_those_of_any_adapter(tmp_path: Path) -> None:
+    adapters = []
+    for number, words in enumerate(({}, ASKED["int8"], ASKED["nf4"])):
+        run = tmp_path / str(number)
+        losses(settings_of(tmp_path, **words).model_copy(update={"output_dir": str(run)}))
+        config = (run / "final" / "adapter_config.json").read_text("utf-8")
+        kept = load_file(run / "final" / "adapter_model.safetensors")
+        adapters.append((config, {name: (each.shape, each.dtype) for name, each in kept.items()}))
+    assert adapters[0] == adapters[1] == adapters[2]
 
 
 def test_the_plan_the_run_and_its_report_say_so(
