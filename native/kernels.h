@@ -8,7 +8,7 @@
 
 namespace danlu {
 
-constexpr int32_t VERSION = 3;
+constexpr int32_t VERSION = 4;
 
 enum Kind : int32_t {
     PACK,
@@ -31,6 +31,7 @@ enum Kind : int32_t {
     NARROW,
     WIDEN,
     OUTER,
+    DEQUANTIZE,
     NUM_KINDS
 };
 
@@ -63,6 +64,15 @@ struct Quantize {
     const void* weight;
     void* values;
     void* scales;
+    int64_t outputs, inputs;
+    int32_t form, is_float;
+};
+
+// INT8 or INT4 into floats or bf16, transposed: weight [inputs, outputs]; outputs are whole tiles.
+struct Dequantize {
+    void* weight;
+    const void* values;
+    const void* scales;
     int64_t outputs, inputs;
     int32_t form, is_float;
 };

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def try_fp8(
     is_right = twin <= NEAR_TWIN and exact <= NEAR_EXACT
     words = f"off the twin's by {twin:.2%} at most, off the exact ones by {exact:.2%}"
     report.put("fp8 products", found, words if is_right else f"FAILED: {words}")
-    plain, in_fp8 = (trained(device.type, steps, fp8=fp8) for fp8 in (False, True))
+    plain, in_fp8 = (trained(device.type, steps, {"fp8": fp8}) for fp8 in (False, True))
     off = in_fp8[1] / plain[1] - 1
     words = f"held-out loss after {steps} steps {plain[1]:.4f}, in fp8 {in_fp8[1]:.4f} ({off:+.2%})"
     report.put("fp8 loss", [plain, in_fp8], words if off <= GATE else f"FAILED: {words}")
@@ -78,10 +78,13 @@ def _off(found: Tensor, *expected: Tensor) -> tuple[float, float]:
     return twin, exact
 
 
-def trained(kind: str, steps: int, *, fp8: bool, rows: int = 8) -> tuple[list[float], float]:
+def trained(
+    kind: str, steps: int, base: Mapping[str, object], *, rows: int = 8
+) -> tuple[list[float], float]:
     """Train the starter on the demo's rows; return each step's loss, and that of held-out rows.
 
-    The latter with the adapter on the plain weights, where it is used. rows: of a step.
+    The latter with the adapter on the plain weights, where it is used. base: the settings that say
+    in which form the weights below the adapter are kept. rows: of a step.
     """
     with _own_home() as home:
         folder = Demo(home).run_folder
@@ -101,7 +104,7 @@ def trained(kind: str, steps: int, *, fp8: bool, rows: int = 8) -> tuple[list[fl
             plot_loss=False,
             report=False,
             seed=7,
-            fp8=fp8,
+            **base,
         )
         run = prepare_run(settings)
         losses = [event.loss for event in Finetune(run).run() if isinstance(event, StepDone)]

@@ -98,7 +98,7 @@ def planned(base: LoadedModel, lora: LoraConfig, rows: Sequence[Example]) -> Pla
         config=base.config,
         number_bytes=base.dtype.itemsize,
         ranks=ranks,
-        is_fp8=base.quantization == "fp8",
+        base_form=base.quantization,
     )
     shapes = [
         ExampleShape(tokens=len(row.tokens), targets=int(row.supervised[1:].sum())) for row in rows

@@ -1,4 +1,4 @@
-// Weights into few bits. A lane is an output; a group is all that is looked at together.
+// Weights into few bits, and back. A lane is an output; a group is all that is looked at together.
 
 #include "../threads.h"
 #include "table.h"
@@ -124,7 +124,55 @@ void quantize_tile(const Quantize& call, int64_t tile) {
         }
 }
 
+// q at place i of words.
+template <int BITS>
+Floats number_of(Words words, int i) {
+    if constexpr (BITS == 4) return to_floats(cast<Ints>(words >> place_of<BITS>(i) & 15));
+    else return to_floats(cast<Ints>(words << (24 - place_of<BITS>(i))) >> 24);
+}
+
+template <int BITS, typename Number>
+void dequantize_tile(const Dequantize& call, int64_t tile) {
+    constexpr int IN_WORD = 32 / BITS, VECTORS = TILE / LANES;
+    const int64_t words = (call.inputs + IN_WORD - 1) / IN_WORD, groups = (call.inputs + GROUP - 1) / GROUP;
+    const uint32_t* values = static_cast<const uint32_t*>(call.values) + tile * words * TILE;
+    const bf16* scales = static_cast<const bf16*>(call.scales) + tile * groups * TILE * (BITS == 4 ? 2 : 1);
+    Number* to = static_cast<Number*>(call.weight) + tile * TILE;
+    for (int64_t group = 0; group < groups; group++) {
+        Floats scale[VECTORS], zero[VECTORS];
+        for (int v = 0; v < VECTORS; v++) {
+            const int64_t at = group * TILE + LANES * v;
+            zero[v] = splat(0);
+            if constexpr (BITS == 8) {
+                scale[v] = load(scales + at);
+            } else {
+                const Words both = load_as<Words>(scales + 2 * at);
+                scale[v] = cast<Floats>(both << 16);
+                zero[v] = cast<Floats>(both & 0xffff0000u) - 8 * scale[v];
+            }
+        }
+        const int64_t end = (group + 1) * GROUP < call.inputs ? (group + 1) * GROUP : call.inputs;
+        for (int64_t input = group * GROUP; input < end; input += IN_WORD, values += TILE)
+            for (int i = 0; i < IN_WORD && input + i < end; i++, to += call.outputs)
+                for (int v = 0; v < VECTORS; v++)
+                    store(to + LANES * v,
+                          number_of<BITS>(load_as<Words>(values + LANES * v), i) * scale[v] + zero[v]);
+    }
+}
+
 }  // namespace
+
+void dequantize(const void* arguments, int threads) {
+    const Dequantize& call = *static_cast<const Dequantize*>(arguments);
+    parallel_for(threads, call.outputs / TILE, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t tile = begin; tile < end; tile++) {
+            if (call.form == INT8 && call.is_float) dequantize_tile<8, float>(call, tile);
+            else if (call.form == INT8) dequantize_tile<8, bf16>(call, tile);
+            else if (call.is_float) dequantize_tile<4, float>(call, tile);
+            else dequantize_tile<4, bf16>(call, tile);
+        }
+    });
+}
 
 void quantize(const void* arguments, int threads) {
     const Quantize& call = *static_cast<const Quantize*>(arguments);

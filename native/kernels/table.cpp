@@ -29,6 +29,7 @@ const Kernels KERNELS = {
         narrow_rows,
         widen_rows,
         outer_sums,
+        dequantize,
     },
 };
 

@@ -8,6 +8,7 @@ namespace danlu::DANLU_ISA {
 void pack(const void* arguments, int threads);
 void linear(const void* arguments, int threads);
 void quantize(const void* arguments, int threads);
+void dequantize(const void* arguments, int threads);
 void look_up(const void* arguments, int threads);
 void append(const void* arguments, int threads);
 void attend_cached(const void* arguments, int threads);

@@ -1,4 +1,4 @@
-// Weights in int8 and int4: what they hold, and products with them.
+// Weights in int8 and int4: what they hold, floats of them again, and products with them.
 
 #include <algorithm>
 #include <vector>
@@ -98,6 +98,34 @@ void compare_weight(Check& check, Form form, int64_t outputs, int64_t inputs, fl
             if (form == INT4)
                 check.is_true(error <= 1.1 * plain_error(w, count) + slack, "int4 %d x %d at %d, %d",
                               int(outputs), int(inputs), int(output), int(begin));
+        }
+}
+
+// Floats of a weight, transposed, against the definition of its form.
+template <typename Number>
+void compare_floats(Check& check, Form form, int64_t outputs, int64_t inputs) {
+    constexpr bool IS_FLOAT = sizeof(Number) == sizeof(float);
+    Numbers numbers(outputs + 7 * inputs);
+    Stored stored(form, outputs, inputs);
+    fill(check, stored, numbers.bf16(outputs * inputs));
+    const int64_t width = stored.tiles() * TILE;
+    Room<Number> weight(inputs * width);
+    Dequantize call{};
+    call.values = stored.values.data(), call.scales = stored.scales.data(), call.weight = weight.data();
+    call.outputs = width, call.inputs = inputs, call.form = form, call.is_float = IS_FLOAT;
+    check.call(DEQUANTIZE, call);
+    for (int64_t output = 0; output < outputs; output++)
+        for (int64_t input = 0; input < inputs; input++) {
+            const Number found = weight[input * width + output];
+            double number;
+            if constexpr (IS_FLOAT) number = found;
+            else number = widened(found);
+            const double expected = stored.number(output, input);
+            // In int4 what is added to q is up to 8 scales.
+            const double parts = std::fabs(expected) + 16 * std::fabs(stored.scale(output, input));
+            const double slack = (IS_FLOAT ? 0 : std::fabs(expected) * 0x1p-8) + parts * 0x1p-22;
+            check.is_true(std::fabs(number - expected) <= slack, "%s %d x %d at %d, %d",
+                          form == INT4 ? "int4" : "int8", int(outputs), int(inputs), int(output), int(input));
         }
 }
 
@@ -201,6 +229,19 @@ CASE(QUANTIZE, weights) {
             for (const int64_t inputs : {32, 96}) compare_weight(check, INT4, outputs, inputs, scale);
             for (const int64_t inputs : {2, 30, 36, 96}) compare_weight(check, INT8, outputs, inputs, scale);
         }
+}
+
+CASE(DEQUANTIZE, floats) {
+    for (const int64_t outputs : {1, 33, 70}) {
+        for (const int64_t inputs : {32, 96}) {
+            compare_floats<uint16_t>(check, INT4, outputs, inputs);
+            compare_floats<float>(check, INT4, outputs, inputs);
+        }
+        for (const int64_t inputs : {2, 30, 36, 96}) {
+            compare_floats<uint16_t>(check, INT8, outputs, inputs);
+            compare_floats<float>(check, INT8, outputs, inputs);
+        }
+    }
 }
 
 CASE(LINEAR, few_bits) {

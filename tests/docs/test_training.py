@@ -37,7 +37,7 @@ def test_commands_run_and_leave_the_files_that_the_page_names(
     monkeypatch.setenv("DANLU_HOME", str(tmp_path / "home"))
     blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    assert len(lines) == 6
+    assert len(lines) == 8
     for line in lines:
         # What a preset does in many steps it does in two.
         fewer = ["--max_steps", "2"] if "--preset" in line else []

@@ -16,7 +16,7 @@ from danlu.lora import linear as lora_linear
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear
 from danlu.model.layout import PROJECTIONS
-from danlu.model.quantized import Fp8Weight, fits_fp8, quantized_bytes
+from danlu.model.quantized import Fp8Weight, fits, quantized_bytes
 from danlu.model.qwen3 import Layer, Linear, Qwen3, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.ops import reference
@@ -139,16 +139,15 @@ def test_only_projections_are_in_fp8_and_take_what_was_planned(tied: bool) -> No
     assert isinstance(model.head.lm_head, nn.Parameter)
     tensors = [*model.parameters(), *model.buffers()]
     taken = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    job = Job(config=config, number_bytes=4, ranks={"q_proj": 8}, is_fp8=True)
-    assert taken == job.weight_bytes
-    scales = sum(t.numel() * 4 for name, t in model.named_buffers() if name.endswith("scales"))
-    assert quantized_bytes(config, torch.float32, "fp8") == taken - scales
+    job = Job(config=config, number_bytes=4, ranks={"q_proj": 8}, base_form="fp8")
+    assert taken == job.weight_bytes("cpu")
+    assert taken == quantized_bytes(config, torch.float32, "fp8")
 
 
 def test_widths_that_fp8_cannot_multiply() -> None:
-    assert fits_fp8(TINY)
-    assert not fits_fp8(replace(TINY, intermediate_size=100))
-    assert not fits_fp8(replace(TINY, head_dim=28, num_key_value_heads=1))
+    assert fits(TINY, "fp8")
+    assert not fits(replace(TINY, intermediate_size=100), "fp8")
+    assert not fits(replace(TINY, head_dim=28, num_key_value_heads=1), "fp8")
 
 
 def test_evaluation_computes_as_training_does() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -61,6 +61,50 @@ def check(bits: int, x: Tensor, weight: Tensor) -> None:
     most = expected.abs().max().item() if len(x) else 0.0
     assert (found.dtype, found.shape) == (x.dtype, expected.shape)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=share * most + 1e-36)
+
+
+def plain_floats(bits: int, values: Tensor, scales: Tensor) -> Tensor:
+    """What the words stand for (native/kernels.h), one place of them after the other."""
+    count = 32 // bits
+    places = [bits * (i // 2) + 16 * (i % 2) for i in range(count)]
+    levels = torch.stack([values >> place & 2**bits - 1 for place in places], dim=2)
+    levels = levels.flatten(1, 2).float()  # [tiles, in, TILE]
+    of_groups = scales.float().repeat_interleave(32, dim=1)[:, : levels.shape[1]]
+    if bits == 8:
+        weight = torch.where(levels > 127, levels - 256, levels) * of_groups
+    else:
+        weight = (levels - 8) * of_groups[..., 0] + of_groups[..., 1]
+    return weight.transpose(1, 2).flatten(0, 1)
+
+
+@both_bits
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_floats_are_what_the_words_stand_for(isa: str, bits: int, dtype: torch.dtype) -> None:
+    for outputs, inputs in ((70, 96), (31, 64), (200, 96 if bits == 4 else 30)):
+        stored = quantized_in(FORMS[bits], numbers(outputs, inputs))
+        found = torch.cat([weight for _rows, weight in FORMS[bits].floats(*stored, dtype)])
+        assert found.dtype == dtype
+        expected = plain_floats(bits, *stored)
+        share = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}[dtype]
+        torch.testing.assert_close(found.float(), expected, rtol=share, atol=2e-6)
+
+
+@both_bits
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_many_rows_of_a_training_are_multiplied_alike(bits: int, dtype: torch.dtype) -> None:
+    like = numbers(70, 96).to(dtype)
+    name: Literal["int8", "int4"] = "int8" if bits == 8 else "int4"
+    weight = QuantizedWeight(like, name, torch.device("cpu"), below_adapter=True)
+    weight.fill(like)
+    floats = floats_of(FORMS[bits], (weight.values, weight.scales))[:70]
+    for rows in (native_bits.MANY_ROWS - 1, native_bits.MANY_ROWS):
+        x = numbers(rows, 96, seed=1).to(dtype)
+        expected = x.double() @ floats.double().t()
+        share = 1e-4 if dtype == torch.float32 else 2**-7  # weights are rounded, too
+        found = weight(x)
+        assert found.dtype == dtype
+        most = expected.abs().max().item()
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=share * most)
 
 
 @both_bits

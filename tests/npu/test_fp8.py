@@ -79,7 +79,7 @@ def test_a_layer_takes_what_was_planned(
     way = StepPlan(micro_batch_tokens=10_000, chunk_rows=64, recompute=policy)
     peaks, shape, config = measured(tmp_path / "model", method_of, way, sizes)
     ranks = dict.fromkeys(lora.target_modules, lora.r)
-    job = Job(config=config, number_bytes=2, ranks=ranks, is_fp8=True)
+    job = Job(config=config, number_bytes=2, ranks=ranks, base_form="fp8")
     planned = layer_bytes(job, policy, NVIDIA, shape)
     assert 0.95 * planned <= peaks.layer <= planned
 

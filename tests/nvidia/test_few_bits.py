@@ -107,8 +107,9 @@ def test_words_hold_what_a_cpu_holds_in_tiles() -> None:
     torch.testing.assert_close(words, tiles[:72])
 
 
-def test_many_rows_are_multiplied_by_floats_and_gradients_go_through_them() -> None:
-    form, weight = INT4_LINEAR.variants[TRITON], numbers(40, 64, seed=1)
+@BITS
+def test_many_rows_are_multiplied_by_floats_and_gradients_go_through_them(bits: int) -> None:
+    form, weight = OPERATIONS[bits].variants[TRITON], numbers(40, 64, seed=1)
     stored = quantized_in(form, weight)
     wide = floats_of(form, stored)
     x = numbers(70, 64).requires_grad_()

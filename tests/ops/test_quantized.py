@@ -1,15 +1,20 @@
-"""int8 and int4 weights on the CPU: every form, what it holds, its products and their gradients."""
+"""Weights in few bits on the CPU: every form, what it holds, its products and their gradients."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor
 
 from danlu.device.variants import NATIVE, REFERENCE
-from danlu.ops.frozen import int4, quantized
+from danlu.ops import QuantizedWeight
+from danlu.ops.frozen import int4, nf4, quantized
+from danlu.ops.frozen.nf4 import NF4_LINEAR
 from danlu.ops.frozen.quantized import FewBitsForm, multiplied, quantized_in
 from danlu.ops.native import native_bits
+from danlu.ops.reference import NF4_LEVELS
 from tests.helpers.models.few_bits import OPERATIONS, floats_of
 from tests.helpers.models.native import needs_library
 
@@ -34,9 +39,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (quantized, int4, native_bits):
+    for module in (int4, native_bits):
         monkeypatch.setattr(module, "PIECE", 96 * 70)
-    monkeypatch.setattr(quantized, "QUANTIZED_AT_ONCE", 96 * 70)
+    for module in (quantized, nf4):
+        monkeypatch.setattr(module, "piece_numbers", lambda kind: 96 * 70)
+    for module in (quantized, nf4):
+        monkeypatch.setattr(module, "QUANTIZED_AT_ONCE", 96 * 70)
 
 
 def matrix(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -134,3 +142,47 @@ def test_weights_that_are_all_alike(name: str, bits: int, value: float, dtype: t
     got = multiplied(form, x, *quantized_in(form, weight))
     expected = torch.nn.functional.linear(x, weight)
     assert torch.allclose(got.float(), expected.float(), rtol=0.02, atol=0.05)
+
+
+@both_dtypes
+@pytest.mark.parametrize("quantization", ["int8", "int4", "nf4"])
+def test_a_weight_gives_the_gradient_of_what_it_multiplied(
+    quantization: Literal["int8", "int4", "nf4"], dtype: torch.dtype, small_pieces: None
+) -> None:
+    """As dequantised floats give it, whether or not filler stands behind the outputs."""
+    for outputs in (200, 70):
+        like = matrix(outputs, 128, dtype=dtype)
+        weight = QuantizedWeight(like, quantization, torch.device("cpu"))
+        weight.fill(like)
+        floats = floats_of(weight.form, (weight.values, weight.scales))[:outputs, :128]
+        dy = matrix(7, outputs, dtype=dtype, seed=2)
+        check("floats", weight.gradient(dy), dy.float() @ floats, dtype)
+        x = matrix(7, 128, dtype=dtype, seed=3).requires_grad_()
+        weight(x).backward(dy)
+        assert x.grad is not None
+        assert torch.equal(x.grad, weight.gradient(dy))
+
+
+def nf4_floats_of(weight: Tensor) -> Tensor:
+    """The nearest level of every number, by looking at all of them."""
+    groups = weight.float().unflatten(1, (-1, 64))
+    scales = groups.abs().amax(dim=2, keepdim=True).to(weight.dtype).float()
+    levels = torch.tensor(NF4_LEVELS)
+    nearest = (groups[..., None] / scales[..., None].clamp(min=1e-30) - levels).abs().argmin(dim=3)
+    return (levels[nearest] * scales).flatten(1)
+
+
+@both_dtypes
+@pytest.mark.parametrize("variant", ["floats", REFERENCE])
+def test_nf4_holds_the_nearest_levels(variant: str, dtype: torch.dtype, small_pieces: None) -> None:
+    form, weight = NF4_LINEAR.variants[variant], matrix(300, 192, dtype=dtype)
+    weight[7] = 0.0
+    weight[8] = -2.5
+    stored = quantized_in(form, weight)
+    assert stored[0].nbytes == weight.numel() // 2
+    floats = floats_of(form, stored)
+    torch.testing.assert_close(floats, nf4_floats_of(weight))
+    assert (floats[7] == 0).all()
+    assert (floats[8] == -2.5).all()
+    x = matrix(5, 192, dtype=dtype, seed=1)
+    check("floats", multiplied(form, x, *stored), x.float() @ floats.t(), dtype)

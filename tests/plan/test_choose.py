@@ -123,7 +123,9 @@ def test_what_is_chosen_fits_and_packs(lengths: list[int], model: str, device: s
 @pytest.mark.parametrize(
     "device, job, work, constraints, advice",
     [
-        ("rtx-4090-24g", lora_job("Qwen3-14B"), USUAL, {}, "Qwen3-8B"),
+        ("rtx-4090-24g", lora_job("Qwen3-14B"), USUAL, {}, "--quantization_bit 8"),
+        ("rtx-4080-16g", lora_job("Qwen3-14B"), USUAL, {}, "--quantization_bit 4"),
+        ("rtx-4080-16g", lora_job("Qwen3-32B"), USUAL, {}, "Qwen3-4B"),
         ("rtx-4090-24g", lora_job("Qwen3-8B", 4), USUAL, {}, "--dtype bfloat16"),
         ("a100-80g", replace(lora_job("Qwen3-8B"), ranks=None), USUAL, {}, "--finetuning_type"),
         ("rtx-4090-24g", lora_job(), workload(30_000), {}, "--cutoff_len"),

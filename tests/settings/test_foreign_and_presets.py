@@ -132,6 +132,7 @@ SAID_TO_HAVE_NO_EFFECT = """
     max_new_tokens=512 num_beams=1 temperature=0.95 top_p=0.7 save_on_each_node=true
     llamaboard_log_dir=x swanlab_project=p tokenizer_name=x torch_empty_cache_steps=4
     hub_strategy=every_save past_index=-1 split_special_tokens=true fp8_backend=torchao
+    double_quantization=true
 """
 SILENT = """
     split_special_tokens=false dataloader_drop_last=false freeze_language_model=false media_dir=null
@@ -139,7 +140,7 @@ SILENT = """
 """
 REFUSED = """
     dataloader_drop_last=true eval_delay=10 disable_shuffling=true cp_size=2 lora_bias=all
-    quantization_bit=4 deepspeed=ds.json neftune_noise_alpha=5 use_swanlab=true
+    use_kt=true deepspeed=ds.json neftune_noise_alpha=5 use_swanlab=true
 """
 
 

@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
     with MovingLine(_("reading the adapter")):
         from danlu.dialog.assistant import prompting_line
         from danlu.export.merge import check_empty, common_prompting, merge
-        from danlu.export.merge_words import merge_summary
+        from danlu.export.merge_words import merge_remarks, merge_summary
         from danlu.hub.adapters import common_base, unproven_remark
         from danlu.hub.choosing import chosen_device
 
@@ -89,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
         return EXIT_OK
     if not report.base_is_proven:
         say(unproven_remark([each.source for each in ingredients], base))
-    say(merge_summary(report))
+    say(merge_summary(report), *merge_remarks(report))
     say(
         _(
             "{prompting}: recorded for danlu, and the default of its chat template elsewhere."

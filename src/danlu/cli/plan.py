@@ -32,12 +32,12 @@ def run(argv: Sequence[str]) -> int:
     with MovingLine(_("Reading the data and the model")):
         from danlu.hub.adapters import with_named_model
         from danlu.train.job.dry_run import forecast
-        from danlu.train.job.plan_shown import plan_fields, plan_lines
+        from danlu.train.job.plan_shown import plan_fields, plan_lines, quantization_lines
 
         settings = with_named_model(resolved.values, resolved.origins)
         plan = forecast(settings, settings.device)
     if settings.json_output:
         print(json_line(plan_fields(plan)))
         return EXIT_OK
-    say(*plan_lines(plan, settings.model_name_or_path))
+    say(*quantization_lines(settings), *plan_lines(plan, settings.model_name_or_path))
     return EXIT_OK

@@ -37,6 +37,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "draw": (),
     "add_norm": (),
     "fp8_linear": (),
+    "nf4_linear": ("floats",),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (NATIVE, "torch"),

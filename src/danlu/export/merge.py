@@ -56,7 +56,10 @@ class Ingredient:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeReport:
-    """What was merged and how closely the result agrees. Logit differences are absolute."""
+    """What was merged and how closely the result agrees. Logit differences are absolute.
+
+    trained_on: the forms of quantised bases that adapters were trained on.
+    """
 
     base: str
     base_fingerprint: str
@@ -73,6 +76,7 @@ class MergeReport:
     max_logit_difference: float
     mean_kl: float
     top1_agreement: float
+    trained_on: tuple[str, ...] = ()
 
 
 def merge(
@@ -240,9 +244,11 @@ class _Merged:
     def facts(self) -> dict[str, Any]:
         """Say what was merged, for the report."""
         folders = [str(each.source.folder) for each in self._ingredients]
+        runs = [each.source.run for each in self._ingredients]
         return {
             "base_is_proven": all(each.source.run is not None for each in self._ingredients),
             "adapter": ",".join(folders),
+            "trained_on": tuple(sorted({run.base_form for run in runs if run and run.base_form})),
             "weights": {str(each.source.folder): each.weight for each in self._ingredients},
             "dtype": str(self.plans[0].dtype).removeprefix("torch."),
             "num_merged_tensors": self.num_changed,

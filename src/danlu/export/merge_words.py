@@ -40,6 +40,18 @@ def merge_figures(report: MergeReport) -> str:
     )
 
 
+def merge_remarks(report: MergeReport) -> list[str]:
+    """Say where the adapter was trained on other numbers than those that it was added to."""
+    if not report.trained_on:
+        return []
+    return [
+        _(
+            "Trained on the base in {forms}, added to the model's own weights: they are not "
+            "quantised."
+        ).format(forms=", ".join(report.trained_on))
+    ]
+
+
 def merge_summary(report: MergeReport) -> str:
     """Say in one line whether the merge is right, and by which figures."""
     verdict, figures = merge_verdict(report)[1], merge_figures(report)

@@ -14,12 +14,11 @@ from danlu.errors import CapacityError, UsageError
 from danlu.hub.fingerprint import fingerprint
 from danlu.hub.names import model_folder
 from danlu.language import _
-from danlu.model.config import ModelConfig, Quantization, WeightForm, load_config
+from danlu.model.config import ModelConfig, WeightForm, load_config
 from danlu.model.packed import pack_model
-from danlu.model.quantized import fits_fp8, fits_int4, quantized_bytes, quantized_model
+from danlu.model.quantized import MULTIPLES, fits, quantized_bytes, quantized_model
 from danlu.model.qwen3 import Qwen3
 from danlu.moving_line import Progress, no_progress
-from danlu.ops import FP8_MULTIPLE, INT4_GROUP
 from danlu.text.tokenizer import Tokenizer
 from danlu.units import readable_bytes
 from danlu.weights.sharded import WeightFolder
@@ -32,8 +31,8 @@ _TIED_ALIASES = {"lm_head.weight": "model.embed_tokens.weight"}
 class LoadedModel:
     """A model ready to compute, with its config, tokenizer and device.
 
-    With packed or quantised weights it can answer, but neither be trained nor saved; those in fp8
-    can be trained an adapter on. merged_adapter: the folder of the one that the weights hold.
+    With packed or quantised weights it can answer, but neither be trained nor saved; on quantised
+    ones an adapter can be trained. merged_adapter: the folder of the one that the weights hold.
     """
 
     name: str
@@ -90,7 +89,7 @@ def load_for_answers(
     *,
     device: Device,
     dtype: torch.dtype | None,
-    quantization: Quantization | None,
+    quantization: WeightForm | None,
     progress: Progress = no_progress,
 ) -> LoadedModel:
     """Load a model as `load_model` does, its weights packed where the device has a form for it."""
@@ -115,21 +114,25 @@ def load_model(
     dtype: torch.dtype | None = None,
     quantization: WeightForm | None = None,
     shared_by: Group = ALONE,
+    keeps_head: bool = False,
     progress: Progress = no_progress,
 ) -> LoadedModel:
     """Load a model onto a device; dtype None means the device's preferred one.
 
     shared_by: each process of the group holds its share of the weights, which stay as they are.
+    keeps_head: do not quantise the output matrix, as below an adapter that is trained. progress:
+    told how many bytes of the weights have been read.
 
-    progress: told how many bytes of the weights have been read.
-
-    Raises what `check_model` raises, UsageError for a model that has no int4 or fp8 form, and
+    Raises what `check_model` raises, UsageError for a model that has not got the wanted form, and
     CapacityError where the weights cannot fit.
     """
     checked = check_model(name)
     dtype = dtype or device.preferred_dtype
-    _check_form(checked, quantization)
-    _check_memory(checked, device, dtype, quantization, shared_by.size)
+    _check_form(checked, quantization, keeps_head=keeps_head)
+    needed = quantized_bytes(
+        checked.config, dtype, quantization, device.kind, keeps_head=keeps_head
+    )
+    _check_memory(checked, device, needed // shared_by.size)
     reading = partial(progress, _("Loading {name}").format(name=Path(name).name))
     if not shared_by.is_alone:
         from danlu.model.divided import divided_model
@@ -148,6 +151,7 @@ def load_model(
             checked.weights.reader(reading),
             device=device.torch_device,
             dtype=dtype,
+            keeps_head=keeps_head,
         )
     return LoadedModel(
         name=name,
@@ -161,31 +165,23 @@ def load_model(
     )
 
 
-def _check_form(checked: CheckedModel, quantization: WeightForm | None) -> None:
-    """Refuse a form whose groups do not fit the model's widths."""
-    if quantization == "fp8" and not fits_fp8(checked.config):
-        raise UsageError(
-            _("The model in {folder} cannot be kept in fp8.").format(folder=checked.folder),
-            why=_("Its widths are not multiples of {group}.").format(group=FP8_MULTIPLE),
-            fix="--fp8 false",
-        )
-    if quantization == "int4" and not fits_int4(checked.config):
-        raise UsageError(
-            _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
-            why=_("Its widths are not multiples of {group}.").format(group=INT4_GROUP),
-            fix="--quantization int8",
-        )
-
-
-def _check_memory(
-    checked: CheckedModel,
-    device: Device,
-    dtype: torch.dtype,
-    quantization: WeightForm | None,
-    num_shares: int,
+def _check_form(
+    checked: CheckedModel, quantization: WeightForm | None, *, keeps_head: bool
 ) -> None:
-    """Refuse what cannot fit before gigabytes are read."""
-    needed = quantized_bytes(checked.config, dtype, quantization, device.kind) // num_shares
+    """Refuse a form whose groups do not fit the model's widths."""
+    if quantization is not None and not fits(checked.config, quantization):
+        others = "--quantization_bit 8" if keeps_head else "--quantization int8"
+        raise UsageError(
+            _("The model in {folder} cannot be kept in {form}.").format(
+                folder=checked.folder, form=quantization
+            ),
+            why=_("Its widths are not multiples of {group}.").format(group=MULTIPLES[quantization]),
+            fix="--fp8 false" if quantization == "fp8" else others,
+        )
+
+
+def _check_memory(checked: CheckedModel, device: Device, needed: int) -> None:
+    """Refuse what cannot fit before gigabytes are read. needed: bytes of the weights."""
     if needed > device.memory_bytes:
         raise CapacityError(
             _("The model in {folder} does not fit into memory.").format(folder=checked.folder),

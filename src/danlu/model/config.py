@@ -20,7 +20,7 @@ from danlu.reasons import reason_of
 # In how many bits the projections' matrices may be kept for answering.
 Quantization = Literal["int8", "int4"]
 # The same, and that of a base under an adapter that is trained.
-WeightForm = Literal["int8", "int4", "fp8"]
+WeightForm = Literal["int8", "int4", "nf4", "fp8"]
 
 # Several times what any published model has. Sizes are multiplied, and memory is taken by them,
 # before anything can be compared with the weights.

@@ -1,39 +1,39 @@
-"""Weights in int8, int4 or fp8: a module that multiplies replaces a projection's matrix.
+"""Weights in fewer bits: a module that multiplies replaces a projection's matrix.
 
-int8 and int4 are for answers. fp8 is for training an adapter on top: it has a gradient of its
-input, and the output matrix, whose loss is most sensitive, stays as it is. No weight has one of its
-own. Matrices are read and quantised one at a time, so the peak of memory is hardly above what the
-result takes.
+int8 and int4 are for answers, and with nf4 and fp8 for training an adapter on top: they have a
+gradient of their input, none of their own. Below an adapter the output matrix, to which the loss is
+most sensitive, stays as it is. Matrices are read and quantised one at a time, so the peak of memory
+is hardly above what the result takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from danlu.device.weight_forms import INT4_GROUP, NF4_GROUP, matrix_bytes
 from danlu.model.config import ModelConfig, WeightForm
 from danlu.model.layout import PROJECTIONS, Piece, layout
 from danlu.model.qwen3 import Qwen3, empty_weight, replace_weight
 from danlu.ops import (
     FP8_MULTIPLE,
-    INT4_GROUP,
     Fp8Matrix,
     QuantizedWeight,
     empty_fp8,
     fp8_input_gradient,
     fp8_linear,
-    int8_bytes,
     quantize_fp8,
 )
 
-# The embedding is looked up, not multiplied: it stays as it is.
-_QUANTIZED: dict[WeightForm, tuple[str, ...]] = {
-    "int8": (*PROJECTIONS, "lm_head"),
-    "int4": (*PROJECTIONS, "lm_head"),
-    "fp8": tuple(PROJECTIONS),
+# What the inputs of every product are a multiple of; in fp8 the outputs, too.
+MULTIPLES: dict[WeightForm, int] = {
+    "int8": 1,
+    "int4": INT4_GROUP,
+    "nf4": NF4_GROUP,
+    "fp8": FP8_MULTIPLE,
 }
 
 
@@ -66,16 +66,15 @@ class Fp8Weight(nn.Module):
         return fp8_input_gradient(dy, self._matrix)
 
 
-def fits_fp8(config: ModelConfig) -> bool:
-    """Return whether every matrix is a multiple of `FP8_MULTIPLE` wide and high."""
-    widths = (config.hidden_size, config.q_size, config.kv_size, config.intermediate_size)
-    return all(width % FP8_MULTIPLE == 0 for width in widths)
+_Room = nn.Parameter | QuantizedWeight | Fp8Weight
 
 
-def fits_int4(config: ModelConfig) -> bool:
-    """Return whether every product has a multiple of `INT4_GROUP` inputs."""
-    widths = (config.hidden_size, config.q_size, config.intermediate_size)
-    return all(width % INT4_GROUP == 0 for width in widths)
+def fits(config: ModelConfig, form: WeightForm) -> bool:
+    """Return whether every matrix of a model can be kept in a form; see `MULTIPLES`."""
+    widths = [config.hidden_size, config.q_size, config.intermediate_size]
+    if form == "fp8":
+        widths.append(config.kv_size)
+    return all(width % MULTIPLES[form] == 0 for width in widths)
 
 
 def quantized_bytes(
@@ -83,22 +82,33 @@ def quantized_bytes(
     dtype: torch.dtype,
     quantization: WeightForm | None,
     kind: str = "cpu",
+    *,
+    keeps_head: bool = False,
 ) -> int:
-    """Count the bytes that weights take on a kind of device; None: all are kept in the dtype."""
-    widths = {
-        "int8": int8_bytes(kind),
-        "int4": 0.5 + 2 * dtype.itemsize / INT4_GROUP,
-        "fp8": 2.0,
+    """Count the bytes that weights take on a kind of device; None: all are kept in the dtype.
+
+    keeps_head: as in `quantized_model`.
+    """
+    shapes = {
+        name: (_numbers(pieces) // pieces[0].shape[-1], pieces[0].shape[-1])
+        for name, pieces in layout(config).items()
     }
-    quantized = _QUANTIZED[quantization] if quantization else ()
-    width = widths[quantization] if quantization else 0.0
-    total = 0.0
-    for name, pieces in layout(config).items():
-        is_quantized = name.rpartition(".")[2] in quantized
-        total += _numbers(pieces) * (width if is_quantized else dtype.itemsize)
-    if "lm_head" in quantized and config.tie_word_embeddings:
-        total += config.vocab_size * config.hidden_size * width
-    return int(total)
+    if quantization is None:
+        return sum(out * inner for out, inner in shapes.values()) * dtype.itemsize
+    quantized = _quantized(quantization, keeps_head)
+    if config.tie_word_embeddings and "lm_head" in quantized:
+        shapes["head.lm_head"] = (config.vocab_size, config.hidden_size)
+    return sum(
+        matrix_bytes(quantization, out, inner, kind=kind, number_bytes=dtype.itemsize)
+        if name.rpartition(".")[2] in quantized
+        else out * inner * dtype.itemsize
+        for name, (out, inner) in shapes.items()
+    )
+
+
+def _quantized(form: WeightForm, keeps_head: bool) -> tuple[str, ...]:
+    """Name what is quantised. The embedding is looked up, not multiplied: it stays as it is."""
+    return tuple(PROJECTIONS) if keeps_head or form == "fp8" else (*PROJECTIONS, "lm_head")
 
 
 def quantized_model(
@@ -108,22 +118,25 @@ def quantized_model(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    keeps_head: bool = False,
 ) -> Qwen3:
-    """Build a model with quantised matrices.
+    """Build a model with quantised matrices, in a form that it `fits`.
 
-    read_into(name, destination): fills the destination with a Hugging Face tensor. int4 needs a
-    model that `fits_int4`, fp8 one that `fits_fp8`.
+    read_into(name, destination): fills the destination with a Hugging Face tensor. keeps_head: the
+    output matrix stays as it is, as below an adapter that is trained.
     """
     model = Qwen3(config, device=torch.device("meta"), dtype=dtype)
-    fill = partial(_fill, model, quantization=quantization, read_into=read_into, device=device)
+    quantized = _quantized(quantization, keeps_head)
+    room = partial(_make_room, model, quantized, quantization, device)
+    fill = partial(_fill, model, room, read_into=read_into, device=device)
     table = layout(config)
     in_layers = {name: pieces for name, pieces in table.items() if name.startswith("layers.")}
     # The layers last: an output matrix of its own is read while little else is there.
     fill({name: pieces for name, pieces in table.items() if name not in in_layers})
-    if config.tie_word_embeddings and "lm_head" not in _QUANTIZED[quantization]:
+    if config.tie_word_embeddings and "lm_head" not in quantized:
         replace_weight(model.head, "lm_head", model.embed_tokens)
     elif config.tie_word_embeddings:
-        head = _make_room(model, "head.lm_head", quantization, device)
+        head = room("head.lm_head")
         if not isinstance(head, Tensor):
             head.fill(model.embed_tokens)
     fill(in_layers)
@@ -132,9 +145,9 @@ def quantized_model(
 
 def _fill(
     model: Qwen3,
+    room: Callable[[str], _Room],
     tensors: dict[str, tuple[Piece, ...]],
     *,
-    quantization: WeightForm,
     read_into: Callable[[str, Tensor], None],
     device: torch.device,
 ) -> None:
@@ -143,8 +156,8 @@ def _fill(
     Whatever stays is allocated before: allocations between others that are freed leave holes in
     the heap (up to 15 % of the result, from run to run).
     """
-    weights = {name: _make_room(model, name, quantization, device) for name in tensors}
-    sizes = [_numbers(tensors[n]) for n, room in weights.items() if not isinstance(room, Tensor)]
+    weights = {name: room(name) for name in tensors}
+    sizes = [_numbers(tensors[n]) for n, made in weights.items() if not isinstance(made, Tensor)]
     place = torch.empty(max(sizes, default=0), dtype=model.embed_tokens.dtype, device=device)
     for name, pieces in tensors.items():
         weight = weights[name]
@@ -157,19 +170,21 @@ def _fill(
 
 
 def _make_room(
-    model: Qwen3, name: str, quantization: WeightForm, device: torch.device
-) -> nn.Parameter | QuantizedWeight | Fp8Weight:
+    model: Qwen3, quantized: Container[str], form: WeightForm, device: torch.device, name: str
+) -> _Room:
     """Replace a weight on the meta device by an uninitialised one on the device."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     like: Tensor = getattr(owner, leaf)
-    room: nn.Parameter | QuantizedWeight | Fp8Weight
-    if leaf not in _QUANTIZED[quantization]:
+    room: _Room
+    if leaf not in quantized:
         room = empty_weight(*like.shape, device=device, dtype=like.dtype)
-    elif quantization == "fp8":
+    elif form == "fp8":
         room = Fp8Weight(like, device)
     else:
-        room = QuantizedWeight(like, quantization, device)
+        # The output matrix is quantised for answers only.
+        below_adapter = "lm_head" not in quantized
+        room = QuantizedWeight(like, form, device, below_adapter=below_adapter)
     replace_weight(owner, leaf, room)
     return room
 

@@ -27,9 +27,7 @@ from danlu.ops.frozen.fp8 import (
     multiplies_fp8,
     quantize_fp8,
 )
-from danlu.ops.frozen.int4 import INT4_GROUP
 from danlu.ops.frozen.packed import packing_for
-from danlu.ops.frozen.quantized import int8_bytes
 from danlu.ops.fused_linear import fused_linear, is_fused
 from danlu.ops.grouped import grouped_linear, multiplies_groups
 from danlu.ops.look_up import look_up
@@ -55,7 +53,6 @@ cache_of = CACHE.on
 
 __all__ = [
     "FP8_MULTIPLE",
-    "INT4_GROUP",
     "MOST_DRAWN",
     "AdamW",
     "Blocks",
@@ -89,7 +86,6 @@ __all__ = [
     "fp8_linear",
     "fused_linear",
     "grouped_linear",
-    "int8_bytes",
     "is_fused",
     "largest",
     "look_up",

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.device.memory import sent
+
 # Of the largest logits of a row so many at most are drawn from.
 MOST_DRAWN = 64
 
@@ -229,6 +231,25 @@ def int4_linear(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     groups = scales_and_zeros.shape[0]
     scales, zeros = scales_and_zeros.float().repeat_interleave(inputs // groups, dim=0).unbind(-1)
     weight = (q.float() - 8) * scales.t() + zeros.t()
+    return F.linear(x.float(), weight).to(x.dtype)
+
+
+# The 16 levels of nf4 (Dettmers et al. 2023, QLoRA, appendix E).
+NF4_LEVELS = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+
+
+def nf4_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Product with w = level * scale, two levels in a byte; shapes as in `ops/frozen/nf4.py`."""
+    levels = sent(torch.tensor(NF4_LEVELS), x.device)
+    q = torch.stack((values >> 4, values & 15), dim=-1).flatten(1)
+    weight = levels[q.long()] * scales.float().repeat_interleave(
+        q.shape[1] // scales.shape[1], dim=1
+    )
     return F.linear(x.float(), weight).to(x.dtype)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from danlu.model.config import ModelConfig
+from danlu.device.weight_forms import matrix_bytes
+from danlu.model.config import ModelConfig, WeightForm
 from danlu.model.layout import PROJECTIONS, merged_shape, projection_shape
 from danlu.model.recompute import Recompute
 from danlu.model.sizes import num_parameters
@@ -29,14 +30,15 @@ class Job:
     """A model and what is trained of it.
 
     number_bytes: of a weight and an activation, 2 or 4. ranks: of the adapter by projection, such
-    as {"q_proj": 8}; None where every weight is trained. num_shares: over how many devices the
-    model's weights are divided; 1: each has all of them.
+    as {"q_proj": 8}; None where every weight is trained. base_form: of the matrices below an
+    adapter; None: as they are. num_shares: over how many devices the model's weights are divided;
+    1: each has all of them.
     """
 
     config: ModelConfig
     number_bytes: int
     ranks: Mapping[str, int] | None
-    is_fp8: bool = False
+    base_form: WeightForm | None = None
     num_shares: int = 1
 
     @property
@@ -49,16 +51,17 @@ class Job:
         """Numbers of the model itself."""
         return num_parameters(self.config)
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the model itself."""
-        if not self.is_fp8:
+    def weight_bytes(self, kind: str) -> int:
+        """Return the bytes of the model itself on a kind of device."""
+        if self.base_form is None:
             return self.num_weights * self.number_bytes
         shapes = [merged_shape(self.config, name) for name in PROJECTIONS]
-        layers = self.config.num_hidden_layers
-        numbers = layers * sum(out * inner for out, inner in shapes)
-        scales = layers * sum(out + inner for out, inner in shapes)
-        return (self.num_weights - numbers) * self.number_bytes + 2 * numbers + 4 * scales
+        layers, size = self.config.num_hidden_layers, self.number_bytes
+        rest = self.num_weights - layers * sum(out * inner for out, inner in shapes)
+        return rest * size + layers * sum(
+            matrix_bytes(self.base_form, out, inner, kind=kind, number_bytes=size)
+            for out, inner in shapes
+        )
 
     @property
     def is_shared(self) -> bool:

@@ -8,11 +8,13 @@ V vocab_size. Sizes are bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.variants import ASCEND, NATIVE, TRITON
+from danlu.device.weight_forms import floats_bytes
 from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.model.recompute import Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
@@ -113,9 +115,9 @@ def memory_of(
     on_host = step_plan.recompute == "offload" and device.has_host
     passing = max(
         loss_bytes(job, step_plan, shape, device),
-        layer_bytes(job, step_plan.recompute, device, shape),
+        layer_bytes(job, step_plan.recompute, device, shape) + piece_bytes(job, device),
     )
-    weights = -(-job.weight_bytes // job.num_shares) + job.gathered_bytes
+    weights = -(-job.weight_bytes(device.kind) // job.num_shares) + job.gathered_bytes
     if job.trains_all and job.number_bytes == 4:
         weights = 0  # the master values are the weights
     trained = job.num_trained * _TRAINED_BYTES
@@ -227,6 +229,15 @@ def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: Batc
     wider = (device.attention.number_bytes or size) - size
     attention += wider * (4 * config.q_size + 4 * config.kv_size)
     return int(max(mlp, attention)) * shape.tokens
+
+
+def piece_bytes(job: Job, device: DeviceFacts) -> int:
+    """Return what one piece of a quantised weight takes while it is floats, for a product."""
+    if job.base_form is None or job.base_form == "fp8":
+        return 0
+    largest = max(math.prod(merged_shape(job.config, name)) for name in PROJECTIONS)
+    size = job.number_bytes
+    return floats_bytes(job.base_form, largest, kind=device.kind, number_bytes=size)
 
 
 def loss_bytes(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts) -> int:

@@ -8,6 +8,7 @@ from itertools import chain
 
 from danlu.errors import CapacityError
 from danlu.language import _
+from danlu.model.config import WeightForm
 from danlu.model.layout import PROJECTIONS
 from danlu.model.sizes import num_parameters, published_config, published_names
 from danlu.plan.choose import USABLE, Basis, Constraints, NothingFits, Plan, choose
@@ -17,6 +18,8 @@ from danlu.units import readable_bytes
 
 # Of devices in a machine.
 _COUNTS = (2, 4, 8, 16)
+# A base below an adapter in fewer bits, as --quantization_bit makes it.
+_FEWER_BITS: tuple[tuple[str, WeightForm], ...] = (("8", "int8"), ("4", "int4"))
 _CUTOFFS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256)
 
 
@@ -85,6 +88,12 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
         change = {**change, "finetuning_type": "lora"}
         if _fits(basis, job, workload):
             yield _as_flags(change), change
+    if job.base_form is None:
+        for bits, form in _FEWER_BITS:
+            if _fits(basis, replace(job, base_form=form), workload):
+                change = {**change, "quantization_bit": bits}
+                yield _as_flags(change), change
+                break
     for name in reversed(published_names()):
         config = published_config(name)
         if config is None or num_parameters(config) >= num_parameters(job.config):
@@ -100,7 +109,7 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
 
 def _devices_that_fit(basis: Basis) -> int | None:
     """Return how many such devices would hold the base, where only an adapter is trained."""
-    if basis.job.trains_all or basis.job.is_fp8 or not basis.device.has_host:
+    if basis.job.trains_all or basis.job.base_form is not None or not basis.device.has_host:
         return None
     counts = (count for count in _COUNTS if count > basis.workload.num_devices)
 

@@ -120,7 +120,7 @@ def seconds_of(
 ) -> float:
     """Predict one microstep, forward and backward."""
     flops = training_flops(job, step_plan.recompute, shape)
-    if job.is_fp8:
+    if job.base_form == "fp8":
         flops -= _faster_flops(job, step_plan.recompute, shape, device)
     times = 1 + _ATTENTION_BACKWARD + (step_plan.recompute != "none")
     attention = times * _attention_flops(job.config, shape)
@@ -150,14 +150,14 @@ def gathering_seconds(job: Job, device: DeviceFacts) -> float:
 
     It goes on beside computing: the next layer's while one computes.
     """
-    return job.weight_bytes * (1 - 1 / job.num_shares) / device.link_bandwidth
+    return job.weight_bytes(device.kind) * (1 - 1 / job.num_shares) / device.link_bandwidth
 
 
 def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: Speed) -> float:
     """Predict one forward pass."""
     config = job.config
     body = 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
-    if job.is_fp8 and device.fp8_ratio:
+    if job.base_form == "fp8" and device.fp8_ratio:
         body /= device.fp8_ratio
     seconds = (body + _head_flops(config, shape)) / speed.flops
     seconds += _attention_flops(config, shape) / min(speed.flops, device.attention_flops)
@@ -245,7 +245,7 @@ def _counts(job: Job, recompute: Recompute, device: DeviceFacts) -> tuple[int, f
     # Those in C++ read and write what those in Triton do.
     kernels = TRITON if kernels == NATIVE else kernels
     counts = fused.get(kernels, plain)[recompute]
-    if not job.is_fp8:
+    if job.base_form != "fp8":
         return counts
     launches, *numbers = (count + more for count, more in zip(counts, _FP8[recompute], strict=True))
     return int(launches), numbers[0], numbers[1], numbers[2]
@@ -283,9 +283,21 @@ def _overhead_s(job: Job, step_plan: StepPlan, shape: BatchShape, device: Device
     head = 2 * chunks * config.vocab_size * config.hidden_size
     seconds = _elementwise_s(job, step_plan.recompute, shape, device)
     seconds += device.reread * (body + head) * size / device.bandwidth
+    if job.base_form not in (None, "fp8"):
+        seconds += _floats_s(job, step_plan.recompute, device)
     if job.trains_all:  # each chunk's gradient at the head is written, read and added in fp32
         moved = (2 * size + 8) * chunks * config.vocab_size * config.hidden_size
         seconds += moved / device.bandwidth
     if step_plan.recompute == "offload":  # out and back over PCIe, 20 GB/s, not overlapped
         seconds += 2 * config.num_hidden_layers * config.hidden_size * size * shape.tokens / 20e9
     return seconds
+
+
+def _floats_s(job: Job, recompute: Recompute, device: DeviceFacts) -> float:
+    """Seconds in which weights in few bits become floats: written once and read for each product.
+
+    Two for each weight, forward and for the gradient of the input, and what is computed again.
+    """
+    weights = 2 * _layer_weights(job.config) + _weights_again(job.config, recompute)
+    moved = weights * job.config.num_hidden_layers * (2 * job.number_bytes + 1)
+    return moved / device.bandwidth

@@ -24,6 +24,7 @@ from danlu.errors import UsageError
 from danlu.files.atomic import atomic_write
 from danlu.files.json_file import read_json_file
 from danlu.language import _
+from danlu.model.config import WeightForm
 from danlu.model.recompute import Recompute
 
 RUN_FILE = "run.json"
@@ -88,9 +89,10 @@ class ResumeRecord(_OpenRecord):
 class ArithmeticRecord(_OpenRecord):
     """What shapes a run's numbers; a resumed run uses it again, so that it is bit-identical.
 
-    All as at the start, then the changes, and where it was resumed. ops: the variants of the hot
-    operations by name. num_devices: that it began with; whatever their number later, its steps have
-    as many rows. is_shared: each of them holds a share of the base. The defaults of chunk_rows and
+    All as at the start, then the changes, and where it was resumed. base_form: in which the base
+    below an adapter was kept; None: as it is. ops: the variants of the hot operations by name.
+    num_devices: that it began with; whatever their number later, its steps have as many rows.
+    is_shared: each of them holds a share of the base. The defaults of chunk_rows and
     recompute are how older versions computed, which did not record them; None: not recorded.
     """
 
@@ -98,6 +100,7 @@ class ArithmeticRecord(_OpenRecord):
     device_description: str | None = None
     dtype: str | None = None
     threads: int | None = None
+    base_form: WeightForm | None = None
     ops: dict[str, str] = Field(default_factory=dict)
     num_devices: int = 1
     is_shared: bool = False
@@ -163,6 +166,12 @@ class RunManifest(_Record):
     results: dict[str, float] = Field(default_factory=dict)
     started: Time = ""
     ended: Time = ""
+
+    @property
+    def base_form(self) -> WeightForm | None:
+        """The form in which the base below the adapter was kept; None: as it is."""
+        # Older runs have recorded the setting only.
+        return self.arithmetic.base_form or ("fp8" if self.settings.get("fp8") else None)
 
     def changed(self, **values: Any) -> RunManifest:
         """Return a checked copy with other values."""

@@ -40,7 +40,8 @@ _ONLY_TRAINING = foreign(
     "adam_beta1 adam_beta2 adam_epsilon max_grad_norm eval_on_start eval_strategy "
     "evaluation_strategy eval_steps save_strategy save_steps save_total_limit "
     "load_best_model_at_end metric_for_best_model early_stopping_steps early_stopping_patience "
-    "logging_steps plot_loss report_to logging_dir fp16 bf16 fp8",
+    "logging_steps plot_loss report_to logging_dir fp16 bf16 fp8 quantization_bit "
+    "quantization_method quantization_type double_quantization quantization_device_map",
     note="only training uses it",
 )
 
@@ -174,10 +175,11 @@ _TABLE: Mapping[tuple[str, ...], Mapping[str, Foreign]] = {
             note="the plan decides what is computed twice; --recompute none or block fixes it",
         ),
         **foreign(
-            "quantization_bit quantization_method quantization_type double_quantization "
-            "quantization_device_map use_kt",
-            instead="leave it out: the base stays as it is; --recompute saves memory, --fp8 time",
+            "double_quantization",
+            note="the scales of nf4 have 16 bits, a quarter of a bit a weight",
         ),
+        **foreign("quantization_device_map", note="training uses one device"),
+        **foreign("use_kt", instead="leave it out: danlu's own operations train"),
         **foreign(
             "use_dora pissa_init pissa_iter pissa_convert loraplus_lr_ratio loraplus_lr_embedding "
             "use_badam use_galore use_apollo use_muon use_adam_mini use_llama_pro "

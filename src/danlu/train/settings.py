@@ -17,6 +17,7 @@ from danlu.data.settings import DataSettings
 from danlu.errors import UsageError
 from danlu.hub.settings import DeviceName, DtypeName
 from danlu.language import _
+from danlu.model.config import WeightForm
 from danlu.model.recompute import Recompute
 from danlu.settings.foreign_options import options_for
 from danlu.settings.ranges import (
@@ -49,6 +50,8 @@ SERVICES = (
 )
 
 
+# Methods of LLaMA-Factory whose models are quantised beforehand.
+_QUANTISED_BEFORE = ("gptq", "awq", "aqlm", "quanto", "mxfp4", "fp8")
 # The most that measuring for the report takes, loading excepted.
 REPORT_SECONDS = 60.0
 
@@ -197,6 +200,15 @@ class TrainSettings(DataSettings):
         "keep the base below an adapter in fp8 and multiply with that: faster on NVIDIA cards from "
         "Ada and Hopper on",
     )
+    quantization_bit: Literal[8, 4] | None = option(
+        None, "keep the base below an adapter in so many bits: half or a third of its memory"
+    )
+    quantization_method: Literal["bnb", "hqq", "eetq"] | None = option(
+        None, "whose way files ask for: bnb with 4 bits is nf4, all else danlu's int8 and int4"
+    )
+    quantization_type: Literal["nf4"] | None = option(
+        None, "which 4 bits: nf4, bitsandbytes' levels; int4 if nothing is given"
+    )
     dtype: DtypeName = "auto"
     device: DeviceName = "auto"
     num_devices: PositiveInt = option(
@@ -215,6 +227,38 @@ class TrainSettings(DataSettings):
                 ).format(services=", ".join(services))
             )
         return value
+
+    @field_validator("quantization_bit", mode="before")
+    @classmethod
+    def _as_number(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("quantization_method", "quantization_type", mode="before")
+    @classmethod
+    def _way_to_quantise(cls, value: object) -> object:
+        name = str(value).lower()
+        if name in _QUANTISED_BEFORE:
+            raise ValueError(
+                _(
+                    "{method} is made before training, from data; danlu quantises the published "
+                    "weights itself while it reads them"
+                ).format(method=name)
+            )
+        if name == "fp4":
+            raise ValueError(_("nf4 takes as much memory as fp4 and loses less"))
+        return "bnb" if name == "bitsandbytes" else value
+
+    @property
+    def base_form(self) -> WeightForm | None:
+        """The form in which the matrices below an adapter are kept; None: as they are."""
+        if self.fp8:
+            return "fp8"
+        if self.quantization_bit is None:
+            return None
+        if self.quantization_bit == 8:
+            return "int8"
+        is_nf4 = self.quantization_type == "nf4" or self.quantization_method == "bnb"
+        return "nf4" if is_nf4 else "int4"
 
     @property
     def resumes(self) -> bool:
@@ -245,11 +289,23 @@ def check_settings(settings: TrainSettings, *, command: Literal["train", "plan"]
             why=_("danlu train trains; it does not only evaluate."),
             fix="--do_train true",
         )
-    if settings.finetuning_type == "full" and settings.fp8:
+    if settings.finetuning_type == "full" and settings.base_form is not None:
         raise UsageError(
-            _("--fp8 cannot be used with --finetuning_type full."),
-            why=_("Weights in fp8 stay as they are; only an adapter beside them can learn."),
+            _("--{name} cannot be used with --finetuning_type full.").format(
+                name="fp8" if settings.fp8 else "quantization_bit"
+            ),
+            why=_(
+                "Weights in {form} stay as they are; only an adapter beside them can learn."
+            ).format(form=settings.base_form),
             fix="--finetuning_type lora",
+        )
+    if settings.fp8 and settings.quantization_bit is not None:
+        raise UsageError(
+            _("--fp8 and --quantization_bit exclude each other."),
+            why=_("The base below an adapter has one form."),
+            fix=_(
+                "Keep --quantization_bit for less memory, --fp8 for speed on newer NVIDIA cards."
+            ),
         )
     if settings.finetuning_type == "full" and settings.adapter_name_or_path:
         raise UsageError(

@@ -220,7 +220,7 @@ def planned(
 ) -> tuple[float, float]:
     """Return what the plan says of a layer: operations, and numbers in bf16 that a token moves."""
     ranks = None if lora is None else dict.fromkeys(lora.target_modules, lora.r)
-    job = Job(config=config, number_bytes=2, ranks=ranks, is_fp8=fp8)
+    job = Job(config=config, number_bytes=2, ranks=ranks, base_form="fp8" if fp8 else None)
     plan = StepPlan(micro_batch_tokens=64, chunk_rows=64, recompute=policy)
     # Products take no time.
     bare = replace(card, kind="cuda", flops=1e30, reread=0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from danlu.model.config import ModelConfig
+from danlu.model.config import ModelConfig, WeightForm
 from danlu.model.quantized import quantized_model
 from danlu.model.qwen3 import Qwen3
 
@@ -47,9 +47,21 @@ def tiny_model(
 
 def in_fp8(plain: Qwen3) -> Qwen3:
     """Build the same model with its projections in fp8."""
+    return quantized_tiny(plain, "fp8")
+
+
+def quantized_tiny(plain: Qwen3, form: WeightForm) -> Qwen3:
+    """Build the same model with its projections in a form, as below an adapter."""
     tensors, like = dict(plain.hf_tensors()), plain.embed_tokens
 
     def read_into(name: str, destination: torch.Tensor) -> None:
         destination.copy_(tensors[name])
 
-    return quantized_model(plain.config, "fp8", read_into, device=like.device, dtype=like.dtype)
+    return quantized_model(
+        plain.config,
+        form,
+        read_into,
+        device=like.device,
+        dtype=like.dtype,
+        keeps_head=True,
+    )

@@ -62,14 +62,16 @@ def mean(numbers: list[float]) -> float:
 
 
 def test_thirty_steps_lose_as_much_as_without() -> None:
-    (plain, _held), (in_fp8, _held8) = (trained("cpu", 30, fp8=on, rows=2) for on in (False, True))
+    (plain, _held), (in_fp8, _held8) = (
+        trained("cpu", 30, {"fp8": on}, rows=2) for on in (False, True)
+    )
     assert in_fp8 != plain
     assert mean(in_fp8[-10:]) <= (1 + GATE) * mean(plain[-10:])
 
 
 @pytest.mark.soak
 def test_the_loss_after_a_hundred_steps_is_within_a_hundredth() -> None:
-    (plain, held), (in_fp8, held8) = (trained("cpu", 100, fp8=on) for on in (False, True))
+    (plain, held), (in_fp8, held8) = (trained("cpu", 100, {"fp8": on}) for on in (False, True))
     assert held < 0.2 * plain[0]
     assert mean(in_fp8[-10:]) <= (1 + GATE) * mean(plain[-10:])
     assert held8 <= (1 + GATE) * held
@@ -135,9 +137,11 @@ def test_every_weight_cannot_be_trained_in_fp8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", ["quantization_bit=4", "quantization_bit=8"])
-def test_fewer_bits_besides_are_refused(words: str) -> None:
-    with pytest.raises(UsageError, match="is not supported"):
-        resolve(TrainSettings, ["--fp8=true", f"--{words}"], {})
+def test_fewer_bits_besides_are_refused(tmp_path: Path, words: str) -> None:
+    settings = resolve(TrainSettings, ["--fp8=true", f"--{words}"], {}).values
+    wanted = settings_of(tmp_path, quantization_bit=settings.quantization_bit)
+    with pytest.raises(UsageError, match="exclude each other"):
+        check_settings(wanted)
 
 
 def test_widths_that_fp8_cannot_multiply_are_refused(tmp_path: Path) -> None:

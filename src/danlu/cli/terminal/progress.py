@@ -42,7 +42,7 @@ from danlu.train.events import (
     StoppedEarly,
 )
 from danlu.train.job.finetune import Finetune
-from danlu.train.job.plan_shown import precision_words, summary, way
+from danlu.train.job.plan_shown import precision_words, quantization_lines, summary, way
 from danlu.train.job.setup import PreparedRun
 from danlu.train.loop.trainer import Interrupted
 from danlu.train.recipe import Recipe
@@ -56,11 +56,12 @@ def describe(run: PreparedRun) -> list[str]:
         _("Model {model} on {device} ({dtype}, {threads} threads), {kind}").format(
             model=settings.model_name_or_path,
             device=run.device.description,
-            dtype=precision_words(run.precision.name, fp8=settings.fp8),
+            dtype=precision_words(run.precision.name, settings.base_form),
             threads=run.device.threads,
             kind=settings.finetuning_type,
         ),
         *([run.precision.note] if run.precision.note else []),
+        *quantization_lines(settings),
         *_operations(run.device),
         *training_remarks(model_folder(settings.model_name_or_path), settings),
         *data_lines(run.task.data.report),

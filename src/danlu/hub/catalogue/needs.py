@@ -11,7 +11,7 @@ import torch
 from danlu.device.datasheets import DeviceFacts
 from danlu.model.config import ModelConfig, Quantization
 from danlu.model.layout import PROJECTIONS
-from danlu.model.quantized import fits_int4, quantized_bytes
+from danlu.model.quantized import fits, quantized_bytes
 from danlu.plan.choose import USABLE, NothingFits, choose
 from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
@@ -49,7 +49,7 @@ def _needed_bytes(config: ModelConfig, device: DeviceFacts) -> Mapping[str, int]
     found = {
         f"chat_{name}": _chat_bytes(config, device, quantization)
         for name, quantization in _CHAT.items()
-        if quantization != "int4" or fits_int4(config)
+        if quantization is None or fits(config, quantization)
     }
     lora = {part: RANK for parts in PROJECTIONS.values() for part in parts}
     found["lora"] = _training_bytes(config, device, lora)

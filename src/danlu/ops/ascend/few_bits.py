@@ -13,8 +13,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danlu.ops.frozen.int4 import INT4_GROUP, int4_levels
-from danlu.ops.frozen.quantized import PIECE, FewBitsForm, in_rows, int8_floats, pieces_of
+from danlu.device.weight_forms import INT4_GROUP, PIECE
+from danlu.ops.frozen.int4 import int4_levels
+from danlu.ops.frozen.quantized import (
+    FewBitsForm,
+    in_rows,
+    int8_floats,
+    pieces_of,
+    product_by_pieces,
+)
 
 # The most rows or columns that the kernel takes; Qwen3's output matrix has more.
 _LARGEST_SIDE = 65535
@@ -99,10 +106,8 @@ def _floats(
 
 def _int4_linear(x: Tensor, packed: Tensor, parameters: Tensor) -> Tensor:
     if x.dtype == torch.float32 or not len(x):
-        y = x.new_empty(len(x), 8 * packed.shape[2] * len(packed))
-        for rows, weight in _floats(packed, parameters, x.dtype):
-            torch.mm(x, weight.t(), out=y[:, rows])
-        return y
+        outputs = 8 * packed.shape[2] * len(packed)
+        return product_by_pieces(_floats, (packed, parameters), x, outputs)
     parts = [
         torch.ops.npu.npu_weight_quant_batchmatmul(
             x, words, scales, antiquant_offset=offsets, antiquant_group_size=INT4_GROUP

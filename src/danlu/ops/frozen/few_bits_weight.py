@@ -1,4 +1,4 @@
-"""A matrix in int8 or int4, where the model has a weight."""
+"""A matrix in int8, int4 or nf4, where the model has a weight."""
 
 from __future__ import annotations
 
@@ -9,28 +9,40 @@ from torch import Tensor, nn
 
 from danlu.ops.choice import Operation
 from danlu.ops.frozen.int4 import INT4_LINEAR
-from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, multiplied
+from danlu.ops.frozen.nf4 import NF4_LINEAR
+from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, input_gradient, multiplied
 
-_OPERATIONS: dict[str, Operation[FewBitsForm]] = {"int8": INT8_LINEAR, "int4": INT4_LINEAR}
+_OPERATIONS: dict[str, Operation[FewBitsForm]] = {
+    "int8": INT8_LINEAR,
+    "int4": INT4_LINEAR,
+    "nf4": NF4_LINEAR,
+}
 
 
 class QuantizedWeight(nn.Module):
     """A matrix [out, in] in the form of its device, uninitialised until `fill`.
 
-    like: a tensor of the matrix's shape and dtype, on any device.
+    like: a tensor of the matrix's shape and dtype, on any device. below_adapter: it multiplies the
+    rows of a training.
     """
 
     values: Tensor
     scales: Tensor  # int4: and zeros
 
     def __init__(
-        self, like: Tensor, quantization: Literal["int8", "int4"], device: torch.device
+        self,
+        like: Tensor,
+        quantization: Literal["int8", "int4", "nf4"],
+        device: torch.device,
+        *,
+        below_adapter: bool = False,
     ) -> None:
         super().__init__()
         self.outputs, self.inputs = like.shape
         self.dtype = like.dtype
-        self.form = _OPERATIONS[quantization].on(device)
-        values, scales = self.form.empty(like, device)
+        form = _OPERATIONS[quantization].on(device)
+        self.form = form._replace(linear=form.many) if below_adapter and form.many else form
+        values, scales = form.empty(like, device)
         self.register_buffer("values", values)
         self.register_buffer("scales", scales)
 
@@ -42,3 +54,7 @@ class QuantizedWeight(nn.Module):
         y = multiplied(self.form, x, self.values, self.scales)
         # The last tile of outputs may be longer than the matrix.
         return y if y.shape[1] == self.outputs else y[:, : self.outputs]
+
+    def gradient(self, dy: Tensor) -> Tensor:  # [T, out] -> [T, in]
+        """Return the gradient of x, made of floats, a piece at a time."""
+        return input_gradient(self.form.floats, (self.values, self.scales), dy, self.inputs)

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from danlu.device.memory import sent
 from danlu.device.variants import REFERENCE
+from danlu.device.weight_forms import PIECE
 from danlu.ops import reference
 from danlu.ops.choice import NotHere, Operation
-from danlu.ops.frozen.quantized import PIECE, pieces_of
+from danlu.ops.frozen.quantized import pieces_of
 
 FP8 = torch.float8_e4m3fn
 # What all sizes but the number of tokens must be a multiple of (torch's _scaled_mm).

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from danlu.device.weight_forms import INT4_GROUP, PIECE
 from danlu.ops import reference
 from danlu.ops.choice import NotHere, Operation
 from danlu.ops.frozen.quantized import (
-    PIECE,
     QUANTIZED_AT_ONCE,
     FewBitsForm,
     Product,
@@ -30,9 +30,9 @@ from danlu.ops.frozen.quantized import (
     divisor_of,
     form_trial,
     pieces_of,
+    product_by_pieces,
 )
 
-INT4_GROUP = 32
 # aten packs tiles of 64 outputs with AVX-512, of 32 with AVX2; others in an order we do not have.
 _TILES = (64, 32)
 # The most rows for which the kernel is faster.
@@ -109,10 +109,7 @@ def _few_rows(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
 def int4_floats(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     """Multiply with floats made of tiles, a piece at a time."""
     tiles, _inputs, half = packed.shape
-    y = x.new_empty(len(x), tiles * 2 * half)
-    for rows, weight in _tile_floats(packed, scales_and_zeros, x.dtype):
-        torch.mm(x, weight.t(), out=y[:, rows])
-    return y
+    return product_by_pieces(_tile_floats, (packed, scales_and_zeros), x, tiles * 2 * half)
 
 
 @cache

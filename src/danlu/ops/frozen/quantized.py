@@ -1,4 +1,4 @@
-"""Products with int8 weights, and what they share with int4 ones; no weight gets a gradient.
+"""Products with int8 weights, and what they share with other few bits; no weight is learned.
 
 w = q * scale with q in [-127, 127]; each output has a scale, or each group of its inputs. How the
 numbers lie, and how many inputs share a scale, is a form's own: the kernels' of a device. A kernel
@@ -14,21 +14,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.device.memory import sent
-from danlu.device.variants import NATIVE, preferred_variants
+from danlu.device.weight_forms import piece_numbers
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
 
 # The most rows for which aten's kernel is faster.
 INT8_KERNEL_ROWS = 4
-# Inputs that share a scale, and bytes of one, in a form with groups (native/kernels.h).
-_GROUP, _SCALE_BYTES = 32, 2
-# Numbers that are floats again at a time in a product: 8 MB in bf16, and 128 MB on an accelerator,
-# which would start many small products otherwise.
-PIECE, LARGE_PIECE = 1 << 22, 1 << 26
 # Numbers that are quantised at a time: what that takes is small, and one place in the heap does.
 QUANTIZED_AT_ONCE = 1 << 17
 Stored = tuple[Tensor, Tensor]
@@ -42,13 +36,14 @@ class FewBitsForm(NamedTuple):
     empty(weight, device): what `fill` fills, for a weight of this shape. fill(out, weight [out,
     in]): quantises it. floats(*stored, dtype): yields slices of outputs and their weights [some,
     in]; there may be filler behind outputs and inputs. linear(x, *stored) -> [rows, outputs and
-    filler].
+    filler]. many: the same for the rows of a training, where that is another product.
     """
 
     empty: Callable[[Tensor, torch.device], Stored]
     fill: Callable[[Stored, Tensor], None]
     floats: Pieces
     linear: Product
+    many: Product | None = None
 
 
 def quantized_in(form: FewBitsForm, weight: Tensor) -> Stored:
@@ -78,12 +73,30 @@ class Frozen(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, scales = ctx.saved_tensors
-        total: Tensor | None = None
-        for rows, weight in ctx.pieces(values, scales, grad.dtype):
-            some, weight = grad[:, rows], weight[:, : ctx.inputs]
-            total = some @ weight if total is None else total.addmm_(some, weight)
-        return total, None, None, None, None
+        stored = ctx.saved_tensors
+        return input_gradient(ctx.pieces, stored, grad, ctx.inputs), None, None, None, None
+
+
+def input_gradient(pieces: Pieces, stored: Stored, dy: Tensor, inputs: int) -> Tensor:
+    """Return the gradient [rows, inputs] of what was multiplied, from the product's.
+
+    dy: [rows, outputs], with filler or without.
+    """
+    total: Tensor | None = None
+    for rows, weight in pieces(*stored, dy.dtype):
+        some = dy[:, rows]
+        weight = weight[: some.shape[1], :inputs]
+        total = some @ weight if total is None else total.addmm_(some, weight)
+    assert total is not None  # a matrix has a row
+    return total
+
+
+def product_by_pieces(pieces: Pieces, stored: Stored, x: Tensor, outputs: int) -> Tensor:
+    """Multiply with floats made of weights -> [rows, outputs]. outputs: filler included."""
+    y = x.new_empty(len(x), outputs)
+    for rows, weight in pieces(*stored, x.dtype):
+        torch.mm(x, weight[:, : x.shape[1]].t(), out=y[:, rows])
+    return y
 
 
 def in_rows(linear: Product) -> FewBitsForm:
@@ -109,7 +122,7 @@ def _fill_rows(out: Stored, weight: Tensor) -> None:
 def _row_pieces(
     values: Tensor, scales: Tensor, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Tensor]]:
-    for rows in pieces_of(_piece(values.device), *values.shape):
+    for rows in pieces_of(piece_numbers(values.device.type), *values.shape):
         yield rows, values[rows].to(dtype).mul_(scales[rows, None])
 
 
@@ -122,22 +135,10 @@ def _int8_few_rows(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
 def int8_floats(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     """Multiply with floats made of values, a piece at a time."""
     y = x.new_empty(len(x), len(values))
-    for rows in pieces_of(_piece(x.device), *values.shape):
-        torch.mul(F.linear(x, values[rows].to(x.dtype)), scales[rows], out=y[:, rows])
+    for rows in pieces_of(piece_numbers(x.device.type), *values.shape):
+        torch.mm(x, values[rows].to(x.dtype).t(), out=y[:, rows])
+        y[:, rows].mul_(scales[rows])
     return y
-
-
-def _piece(device: torch.device) -> int:
-    return PIECE if device.type == "cpu" else LARGE_PIECE
-
-
-def int8_bytes(kind: str) -> float:
-    """Return the bytes of a weight in the form that a kind of device usually has.
-
-    With its share of a scale where groups have one; those of whole outputs are too few to count.
-    """
-    has_groups = NATIVE in preferred_variants(kind)["int8_linear"]
-    return 1 + _SCALE_BYTES / _GROUP if has_groups else 1.0
 
 
 def pieces_of(numbers: int, outputs: int, inputs: int, multiple: int = 1) -> Iterator[slice]:

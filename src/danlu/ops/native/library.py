@@ -29,7 +29,7 @@ from danlu.ops.choice import NotBuilt, NotHere
 
 FILE = Path(__file__).with_name("libdanlu.so")
 # As in native/kernels.h.
-VERSION = 3
+VERSION = 4
 
 Pointer, Size, Int, Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
@@ -57,6 +57,7 @@ class Kind(IntEnum):
     NARROW = 17
     WIDEN = 18
     OUTER = 19
+    DEQUANTIZE = 20
 
 
 class KernelCall(ctypes.Structure):

@@ -7,13 +7,14 @@ in. Filler, behind the outputs and, in int8, behind the inputs, is zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from danlu.ops.frozen.quantized import PIECE, FewBitsForm, Stored, pieces_of
+from danlu.device.weight_forms import PIECE
+from danlu.ops.frozen.quantized import FewBitsForm, Stored, pieces_of, product_by_pieces
 from danlu.ops.native.library import Int, KernelCall, Kind, Pointer, Size, library
 from danlu.ops.native.native_linear import INT4, INT8, TILE, FewBitsProduct
 
@@ -21,6 +22,8 @@ from danlu.ops.native.native_linear import INT4, INT8, TILE, FewBitsProduct
 _GROUP = 32
 # Inputs in a word.
 _FOUR, _EIGHT = 4, 8
+# From so many rows on, a product with floats made of the weights is faster (docs/performance.md).
+MANY_ROWS = 512
 
 
 class _Quantize(KernelCall):
@@ -32,6 +35,12 @@ class _Quantize(KernelCall):
         ("form", Int),
         ("is_float", Int),
     )
+
+
+class _Dequantize(_Quantize):
+    """The same fields: weight, transposed, is what is written."""
+
+    kind = Kind.DEQUANTIZE
 
 
 def _empty(weight: Tensor, device: torch.device, in_word: int, *per_group: int) -> Stored:
@@ -70,34 +79,42 @@ def _fill(form: int, out: Stored, weight: Tensor) -> None:
     library().run(call)
 
 
-def _int8_floats(
-    values: Tensor, scales: Tensor, dtype: torch.dtype
+def _floats(
+    form: int, in_word: int, values: Tensor, scales: Tensor, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Tensor]]:
+    made = dtype if dtype in (torch.bfloat16, torch.float32) else torch.float32
     tiles, words, _tile = values.shape
-    for rows in pieces_of(PIECE, tiles * TILE, words * _FOUR, TILE):
-        some, of_groups = values[_tiles_of(rows)], scales[_tiles_of(rows)].to(dtype)
-        bytes_ = some.view(torch.int8).view(-1, words, TILE, 2, 2).permute(0, 2, 1, 4, 3)
-        weight = bytes_.to(dtype).reshape(-1, TILE, words * _FOUR)
-        by_input = of_groups.repeat_interleave(_GROUP, dim=1)[:, : words * _FOUR]
-        yield rows, weight.mul_(by_input.transpose(1, 2)).flatten(0, 1)
+    inputs = words * in_word
+    for rows in pieces_of(PIECE, tiles * TILE, inputs, TILE):
+        outputs = rows.stop - rows.start
+        weight = torch.empty(inputs, outputs, dtype=made, device=values.device)
+        call = _Dequantize(
+            values=values[_tiles_of(rows)],
+            scales=scales[_tiles_of(rows)],
+            weight=weight,
+            outputs=outputs,
+            inputs=inputs,
+            form=form,
+            is_float=made == torch.float32,
+        )
+        library().run(call)
+        yield rows, weight.to(dtype).t()
 
 
-def _int4_floats(
-    values: Tensor, scales: Tensor, dtype: torch.dtype
-) -> Iterator[tuple[slice, Tensor]]:
-    tiles, words, _tile = values.shape
-    for rows in pieces_of(PIECE, tiles * TILE, words * _EIGHT, TILE):
-        some = values[_tiles_of(rows)].transpose(1, 2)  # [tiles, TILE, words]
-        eights = torch.stack([some >> 4 * place & 15 for place in (0, 4, 1, 5, 2, 6, 3, 7)], dim=-1)
-        levels = eights.view(-1, words * _EIGHT // _GROUP, _GROUP).to(dtype).sub_(8)
-        of_groups = scales[_tiles_of(rows)].to(dtype).transpose(1, 2).reshape(len(levels), -1, 1, 2)
-        weight = torch.addcmul(of_groups[..., 1], levels, of_groups[..., 0])
-        yield rows, weight.flatten(1)
+def _many(product: FewBitsProduct, x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+    """Multiply the rows of a training. In answers a row's bits must not depend on their number."""
+    if len(x) < MANY_ROWS:
+        return product(x, values, scales)
+    floats = partial(_floats, product.form, product.in_word)
+    tiles, _words, tile = values.shape
+    return product_by_pieces(floats, (values, scales), x, tiles * tile)
 
 
-NATIVE_INT8 = FewBitsForm(
-    _empty_int8, partial(_fill, INT8), _int8_floats, FewBitsProduct(INT8, _FOUR)
-)
-NATIVE_INT4 = FewBitsForm(
-    _empty_int4, partial(_fill, INT4), _int4_floats, FewBitsProduct(INT4, _EIGHT)
-)
+def _form(empty: Callable[[Tensor, torch.device], Stored], product: FewBitsProduct) -> FewBitsForm:
+    form = product.form
+    floats = partial(_floats, form, product.in_word)
+    return FewBitsForm(empty, partial(_fill, form), floats, product, partial(_many, product))
+
+
+NATIVE_INT8 = _form(_empty_int8, FewBitsProduct(INT8, _FOUR))
+NATIVE_INT4 = _form(_empty_int4, FewBitsProduct(INT4, _EIGHT))

@@ -168,7 +168,8 @@ def load_base(
         prepared.settings.model_name_or_path,
         device=device,
         dtype=prepared.precision.dtype,
-        quantization="fp8" if prepared.settings.fp8 else None,
+        quantization=prepared.settings.base_form,
+        keeps_head=True,
         shared_by=prepared.shared_by,
         progress=progress,
     )

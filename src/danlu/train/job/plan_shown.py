@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from danlu.language import _, columns, padded
+from danlu.model.config import WeightForm
 from danlu.plan.choose import Candidate, Plan
 from danlu.plan.speed import exchange_seconds, gathering_seconds
 from danlu.train.job.record import plan_record
+from danlu.train.settings import TrainSettings
 from danlu.units import GIB, readable_bytes
 
 
@@ -78,9 +80,7 @@ def _what_is_planned(plan: Plan, model: str) -> list[str]:
             model=model,
             kind="full" if job.trains_all else "lora",
             count=f"{job.num_trained:,}",
-            bits=precision_words(
-                _("{bits} bits").format(bits=8 * job.number_bytes), fp8=job.is_fp8
-            ),
+            bits=precision_words(_("{bits} bits").format(bits=8 * job.number_bytes), job.base_form),
             device=plan.device.description,
         ),
         _("{steps} steps of up to {tokens} tokens; the longest example has {longest}").format(
@@ -118,9 +118,31 @@ def _devices_line(plan: Plan) -> str:
     )
 
 
-def precision_words(precision: str, *, fp8: bool) -> str:
+def precision_words(precision: str, base_form: WeightForm | None) -> str:
     """Name what is computed in, with the form of the base below an adapter."""
-    return _("{precision}, base in fp8").format(precision=precision) if fp8 else precision
+    if base_form is None:
+        return precision
+    return _("{precision}, base in {form}").format(precision=precision, form=base_form)
+
+
+def quantization_lines(settings: TrainSettings) -> list[str]:
+    """Say how the base below an adapter is quantised, and what takes another program's place."""
+    method = settings.quantization_method
+    if settings.quantization_bit is None:
+        if method is None and settings.quantization_type is None:
+            return []
+        return [_("Without --quantization_bit the base is not quantised.")]
+    form = settings.base_form
+    lines = [
+        _(
+            "The base is quantised to {form} while it is read; embedding, output matrix and "
+            "adapter keep their precision."
+        ).format(form=form)
+    ]
+    if method is not None and form != "nf4":
+        own = _("--quantization_method {method}: danlu's own {form} takes its place.")
+        lines.append(own.format(method=method, form=form))
+    return lines
 
 
 def memory_rows(plan: Plan) -> list[tuple[str, int, str]]:

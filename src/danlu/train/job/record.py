@@ -67,6 +67,7 @@ def manifest_of(prepared: PreparedRun, *, base: LoadedModel, arithmetic: StepPla
             device_description=device.description,
             dtype=str(base.dtype).removeprefix("torch."),
             threads=device.threads,
+            base_form=base.quantization,
             ops=dict(ops_table(device.torch_device).chosen),
             num_devices=prepared.began_with,
             is_shared=not prepared.shared_by.is_alone,

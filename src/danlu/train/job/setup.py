@@ -93,7 +93,7 @@ class LearningTask:
             config=config,
             number_bytes=dtype.itemsize,
             ranks=None if lora is None else dict.fromkeys(lora.target_modules, lora.r),
-            is_fp8=settings.fp8,
+            base_form=settings.base_form,
         )
         workload = workload_of(
             self.recipe,
@@ -112,7 +112,7 @@ class LearningTask:
         try:
             return plan(job, workload, facts)
         except CapacityError:
-            if num_devices == 1 or lora is None or settings.fp8:
+            if num_devices == 1 or lora is None or job.base_form is not None:
                 raise
             return plan(replace(job, num_shares=num_devices), workload, facts)
 

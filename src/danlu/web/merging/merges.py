@@ -9,7 +9,7 @@ from typing import Any
 
 from danlu.export.gguf_model import Form, MatrixType, command_to_use, export
 from danlu.export.merge import MergeReport, merge
-from danlu.export.merge_words import merge_figures, merge_verdict
+from danlu.export.merge_words import merge_figures, merge_remarks, merge_verdict
 from danlu.hub.prompting import prompting_of_model
 from danlu.language import _
 from danlu.server.edge.http_errors import ApiError
@@ -83,7 +83,8 @@ class Merges:
 
 def _in_words(report: MergeReport) -> Json:
     verdict, text = merge_verdict(report)
-    return {"verdict": verdict, "text": text, "figures": merge_figures(report)}
+    figures = "; ".join([merge_figures(report), *merge_remarks(report)])
+    return {"verdict": verdict, "text": text, "figures": figures}
 
 
 def _free_folder(name: str) -> Path:

@@ -19,7 +19,7 @@ ELSEWHERE = frozenset(
     {
         *("dataset", "dataset_dir", "eval_dataset", "model_name_or_path", "adapter_name_or_path"),
         *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "preset"),
-        *("stage", "do_train", "logging_dir"),
+        *("stage", "do_train", "logging_dir", "quantization_method"),
     }
 )
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -42,7 +42,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("load_best_model_at_end", "early_stopping_patience", "save_strategy", "save_steps"),
         *("save_total_limit", "logging_steps", "plot_loss", "report", "report_to"),
     ),
-    "device": ("micro_batch_tokens", "recompute", "dtype", "bf16", "fp16", "fp8", "device"),
+    "device": (
+        "micro_batch_tokens",
+        "recompute",
+        "dtype",
+        "bf16",
+        "fp16",
+        "fp8",
+        "quantization_bit",
+        "quantization_type",
+        "device",
+    ),
 }
 
 

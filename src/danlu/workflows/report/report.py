@@ -95,6 +95,9 @@ def _subjects(
     began_with: the adapter that the run trained further, on the same base.
     """
     tuned = tuned_settings(folder, settings)
+    if run.base_form not in (None, "fp8") and tuned.quantization is None:
+        # The base that was trained on; in 16 bits it may not fit where the run did.
+        tuned = tuned.model_copy(update={"quantization": run.base_form})
     if tuned.adapter_name_or_path and began_with:
         former = tuned.model_copy(update={"adapter_name_or_path": str(began_with)})
         return [Subject(settings=each, with_adapter=(True,)) for each in (former, tuned)]

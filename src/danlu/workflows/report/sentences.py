@@ -335,7 +335,7 @@ def _cost(found: BeforeAfter) -> list[tuple[str, str]]:
         (_("device"), run.arithmetic.device_description or "-"),
         (
             _("precision"),
-            precision_words(run.arithmetic.dtype or "-", fp8=bool(run.settings.get("fp8"))),
+            precision_words(run.arithmetic.dtype or "-", run.base_form),
         ),
         (_("started"), run.started or "-"),
         (_("ended"), run.ended or "-"),

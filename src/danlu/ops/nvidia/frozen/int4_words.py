@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from danlu.ops.frozen.int4 import INT4_GROUP, int4_levels
-from danlu.ops.frozen.quantized import LARGE_PIECE, FewBitsForm, Stored, pieces_of
+from danlu.device.weight_forms import INT4_GROUP, LARGE_PIECE
+from danlu.ops.frozen.int4 import int4_levels
+from danlu.ops.frozen.quantized import FewBitsForm, Stored, pieces_of, product_by_pieces
 from danlu.ops.nvidia.late_import import late
 
 # The most rows of a product that reads the weights as they are stored.
@@ -44,10 +45,7 @@ def _product(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     if 0 < len(x) <= _MOST_ROWS:
         some: Tensor = _linear(x, packed, scales_and_zeros)
         return some
-    y = x.new_empty(len(x), len(packed))
-    for rows, weight in _pieces(packed, scales_and_zeros, x.dtype):
-        torch.mm(x, weight.t(), out=y[:, rows])
-    return y
+    return product_by_pieces(_pieces, (packed, scales_and_zeros), x, len(packed))
 
 
 INT4_WORDS = FewBitsForm(_empty, int4_levels(lambda: 1, _store), _pieces, _product)
