@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from danlu.data.tokens.examples import Example
 from danlu.data.tokens.order import epoch_order, split
-from danlu.data.tokens.pack import pack
+from danlu.data.tokens.pack import pack, shares
 
 
 def example(row: int, length: int) -> Example:
@@ -58,3 +58,15 @@ def test_packing_keeps_every_token_once(lengths: list[int], limit: int) -> None:
     learned = sum(int(e.supervised[1:].sum()) for e in examples)
     assert sum(len(batch.targets) for batch in batches) == learned
     assert len(batches) <= max(1, 2 * sum(lengths) // limit + 1)
+
+
+@given(st.lists(st.integers(1, 1000), max_size=40), st.integers(1, 9))
+def test_shares_hold_everything_once_and_are_about_equal(lengths: list[int], count: int) -> None:
+    """The longest share is at most one piece above what each would have in the mean."""
+    found = shares(lengths, count)
+    assert len(found) == count
+    assert sorted(index for share in found for index in share) == list(range(len(lengths)))
+    assert all(share == sorted(share) for share in found)
+    loads = [sum(lengths[index] for index in share) for share in found]
+    assert max(loads) <= sum(lengths) / count + max(lengths, default=0)
+    assert found == shares(list(lengths), count)
