@@ -85,24 +85,32 @@ void attend_rows(const Attention& call, const Forward& room, int64_t begin, int6
     }
 }
 
+// Attend with the queries from `from` on of a segment, those of all heads that share a head of keys.
+void attend_segment(const Attention& call, int64_t begin, int64_t length, int64_t kv_head, int64_t from) {
+    const int64_t sharing = call.heads / call.kv_heads, offset = kv_head * call.dim;
+    const Forward room = in_scratch<Forward>(length, call.dim);
+    columns_of_rows(static_cast<const bf16*>(call.k) + begin * call.k_row + offset, call.k_row, length,
+                    call.dim, room.keys);
+    columns_of_columns(static_cast<const bf16*>(call.v) + begin * call.v_row + offset, call.v_row, length,
+                       call.dim, room.values);
+    for (int64_t head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
+        for (int64_t first = from; first < length; first += ROWS)
+            attend_rows(call, room, begin, length, first, head);
+}
+
 }  // namespace
 
 void attend(const void* arguments, int threads) {
     const Attention& call = *static_cast<const Attention*>(arguments);
-    const int64_t sharing = call.heads / call.kv_heads;
     parallel_for(threads, call.segments * call.kv_heads, 1, [&](int64_t from, int64_t to) {
         for (int64_t task = from; task < to; task++) {
             const int64_t segment = task / call.kv_heads, kv_head = task % call.kv_heads;
             const int64_t begin = call.offsets[segment], length = call.offsets[segment + 1] - begin;
-            const Forward room = in_scratch<Forward>(length, call.dim);
-            const int64_t offset = kv_head * call.dim;
-            columns_of_rows(static_cast<const bf16*>(call.k) + begin * call.k_row + offset, call.k_row,
-                            length, call.dim, room.keys);
-            columns_of_columns(static_cast<const bf16*>(call.v) + begin * call.v_row + offset, call.v_row,
-                               length, call.dim, room.values);
-            for (int64_t head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
-                for (int64_t first = 0; first < length; first += ROWS)
-                    attend_rows(call, room, begin, length, first, head);
+            const bf16* v = static_cast<const bf16*>(call.v) + begin * call.v_row + kv_head * call.dim;
+            // A value has the weight 0 for the rows of its block that do not see it, but 0 * NaN is NaN.
+            const int64_t sound = finite_rows(v, call.v_row, length, call.dim);
+            attend_segment(call, begin, sound, kv_head, 0);
+            if (sound < length) attend_segment(call, begin, length, kv_head, sound);
         }
     });
 }

@@ -173,31 +173,44 @@ void write_rows(const Backward& room, const float* totals, int64_t length, int64
             store_some(to + row * row_step + i, dim - i, load(totals + row * room.wide + i));
 }
 
+// The gradients of a segment; writes_keys: those of its keys and values, too.
+void segment_gradients(const Attention& call, int64_t begin, int64_t length, int64_t kv_head,
+                       bool writes_keys) {
+    const int64_t sharing = call.heads / call.kv_heads, dim = call.dim;
+    const Backward room = in_scratch<Backward>(length, dim);
+    const bf16* k = static_cast<const bf16*>(call.k) + begin * call.k_row + kv_head * dim;
+    const bf16* v = static_cast<const bf16*>(call.v) + begin * call.v_row + kv_head * dim;
+    columns_of_rows(k, call.k_row, length, dim, room.keys);
+    columns_of_rows(v, call.v_row, length, dim, room.values);
+    columns_of_columns(k, call.k_row, length, dim, room.keys_of_keys);
+    std::memset(room.dk, 0, room.width * room.wide * sizeof(float));
+    std::memset(room.dv, 0, room.width * room.wide * sizeof(float));
+    for (int64_t head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
+        for (int64_t first = 0; first < length; first += BLOCK) {
+            const int64_t count = length - first < BLOCK ? length - first : BLOCK;
+            block_gradients(call, room, {begin, length, head, first, count});
+        }
+    if (!writes_keys) return;
+    const int64_t place = (begin * call.kv_heads + kv_head) * dim, row_step = call.kv_heads * dim;
+    write_rows(room, room.dk, length, dim, row_step, static_cast<bf16*>(call.dk) + place);
+    write_rows(room, room.dv, length, dim, row_step, static_cast<bf16*>(call.dv) + place);
+}
+
 }  // namespace
 
 void attend_backward(const void* arguments, int threads) {
     const Attention& call = *static_cast<const Attention*>(arguments);
-    const int64_t sharing = call.heads / call.kv_heads, dim = call.dim;
     parallel_for(threads, call.segments * call.kv_heads, 1, [&](int64_t from, int64_t to) {
         for (int64_t task = from; task < to; task++) {
             const int64_t segment = task / call.kv_heads, kv_head = task % call.kv_heads;
             const int64_t begin = call.offsets[segment], length = call.offsets[segment + 1] - begin;
-            const Backward room = in_scratch<Backward>(length, dim);
-            const bf16* k = static_cast<const bf16*>(call.k) + begin * call.k_row + kv_head * dim;
-            const bf16* v = static_cast<const bf16*>(call.v) + begin * call.v_row + kv_head * dim;
-            columns_of_rows(k, call.k_row, length, dim, room.keys);
-            columns_of_rows(v, call.v_row, length, dim, room.values);
-            columns_of_columns(k, call.k_row, length, dim, room.keys_of_keys);
-            std::memset(room.dk, 0, room.width * room.wide * sizeof(float));
-            std::memset(room.dv, 0, room.width * room.wide * sizeof(float));
-            for (int64_t head = kv_head * sharing; head < (kv_head + 1) * sharing; head++)
-                for (int64_t first = 0; first < length; first += BLOCK) {
-                    const int64_t count = length - first < BLOCK ? length - first : BLOCK;
-                    block_gradients(call, room, {begin, length, head, first, count});
-                }
-            const int64_t place = (begin * call.kv_heads + kv_head) * dim, row_step = call.kv_heads * dim;
-            write_rows(room, room.dk, length, dim, row_step, static_cast<bf16*>(call.dk) + place);
-            write_rows(room, room.dv, length, dim, row_step, static_cast<bf16*>(call.dv) + place);
+            segment_gradients(call, begin, length, kv_head, true);
+            // Queries before what is not a number are as if it were not there: see `attend`.
+            const bf16* k = static_cast<const bf16*>(call.k) + begin * call.k_row + kv_head * call.dim;
+            const bf16* v = static_cast<const bf16*>(call.v) + begin * call.v_row + kv_head * call.dim;
+            const int64_t sound =
+                finite_rows(v, call.v_row, finite_rows(k, call.k_row, length, call.dim), call.dim);
+            if (sound < length) segment_gradients(call, begin, sound, kv_head, false);
         }
     });
 }

@@ -81,6 +81,31 @@ inline void columns_of_rows(const bf16* from, int64_t row_step, int64_t count, i
     }
 }
 
+// The rows before the first that holds what is not finite.
+inline int64_t finite_rows(const bf16* from, int64_t row_step, int64_t count, int64_t size) {
+    constexpr int64_t STEP = 2 * LANES;
+    constexpr int16_t INFINITE = 0x7f80;
+    Shorts most = {};
+    const auto look = [&](const bf16* numbers) {
+        const Shorts sizes = load_as<Shorts>(numbers) & 0x7fff;
+        most = sizes > most ? sizes : most;
+    };
+    for (int64_t row = 0; row < count; row++) {
+        const bf16* numbers = from + row * row_step;
+        int64_t i = 0;
+        for (; i + STEP <= size; i += STEP) look(numbers + i);
+        bf16 rest[STEP] = {};
+        for (int64_t number = i; number < size; number++) rest[number - i] = numbers[number];
+        if (i < size) look(rest);
+    }
+    if (!has_any(cast<Ints>(most >= INFINITE))) return count;
+    int64_t row = 0;
+    const auto is_finite = [](bf16 number) { return (number.bits & 0x7fff) < INFINITE; };
+    for (;; row++)
+        for (int64_t i = 0; i < size; i++)
+            if (!is_finite(from[row * row_step + i])) return row;
+}
+
 // The numbers of two rows as pairs: in each lane the first's, then the second's.
 inline Words paired(Halves first, Halves second) {
     return __builtin_convertvector(first, Words) | __builtin_convertvector(second, Words) << 16;

@@ -163,3 +163,39 @@ CASE(ATTEND_BACKWARD, segments) {
             check.near(dv[i], expected.v[i], "dv, dim %d at %d", int(dim), int(i));
     }
 }
+
+// What is not a number, at a place in a block of queries: in keys or in values.
+void compare_rows_before(Check& check, bool in_values, int64_t dim, int64_t place, uint16_t bits) {
+    const int64_t token = OFFSETS[SEGMENTS - 1] + place, last = OFFSETS[SEGMENTS - 1];
+    Room<uint16_t> outs[2] = {Room<uint16_t>(TOKENS * HEADS * dim), Room<uint16_t>(TOKENS * HEADS * dim)};
+    Room<uint16_t> grads[2] = {Room<uint16_t>(TOKENS * HEADS * dim), Room<uint16_t>(TOKENS * HEADS * dim)};
+    Room<uint16_t> dk(TOKENS * KV_HEADS * dim), dv(TOKENS * KV_HEADS * dim);
+    Room<float> log_sums(TOKENS * HEADS);
+    for (int is_broken = 0; is_broken < 2; is_broken++) {
+        Batch batch(dim);
+        // Of the first head of keys and values.
+        if (is_broken) (in_values ? batch.v : batch.k)[token * batch.k_row + 3] = bits;
+        Attention call = batch.call();
+        call.out = outs[is_broken].data(), call.log_sums = log_sums.data();
+        check.call(ATTEND, call);
+        call.dq = grads[is_broken].data(), call.dk = dk.data(), call.dv = dv.data();
+        check.call(ATTEND_BACKWARD, call);
+    }
+    for (int64_t row = 0; row < TOKENS; row++)
+        for (int64_t i = 0; i < HEADS * dim; i++) {
+            const int64_t at = row * HEADS * dim + i;
+            const bool is_touched = row >= token && row >= last && i < HEADS / KV_HEADS * dim;
+            if (is_touched) continue;
+            check.equal(outs[1][at], outs[0][at], "row %d, %d before %d", int(row), int(i), int(token));
+            check.equal(grads[1][at], grads[0][at], "dq %d, %d before %d", int(row), int(i), int(token));
+        }
+    check.is_true(std::isnan(widened(outs[1][token * HEADS * dim + 3])), "row %d is not a number",
+                  int(token));
+}
+
+CASE(ATTEND, what_is_not_a_number) {
+    for (const bool in_values : {true, false})
+        for (const int64_t dim : {16, 48})
+            for (const int64_t place : {0, 1, 11, 40, 97, 116})
+                compare_rows_before(check, in_values, dim, place, 0x7fc0);
+}
