@@ -79,6 +79,9 @@ _FP8: Mapping[Recompute, tuple[int, float, float, float]] = {
     "block": (14, 18, 4, 4.5),
     "offload": (14, 18, 4, 4.5),
 }
+# What floats of weights in few bits cost, as a share of writing them at the device's bandwidth. On
+# two cores it was 0.14 ns for a number in bf16 (docs/performance.md); in nf4 it is more there.
+_WRITTEN_SHARE = 0.7
 # What one segment's attention costs of such, and which part of all a forward pass alone is.
 _LAUNCHES_PER_SEGMENT = 8
 _FORWARD_SHARE = 1 / 3
@@ -294,10 +297,10 @@ def _overhead_s(job: Job, step_plan: StepPlan, shape: BatchShape, device: Device
 
 
 def _floats_s(job: Job, recompute: Recompute, device: DeviceFacts) -> float:
-    """Seconds in which weights in few bits become floats: written once and read for each product.
+    """Seconds in which weights in few bits become floats, which are read like any others.
 
-    Two for each weight, forward and for the gradient of the input, and what is computed again.
+    Forward and for the gradient of the input, and for what is computed again.
     """
     weights = 2 * _layer_weights(job.config) + _weights_again(job.config, recompute)
-    moved = weights * job.config.num_hidden_layers * (2 * job.number_bytes + 1)
-    return moved / device.bandwidth
+    written = weights * job.config.num_hidden_layers * job.number_bytes
+    return _WRITTEN_SHARE * written / device.bandwidth
