@@ -14,8 +14,15 @@ from danlu.hub.fingerprint import fingerprint
 from danlu.hub.names import model_folder
 from danlu.language import _
 from danlu.model.config import ModelConfig, Quantization, WeightForm, load_config
+from danlu.model.layout import merged_tensors
 from danlu.model.packed import pack_model
-from danlu.model.quantized import fits_fp8, fits_int4, quantized_bytes, quantized_model
+from danlu.model.quantized import (
+    fits_fp8,
+    fits_int4,
+    keeps_all_experts,
+    quantized_bytes,
+    quantized_model,
+)
 from danlu.model.qwen3 import Qwen3
 from danlu.moving_line import Progress, no_progress
 from danlu.ops import FP8_MULTIPLE, INT4_GROUP
@@ -77,11 +84,23 @@ def check_model(name: str) -> CheckedModel:
     config = load_config(folder)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(config.vocab_size)
-    weights = WeightFolder(folder, _TIED_ALIASES if config.tie_word_embeddings else None)
+    weights = weights_of(folder, config)
     # On the meta device: a wrong config.json must not end in a failed allocation.
     outline = Qwen3(config, device=torch.device("meta"), dtype=torch.float32)
     weights.check(dict(outline.hf_tensors()))
     return CheckedModel(folder=folder, config=config, tokenizer=tokenizer, weights=weights)
+
+
+def weights_of(folder: Path, config: ModelConfig) -> WeightFolder:
+    """Open a model's weight files; experts have each their tensors, however they are stored.
+
+    Raises UsageError where there are none, DataError for files that are damaged.
+    """
+    weights = WeightFolder(folder, _TIED_ALIASES if config.tie_word_embeddings else None)
+    for merged in merged_tensors(config):
+        parts = [(piece.hf_name, piece.shape) for piece in merged.pieces]
+        weights.divide(merged.hf_name, merged.shape, parts)
+    return weights
 
 
 def load_for_answers(
@@ -119,23 +138,12 @@ def load_model(
 
     progress: told how many bytes of the weights have been read.
 
-    Raises what `check_model` raises, UsageError for a model that has no int4 or fp8 form, and
+    Raises what `check_model` raises, UsageError for a model that does not have the form, and
     CapacityError where the weights cannot fit.
     """
     checked = check_model(name)
     dtype = dtype or device.preferred_dtype
-    if quantization == "fp8" and not fits_fp8(checked.config):
-        raise UsageError(
-            _("The model in {folder} cannot be kept in fp8.").format(folder=checked.folder),
-            why=_("Its widths are not multiples of {group}.").format(group=FP8_MULTIPLE),
-            fix="--fp8 false",
-        )
-    if quantization == "int4" and not fits_int4(checked.config):
-        raise UsageError(
-            _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
-            why=_("Its widths are not multiples of {group}.").format(group=INT4_GROUP),
-            fix="--quantization int8",
-        )
+    _check_form(checked, device, quantization)
     _check_memory(checked, device, dtype, quantization)
     reading = partial(progress, _("Loading {name}").format(name=Path(name).name))
     if quantization is None:
@@ -159,6 +167,34 @@ def load_model(
         device=device,
         quantization=quantization,
     )
+
+
+def _check_form(checked: CheckedModel, device: Device, quantization: WeightForm | None) -> None:
+    """Refuse a form that a model's matrices have none of."""
+    if quantization is not None and not keeps_all_experts(
+        checked.config, quantization, device.torch_device
+    ):
+        raise UsageError(
+            _("The experts of {folder} cannot be kept in {form}.").format(
+                folder=checked.folder, form=quantization
+            ),
+            why=_("{device} has no products with such matrices of many experts.").format(
+                device=device.description
+            ),
+            fix="--fp8 false" if quantization == "fp8" else _("Leave out --quantization."),
+        )
+    if quantization == "fp8" and not fits_fp8(checked.config):
+        raise UsageError(
+            _("The model in {folder} cannot be kept in fp8.").format(folder=checked.folder),
+            why=_("Its widths are not multiples of {group}.").format(group=FP8_MULTIPLE),
+            fix="--fp8 false",
+        )
+    if quantization == "int4" and not fits_int4(checked.config):
+        raise UsageError(
+            _("The model in {folder} cannot be kept in int4.").format(folder=checked.folder),
+            why=_("Its widths are not multiples of {group}.").format(group=INT4_GROUP),
+            fix="--quantization int8",
+        )
 
 
 def _check_memory(

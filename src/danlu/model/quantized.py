@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from danlu.model.config import ModelConfig, WeightForm
-from danlu.model.layout import PROJECTIONS, Piece, layout
+from danlu.model.layout import (
+    EXPERTS_MERGED,
+    PROJECTIONS,
+    Piece,
+    layout,
+    merged_shape,
+    projection_shape,
+)
 from danlu.model.qwen3 import Qwen3, empty_weight, replace_weight
 from danlu.ops import (
     FP8_MULTIPLE,
@@ -26,6 +33,7 @@ from danlu.ops import (
     fp8_input_gradient,
     fp8_linear,
     int8_bytes,
+    keeps_experts,
     quantize_fp8,
 )
 
@@ -74,8 +82,24 @@ def fits_fp8(config: ModelConfig) -> bool:
 
 def fits_int4(config: ModelConfig) -> bool:
     """Return whether every product has a multiple of `INT4_GROUP` inputs."""
-    widths = (config.hidden_size, config.q_size, config.intermediate_size)
-    return all(width % INT4_GROUP == 0 for width in widths)
+    inner = {
+        projection_shape(config, "down_proj", layer)[1] for layer in range(config.num_hidden_layers)
+    }
+    return all(width % INT4_GROUP == 0 for width in (config.hidden_size, config.q_size, *inner))
+
+
+def keeps_all_experts(config: ModelConfig, quantization: WeightForm, device: torch.device) -> bool:
+    """Return whether a device has a form for what experts the model has."""
+    if config.experts is None:
+        return True
+    if quantization == "fp8":
+        return False
+    return all(
+        keeps_experts(quantization, device, merged_shape(config, name, layer)[0])
+        for layer in range(config.num_hidden_layers)
+        for name in EXPERTS_MERGED
+        if config.experts_of(layer) is not None
+    )
 
 
 def quantized_bytes(

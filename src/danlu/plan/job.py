@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from danlu.model.config import ModelConfig
-from danlu.model.layout import PROJECTIONS, merged_shape, projection_shape
+from danlu.model.layout import PROJECTIONS, merged_shape, num_experts, projection_shape
 from danlu.model.recompute import Recompute
-from danlu.model.sizes import num_parameters
+from danlu.model.sizes import num_expert_layers, num_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,8 @@ class Job:
         """Bytes of the model itself."""
         if not self.is_fp8:
             return self.num_weights * self.number_bytes
-        shapes = [merged_shape(self.config, name) for name in PROJECTIONS]
+        assert self.config.experts is None  # they have no form in fp8
+        shapes = [merged_shape(self.config, name, 0) for name in PROJECTIONS]
         layers = self.config.num_hidden_layers
         numbers = layers * sum(out * inner for out, inner in shapes)
         scales = layers * sum(out + inner for out, inner in shapes)
@@ -63,9 +65,38 @@ class Job:
         """Numbers that the optimizer changes."""
         if self.ranks is None:
             return self.num_weights
-        return self.config.num_hidden_layers * sum(
-            rank * sum(projection_shape(self.config, name)) for name, rank in self.ranks.items()
-        )
+        return _adapter_numbers(self.config, tuple(self.ranks.items()))
+
+    @property
+    def num_trained_active(self) -> int:
+        """Numbers of an adapter that a token is multiplied with."""
+        return _adapter_numbers(self.config, tuple((self.ranks or {}).items()), is_active=True)
+
+    @property
+    def expert_layers(self) -> int:
+        """How many layers have experts."""
+        return num_expert_layers(self.config)
+
+    @property
+    def row_size(self) -> float:
+        """Numbers of hidden_size that a token has as rows of experts, in a layer on average."""
+        experts, layers = self.config.experts, self.config.num_hidden_layers
+        if experts is None:
+            return 0.0
+        rows = self.expert_layers * experts.num_experts_per_tok
+        return rows * self.config.hidden_size / layers
+
+    @property
+    def inner_size(self) -> float:
+        """Width of what is between gate, up and down for a token, in a layer on average."""
+        config = self.config
+        if config.experts is None:
+            return config.intermediate_size
+        of_experts = config.experts.num_experts_per_tok * config.experts.moe_intermediate_size
+        dense = config.num_hidden_layers - self.expert_layers
+        return (
+            self.expert_layers * of_experts + dense * config.intermediate_size
+        ) / config.num_hidden_layers
 
     def rank(self, merged: str) -> int:
         """Sum of the ranks on a merged projection such as `qkv_proj`; 0 without an adapter."""
@@ -74,6 +105,23 @@ class Job:
     def is_trained(self, merged: str) -> bool:
         """Whether a merged projection has something to learn: then its input is kept."""
         return self.trains_all or self.rank(merged) > 0
+
+
+@lru_cache(maxsize=64)
+def _adapter_numbers(
+    config: ModelConfig, ranks: tuple[tuple[str, int], ...], *, is_active: bool = False
+) -> int:
+    total = 0
+    for layer in range(config.num_hidden_layers):
+        experts = config.experts_of(layer)
+        for merged, parts in PROJECTIONS.items():
+            count = num_experts(config, merged, layer) or 1
+            if is_active and experts is not None:
+                count = min(count, experts.num_experts_per_tok)
+            for name, rank in ranks:
+                if name in parts:
+                    total += count * rank * sum(projection_shape(config, name, layer))
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from danlu.ops.choice import Operation
+from danlu.ops.expert_products import rows_of
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, multiplied
 
 _OPERATIONS: dict[str, Operation[FewBitsForm]] = {"int8": INT8_LINEAR, "int4": INT4_LINEAR}
+
+
+def keeps_experts(
+    quantization: Literal["int8", "int4"], device: torch.device, outputs: int
+) -> bool:
+    """Whether matrices of experts, with so many outputs each, are kept as one in few bits."""
+    cut = _OPERATIONS[quantization].on(device).cut
+    return cut is not None and outputs % cut.multiple() == 0
 
 
 class QuantizedWeight(nn.Module):
@@ -42,3 +51,15 @@ class QuantizedWeight(nn.Module):
         y = multiplied(self.form, x, self.values, self.scales)
         # The last tile of outputs may be longer than the matrix.
         return y if y.shape[1] == self.outputs else y[:, : self.outputs]
+
+    def by_expert(self, x: Tensor, ends: Tensor) -> Tensor:  # [R, in] -> [R, out of one]
+        """Multiply each expert's rows with its part, where `keeps_experts`; ends [E]."""
+        cut = self.form.cut
+        assert cut is not None
+        outputs = self.outputs // len(ends)
+        y = x.new_empty(len(x), outputs)
+        for expert, rows in rows_of(ends):
+            place = slice(expert * outputs, (expert + 1) * outputs)
+            stored = cut.take(self.values, self.scales, place)
+            y[rows] = self.form.linear(x[rows], *stored)
+        return y

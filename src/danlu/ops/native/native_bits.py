@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from danlu.ops.frozen.quantized import PIECE, FewBitsForm, Stored, pieces_of
+from danlu.ops.frozen.quantized import PIECE, Cut, FewBitsForm, Stored, pieces_of
 from danlu.ops.native.library import Int, KernelCall, Kind, Pointer, Size, library
 from danlu.ops.native.native_linear import INT4, INT8, TILE, FewBitsProduct
 
@@ -95,9 +95,15 @@ def _int4_floats(
         yield rows, weight.flatten(1)
 
 
+def _take_tiles(values: Tensor, scales: Tensor, outputs: slice) -> Stored:
+    tiles = _tiles_of(outputs)
+    return values[tiles], scales[tiles]
+
+
+_CUT = Cut(lambda: TILE, _take_tiles)
 NATIVE_INT8 = FewBitsForm(
-    _empty_int8, partial(_fill, INT8), _int8_floats, FewBitsProduct(INT8, _FOUR)
+    _empty_int8, partial(_fill, INT8), _int8_floats, FewBitsProduct(INT8, _FOUR), _CUT
 )
 NATIVE_INT4 = FewBitsForm(
-    _empty_int4, partial(_fill, INT4), _int4_floats, FewBitsProduct(INT4, _EIGHT)
+    _empty_int4, partial(_fill, INT4), _int4_floats, FewBitsProduct(INT4, _EIGHT), _CUT
 )
