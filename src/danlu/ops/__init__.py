@@ -23,7 +23,11 @@ from danlu.ops.expert_products import (
     expert_linear,
     expert_weight_gradient,
 )
-from danlu.ops.frozen.few_bits_weight import QuantizedWeight, keeps_experts
+from danlu.ops.frozen.few_bits_weight import (
+    QuantizedWeight,
+    keeps_experts,
+    usually_keeps_experts,
+)
 from danlu.ops.frozen.fp8 import (
     FP8_MULTIPLE,
     Fp8Matrix,
@@ -122,4 +126,5 @@ __all__ = [
     "swiglu",
     "swiglu_backward",
     "take_variants",
+    "usually_keeps_experts",
 ]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from danlu.errors import UsageError
+from danlu.language import _
 from danlu.model.config import ModelConfig
 from danlu.model.layout import PROJECTIONS, merged_shape, num_experts, projection_shape
 from danlu.model.recompute import Recompute
@@ -30,13 +32,21 @@ class Job:
     """A model and what is trained of it.
 
     number_bytes: of a weight and an activation, 2 or 4. ranks: of the adapter by projection, such
-    as {"q_proj": 8}; None where every weight is trained.
+    as {"q_proj": 8}; None where every weight is trained. Raises UsageError for experts in fp8.
     """
 
     config: ModelConfig
     number_bytes: int
     ranks: Mapping[str, int] | None
     is_fp8: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_fp8 and self.config.experts is not None:
+            raise UsageError(
+                _("A model with experts is not trained in fp8."),
+                why=_("Only dense models have matrices in fp8."),
+                fix="--fp8 false",
+            )
 
     @property
     def trains_all(self) -> bool:
@@ -53,7 +63,6 @@ class Job:
         """Bytes of the model itself."""
         if not self.is_fp8:
             return self.num_weights * self.number_bytes
-        assert self.config.experts is None  # they have no form in fp8
         shapes = [merged_shape(self.config, name, 0) for name in PROJECTIONS]
         layers = self.config.num_hidden_layers
         numbers = layers * sum(out * inner for out, inner in shapes)

@@ -23,6 +23,11 @@ def keeps_experts(
     return cut is not None and outputs % cut.multiple() == 0
 
 
+def usually_keeps_experts(kind: str) -> bool:
+    """Whether a kind of device usually has such forms: one that is its own host."""
+    return kind == "cpu"
+
+
 class QuantizedWeight(nn.Module):
     """A matrix [out, in] in the form of its device, uninitialised until `fill`.
 
