@@ -2,8 +2,8 @@
 
 A token goes to the K experts that are likeliest by a softmax, in fp32, over the logits of all; what
 they make of it is added up, weighted by their probabilities (Qwen3-MoE, transformers'
-`Qwen3MoeSparseMoeBlock`, whose order of operations and roundings these are). Rows of one expert
-stand side by side, so that all experts multiply by one call.
+`Qwen3MoeSparseMoeBlock`, whose order these operations have). Rows of one expert stand side by
+side, so that all experts multiply by one call.
 Shapes: T tokens, H hidden_size, E experts, K experts of a token, R = T K rows.
 """
 
@@ -68,7 +68,7 @@ class Groups:
 
     def mixed(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Add up what experts made of each token: rows [R, H], weights [T, K] -> [T, H]."""
-        return (self.by_token(rows) * weights.unsqueeze(-1)).sum(1)
+        return torch.bmm(weights.unsqueeze(1), self.by_token(rows)).squeeze(1)
 
     def part(self, tokens: slice) -> tuple[Tensor, Tensor]:
         """Return the rows of some tokens, int64 [some], and where each expert's of them end."""
@@ -100,10 +100,9 @@ def route(
     """
     probabilities = F.linear(n, router).softmax(-1, dtype=torch.float32)
     if groups is None:
-        weights, chosen = probabilities.topk(experts.num_experts_per_tok, dim=-1)
+        chosen = probabilities.detach().topk(experts.num_experts_per_tok, dim=-1).indices
         groups = Groups.of(chosen, experts.num_experts)
-    else:
-        weights = probabilities.gather(-1, groups.chosen)
+    weights = probabilities.gather(-1, groups.chosen)
     if experts.norm_topk_prob:
         weights = weights / weights.sum(-1, keepdim=True)
     return groups, weights.to(n.dtype)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from danlu.device.memory import sent
 from danlu.device.variants import GROUPED_MM, REFERENCE
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
@@ -142,7 +143,7 @@ def _twin_weight_gradient(dy: Tensor, x: Tensor, ends: Tensor) -> Tensor:
 
 
 def _trial(passes: ExpertPasses, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    ends = torch.tensor([0, 5, 5, 13], dtype=passes.ends_dtype, device=device)
+    ends = sent(torch.tensor([0, 5, 5, 13], dtype=passes.ends_dtype), device)
     x, dy = (example(13, width, device=device, dtype=dtype) for width in (64, 96))
     weight = example(4 * 96, 64, device=device, dtype=dtype)
     return [
