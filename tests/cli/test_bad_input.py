@@ -142,6 +142,8 @@ def altered_adapter() -> None:
 NO_MODEL = "nowhere does not exist|config.json|--model starter"
 NOT_A_MODEL = "not a model folder|no config.json|download"
 BAD_WEIGHTS = "model.safetensors||"
+NO_EXPERTS = "do not match|experts.0.gate_proj|config.json"
+TOO_MANY = "config.json|num_experts_per_tok is 129|again"
 ALTERED = "adapter_model.safetensors|sha256|"
 LLAMA = "not supported|llama|Qwen3"
 OTHER_BASE = "another base model|trained on model|/model"
@@ -165,7 +167,8 @@ CASES = [
     ("other tokenizer", config_says(vocab_size=64), TRAIN, 5, "belong together|.json|came with"),
     ("architecture", config_says(model_type="llama"), TRAIN, 2, LLAMA),
     ("architecture", config_says(model_type="llama"), f"{GENERATE} --model model", 2, LLAMA),
-    ("experts", config_says(model_type="qwen3_moe"), TRAIN, 2, "mixture|dense|Qwen3-8B"),
+    ("experts", config_says(model_type="qwen3_moe"), TRAIN, 5, NO_EXPERTS),
+    ("experts", config_says(model_type="qwen3_moe", num_experts_per_tok=129), TRAIN, 5, TOO_MANY),
     ("other base", nothing, f"{GENERATE} --adapter run --model twin", 5, OTHER_BASE),
     ("other base", nothing, f"{MERGE} --model twin", 5, OTHER_BASE),
     ("other shapes", lone_adapter, MERGE_LONE, 5, "base|fit|/model"),

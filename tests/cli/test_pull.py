@@ -67,7 +67,10 @@ def test_an_interrupted_pull_says_how_to_go_on(
 
 @pytest.mark.parametrize(
     ("name", "fix"),
-    [("Qwen3-8b-bas", "danlu pull Qwen3-8B-Base"), ("Qwen3-30B-A3B", "danlu pull Qwen3-32B")],
+    [
+        ("Qwen3-8b-bas", "danlu pull Qwen3-8B-Base"),
+        ("Qwen3-30B-A3", "danlu pull Qwen3-30B-A3B"),
+    ],
 )
 def test_what_cannot_be_pulled_is_said_with_what_can(
     name: str, fix: str, hub: Hub, capsys: pytest.CaptureFixture[str]

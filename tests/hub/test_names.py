@@ -44,9 +44,6 @@ def test_a_published_model_that_is_not_here_says_how_to_get_it() -> None:
     with pytest.raises(UsageError) as fault:
         model_folder("Qwen/Qwen3-8B")
     assert fault.value.fix == "danlu pull Qwen3-8B"
-    with pytest.raises(UsageError, match="not on this machine") as fault:
-        model_folder("Qwen3-30B-A3B")
-    assert "mixture of experts" in fault.value.why
 
 
 def test_a_folder_here_of_that_name_is_taken_while_nothing_was_pulled(place: Path) -> None:

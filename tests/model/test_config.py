@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields as fields_of
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import Qwen3MoeConfig
 
 from danlu.errors import DataError, UsageError
 from danlu.model.config import config_from_fields, load_config, token_ids
+from danlu.model.sizes import published_config
 
 SOURCE = Path("somewhere/config.json")
 FIELDS: dict[str, Any] = {
@@ -121,10 +125,67 @@ def test_what_cannot_be_computed_is_refused_by_name(changes: dict[str, Any]) -> 
     assert next(iter(changes)) in caught.value.why or "rope_scaling" in caught.value.why
 
 
-def test_experts_are_refused_clearly() -> None:
-    with pytest.raises(UsageError, match="mixture-of-experts") as caught:
-        read(model_type="qwen3_moe")
-    assert "dense" in caught.value.why
+EXPERTS: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 2,
+    "mlp_only_layers": [3],
+    "num_hidden_layers": 6,
+}
+
+
+def test_experts() -> None:
+    config = read(**EXPERTS)
+    assert config.experts is not None
+    assert config.experts.norm_topk_prob
+    with_experts = [n for n in range(6) if config.experts_of(n) is not None]
+    assert with_experts == [1, 5]
+    # What transformers 5 writes.
+    assert read(**{**EXPERTS, "num_experts": ..., "num_local_experts": 8}) == config
+
+
+def test_experts_that_are_not_described_are_as_transformers_has_them() -> None:
+    theirs = Qwen3MoeConfig()
+    ours = read(model_type="qwen3_moe").experts
+    assert ours is not None
+    for field in fields_of(ours):
+        expected = getattr(theirs, field.name)
+        got = getattr(ours, field.name)
+        assert got == (tuple(expected) if isinstance(expected, list) else expected), field.name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_experts_per_tok": 9},
+        {"num_experts_per_tok": 0},
+        {"num_experts": 0},
+        {"num_experts": "8"},
+        {"num_experts": 10**18},
+        {"moe_intermediate_size": -1},
+        {"moe_intermediate_size": 10**18},
+        {"decoder_sparse_step": 0},
+        {"mlp_only_layers": 3},
+        {"mlp_only_layers": [-1]},
+        {"mlp_only_layers": ["3"]},
+        {"norm_topk_prob": "yes"},
+        {"router_aux_loss_coef": -0.1},
+        {"output_router_logits": 1},
+    ],
+    ids=str,
+)
+def test_bad_experts_name_the_field(changes: dict[str, Any]) -> None:
+    with pytest.raises(DataError) as caught:
+        read(**{**EXPERTS, **changes})
+    assert next(iter(changes)) in caught.value.why
+    assert str(SOURCE) in caught.value.what
+
+
+def test_a_dense_model_has_no_experts_whatever_else_its_file_says() -> None:
+    assert read(num_experts=8, mlp_only_layers=3) == read()
 
 
 def test_missing_folder_and_missing_file(tmp_path: Path) -> None:
@@ -174,16 +235,16 @@ def test_a_file_that_is_no_json_object(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the folder shared lies not beside the checkout")
 def test_every_published_size() -> None:
-    dense = 0
+    experts = {"Qwen3-30B-A3B": 48, "Qwen3-235B-A22B": 94}
+    seen = 0
     for folder in sorted(p for p in PUBLISHED.iterdir() if p.is_dir()):
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if fields["model_type"] == "qwen3_moe":
-            with pytest.raises(UsageError, match="mixture-of-experts"):
-                load_config(folder)
-            continue
         config = load_config(folder)
-        dense += 1
+        seen += 1
         assert config.hidden_size == fields["hidden_size"]
         assert config.rope_theta == fields["rope_theta"]
         assert config.eos_token_ids == (151645,)
-    assert dense >= 6
+        with_experts = [config.experts_of(n) for n in range(config.num_hidden_layers)]
+        assert sum(one is not None for one in with_experts) == experts.get(folder.name, 0)
+        assert replace(config, eos_token_ids=()) == published_config(folder.name)
+    assert seen >= 8

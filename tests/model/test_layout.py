@@ -56,7 +56,7 @@ def test_pieces_tile_each_merged_tensor() -> None:
 def test_merged_shapes_are_those_of_the_weights() -> None:
     config, model = tiny_model(num_key_value_heads=4)
     for name in PROJECTIONS:
-        assert tuple(getattr(model.layers[0], name).shape) == merged_shape(config, name)
+        assert tuple(getattr(model.layers[0], name).shape) == merged_shape(config, name, 0)
 
 
 def test_filling_a_piece_fills_the_merged_weight() -> None:

@@ -21,7 +21,16 @@ def test_it_proves_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fus
     assert not [check for check in checks if check.state == "red"]
     right = {check.name for check in checks if check.found.startswith("ascend: right, ")}
     assert right == {
-        *("attention", "cache", "draw", "graph", "grouped_linear", "int4_linear", "int8_linear"),
+        *(
+            "attention",
+            "cache",
+            "draw",
+            "expert_linear",
+            "graph",
+            "grouped_linear",
+            "int4_linear",
+            "int8_linear",
+        ),
         *("add_norm", "low_rank", "rms_norm", "rotated_qkv", "swiglu"),
     }
     assert {"training", "resuming", "answering", "integrity"} <= {check.name for check in checks}

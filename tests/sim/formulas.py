@@ -244,10 +244,18 @@ def npu_weight_quant_batchmatmul(
 def npu_grouped_matmul(x: Sequence[Tensor], weight: Sequence[Tensor], **named: Any) -> list[Tensor]:
     """Group rows of one tensor (group_type 0): each with its matrix of [groups, in, out].
 
-    Rows behind the last group are whatever was in memory.
+    Rows behind the last group are whatever was in memory. With group_type 2 what is summed over is
+    in groups: x [out, rows], weight [rows, in] -> [groups, out, in]; that a group without rows
+    gives zeros is assumed.
     """
     (rows,), (matrices,) = x, weight
     starts = [0, *named["group_list"].tolist()]
+    if named["group_type"] == 2:
+        sums = [
+            rows[:, start:end].float() @ matrices[start:end].float()
+            for start, end in pairwise(starts)
+        ]
+        return [torch.stack(sums).to(rows.dtype)]
     y = rows.new_full((len(rows), matrices.shape[2]), torch.nan)
     for (start, end), matrix in zip(pairwise(starts), matrices, strict=True):
         y[start:end] = (rows[start:end].float() @ matrix.float()).to(rows.dtype)

@@ -213,26 +213,34 @@ def _few_bits(arguments: Arguments) -> Iterator[str]:
 
 def _grouped(arguments: Arguments) -> Iterator[str]:
     xs, weights, ends = (arguments[name] for name in ("x", "weight", "group_list"))
-    if arguments["group_type"] != 0 or arguments["group_list_type"] or len(xs) + len(weights) > 2:
-        yield "is simulated for groups of rows, one tensor each, with sums in `group_list`"
+    by_sum = arguments["group_type"] == 2  # groups of what is summed over
+    if not by_sum and arguments["group_type"] != 0:
+        yield "is simulated for groups of rows, and of what is summed over"
+        return
+    if arguments["group_list_type"] or len(xs) + len(weights) > 2:
+        yield "is simulated for one tensor each, with sums in `group_list`"
         return
     if arguments["split_item"] not in (2, 3):
         yield "gives one tensor with split_item 2 or 3 only"
     ((x,), (weight,)) = xs, weights
     if x.dtype != weight.dtype or x.dtype not in (*_HALVES, torch.float32):
         yield "takes `x` and `weight` in one dtype: float16, bfloat16 or float32"
-    if x.dim() != 2 or weight.dim() != 3 or x.shape[1] != weight.shape[1]:
+    if by_sum and (x.dim() != 2 or weight.dim() != 2 or x.shape[1] != len(weight)):
+        yield "takes x [out, rows] and another tensor [rows, in]"
+    if not by_sum and (x.dim() != 2 or weight.dim() != 3 or x.shape[1] != weight.shape[1]):
         yield "takes x [rows, in] and weights [groups, in, out]"
-    if max(x.shape[1], weight.shape[2]) > _LARGEST_SIDE:
+    if max(len(x) if by_sum else x.shape[1], weight.shape[-1]) > _LARGEST_SIDE:
         yield f"takes rows of at most {_LARGEST_SIDE} numbers"
-    if ends is None or ends.dtype != torch.int64 or ends.shape != (len(weight),):
+    if ends is None or ends.dtype != torch.int64 or ends.dim() != 1:
         yield "takes `group_list` as int64 [groups]"
         return
+    if not by_sum and len(ends) != len(weight):
+        yield "takes a matrix for each group"
     sums = host_of(ends).tolist()
     if any(later < earlier for earlier, later in pairwise((0, *sums))):
         yield "takes sums in `group_list`, not lengths"
-    elif sums[-1] != len(x):
-        yield f"leaves rows behind the last group undefined: {len(x)} rows, {sums[-1]} in groups"
+    elif sums[-1] != (x.shape[1] if by_sum else len(x)):
+        yield f"leaves rows behind the last group undefined: {sums[-1]} are in groups"
 
 
 def _top_k_top_p(arguments: Arguments) -> Iterator[str]:

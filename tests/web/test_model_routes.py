@@ -72,7 +72,8 @@ def test_what_is_here_and_what_would_fit(studio: StudioClient, outbound: Outboun
     assert offers["Qwen3-8B"]["partial_bytes"] == 1000
     assert offers["Qwen3-8B"]["memory_bytes"]["chat_bf16"] > 16e9
     assert set(offers["Qwen3-8B"]["fits"].values()) <= {True, False}
-    assert offers["Qwen3-30B-A3B"]["runs"] is False
+    experts = offers["Qwen3-30B-A3B"]
+    assert experts["active_parameters"] < experts["parameters"] / 8
     assert outbound.tried == []
 
 

@@ -113,7 +113,6 @@ def test_faults_say_what_to_do(
     "body",
     [
         {"name": "Qwen3-9B"},
-        {"name": "Qwen3-30B-A3B"},
         {"name": "http://203.0.113.1/model"},
         {"name": NAME, "source": "http://203.0.113.1"},
         {"name": NAME, "address": "http://203.0.113.1"},

@@ -19,6 +19,8 @@ TRITON = "triton"
 FLASH = "flash"
 # torch's fp8 product with a scale for each row, and a kernel in Triton that makes its operand.
 SCALED_MM = "scaled_mm"
+# torch's product of groups of rows, each with a matrix of its own.
+GROUPED_MM = "grouped_mm"
 # torch's recordings of work on a stream.
 CUDA_GRAPH = "cuda_graph"
 # Kernels in C++ for the CPU (native/).
@@ -49,6 +51,7 @@ _CPU: Mapping[str, tuple[str, ...]] = {
     "graph": (NATIVE,),
     "fused_linear": (NATIVE,),
     "grouped_linear": ("by_group",),
+    "expert_linear": ("by_expert",),
     "largest": (NATIVE,),
     "look_up": (NATIVE,),
     "residual": ("last",),
@@ -68,6 +71,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "cache": (TRITON, "paged"),
     "graph": (CUDA_GRAPH,),
     "grouped_linear": (TRITON,),
+    "expert_linear": (GROUPED_MM, "by_expert"),
     "fused_linear": (TRITON,),
     "draw": (TRITON, "torch"),
     "fp8_linear": (SCALED_MM,),
@@ -88,6 +92,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "cache": (ASCEND, "paged"),
     "graph": (ASCEND,),
     "grouped_linear": (ASCEND,),
+    "expert_linear": (ASCEND, "by_expert"),
     "fused_linear": (),
     "draw": (ASCEND, "torch"),
     # A product that adds a matrix is four kernels there, which pass over the sum in fp32

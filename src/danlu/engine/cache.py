@@ -60,6 +60,10 @@ def default_tokens(
     cache. Raises CapacityError where next to nothing is left.
     """
     widest = 2 * config.intermediate_size + 4 * config.hidden_size
+    experts = config.experts
+    if experts is not None:  # a row for each expert of a token
+        of_row = 2 * experts.moe_intermediate_size + 2 * config.hidden_size
+        widest = max(widest, experts.num_experts_per_tok * of_row)
     # Of the widest operation its input and output; of logits also what sampling makes of them.
     step_bytes = 2 * step_tokens * widest * dtype.itemsize + 3 * rows * config.vocab_size * 4
     free = free_bytes(device)

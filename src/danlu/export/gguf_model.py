@@ -99,6 +99,14 @@ def export(
         )
     progress(_("checking the model"), 0, 0)
     model = check_model(name)
+    if model.config.experts is not None:
+        raise UsageError(
+            _("{name} is not exported.").format(name=name),
+            why=_("It is a mixture of experts; danlu writes GGUF files of dense models only."),
+            fix=_(
+                "Convert its folder with llama.cpp: python convert_hf_to_gguf.py {folder}"
+            ).format(folder=shlex.quote(str(model.folder))),
+        )
     fields = {**_fields(model, type, prompting), **_tokenizer_fields(model, prompting)}
     tensors = _tensors(model, type)
     total = sum(tensor.num_bytes for tensor in tensors)

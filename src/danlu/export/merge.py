@@ -31,7 +31,7 @@ from danlu.hub.save import write_folder
 from danlu.language import _
 from danlu.lora.stored import EMBEDDING, OUTPUT, Change, StoredAdapter
 from danlu.model.config import ModelConfig
-from danlu.model.sizes import num_parameters
+from danlu.model.sizes import num_expert_layers, num_parameters
 from danlu.moving_line import Progress, no_progress
 from danlu.text.render import TURN_END
 from danlu.weights.safetensors import TORCH_DTYPES
@@ -145,6 +145,8 @@ def merge_memory_bytes(config: ModelConfig) -> int:
     table = config.vocab_size * config.hidden_size
     embeddings = table * (1 if config.tie_word_embeddings else 2)
     layer = (num_parameters(config) - embeddings) // config.num_hidden_layers
+    if config.experts is not None:  # layers without experts are small
+        layer = (num_parameters(config) - embeddings) // max(1, num_expert_layers(config))
     matrix = config.hidden_size * config.intermediate_size
     # A matrix as it is stored, in fp32, and what is added to it; the embedding is copied piecewise.
     merged = max(3 * 4 * matrix, 2 * table)

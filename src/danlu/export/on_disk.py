@@ -16,9 +16,19 @@ from torch import Tensor
 from danlu.lora.stored import EMBEDDING, OUTPUT, Change
 from danlu.model.attention import PackedAttention
 from danlu.model.config import ModelConfig
+from danlu.model.experts import Groups
 from danlu.model.layout import Piece, layout
-from danlu.model.qwen3 import Head, Layer, Linear, begin_product, empty_weight, projection_input
-from danlu.ops import Segments, Stream, end_linear, rms_norm
+from danlu.model.qwen3 import (
+    Head,
+    Layer,
+    Linear,
+    begin_product,
+    empty_weight,
+    expert_product,
+    new_layer,
+    projection_input,
+)
+from danlu.ops import Segments, Stream, end_linear, rms_norm, swiglu
 from danlu.weights.sharded import BytesRead, WeightFolder
 
 # What adapters do to each tensor, by Hugging Face's names, one after the other.
@@ -51,8 +61,11 @@ def logits_on_disk(
     table = layout(config)
     linear = Unmerged(table, changes)
     x = reading.embedded(ids)
-    layer = Layer(config, 0, device, torch.float32)
+    layer = new_layer(config, 0, device, torch.float32)
     for index in range(config.num_hidden_layers):
+        if config.experts_of(index) != config.experts_of(layer.index):
+            del layer  # before the other kind takes memory
+            layer = new_layer(config, index, device, torch.float32)
         layer.index = index
         for name, parameter in layer.named_parameters():
             reading.fill(table[f"layers.{index}.{name}"], parameter.detach())
@@ -83,6 +96,26 @@ class Unmerged(Linear):
             rows = slice(piece.start, piece.start + piece.shape[0])
             change_product(self._changes.get(piece.hf_name, ()), n, y[:, rows], weight[rows])
         return end_linear(y, residual)
+
+    def into_experts(self, layer: Layer, n: Tensor, groups: Groups) -> Tensor:
+        return self._by_experts(layer, "gate_up_proj", groups.rows(n), groups)
+
+    def out_of_experts(
+        self, layer: Layer, gate_up: Tensor, groups: Groups, weights: Tensor
+    ) -> Tensor:
+        return groups.mixed(self._by_experts(layer, "down_proj", swiglu(gate_up), groups), weights)
+
+    def _by_experts(self, layer: Layer, name: str, x: Tensor, groups: Groups) -> Tensor:
+        y = expert_product(layer, name, x, groups)
+        weight: Tensor = getattr(layer, name)
+        ends = [0, *groups.ends.tolist()]
+        for piece in self._table[f"layers.{layer.index}.{name}"]:
+            expert, first = divmod(piece.start, y.shape[1])
+            rows = slice(ends[expert], ends[expert + 1])
+            out = slice(first, first + piece.shape[0])
+            of_piece = weight[piece.start : piece.start + piece.shape[0]]
+            change_product(self._changes.get(piece.hf_name, ()), x[rows], y[rows, out], of_piece)
+        return y
 
 
 def change_product(

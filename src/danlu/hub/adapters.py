@@ -188,7 +188,7 @@ def base_of(source: AdapterSource) -> str:
     published = find_published(name)
     if name:
         why = _("The adapter names {base}, which is no folder on this machine.").format(base=name)
-    if published is not None and published.runs:
+    if published is not None:
         fix = f"danlu pull {published.name}"
     elif _QUANTIZED.search(name):
         why = _("The adapter names {base}, a quantised copy of its base.").format(base=name)

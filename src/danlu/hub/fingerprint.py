@@ -10,11 +10,11 @@ import hashlib
 import json
 from dataclasses import asdict
 
-from danlu.files.os_errors import readable
-from danlu.files.regular import open_regular
 from danlu.model.config import ModelConfig
 from danlu.weights.sharded import WeightFolder
 
+# Fields of the experts that only training knows.
+_OF_TRAINING = ("output_router_logits", "router_aux_loss_coef")
 _SAMPLES = 4
 _SAMPLE_BYTES = 64
 
@@ -22,15 +22,19 @@ _SAMPLE_BYTES = 64
 def fingerprint(config: ModelConfig, weights: WeightFolder) -> str:
     """Return 32 hexadecimal digits that change with the architecture or the weights."""
     digest = hashlib.blake2b(digest_size=16)
-    shape_fields = {k: v for k, v in asdict(config).items() if k != "eos_token_ids"}
+    shape_fields = {
+        k: v for k, v in asdict(config).items() if k not in ("eos_token_ids", "experts")
+    }
+    if config.experts is not None:
+        shape_fields["experts"] = {
+            k: v for k, v in asdict(config.experts).items() if k not in _OF_TRAINING
+        }
     digest.update(json.dumps(shape_fields, sort_keys=True).encode())
     for name in sorted(weights.files):
         stored = weights.files[name].tensors[name]
         digest.update(f"{name} {stored.dtype} {stored.shape}".encode())
         span = stored.stop - stored.start
-        path = weights.files[name].path
-        with readable(path), open_regular(path) as file:
-            for part in range(_SAMPLES):
-                file.seek(stored.start + span * part // _SAMPLES)
-                digest.update(file.read(min(_SAMPLE_BYTES, span)))
+        for part in range(_SAMPLES):
+            place = stored.start + span * part // _SAMPLES
+            digest.update(weights.files[name].bytes_at(place, min(_SAMPLE_BYTES, span)))
     return digest.hexdigest()

@@ -15,8 +15,15 @@ from danlu.hub.fingerprint import fingerprint
 from danlu.hub.names import model_folder
 from danlu.language import _
 from danlu.model.config import ModelConfig, WeightForm, load_config
+from danlu.model.layout import merged_tensors
 from danlu.model.packed import pack_model
-from danlu.model.quantized import MULTIPLES, fits, quantized_bytes, quantized_model
+from danlu.model.quantized import (
+    MULTIPLES,
+    fits,
+    keeps_all_experts,
+    quantized_bytes,
+    quantized_model,
+)
 from danlu.model.qwen3 import Qwen3
 from danlu.moving_line import Progress, no_progress
 from danlu.text.tokenizer import Tokenizer
@@ -77,11 +84,23 @@ def check_model(name: str) -> CheckedModel:
     config = load_config(folder)
     tokenizer = Tokenizer.load(folder)
     tokenizer.check_fits(config.vocab_size)
-    weights = WeightFolder(folder, _TIED_ALIASES if config.tie_word_embeddings else None)
+    weights = weights_of(folder, config)
     # On the meta device: a wrong config.json must not end in a failed allocation.
     outline = Qwen3(config, device=torch.device("meta"), dtype=torch.float32)
     weights.check(dict(outline.hf_tensors()))
     return CheckedModel(folder=folder, config=config, tokenizer=tokenizer, weights=weights)
+
+
+def weights_of(folder: Path, config: ModelConfig) -> WeightFolder:
+    """Open a model's weight files; experts have each their tensors, however they are stored.
+
+    Raises UsageError where there are none, DataError for files that are damaged.
+    """
+    weights = WeightFolder(folder, _TIED_ALIASES if config.tie_word_embeddings else None)
+    for merged in merged_tensors(config):
+        parts = [(piece.hf_name, piece.shape) for piece in merged.pieces]
+        weights.divide(merged.hf_name, merged.shape, parts)
+    return weights
 
 
 def load_for_answers(
@@ -128,7 +147,7 @@ def load_model(
     """
     checked = check_model(name)
     dtype = dtype or device.preferred_dtype
-    _check_form(checked, quantization, keeps_head=keeps_head)
+    _check_form(checked, device, quantization, keeps_head=keeps_head)
     needed = quantized_bytes(
         checked.config, dtype, quantization, device.kind, keeps_head=keeps_head
     )
@@ -166,9 +185,21 @@ def load_model(
 
 
 def _check_form(
-    checked: CheckedModel, quantization: WeightForm | None, *, keeps_head: bool
+    checked: CheckedModel, device: Device, quantization: WeightForm | None, *, keeps_head: bool
 ) -> None:
-    """Refuse a form whose groups do not fit the model's widths."""
+    """Refuse a form that a model's matrices have none of."""
+    if quantization is not None and not keeps_all_experts(
+        checked.config, quantization, device.torch_device
+    ):
+        raise UsageError(
+            _("The experts of {folder} cannot be kept in {form}.").format(
+                folder=checked.folder, form=quantization
+            ),
+            why=_("{device} has no products with such matrices of many experts.").format(
+                device=device.description
+            ),
+            fix="--fp8 false" if quantization == "fp8" else _("Leave out --quantization."),
+        )
     if quantization is not None and not fits(checked.config, quantization):
         others = "--quantization_bit 8" if keeps_head else "--quantization int8"
         raise UsageError(

@@ -30,13 +30,6 @@ def model_folder(name: str) -> Path:
     Raises UsageError for a published model that is not here, and for a name with two meanings.
     """
     folder = find_model_folder(name)
-    published = find_published(name)
-    if folder is None and published is not None and not published.runs:
-        raise UsageError(
-            _("The model {name} is not on this machine.").format(name=name),
-            why=_("It is a mixture of experts, which danlu cannot run yet."),
-            fix="danlu pull Qwen3-32B",
-        )
     if folder is None:
         raise UsageError(
             _("The model {name} is not on this machine.").format(name=name),

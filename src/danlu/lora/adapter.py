@@ -4,7 +4,8 @@ Holds the matrices in our merged layout: the A matrices of q, k and v stand belo
 matrix, so one product serves all three; each B keeps its own. Knows the model's shapes, not its
 weights; knows nothing of files or training.
 
-Shapes: `a` [sum of ranks, in features]; each `b` [out features, rank].
+Shapes: `a` [sum of ranks, in features]; each `b` [out features, rank]. Where a layer has experts,
+those of all of them stand below each other.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from danlu.errors import UsageError
 from danlu.language import _
 from danlu.model.config import ModelConfig
-from danlu.model.layout import PROJECTIONS, projection_shape
+from danlu.model.layout import PROJECTIONS, expert_target, num_experts, projection_shape
 from danlu.ops import Blocks, multiplies_whole
 
 ALL_TARGETS: tuple[str, ...] = tuple(part for parts in PROJECTIONS.values() for part in parts)
@@ -75,12 +76,26 @@ class Part:
 class LowRank:
     """The addition to one merged projection: y[out_rows] += scaling * x a[rank_rows]^T b^T.
 
-    out_features: of the whole projection.
+    out_features: of the whole projection. num_experts: None for one that is no expert's; else a and
+    each b hold the matrices of all, and the rest is said of one of them.
     """
 
     out_features: int
     a: nn.Parameter
     parts: tuple[Part, ...]
+    num_experts: int | None = None
+
+    def matrices(self) -> Iterator[tuple[str, slice, Tensor, Tensor]]:
+        """Yield (target, its rows of the merged weight, A [r, in], B [out, r]) as views."""
+        count = self.num_experts or 1
+        a = self.a.detach().view(count, -1, self.a.shape[1])
+        bs = [part.b.detach().view(count, -1, part.b.shape[1]) for part in self.parts]
+        for number in range(count):
+            first = number * self.out_features
+            for part, b in zip(self.parts, bs, strict=True):
+                name = part.name if self.num_experts is None else expert_target(number, part.name)
+                rows = slice(first + part.out_rows.start, first + part.out_rows.stop)
+                yield name, rows, a[number, part.rank_rows], b[number]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +120,15 @@ class Adapter:
         self._working: dict[torch.dtype, dict[tuple[int, str], Working]] = {}
         for layer in range(model.num_hidden_layers):
             for merged in PROJECTIONS:
-                addition = _empty_addition(config, model, merged, device, dtype)
+                addition = _empty_addition(config, model, merged, layer, device, dtype)
                 if addition is not None:
                     self.additions[layer, merged] = addition
 
     def tensors(self) -> Iterator[tuple[int, str, Tensor, Tensor]]:
         """Yield (layer, target, A [r, in], B [out, r]) as views of our storage."""
         for (layer, _merged), addition in self.additions.items():
-            for part in addition.parts:
-                yield layer, part.name, addition.a.detach()[part.rank_rows], part.b.detach()
+            for name, _rows, a, b in addition.matrices():
+                yield layer, name, a, b
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the trainable tensors under stable names."""
@@ -176,7 +191,7 @@ def _working_copies(
 
     def blocks(addition: LowRank) -> Blocks:
         places = tuple((part.out_rows, part.rank_rows) for part in addition.parts)
-        if not multiplies_whole(addition.a.device):
+        if addition.num_experts is not None or not multiplies_whole(addition.a.device):
             return Blocks(parts=tuple(room(part.b) for part in addition.parts), places=places)
         whole = addition.a.new_zeros(addition.out_features, len(addition.a), dtype=dtype)
         return Blocks(parts=tuple(whole[place] for place in places), places=places, whole=whole)
@@ -198,29 +213,32 @@ def _empty_addition(
     config: LoraConfig,
     model: ModelConfig,
     merged: str,
+    layer: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> LowRank | None:
     """Allocate the matrices of one merged projection; None where no part of it is a target."""
+    experts = num_experts(model, merged, layer)
+    count = experts or 1
     parts: list[Part] = []
     start = 0
     in_features = 0
     for name in PROJECTIONS[merged]:
-        out, in_features = projection_shape(model, name)
+        out, in_features = projection_shape(model, name, layer)
         if name in config.target_modules:
             rank_start = len(parts) * config.r
             part = Part(
                 name=name,
                 out_rows=slice(start, start + out),
                 rank_rows=slice(rank_start, rank_start + config.r),
-                b=nn.Parameter(torch.empty(out, config.r, device=device, dtype=dtype)),
+                b=nn.Parameter(torch.empty(count * out, config.r, device=device, dtype=dtype)),
             )
             parts.append(part)
         start += out
     if not parts:
         return None
-    a = torch.empty(len(parts) * config.r, in_features, device=device, dtype=dtype)
-    return LowRank(out_features=start, a=nn.Parameter(a), parts=tuple(parts))
+    a = torch.empty(count * len(parts) * config.r, in_features, device=device, dtype=dtype)
+    return LowRank(out_features=start, a=nn.Parameter(a), parts=tuple(parts), num_experts=experts)
 
 
 def target_list(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -12,15 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.lora.adapter import Adapter
+from danlu.lora.expert_adapter import add_to_experts
+from danlu.model.experts import Groups
 from danlu.model.qwen3 import (
     Head,
     Layer,
     Linear,
     begin_product,
+    expert_product,
     plain_linear,
     projection_input,
 )
-from danlu.ops import Stream, end_linear
+from danlu.ops import Blocks, Stream, end_linear, swiglu
 
 
 class AdapterBank(Linear):
@@ -66,3 +69,33 @@ class AdapterBank(Linear):
                     t[:, part.rank_rows], part.b.to(n.dtype).t(), alpha=adapter.config.scaling
                 )
         return end_linear(y, left)
+
+    def into_experts(self, layer: Layer, n: Tensor, groups: Groups) -> Tensor:
+        return self._by_experts(layer, "gate_up_proj", groups.rows(n), groups)
+
+    def out_of_experts(
+        self, layer: Layer, gate_up: Tensor, groups: Groups, weights: Tensor
+    ) -> Tensor:
+        return groups.mixed(self._by_experts(layer, "down_proj", swiglu(gate_up), groups), weights)
+
+    def _by_experts(self, layer: Layer, name: str, x: Tensor, groups: Groups) -> Tensor:
+        """Multiply rows with experts' matrices, and add what each row's adapter adds."""
+        y = expert_product(layer, name, x, groups)
+        for adapter, tokens in self._runs:
+            addition = adapter.additions.get((layer.index, name))
+            if addition is None:
+                continue
+            a = addition.a.to(x.dtype)
+            blocks = Blocks(
+                parts=tuple(part.b.to(x.dtype) for part in addition.parts),
+                places=tuple((part.out_rows, part.rank_rows) for part in addition.parts),
+            )
+            scaling = adapter.config.scaling
+            if tokens == slice(None):
+                add_to_experts(y, x, a, blocks, scaling, groups.ends)
+                continue
+            rows, ends = groups.part(tokens)
+            some = y.index_select(0, rows)
+            add_to_experts(some, x.index_select(0, rows), a, blocks, scaling, ends)
+            y.index_copy_(0, rows, some)
+        return y

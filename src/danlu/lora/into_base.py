@@ -23,9 +23,8 @@ def add_to_base(model: Qwen3, adapter: Adapter) -> None:
         for name in PROJECTIONS:
             addition = adapter.additions.get((index, name))
             weight: Tensor = getattr(layer, name)
-            for part in () if addition is None else addition.parts:
-                assert addition is not None
-                a, scaling = addition.a[part.rank_rows], adapter.config.scaling
-                pieces = zip(weight[part.out_rows].split(_ROWS), part.b.split(_ROWS), strict=True)
-                for rows, b in pieces:
-                    rows.copy_(torch.addmm(rows.float(), b, a, alpha=scaling))
+            for _name, place, a, b in () if addition is None else addition.matrices():
+                pieces = zip(weight[place].split(_ROWS), b.split(_ROWS), strict=True)
+                for rows, of_rows in pieces:
+                    sums = torch.addmm(rows.float(), of_rows, a, alpha=adapter.config.scaling)
+                    rows.copy_(sums)

@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from danlu.lora.adapter import Adapter, Working, stable_seed
+from danlu.lora.expert_adapter import AddedToExperts, into_experts, out_of_experts
+from danlu.model.experts import Groups
 from danlu.model.qwen3 import (
     Head,
     Layer,
@@ -35,10 +37,10 @@ from danlu.model.qwen3 import (
 )
 from danlu.ops import (
     Stream,
-    accumulate,
     add_input_gradient,
     add_low_rank,
     end_linear,
+    hand_over,
     low_rank_gradients,
     rms_norm_backward,
     swiglu_backward,
@@ -101,6 +103,35 @@ class AdapterLinear(Linear):
             return self.compute(layer, name, x, residual)[0]
         bs = [part.b for part in addition.parts]
         return _LoraProjection.apply(x, residual, addition.a, self, layer, name, *bs)  # type: ignore[no-any-return, no-untyped-call]
+
+    def into_experts(self, layer: Layer, n: Tensor, groups: Groups) -> Tensor:
+        added = self._added_to_experts(layer, "gate_up_proj", n.dtype)
+        if added is None:
+            return super().into_experts(layer, n, groups)
+        return into_experts(added, n, groups)
+
+    def out_of_experts(
+        self, layer: Layer, gate_up: Tensor, groups: Groups, weights: Tensor
+    ) -> Tensor:
+        added = self._added_to_experts(layer, "down_proj", gate_up.dtype)
+        if added is None:
+            return super().out_of_experts(layer, gate_up, groups, weights)
+        return out_of_experts(added, gate_up, groups, weights, has_value=not self.is_second)
+
+    def _added_to_experts(
+        self, layer: Layer, name: str, dtype: torch.dtype
+    ) -> AddedToExperts | None:
+        addition = self.adapter.additions.get((layer.index, name))
+        if addition is None:
+            return None
+        return AddedToExperts(
+            layer=layer,
+            name=name,
+            addition=addition,
+            work=self.working(layer, name, dtype),
+            scaling=self.adapter.config.scaling,
+            mask=None if self.dropout is None else self.dropout.mask,
+        )
 
     def working(self, layer: Layer, name: str, dtype: torch.dtype) -> Working:
         """Return the matrices of one projection in a dtype."""
@@ -177,20 +208,9 @@ class _LoraProjection(torch.autograd.Function):
         d_residual = dy if ctx.needs_input_grad[1] else None
         bs = [part.b for part in addition.parts]
         return (
-            *(dx, d_residual, _given(addition.a, da), None, None, None),
-            *(_given(b, db) for b, db in zip(bs, dbs, strict=True)),
+            *(dx, d_residual, hand_over(addition.a, da), None, None, None),
+            *(hand_over(b, db) for b, db in zip(bs, dbs, strict=True)),
         )
-
-
-def _given(parameter: nn.Parameter, gradient: Tensor) -> Tensor | None:
-    """Add a gradient to what is there of the parameter's; where nothing is, return it.
-
-    autograd would do it a moment later, behind a copy in the parameter's dtype.
-    """
-    if parameter.grad is None:
-        return gradient.to(parameter.dtype)
-    accumulate(parameter.grad, gradient)
-    return None
 
 
 def _input_gradient(layer: Layer, name: str, x: Tensor, grad: Tensor) -> Tensor:

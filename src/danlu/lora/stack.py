@@ -2,7 +2,7 @@
 
 A projection's matrices of all adapters stand in one tensor, at fixed places; place 0 holds zeros,
 for the plain model. So a step starts the same operations whichever adapters its requests have, and
-a recorded step stays right while adapters come and go. For inference only.
+a recorded step stays right while adapters come and go. For inference only, of dense models.
 
 Shapes: P places, R the most rows that an adapter's merged A has.
 """
@@ -121,8 +121,8 @@ class AdapterStack:
     def _empty(self, num_places: int, ranks: Mapping[str, int]) -> Matrices:
         pairs = {}
         for name, rank in ranks.items():
-            out, in_features = merged_shape(self._config, name)
             for layer in range(self._config.num_hidden_layers):
+                out, in_features = merged_shape(self._config, name, layer)
                 pairs[layer, name] = PlacedPair(
                     *(
                         torch.zeros(num_places, *shape, device=self._device, dtype=self._dtype)

@@ -26,8 +26,8 @@ from danlu.weights.safetensors import SafetensorsFile
 WEIGHTS_FILE = "adapter_model.safetensors"
 EMBEDDING, OUTPUT = "model.embed_tokens", "lm_head"
 _MODULE = (
-    r"model\.layers\.\d+\.(?:self_attn\.(?:[qkvo]_proj|[qk]_norm)|mlp\.(?:gate|up|down)_proj"
-    r"|(?:input|post_attention)_layernorm)|model\.norm|model\.embed_tokens|lm_head"
+    r"model\.layers\.\d+\.(?:self_attn\.(?:[qkvo]_proj|[qk]_norm)|(?:input|post_attention)_layernorm"
+    r"|mlp\.(?:gate|(?:experts\.\d+\.)?(?:gate|up|down)_proj))|model\.norm|model\.embed_tokens|lm_head"
 )
 _TENSOR = re.compile(rf"base_model\.model\.({_MODULE})\.([\w.]+)")
 _KINDS = {

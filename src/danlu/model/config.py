@@ -1,7 +1,7 @@
 """The shape of a Qwen3 model, read from a Hugging Face `config.json`. No torch here.
 
-Field names are Hugging Face's. What the forward pass cannot do (experts, scaled RoPE, sliding
-windows, biases) is refused by name, never computed wrongly.
+Field names are Hugging Face's. What the forward pass cannot do (scaled RoPE, sliding windows,
+biases) is refused by name, never computed wrongly.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Quantization = Literal["int8", "int4"]
 # The same, and that of a base under an adapter that is trained.
 WeightForm = Literal["int8", "int4", "nf4", "fp8"]
 
+_OF_EXPERTS = "qwen3_moe"
+_MODEL_TYPES = ("qwen3", _OF_EXPERTS)
 # Several times what any published model has. Sizes are multiplied, and memory is taken by them,
 # before anything can be compared with the weights.
 _MOST = {
@@ -33,12 +35,37 @@ _MOST = {
     "num_key_value_heads": 1 << 10,
     "head_dim": 1 << 10,
     "max_position_embeddings": 1 << 22,
+    "num_experts": 1 << 9,
+    "moe_intermediate_size": 1 << 18,
+    "decoder_sparse_step": 1 << 10,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertsConfig:
+    """Experts in the place of MLPs; names as in Hugging Face's Qwen3MoeConfig.
+
+    mlp_only_layers: those that keep their MLP. decoder_sparse_step: so does every other one but
+    each n-th. router_aux_loss_coef: the factor of a loss that evens out the experts' shares, which
+    only training with output_router_logits has.
+    """
+
+    num_experts: int
+    num_experts_per_tok: int
+    moe_intermediate_size: int
+    norm_topk_prob: bool = False
+    decoder_sparse_step: int = 1
+    mlp_only_layers: tuple[int, ...] = ()
+    output_router_logits: bool = False
+    router_aux_loss_coef: float = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes and constants of a dense Qwen3; names as in Hugging Face's Qwen3Config."""
+    """Sizes and constants of a Qwen3; names as in Hugging Face's Qwen3Config.
+
+    experts: None for a dense model.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -53,6 +80,14 @@ class ModelConfig:
     tie_word_embeddings: bool
     dtype: str
     eos_token_ids: tuple[int, ...] = ()
+    experts: ExpertsConfig | None = None
+
+    def experts_of(self, layer: int) -> ExpertsConfig | None:
+        """Return the experts that a layer, counted from 0, has in its MLP's place; None: no."""
+        experts = self.experts
+        if experts is None or layer in experts.mlp_only_layers:
+            return None
+        return None if (layer + 1) % experts.decoder_sparse_step else experts
 
     @property
     def q_size(self) -> int:
@@ -149,6 +184,32 @@ def config_from_fields(fields: Mapping[str, Any], *, source: Path) -> ModelConfi
         tie_word_embeddings=file.switch("tie_word_embeddings") or False,
         dtype=str(fields.get("dtype") or fields.get("torch_dtype") or "float32"),
         eos_token_ids=end_token_ids(file),
+        experts=_experts(file) if fields["model_type"] == _OF_EXPERTS else None,
+    )
+
+
+def _experts(file: JsonFile) -> ExpertsConfig:
+    """Read the experts; what is absent is what it is in Hugging Face's Qwen3MoeConfig."""
+
+    def size(name: str, default: int) -> int:
+        return file.integer(name, default, most=_MOST[name])
+
+    # transformers 5 calls it num_local_experts in what it saves.
+    name = "num_experts" if file.fields.get("num_experts") is not None else "num_local_experts"
+    count = file.integer(name, 128, most=_MOST["num_experts"])
+    dense = file.fields.get("mlp_only_layers")
+    dense = [] if dense is None else dense
+    if not isinstance(dense, list) or not all(type(n) is int and n >= 0 for n in dense):
+        raise file.broken(_("{name} is no list of layers").format(name="mlp_only_layers"))
+    return ExpertsConfig(
+        num_experts=count,
+        num_experts_per_tok=file.integer("num_experts_per_tok", 8, most=count),
+        moe_intermediate_size=size("moe_intermediate_size", 768),
+        norm_topk_prob=file.switch("norm_topk_prob") or False,
+        decoder_sparse_step=size("decoder_sparse_step", 1),
+        mlp_only_layers=tuple(sorted(set(dense))),
+        output_router_logits=file.switch("output_router_logits") or False,
+        router_aux_loss_coef=file.number("router_aux_loss_coef", 0.001),
     )
 
 
@@ -177,7 +238,7 @@ def _refuse_unsupported(file: JsonFile) -> None:
     fields, source = file.fields, file.path
     model_type = fields.get("model_type")
     refusals = {
-        "model_type": model_type != "qwen3" and model_type,
+        "model_type": model_type not in _MODEL_TYPES and model_type,
         "quantization_config": fields.get("quantization_config"),
         "use_sliding_window": fields.get("use_sliding_window"),
         "attention_bias": fields.get("attention_bias"),
@@ -186,18 +247,14 @@ def _refuse_unsupported(file: JsonFile) -> None:
     }
     if model_type is None:
         raise file.broken(_("The field {name} is missing.").format(name="model_type"))
-    if model_type == "qwen3_moe":
-        raise UsageError(
-            _("{source} describes a mixture-of-experts model.").format(source=source),
-            why=_("This version runs dense Qwen3 models only (0.6B to 32B)."),
-            fix=_("Choose a dense model, for example Qwen3-8B."),
-        )
     for name, value in refusals.items():
         if value:
             raise UsageError(
                 _("{source} describes a model that is not supported.").format(source=source),
                 why=_("Its field {name} is {value}.").format(name=name, value=value),
-                fix=_("Use a dense Qwen3 model as published (model_type qwen3, bf16 weights)."),
+                fix=_(
+                    "Use a Qwen3 model as published (model_type qwen3 or qwen3_moe, bf16 weights)."
+                ),
             )
 
 

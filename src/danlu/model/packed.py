@@ -6,13 +6,13 @@ be looked up; else the embedding stays beside the packed output matrix.
 
 from __future__ import annotations
 
-from danlu.model.layout import PROJECTIONS
+from danlu.model.layout import PROJECTIONS, merged_shape, num_experts
 from danlu.model.qwen3 import Qwen3, replace_weight
 from danlu.ops import packing_for
 
 
 def pack_model(model: Qwen3) -> bool:
-    """Pack every matrix, one after the other; return whether there is a form to pack them in."""
+    """Pack the matrices, one after the other; return whether there is a form to pack them in."""
     packing = packing_for(model.dtype, model.device)
     if packing is None:
         return False
@@ -20,7 +20,11 @@ def pack_model(model: Qwen3) -> bool:
     if packing.looks_up and model.config.tie_word_embeddings:
         replace_weight(model, "embed_tokens", head)
     replace_weight(model.head, "lm_head", head)
-    for layer in model.layers:
+    for index, layer in enumerate(model.layers):
         for name in PROJECTIONS:
+            if num_experts(model.config, name, index) is not None:
+                out, _in_features = merged_shape(model.config, name, index)
+                if not packing.expert_multiple or out % packing.expert_multiple:
+                    continue  # multiplied as they are
             replace_weight(layer, name, packing.pack(getattr(layer, name)))
     return True

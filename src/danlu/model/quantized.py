@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from danlu.device.weight_forms import INT4_GROUP, NF4_GROUP, matrix_bytes
 from danlu.model.config import ModelConfig, WeightForm
-from danlu.model.layout import PROJECTIONS, Piece, layout
+from danlu.model.layout import (
+    EXPERTS_MERGED,
+    PROJECTIONS,
+    Piece,
+    layout,
+    merged_shape,
+    projection_shape,
+)
 from danlu.model.qwen3 import Qwen3, empty_weight, replace_weight
 from danlu.ops import (
     FP8_MULTIPLE,
@@ -25,6 +32,7 @@ from danlu.ops import (
     empty_fp8,
     fp8_input_gradient,
     fp8_linear,
+    keeps_experts,
     quantize_fp8,
 )
 
@@ -71,10 +79,26 @@ _Room = nn.Parameter | QuantizedWeight | Fp8Weight
 
 def fits(config: ModelConfig, form: WeightForm) -> bool:
     """Return whether every matrix of a model can be kept in a form; see `MULTIPLES`."""
-    widths = [config.hidden_size, config.q_size, config.intermediate_size]
+    layers = range(config.num_hidden_layers)
+    inner = {projection_shape(config, "down_proj", layer)[1] for layer in layers}
+    widths = [config.hidden_size, config.q_size, *inner]
     if form == "fp8":
         widths.append(config.kv_size)
     return all(width % MULTIPLES[form] == 0 for width in widths)
+
+
+def keeps_all_experts(config: ModelConfig, form: WeightForm, device: torch.device) -> bool:
+    """Return whether a device has a form for what experts the model has."""
+    if config.experts is None:
+        return True
+    if form not in ("int8", "int4"):
+        return False
+    return all(
+        keeps_experts(form, device, merged_shape(config, name, layer)[0])
+        for layer in range(config.num_hidden_layers)
+        for name in EXPERTS_MERGED
+        if config.experts_of(layer) is not None
+    )
 
 
 def quantized_bytes(

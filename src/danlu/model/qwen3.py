@@ -1,4 +1,4 @@
-"""Qwen3 (dense): one forward pass, shared by the trainer and the engine.
+"""Qwen3: one forward pass, shared by the trainer and the engine.
 
 The model knows its weights and the order of its operations, nothing else. Two arguments decide
 all that varies:
@@ -7,7 +7,7 @@ all that varies:
   positions and segments.
 - `linear(layer, name, x, residual)`: one merged projection together with the norm or the swiglu
   that precedes it, so `x` comes before that, and the residual stream that it is added to, if any;
-  `layer` may be the head.
+  `layer` may be the head. Where a layer has experts it knows their two products, too.
 
 Tokens of all segments are packed in one row: there is no batch axis and no padding.
 Shapes: T tokens, H hidden_size, V vocab_size.
@@ -21,13 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from danlu.model.checkpointing import again
-from danlu.model.config import ModelConfig
-from danlu.model.layout import PROJECTIONS, layout, merged_shape
+from danlu.model.config import ExpertsConfig, ModelConfig
+from danlu.model.experts import Groups, route
+from danlu.model.layout import PROJECTIONS, layout, merged_shape, num_experts
 from danlu.model.recompute import Recompute
 from danlu.ops import (
     Stream,
     begin_linear,
     end_linear,
+    expert_input_gradient,
+    expert_linear,
     fused_linear,
     is_fused,
     look_up,
@@ -58,6 +61,22 @@ class Linear:
         """
         return self
 
+    def into_experts(self, layer: Layer, n: Tensor, groups: Groups) -> Tensor:
+        """Multiply tokens with their experts' gate and up: n [T, H] -> [R, 2 moe_intermediate].
+
+        n: behind the norm, which the router shares.
+        """
+        return expert_product(layer, "gate_up_proj", groups.rows(n), groups)
+
+    def out_of_experts(
+        self, layer: Layer, gate_up: Tensor, groups: Groups, weights: Tensor
+    ) -> Tensor:
+        """Multiply swiglu of rows with their experts' down, and mix: -> [T, H].
+
+        gate_up: [R, 2 moe_intermediate]; weights: [T, K], of a token's experts.
+        """
+        return groups.mixed(expert_product(layer, "down_proj", swiglu(gate_up), groups), weights)
+
 
 plain_linear = Linear()
 # QK-norm, RoPE and attention of one layer: qkv [T, q + 2 kv] -> [T, q].
@@ -84,7 +103,9 @@ class Layer(nn.Module):
         self.k_norm = empty_weight(head_dim, device=device, dtype=dtype)
         self.post_attention_layernorm = empty_weight(hidden, device=device, dtype=dtype)
         for name in PROJECTIONS:
-            weight = empty_weight(*merged_shape(config, name), device=device, dtype=dtype)
+            out, in_features = merged_shape(config, name, index)
+            rows = out * (num_experts(config, name, index) or 1)
+            weight = empty_weight(rows, in_features, device=device, dtype=dtype)
             self.register_parameter(name, weight)
 
     def attention(self, x: Tensor, attend: Attend, linear: Linear) -> Tensor:  # x: [T, H]
@@ -95,6 +116,10 @@ class Layer(nn.Module):
         """Add the MLP half."""
         return linear(self, "down_proj", linear(self, "gate_up_proj", x), x)
 
+    def mlp_of_pass(self) -> Callable[[Tensor, Linear], Tensor]:
+        """Return what adds the MLP half in one forward pass, and again in its backward pass."""
+        return self.mlp
+
     def answer(self, stream: Stream, attend: Attend, linear: Linear) -> None:
         """Add both halves to the stream, for devices whose norms add."""
         stream.add(linear(self, "o_proj", attend(self, linear(self, "qkv_proj", stream))))
@@ -103,12 +128,13 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, attend: Attend, linear: Linear, recompute: Recompute = "none"
     ) -> Tensor:  # x: [T, H]
+        mlp = self.mlp_of_pass()
         if recompute == "none":
-            return self.mlp(self.attention(x, attend, linear), linear)
+            return mlp(self.attention(x, attend, linear), linear)
         second = linear.second_pass()
         if recompute in ("block", "offload"):
             return again(
-                lambda x, is_second: self.mlp(
+                lambda x, is_second: mlp(
                     self.attention(x, attend, linear), second if is_second else linear
                 ),
                 x,
@@ -118,8 +144,64 @@ class Layer(nn.Module):
             x, lambda layer, qkv: again(lambda qkv, _is_second: attend(layer, qkv), qkv), linear
         )
         if recompute == "gate_up":
-            return again(lambda x, is_second: self.mlp(x, second if is_second else linear), x)
-        return self.mlp(x, linear)
+            return again(lambda x, is_second: mlp(x, second if is_second else linear), x)
+        return mlp(x, linear)
+
+
+class ExpertLayer(Layer):
+    """A decoder layer with experts in the MLP's place: see `model.experts`.
+
+    Their matrices stand below each other in `gate_up_proj` and `down_proj`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        index: int,
+        experts: ExpertsConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(config, index, device, dtype)
+        self.experts = experts
+        self.router = empty_weight(
+            experts.num_experts, config.hidden_size, device=device, dtype=dtype
+        )
+
+    def mlp(self, x: Tensor, linear: Linear) -> Tensor:  # x: [T, H]
+        """Add what the experts make of each token."""
+        return self.mlp_of_pass()(x, linear)
+
+    def mlp_of_pass(self) -> Callable[[Tensor, Linear], Tensor]:
+        """Return what adds the experts' half; computed again, it takes the experts it took."""
+        taken: Groups | None = None
+
+        def mlp(x: Tensor, linear: Linear) -> Tensor:
+            nonlocal taken
+            made, taken = self._made(projection_input(self, "gate_up_proj", x), linear, taken)
+            return x + made
+
+        return mlp
+
+    def answer(self, stream: Stream, attend: Attend, linear: Linear) -> None:
+        """Add both halves to the stream, for devices whose norms add."""
+        stream.add(linear(self, "o_proj", attend(self, linear(self, "qkv_proj", stream))))
+        n = projection_input(self, "gate_up_proj", stream)
+        stream.add(self._made(n, linear, None)[0])
+
+    def _made(self, n: Tensor, linear: Linear, taken: Groups | None) -> tuple[Tensor, Groups]:
+        """Return what experts make of n [T, H], and which did."""
+        groups, weights = route(n, self.router, self.experts, taken)
+        gate_up = linear.into_experts(self, n, groups)
+        return linear.out_of_experts(self, gate_up, groups, weights), groups
+
+
+def new_layer(config: ModelConfig, index: int, device: torch.device, dtype: torch.dtype) -> Layer:
+    """Build a layer, uninitialised, dense or with experts as the config has it."""
+    experts = config.experts_of(index)
+    if experts is None:
+        return Layer(config, index, device, dtype)
+    return ExpertLayer(config, index, experts, device, dtype)
 
 
 class Head(nn.Module):
@@ -141,7 +223,7 @@ class Qwen3(nn.Module):
         vocab, hidden = config.vocab_size, config.hidden_size
         self.embed_tokens = empty_weight(vocab, hidden, device=device, dtype=dtype)
         self.layers = nn.ModuleList(
-            Layer(config, index, device, dtype) for index in range(config.num_hidden_layers)
+            new_layer(config, index, device, dtype) for index in range(config.num_hidden_layers)
         )
         lm_head = self.embed_tokens
         if not config.tie_word_embeddings:
@@ -245,6 +327,20 @@ def product_gradient(layer: Layer, name: str, dy: Tensor) -> Tensor:
     weight = getattr(layer, name)
     gradient: Tensor = dy @ weight if isinstance(weight, Tensor) else weight.gradient(dy)
     return gradient
+
+
+def expert_product(layer: Layer, name: str, rows: Tensor, groups: Groups) -> Tensor:
+    """Multiply rows [R, in] with their experts' matrices -> [R, out]."""
+    weight = getattr(layer, name)
+    if isinstance(weight, Tensor):
+        return expert_linear(rows, weight, groups.ends)
+    product: Tensor = weight.by_expert(rows, groups.ends)
+    return product
+
+
+def expert_product_gradient(layer: Layer, name: str, dy: Tensor, groups: Groups) -> Tensor:
+    """Return the gradient [R, in] of rows, from that of their product with frozen matrices."""
+    return expert_input_gradient(dy, getattr(layer, name), groups.ends)
 
 
 def replace_weight(

@@ -9,7 +9,7 @@ itself. All other rooms import from here only.
 from __future__ import annotations
 
 from danlu.ops import ascend, native, nvidia
-from danlu.ops.accumulate import accumulate
+from danlu.ops.accumulate import accumulate, hand_over
 from danlu.ops.adamw import AdamW, Moments
 from danlu.ops.attention import Segments, segment_attention
 from danlu.ops.cache.graph import Recorder, Replay, recorder_for
@@ -17,7 +17,17 @@ from danlu.ops.cache.key_value_store import Cache, CacheStep
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.choice import NotHere, OpsTable, Tried, examine_operations, ops_table, take_variants
 from danlu.ops.cross_entropy import cross_entropy_rows, cross_entropy_sum
-from danlu.ops.frozen.few_bits_weight import QuantizedWeight
+from danlu.ops.expert_products import (
+    expert_ends,
+    expert_input_gradient,
+    expert_linear,
+    expert_weight_gradient,
+)
+from danlu.ops.frozen.few_bits_weight import (
+    QuantizedWeight,
+    keeps_experts,
+    usually_keeps_experts,
+)
 from danlu.ops.frozen.fp8 import (
     FP8_MULTIPLE,
     Fp8Matrix,
@@ -82,11 +92,17 @@ __all__ = [
     "empty_fp8",
     "end_linear",
     "examine_operations",
+    "expert_ends",
+    "expert_input_gradient",
+    "expert_linear",
+    "expert_weight_gradient",
     "fp8_input_gradient",
     "fp8_linear",
     "fused_linear",
     "grouped_linear",
+    "hand_over",
     "is_fused",
+    "keeps_experts",
     "largest",
     "look_up",
     "low_rank_gradients",
@@ -106,4 +122,5 @@ __all__ = [
     "swiglu",
     "swiglu_backward",
     "take_variants",
+    "usually_keeps_experts",
 ]

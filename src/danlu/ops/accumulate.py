@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
@@ -17,6 +17,17 @@ _PIECE = 1 << 20
 def accumulate(total: Tensor, addend: Tensor) -> None:
     """Add a tensor of any dtype to a contiguous fp32 one of the same shape, in place."""
     ACCUMULATE.on(total.device)(total, addend)
+
+
+def hand_over(parameter: nn.Parameter, gradient: Tensor) -> Tensor | None:
+    """Add a gradient to what is there of the parameter's; where nothing is, return it.
+
+    autograd would do it a moment later, behind a copy in the parameter's dtype.
+    """
+    if parameter.grad is None:
+        return gradient.to(parameter.dtype)
+    accumulate(parameter.grad, gradient)
+    return None
 
 
 def _at_once(total: Tensor, addend: Tensor) -> None:

@@ -92,6 +92,17 @@ def grouped_linear(
     return y if total is None else total.add_(y)
 
 
+def expert_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """Multiply each expert's rows with its matrix. x: [rows, in]; weight: [experts * out, in].
+
+    ends: [experts], where each expert's rows end.
+    """
+    starts = [0, *ends.tolist()]
+    groups = [x[start:end] for start, end in pairwise(starts)]
+    matrices = weight.view(len(ends), -1, x.shape[1])
+    return torch.cat([F.linear(rows, w) for rows, w in zip(groups, matrices, strict=True)])
+
+
 def fused_linear(
     x: Tensor,
     weight: Tensor,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from danlu.device.weight_forms import matrix_bytes
+from danlu.errors import UsageError
+from danlu.language import _
 from danlu.model.config import ModelConfig, WeightForm
-from danlu.model.layout import PROJECTIONS, merged_shape, projection_shape
+from danlu.model.layout import PROJECTIONS, merged_shape, num_experts, projection_shape
 from danlu.model.recompute import Recompute
-from danlu.model.sizes import num_parameters
+from danlu.model.sizes import num_expert_layers, num_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Job:
     number_bytes: of a weight and an activation, 2 or 4. ranks: of the adapter by projection, such
     as {"q_proj": 8}; None where every weight is trained. base_form: of the matrices below an
     adapter; None: as they are. num_shares: over how many devices the model's weights are divided;
-    1: each has all of them.
+    1: each has all of them. Raises UsageError for experts in another form.
     """
 
     config: ModelConfig
@@ -40,6 +44,16 @@ class Job:
     ranks: Mapping[str, int] | None
     base_form: WeightForm | None = None
     num_shares: int = 1
+
+    def __post_init__(self) -> None:
+        if self.base_form is not None and self.config.experts is not None:
+            raise UsageError(
+                _("A model with experts is not trained on a base in {form}.").format(
+                    form=self.base_form
+                ),
+                why=_("Only dense models are quantised below an adapter."),
+                fix="--fp8 false" if self.base_form == "fp8" else _("Leave out --quantization_bit"),
+            )
 
     @property
     def trains_all(self) -> bool:
@@ -55,7 +69,7 @@ class Job:
         """Return the bytes of the model itself on a kind of device."""
         if self.base_form is None:
             return self.num_weights * self.number_bytes
-        shapes = [merged_shape(self.config, name) for name in PROJECTIONS]
+        shapes = [merged_shape(self.config, name, 0) for name in PROJECTIONS]
         layers, size = self.config.num_hidden_layers, self.number_bytes
         rest = self.num_weights - layers * sum(out * inner for out, inner in shapes)
         return rest * size + layers * sum(
@@ -76,20 +90,47 @@ class Job:
         """
         if not self.is_shared:
             return 0
-        layers = self.config.num_hidden_layers
-        matrices = [merged_shape(self.config, name) for name in PROJECTIONS]
-        in_layer = sum(out * inner for out, inner in matrices)
-        outside = self.num_weights - layers * in_layer
-        return (2 * in_layer + outside) * self.number_bytes
+        in_layers = _numbers_of_layers(self.config)
+        outside = self.num_weights - sum(in_layers)
+        return (2 * max(in_layers) + outside) * self.number_bytes
 
     @property
     def num_trained(self) -> int:
         """Numbers that the optimizer changes."""
         if self.ranks is None:
             return self.num_weights
-        return self.config.num_hidden_layers * sum(
-            rank * sum(projection_shape(self.config, name)) for name, rank in self.ranks.items()
-        )
+        return _adapter_numbers(self.config, tuple(self.ranks.items()))
+
+    @property
+    def num_trained_active(self) -> int:
+        """Numbers of an adapter that a token is multiplied with."""
+        return _adapter_numbers(self.config, tuple((self.ranks or {}).items()), is_active=True)
+
+    @property
+    def expert_layers(self) -> int:
+        """How many layers have experts."""
+        return num_expert_layers(self.config)
+
+    @property
+    def row_size(self) -> float:
+        """Numbers of hidden_size that a token has as rows of experts, in a layer on average."""
+        experts, layers = self.config.experts, self.config.num_hidden_layers
+        if experts is None:
+            return 0.0
+        rows = self.expert_layers * experts.num_experts_per_tok
+        return rows * self.config.hidden_size / layers
+
+    @property
+    def inner_size(self) -> float:
+        """Width of what is between gate, up and down for a token, in a layer on average."""
+        config = self.config
+        if config.experts is None:
+            return config.intermediate_size
+        of_experts = config.experts.num_experts_per_tok * config.experts.moe_intermediate_size
+        dense = config.num_hidden_layers - self.expert_layers
+        return (
+            self.expert_layers * of_experts + dense * config.intermediate_size
+        ) / config.num_hidden_layers
 
     def rank(self, merged: str) -> int:
         """Sum of the ranks on a merged projection such as `qkv_proj`; 0 without an adapter."""
@@ -98,6 +139,36 @@ class Job:
     def is_trained(self, merged: str) -> bool:
         """Whether a merged projection has something to learn: then its input is kept."""
         return self.trains_all or self.rank(merged) > 0
+
+
+@lru_cache(maxsize=64)
+def _numbers_of_layers(config: ModelConfig) -> tuple[int, ...]:
+    """Count the numbers of each layer's matrices, all experts' among them."""
+    return tuple(
+        sum(
+            (num_experts(config, merged, layer) or 1)
+            * math.prod(merged_shape(config, merged, layer))
+            for merged in PROJECTIONS
+        )
+        for layer in range(config.num_hidden_layers)
+    )
+
+
+@lru_cache(maxsize=64)
+def _adapter_numbers(
+    config: ModelConfig, ranks: tuple[tuple[str, int], ...], *, is_active: bool = False
+) -> int:
+    total = 0
+    for layer in range(config.num_hidden_layers):
+        experts = config.experts_of(layer)
+        for merged, parts in PROJECTIONS.items():
+            count = num_experts(config, merged, layer) or 1
+            if is_active and experts is not None:
+                count = min(count, experts.num_experts_per_tok)
+            for name, rank in ranks:
+                if name in parts:
+                    total += count * rank * sum(projection_shape(config, name, layer))
+    return total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.variants import ASCEND, NATIVE, TRITON
 from danlu.device.weight_forms import floats_bytes
+from danlu.model.config import ExpertsConfig, ModelConfig
 from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.model.recompute import Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
@@ -72,6 +73,10 @@ _FULL_FUSED: Mapping[str, Mapping[Recompute, tuple[_Widths, _Widths]]] = {
         "offload": ((6, 5, 3, 3), (5, 0, 5, 5)),
     },
 }
+# Of each expert of a token its number, and three places among the rows (model/experts.py).
+_CHOSEN_BYTES = 4 * 8
+# Rows of hidden_size that a layer's backward pass has at once of each expert of a token.
+_ROWS_AT_ONCE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +149,15 @@ def _working_bytes(job: Job, device: DeviceFacts) -> int:
     """
     if device.fused in ("", NATIVE):
         return job.num_trained * job.number_bytes if job.number_bytes < 4 else 0
+    is_copied = job.number_bytes < 4
+    if job.config.experts is not None:  # too many for that
+        return job.num_trained * job.number_bytes if is_copied else 0
     a, b = 0, 0
     for name in PROJECTIONS:
-        out, in_features = merged_shape(job.config, name)
+        out, in_features = merged_shape(job.config, name, 0)
         a += job.rank(name) * in_features
         b += job.rank(name) * out
-    copied = b + (a if job.number_bytes < 4 else 0)
+    copied = b + (a if is_copied else 0)
     return copied * job.number_bytes * job.config.num_hidden_layers
 
 
@@ -160,26 +168,51 @@ def host_bytes(job: Job, shape: BatchShape) -> int:
 
 
 def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: BatchShape) -> int:
-    """Return the bytes that one layer keeps of every token for the backward pass."""
+    """Return the bytes that one layer keeps of every token for the backward pass.
+
+    Where some layers have experts, and others not: on average.
+    """
+    experts, layers = job.config.experts, job.config.num_hidden_layers
+    dense = _kept(job, recompute, device, shape, None)
+    if experts is None:
+        return dense
+    with_experts = _kept(job, recompute, device, shape, experts)
+    share = job.expert_layers
+    return (share * with_experts + (layers - share) * dense) // layers
+
+
+def _kept(
+    job: Job,
+    recompute: Recompute,
+    device: DeviceFacts,
+    shape: BatchShape,
+    experts: ExpertsConfig | None,
+) -> int:
     config, size = job.config, job.number_bytes
     hidden, inner = config.hidden_size, config.intermediate_size
     q, kv = config.q_size, config.kv_size
+    chosen = 0 if experts is None else _CHOSEN_BYTES * experts.num_experts_per_tok
     if recompute in ("block", "offload"):
-        return hidden * size
+        return hidden * size + chosen
     mlp_is_kept = recompute != "gate_up"
     # The residual stream before either half, which norms or their projections keep.
     numbers = 2 * hidden + q + 2 * kv
     if job.is_trained("o_proj"):
         numbers += q
     numbers += job.rank("qkv_proj") + job.rank("o_proj")
-    if mlp_is_kept:
+    if mlp_is_kept and experts is not None:
+        numbers += _kept_of_experts(job, experts)
+    elif mlp_is_kept:
         numbers += 2 * inner + job.rank("gate_up_proj") + job.rank("down_proj")
     keeps_normed = job.trains_all or recompute == "none"
     if keeps_normed and job.is_trained("qkv_proj"):
         numbers += hidden
-    if keeps_normed and mlp_is_kept:
+    if keeps_normed and mlp_is_kept and experts is None:
         numbers += hidden * job.is_trained("gate_up_proj") + inner * job.is_trained("down_proj")
-    kept = numbers * size
+    kept = numbers * size + chosen
+    if experts is not None and mlp_is_kept:
+        # Probabilities in fp32, and those that were chosen before and after they add up to 1.
+        kept += 4 * (experts.num_experts + 2 * experts.num_experts_per_tok)
     if recompute == "none":
         # Rotated q and k, and the attention's own copy of its output, if it is not the same one.
         width = device.attention.number_bytes or size
@@ -191,6 +224,17 @@ def kept_per_token(job: Job, recompute: Recompute, device: DeviceFacts, shape: B
         ):
             kept += q * size
     return kept
+
+
+def _kept_of_experts(job: Job, experts: ExpertsConfig) -> int:
+    """Count the numbers that the two products of a layer's experts keep of a token."""
+    hidden, inner = job.config.hidden_size, experts.moe_intermediate_size
+    of_row = 2 * inner + job.rank("gate_up_proj") + job.rank("down_proj") + 1
+    if job.trains_all:
+        of_row += hidden + inner
+    if not job.rank("down_proj"):
+        of_row += hidden  # what each expert makes, for the gradient of its weight
+    return hidden + experts.num_experts_per_tok * of_row
 
 
 def _attention_state(job: Job, device: DeviceFacts, shape: BatchShape) -> int:
@@ -212,13 +256,15 @@ def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: Batc
     # Those in C++ make on their way what those in Triton make.
     kernels = TRITON if kernels == NATIVE else kernels
     in_mlp, in_attention = fused.get(kernels, plain)[recompute]
-    widths = (config.hidden_size, config.intermediate_size, config.q_size, config.kv_size)
+    widths = (config.hidden_size, _widest(config), config.q_size, config.kv_size)
     mlp, attention = (
         size * sum(factor * width for factor, width in zip(factors, widths, strict=True))
         for factors in (in_mlp, in_attention)
     )
     # An adapter's narrow products: those of the last projection, and what is computed again.
     again = {"gate_up": ("gate_up_proj", "down_proj"), "none": (), "selective": ()}
+    if config.experts is not None:
+        mlp += size * _ROWS_AT_ONCE * config.experts.num_experts_per_tok * config.hidden_size
     narrow = sum(job.rank(name) for name in again.get(recompute, tuple(PROJECTIONS)))
     mlp += size * (narrow + 4 * job.rank("down_proj"))
     if job.trains_all or recompute != "none":
@@ -235,9 +281,19 @@ def piece_bytes(job: Job, device: DeviceFacts) -> int:
     """Return what one piece of a quantised weight takes while it is floats, for a product."""
     if job.base_form is None or job.base_form == "fp8":
         return 0
-    largest = max(math.prod(merged_shape(job.config, name)) for name in PROJECTIONS)
+    largest = max(math.prod(merged_shape(job.config, name, 0)) for name in PROJECTIONS)
     size = job.number_bytes
     return floats_bytes(job.base_form, largest, kind=device.kind, number_bytes=size)
+
+
+def _widest(config: ModelConfig) -> int:
+    """Return the most numbers that a layer has of a token between gate, up and down."""
+    experts = config.experts
+    if experts is None:
+        return config.intermediate_size
+    of_experts = experts.num_experts_per_tok * experts.moe_intermediate_size
+    has_dense = any(config.experts_of(n) is None for n in range(config.num_hidden_layers))
+    return max(of_experts, config.intermediate_size) if has_dense else of_experts
 
 
 def loss_bytes(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceFacts) -> int:

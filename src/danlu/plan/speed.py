@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from danlu.device.datasheets import DeviceFacts
 from danlu.device.variants import ASCEND, NATIVE, TRITON
 from danlu.model.config import ModelConfig
-from danlu.model.layout import PROJECTIONS, merged_shape
+from danlu.model.layout import PROJECTIONS, merged_shape, num_experts
 from danlu.model.recompute import Recompute
 from danlu.plan.job import BatchShape, Job, StepPlan
 
@@ -85,6 +86,9 @@ _WRITTEN_SHARE = 0.7
 # What one segment's attention costs of such, and which part of all a forward pass alone is.
 _LAUNCHES_PER_SEGMENT = 8
 _FORWARD_SHARE = 1 / 3
+# Numbers that experts move besides: rows of hidden_size that are brought into the experts' order
+# and back, for each expert of a token.
+_ROWS_MOVED = 12
 # Bytes that the loss moves for one logit, both passes: 14.5 GB for 2,400 rows of 151,936 (counted);
 # and as multiples of a logit's own bytes where it is read twice and written once.
 _LOSS_BYTES, _LOSS_PASSES = 40, 3
@@ -159,7 +163,7 @@ def gathering_seconds(job: Job, device: DeviceFacts) -> float:
 def evaluation_seconds(job: Job, shape: BatchShape, device: DeviceFacts, speed: Speed) -> float:
     """Predict one forward pass."""
     config = job.config
-    body = 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
+    body = 2.0 * _active_weights(config) * shape.tokens
     if job.base_form == "fp8" and device.fp8_ratio:
         body /= device.fp8_ratio
     seconds = (body + _head_flops(config, shape)) / speed.flops
@@ -188,9 +192,9 @@ def useful_flops(job: Job, shape: BatchShape) -> float:
     """Count the operations that a microstep cannot do without."""
     config = job.config
     weights = 3.0 if job.trains_all else 2.0  # forward, gradient of the input, of the weight
-    body = weights * 2.0 * _layer_weights(config) * config.num_hidden_layers * shape.tokens
+    body = weights * 2.0 * _active_weights(config) * shape.tokens
     attention = (1 + _ATTENTION_BACKWARD) * _attention_flops(config, shape)
-    adapter = 0 if job.trains_all else 6.0 * job.num_trained * shape.tokens
+    adapter = 0.0 if job.trains_all else 6.0 * job.num_trained_active * shape.tokens
     return body + attention + adapter + weights * _head_flops(config, shape)
 
 
@@ -199,28 +203,27 @@ def _faster_flops(job: Job, recompute: Recompute, shape: BatchShape, device: Dev
     if not device.fp8_ratio:
         return 0.0
     config = job.config
-    weights = 2 * _layer_weights(config) + _weights_again(config, recompute)
-    products = 2.0 * weights * config.num_hidden_layers * shape.tokens
+    weights = 2 * _active_weights(config) + _weights_again(config, recompute)
+    products = 2.0 * weights * shape.tokens
     return products * (1 - 1 / device.fp8_ratio)
 
 
 def _again_flops(config: ModelConfig, recompute: Recompute, shape: BatchShape) -> float:
     if recompute == "none":
         return 0.0
-    weights = _weights_again(config, recompute)
-    again = 2.0 * shape.tokens * weights * config.num_hidden_layers
+    again = 2.0 * shape.tokens * _weights_again(config, recompute)
     return again + _attention_flops(config, shape)
 
 
 def _weights_again(config: ModelConfig, recompute: Recompute) -> int:
-    """Count a layer's weights that are multiplied a second time."""
+    """Count the layers' weights that a token is multiplied with a second time."""
     return {
         "none": 0,
         "selective": 0,
-        "gate_up": _weights(config, "gate_up_proj"),
+        "gate_up": _active_weights(config, ("gate_up_proj",)),
         # The second pass does not compute what leaves the block.
-        "block": _layer_weights(config) - _weights(config, "down_proj"),
-        "offload": _layer_weights(config) - _weights(config, "down_proj"),
+        "block": _active_weights(config) - _active_weights(config, ("down_proj",)),
+        "offload": _active_weights(config) - _active_weights(config, ("down_proj",)),
     }[recompute]
 
 
@@ -233,13 +236,30 @@ def _attention_flops(config: ModelConfig, shape: BatchShape) -> float:
     return 2.0 * config.q_size * shape.squares * config.num_hidden_layers
 
 
-def _weights(config: ModelConfig, merged: str) -> int:
-    out, inner = merged_shape(config, merged)
-    return out * inner
+def _active_weights(config: ModelConfig, names: tuple[str, ...] = tuple(PROJECTIONS)) -> int:
+    """Count the layers' weights that a token is multiplied with, the router's not."""
+    return _weights_of(config, names, 1)
 
 
-def _layer_weights(config: ModelConfig) -> int:
-    return sum(_weights(config, merged) for merged in PROJECTIONS)
+def _weights_read(config: ModelConfig, tokens: int) -> int:
+    """Count the layers' weights that so many tokens are multiplied with: of experts up to all."""
+    experts = config.experts
+    most = 1 if experts is None else -(-experts.num_experts // experts.num_experts_per_tok)
+    return _weights_of(config, tuple(PROJECTIONS), min(tokens, most))
+
+
+@lru_cache(maxsize=256)  # asked for each of thousands of plans
+def _weights_of(config: ModelConfig, names: tuple[str, ...], tokens: int) -> int:
+    total = 0
+    for layer in range(config.num_hidden_layers):
+        experts = config.experts_of(layer)
+        for name in names:
+            out, inner = merged_shape(config, name, layer)
+            count = num_experts(config, name, layer)
+            if count is not None and experts is not None:
+                out *= min(count, tokens * experts.num_experts_per_tok)
+            total += out * inner
+    return total
 
 
 def _counts(job: Job, recompute: Recompute, device: DeviceFacts) -> tuple[int, float, float, float]:
@@ -270,7 +290,7 @@ def _elementwise_s(job: Job, recompute: Recompute, shape: BatchShape, device: De
     config = job.config
     _launches, hidden, heads, inner = _counts(job, recompute, device)
     numbers = hidden * config.hidden_size + heads * (config.q_size + config.kv_size)
-    numbers += inner * config.intermediate_size
+    numbers += inner * job.inner_size + _ROWS_MOVED * job.row_size
     moved = numbers * job.number_bytes * config.num_hidden_layers * shape.tokens
     in_place = device.fused_in(job.number_bytes) in (TRITON, NATIVE)
     by_logit = _LOSS_PASSES * job.number_bytes if in_place else _LOSS_BYTES
@@ -282,7 +302,7 @@ def _overhead_s(job: Job, step_plan: StepPlan, shape: BatchShape, device: Device
     """Seconds for all but products: moving numbers, reading weights again, what is offloaded."""
     config, size = job.config, job.number_bytes
     chunks = -(-shape.targets // step_plan.chunk_rows)
-    body = 3 * _layer_weights(config) * config.num_hidden_layers
+    body = 3 * _weights_read(config, shape.tokens)
     head = 2 * chunks * config.vocab_size * config.hidden_size
     seconds = _elementwise_s(job, step_plan.recompute, shape, device)
     seconds += device.reread * (body + head) * size / device.bandwidth
@@ -301,6 +321,5 @@ def _floats_s(job: Job, recompute: Recompute, device: DeviceFacts) -> float:
 
     Forward and for the gradient of the input, and for what is computed again.
     """
-    weights = 2 * _layer_weights(job.config) + _weights_again(job.config, recompute)
-    written = weights * job.config.num_hidden_layers * job.number_bytes
-    return _WRITTEN_SHARE * written / device.bandwidth
+    weights = 2 * _active_weights(job.config) + _weights_again(job.config, recompute)
+    return _WRITTEN_SHARE * weights * job.number_bytes / device.bandwidth

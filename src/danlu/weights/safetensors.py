@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,7 +66,11 @@ class StoredTensor:
 
 
 class SafetensorsFile:
-    """The checked header of one file. Opening reads no tensor data."""
+    """The checked header of one file. Opening reads no tensor data.
+
+    From the first reading on the file stays open: a model of experts has 18,000 tensors, and on a
+    network disk opening takes longer than reading one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,12 +106,47 @@ class SafetensorsFile:
         Raises DataError where `check_fits` does, and for a file that has shrunk or cannot be read.
         """
         dtype = self.check_fits(name, destination)
-        with readable(self.path), open_regular(self.path) as file:
-            file.seek(self.tensors[name].start)
-            if destination.dtype == dtype and is_readable_in_place(destination):
-                self._fill(file, name, destination)
-            else:
-                self._convert(file, name, dtype, destination)
+        start = self.tensors[name].start
+        if destination.dtype == dtype and is_readable_in_place(destination):
+            self._fill(start, name, destination)
+        else:
+            self._convert(start, name, dtype, destination)
+
+    def divide(
+        self, name: str, shape: tuple[int, ...], parts: Sequence[tuple[str, tuple[int, ...]]]
+    ) -> None:
+        """Take a tensor of a shape for those that fill it one behind the other, by name and shape.
+
+        Raises DataError for another shape.
+        """
+        whole = self.tensors.pop(name)
+        if whole.shape != shape:
+            raise damaged(
+                self.path,
+                _("{name} has shape {shape}; {needed} is needed").format(
+                    name=name, shape=list(whole.shape), needed=list(shape)
+                ),
+            )
+        item_bytes = (whole.stop - whole.start) // math.prod(shape)
+        stop = whole.start
+        for part, part_shape in parts:
+            start, stop = stop, stop + math.prod(part_shape) * item_bytes
+            self.tensors[part] = StoredTensor(
+                name=part, dtype=whole.dtype, shape=part_shape, start=start, stop=stop
+            )
+
+    def bytes_at(self, start: int, count: int) -> bytes:
+        """Return so many bytes of the file, from a place on; fewer at its end."""
+        with readable(self.path):
+            return os.pread(self._handle, count, start)
+
+    @cached_property
+    def _handle(self) -> int:
+        """The open file; closed with this object. Read by place, so that threads may share it."""
+        with readable(self.path):
+            file = open_regular(self.path)
+        weakref.finalize(self, file.close)
+        return file.fileno()
 
     def read(self, name: str) -> Tensor:
         """Return a tensor in its stored dtype on the CPU."""
@@ -124,22 +165,21 @@ class SafetensorsFile:
         row_bytes = (stored.stop - stored.start) // stored.shape[0]
         dtype = TORCH_DTYPES.get(stored.dtype, torch.float32)
         tensor = torch.empty(stop - start, *stored.shape[1:], dtype=dtype)
-        with readable(self.path), open_regular(self.path) as file:
-            file.seek(stored.start + start * row_bytes)
-            self._fill(file, name, tensor)
+        self._fill(stored.start + start * row_bytes, name, tensor)
         return tensor
 
-    def _fill(self, file: BinaryIO, name: str, destination: Tensor) -> None:
-        """Read straight into the tensor's memory: no second copy exists at any time."""
+    def _fill(self, start: int, name: str, destination: Tensor) -> None:
+        """Read from a place straight into the tensor's memory: there is no second copy."""
         memory = destination.view(-1).view(torch.uint8).numpy().data
         filled = 0
         while filled < len(memory):
-            count = file.readinto(memory[filled:])  # type: ignore[attr-defined]
+            with readable(self.path):
+                count = os.preadv(self._handle, [memory[filled:]], start + filled)
             if not count:
                 raise damaged(self.path, _("the file ends inside {name}").format(name=name))
             filled += count
 
-    def _convert(self, file: BinaryIO, name: str, dtype: torch.dtype, destination: Tensor) -> None:
+    def _convert(self, start: int, name: str, dtype: torch.dtype, destination: Tensor) -> None:
         """Read in pieces along the first dimension, converting dtype and device on the way."""
         if destination.dim() == 0:
             destination = destination.unsqueeze(0)
@@ -148,7 +188,8 @@ class SafetensorsFile:
         for rows in destination.split(max(1, _CHUNK_BYTES // row_bytes)):
             buffer = torch.empty(rows.shape, dtype=dtype) if buffer is None else buffer
             piece = buffer[: len(rows)]  # the last one may be shorter
-            self._fill(file, name, piece)
+            self._fill(start, name, piece)
+            start += piece.nbytes
             rows.copy_(piece)
 
 

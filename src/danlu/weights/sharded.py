@@ -59,6 +59,18 @@ class WeightFolder:
                     )
                 self.files[name] = file
 
+    def divide(
+        self, name: str, shape: tuple[int, ...], parts: Sequence[tuple[str, tuple[int, ...]]]
+    ) -> None:
+        """Take a tensor, if it is there, for those that fill it one behind the other.
+
+        Raises DataError where it has another shape.
+        """
+        file = self.files.pop(name, None)
+        if file is not None:
+            file.divide(name, shape, parts)
+            self.files.update((part, file) for part, _shape in parts)
+
     @property
     def num_bytes(self) -> int:
         """Total size of the tensors' data."""

@@ -3,41 +3,68 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from danlu.lora.adapter import Adapter
 from danlu.model.layout import projection_module
 from danlu.model.qwen3 import Qwen3
 
 
-def transformers_twin(model: Qwen3, dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
+def transformers_twin(
+    model: Qwen3, dtype: torch.dtype = torch.float32
+) -> Qwen3ForCausalLM | Qwen3MoeForCausalLM:
     """A transformers model with the same weights."""
     config = model.config
-    twin = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            rms_norm_eps=config.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            max_position_embeddings=config.max_position_embeddings,
-            tie_word_embeddings=config.tie_word_embeddings,
-        )
-    ).to(dtype)
+    fields: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "max_position_embeddings": config.max_position_embeddings,
+        "tie_word_embeddings": config.tie_word_embeddings,
+    }
+    twin: Qwen3ForCausalLM | Qwen3MoeForCausalLM
+    if config.experts is None:
+        twin = Qwen3ForCausalLM(Qwen3Config(**fields))
+    else:
+        experts = dataclasses.asdict(config.experts)
+        experts["mlp_only_layers"] = list(config.experts.mlp_only_layers)
+        twin = Qwen3MoeForCausalLM(Qwen3MoeConfig(**fields, **experts))
+    twin = twin.to(dtype).eval()
     weights = twin.state_dict()
     for name, tensor in model.hf_tensors():
-        weights[name].copy_(tensor)
+        place_of(name, weights).copy_(tensor)
     return twin
+
+
+_OF_EXPERT = re.compile(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
+
+
+def place_of(name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Find a tensor by its name in a file; transformers has those of all experts in one."""
+    match = _OF_EXPERT.fullmatch(name)
+    if match is None:
+        return tensors[name]
+    experts, number, kind = match.groups()
+    if kind == "down":
+        return tensors[f"{experts}.down_proj"][int(number)]
+    whole = tensors[f"{experts}.gate_up_proj"][int(number)]
+    half = len(whole) // 2
+    return whole[:half] if kind == "gate" else whole[half:]
 
 
 def peft_twin(twin: Qwen3ForCausalLM, adapter: Adapter) -> PeftModel:

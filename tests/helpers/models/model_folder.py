@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ def write_model_folder(
         "torch_dtype": "float32",
         "eos_token_id": end,
     }
+    if config.experts is not None:
+        fields |= {"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"]}
+        fields |= dataclasses.asdict(config.experts)
     (like / "config.json").write_text(json.dumps(fields), encoding="utf-8")
     (like / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [end], "temperature": 0.6, "top_p": 0.95, "top_k": 20}),

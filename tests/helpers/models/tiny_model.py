@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from danlu.model.config import ModelConfig, WeightForm
+from danlu.model.config import ExpertsConfig, ModelConfig, WeightForm
 from danlu.model.quantized import quantized_model
 from danlu.model.qwen3 import Qwen3
 
@@ -24,6 +24,10 @@ TINY = ModelConfig(
     max_position_embeddings=4096,
     tie_word_embeddings=True,
     dtype="float32",
+)
+# Experts in the first and the third layer of three, two for each token.
+EXPERTS = ExpertsConfig(
+    num_experts=8, num_experts_per_tok=2, moe_intermediate_size=32, mlp_only_layers=(1,)
 )
 
 

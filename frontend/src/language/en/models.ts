@@ -29,7 +29,6 @@ export const models = {
   'models.all_here': 'Every published model that danlu can run is here.',
   'models.pull_hint': 'Pulled models are kept in {folder}. Nothing is downloaded unless you ask for it.',
   'models.mirror_hint': 'Addresses: {addresses}; a mirror is named when the server starts, as HF_ENDPOINT=https://hf-mirror.com danlu web.',
-  'models.experts': 'Mixtures of experts cannot be run yet: {names}.',
   'models.fit_chat_bf16': 'answers · {size}',
   'models.fit_chat_int8': 'answers in int8 · {size}',
   'models.fit_chat_int4': 'answers in int4 · {size}',

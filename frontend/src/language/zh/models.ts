@@ -29,7 +29,6 @@ export const models = {
   'models.all_here': '丹炉能运行的公开模型都已在本机。',
   'models.pull_hint': '下载的模型存放在 {folder}。您不点下载，就不会下载任何东西。',
   'models.mirror_hint': '地址：{addresses}；如需镜像，请在启动时指定：HF_ENDPOINT=https://hf-mirror.com danlu web。',
-  'models.experts': '混合专家模型暂时无法运行：{names}。',
   'models.fit_chat_bf16': '可对话 · {size}',
   'models.fit_chat_int8': '可用 int8 对话 · {size}',
   'models.fit_chat_int4': '可用 int4 对话 · {size}',

@@ -22,7 +22,6 @@ export type Offer = Needs & {
   name: string
   file_bytes: number
   license: string
-  runs: boolean
   folder: string | null
   partial_bytes: number
   pull: Pull | null

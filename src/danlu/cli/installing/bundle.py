@@ -13,7 +13,7 @@ from danlu.cli.installing.scripts import shipped
 from danlu.device.cards import find_cards
 from danlu.errors import EXIT_OK, UsageError
 from danlu.export.bundle import BundleTarget, write_bundle
-from danlu.hub.catalogue.published import find_runnable
+from danlu.hub.catalogue.published import find_pullable
 from danlu.hub.settings import DeviceName
 from danlu.hub.store import complete_folder, is_stored
 from danlu.language import _
@@ -75,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _stored(name: str) -> Path:
     """Return the folder of a pulled model. Raises UsageError."""
-    model = find_runnable(name)
+    model = find_pullable(name)
     if not is_stored(model.name):
         raise UsageError(
             _("The model {name} is not on this machine.").format(name=model.name),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from danlu.cli.terminal.fact_table import print_facts
 from danlu.cli.terminal.screen import json_line
@@ -15,6 +15,9 @@ from danlu.settings.option_names import COMMAND_LINE
 from danlu.settings.resolve import Resolved
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
+
+if TYPE_CHECKING:
+    from danlu.model.config import ModelConfig
 
 
 class InfoSettings(Settings):
@@ -106,20 +109,22 @@ def folder_facts(name: str) -> dict[str, Any]:
 def _model_facts(name: str) -> dict[str, Any]:
     from danlu.hub.chat_template import own_template
     from danlu.hub.fingerprint import fingerprint
+    from danlu.hub.load import weights_of
     from danlu.hub.names import model_folder
     from danlu.hub.prompting import prompting_of_model
     from danlu.model.config import load_config
     from danlu.units import readable_bytes
-    from danlu.weights.sharded import WeightFolder
 
     folder = model_folder(name)
-    config, weights = load_config(folder), WeightFolder(folder)
+    config = load_config(folder)
+    weights = weights_of(folder, config)
     parameters = sum(math.prod(f.tensors[tensor].shape) for tensor, f in weights.files.items())
     prompting, own = prompting_of_model(name), own_template(folder)
     return {
         "kind": "model",
         "folder": str(folder),
         "parameters": parameters,
+        **_expert_facts(config),
         "weights": readable_bytes(weights.num_bytes),
         "layers": config.num_hidden_layers,
         "hidden_size": config.hidden_size,
@@ -131,4 +136,16 @@ def _model_facts(name: str) -> dict[str, Any]:
         "thinking": prompting.enable_thinking,
         "own_template": own.name if own else None,
         "fingerprint": fingerprint(config, weights),
+    }
+
+
+def _expert_facts(config: ModelConfig) -> dict[str, Any]:
+    from danlu.model.sizes import num_active_parameters
+
+    if config.experts is None:
+        return {}
+    return {
+        "active_parameters": num_active_parameters(config),
+        "experts": config.experts.num_experts,
+        "experts_per_token": config.experts.num_experts_per_tok,
     }

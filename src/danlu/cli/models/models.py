@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from danlu.hub.catalogue.offers import Offers
     from danlu.hub.catalogue.published import PublishedModel
 
-_NAME, _COLUMN = 31, 8
+_NAME, _COLUMN = 32, 8
 _KINDS = ("chat_bf16", "chat_int8", "chat_int4", "lora", "full")
 
 
@@ -90,15 +90,13 @@ def _catalogue_lines(offers: Offers) -> list[str]:
 def _row(model: PublishedModel, found: Mapping[str, Need]) -> str:
     size = f"{model.file_bytes / GIB:.1f}"
     line = padded(f"  {model.name}", _NAME) + _right(size, _COLUMN)
-    if not model.runs:
-        return line + "  " + _("a mixture of experts: not yet in danlu")
     return line + "".join(_right(_cell(found.get(kind)), _COLUMN) for kind in _KINDS)
 
 
 def _cell(need: Need | None) -> str:
     if need is None:
         return "-"
-    size = f"{need.num_bytes / GIB:.1f}"
+    size = f"{need.num_bytes / GIB:.{0 if need.num_bytes >= 1000 * GIB else 1}f}"
     return size if need.fits else f"({size})"
 
 

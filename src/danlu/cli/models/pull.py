@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
-from danlu.hub.catalogue.published import PublishedModel, find_runnable
+from danlu.hub.catalogue.published import PublishedModel, find_pullable
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
 from danlu.moving_line import MovingLine
@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     from danlu.hub.catalogue.sites import sites_of
     from danlu.hub.store import complete_folder, is_stored
 
-    model = find_runnable(resolved.values.name)
+    model = find_pullable(resolved.values.name)
     if is_stored(model.name):
         folder = complete_folder(model.name)
         say(_("{name} is here already: {folder}").format(name=model.name, folder=folder))

@@ -12,6 +12,7 @@ from danlu.device.datasheets import DeviceFacts
 from danlu.model.config import ModelConfig, Quantization
 from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import fits, quantized_bytes
+from danlu.ops import usually_keeps_experts
 from danlu.plan.choose import USABLE, NothingFits, choose
 from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
@@ -36,7 +37,7 @@ class Need:
 def needs(config: ModelConfig, device: DeviceFacts, budget_bytes: int) -> dict[str, Need]:
     """Return the needs by what is done: chat in bf16, int8, int4; LoRA and full training, in bf16.
 
-    A model that has no int4 form has none in the answer.
+    A form that a model does not have there is not in the answer.
     """
     return {
         name: Need(num_bytes=num_bytes, fits=num_bytes <= USABLE * budget_bytes)
@@ -49,12 +50,20 @@ def _needed_bytes(config: ModelConfig, device: DeviceFacts) -> Mapping[str, int]
     found = {
         f"chat_{name}": _chat_bytes(config, device, quantization)
         for name, quantization in _CHAT.items()
-        if quantization is None or fits(config, quantization)
+        if _has_form(config, device, quantization)
     }
     lora = {part: RANK for parts in PROJECTIONS.values() for part in parts}
     found["lora"] = _training_bytes(config, device, lora)
     found["full"] = _training_bytes(config, device, None)
     return found
+
+
+def _has_form(config: ModelConfig, device: DeviceFacts, quantization: Quantization | None) -> bool:
+    if quantization is None:
+        return True
+    if config.experts is not None and not usually_keeps_experts(device.kind):
+        return False
+    return fits(config, quantization)
 
 
 def _chat_bytes(config: ModelConfig, device: DeviceFacts, quantization: Quantization | None) -> int:

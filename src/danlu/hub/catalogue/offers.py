@@ -19,7 +19,7 @@ from danlu.ops import ops_table
 class Offers:
     """The catalogue on one device. budget_bytes: of its memory, that this process may use.
 
-    needs: of each model, by what is done with it; {} for one that danlu cannot compute.
+    needs: of each model, by what is done with it.
     """
 
     facts: DeviceFacts
@@ -40,10 +40,7 @@ def offers(device: str = "auto", *, without_loaded: bool = False) -> Offers:
     return Offers(
         facts=facts,
         budget_bytes=budget,
-        needs={
-            model: needs(model.config, facts, budget) if model.config else {}
-            for model in published_models()
-        },
+        needs={model: needs(model.config, facts, budget) for model in published_models()},
     )
 
 
@@ -53,12 +50,12 @@ def offer_record(model: PublishedModel, found: Mapping[str, Need]) -> dict[str, 
     return {
         "name": model.name,
         "parameters": model.parameters,
+        "active_parameters": model.active_parameters,
         "file_bytes": model.file_bytes,
         "license": LICENSE,
         "huggingface": model.repository,
         "modelscope": model.repository,
-        "runs": model.runs,
         "folder": str(complete_folder(model.name)) if here else None,
-        "memory_bytes": {kind: need.num_bytes for kind, need in found.items()} or None,
-        "fits": {kind: need.fits for kind, need in found.items()} or None,
+        "memory_bytes": {kind: need.num_bytes for kind, need in found.items()},
+        "fits": {kind: need.fits for kind, need in found.items()},
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from danlu.device.variants import ASCEND
 from danlu.ops.ascend.apart import APART
+from danlu.ops.ascend.expert_matmul import EXPERTS
 from danlu.ops.ascend.few_bits import INT4, INT8
 from danlu.ops.ascend.fused_draw import draw
 from danlu.ops.ascend.fused_norm import NORM, add_norm
@@ -22,6 +23,7 @@ from danlu.ops.ascend.pages import AscendPages
 from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
+from danlu.ops.expert_products import EXPERT_LINEAR
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.quantized import INT8_LINEAR
 from danlu.ops.grouped import GROUPED_LINEAR
@@ -44,6 +46,7 @@ def add_variants() -> None:
     CACHE.add(ASCEND, AscendPages)
     GRAPH.add(ASCEND, lambda: record)
     GROUPED_LINEAR.add(ASCEND, grouped_linear)
+    EXPERT_LINEAR.add(ASCEND, EXPERTS)
     DRAW.add(ASCEND, draw)
     INT8_LINEAR.add(ASCEND, INT8)
     INT4_LINEAR.add(ASCEND, INT4)

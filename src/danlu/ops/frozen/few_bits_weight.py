@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from danlu.ops.choice import Operation
+from danlu.ops.expert_products import rows_of
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.nf4 import NF4_LINEAR
 from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, input_gradient, multiplied
@@ -17,6 +18,19 @@ _OPERATIONS: dict[str, Operation[FewBitsForm]] = {
     "int4": INT4_LINEAR,
     "nf4": NF4_LINEAR,
 }
+
+
+def keeps_experts(
+    quantization: Literal["int8", "int4"], device: torch.device, outputs: int
+) -> bool:
+    """Whether matrices of experts, with so many outputs each, are kept as one in few bits."""
+    cut = _OPERATIONS[quantization].on(device).cut
+    return cut is not None and outputs % cut.multiple() == 0
+
+
+def usually_keeps_experts(kind: str) -> bool:
+    """Whether a kind of device usually has such forms: one that is its own host."""
+    return kind == "cpu"
 
 
 class QuantizedWeight(nn.Module):
@@ -58,3 +72,15 @@ class QuantizedWeight(nn.Module):
     def gradient(self, dy: Tensor) -> Tensor:  # [T, out] -> [T, in]
         """Return the gradient of x, made of floats, a piece at a time."""
         return input_gradient(self.form.floats, (self.values, self.scales), dy, self.inputs)
+
+    def by_expert(self, x: Tensor, ends: Tensor) -> Tensor:  # [R, in] -> [R, out of one]
+        """Multiply each expert's rows with its part, where `keeps_experts`; ends [E]."""
+        cut = self.form.cut
+        assert cut is not None
+        outputs = self.outputs // len(ends)
+        y = x.new_empty(len(x), outputs)
+        for expert, rows in rows_of(ends):
+            place = slice(expert * outputs, (expert + 1) * outputs)
+            stored = cut.take(self.values, self.scales, place)
+            y[rows] = self.form.linear(x[rows], *stored)
+        return y

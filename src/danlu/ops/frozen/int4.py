@@ -24,6 +24,7 @@ from danlu.ops import reference
 from danlu.ops.choice import NotHere, Operation
 from danlu.ops.frozen.quantized import (
     QUANTIZED_AT_ONCE,
+    Cut,
     FewBitsForm,
     Product,
     Stored,
@@ -96,6 +97,12 @@ def _tile_floats(
         yield rows, _floats(some, scales_and_zeros[:, rows].to(dtype)).t()
 
 
+def _take_tiles(packed: Tensor, scales_and_zeros: Tensor, outputs: slice) -> Stored:
+    tile = 2 * packed.shape[2]
+    tiles = slice(outputs.start // tile, outputs.stop // tile)
+    return packed[tiles], scales_and_zeros[:, outputs].contiguous()
+
+
 def _few_rows(x: Tensor, packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
     if len(x) > INT4_KERNEL_ROWS:
         return int4_floats(x, packed, scales_and_zeros)
@@ -143,7 +150,8 @@ def _floats(packed: Tensor, scales_and_zeros: Tensor) -> Tensor:
 
 def in_tiles(linear: Product) -> FewBitsForm:
     """Return the form in tiles, with a product of its own."""
-    return FewBitsForm(_empty_tiles, int4_levels(_tile, _store_tiles), _tile_floats, linear)
+    fill = int4_levels(_tile, _store_tiles)
+    return FewBitsForm(_empty_tiles, fill, _tile_floats, linear, cut=Cut(_tile, _take_tiles))
 
 
 def _trial(form: FewBitsForm, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

@@ -22,10 +22,15 @@ Product = Callable[[Tensor], Tensor]
 
 
 class Packing(NamedTuple):
-    """A variant. pack(weight [out, in]): the product with it. looks_up: `look_up` takes that."""
+    """A variant. pack(weight [out, in]): the product with it. looks_up: `look_up` takes that.
+
+    expert_multiple: of what the outputs of each expert have to be a multiple, so that the matrices
+    of many are packed as one and `by_expert` multiplies with them; 0: they are not packed.
+    """
 
     pack: Callable[[Tensor], Product]
     looks_up: bool
+    expert_multiple: int = 0
 
 
 def packing_for(dtype: torch.dtype, device: torch.device) -> Packing | None:

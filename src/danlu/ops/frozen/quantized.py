@@ -30,13 +30,21 @@ Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 Pieces = Callable[[Tensor, Tensor, torch.dtype], Iterator[tuple[slice, Tensor]]]
 
 
+class Cut(NamedTuple):
+    """Taking outputs out of a form. multiple(): of what first and last have to be a multiple."""
+
+    multiple: Callable[[], int]
+    take: Callable[[Tensor, Tensor, slice], Stored]
+
+
 class FewBitsForm(NamedTuple):
     """How weights in few bits lie, and a product with them.
 
     empty(weight, device): what `fill` fills, for a weight of this shape. fill(out, weight [out,
     in]): quantises it. floats(*stored, dtype): yields slices of outputs and their weights [some,
     in]; there may be filler behind outputs and inputs. linear(x, *stored) -> [rows, outputs and
-    filler]. many: the same for the rows of a training, where that is another product.
+    filler]. many: the same for the rows of a training, where that is another product. cut: how to
+    take some outputs; None where that is not done.
     """
 
     empty: Callable[[Tensor, torch.device], Stored]
@@ -44,6 +52,7 @@ class FewBitsForm(NamedTuple):
     floats: Pieces
     linear: Product
     many: Product | None = None
+    cut: Cut | None = None
 
 
 def quantized_in(form: FewBitsForm, weight: Tensor) -> Stored:
@@ -99,9 +108,17 @@ def product_by_pieces(pieces: Pieces, stored: Stored, x: Tensor, outputs: int) -
     return y
 
 
-def in_rows(linear: Product) -> FewBitsForm:
+def in_rows(linear: Product, cut: Cut | None = None) -> FewBitsForm:
     """Return the form in rows, values [out, in] and scales [out], with a product of its own."""
-    return FewBitsForm(_empty_rows, _fill_rows, _row_pieces, linear)
+    return FewBitsForm(_empty_rows, _fill_rows, _row_pieces, linear, cut=cut)
+
+
+def _take_rows(values: Tensor, scales: Tensor, outputs: slice) -> Stored:
+    return values[outputs], scales[outputs]
+
+
+# For a device that is its own host: it multiplies part after part.
+ROW_CUT = Cut(lambda: 1, _take_rows)
 
 
 def _empty_rows(weight: Tensor, device: torch.device) -> Stored:
@@ -173,9 +190,9 @@ def _trial(form: FewBitsForm, device: torch.device, dtype: torch.dtype) -> list[
 INT8_LINEAR: Operation[FewBitsForm] = Operation(
     "int8_linear",
     {
-        "few_rows": in_rows(_int8_few_rows),
-        "floats": in_rows(int8_floats),
-        "reference": in_rows(reference.int8_linear),
+        "few_rows": in_rows(_int8_few_rows, ROW_CUT),
+        "floats": in_rows(int8_floats, ROW_CUT),
+        "reference": in_rows(reference.int8_linear, ROW_CUT),
     },
     _trial,
 )

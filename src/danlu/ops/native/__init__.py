@@ -22,7 +22,7 @@ from danlu.ops.native.narrow import BY_TARGET
 from danlu.ops.native.native_bits import NATIVE_INT4, NATIVE_INT8
 from danlu.ops.native.native_cache import NativeCache
 from danlu.ops.native.native_largest import largest
-from danlu.ops.native.native_linear import NATIVE_LINEAR, NativeMatrix, look_up
+from danlu.ops.native.native_linear import NATIVE_LINEAR, TILE, NativeMatrix, look_up
 from danlu.ops.native.native_program import ProgramRecorder
 from danlu.ops.native.packed_segments import packed_attention
 from danlu.ops.rms_norm import RMS_NORM
@@ -40,7 +40,7 @@ def add_variants() -> None:
     INT4_LINEAR.add(NATIVE, NATIVE_INT4)
     INT8_LINEAR.add(NATIVE, NATIVE_INT8)
     LOOK_UP.add(NATIVE, look_up)
-    PACKED_LINEAR.add(NATIVE, Packing(NativeMatrix, looks_up=True))
+    PACKED_LINEAR.add(NATIVE, Packing(NativeMatrix, looks_up=True, expert_multiple=TILE))
     RMS_NORM.add(NATIVE, NORM)
     SWIGLU.add(NATIVE, GATING)
     ROTATED_QKV.add(NATIVE, ROTATION)

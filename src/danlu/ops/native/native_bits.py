@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from danlu.device.weight_forms import PIECE
-from danlu.ops.frozen.quantized import FewBitsForm, Stored, pieces_of, product_by_pieces
+from danlu.ops.frozen.quantized import Cut, FewBitsForm, Stored, pieces_of, product_by_pieces
 from danlu.ops.native.library import Int, KernelCall, Kind, Pointer, Size, library
 from danlu.ops.native.native_linear import INT4, INT8, TILE, FewBitsProduct
 
@@ -110,10 +110,19 @@ def _many(product: FewBitsProduct, x: Tensor, values: Tensor, scales: Tensor) ->
     return product_by_pieces(floats, (values, scales), x, tiles * tile)
 
 
+def _take_tiles(values: Tensor, scales: Tensor, outputs: slice) -> Stored:
+    tiles = _tiles_of(outputs)
+    return values[tiles], scales[tiles]
+
+
+_CUT = Cut(lambda: TILE, _take_tiles)
+
+
 def _form(empty: Callable[[Tensor, torch.device], Stored], product: FewBitsProduct) -> FewBitsForm:
     form = product.form
     floats = partial(_floats, form, product.in_word)
-    return FewBitsForm(empty, partial(_fill, form), floats, product, partial(_many, product))
+    many = partial(_many, product)
+    return FewBitsForm(empty, partial(_fill, form), floats, product, many, _CUT)
 
 
 NATIVE_INT8 = _form(_empty_int8, FewBitsProduct(INT8, _FOUR))

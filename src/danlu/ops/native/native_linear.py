@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.ops import reference
+from danlu.ops.expert_products import rows_of
 from danlu.ops.frozen.few_bits_weight import QuantizedWeight
 from danlu.ops.fused_linear import FusedLinear, Pair
 from danlu.ops.native.library import Float, Int, KernelCall, Kind, Pointer, Size, library
@@ -47,6 +48,13 @@ class KernelWeight(NamedTuple):
     inputs: int
     form: int
 
+    def part(self, start: int, outputs: int) -> KernelWeight:
+        """Return some outputs, whole tiles of them."""
+        if self.scales is None:
+            return self._replace(packed=self.packed[start : start + outputs], outputs=outputs)
+        tiles = slice(start // TILE, (start + outputs) // TILE)
+        return self._replace(packed=self.packed[tiles], scales=self.scales[tiles], outputs=outputs)
+
 
 @dataclass(frozen=True)
 class FewBitsProduct:
@@ -78,10 +86,25 @@ class NativeMatrix:
     def __call__(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
         return _native(x, self.stored, None, 0.0, False, None, None)
 
+    def by_expert(self, x: Tensor, ends: Tensor) -> Tensor:  # [R, in] -> [R, out of one]
+        """Multiply each expert's rows with its part; ends [E]: see `ops.expert_linear`."""
+        return by_expert(x, self.stored, ends)
+
     @property
     def stored(self) -> KernelWeight:
         """What the kernels read."""
         return KernelWeight(self.packed, None, self.outputs, self.inputs, BF16)
+
+
+def by_expert(x: Tensor, weight: KernelWeight, ends: Tensor) -> Tensor:
+    """Multiply each expert's rows with its matrix, which is whole tiles of a weight."""
+    outputs = weight.outputs // len(ends)
+    x = x.contiguous()
+    y = x.new_empty(len(x), outputs)
+    for expert, rows in rows_of(ends):
+        part = weight.part(expert * outputs, outputs)
+        _native(x[rows], part, None, 0.0, False, None, None, y[rows])
+    return y
 
 
 def _stored(weight: object) -> KernelWeight | None:
@@ -104,9 +127,10 @@ def _native(
     gated: bool,
     residual: Tensor | None,
     pair: Pair | None,
+    y: Tensor | None = None,
 ) -> Tensor:
     x = x.contiguous()
-    y = x.new_empty(len(x), weight.outputs)
+    y = x.new_empty(len(x), weight.outputs) if y is None else y
     a, b, ends = pair or (None, None, None)
     library().run(
         _Linear(

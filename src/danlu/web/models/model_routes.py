@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from danlu.hub.catalogue.offers import offer_record, offers
-from danlu.hub.catalogue.published import find_runnable
+from danlu.hub.catalogue.published import find_pullable
 from danlu.hub.catalogue.sites import Source, sites_of
 from danlu.hub.store import models_folder, stored_models
 from danlu.language import _
@@ -129,7 +129,7 @@ async def use_model(body: Named, request: Request) -> Json:
 @router.post("/models/pull")
 async def pull_model(body: Pulling, request: Request) -> Json:
     """Begin to pull a published model, or go on with what came before."""
-    model, sites = find_runnable(body.name), sites_of(body.source)
+    model, sites = find_pullable(body.name), sites_of(body.source)
     return studio_of(request).pulls.begin(model, sites).newest
 
 

@@ -143,7 +143,7 @@ def trainable_models(studio: Studio) -> list[dict[str, Any]]:
         names.append(serving.name)
     loaded = serving.name if serving is not None else ""
     here = [{"name": name, "is_here": True, "is_loaded": name == loaded} for name in names]
-    published = [model.name for model in published_models() if model.runs]
+    published = [model.name for model in published_models()]
     return here + [
         {"name": name, "is_here": False, "is_loaded": False}
         for name in published

@@ -1,0 +1,108 @@
+"""Which experts compute which tokens: the router's choice, and rows in the experts' order.
+
+A token goes to the K experts that are likeliest by a softmax, in fp32, over the logits of all; what
+they make of it is added up, weighted by their probabilities (Qwen3-MoE, transformers'
+`Qwen3MoeSparseMoeBlock`, whose order these operations have). Rows of one expert stand side by
+side, so that all experts multiply by one call.
+Shapes: T tokens, H hidden_size, E experts, K experts of a token, R = T K rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from danlu.model.config import ExpertsConfig
+from danlu.ops import expert_ends
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The rows of a batch, in the order of their experts.
+
+    chosen: int64 [T, K], each token's experts. order: int64 [R], of chosen.flatten() the one that a
+    row belongs to. tokens: int64 [R], a row's token. places: int64 [R], the row of each of
+    chosen.flatten(). ends: [E], where each expert's rows end, as `ops` takes it.
+    """
+
+    chosen: Tensor
+    order: Tensor
+    tokens: Tensor
+    places: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, chosen: Tensor, num_experts: int) -> Groups:
+        """Arrange the rows of tokens whose experts are chosen."""
+        by_expert, order = chosen.flatten().sort(stable=True)
+        numbers = torch.arange(len(order), device=chosen.device)
+        return cls(
+            chosen=chosen,
+            order=order,
+            tokens=torch.div(order, chosen.shape[1], rounding_mode="floor"),
+            places=torch.empty_like(order).index_copy_(0, order, numbers),
+            ends=expert_ends(by_expert, num_experts),
+        )
+
+    def rows(self, n: Tensor) -> Tensor:
+        """Return each row's token: [T, H] -> [R, H]."""
+        if not torch.is_grad_enabled():
+            return n.index_select(0, self.tokens)
+        return _Rows.apply(n, self)  # type: ignore[no-any-return, no-untyped-call]
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """Add up the rows of each token: [R, H] -> [T, H]. In one order, so the same each time."""
+        return self.by_token(rows).sum(1)
+
+    def by_token(self, rows: Tensor) -> Tensor:
+        """Return the rows of each token, in the order of its experts: [R, ...] -> [T, K, ...]."""
+        return rows.index_select(0, self.places).view(*self.chosen.shape, *rows.shape[1:])
+
+    def by_row(self, of_tokens: Tensor) -> Tensor:
+        """Return what belongs to each row: [T, K] -> [R]."""
+        return of_tokens.flatten().index_select(0, self.order)
+
+    def mixed(self, rows: Tensor, weights: Tensor) -> Tensor:
+        """Add up what experts made of each token: rows [R, H], weights [T, K] -> [T, H]."""
+        return torch.bmm(weights.unsqueeze(1), self.by_token(rows)).squeeze(1)
+
+    def part(self, tokens: slice) -> tuple[Tensor, Tensor]:
+        """Return the rows of some tokens, int64 [some], and where each expert's of them end."""
+        is_in = (self.tokens >= tokens.start) & (self.tokens < tokens.stop)
+        count = F.pad(is_in.cumsum(0), (1, 0))
+        return is_in.nonzero().flatten(), count[self.ends.long()].to(self.ends.dtype)
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of tokens, whose gradients are added up in one order: index_add's varies on a card."""
+
+    @staticmethod
+    def forward(ctx: Any, n: Tensor, groups: Groups) -> Tensor:
+        ctx.groups = groups
+        return n.index_select(0, groups.tokens)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.groups.sums(grad), None
+
+
+def route(
+    n: Tensor, router: Tensor, experts: ExpertsConfig, groups: Groups | None
+) -> tuple[Groups, Tensor]:
+    """Return the rows of n [T, H] by experts, and the weights [T, K] of what these make of it.
+
+    router: [E, H]. groups: what was chosen when the same was computed before; a second choice could
+    fall otherwise where probabilities are alike.
+    """
+    probabilities = F.linear(n, router).softmax(-1, dtype=torch.float32)
+    if groups is None:
+        chosen = probabilities.detach().topk(experts.num_experts_per_tok, dim=-1).indices
+        groups = Groups.of(chosen, experts.num_experts)
+    weights = probabilities.gather(-1, groups.chosen)
+    if experts.norm_topk_prob:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return groups, weights.to(n.dtype)

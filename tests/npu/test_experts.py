@@ -1,0 +1,63 @@
+"""Experts on the simulated NPU, by npu_grouped_matmul in both directions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from danlu.device.variants import ASCEND
+from danlu.engine.engine import Engine
+from danlu.engine.request import Request
+from danlu.lora.adapter import LoraConfig
+from danlu.lora.linear import AdapterLinear
+from danlu.model.recompute import Recompute
+from danlu.ops.expert_products import EXPERT_LINEAR
+from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
+from tests.helpers.models.tiny_engine import (
+    GREEDY,
+    random_prompt,
+    run_all,
+    tokenizer,
+    tokens_of,
+    varied_model,
+)
+from tests.helpers.models.tiny_model import EXPERTS, tiny_model
+from tests.helpers.models.variants import taken
+from tests.sim.record import recording
+
+LENGTHS = [9, 1, 14]
+SHAPE = {"num_hidden_layers": 3, "experts": EXPERTS}
+
+
+def gradients(device: str, policy: Recompute) -> list[Tensor]:
+    config, model = tiny_model(device=device, **SHAPE)
+    adapter = random_adapter(LoraConfig(r=4), config, device=device)
+    tokens = random_tokens(config, sum(LENGTHS)).to(device)
+    attend = packed_attention(config, LENGTHS, device)
+    hidden = model(tokens, attend, AdapterLinear(adapter), policy)
+    upstream = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(2))
+    hidden.backward(upstream.to(device))
+    found = [parameter.grad for _name, parameter in adapter.parameters()]
+    return [hidden.detach().cpu(), *(g.cpu() for g in found if g is not None)]
+
+
+@pytest.mark.parametrize("policy", ["none", "gate_up", "block"])
+def test_gradients_are_those_of_the_cpu(policy: Recompute) -> None:
+    expected = gradients("cpu", policy)
+    with taken(EXPERT_LINEAR, ASCEND, "npu"), recording() as record:
+        got = gradients("npu", policy)
+    assert record.operations["npu::npu_grouped_matmul"] > 20
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_it_answers_as_on_the_cpu() -> None:
+    prompts = [random_prompt(number) for number in range(6)]
+    answers = []
+    for device in ("cpu", "npu"):
+        with taken(EXPERT_LINEAR, ASCEND, "npu"):
+            engine = Engine(varied_model(device=device, **SHAPE), tokenizer())
+            outputs = run_all(engine, [Request(prompt=p, sampling=GREEDY) for p in prompts])
+        answers.append([tokens_of(each) for each in outputs])
+    assert answers[0] == answers[1]

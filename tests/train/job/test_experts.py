@@ -1,0 +1,75 @@
+"""Training models with experts: LoRA and full, stopped and gone on with, answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu.device.detect import select
+from danlu.hub.adapters import attach_adapter, find_adapter
+from danlu.hub.load import load_model
+from danlu.runs.manifest import read_manifest
+from danlu.train.events import StepDone
+from danlu.train.job.finetune import Finetune
+from danlu.train.job.setup import prepare_run
+from danlu.train.settings import TrainSettings
+from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.models.tiny_model import EXPERTS
+from tests.helpers.program import write_rows
+
+SHAPE = {"num_hidden_layers": 3, "experts": EXPERTS}
+
+
+def settings_of(tmp_path: Path, name: str, **changes: object) -> TrainSettings:
+    model, rows = tmp_path / "model", tmp_path / "rows.jsonl"
+    return TrainSettings(
+        model_name_or_path=str(model if model.is_dir() else write_model_folder(model, **SHAPE)),
+        dataset=str(rows if rows.is_file() else write_rows(rows, 8)),
+        output_dir=str(tmp_path / name),
+        learning_rate=5e-3,
+        device="cpu",
+        report=False,
+        **{"max_steps": 4, "save_steps": 2, **changes},
+    )
+
+
+def losses(settings: TrainSettings) -> list[float]:
+    events = Finetune(prepare_run(settings)).run()
+    return [event.loss for event in events if isinstance(event, StepDone)]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("lora", "bfloat16"), ("full", "float32")])
+def test_a_run_learns_and_goes_on_with_the_same_bytes(
+    kind: str, dtype: str, tmp_path: Path
+) -> None:
+    changes = {"finetuning_type": kind, "dtype": dtype}
+    whole = losses(settings_of(tmp_path, "whole", **changes))
+    assert whole[-1] < whole[0] - 0.1
+    settings = settings_of(tmp_path, "halved", **changes)
+    run = Finetune(prepare_run(settings)).run()
+    for event in run:
+        if isinstance(event, StepDone) and event.step == 3:
+            break
+    run.close()
+    again = settings.model_copy(update={"resume_from_checkpoint": True})
+    assert losses(again) == whole[2:]
+    file = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
+    results = [(tmp_path / name / "final" / file).read_bytes() for name in ("whole", "halved")]
+    assert results[0] == results[1]
+
+
+def test_the_default_trains_attention_and_experts_but_not_the_router(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, "run", max_steps=1, lora_dropout=0.1)
+    losses(settings)
+    assert read_manifest(tmp_path / "run").state == "finished"
+    base = load_model(str(tmp_path / "model"), device=select("cpu"), dtype=torch.float32)
+    adapter, is_proven = attach_adapter(find_adapter(str(tmp_path / "run")), base)
+    assert is_proven
+    names = {name.rpartition(".")[2] for _layer, name, _a, _b in adapter.tensors()}
+    assert names == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    }
+    trained = sum(b.any() for _layer, name, _a, b in adapter.tensors() if "experts" in name)
+    assert trained > 24  # one step does not reach every expert
