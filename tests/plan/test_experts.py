@@ -117,7 +117,7 @@ def test_adapters_on_all_experts_of_the_published_models() -> None:
 def test_experts_have_no_fp8() -> None:
     config = replace(TINY, experts=EXPERTS)
     with pytest.raises(UsageError, match="fp8") as caught:
-        Job(config=config, number_bytes=2, ranks=dict.fromkeys(ALL_TARGETS, 4), is_fp8=True)
+        Job(config=config, number_bytes=2, ranks=dict.fromkeys(ALL_TARGETS, 4), base_form="fp8")
     assert caught.value.fix == "--fp8 false"
 
 
