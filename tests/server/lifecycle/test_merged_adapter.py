@@ -14,8 +14,8 @@ from danlu.errors import UsageError
 from danlu.export.merge import Ingredient, merge
 from danlu.hub.adapters import attach_adapter, find_adapter, load_merged
 from danlu.hub.load import LoadedModel, load_model
-from danlu.server.lifecycle.handover import vllm_command
 from danlu.server.lifecycle.opening import name_of, open_serving
+from danlu.server.lifecycle.vllm_words import refuse_or_name
 from danlu.server.served_adapters import AdapterFolders
 from danlu.server.settings import ServeSettings
 from tests.export.test_merge import write_random_adapter
@@ -127,4 +127,4 @@ def test_weights_in_fewer_bits_are_refused_with_what_merges_first(
 
 def test_vllm_merges_nothing(base: Path, adapter: Path) -> None:
     with pytest.raises(UsageError, match="--merge_adapter has no meaning"):
-        vllm_command(settings(base, adapter), {"merge_adapter"})
+        refuse_or_name(settings(base, adapter))
