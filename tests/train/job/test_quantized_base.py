@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from benchmarks.device_check.fp8 import trained
 from danlu.cli.main import main
+from danlu.dialog.settings import ModelSettings
 from danlu.errors import CapacityError, UsageError
 from danlu.model.config import WeightForm
 from danlu.runs.manifest import read_manifest
@@ -22,6 +23,7 @@ from danlu.train.job.plan_shown import plan_lines, quantization_lines
 from danlu.train.job.setup import prepare_run
 from danlu.train.settings import TrainSettings, check_settings
 from danlu.weights.sharded import WeightFolder
+from danlu.workflows.report.report import _subjects
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import write_rows
 
@@ -218,6 +220,10 @@ def test_the_plan_the_run_and_its_report_say_so(
     assert "The base is quantised to nf4 while it is read" in said
     report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert re.search("precision.*float32, base in nf4", report)
+    (subject,) = _subjects(
+        tmp_path / "run", read_manifest(tmp_path / "run"), ModelSettings(), began_with=None
+    )
+    assert subject.settings.quantization == "nf4"  # both are asked in the form that was trained on
 
 
 def test_eight_billion_weights_fit_a_card_of_16_gb(tmp_path: Path) -> None:
