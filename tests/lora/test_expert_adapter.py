@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig as PeftConfig
+from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from danlu.errors import DataError
@@ -64,6 +66,52 @@ def test_peft_loads_ours(tmp_path: Path) -> None:
     with torch.no_grad():
         theirs = segment_logits(wrapped, tokens, [11])
     torch.testing.assert_close(theirs, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        ["mlp.experts.gate_up_proj"],
+        ["mlp.experts.down_proj"],
+    ],
+    ids=lambda targets: "+".join(target.rpartition(".")[2] for target in targets),
+)
+def test_we_load_pefts_for_all_experts_at_once(targets: list[str], tmp_path: Path) -> None:
+    config, model = tiny_model(num_hidden_layers=3, experts=EXPERTS)
+    settings = PeftConfig(
+        task_type="CAUSAL_LM",
+        r=3,
+        lora_alpha=8,
+        target_modules=["q_proj"],
+        target_parameters=targets,
+        init_lora_weights=False,
+    )
+    wrapped = get_peft_model(transformers_twin(model), settings).eval()
+    wrapped.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    tokens = random_tokens(config, 11)
+    with torch.no_grad():
+        expected = segment_logits(wrapped, tokens, [11])
+    loaded = load_adapter(tmp_path, config, device=CPU, dtype=torch.float32)
+    torch.testing.assert_close(logits(model, loaded, tokens), expected, atol=1e-4, rtol=0)
+    plain = load_adapter(tmp_path, config, device=CPU, dtype=torch.float32)
+    for _layer, name, _a, b in plain.tensors():
+        if "experts" in name:
+            b.zero_()
+    assert not torch.allclose(logits(model, plain, tokens), expected, atol=1e-2)
+
+
+def test_matrices_for_all_experts_that_fit_no_rank_are_refused(tmp_path: Path) -> None:
+    config, model = tiny_model(experts=EVERYWHERE)
+    settings = PeftConfig(r=3, target_modules=[], target_parameters=["mlp.experts.down_proj"])
+    wrapped = get_peft_model(transformers_twin(model), settings)
+    wrapped.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    path = tmp_path / "adapter_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**fields, "r": 5}), encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be used") as caught:
+        load_adapter(tmp_path, config, device=CPU, dtype=torch.float32)
+    assert "experts" in caught.value.why
 
 
 def test_an_adapter_for_another_number_of_experts_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ _UNREADABLE = (
     "fan_in_fan_out",
     "layer_replication",
     "lora_bias",
-    "target_parameters",
     "trainable_token_indices",
     "ensure_weight_tying",
     "use_qalora",
@@ -54,7 +53,10 @@ _MOST_STARS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class PeftSettings:
-    """What `adapter_config.json` says of the matrices. Modules: `model.layers.0.mlp.up_proj`."""
+    """What `adapter_config.json` says of the matrices. Modules: `model.layers.0.mlp.up_proj`.
+
+    target_parameters: tensors that hold a projection of all experts, as `mlp.experts.down_proj`.
+    """
 
     base: str
     r: int
@@ -66,6 +68,7 @@ class PeftSettings:
     alpha_pattern: Mapping[str, float]
     modules_to_save: tuple[str, ...]
     chooses_layers: bool
+    target_parameters: tuple[str, ...] = ()
 
     def rank(self, module: str) -> int:
         """Return the rank that a module's matrices must have."""
@@ -109,6 +112,7 @@ def read_peft_settings(folder: Path) -> PeftSettings:
         alpha_pattern=_patterns(file, "alpha_pattern", float),
         modules_to_save=_names(file, "modules_to_save"),
         chooses_layers=_chooses_layers(file.fields),
+        target_parameters=_names(file, "target_parameters"),
     )
 
 

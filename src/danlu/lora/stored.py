@@ -18,6 +18,8 @@ from torch import Tensor
 from danlu.errors import DataError
 from danlu.language import _
 from danlu.lora.adapter import ALL_TARGETS, LoraConfig
+from danlu.lora.merged_experts import NAME as OF_ALL_EXPERTS
+from danlu.lora.merged_experts import ExpertPart, pairs_by_layer, parts_of
 from danlu.lora.peft_config import no_weights, read_peft_settings
 from danlu.model.config import ModelConfig
 from danlu.model.layout import layout
@@ -40,6 +42,8 @@ _KINDS = {
     "base_layer.weight": "base",
     "weight": "whole",
 }
+# Tensors for all experts that are kept between reading one expert's part and the next one's.
+_WHOLE_KEPT = 4
 # Rows are changed in pieces of about so many numbers: an embedding is large in fp32.
 _NUMBERS_AT_ONCE = 2**20
 
@@ -95,7 +99,13 @@ class StoredAdapter:
             raise no_weights(folder, WEIGHTS_FILE)
         self._file = SafetensorsFile(path)
         self._modules: dict[str, dict[str, str]] = {}
-        for name in self._file.tensors:
+        # Parts of tensors that hold those of all experts, by names that no tensor of a file has.
+        self._parts: dict[str, ExpertPart] = {}
+        self._merged: dict[str, str] = {}  # by module: what the settings call it
+        self._whole: dict[str, Tensor] = {}  # the last that were read
+        merged = [name for name in self._file.tensors if OF_ALL_EXPERTS.fullmatch(name)]
+        self._take_apart({name: self._file.tensors[name].shape for name in merged})
+        for name in self._file.tensors.keys() - set(merged):
             match = _TENSOR.fullmatch(name)
             kind = _KINDS.get(match.group(2)) if match else None
             if match is None or kind is None:
@@ -113,7 +123,7 @@ class StoredAdapter:
         ends = {module.rpartition(".")[2] for module in projections}
         settings = self.settings
         return LoraConfig(
-            r=max((settings.rank(module) for module in projections), default=settings.r),
+            r=max((self._rank(module) for module in projections), default=settings.r),
             lora_alpha=settings.lora_alpha,
             lora_dropout=settings.lora_dropout,
             use_rslora=settings.use_rslora,
@@ -147,8 +157,8 @@ class StoredAdapter:
             name
             for module, kinds in self._modules.items()
             for kind, name in kinds.items()
-            if self._file.tensors[name].shape
-            != _wanted_shape(kind, shapes.get(module), self.settings.rank(module), name)
+            if self._shape(name)
+            != _wanted_shape(kind, shapes.get(module), self._rank(module), name)
         ]
         odd += [n for n in self._missing(shapes) if n not in odd]
         if odd:
@@ -181,7 +191,7 @@ class StoredAdapter:
         return Change(
             a=a,
             b=b,
-            scaling=self.settings.scaling(module) * weight,
+            scaling=self._scaling(module) * weight,
             magnitude=None if magnitude is None else magnitude.float(),
         )
 
@@ -215,8 +225,8 @@ class StoredAdapter:
         Ranks above the module's own and modules that are left out become zero.
         """
         kinds = self._modules.get(module)
-        rank = self.settings.rank(module)
-        if kinds is not None and rank == len(a):
+        rank = self._rank(module)
+        if kinds is not None and rank == len(a) and kinds["a"] not in self._parts:
             self._file.read_into(kinds["a"], a)
             self._file.read_into(kinds["b"], b)
         else:
@@ -224,10 +234,51 @@ class StoredAdapter:
             b.zero_()
             if kinds is None:
                 return
-            a[:rank].copy_(self._file.read(kinds["a"]))
-            b[:, :rank].copy_(self._file.read(kinds["b"]))
-        if self.settings.scaling(module) != scaling:
-            b.mul_(self.settings.scaling(module) / scaling)
+            a[:rank].copy_(self._read(kinds["a"]))
+            b[:, :rank].copy_(self._read(kinds["b"]))
+        if self._scaling(module) != scaling:
+            b.mul_(self._scaling(module) / scaling)
+
+    def _take_apart(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """List what tensors for all experts hold of each expert. Raises DataError."""
+        try:
+            pairs = pairs_by_layer(shapes, self.settings.target_parameters)
+            for mlp, of_layer in pairs.items():
+                for merged, pair in of_layer.items():
+                    asked = f"{mlp}.experts.{merged}"
+                    parts = parts_of(mlp, merged, pair, shapes, self.settings.rank(asked))
+                    for module, by_kind in parts:
+                        self._merged[module] = asked
+                        for kind, part in by_kind.items():
+                            name = f"{part.name} ({module})"
+                            self._parts[name] = part
+                            self._modules.setdefault(module, {})[kind] = name
+        except ValueError as problem:
+            raise self._unusable(
+                _("{name} is no matrix for all experts of a layer.").format(name=problem)
+            ) from problem
+
+    def _rank(self, module: str) -> int:
+        return self.settings.rank(self._merged.get(module, module))
+
+    def _scaling(self, module: str) -> float:
+        return self.settings.scaling(self._merged.get(module, module))
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        part = self._parts.get(name)
+        if part is None:
+            return self._file.tensors[name].shape
+        return part.shape(self._file.tensors[part.name].shape)
+
+    def _read(self, name: str) -> Tensor:
+        part = self._parts.get(name)
+        if part is None:
+            return self._file.read(name)
+        if part.name not in self._whole:
+            if len(self._whole) == _WHOLE_KEPT:
+                self._whole.pop(next(iter(self._whole)))
+            self._whole[part.name] = self._file.read(part.name)
+        return part.of(self._whole[part.name])
 
     def _low_rank(self) -> list[str]:
         return [module for module, kinds in self._modules.items() if "a" in kinds or "b" in kinds]
@@ -235,11 +286,11 @@ class StoredAdapter:
     def _check_ranks(self) -> None:
         """Rank and kind must show in the tensors: nothing is allocated on a setting's word."""
         for module in self._low_rank():
-            rank, kinds = self.settings.rank(module), self._modules[module]
+            rank, kinds = self._rank(module), self._modules[module]
             for kind in ("a", "b"):
                 name = kinds.get(kind)
-                if name is not None and rank not in self._file.tensors[name].shape:
-                    shape = list(self._file.tensors[name].shape)
+                if name is not None and rank not in self._shape(name):
+                    shape = list(self._shape(name))
                     raise self._unusable(
                         _("{name} has shape {shape}; its rank is not {rank}").format(
                             name=name, shape=shape, rank=rank
@@ -280,12 +331,19 @@ class StoredAdapter:
         """Name matrices of layers that are left out and should be there."""
         if self.settings.chooses_layers:
             return []
-        ends = {module.rpartition(".")[2] for module in self._low_rank()} & set(ALL_TARGETS)
-        absent = [m for m in shapes if m.rpartition(".")[2] in ends and m not in self._modules]
+        modules = self._low_rank()
+        of_experts = {module.rpartition(".")[2] for module in modules}
+        # A tensor for all experts says nothing of layers without experts.
+        ends = {m.rpartition(".")[2] for m in modules if m not in self._merged} & set(ALL_TARGETS)
+        absent = [
+            m
+            for m in shapes.keys() - self._modules.keys()
+            if m.rpartition(".")[2] in (of_experts & set(ALL_TARGETS) if ".experts." in m else ends)
+        ]
         return [f"base_model.model.{module}.lora_A.weight" for module in absent]
 
     def _finite(self, name: str) -> Tensor:
-        tensor = self._file.read(name)
+        tensor = self._read(name)
         if not tensor.isfinite().all():
             raise not_finite(self.folder, name)
         return tensor

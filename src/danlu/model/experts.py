@@ -99,10 +99,12 @@ def route(
     fall otherwise where probabilities are alike.
     """
     probabilities = F.linear(n, router).softmax(-1, dtype=torch.float32)
+    weights: Tensor | None = None
     if groups is None:
-        chosen = probabilities.detach().topk(experts.num_experts_per_tok, dim=-1).indices
+        weights, chosen = probabilities.detach().topk(experts.num_experts_per_tok, dim=-1)
         groups = Groups.of(chosen, experts.num_experts)
-    weights = probabilities.gather(-1, groups.chosen)
+    if weights is None or torch.is_grad_enabled():
+        weights = probabilities.gather(-1, groups.chosen)
     if experts.norm_topk_prob:
         weights = weights / weights.sum(-1, keepdim=True)
     return groups, weights.to(n.dtype)
