@@ -26,6 +26,7 @@ from danlu.train.loop import step
 from danlu.train.loop.optimizer import MOST_FIGURES
 from danlu.weights.safetensors import SafetensorsFile
 from tests.helpers.models.model_folder import write_model_folder
+from tests.helpers.models.tiny_model import EXPERTS
 from tests.helpers.program import train_words, write_rows
 from tests.helpers.training.ranks import said_by, train_on_ranks
 from tests.helpers.waiting import wait_until
@@ -38,9 +39,9 @@ FIGURES = ("loss", "grad_norm", "eval_loss", "eval_loss_per_sample")
 class Trainings:
     """Runs over 20 rows with 3 held out, six steps each, on a tiny model."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **shape: Any) -> None:
         self.folder = folder
-        self.model = write_model_folder(folder / "model")
+        self.model = write_model_folder(folder / "model", **shape)
         self.rows = write_rows(folder / "rows.jsonl", 23)
 
     def words(self, name: str, *, size: int = 1, rows: int = 8, **changes: Any) -> list[str]:
@@ -172,6 +173,15 @@ def test_two_simulated_npus(trainings: Trainings) -> None:
     numbers = len(trainings.weights("npus")) + MOST_FIGURES
     for log in logs:
         assert log.read_text(encoding="ascii").splitlines() == [f"allreduce {numbers}"] * 6
+
+
+@pytest.mark.parametrize("ranks", [{}, {"before": _base_does_not_fit}], ids=["whole", "divided"])
+def test_models_with_experts(tmp_path: Path, ranks: dict[str, Any]) -> None:
+    """A rank routes its own tokens; of a divided base it has a share of every expert."""
+    with_experts = Trainings(tmp_path, num_hidden_layers=3, experts=EXPERTS)
+    assert with_experts.together(2, "two", ranks=ranks) == [0, 0]
+    assert read_manifest(tmp_path / "two").arithmetic.is_shared == bool(ranks)
+    with_experts.assert_equal("two", with_experts.alone("alone"))
 
 
 def test_more_processes_than_rows(trainings: Trainings) -> None:
