@@ -28,7 +28,7 @@ from danlu.train.fit.planning import plan_run
 from tests.helpers.source import ROOT
 
 PAGES = {"en": ROOT / "docs" / "scale.md", "zh": ROOT / "docs" / "scale.zh-CN.md"}
-MODELS = ("Qwen3-8B", "Qwen3-32B")
+MODELS = ("Qwen3-8B", "Qwen3-32B", "Qwen3-30B-A3B", "Qwen3-235B-A22B")
 COUNTS = (1, 2, 4, 8, 16)
 CARD = "ascend-910b-64g"
 ROWS, TOKENS, TARGETS = 16, 900, 850
