@@ -69,6 +69,28 @@ class Group:
             with _together():
                 dist.broadcast(numbers, src=0)
 
+    def joined(self, share: Tensor, rows: int) -> Tensor:
+        """Put together a tensor [rows, ...] that is divided by rows as torch.chunk does it.
+
+        Returns it on the host of the lead, and nothing of it, [0, ...], to the others.
+        """
+        most = -(-rows // self.size)
+        padded = share.new_zeros(most, *share.shape[1:])
+        padded[: len(share)] = share
+        all_of_them = [torch.empty_like(padded) for _rank in range(self.size)]
+        with _together():
+            dist.all_gather(all_of_them, padded)
+        return torch.cat([part.cpu() for part in all_of_them])[:rows] if self.is_lead else share[:0]
+
+    def deal(self, whole: Tensor | None, share: Tensor, rows: int) -> None:
+        """Fill each process's share of a tensor [rows, ...]; whole: what the lead has of it."""
+        buffer = share.new_empty(rows, *share.shape[1:])
+        if whole is not None:
+            buffer.copy_(whole)
+        self.take_over(buffer)
+        first = min(self.rank * -(-rows // self.size), rows)
+        share.copy_(buffer[first : first + len(share)])
+
     def told(self, value: Any = None) -> Any:
         """Return what the lead says: its `value`, anything that JSON has."""
         if self.is_alone:
@@ -128,6 +150,17 @@ def join(kind: str) -> Group:
         ) from fault
     atexit.register(_leave)
     return Group(place.rank, place.size)
+
+
+def is_divided(tensor: Tensor) -> bool:
+    """Whether a group has divided a tensor: then it is torch's DTensor."""
+    return hasattr(tensor, "to_local")
+
+
+def own_share(tensor: Tensor) -> Tensor:
+    """Return this process's share of a tensor that is divided; another one whole."""
+    share: Tensor = tensor.to_local() if is_divided(tensor) else tensor  # type: ignore[attr-defined]
+    return share.detach()
 
 
 def _leave() -> None:

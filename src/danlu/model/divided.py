@@ -1,8 +1,9 @@
 """A base that is too large for one device: each process of a group holds a share of every weight.
 
 torch's fully_shard (FSDP2) does it: a layer's weights are gathered before it computes, and let go
-behind it; those outside the layers stay from the forward pass to the end of the backward pass. Only
-what is frozen is shared like this: an adapter stands beside it, whole on every device.
+behind it; those outside the layers stay from the forward pass to the end of the backward pass. An
+adapter stands beside it, whole on every device. Where the weights themselves are trained, their
+gradients are averaged over the processes behind each microstep, in fp32, and each keeps its share.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from danlu.device.group import Group
+from danlu.device.group import Group, own_share
 from danlu.model.config import ModelConfig
 from danlu.model.layout import Piece, layout
 from danlu.model.qwen3 import Qwen3, replace_weight
@@ -30,9 +30,9 @@ def divided_model(
     """Build a model of which this process reads and holds its share."""
     model = Qwen3(config, device=torch.device("meta"), dtype=dtype)
     mesh = init_device_mesh(device.type, (group.size,))
-    for layer in model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    precision = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    for part in (*model.layers, model):
+        fully_shard(part, mesh=mesh, mp_policy=precision)
     model.to_empty(device=device)
     if config.tie_word_embeddings:
         replace_weight(model.head, "lm_head", model.embed_tokens)
@@ -41,10 +41,15 @@ def divided_model(
     return model
 
 
+def let_go(model: Qwen3) -> None:
+    """Let go of what a forward pass has gathered and no backward pass followed: an evaluation."""
+    assert isinstance(model, FSDPModule)
+    model.reshard()
+
+
 def _fill(parameter: nn.Parameter, pieces: tuple[Piece, ...], rows: Rows, group: Group) -> None:
     """Read this process's rows: a share is as many as torch.chunk gives."""
-    assert isinstance(parameter, DTensor)
-    share: Tensor = parameter.to_local()
+    share = own_share(parameter)
     first = min(group.rank * -(-len(parameter) // group.size), len(parameter))
     for piece in pieces:
         start = max(piece.start, first)

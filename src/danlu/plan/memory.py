@@ -123,9 +123,15 @@ def memory_of(
         layer_bytes(job, step_plan.recompute, device, shape) + piece_bytes(job, device),
     )
     weights = -(-job.weight_bytes(device.kind) // job.num_shares) + job.gathered_bytes
-    if job.trains_all and job.number_bytes == 4:
+    if job.trains_all and job.number_bytes == 4 and not job.is_shared:
         weights = 0  # the master values are the weights
     trained = job.num_trained * _TRAINED_BYTES
+    if job.trains_all:
+        # Gathered weights have gradients, too, before these are divided; shares have them behind.
+        trained = -(-trained // job.num_shares)
+        weights += job.gathered_bytes + job.is_shared * job.weight_bytes(device.kind) // (
+            job.num_shares
+        )
     if not job.trains_all:
         trained += _working_bytes(job, device)
     activations = 0 if on_host else kept

@@ -108,8 +108,8 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
 
 
 def _devices_that_fit(basis: Basis) -> int | None:
-    """Return how many such devices would hold the base, where only an adapter is trained."""
-    if basis.job.trains_all or basis.job.base_form is not None or not basis.device.has_host:
+    """Return how many such devices would do, 16 at most; None where no number does."""
+    if basis.job.base_form is not None or not basis.device.has_host:
         return None
     counts = (count for count in _COUNTS if count > basis.workload.num_devices)
 

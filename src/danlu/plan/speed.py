@@ -136,7 +136,9 @@ def seconds_of(
     )
     seconds += _overhead_s(job, step_plan, shape, device)
     seconds = _with_launches(seconds, _launch_s(job, step_plan.recompute, shape, device), device)
-    seconds = max(seconds, 2 * gathering_seconds(job, device))
+    # Gradients are divided in fp32.
+    passes = 2 + (4 / job.number_bytes if job.trains_all else 0)
+    seconds = max(seconds, passes * gathering_seconds(job, device))
     return speed.factor * seconds + speed.microstep_s
 
 
@@ -146,7 +148,7 @@ def exchange_seconds(job: Job, num_devices: int, device: DeviceFacts) -> float:
     By a ring each device sends 2 (n - 1) / n of the numbers (Patarasuk and Yuan 2009), all in fp32,
     and starts as many messages.
     """
-    if num_devices == 1:
+    if num_devices == 1 or (job.trains_all and job.is_shared):
         return 0.0
     sent = 2 * (num_devices - 1) / num_devices * 4 * job.num_trained
     return sent / device.link_bandwidth + 2 * (num_devices - 1) * device.launch_s

@@ -136,8 +136,10 @@ def _base_does_not_fit(_rank: int) -> None:
         {"recompute": "selective", "micro_batch_tokens": 64},
         {"recompute": "gate_up", "micro_batch_tokens": 64},
         {"recompute": "block", "micro_batch_tokens": 64},
+        {"finetuning_type": "full", "learning_rate": 1e-3},
+        {"finetuning_type": "full", "learning_rate": 1e-3, "micro_batch_tokens": 64},
     ],
-    ids=["as planned", "selective", "gate_up", "block"],
+    ids=["as planned", "selective", "gate_up", "block", "every weight", "in many microsteps"],
 )
 def test_where_the_base_does_not_fit_each_holds_a_share(
     trainings: Trainings, changes: dict[str, Any]
@@ -150,6 +152,30 @@ def test_where_the_base_does_not_fit_each_holds_a_share(
     assert "each holds a share of the model" in trainings.said(name, 0)
     other = name.replace("shared", "whole")
     trainings.assert_equal(name, trainings.alone(other, **changes))
+
+
+def test_divided_weights_are_gone_on_with_by_any_number(trainings: Trainings) -> None:
+    """What is saved is whole; so are the files of the result, and the best one is taken."""
+    full = {"finetuning_type": "full", "learning_rate": 1e-3, "load_best_model_at_end": "true"}
+    divided = {"before": _base_does_not_fit}
+    assert trainings.together(2, "div-whole", ranks=divided, **full) == [0, 0]
+    folder = trainings.folder / "div-killed"
+    trainings.together(2, "div-killed", ranks={"before": _divided_and_dying}, **full)
+    assert list_checkpoints(folder)[-1].step == 2
+    for name in ("div-one", "div-three"):
+        shutil.copytree(folder, trainings.folder / name)
+    assert trainings.together(2, "div-killed", *RESUME, **full) == [0, 0]
+    trainings.assert_same_bits("div-killed", "div-whole")
+    changes = {**full, "gradient_accumulation_steps": 4}
+    trainings.alone("div-one", *RESUME, **changes)
+    assert trainings.together(3, "div-three", *RESUME, **changes) == [0, 0, 0]
+    trainings.assert_equal("div-one", "div-whole")
+    trainings.assert_equal("div-three", "div-whole")
+
+
+def _divided_and_dying(rank: int) -> None:
+    _base_does_not_fit(rank)
+    _die_in_step_4(rank)
 
 
 def _simulated_npu(_rank: int) -> None:

@@ -84,9 +84,8 @@ class LearningTask:
     ) -> Plan:
         """Plan how each of `num_devices` computes its share of a step.
 
-        Each has the whole model, or a share of it where that does not fit and only an adapter is
-        trained. Raises CapacityError where nothing fits. token_ratio: tokens of the model's
-        tokenizer for one that was counted here.
+        Each has the whole model, or a share of it where that does not fit. Raises CapacityError
+        where nothing fits. token_ratio: tokens of the model's tokenizer for one that was counted.
         """
         data, settings, lora = self.data, self.settings, self.lora
         job = Job(
@@ -112,7 +111,7 @@ class LearningTask:
         try:
             return plan(job, workload, facts)
         except CapacityError:
-            if num_devices == 1 or lora is None or job.base_form is not None:
+            if num_devices == 1 or job.base_form is not None:
                 raise
             return plan(replace(job, num_shares=num_devices), workload, facts)
 

@@ -12,13 +12,15 @@ import torch
 from torch import nn
 
 from danlu.data.tokens.pack import Batch
+from danlu.device.group import Group, own_share
 from danlu.files.draft import Draft
 from danlu.hub.load import LoadedModel
 from danlu.hub.save import copy_tokenizer, write_model
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear, Copies, Dropout
 from danlu.lora.peft_files import write_adapter
-from danlu.model.qwen3 import Linear, plain_linear
+from danlu.model.layout import layout
+from danlu.model.qwen3 import Linear, Qwen3, plain_linear
 from danlu.model.recompute import Recompute
 
 
@@ -28,6 +30,9 @@ class Method(ABC):
     base: the model that is trained, or that the adapter is trained for. at_once: whether it learns
     to answer without a thought, which other programs read in the chat template.
     """
+
+    # Whether the base itself learns.
+    trains_base = False
 
     def __init__(self, base: LoadedModel, *, at_once: bool = False) -> None:
         self.base = base
@@ -48,6 +53,10 @@ class Method(ABC):
     @abstractmethod
     def eval_linear(self) -> Linear:
         """Return the `linear` that evaluates: no dropout."""
+
+    @abstractmethod
+    def gather(self, group: Group) -> None:
+        """Bring together at the lead what a group has divided and `save` writes."""
 
     @abstractmethod
     def save(self, draft: Draft) -> None:
@@ -101,6 +110,9 @@ class LoraMethod(Method):
         """Return the projection with the adapter."""
         return AdapterLinear(self.adapter)
 
+    def gather(self, group: Group) -> None:
+        """Do nothing: an adapter is whole everywhere."""
+
     def save(self, draft: Draft) -> None:
         """Write the adapter as PEFT would."""
         write_adapter(draft, self.adapter, base_model=str(self.base.folder))
@@ -113,6 +125,9 @@ class LoraMethod(Method):
 
 class FullMethod(Method):
     """Train every weight of the model."""
+
+    trains_base = True
+    _gathered: Qwen3 | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """List all weights; a tied output matrix appears once."""
@@ -129,6 +144,21 @@ class FullMethod(Method):
         """Return the plain projection."""
         return plain_linear
 
+    def gather(self, group: Group) -> None:
+        """Bring divided weights together, on the lead's host."""
+        from danlu.model.divided import let_go
+
+        model = self.base.model
+        let_go(model)
+        if group.is_lead and self._gathered is None:
+            self._gathered = Qwen3(model.config, device=torch.device("cpu"), dtype=model.dtype)
+        for name in layout(model.config):
+            parameter = model.get_parameter(name)
+            whole = group.joined(own_share(parameter), len(parameter))
+            if self._gathered is not None:
+                self._gathered.get_parameter(name).detach().copy_(whole)
+
     def save(self, draft: Draft) -> None:
-        """Write a complete model folder."""
-        write_model(draft, self.base.model, like=self.base.folder, at_once=self.at_once)
+        """Write a complete model folder; of divided weights as they were gathered."""
+        model = self._gathered or self.base.model
+        write_model(draft, model, like=self.base.folder, at_once=self.at_once)

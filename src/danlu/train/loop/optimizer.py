@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from danlu.device.group import Group
+from danlu.device.group import ALONE, Group, own_share
 from danlu.ops import AdamW, Moments
 from danlu.train.loop.parameters import FlatParameters
 
@@ -31,7 +31,10 @@ class _Alike:
 
 
 class Optimizer:
-    """Master weights, gradients and moments of everything that is trained."""
+    """Master weights, gradients and moments of everything that is trained.
+
+    shares: the group that has divided the parameters, whose processes each update their share.
+    """
 
     def __init__(
         self,
@@ -40,7 +43,10 @@ class Optimizer:
         weight_decay: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        shares: Group = ALONE,
     ) -> None:
+        self._shares = shares
+        self._gathered: dict[str, Tensor] = {}
         matrices = [parameter for parameter in parameters if parameter.dim() > 1]
         vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
         sizes = [_numbers(matrices), _numbers(vectors), MOST_FIGURES]
@@ -72,8 +78,19 @@ class Optimizer:
         """
         for place, figure in zip(self._figures, figures, strict=False):
             place.copy_(figure) if isinstance(figure, Tensor) else place.fill_(figure)
-        group.sum(self._summed)
+        # Gradients of divided parameters have been added up behind each microstep.
+        group.sum(self._summed if self._shares.is_alone else self._figures)
         return self._figures
+
+    @property
+    def averaged_over(self) -> int:
+        """Over how many processes gradients are averaged already when they arrive here."""
+        return self._shares.size
+
+    def collect(self) -> None:
+        """Take over what a microstep has left at divided parameters."""
+        for part in self._parts:
+            part.flat.collect()
 
     def clip(self, max_norm: float, *, scale: float = 1.0) -> Tensor:
         """Scale the gradient down to `max_norm` if it is longer; return its length before that.
@@ -85,6 +102,10 @@ class Optimizer:
                 part.flat.grad.div_(scale)
         norms = [torch.linalg.vector_norm(part.flat.grad) for part in self._parts]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        if not self._shares.is_alone:
+            square = norm.square()
+            self._shares.sum(square)
+            norm = square.sqrt()
         if max_norm > 0:
             # 1e-6 as in torch's clip_grad_norm_, so that the update equals Hugging Face's.
             shrink = (max_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -112,30 +133,74 @@ class Optimizer:
         """Return the flat fp32 master weights of matrices and of norm weights, not copied."""
         return [part.flat.vector.detach() for part in self._parts]
 
+    def gather(self) -> None:
+        """Bring divided weights and moments together at the lead, for `state`."""
+        for name, (part, vector) in self._vectors().items():
+            pieces = [
+                self._shares.joined(
+                    vector[span].view_as(own_share(parameter)), len(parameter)
+                ).flatten()
+                for parameter, span in part.flat.places
+            ]
+            if self._shares.is_lead:
+                self._gathered[name] = torch.cat(pieces)
+
     def state(self) -> tuple[dict[str, Tensor], int]:
-        """Return the flat tensors by name, and the number of updates applied so far."""
-        tensors: dict[str, Tensor] = {}
-        updates = 0
-        for part in self._parts:
-            tensors[f"{part.name}.master"] = part.flat.vector.detach()
-            tensors[f"{part.name}.exp_avg"] = part.moments.exp_avg
-            tensors[f"{part.name}.exp_avg_sq"] = part.moments.exp_avg_sq
-            updates = int(part.moments.updates)
-        return tensors, updates
+        """Return the flat tensors by name, and the number of updates applied so far.
+
+        Those that are divided as they were when they were gathered.
+        """
+        updates = max(int(part.moments.updates) for part in self._parts)
+        if not self._shares.is_alone:
+            return self._gathered, updates
+        return {name: vector for name, (_part, vector) in self._vectors().items()}, updates
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many numbers each tensor of `state` has."""
+        return {
+            name: sum(parameter.numel() for parameter, _span in part.flat.places)
+            for name, (part, _vector) in self._vectors().items()
+        }
 
     def take_over(self, group: Group) -> None:
         """Take over weights and moments from the process that leads."""
-        tensors, updates = self.state()
-        for tensor in tensors.values():
-            group.take_over(tensor)
+        for _part, vector in self._vectors().values():
+            group.take_over(vector)
+        updates = self.state()[1]
         self._restored(group.told(updates))
 
     def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take over flat tensors of the same names and sizes, from any device, and the count."""
-        present, _updates = self.state()
-        for name, tensor in present.items():
-            tensor.copy_(tensors[name])
-        self._restored(updates)
+        """Take over flat tensors of the same names and sizes, from any device, and the count.
+
+        Of divided ones each process gets its share, and what only the lead has to give.
+        """
+        for name, (part, vector) in self._vectors().items():
+            if self._shares.is_alone:
+                vector.copy_(tensors[name])
+            else:
+                self._deal(part, vector, tensors.get(name))
+        self._restored(self._shares.told(updates))
+
+    def _deal(self, part: _Alike, vector: Tensor, whole: Tensor | None) -> None:
+        start = 0
+        for parameter, span in part.flat.places:
+            stop = start + parameter.numel()
+            piece = None if whole is None else whole[start:stop].view(parameter.shape)
+            share = vector[span].view_as(own_share(parameter))
+            self._shares.deal(piece, share, len(parameter))
+            start = stop
+
+    def _vectors(self) -> dict[str, tuple[_Alike, Tensor]]:
+        """Return this process's flat tensors by name, with what they belong to."""
+        return {
+            f"{part.name}.{name}": (part, vector)
+            for part in self._parts
+            for name, vector in (
+                ("master", part.flat.vector.detach()),
+                ("exp_avg", part.moments.exp_avg),
+                ("exp_avg_sq", part.moments.exp_avg_sq),
+            )
+        }
 
     def _restored(self, updates: int) -> None:
         for part in self._parts:
@@ -144,4 +209,4 @@ class Optimizer:
 
 
 def _numbers(parameters: Sequence[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
+    return sum(own_share(parameter).numel() for parameter in parameters)

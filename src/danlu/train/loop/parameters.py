@@ -13,31 +13,41 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from danlu.device.group import is_divided, own_share
 from danlu.ops import accumulate
 
 
 class FlatParameters:
     """One group of trainable tensors behind one flat leaf `vector`.
 
-    grad: its fp32 gradient, summed over the microsteps since `zero_grad`: what is given, [numbers
-    of all parameters].
+    places: where the numbers of each parameter lie. grad: the fp32 gradient, summed over the
+    microsteps since `zero_grad`: what is given, [numbers of all parameters]. Of parameters that a
+    group has divided it is all about this process's shares.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], grad: Tensor) -> None:
         self.vector = nn.Parameter(torch.empty_like(grad), requires_grad=True)
         self.vector.grad = self.grad = grad
         self._working: list[tuple[nn.Parameter, Tensor]] = []
+        self._divided: list[tuple[nn.Parameter, Tensor]] = []
+        self.places: list[tuple[nn.Parameter, slice]] = []
         start = 0
         for parameter in parameters:
-            stop = start + parameter.numel()
+            stop = start + own_share(parameter).numel()
+            self.places.append((parameter, slice(start, stop)))
             self._attach(parameter, slice(start, stop))
             start = stop
 
     def _attach(self, parameter: nn.Parameter, span: slice) -> None:
-        master = self.vector.detach()[span].view_as(parameter)
-        gradient = self.grad[span].view_as(parameter)
-        master.copy_(parameter.detach())
+        share = own_share(parameter)
+        master = self.vector.detach()[span].view_as(share)
+        gradient = self.grad[span].view_as(share)
+        master.copy_(share)
         parameter.requires_grad_(True)
+        if is_divided(parameter):
+            self._divided.append((parameter, gradient))
+            self._working.append((parameter, master))
+            return
         if parameter.dtype == torch.float32:
             parameter.data = master
             parameter.grad = gradient
@@ -57,8 +67,15 @@ class FlatParameters:
         for parameter, _master in self._working:
             parameter.grad = None  # left behind by a backward pass that failed
 
+    def collect(self) -> None:
+        """Add up what a microstep's backward pass has left at divided parameters."""
+        for parameter, gradient in self._divided:
+            if parameter.grad is not None:
+                accumulate(gradient, own_share(parameter.grad))
+                parameter.grad = None
+
     def publish(self) -> None:
         """Bring the working copies up to date with the master values."""
         with torch.no_grad():
             for parameter, master in self._working:
-                parameter.copy_(master)
+                own_share(parameter).copy_(master)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from danlu.container import memory_bytes
+from danlu.device.group import Group
 from danlu.errors import CapacityError
 from danlu.files.draft import Draft, HeldDraft
 from danlu.runs.checkpoints import commit_checkpoint, prune, remove_checkpoint
@@ -49,8 +50,19 @@ class Saves(Protocol):
     def settle(self) -> None: ...
 
 
+# Brings together what a group has divided, before it is written; all processes call it at once.
+Gather = Callable[[], None]
+
+
 class SavesNothing:
-    """For a process that another one leads: that one saves for all."""
+    """For a process that another one leads: that one saves for all.
+
+    gather: None where the lead has all there is to save.
+    """
+
+    def __init__(self, group: Group, gather: Gather | None) -> None:
+        self._group = group
+        self._gather = gather
 
     def resume(self, progress: Progress) -> None:
         """Do nothing, as all the others do."""
@@ -58,6 +70,9 @@ class SavesNothing:
     def save(
         self, progress: Progress, *, on_schedule: bool, must: bool
     ) -> Iterator[Saved | NotSaved]:
+        """Give this process's share, where the lead has not saved this step before."""
+        if self._gather is not None and self._group.told():
+            self._gather()
         yield from ()
 
     def outcome(self) -> Iterator[Saved | NotSaved]:
@@ -67,7 +82,7 @@ class SavesNothing:
 
 
 class Saver:
-    """Writes the checkpoints of one run, and says how it went."""
+    """Writes the checkpoints of one run, and says how it went. gather: as in `SavesNothing`."""
 
     def __init__(
         self,
@@ -77,8 +92,12 @@ class Saver:
         optimizer: Optimizer,
         metrics: Metrics,
         save_total_limit: int | None,
+        group: Group,
+        gather: Gather | None,
     ) -> None:
         self._folder = folder
+        self._group = group
+        self._gather = gather
         self._method = method
         self._optimizer = optimizer
         self._metrics = metrics
@@ -102,7 +121,10 @@ class Saver:
         into memory. Raises as `outcome`, and DataError where the weights are not finite.
         """
         yield from self.outcome(wait=True)
-        if self._saved_step == progress.step:
+        is_new = self._saved_step != progress.step
+        if self._gather is not None and self._group.told(is_new):
+            self._gather()
+        if not is_new:
             return
         if not on_schedule:
             self._provisional = (*self._provisional, progress.step)

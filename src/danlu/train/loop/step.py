@@ -102,8 +102,10 @@ def optimizer_step(
         loss = torch.zeros((), device=method.base.device.torch_device)
         for staged in staged_step.batches:
             between()
-            divisor = math.inf if staged.is_idle else num_targets / scale.value
+            divisor = num_targets / scale.value / optimizer.averaged_over
+            divisor = math.inf if staged.is_idle else divisor
             found = microstep(method, staged, step_plan=step_plan, step=step, divisor=divisor)
+            optimizer.collect()
             loss += 0.0 if staged.is_idle else found
         with not_to_be_repeated():
             sums = optimizer.sum_over(group, (loss, *map(float, wishes())))

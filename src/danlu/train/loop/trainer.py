@@ -110,8 +110,10 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             betas=recipe.adam_betas,
             eps=recipe.adam_epsilon,
+            shares=group if is_shared and method.trains_base else ALONE,
         )
-        self._saver: Saves = SavesNothing()
+        self._gather = self._bring_together if is_shared and method.trains_base else None
+        self._saver: Saves = SavesNothing(group, self._gather)
         if self._folder is not None and self._metrics is not None:
             self._saver = Saver(
                 self._folder,
@@ -119,6 +121,8 @@ class Trainer:
                 optimizer=self._optimizer,
                 metrics=self._metrics,
                 save_total_limit=recipe.save_total_limit,
+                group=group,
+                gather=self._gather,
             )
         self._progress = Progress(scale=LossScale.first_for(base.dtype))
         self._stop_requested = False
@@ -136,8 +140,11 @@ class Trainer:
         if self._folder is not None:
             self._progress = read_state(self._folder / f"checkpoint-{step}", self._optimizer)
             truncate_after(self._folder, step)
+        elif self._gather is not None:
+            self._optimizer.restore({}, 0)
         if not self._group.is_alone:
             self._progress = Progress.from_fields(self._group.told(self._progress.as_fields()))
+        if not self._group.is_alone and self._gather is None:
             self._optimizer.take_over(self._group)
         self._method.weights_changed()
         self._saver.resume(self._progress)
@@ -195,16 +202,32 @@ class Trainer:
                     break
                 yield from self._step()
             self._flush()
-        except (Interrupted, OutOfMemory, GroupBroken):
+        except (Interrupted, OutOfMemory, GroupBroken) as ended:
             self._flush()
+            if self._gather is not None and not isinstance(ended, Interrupted):
+                raise  # the others give their shares no more
             yield from self._saver.save(self._progress, on_schedule=False, must=True)
             raise
         finally:
             self._saver.settle()
+        self._take_best()
+        if self._gather is not None:
+            self._gather()
+
+    def _take_best(self) -> None:
         best = self._progress.best_step
-        if self._recipe.load_best_model_at_end and best is not None and self._folder is not None:
+        if not self._recipe.load_best_model_at_end or best is None:
+            return
+        if self._folder is not None:
             verify(self._folder / f"checkpoint-{best}")
             read_state(self._folder / f"checkpoint-{best}", self._optimizer)
+        elif self._gather is not None:
+            self._optimizer.restore({}, 0)
+
+    def _bring_together(self) -> None:
+        """Gather what is saved, and what is divided among the processes."""
+        self._method.gather(self._group)
+        self._optimizer.gather()
 
     def _should_evaluate(self) -> bool:
         recipe, step = self._recipe, self._progress.step

@@ -82,7 +82,8 @@ def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
     """
     tensors, updates = optimizer.state()
     # A sum needs no copy of the weights, and any NaN or infinity in them stays in it.
-    if not all(weights.sum().isfinite() for weights in optimizer.weights()):
+    masters = [tensor for name, tensor in tensors.items() if name.endswith(".master")]
+    if not all(weights.sum().isfinite() for weights in masters):
         raise DataError(
             _("Training stopped: the weights are not finite any more."),
             why=_("A number among them is NaN or infinity, so they were not saved."),
@@ -103,8 +104,7 @@ def read_state(folder: Path, optimizer: Optimizer) -> Progress:
     Raises DataError where it was written with other trainable tensors, or cannot be read.
     """
     file = SafetensorsFile(folder / OPTIMIZER_FILE)
-    present, _updates = optimizer.state()
-    wanted = {name: tuple(tensor.shape) for name, tensor in present.items()}
+    wanted = {name: (size,) for name, size in optimizer.sizes().items()}
     if {name: stored.shape for name, stored in file.tensors.items()} != wanted:
         raise DataError(
             _("The checkpoint {folder} belongs to other settings.").format(folder=folder),
