@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,16 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from danlu.cli.main import main
 from danlu.device.detect import select
 from danlu.device.variants import NATIVE
 from danlu.errors import DataError, UsageError
 from danlu.files.committed import committed_folder
 from danlu.hub.load import load_for_answers, load_model
 from danlu.hub.save import write_model
-from danlu.model.config import Quantization
+from danlu.model.config import Quantization, load_config
 from danlu.model.qwen3 import ExpertLayer
+from danlu.model.sizes import num_active_parameters, num_parameters
 from danlu.ops import packing_for
 from danlu.ops.frozen.packed import PACKED_LINEAR
 from danlu.weights.safetensors import SafetensorsFile, header_bytes, tensor_bytes
@@ -62,6 +65,24 @@ def joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         rest[f"{layer}.experts.gate_up_proj"] = torch.cat((gate, up), dim=1)
         rest[f"{layer}.experts.down_proj"] = down
     return rest
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_danlu_info_knows_all_weights_and_active_ones(
+    language: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DANLU_LANG", language)
+    assert main(["info", str(folder), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    config = load_config(folder)
+    assert facts["parameters"] == num_parameters(config)
+    assert facts["active_parameters"] == num_active_parameters(config) < facts["parameters"]
+    assert (facts["experts"], facts["experts_per_token"]) == (8, 2)
+    assert main(["info", str(folder)]) == 0
+    assert f"{facts['active_parameters']:,}" in capsys.readouterr().out
 
 
 def test_transformers_loads_what_we_write_and_answers_alike(folder: Path) -> None:

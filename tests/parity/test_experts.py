@@ -13,12 +13,19 @@ from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
 from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear
+from danlu.model.experts import Balance
 from danlu.model.layout import layout, projection_module
-from danlu.model.qwen3 import Qwen3
+from danlu.model.qwen3 import Linear, Qwen3
+from danlu.model.recompute import Recompute
 from danlu.ops import cross_entropy_sum
 from danlu.ops.expert_products import EXPERT_LINEAR
 from tests.helpers.models.hugging_face import place_of, segment_logits, transformers_twin
-from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
+from tests.helpers.models.packed import (
+    packed_attention,
+    packed_logits,
+    random_adapter,
+    random_tokens,
+)
 from tests.helpers.models.tiny_engine import (
     random_prompt,
     run_all,
@@ -124,6 +131,33 @@ def test_gradients_of_lora(name: str, targets: tuple[str, ...], rslora: bool) ->
         if theirs.any() or gradient.any():  # an expert without rows has none
             assert distance(gradient, theirs) < 1e-4, (layer, target, letter)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("policy", ["none", "gate_up", "block"])
+def test_the_loss_that_evens_out_shares(policy: Recompute) -> None:
+    """With transformers' load_balancing_loss_func; the last tokens are filler and do not count."""
+    config, model = tiny_model(**SHAPES["some layers dense"])
+    assert config.experts is not None
+    twin = transformers_twin(model)
+    tokens, targets = (random_tokens(config, 24, seed) for seed in (0, 1))
+    theirs = twin(input_ids=tokens[None, :20], output_router_logits=True)
+    (cross_entropy_sum(theirs.logits[0], targets[:20]) + 50 * theirs.aux_loss).backward()
+    model.requires_grad_(True)
+    linear = Linear()
+    linear.balance = Balance(config.experts, coefficient=25.0, num_tokens=20)
+    hidden = model(tokens, packed_attention(config, [20, 4]), linear, policy)[:20]
+    loss = linear.balance.close(2.0)
+    assert float(loss) == pytest.approx(float(theirs.aux_loss.detach()), rel=1e-5)
+    cross_entropy_sum(linear(model.head, "lm_head", hidden), targets[:20]).backward()
+    expected = {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
+    for layer in (0, 2):
+        name = f"model.layers.{layer}.mlp.gate.weight"
+        gradient = model.get_parameter(f"layers.{layer}.router").grad
+        assert gradient is not None
+        assert distance(gradient, expected[name]) < 1e-4
+    embedding = model.embed_tokens.grad
+    assert embedding is not None
+    assert distance(embedding, expected["model.embed_tokens.weight"]) < 1e-4
 
 
 def merged_weights(

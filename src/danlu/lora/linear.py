@@ -24,7 +24,7 @@ from torch import Tensor
 
 from danlu.lora.adapter import Adapter, Working, stable_seed
 from danlu.lora.expert_adapter import AddedToExperts, into_experts, out_of_experts
-from danlu.model.experts import Groups
+from danlu.model.experts import Balance, Groups
 from danlu.model.qwen3 import (
     Head,
     Layer,
@@ -87,6 +87,7 @@ class AdapterLinear(Linear):
     keeps_normed: bool = False
     is_second: bool = False
     copies: Copies = field(default_factory=dict)
+    balance: Balance | None = None
 
     def second_pass(self) -> AdapterLinear:
         return replace(self, is_second=True)

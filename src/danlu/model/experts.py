@@ -90,19 +90,86 @@ class _Rows(torch.autograd.Function):
         return ctx.groups.sums(grad), None
 
 
+class Balance:
+    """A loss that evens out the experts' shares, of one batch (Fedus et al. 2021, equations 4-6).
+
+    E times the sum, over the experts, of the rows that an expert has for a token, and its mean
+    probability, both over the tokens of all layers: transformers' `load_balancing_loss_func`.
+    The rows have no gradient, so that of the probabilities is known when the forward pass is over;
+    it is added on the way back, also where that computes a layer again. num_tokens: those that
+    count, the first of the batch; filler stands behind them.
+    """
+
+    def __init__(self, experts: ExpertsConfig, *, coefficient: float, num_tokens: int) -> None:
+        self.coefficient = coefficient
+        self._experts = experts
+        self._num_tokens = num_tokens
+        self._layers = 0
+        self._sums: Tensor | None = None  # fp32 [2, E]: rows and probabilities
+        self._gradient: Tensor | None = None  # [E], of each token's probabilities
+
+    def watched(self, probabilities: Tensor, chosen: Tensor) -> Tensor:
+        """Return the probabilities [T, E] of a layer, unchanged; their gradient gets its part."""
+        if self._gradient is None:  # the forward pass
+            chosen = chosen[: self._num_tokens].flatten()
+            rows = probabilities.new_zeros(self._experts.num_experts)
+            rows = rows.scatter_add(0, chosen, torch.ones_like(chosen, dtype=rows.dtype))
+            of_layer = probabilities.detach()[: self._num_tokens].sum(0)
+            sums = torch.stack((rows, of_layer))
+            self._sums = sums if self._sums is None else self._sums + sums
+            self._layers += 1
+        return _Balanced.apply(probabilities, self)  # type: ignore[no-any-return, no-untyped-call]
+
+    def close(self, weight: float) -> Tensor:
+        """Return the loss, without its coefficient. weight: of it in what is differentiated."""
+        assert self._sums is not None
+        count = self._layers * self._num_tokens
+        rows, probabilities = self._sums / count
+        num_experts = self._experts.num_experts
+        self._gradient = rows * (weight * self.coefficient * num_experts / count)
+        loss: Tensor = num_experts * (rows * probabilities).sum()
+        return loss
+
+    def add_to(self, grad: Tensor) -> Tensor:
+        """Add to the gradient of a layer's probabilities, [T, E]."""
+        if self._gradient is None:
+            return grad
+        grad = grad.clone()
+        grad[: self._num_tokens] += self._gradient
+        return grad
+
+
+class _Balanced(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, probabilities: Tensor, balance: Balance) -> Tensor:
+        ctx.balance = balance
+        return probabilities.view_as(probabilities)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        balance: Balance = ctx.balance
+        return balance.add_to(grad), None
+
+
 def route(
-    n: Tensor, router: Tensor, experts: ExpertsConfig, groups: Groups | None
+    n: Tensor,
+    router: Tensor,
+    experts: ExpertsConfig,
+    groups: Groups | None,
+    balance: Balance | None = None,
 ) -> tuple[Groups, Tensor]:
     """Return the rows of n [T, H] by experts, and the weights [T, K] of what these make of it.
 
     router: [E, H]. groups: what was chosen when the same was computed before; a second choice could
-    fall otherwise where probabilities are alike.
+    fall otherwise where probabilities are alike. balance: what watches a training's batch.
     """
     probabilities = F.linear(n, router).softmax(-1, dtype=torch.float32)
     weights: Tensor | None = None
     if groups is None:
         weights, chosen = probabilities.detach().topk(experts.num_experts_per_tok, dim=-1)
         groups = Groups.of(chosen, experts.num_experts)
+    if balance is not None:
+        probabilities = balance.watched(probabilities, groups.chosen)
     if weights is None or torch.is_grad_enabled():
         weights = probabilities.gather(-1, groups.chosen)
     if experts.norm_topk_prob:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from danlu.model.checkpointing import again
 from danlu.model.config import ExpertsConfig, ModelConfig
-from danlu.model.experts import Groups, route
+from danlu.model.experts import Balance, Groups, route
 from danlu.model.layout import PROJECTIONS, layout, merged_shape, num_experts
 from danlu.model.recompute import Recompute
 from danlu.ops import (
@@ -45,7 +45,10 @@ class Linear:
 
     residual: [T, out], added to the result. This one is for a model without adapter, and for
     full-parameter training.
+    balance: what evens out the experts' shares in a batch that is trained on, if anything does.
     """
+
+    balance: Balance | None = None
 
     def __call__(
         self, layer: Layer | Head, name: str, x: Tensor | Stream, residual: Tensor | None = None
@@ -191,7 +194,7 @@ class ExpertLayer(Layer):
 
     def _made(self, n: Tensor, linear: Linear, taken: Groups | None) -> tuple[Tensor, Groups]:
         """Return what experts make of n [T, H], and which did."""
-        groups, weights = route(n, self.router, self.experts, taken)
+        groups, weights = route(n, self.router, self.experts, taken, linear.balance)
         gate_up = linear.into_experts(self, n, groups)
         return linear.out_of_experts(self, gate_up, groups, weights), groups
 

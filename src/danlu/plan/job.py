@@ -124,13 +124,17 @@ class Job:
     def inner_size(self) -> float:
         """Width of what is between gate, up and down for a token, in a layer on average."""
         config = self.config
-        if config.experts is None:
-            return config.intermediate_size
-        of_experts = config.experts.num_experts_per_tok * config.experts.moe_intermediate_size
-        dense = config.num_hidden_layers - self.expert_layers
-        return (
-            self.expert_layers * of_experts + dense * config.intermediate_size
-        ) / config.num_hidden_layers
+        dense = 1 - self.expert_layers / config.num_hidden_layers
+        return dense * config.intermediate_size + self.expert_inner_size
+
+    @property
+    def expert_inner_size(self) -> float:
+        """The part of it that experts have."""
+        experts, layers = self.config.experts, self.config.num_hidden_layers
+        if experts is None:
+            return 0.0
+        of_layer = experts.num_experts_per_tok * experts.moe_intermediate_size
+        return self.expert_layers * of_layer / layers
 
     def rank(self, merged: str) -> int:
         """Sum of the ranks on a merged projection such as `qkv_proj`; 0 without an adapter."""

@@ -86,9 +86,10 @@ _WRITTEN_SHARE = 0.7
 # What one segment's attention costs of such, and which part of all a forward pass alone is.
 _LAUNCHES_PER_SEGMENT = 8
 _FORWARD_SHARE = 1 / 3
-# Numbers that experts move besides: rows of hidden_size that are brought into the experts' order
-# and back, for each expert of a token.
-_ROWS_MOVED = 12
+# What a layer with experts adds to that, both directions: operations that are started, and numbers
+# for each expert of a token, as multiples of hidden_size (rows that are brought into the experts'
+# order and back) and of moe_intermediate_size. Counted on small layers, with fused kernels.
+_EXPERTS_LORA, _EXPERTS_FULL = (80, 25, 24), (41, 6, 0)
 # Bytes that the loss moves for one logit, both passes: 14.5 GB for 2,400 rows of 151,936 (counted);
 # and as multiples of a logit's own bytes where it is read twice and written once.
 _LOSS_BYTES, _LOSS_PASSES = 40, 3
@@ -280,7 +281,8 @@ def _launch_s(job: Job, recompute: Recompute, shape: BatchShape, device: DeviceF
     launches, *_numbers = _counts(job, recompute, device)
     if device.attention.calls_segments(job.number_bytes):
         launches += _LAUNCHES_PER_SEGMENT * shape.segments
-    return job.config.num_hidden_layers * launches * device.launch_s
+    of_experts = (_EXPERTS_FULL if job.trains_all else _EXPERTS_LORA)[0] * job.expert_layers
+    return (job.config.num_hidden_layers * launches + of_experts) * device.launch_s
 
 
 def _with_launches(seconds: float, launch_s: float, device: DeviceFacts) -> float:
@@ -292,7 +294,9 @@ def _elementwise_s(job: Job, recompute: Recompute, shape: BatchShape, device: De
     config = job.config
     _launches, hidden, heads, inner = _counts(job, recompute, device)
     numbers = hidden * config.hidden_size + heads * (config.q_size + config.kv_size)
-    numbers += inner * job.inner_size + _ROWS_MOVED * job.row_size
+    _launches, of_rows, of_inner = _EXPERTS_FULL if job.trains_all else _EXPERTS_LORA
+    numbers += inner * job.inner_size + of_rows * job.row_size
+    numbers += of_inner * job.expert_inner_size
     moved = numbers * job.number_bytes * config.num_hidden_layers * shape.tokens
     in_place = device.fused_in(job.number_bytes) in (TRITON, NATIVE)
     by_logit = _LOSS_PASSES * job.number_bytes if in_place else _LOSS_BYTES

@@ -35,6 +35,7 @@ _ONLY_TRAINING = foreign(
     "stage finetuning_type do_train dataset dataset_dir eval_dataset cutoff_len max_samples "
     "val_size overwrite_cache train_on_prompt mask_history output_dir overwrite_output_dir "
     "resume_from_checkpoint lora_rank lora_alpha lora_dropout lora_target use_rslora "
+    "moe_aux_loss_coef "
     "per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type "
     "lr_scheduler_kwargs warmup_steps warmup_ratio num_train_epochs max_steps weight_decay "
     "adam_beta1 adam_beta2 adam_epsilon max_grad_norm eval_on_start eval_strategy "
@@ -89,10 +90,10 @@ _TABLE: Mapping[tuple[str, ...], Mapping[str, Foreign]] = {
         ),
         **foreign("print_param_status", note="danlu info shows what a model holds"),
         **foreign(
-            "rope_scaling shift_attn mixture_of_depths moe_aux_loss_coef use_unsloth "
+            "rope_scaling shift_attn mixture_of_depths use_unsloth "
             "train_from_scratch add_tokens add_special_tokens new_special_tokens "
             "new_special_tokens_config",
-            instead="leave it out: Qwen3's dense text models are used as they are",
+            instead="leave it out: Qwen3's text models are used as they are",
         ),
     },
     _READ: {

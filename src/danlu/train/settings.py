@@ -127,6 +127,10 @@ class TrainSettings(DataSettings):
         None, "scale is alpha / rank; twice the rank if not given"
     )
     lora_dropout: ShareBelowOne = option(0.0, "share of the adapter's inputs set to zero")
+    moe_aux_loss_coef: NonNegativeFloat | None = option(
+        None,
+        "factor of a loss that evens out the experts' shares; as in config.json if not given",
+    )
     lora_target: str = option("all", "projections: all, or some such as q_proj,v_proj,up_proj")
     use_rslora: bool = option(False, "scale by alpha / sqrt(rank) instead")
     per_device_train_batch_size: PositiveInt = option(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from danlu.device.detect import select
+from danlu.errors import UsageError
 from danlu.hub.adapters import attach_adapter, find_adapter
 from danlu.hub.load import load_model
 from danlu.runs.manifest import read_manifest
@@ -58,6 +60,26 @@ def test_a_run_learns_and_goes_on_with_the_same_bytes(
     file = "adapter_model.safetensors" if kind == "lora" else "model.safetensors"
     results = [(tmp_path / name / "final" / file).read_bytes() for name in ("whole", "halved")]
     assert results[0] == results[1]
+
+
+def test_a_loss_that_evens_out_shares_is_asked_for_or_stands_in_config_json(tmp_path: Path) -> None:
+    few = {"max_steps": 2, "finetuning_type": "full", "dtype": "float32"}
+    plain = losses(settings_of(tmp_path, "plain", **few))
+    asked = losses(settings_of(tmp_path, "asked", moe_aux_loss_coef=5.0, **few))
+    assert asked[0] == plain[0]  # what is told is the loss of the rows
+    assert asked[1] != plain[1]
+    config = tmp_path / "model" / "config.json"
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    fields |= {"output_router_logits": True, "router_aux_loss_coef": 5.0}
+    config.write_text(json.dumps(fields), encoding="utf-8")
+    assert losses(settings_of(tmp_path, "by config", **few)) == asked
+    assert losses(settings_of(tmp_path, "without", moe_aux_loss_coef=0.0, **few)) == plain
+
+
+def test_a_dense_model_has_no_shares_to_even_out(tmp_path: Path) -> None:
+    write_model_folder(tmp_path / "model")
+    with pytest.raises(UsageError, match="no experts"):
+        losses(settings_of(tmp_path, "run", moe_aux_loss_coef=0.01))
 
 
 def test_the_default_trains_attention_and_experts_but_not_the_router(tmp_path: Path) -> None:

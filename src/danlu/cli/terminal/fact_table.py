@@ -43,6 +43,9 @@ FACT_NAMES = {
     "rank": "rank",
     "targets": "targets",
     "parameters": "parameters",
+    "active_parameters": "of them for a token",
+    "experts": "experts",
+    "experts_per_token": "of them for a token",
     "weights": "weights",
     "layers": "layers",
     "hidden_size": "hidden_size",
@@ -130,7 +133,7 @@ def _shown(name: str, value: Any) -> str:
         return readable_bytes(int(value))
     if isinstance(value, float):
         return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) >= 1e-3 else f"{value:g}"
-    if isinstance(value, int) and name == "parameters":
+    if isinstance(value, int) and name in ("parameters", "active_parameters"):
         return f"{value:,}"
     if name == "state":
         state, _gap, detail = value.partition(" ")

@@ -19,6 +19,7 @@ from danlu.hub.save import copy_tokenizer, write_model
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear, Copies, Dropout
 from danlu.lora.peft_files import write_adapter
+from danlu.model.experts import Balance
 from danlu.model.layout import layout
 from danlu.model.qwen3 import Linear, Qwen3, plain_linear
 from danlu.model.recompute import Recompute
@@ -29,14 +30,24 @@ class Method(ABC):
 
     base: the model that is trained, or that the adapter is trained for. at_once: whether it learns
     to answer without a thought, which other programs read in the chat template.
+    balance_coefficient: of the loss that evens out the experts' shares; 0: there is none.
     """
 
     # Whether the base itself learns.
     trains_base = False
+    balance_coefficient = 0.0
 
     def __init__(self, base: LoadedModel, *, at_once: bool = False) -> None:
         self.base = base
         self.at_once = at_once
+
+    def balance(self, batch: Batch) -> Balance | None:
+        """Return what evens out the experts' shares in a batch."""
+        experts = self.base.config.experts
+        if experts is None or not self.balance_coefficient:
+            return None
+        coefficient = self.balance_coefficient
+        return Balance(experts, coefficient=coefficient, num_tokens=batch.num_tokens)
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:
@@ -96,11 +107,19 @@ class LoraMethod(Method):
         """Return the projection with the adapter, and its dropout where one is set."""
         keeps_normed = recompute not in ("selective", "gate_up")
         probability = self.adapter.config.lora_dropout
-        if probability == 0.0:
-            return AdapterLinear(self.adapter, keeps_normed=keeps_normed, copies=self._copies)
-        segments = list(zip(batch.segment_keys, batch.segment_lengths, strict=True))
-        dropout = Dropout(probability=probability, seed=self._seed, step=step, segments=segments)
-        return AdapterLinear(self.adapter, dropout, keeps_normed=keeps_normed, copies=self._copies)
+        dropout = None
+        if probability != 0.0:
+            segments = list(zip(batch.segment_keys, batch.segment_lengths, strict=True))
+            dropout = Dropout(
+                probability=probability, seed=self._seed, step=step, segments=segments
+            )
+        return AdapterLinear(
+            self.adapter,
+            dropout,
+            keeps_normed=keeps_normed,
+            copies=self._copies,
+            balance=self.balance(batch),
+        )
 
     def weights_changed(self) -> None:
         """Forget the copies of A and B in the precision that is computed in."""
@@ -135,7 +154,12 @@ class FullMethod(Method):
 
     def linear(self, batch: Batch, step: int, recompute: Recompute) -> Linear:
         """Return the plain projection; autograd does the rest."""
-        return plain_linear
+        balance = self.balance(batch)
+        if balance is None:
+            return plain_linear
+        linear = Linear()
+        linear.balance = balance
+        return linear
 
     def weights_changed(self) -> None:
         """Do nothing: products take the weights themselves."""

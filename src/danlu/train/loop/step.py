@@ -63,6 +63,8 @@ def microstep(
     # One policy for both: a projection keeps what the model does not compute again.
     linear = method.linear(staged.batch, step, step_plan.recompute)
     hidden, targets = supervised_hidden(method.base, linear, staged, step_plan.recompute)
+    if linear.balance is not None:  # by the batch's share in the step
+        linear.balance.close(staged.batch.num_targets / divisor)
     return loss_backward(
         method.base.model,
         linear,
