@@ -104,6 +104,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(tmp_pat
     assert "--num_devices 2 --resume_from_checkpoint true" in said
 
 
+@pytest.mark.soak
 def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
     model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
     words = train_words(model, rows, tmp_path / "run", max_steps=2)

@@ -185,6 +185,7 @@ def test_the_hook_says_in_one_line_that_there_are_no_kernels(
 
 
 @needs_compiler
+@pytest.mark.soak
 def test_the_hook_builds_and_names_the_platform(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

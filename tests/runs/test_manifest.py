@@ -53,9 +53,12 @@ WRITTEN = """\
   "device_description": "AMD EPYC",
   "dtype": "float32",
   "threads": 1,
+  "base_form": "int8",
   "ops": {
    "adamw": "fused"
   },
+  "num_devices": 2,
+  "is_shared": true,
   "micro_batch_tokens": 10000,
   "chunk_rows": 128,
   "recompute": "selective",

@@ -225,6 +225,7 @@ def test_every_option_of_training_is_known_to_every_command() -> None:
     loading = {"model", "model_name_or_path", "adapter", "adapter_name_or_path", "dtype", "device"}
     answering = {"template", "enable_thinking", "seed"}
     own = {"preset", "report", "recompute", "micro_batch_tokens", "overlong", "skip_bad_rows"}
+    own |= {"num_devices"}
     for cls in COMMANDS:
         unknown = own_names(TrainSettings) - names_of(cls)
         assert sorted(unknown - loading - answering - own) == []

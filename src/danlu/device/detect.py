@@ -162,7 +162,10 @@ def num_devices(kind: str) -> int | None:
 
 def _own_index(kind: str) -> int:
     """Take the device that is this process's, by its place among those of this machine."""
-    index, count = Place.own().local_rank, num_devices(kind)
+    place = Place.own()
+    if place.local_size == 1:
+        return 0
+    index, count = place.local_rank, num_devices(kind)
     if count is not None and index >= count:
         raise UsageError(
             _("There are more processes than devices."),

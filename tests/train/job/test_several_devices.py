@@ -33,6 +33,8 @@ from tests.helpers.waiting import wait_until
 from tests.sim.npu import missing_api
 
 RESUME = ("--resume_from_checkpoint", "true")
+# The others of a kind: `make soak`, and before a merge.
+long = pytest.mark.soak
 FIGURES = ("loss", "grad_norm", "eval_loss", "eval_loss_per_sample")
 
 
@@ -100,9 +102,9 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
     ("size", "changes"),
     [
         (2, {}),
-        (2, {"recompute": "block", "micro_batch_tokens": 64}),
+        pytest.param(2, {"recompute": "block", "micro_batch_tokens": 64}, marks=long),
         (2, {"finetuning_type": "full", "learning_rate": 1e-3}),
-        (3, {"rows": 6, "weight_decay": 0.1}),
+        pytest.param(3, {"rows": 6, "weight_decay": 0.1}, marks=long),
     ],
     ids=["two", "two, in many microsteps", "two, every weight", "three"],
 )
@@ -133,11 +135,14 @@ def _base_does_not_fit(_rank: int) -> None:
     "changes",
     [
         {},
-        {"recompute": "selective", "micro_batch_tokens": 64},
-        {"recompute": "gate_up", "micro_batch_tokens": 64},
-        {"recompute": "block", "micro_batch_tokens": 64},
+        pytest.param({"recompute": "selective", "micro_batch_tokens": 64}, marks=long),
+        pytest.param({"recompute": "gate_up", "micro_batch_tokens": 64}, marks=long),
+        pytest.param({"recompute": "block", "micro_batch_tokens": 64}, marks=long),
         {"finetuning_type": "full", "learning_rate": 1e-3},
-        {"finetuning_type": "full", "learning_rate": 1e-3, "micro_batch_tokens": 64},
+        pytest.param(
+            {"finetuning_type": "full", "learning_rate": 1e-3, "micro_batch_tokens": 64},
+            marks=long,
+        ),
     ],
     ids=["as planned", "selective", "gate_up", "block", "every weight", "in many microsteps"],
 )
@@ -154,6 +159,7 @@ def test_where_the_base_does_not_fit_each_holds_a_share(
     trainings.assert_equal(name, trainings.alone(other, **changes))
 
 
+@long
 def test_divided_weights_are_gone_on_with_by_any_number(trainings: Trainings) -> None:
     """What is saved is whole; so are the files of the result, and the best one is taken."""
     full = {"finetuning_type": "full", "learning_rate": 1e-3, "load_best_model_at_end": "true"}
@@ -201,7 +207,11 @@ def test_two_simulated_npus(trainings: Trainings) -> None:
         assert log.read_text(encoding="ascii").splitlines() == [f"allreduce {numbers}"] * 6
 
 
-@pytest.mark.parametrize("ranks", [{}, {"before": _base_does_not_fit}], ids=["whole", "divided"])
+@pytest.mark.parametrize(
+    "ranks",
+    [pytest.param({}, marks=long), {"before": _base_does_not_fit}],
+    ids=["whole", "divided"],
+)
 def test_models_with_experts(tmp_path: Path, ranks: dict[str, Any]) -> None:
     """A rank routes its own tokens; of a divided base it has a share of every expert."""
     with_experts = Trainings(tmp_path, num_hidden_layers=3, experts=EXPERTS)
@@ -262,7 +272,7 @@ def test_where_one_dies_the_others_save_what_they_have_and_it_goes_on(
     assert [resume.num_devices for resume in resumes] == [3]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=long), 1])
 def test_a_signal_to_any_of_them_stops_all_behind_the_same_step(
     trainings: Trainings, rank: int
 ) -> None:
