@@ -119,9 +119,10 @@ def test_the_next_step_is_packed_while_the_device_works(
     with recording() as record:
         for _event in run.run():
             record.clear()
-    # The first step finds nothing prepared; the last one has nothing to prepare.
+    # The first step finds nothing prepared; the last one has nothing to prepare. The evaluation at
+    # the end packs for itself.
     ahead = [(step, True, 0) for step in range(RECIPE.total_steps - 1)]
-    assert moments == [(0, False, 0), *ahead]
+    assert moments == [(0, False, 0), *ahead, (RECIPE.total_steps, False, 0)]
 
 
 @methods
