@@ -28,7 +28,7 @@ from danlu.model.qwen3 import (
     new_layer,
     projection_input,
 )
-from danlu.ops import Segments, Stream, end_linear, rms_norm, swiglu
+from danlu.ops import Segments, Stream, end_linear, rms_norm
 from danlu.weights.sharded import BytesRead, WeightFolder
 
 # What adapters do to each tensor, by Hugging Face's names, one after the other.
@@ -97,15 +97,7 @@ class Unmerged(Linear):
             change_product(self._changes.get(piece.hf_name, ()), n, y[:, rows], weight[rows])
         return end_linear(y, residual)
 
-    def into_experts(self, layer: Layer, n: Tensor, groups: Groups) -> Tensor:
-        return self._by_experts(layer, "gate_up_proj", groups.rows(n), groups)
-
-    def out_of_experts(
-        self, layer: Layer, gate_up: Tensor, groups: Groups, weights: Tensor
-    ) -> Tensor:
-        return groups.mixed(self._by_experts(layer, "down_proj", swiglu(gate_up), groups), weights)
-
-    def _by_experts(self, layer: Layer, name: str, x: Tensor, groups: Groups) -> Tensor:
+    def by_experts(self, layer: Layer, name: str, x: Tensor, groups: Groups) -> Tensor:
         y = expert_product(layer, name, x, groups)
         weight: Tensor = getattr(layer, name)
         ends = [0, *groups.ends.tolist()]

@@ -23,7 +23,7 @@ from danlu.model.qwen3 import (
     plain_linear,
     projection_input,
 )
-from danlu.ops import Blocks, Stream, end_linear, swiglu
+from danlu.ops import Blocks, Stream, end_linear
 
 
 class AdapterBank(Linear):
@@ -70,15 +70,7 @@ class AdapterBank(Linear):
                 )
         return end_linear(y, left)
 
-    def into_experts(self, layer: Layer, n: Tensor, groups: Groups) -> Tensor:
-        return self._by_experts(layer, "gate_up_proj", groups.rows(n), groups)
-
-    def out_of_experts(
-        self, layer: Layer, gate_up: Tensor, groups: Groups, weights: Tensor
-    ) -> Tensor:
-        return groups.mixed(self._by_experts(layer, "down_proj", swiglu(gate_up), groups), weights)
-
-    def _by_experts(self, layer: Layer, name: str, x: Tensor, groups: Groups) -> Tensor:
+    def by_experts(self, layer: Layer, name: str, x: Tensor, groups: Groups) -> Tensor:
         """Multiply rows with experts' matrices, and add what each row's adapter adds."""
         y = expert_product(layer, name, x, groups)
         for adapter, tokens in self._runs:

@@ -69,7 +69,7 @@ class Linear:
 
         n: behind the norm, which the router shares.
         """
-        return expert_product(layer, "gate_up_proj", groups.rows(n), groups)
+        return self.by_experts(layer, "gate_up_proj", groups.rows(n), groups)
 
     def out_of_experts(
         self, layer: Layer, gate_up: Tensor, groups: Groups, weights: Tensor
@@ -78,7 +78,11 @@ class Linear:
 
         gate_up: [R, 2 moe_intermediate]; weights: [T, K], of a token's experts.
         """
-        return groups.mixed(expert_product(layer, "down_proj", swiglu(gate_up), groups), weights)
+        return groups.mixed(self.by_experts(layer, "down_proj", swiglu(gate_up), groups), weights)
+
+    def by_experts(self, layer: Layer, name: str, x: Tensor, groups: Groups) -> Tensor:
+        """Multiply the rows of experts, x [R, in], each with its expert's matrix: -> [R, out]."""
+        return expert_product(layer, name, x, groups)
 
 
 plain_linear = Linear()
