@@ -12,14 +12,16 @@ from danlu.errors import UsageError
 from danlu.hub.catalogue.needs import needs
 from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear
-from danlu.model.config import ModelConfig
+from danlu.model.config import ModelConfig, WeightForm
 from danlu.model.quantized import quantized_bytes
 from danlu.model.qwen3 import Linear, Qwen3, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
 from danlu.model.sizes import num_active_parameters, num_parameters, published_config
+from danlu.plan.choose import Plan, choose
 from danlu.plan.job import BatchShape, Job
-from danlu.plan.memory import kept_per_token
+from danlu.plan.memory import kept_per_token, piece_bytes
 from danlu.plan.speed import useful_flops
+from danlu.plan.workload import ExampleShape, Workload
 from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
 from tests.helpers.models.tiny_model import EXPERTS, TINY, tiny_model
 from tests.helpers.training.saved_bytes import counting_saved
@@ -112,6 +114,21 @@ def test_adapters_on_all_experts_of_the_published_models() -> None:
     of_attention = 48 * 8 * (2 * (2048 + 4096) + 2 * (2048 + 512))
     assert job.num_trained == of_experts + of_attention
     assert job.num_trained_active == of_experts // 16 + of_attention
+
+
+@pytest.mark.parametrize(("form", "fits"), [(None, False), ("int8", True), ("int4", True)])
+def test_thirty_billion_learn_on_one_card_of_64_gb_in_few_bits(
+    form: WeightForm | None, fits: bool
+) -> None:
+    """Of all experts of a layer the 16-bit numbers are counted, for the time of a product."""
+    config, card = published("Qwen3-30B-A3B"), CATALOGUE["ascend-910b-64g"]
+    row = ExampleShape(tokens=1024, targets=340)
+    work = Workload(steps=[[row] * 16], evaluation=[], total_steps=10, num_evaluations=0)
+    job = Job(config=config, number_bytes=2, ranks=dict.fromkeys(ALL_TARGETS, 8), base_form=form)
+    found = choose(job, work, card, budget_bytes=card.memory_bytes)
+    assert isinstance(found, Plan) == fits
+    if form is not None:
+        assert piece_bytes(job, card) > 128 * 2 * 768 * 2048 * 2
 
 
 def test_experts_have_no_fp8() -> None:

@@ -188,8 +188,11 @@ def _check_form(
     checked: CheckedModel, device: Device, quantization: WeightForm | None, *, keeps_head: bool
 ) -> None:
     """Refuse a form that a model's matrices have none of."""
-    if quantization is not None and not keeps_all_experts(
-        checked.config, quantization, device.torch_device
+    is_for_answers = not keeps_head or quantization == "fp8"  # a training makes floats of them
+    if (
+        quantization is not None
+        and is_for_answers
+        and not keeps_all_experts(checked.config, quantization, device.torch_device)
     ):
         raise UsageError(
             _("The experts of {folder} cannot be kept in {form}.").format(

@@ -347,7 +347,11 @@ def expert_product(layer: Layer, name: str, rows: Tensor, groups: Groups) -> Ten
 
 def expert_product_gradient(layer: Layer, name: str, dy: Tensor, groups: Groups) -> Tensor:
     """Return the gradient [R, in] of rows, from that of their product with frozen matrices."""
-    return expert_input_gradient(dy, getattr(layer, name), groups.ends)
+    weight = getattr(layer, name)
+    if isinstance(weight, Tensor):
+        return expert_input_gradient(dy, weight, groups.ends)
+    gradient: Tensor = weight.expert_gradient(dy, groups.ends)
+    return gradient
 
 
 def replace_weight(

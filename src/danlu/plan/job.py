@@ -36,7 +36,7 @@ class Job:
     number_bytes: of a weight and an activation, 2 or 4. ranks: of the adapter by projection, such
     as {"q_proj": 8}; None where every weight is trained. base_form: of the matrices below an
     adapter; None: as they are. num_shares: over how many devices the model's weights are divided;
-    1: each has all of them. Raises UsageError for experts in another form.
+    1: each has all of them. Raises UsageError for experts in fp8.
     """
 
     config: ModelConfig
@@ -46,13 +46,11 @@ class Job:
     num_shares: int = 1
 
     def __post_init__(self) -> None:
-        if self.base_form is not None and self.config.experts is not None:
+        if self.base_form == "fp8" and self.config.experts is not None:
             raise UsageError(
-                _("A model with experts is not trained on a base in {form}.").format(
-                    form=self.base_form
-                ),
-                why=_("Only dense models are quantised below an adapter."),
-                fix="--fp8 false" if self.base_form == "fp8" else _("Leave out --quantization_bit"),
+                _("A model with experts is not trained in fp8."),
+                why=_("Only dense models have matrices in fp8."),
+                fix="--fp8 false",
             )
 
     @property
@@ -69,12 +67,11 @@ class Job:
         """Return the bytes of the model itself on a kind of device."""
         if self.base_form is None:
             return self.num_weights * self.number_bytes
-        shapes = [merged_shape(self.config, name, 0) for name in PROJECTIONS]
-        layers, size = self.config.num_hidden_layers, self.number_bytes
-        rest = self.num_weights - layers * sum(out * inner for out, inner in shapes)
-        return rest * size + layers * sum(
+        size = self.number_bytes
+        rest = self.num_weights - sum(_numbers_of_layers(self.config))
+        return rest * size + sum(
             matrix_bytes(self.base_form, out, inner, kind=kind, number_bytes=size)
-            for out, inner in shapes
+            for out, inner in _matrices(self.config)
         )
 
     @property
@@ -93,6 +90,11 @@ class Job:
         in_layers = _numbers_of_layers(self.config)
         outside = self.num_weights - sum(in_layers)
         return (2 * max(in_layers) + outside) * self.number_bytes
+
+    @property
+    def largest_matrix(self) -> int:
+        """Numbers of the largest matrix of a layer, all experts' in one."""
+        return max(out * inner for out, inner in _matrices(self.config))
 
     @property
     def num_trained(self) -> int:
@@ -143,6 +145,17 @@ class Job:
     def is_trained(self, merged: str) -> bool:
         """Whether a merged projection has something to learn: then its input is kept."""
         return self.trains_all or self.rank(merged) > 0
+
+
+@lru_cache(maxsize=64)
+def _matrices(config: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """List the layers' matrices as they are stored, (out, in): all experts' in one."""
+    found = []
+    for layer in range(config.num_hidden_layers):
+        for merged in PROJECTIONS:
+            out, inner = merged_shape(config, merged, layer)
+            found.append(((num_experts(config, merged, layer) or 1) * out, inner))
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,6 @@ V vocab_size. Sizes are bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
@@ -284,12 +283,15 @@ def layer_bytes(job: Job, recompute: Recompute, device: DeviceFacts, shape: Batc
 
 
 def piece_bytes(job: Job, device: DeviceFacts) -> int:
-    """Return what one piece of a quantised weight takes while it is floats, for a product."""
+    """Return what a quantised weight takes while a piece of it is floats, for a product.
+
+    Of experts all matrices are floats at a time, but on a device that is its own host.
+    """
     if job.base_form is None or job.base_form == "fp8":
         return 0
-    largest = max(math.prod(merged_shape(job.config, name, 0)) for name in PROJECTIONS)
-    size = job.number_bytes
-    return floats_bytes(job.base_form, largest, kind=device.kind, number_bytes=size)
+    largest, size = job.largest_matrix, job.number_bytes
+    piece = floats_bytes(job.base_form, largest, kind=device.kind, number_bytes=size)
+    return piece + largest * size * (job.config.experts is not None and device.has_host)
 
 
 def _widest(config: ModelConfig) -> int:

@@ -88,7 +88,7 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
         change = {**change, "finetuning_type": "lora"}
         if _fits(basis, job, workload):
             yield _as_flags(change), change
-    if job.base_form is None and job.config.experts is None:
+    if job.base_form is None:
         for bits, form in _FEWER_BITS:
             if _fits(basis, replace(job, base_form=form), workload):
                 change = {**change, "quantization_bit": bits}

@@ -98,6 +98,8 @@ _ATTENTION_BACKWARD = 2.5
 # Starting the program and reading the data (3 s measured on two cores), and a common disk.
 _START_S = 4.0
 _DISK_BYTES_PER_S = 1e9
+# So many are multiplied with every expert.
+_MANY_TOKENS = 1 << 20
 # Probes: four microsteps of the planned size, but not longer than this, and four of a third.
 _LONGEST_PROBE_S = 2.0
 _PROBES = 4 * (1 + 1 / 3)
@@ -327,5 +329,6 @@ def _floats_s(job: Job, recompute: Recompute, device: DeviceFacts) -> float:
 
     Forward and for the gradient of the input, and for what is computed again.
     """
-    weights = 2 * _active_weights(job.config) + _weights_again(job.config, recompute)
+    again = _weights_again(job.config, recompute) / _active_weights(job.config)
+    weights = (2 + again) * _weights_read(job.config, _MANY_TOKENS)
     return _WRITTEN_SHARE * weights * job.number_bytes / device.bandwidth

@@ -62,6 +62,16 @@ def test_a_run_learns_and_goes_on_with_the_same_bytes(
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_an_adapter_learns_on_experts_in_few_bits(tmp_path: Path, bits: int) -> None:
+    plain = losses(settings_of(tmp_path, "plain", dtype="bfloat16"))
+    found = losses(settings_of(tmp_path, "few", dtype="bfloat16", quantization_bit=bits))
+    assert found[-1] < found[0] - 0.1
+    assert found == pytest.approx(plain, rel=0.02)
+    form = read_manifest(tmp_path / "few").arithmetic.base_form
+    assert form == f"int{bits}"
+
+
 def test_a_loss_that_evens_out_shares_is_asked_for_or_stands_in_config_json(tmp_path: Path) -> None:
     few = {"max_steps": 2, "finetuning_type": "full", "dtype": "float32"}
     plain = losses(settings_of(tmp_path, "plain", **few))

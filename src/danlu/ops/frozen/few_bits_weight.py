@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from danlu.ops.choice import Operation
-from danlu.ops.expert_products import rows_of
+from danlu.ops.expert_products import expert_input_gradient, expert_linear, rows_of
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.nf4 import NF4_LINEAR
-from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, input_gradient, multiplied
+from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, Stored, input_gradient, multiplied
 
 _OPERATIONS: dict[str, Operation[FewBitsForm]] = {
     "int8": INT8_LINEAR,
@@ -23,7 +24,7 @@ _OPERATIONS: dict[str, Operation[FewBitsForm]] = {
 def keeps_experts(
     quantization: Literal["int8", "int4"], device: torch.device, outputs: int
 ) -> bool:
-    """Whether matrices of experts, with so many outputs each, are kept as one in few bits."""
+    """Whether an answer multiplies with experts' matrices, of so many outputs each, in few bits."""
     cut = _OPERATIONS[quantization].on(device).cut
     return cut is not None and outputs % cut.multiple() == 0
 
@@ -74,13 +75,57 @@ class QuantizedWeight(nn.Module):
         return input_gradient(self.form.floats, (self.values, self.scales), dy, self.inputs)
 
     def by_expert(self, x: Tensor, ends: Tensor) -> Tensor:  # [R, in] -> [R, out of one]
-        """Multiply each expert's rows with its part, where `keeps_experts`; ends [E]."""
-        cut = self.form.cut
-        assert cut is not None
-        outputs = self.outputs // len(ends)
-        y = x.new_empty(len(x), outputs)
-        for expert, rows in rows_of(ends):
-            place = slice(expert * outputs, (expert + 1) * outputs)
-            stored = cut.take(self.values, self.scales, place)
+        """Multiply each expert's rows with its part of the matrix; ends [E]."""
+        if torch.is_grad_enabled():
+            return _ByExpert.apply(x, self, ends)  # type: ignore[no-any-return, no-untyped-call]
+        parts = self._parts(ends)
+        if parts is None:
+            return expert_linear(x, self._floats(x.dtype), ends)
+        y = x.new_empty(len(x), self.outputs // len(ends))
+        for rows, stored in parts:
             y[rows] = self.form.linear(x[rows], *stored)
         return y
+
+    def expert_gradient(self, dy: Tensor, ends: Tensor) -> Tensor:  # [R, out of one] -> [R, in]
+        """Return the gradient of x, of `by_expert`."""
+        parts = self._parts(ends)
+        if parts is None:
+            return expert_input_gradient(dy, self._floats(dy.dtype), ends)
+        dx = dy.new_empty(len(dy), self.inputs)
+        for rows, stored in parts:
+            dx[rows] = input_gradient(self.form.floats, stored, dy[rows], self.inputs)
+        return dx
+
+    def _parts(self, ends: Tensor) -> Iterator[tuple[slice, Stored]] | None:
+        """List the rows of experts that have some, and their parts; None where none can be taken.
+
+        Then the matrices of all experts are floats at a time: for devices that multiply them by one
+        call, and never wait for the host.
+        """
+        cut, outputs = self.form.cut, self.outputs // len(ends)
+        if cut is None or outputs % cut.multiple():
+            return None
+        return (
+            (rows, cut.take(self.values, self.scales, slice(n * outputs, (n + 1) * outputs)))
+            for n, rows in rows_of(ends)
+        )
+
+    def _floats(self, dtype: torch.dtype) -> Tensor:
+        whole = torch.empty(self.outputs, self.inputs, dtype=dtype, device=self.values.device)
+        for rows, weight in self.form.floats(self.values, self.scales, dtype):
+            some = whole[rows]  # there may be filler behind the outputs
+            some.copy_(weight[: len(some), : self.inputs])
+        return whole
+
+
+class _ByExpert(torch.autograd.Function):
+    """A product whose weight is frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: QuantizedWeight, ends: Tensor) -> Tensor:
+        ctx.weight, ctx.ends = weight, ends
+        return weight.by_expert(x, ends)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.weight.expert_gradient(dy.contiguous(), ctx.ends), None, None
