@@ -61,7 +61,8 @@ def opened(page: Page, studio: StudioProgram, address: str) -> None:
     page.wait_for_load_state("networkidle")
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nobody_is_shut_out(browser: Browser, used: StudioProgram, scheme: Any) -> None:
     with watched_page(browser, color_scheme=scheme) as (page, complaints):
         found = {}

@@ -37,7 +37,7 @@ def terminal(home: Path) -> Iterator[Terminal]:
         yield opened
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, pytest.param(120, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_an_answer_and_the_help_on_the_screen(home: Path, language: str, columns: int) -> None:
     words = ["chat", *GREEDY]

@@ -53,6 +53,7 @@ def interrupt(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 130
 
 
+@pytest.mark.soak
 def test_the_same_script_again_says_where_the_interrupted_run_is(place: Path) -> None:
     script = [*words(place, "run", max_steps=5000, save_steps=2), "--overwrite_output_dir"]
     first = begin(script)

@@ -76,6 +76,7 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
+@pytest.mark.soak
 def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(tmp_path: Path) -> None:
     model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
     run = tmp_path / "run"

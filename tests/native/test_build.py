@@ -105,7 +105,7 @@ def test_without_a_compiler_the_reason_is_said(tmp_path: Path) -> None:
     [
         ("echo 'x.cpp:1: error: the disk is full' >&2; exit 1", "g++: x.cpp:1: error: the disk"),
         ("echo 'cannot execute cc1plus' >&2; exit 1", "g++: cannot execute cc1plus"),
-        ("exec sleep 60", "took longer than 1 seconds"),
+        pytest.param("exec sleep 60", "took longer than 1 seconds", marks=pytest.mark.soak),
     ],
 )
 def test_a_compiler_that_fails_or_hangs_leaves_the_old_library(

@@ -111,6 +111,7 @@ def test_peak_memory(peaks_of: Callable[..., Peaks], case: int) -> None:
         assert abs(figure - peaks.measured) <= max(0.08 * peaks.measured, 150 * MB)
 
 
+@pytest.mark.soak
 def test_what_recomputation_saves(peaks_of: Callable[..., Peaks]) -> None:
     """What the program itself takes is in both, so it cannot hide an error in the tensors'.
 

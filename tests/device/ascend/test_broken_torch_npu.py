@@ -51,7 +51,14 @@ def start(
     )
 
 
-@pytest.mark.parametrize("kind", BROKEN_TORCH_NPU)
+# Each takes seconds: all but two run before merging.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.soak] * (number > 1))
+        for number, kind in enumerate(BROKEN_TORCH_NPU)
+    ],
+)
 def test_every_command_goes_on_and_says_it_once(kind: str, tmp_path: Path) -> None:
     site = write_torch_npu(tmp_path / "site", BROKEN_TORCH_NPU[kind])
     rows = str(write_rows(tmp_path / "rows.jsonl", 4))
@@ -124,7 +131,7 @@ def test_where_nobody_expects_an_npu_nothing_is_said() -> None:
     assert "ATTENTION" not in done.stderr
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("language", [pytest.param("en", marks=pytest.mark.soak), "zh"])
 def test_in_a_terminal_the_line_stands_alone(language: str, tmp_path: Path) -> None:
     """Beside the line that moves, whole, and before the answer."""
     site = write_torch_npu(tmp_path / "site", BROKEN_TORCH_NPU["a library is missing"])

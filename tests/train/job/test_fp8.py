@@ -61,6 +61,7 @@ def mean(numbers: list[float]) -> float:
     return sum(numbers) / len(numbers)
 
 
+@pytest.mark.soak
 def test_thirty_steps_lose_as_much_as_without() -> None:
     (plain, _held), (in_fp8, _held8) = (
         trained("cpu", 30, {"fp8": on}, rows=2) for on in (False, True)

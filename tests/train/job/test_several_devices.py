@@ -207,11 +207,8 @@ def test_two_simulated_npus(trainings: Trainings) -> None:
         assert log.read_text(encoding="ascii").splitlines() == [f"allreduce {numbers}"] * 6
 
 
-@pytest.mark.parametrize(
-    "ranks",
-    [pytest.param({}, marks=long), {"before": _base_does_not_fit}],
-    ids=["whole", "divided"],
-)
+@long
+@pytest.mark.parametrize("ranks", [{}, {"before": _base_does_not_fit}], ids=["whole", "divided"])
 def test_models_with_experts(tmp_path: Path, ranks: dict[str, Any]) -> None:
     """A rank routes its own tokens; of a divided base it has a share of every expert."""
     with_experts = Trainings(tmp_path, num_hidden_layers=3, experts=EXPERTS)
