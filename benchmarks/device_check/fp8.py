@@ -54,7 +54,7 @@ def _errors(
 ) -> Iterator[tuple[str, tuple[float, float]]]:
     twin = FP8_LINEAR.variants[REFERENCE]
     for name in PROJECTIONS:
-        out, inner = merged_shape(config, name)
+        out, inner = merged_shape(config, name, 0)
         weight = _numbers(out, inner, device) * 0.02
         matrix = quantize_fp8(weight)
         x, dy = (_numbers(tokens, n, device) for n in (inner, out))

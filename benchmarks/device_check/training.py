@@ -15,6 +15,7 @@ from danlu.data.tokens.examples import Example
 from danlu.data.tokens.pack import pack
 from danlu.device.detect import select
 from danlu.device.facts import budget_bytes, device_facts
+from danlu.device.group import ALONE
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import WeightForm
@@ -23,11 +24,11 @@ from danlu.plan.choose import Constraints, Plan
 from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
 from danlu.train.fit.planning import plan_run
-from danlu.train.loop.batches import stage
+from danlu.train.loop.batches import StagedStep, stage
 from danlu.train.loop.method import LoraMethod
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.precision import LossScale
-from danlu.train.loop.step import StepResult, optimizer_step
+from danlu.train.loop.step import StepResult, Wishes, optimizer_step
 
 # A plan is made for a run of so many steps.
 _PLANNED_STEPS = 100
@@ -68,22 +69,28 @@ class Bench:
         self.plan = planned(base, lora, rows)
         self.step_plan = self.plan.chosen.step_plan
         device = base.device.torch_device
-        self.batches = [
-            stage(batch, device, multiple=base.token_multiple)
-            for batch in pack(rows, self.step_plan.micro_batch_tokens)
-        ]
+        self.rows = StagedStep(
+            batches=[
+                stage(batch, device, multiple=base.token_multiple)
+                for batch in pack(rows, self.step_plan.micro_batch_tokens)
+            ],
+            num_targets=sum(row.num_targets for row in rows),
+            num_tokens=sum(len(row.tokens) for row in rows),
+        )
 
     def step(self) -> StepResult:
         """Do one optimizer step; when it returns the device has done it."""
         result = optimizer_step(
             self.method,
             self.optimizer,
-            self.batches,
+            self.rows,
             step_plan=self.step_plan,
             step=0,
             learning_rate=1e-4,
             max_grad_norm=1.0,
             scale=self.scale,
+            group=ALONE,
+            wishes=Wishes,
             between=lambda: None,
             meanwhile=lambda: None,
         )
