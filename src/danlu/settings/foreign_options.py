@@ -179,7 +179,7 @@ _TABLE: Mapping[tuple[str, ...], Mapping[str, Foreign]] = {
             "double_quantization",
             note="the scales of nf4 have 16 bits, a quarter of a bit a weight",
         ),
-        **foreign("quantization_device_map", note="training uses one device"),
+        **foreign("quantization_device_map", note="the plan says where the base is"),
         **foreign("use_kt", instead="leave it out: danlu's own operations train"),
         **foreign(
             "use_dora pissa_init pissa_iter pissa_convert loraplus_lr_ratio loraplus_lr_embedding "
