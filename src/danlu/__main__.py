@@ -1,8 +1,6 @@
 """`python -m danlu`, as `torchrun -m danlu train` calls it."""
 
-import sys
-
-from danlu.cli.main import main
+from danlu.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -121,7 +121,17 @@ def test_torchrun_starts_it_as_well(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "run").arithmetic.num_devices == 2
 
 
-def test_words_that_are_wrong_are_told_once(tmp_path: Path) -> None:
+@pytest.fixture
+def slow_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of code that each process runs first; each takes long to end, as on a busy machine."""
+    code = tmp_path / "first" / "sitecustomize.py"
+    code.parent.mkdir()
+    code.write_text("import atexit, os, time\natexit.register(time.sleep, 3)\n", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(code.parent))
+    return code
+
+
+def test_words_that_are_wrong_are_told_once(tmp_path: Path, slow_to_end: Path) -> None:
     model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
     run = tmp_path / "run"
     run.mkdir()
@@ -132,3 +142,17 @@ def test_words_that_are_wrong_are_told_once(tmp_path: Path) -> None:
     assert launcher.returncode == 2
     assert said.count("\n") == 3
     assert said.startswith(f"The output folder {run} is not empty.")
+
+
+@pytest.mark.soak
+def test_the_exit_code_is_that_of_the_process_that_failed(
+    tmp_path: Path, slow_to_end: Path
+) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    with slow_to_end.open("a", encoding="utf-8") as code:
+        code.write("if os.environ.get('RANK') == '1': os.environ['DANLU_OPS'] = 'no'\n")
+    words = train_words(model, rows, tmp_path / "run", max_steps=2, num_devices=2)
+    with start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        said, _nothing = launcher.communicate(timeout=60)
+    assert "Process 1 of 2:\nDANLU_OPS" in said
+    assert launcher.returncode == 2

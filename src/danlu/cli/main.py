@@ -14,6 +14,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from danlu import __version__
 from danlu.errors import (
@@ -178,5 +179,17 @@ def _is_out_of_memory(fault: Exception) -> bool:
     return is_out_of_memory(fault)
 
 
+def program() -> NoReturn:
+    """Be the program of this process: end it with the exit code of the command it was given."""
+    code = main()
+    if code and "LOCAL_RANK" in os.environ:
+        # The others of a training learn of its end as the system closes its connections: not before
+        # the launcher can see it, which reports the first one that ended.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -29,6 +30,8 @@ from danlu.reasons import as_sentence, reason_of
 
 # How long one process waits for another, which may be reading data or writing a checkpoint.
 PATIENCE = timedelta(minutes=30)
+# How long a process that was left lets the launcher see first which one has ended, and how.
+_GIVE_WAY_S = 1.0
 _CARRIERS = {"cuda": "nccl", "npu": "hccl"}
 
 
@@ -175,6 +178,7 @@ def _together() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as fault:
+        time.sleep(_GIVE_WAY_S)
         raise GroupBroken(
             _("The training cannot go on: another of its processes has ended."),
             why=as_sentence(_first_sentence(reason_of(fault))),
