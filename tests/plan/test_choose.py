@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.device.datasheets import CATALOGUE, cpu_facts
+from danlu.device.datasheets import CATALOGUE, DeviceFacts, cpu_facts
 from danlu.lora.adapter import ALL_TARGETS
 from danlu.model.config import ModelConfig
 from danlu.model.sizes import num_parameters, published_config, published_names
@@ -88,9 +88,43 @@ def test_a_small_card_takes_the_fastest_way_that_fits() -> None:
 
 def test_the_cpu_takes_small_micro_batches_because_they_cost_no_time() -> None:
     plan = planned("cpu", lora_job("Qwen3-0.6B"))
-    assert plan.chosen.memory.total < 3.3 * GB
+    assert plan.chosen.memory.total < 3.6 * GB
     whole = planned("cpu", lora_job("Qwen3-0.6B"), micro_batch_tokens=4096).chosen
     assert whole.memory.total > plan.chosen.memory.total + GB
+
+
+def test_a_cpu_with_room_packs_the_base_for_both_directions() -> None:
+    small = lora_job("Qwen3-0.6B")
+    roomy = planned("cpu", small).chosen
+    assert roomy.step_plan.packs_base
+    with_little = choose(small, USUAL, CPU, budget_bytes=3 * GB)
+    assert isinstance(with_little, Plan)
+    plain = with_little.chosen
+    assert not plain.step_plan.packs_base
+    assert plain.step_s > roomy.step_s
+    # Each matrix of the layers and the output matrix is there once more.
+    assert roomy.memory.weights - plain.memory.weights == 2 * num_parameters(small.config) - (
+        2 * small.config.hidden_size * (1 + 2 * 28) + 2 * 2 * small.config.head_dim * 28
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "device"),
+    [
+        (lora_job("Qwen3-0.6B", number_bytes=4), CPU),
+        (replace(lora_job("Qwen3-0.6B"), ranks=None), CPU),
+        (replace(lora_job("Qwen3-0.6B"), base_form="int8"), CPU),
+        (replace(lora_job("Qwen3-0.6B"), num_shares=2), CPU),
+        (lora_job("Qwen3-30B-A3B"), CPU),
+        (lora_job("Qwen3-0.6B"), replace(CPU, packs=False)),
+        (lora_job("Qwen3-0.6B"), CATALOGUE["h100-80g"]),
+    ],
+    ids=["fp32", "full", "few bits", "divided", "experts", "no form", "card"],
+)
+def test_nothing_else_is_packed(job: Job, device: DeviceFacts) -> None:
+    plan = choose(job, USUAL, device, budget_bytes=500 * GB)
+    assert isinstance(plan, Plan)
+    assert not any(candidate.step_plan.packs_base for candidate in plan.candidates)
 
 
 def test_what_the_user_fixed_stays_fixed() -> None:

@@ -62,12 +62,14 @@ WRITTEN = """\
   "micro_batch_tokens": 10000,
   "chunk_rows": 128,
   "recompute": "selective",
+  "packs_base": true,
   "changes": [
    {
     "step": 3,
     "micro_batch_tokens": 87,
     "chunk_rows": 64,
-    "recompute": "block"
+    "recompute": "block",
+    "packs_base": true
    }
   ]
  },

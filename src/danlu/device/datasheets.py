@@ -53,6 +53,7 @@ class DeviceFacts:
     empty where they are many operations.
     chunk_rows: sizes of a loss chunk worth trying.
     copies_matrix: a 16-bit product copies its matrix into an order of its own while it runs.
+    packs: frozen matrices can be kept in that order, for the product and for its gradient.
     published: speeds that others have measured on it, with their source. has_bf16: it multiplies
     bfloat16; else float16. is_rough: it is in no data sheet here, and flops and bandwidth are
     estimated. fp8_ratio: how often an fp8 product is done while one of 16 bits is; 0: it has none.
@@ -79,6 +80,7 @@ class DeviceFacts:
     fused: str = ""
     chunk_rows: tuple[int, ...] = (256, 512, 1024)
     copies_matrix: bool = False
+    packs: bool = False
     published: tuple[str, ...] = ()
     has_bf16: bool = True
     is_rough: bool = False
@@ -195,6 +197,7 @@ def cpu_facts(
         attention=attention_facts("cpu"),
         fused=fused_by("cpu"),
         copies_matrix=True,
+        packs=True,
     )
 
 

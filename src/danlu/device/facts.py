@@ -8,7 +8,7 @@ from dataclasses import replace
 from danlu.device.datasheets import DeviceFacts, cpu_facts, facts_of
 from danlu.device.detect import Device
 from danlu.device.memory import free_bytes, used_bytes
-from danlu.device.variants import attention_facts, fused_by
+from danlu.device.variants import REFERENCE, attention_facts, fused_by
 
 # What training takes on the CPU besides its tensors: the program with its libraries, and the
 # kernels that they make in any case; each microstep adds to these (`DeviceFacts.kernel_bytes`).
@@ -35,7 +35,13 @@ def device_facts(
         )
         taken = max(used_bytes(device.torch_device) if own_process else 0, _PROGRAM_BYTES)
         context = taken + _KERNELS_BYTES
-        return replace(facts, context_bytes=context, attention=attention, fused=fused)
+        return replace(
+            facts,
+            context_bytes=context,
+            attention=attention,
+            fused=fused,
+            packs=variants["packed_base"] != REFERENCE,
+        )
     facts = facts_of(device.kind, device.description, device.memory_bytes, device.card)
     return replace(
         facts,

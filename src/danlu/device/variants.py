@@ -25,6 +25,8 @@ GROUPED_MM = "grouped_mm"
 CUDA_GRAPH = "cuda_graph"
 # Kernels in C++ for the CPU (native/).
 NATIVE = "native"
+# The CPU's library, with matrices that lie as it reads them.
+ONEDNN = "onednn"
 
 # Each operation's variants in order of preference, the twin excepted.
 _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
@@ -60,7 +62,8 @@ _CPU: Mapping[str, tuple[str, ...]] = {
     "adamw": ("fused", "unfused"),
     "int8_linear": (NATIVE, "few_rows", "floats"),
     "int4_linear": (NATIVE, "few_rows", "floats"),
-    "packed_linear": (NATIVE, "onednn"),
+    "packed_linear": (NATIVE, ONEDNN),
+    "packed_base": (ONEDNN,),
 }
 _CUDA: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (TRITON, "torch"),
@@ -82,6 +85,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "int8_linear": (TRITON, "floats"),
     "int4_linear": (TRITON, "floats"),
     "packed_linear": (),
+    "packed_base": (),
 }
 _NPU: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (ASCEND, "torch"),

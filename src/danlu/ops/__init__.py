@@ -37,7 +37,7 @@ from danlu.ops.frozen.fp8 import (
     multiplies_fp8,
     quantize_fp8,
 )
-from danlu.ops.frozen.packed import packing_for
+from danlu.ops.frozen.packed import base_packing_for, packing_for
 from danlu.ops.fused_linear import fused_linear, is_fused
 from danlu.ops.grouped import grouped_linear, multiplies_groups
 from danlu.ops.look_up import look_up
@@ -82,6 +82,7 @@ __all__ = [
     "accumulate",
     "add_input_gradient",
     "add_low_rank",
+    "base_packing_for",
     "begin_linear",
     "cache_of",
     "cross_entropy_rows",

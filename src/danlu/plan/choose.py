@@ -7,8 +7,9 @@ on the same machine choose the same and end with the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from danlu.device.datasheets import DeviceFacts
 from danlu.model.recompute import POLICIES, Recompute, helpful_policies
@@ -172,7 +173,7 @@ def choose(
     }
     every = [
         basis.candidate(step_plan, packed[step_plan.micro_batch_tokens])
-        for step_plan in _step_plans(packed, device, constraints)
+        for step_plan in _step_plans(packed, job, device, constraints)
     ]
     chosen = _best(every, basis)
     if not basis.fits(chosen):
@@ -186,13 +187,19 @@ def choose(
 
 
 def _step_plans(
-    sizes: Iterable[int], device: DeviceFacts, constraints: Constraints
+    sizes: Collection[int], job: Job, device: DeviceFacts, constraints: Constraints
 ) -> Iterator[StepPlan]:
-    policies = helpful_policies(has_host=device.has_host)
-    for recompute in policies if constraints.recompute is None else [constraints.recompute]:
-        for tokens in sizes:
-            for rows in device.chunk_rows:
-                yield StepPlan(micro_batch_tokens=tokens, chunk_rows=rows, recompute=recompute)
+    policies: Sequence[Recompute] = helpful_policies(has_host=device.has_host)
+    if constraints.recompute is not None:
+        policies = [constraints.recompute]
+    packs = (False, True) if job.packs_on(device) else (False,)
+    for recompute, tokens, rows, is_packed in product(policies, sizes, device.chunk_rows, packs):
+        yield StepPlan(
+            micro_batch_tokens=tokens,
+            chunk_rows=rows,
+            recompute=recompute,
+            packs_base=is_packed,
+        )
 
 
 def _micro_batch_sizes(workload: Workload, wanted: int | None) -> list[int]:

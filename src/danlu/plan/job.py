@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from danlu.device.datasheets import DeviceFacts
 from danlu.device.weight_forms import matrix_bytes
 from danlu.errors import UsageError
 from danlu.language import _
@@ -21,12 +22,14 @@ class StepPlan:
     """How a step is computed. It changes speed, memory and the last bits, never what is learned.
 
     micro_batch_tokens: tokens computed at once at most (a longer example is computed alone).
-    chunk_rows: rows of logits at a time.
+    chunk_rows: rows of logits at a time. packs_base: the matrices below an adapter are packed for
+    both directions.
     """
 
     micro_batch_tokens: int
     chunk_rows: int
     recompute: Recompute
+    packs_base: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,17 @@ class Job:
             matrix_bytes(self.base_form, out, inner, kind=kind, number_bytes=size)
             for out, inner in _matrices(self.config)
         )
+
+    @property
+    def packed_bytes(self) -> int:
+        """Return what the matrices take besides where they are packed for both directions."""
+        head = self.config.vocab_size * self.config.hidden_size
+        return (sum(_numbers_of_layers(self.config)) + head) * self.number_bytes
+
+    def packs_on(self, device: DeviceFacts) -> bool:
+        """Whether the matrices below the adapter can be packed on a device: dense, in 16 bits."""
+        is_plain = self.base_form is None and not self.is_shared and self.config.experts is None
+        return device.packs and is_plain and not self.trains_all and self.number_bytes == 2
 
     @property
     def is_shared(self) -> bool:

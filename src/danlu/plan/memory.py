@@ -122,6 +122,7 @@ def memory_of(
         layer_bytes(job, step_plan.recompute, device, shape) + piece_bytes(job, device),
     )
     weights = -(-job.weight_bytes(device.kind) // job.num_shares) + job.gathered_bytes
+    weights += step_plan.packs_base * job.packed_bytes
     if job.trains_all and job.number_bytes == 4 and not job.is_shared:
         weights = 0  # the master values are the weights
     trained = job.num_trained * _TRAINED_BYTES
@@ -323,7 +324,7 @@ def loss_bytes(job: Job, step_plan: StepPlan, shape: BatchShape, device: DeviceF
         chunk = numbers * (size + 8)
         if job.trains_all:
             chunk = max(chunk, numbers * size + matrix) + of_rows
-    if device.copies_matrix and size == 2:
+    if device.copies_matrix and size == 2 and not step_plan.packs_base:
         chunk += matrix
     return chunk
 

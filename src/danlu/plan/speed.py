@@ -83,6 +83,9 @@ _FP8: Mapping[Recompute, tuple[int, float, float, float]] = {
 # What floats of weights in few bits cost, as a share of writing them at the device's bandwidth. On
 # two cores it was 0.14 ns for a number in bf16 (docs/performance.md); in nf4 it is more there.
 _WRITTEN_SHARE = 0.7
+# How long a CPU's products with packed matrices take, and reading these again, as shares
+# (docs/performance.md).
+_PACKED_SHARE, _PACKED_REREAD = 0.91, 0.5
 # What one segment's attention costs of such, and which part of all a forward pass alone is.
 _LAUNCHES_PER_SEGMENT = 8
 _FORWARD_SHARE = 1 / 3
@@ -132,6 +135,8 @@ def seconds_of(
     flops = training_flops(job, step_plan.recompute, shape)
     if job.base_form == "fp8":
         flops -= _faster_flops(job, step_plan.recompute, shape, device)
+    if step_plan.packs_base:
+        flops -= (1 - _PACKED_SHARE) * _product_flops(job, step_plan.recompute, shape)
     times = 1 + _ATTENTION_BACKWARD + (step_plan.recompute != "none")
     attention = times * _attention_flops(job.config, shape)
     seconds = (flops - attention) / speed.flops + attention / min(
@@ -211,6 +216,12 @@ def _faster_flops(job: Job, recompute: Recompute, shape: BatchShape, device: Dev
     weights = 2 * _active_weights(config) + _weights_again(config, recompute)
     products = 2.0 * weights * shape.tokens
     return products * (1 - 1 / device.fp8_ratio)
+
+
+def _product_flops(job: Job, recompute: Recompute, shape: BatchShape) -> float:
+    """Count the operations with frozen matrices, the output matrix among them."""
+    weights = 2 * _active_weights(job.config) + _weights_again(job.config, recompute)
+    return 2.0 * weights * shape.tokens + 2 * _head_flops(job.config, shape)
 
 
 def _again_flops(config: ModelConfig, recompute: Recompute, shape: BatchShape) -> float:
@@ -313,7 +324,8 @@ def _overhead_s(job: Job, step_plan: StepPlan, shape: BatchShape, device: Device
     body = 3 * _weights_read(config, shape.tokens)
     head = 2 * chunks * config.vocab_size * config.hidden_size
     seconds = _elementwise_s(job, step_plan.recompute, shape, device)
-    seconds += device.reread * (body + head) * size / device.bandwidth
+    reread = device.reread * (_PACKED_REREAD if step_plan.packs_base else 1)
+    seconds += reread * (body + head) * size / device.bandwidth
     if job.base_form not in (None, "fp8"):
         seconds += _floats_s(job, step_plan.recompute, device)
     if job.trains_all:  # each chunk's gradient at the head is written, read and added in fp32

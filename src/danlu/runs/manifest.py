@@ -72,6 +72,7 @@ class ChangeRecord(_OpenRecord):
     micro_batch_tokens: int
     chunk_rows: int
     recompute: Recompute
+    packs_base: bool = False
 
 
 class ResumeRecord(_OpenRecord):
@@ -92,8 +93,9 @@ class ArithmeticRecord(_OpenRecord):
     All as at the start, then the changes, and where it was resumed. base_form: in which the base
     below an adapter was kept; None: as it is. ops: the variants of the hot operations by name.
     num_devices: that it began with; whatever their number later, its steps have as many rows.
-    is_shared: each of them holds a share of the base. The defaults of chunk_rows and
-    recompute are how older versions computed, which did not record them; None: not recorded.
+    is_shared: each of them holds a share of the base. packs_base: as in
+    `StepPlan`. The defaults of chunk_rows, recompute and packs_base are how older versions
+    computed, which did not record them; None: not recorded.
     """
 
     device: str | None = None
@@ -107,6 +109,7 @@ class ArithmeticRecord(_OpenRecord):
     micro_batch_tokens: int | None = None
     chunk_rows: int = 256
     recompute: Recompute = "none"
+    packs_base: bool = False
     changes: tuple[ChangeRecord, ...] = ()
     resumes: tuple[ResumeRecord, ...] = ()
 

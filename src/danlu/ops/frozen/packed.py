@@ -1,15 +1,15 @@
-"""Products with matrices that lie in memory as the CPU's library reads them. No gradients.
+"""Products with matrices that lie in memory as the CPU's library reads them.
 
-Before each 16-bit product oneDNN reorders the matrix. For a whole step of training that is little;
-for one new token it takes longer than the product (docs/performance.md). A packed matrix has been
-reordered once (by aten's `mkldnn` operations, as its compiler uses them).
+Before each 16-bit product oneDNN reorders the matrix. For one new token that takes longer than the
+product, and a tenth of a training's step (docs/performance.md). A packed matrix has been reordered
+once (by aten's `mkldnn` operations, as its compiler uses them).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,53 @@ class Packing(NamedTuple):
 def packing_for(dtype: torch.dtype, device: torch.device) -> Packing | None:
     """Return how to pack matrices of this dtype on a device; None where it is not done."""
     return PACKED_LINEAR.on(device) if dtype == torch.bfloat16 else None
+
+
+class PackedBase:
+    """A frozen matrix [out, in] below an adapter, packed for the product and for its gradient.
+
+    It takes the memory of two. keeps_plain: the matrix is there in any case, and is what x is
+    multiplied with.
+    """
+
+    def __init__(self, weight: Tensor, *, keeps_plain: bool = False) -> None:
+        plain = weight.detach()
+        self._product = partial(F.linear, weight=plain) if keeps_plain else _pack(plain)
+        self._gradient = _pack(plain.t())
+
+    def __call__(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
+        return _Packed.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
+
+    def product(self, x: Tensor) -> Tensor:
+        """Multiply, without a graph."""
+        return self._product(x)
+
+    def gradient(self, dy: Tensor) -> Tensor:  # [T, out] -> [T, in]
+        """Return the gradient of x."""
+        return self._gradient(dy)
+
+
+class _Packed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: PackedBase) -> Tensor:
+        ctx.weight = weight
+        return weight.product(x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return ctx.weight.gradient(dy), None
+
+
+class BasePacking(Protocol):
+    """A variant: makes a `PackedBase`."""
+
+    def __call__(self, weight: Tensor, *, keeps_plain: bool = False) -> PackedBase:
+        """Pack a matrix [out, in]."""
+
+
+def base_packing_for(dtype: torch.dtype, device: torch.device) -> BasePacking | None:
+    """Return how to pack matrices below an adapter; None where it is not done."""
+    return PACKED_BASE.on(device) if dtype == torch.bfloat16 else None
 
 
 def _is_here() -> bool:
@@ -68,4 +115,21 @@ def _trial(packing: Packing | None, device: torch.device, dtype: torch.dtype) ->
 
 PACKED_LINEAR: Operation[Packing | None] = Operation(
     "packed_linear", {"onednn": Packing(_pack, looks_up=False), "reference": None}, _trial
+)
+
+
+def _base_trial(
+    packing: BasePacking | None, device: torch.device, dtype: torch.dtype
+) -> list[Tensor]:
+    x, weight, dy = (
+        example(*shape, device=device, dtype=dtype) for shape in ((5, 64), (48, 64), (5, 48))
+    )
+    if packing is None or dtype != torch.bfloat16:
+        return [F.linear(x, weight), dy @ weight]
+    packed = packing(weight)
+    return [packed.product(x), packed.gradient(dy)]
+
+
+PACKED_BASE: Operation[BasePacking | None] = Operation(
+    "packed_base", {"onednn": PackedBase, "reference": None}, _base_trial
 )

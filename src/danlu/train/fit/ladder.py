@@ -106,7 +106,9 @@ def leanest(step_plan: StepPlan, group: Group) -> StepPlan:
     )
     group.least(numbers)
     tokens, rows, policy = numbers.tolist()
-    return StepPlan(micro_batch_tokens=tokens, chunk_rows=rows, recompute=POLICIES[-policy])
+    return replace(
+        step_plan, micro_batch_tokens=tokens, chunk_rows=rows, recompute=POLICIES[-policy]
+    )
 
 
 def _longest_example(batches: Sequence[Batch]) -> int:

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from danlu.device.detect import Device
 from danlu.hub.load import LoadedModel, load_model
 from danlu.language import _
+from danlu.model.packed import pack_base
 from danlu.moving_line import Progress, no_progress
 from danlu.ops import take_variants
 from danlu.plan.job import StepPlan
@@ -89,6 +90,8 @@ class Finetune:
             loaded_s = time.perf_counter() - started
             method = method_of(base, task.settings, task.adapter, task.lora)
             step_plan = recorded_step_plan(manifest, resumed.step if resumed else None)
+            if step_plan.packs_base:
+                pack_base(base.model)
             self._trainer = trainer = trainer_of(prepared, method, step_plan, folder)
             if self._stop_requested:
                 trainer.request_stop()

@@ -7,6 +7,7 @@ computed before, if it is resumed; from which step it goes on; and how steps are
 from __future__ import annotations
 
 from danlu.errors import DataError
+from danlu.model.packed import pack_base
 from danlu.plan.job import StepPlan
 from danlu.runs.manifest import ArithmeticRecord
 from danlu.train.job.finetune import as_recorded, load_base, trainer_of
@@ -50,6 +51,8 @@ class Following:
         if step is not None:
             trainer.resume(step)
         trainer.step_plan = StepPlan(**group.told())
+        if trainer.step_plan.packs_base:
+            pack_base(base.model)
         try:
             for _event in trainer.run():
                 pass

@@ -36,7 +36,7 @@ def summary(plan: Plan) -> str:
 def way(candidate: Candidate) -> str:
     """Say how a step is computed."""
     step_plan = candidate.step_plan
-    return _(
+    text = _(
         "micro-batches of up to {tokens} tokens ({count:.1f} a step), loss in chunks of {rows} "
         "rows, recomputation: {recompute}"
     ).format(
@@ -45,6 +45,8 @@ def way(candidate: Candidate) -> str:
         rows=step_plan.chunk_rows,
         recompute=step_plan.recompute,
     )
+    packed = _("{way}, frozen matrices packed for both directions")
+    return packed.format(way=text) if step_plan.packs_base else text
 
 
 def plan_lines(plan: Plan, model: str) -> list[str]:
@@ -150,7 +152,11 @@ def memory_rows(plan: Plan) -> list[tuple[str, int, str]]:
     memory, step_plan = plan.chosen.memory, plan.chosen.step_plan
     rows = [
         (_("program and drivers"), memory.process, ""),
-        (_("weights"), memory.weights, ""),
+        (
+            _("weights"),
+            memory.weights,
+            _("packed for both directions") if step_plan.packs_base else "",
+        ),
         (_("trained numbers, gradients, moments"), memory.trained, ""),
         (
             _("kept for the backward pass"),
@@ -223,6 +229,7 @@ def plan_fields(plan: Plan) -> dict[str, Any]:
                 "recompute": candidate.step_plan.recompute,
                 "micro_batch_tokens": candidate.step_plan.micro_batch_tokens,
                 "chunk_rows": candidate.step_plan.chunk_rows,
+                "packs_base": candidate.step_plan.packs_base,
                 "total_bytes": candidate.memory.total,
                 "step_s": round(candidate.step_s, 4),
                 "fits": plan.fits(candidate),

@@ -109,6 +109,7 @@ def recorded_step_plan(manifest: RunManifest, step: int | None = None) -> StepPl
         micro_batch_tokens=way.micro_batch_tokens,
         chunk_rows=way.chunk_rows,
         recompute=way.recompute,
+        packs_base=way.packs_base,
     )
 
 
