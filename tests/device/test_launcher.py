@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,63 @@ def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(tmp_pat
     assert launcher.returncode == 130
     assert "the last completed step is saved" in said
     assert "--num_devices 2 --resume_from_checkpoint true" in said
+
+
+@pytest.mark.soak
+def test_where_the_launcher_is_killed_its_processes_save_and_end(tmp_path: Path) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    run = tmp_path / "run"
+    words = train_words(model, rows, run, max_steps=100_000, save_steps=5, num_devices=2)
+    with start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        wait_until(lambda: (run / "checkpoint-5").exists() or launcher.poll() is not None)
+        launcher.kill()
+        said, _nothing = launcher.communicate(timeout=60)  # they hold its other end
+    assert "the last completed step is saved" in said
+    assert read_manifest(run).state == "interrupted"
+    done = len([record for record in read_metrics(run) if "loss" in record])
+    assert (run / f"checkpoint-{done}").exists()
+
+
+@pytest.mark.soak
+def test_under_nohup_the_training_outlives_its_terminal(tmp_path: Path) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    run = tmp_path / "run"
+    words = train_words(model, rows, run, max_steps=100_000, save_steps=5, num_devices=2)
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is started now ignores it, too
+    try:
+        launcher = start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    with launcher:
+        wait_until(lambda: (run / "checkpoint-5").exists() or launcher.poll() is not None)
+        launcher.send_signal(signal.SIGHUP)
+        done = len(read_metrics(run))
+        wait_until(lambda: len(read_metrics(run)) > done + 20 or launcher.poll() is not None)
+        assert launcher.poll() is None
+        launcher.send_signal(signal.SIGTERM)
+        said, _nothing = launcher.communicate(timeout=60)
+    assert launcher.returncode == 130
+    assert "the last completed step is saved" in said
+
+
+@pytest.mark.soak
+def test_a_port_that_is_in_use_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    words = train_words(model, rows, tmp_path / "run", max_steps=2, num_devices=2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        places = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in places.items():
+            monkeypatch.setenv(name, value)
+        with start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+            said, _nothing = launcher.communicate(timeout=60)
+    assert launcher.returncode == 3
+    assert said.splitlines()[:3] == [
+        f"Machine 1 of 2; the first one is 127.0.0.1, port {port}.",
+        "The 2 machines of this training do not find each other.",
+        "The address is in use.",
+    ]
+    assert len(said.splitlines()) == 4
 
 
 @pytest.mark.soak

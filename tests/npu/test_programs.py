@@ -13,7 +13,7 @@ from tests.sim.kernels import KERNELS
 from tests.sim.pageable import PLACES
 from tests.sim.refusals import base_name
 
-OPTIMIZER = "train/loop/optimizer.py:restore"
+OPTIMIZER = "device/group.py:deal"
 FILES = "weights/safetensors.py:_convert"
 ON_DISK = {
     f"export/on_disk.py:{name}" for name in ("<genexpr>", "embedded", "logits_on_disk", "output")

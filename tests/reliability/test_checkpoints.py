@@ -66,8 +66,8 @@ def test_what_is_loaded_and_saved_again_has_the_same_bytes(whole: Whole, tmp_pat
     with RunFolder.create(tmp_path / "again") as run:
         progress = read_state(checkpoint, optimizer)
         with commit_checkpoint(run.path, 7) as draft:
-            method.save(draft)
-            write_state(draft, progress, optimizer)
+            method.save(draft, method.pieces())
+            write_state(draft, progress, optimizer, optimizer.pieces())
         assert read_tree(run.path / "checkpoint-7") == read_tree(checkpoint)
 
 

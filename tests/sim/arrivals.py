@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.sim.record import note_wait
 
 # What stands where a copy has not arrived yet.
-_GARBAGE = 0xA5
+GARBAGE = 0xA5
 
 _pending: list[tuple[int, Tensor, Tensor]] = []
 _queued = _ended = 0
@@ -21,7 +21,7 @@ _queued = _ended = 0
 def queue_copy(target: Tensor, source: Tensor) -> None:
     """Copy what stands in `source` now, once the host waits for it."""
     _pending.append((start(), target, source.to(target.dtype, copy=True)))
-    target.view(torch.uint8).fill_(_GARBAGE)
+    target.view(torch.uint8).fill_(GARBAGE)
 
 
 def start() -> int:

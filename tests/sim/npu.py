@@ -123,11 +123,34 @@ class Generator(torch.Generator):
 
 
 class _Block:
-    """Device memory: the CPU storage behind a device storage, counted while it lives."""
+    """Device memory: the CPU storage behind a device storage, counted while it lives.
+
+    What is let go before keeps its place and holds garbage until it is taken again.
+    """
 
     def __init__(self, host: torch.UntypedStorage) -> None:
-        MEMORY.take(self, host.nbytes())
         self.host = host
+        self._counted: _Counted | None = _Counted(host.nbytes())
+
+    @property
+    def is_let_go(self) -> bool:
+        return self._counted is None
+
+    def resize(self, num_bytes: int) -> None:
+        """Let go of all of it, or take it again."""
+        if num_bytes == 0:
+            self._counted = None
+            self.host.fill_(arrivals.GARBAGE)
+        else:
+            assert num_bytes == self.host.nbytes(), "another size than it had"
+            self._counted = _Counted(num_bytes)
+
+
+class _Counted:
+    """Bytes in use as long as this lives."""
+
+    def __init__(self, num_bytes: int) -> None:
+        MEMORY.take(self, num_bytes)
 
 
 def _on_device(host: Tensor, storage: torch.UntypedStorage | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 ONCE = {
     # A merge is asked for the logits of a few tokens; each layer is read from its file for that.
+    "device/group.py:deal": "the optimizer's state, read where a run is resumed",
     "export/on_disk.py:<genexpr>": "an adapter's matrices",
     "export/on_disk.py:embedded": "the tokens' embeddings",
     "export/on_disk.py:logits_on_disk": "the tokens' positions",
@@ -17,7 +18,6 @@ ONCE = {
     "ops/grouped.py:_trial": "the same of groups of rows",
     "ops/cache/paged_store.py:step_of": "the same of a cache",
     "lora/adapter.py:initialise": "a fresh adapter, drawn on the host so that all devices agree",
-    "train/loop/optimizer.py:restore": "the optimizer's state, read where a run is resumed",
     "weights/safetensors.py:_convert": "weights and adapters, read through a small buffer",
 }
 ONLY_IN_TESTS = {

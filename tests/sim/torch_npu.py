@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
@@ -18,7 +19,7 @@ DESCRIPTION = "Simulated NPU"
 def install_modules() -> ModuleType:
     """Make `torch_npu` importable and return the module that torch shall know as `torch.npu`."""
     npu = ModuleType("torch.npu")
-    npu.Event = Event  # type: ignore[attr-defined]
+    npu.Event, npu.Stream = Event, Stream  # type: ignore[attr-defined]
     npu.NPUGraph, npu.graph = NPUGraph, graph  # type: ignore[attr-defined]
     for function in _FUNCTIONS:
         setattr(npu, function.__name__, function)
@@ -99,11 +100,37 @@ class Event:
     def __init__(self) -> None:
         self._number = 0
 
-    def record(self) -> None:
+    def record(self, stream: Stream | None = None) -> None:
         self._number = arrivals.now()
 
     def synchronize(self) -> None:
         arrivals.wait_until(self._number)
+
+
+class Stream:
+    """A queue beside others; here all are one, in order, so nobody has to wait for another."""
+
+    def __init__(self, device: object = None, priority: int = 0) -> None:
+        pass
+
+    def wait_stream(self, stream: Stream) -> None:
+        pass
+
+    def wait_event(self, event: Event) -> None:
+        pass
+
+    def record_event(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record(self)
+        return event
+
+
+def current_stream(device: object = None) -> Stream:
+    return Stream()
+
+
+def stream(stream: Stream) -> nullcontext[None]:
+    return nullcontext()
 
 
 def empty_cache() -> None:
@@ -114,5 +141,5 @@ _FUNCTIONS = (
     *(is_available, is_initialized, _is_in_bad_fork, device_count, current_device, set_device),
     *(get_device_properties, is_bf16_supported, get_amp_supported_dtype, synchronize),
     *(manual_seed_all, memory_allocated, max_memory_allocated, reset_peak_memory_stats),
-    *(memory_reserved, mem_get_info, empty_cache),
+    *(memory_reserved, mem_get_info, empty_cache, current_stream, stream),
 )

@@ -202,7 +202,7 @@ def train(
             elif isinstance(event, Evaluated):
                 print(f"held out {event.loss:.4f}", flush=True)
         with commit_final(folder.path) as draft:
-            method.save(draft)
+            method.save(draft, method.pieces())
 
 
 def publish(final: Path, target: Path) -> None:

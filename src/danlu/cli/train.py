@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from danlu.cli.terminal.several_devices import follow, train_on_each, wanted_devices
-from danlu.device.launcher import Place
+from danlu.device.launcher import Place, end_with_launcher
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
 from danlu.moving_line import MovingLine
@@ -24,7 +24,10 @@ def run(argv: Sequence[str]) -> int:
     """Train as the settings say; 130 when interrupted, after the last step has been saved."""
     from danlu.train.settings import TrainSettings
 
-    if not Place.own().is_lead:
+    place = Place.own()
+    if place.is_launched:
+        end_with_launcher()
+    if not place.is_lead:
         return follow(argv)
     resolved = read_settings(TrainSettings, "train", argv)
     num_devices = wanted_devices(resolved.values)

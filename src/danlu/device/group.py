@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -32,7 +33,11 @@ from danlu.reasons import as_sentence, reason_of
 PATIENCE = timedelta(minutes=30)
 # How long a process that was left lets the launcher see first which one has ended, and how.
 _GIVE_WAY_S = 1.0
+# So much of a divided tensor is on its way at a time.
+_PIECE_BYTES = 64 * 2**20
 _CARRIERS = {"cuda": "nccl", "npu": "hccl"}
+# What stands in an error of theirs: their sources or classes, and Ascend's codes (EI: HCCL).
+_OF_A_CARRIER = re.compile(r"gloo|nccl|hccl|\bEI\d{4}\b", re.IGNORECASE)
 
 
 class GroupBroken(EnvironmentFault):
@@ -72,27 +77,48 @@ class Group:
             with _together():
                 dist.broadcast(numbers, src=0)
 
-    def joined(self, share: Tensor, rows: int) -> Tensor:
-        """Put together a tensor [rows, ...] that is divided by rows as torch.chunk does it.
+    def pieces(self, share: Tensor, rows: int, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield rows [start, stop) of a tensor [rows, ...] that is divided as torch.chunk does it.
 
-        Returns it on the host of the lead, and nothing of it, [0, ...], to the others.
+        They come to the lead's host, in order and some at a time; to the others comes nothing,
+        [0, ...]. Every process has to take all pieces.
         """
-        most = -(-rows // self.size)
-        padded = share.new_zeros(most, *share.shape[1:])
-        padded[: len(share)] = share
-        all_of_them = [torch.empty_like(padded) for _rank in range(self.size)]
-        with _together():
-            dist.all_gather(all_of_them, padded)
-        return torch.cat([part.cpu() for part in all_of_them])[:rows] if self.is_lead else share[:0]
+        first = self.rank * -(-rows // self.size)
+        for owner, begin, end in self._spans(share, rows, start, stop):
+            piece = share[begin - first : end - first] if owner == self.rank else None
+            if owner:
+                # Not from one to one: each pair that does so gets buffers of its own on its cards.
+                piece = share.new_empty(end - begin, *share.shape[1:]) if piece is None else piece
+                with _together():
+                    dist.broadcast(piece, src=owner)
+            yield share[:0] if piece is None or not self.is_lead else piece.cpu()
 
-    def deal(self, whole: Tensor | None, share: Tensor, rows: int) -> None:
-        """Fill each process's share of a tensor [rows, ...]; whole: what the lead has of it."""
-        buffer = share.new_empty(rows, *share.shape[1:])
-        if whole is not None:
-            buffer.copy_(whole)
-        self.take_over(buffer)
-        first = min(self.rank * -(-rows // self.size), rows)
-        share.copy_(buffer[first : first + len(share)])
+    def deal(self, read: Callable[[int, int], Tensor] | None, share: Tensor, rows: int) -> None:
+        """Fill each process's share of a tensor [rows, ...], some rows at a time.
+
+        read: gives rows [start, stop), at the lead.
+        """
+        first = self.rank * -(-rows // self.size)
+        for owner, start, stop in self._spans(share, rows, 0, rows):
+            buffer = share.new_empty(stop - start, *share.shape[1:])
+            if read is not None:
+                buffer.copy_(read(start, stop))
+            if owner:
+                self.take_over(buffer)
+            if owner == self.rank:
+                share[start - first : stop - first] = buffer
+
+    def _spans(
+        self, share: Tensor, rows: int, start: int, stop: int
+    ) -> Iterator[tuple[int, int, int]]:
+        """Divide rows [start, stop) into pieces of one process each: its rank, and which rows."""
+        each = -(-rows // self.size)
+        most = max(1, _PIECE_BYTES // (share.itemsize * math.prod(share.shape[1:])))
+        while start < stop:
+            owner = start // each
+            end = min(stop, (owner + 1) * each, start + most)
+            yield owner, start, end
+            start = end
 
     def told(self, value: Any = None) -> Any:
         """Return what the lead says: its `value`, anything that JSON has."""
@@ -117,6 +143,19 @@ class Group:
         yield
         if self.is_lead:
             self.wait()
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute with weights that the group has divided, which torch gathers by itself.
+
+        Raises GroupBroken where that fails because another process has ended.
+        """
+        try:
+            yield
+        except RuntimeError as fault:
+            if self.is_alone or not _OF_A_CARRIER.search(str(fault)):
+                raise
+            raise _broken(fault) from fault
 
     def _reduce(self, numbers: Tensor, operation: Any) -> None:
         if not self.is_alone:
@@ -152,7 +191,9 @@ def join(kind: str) -> Group:
             ),
         ) from fault
     atexit.register(_leave)
-    return Group(place.rank, place.size)
+    group = Group(place.rank, place.size)
+    group.wait()  # one that fails at once would leave others that have not met it yet
+    return group
 
 
 def is_divided(tensor: Tensor) -> bool:
@@ -164,6 +205,12 @@ def own_share(tensor: Tensor) -> Tensor:
     """Return this process's share of a tensor that is divided; another one whole."""
     share: Tensor = tensor.to_local() if is_divided(tensor) else tensor  # type: ignore[attr-defined]
     return share.detach()
+
+
+def take_all(pieces: Iterator[Tensor]) -> None:
+    """Take pieces for the sake of the other processes, which take or give them, too."""
+    for _piece in pieces:
+        pass
 
 
 def _leave() -> None:
@@ -178,15 +225,19 @@ def _together() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as fault:
-        time.sleep(_GIVE_WAY_S)
-        raise GroupBroken(
-            _("The training cannot go on: another of its processes has ended."),
-            why=as_sentence(_first_sentence(reason_of(fault))),
-            fix=_(
-                "See what that one said. The same command with --resume_from_checkpoint true goes "
-                "on from the last checkpoint."
-            ),
-        ) from fault
+        raise _broken(fault) from fault
+
+
+def _broken(fault: RuntimeError) -> GroupBroken:
+    time.sleep(_GIVE_WAY_S)
+    return GroupBroken(
+        _("The training cannot go on: another of its processes has ended."),
+        why=as_sentence(_first_sentence(reason_of(fault))),
+        fix=_(
+            "See what that one said. The same command with --resume_from_checkpoint true goes "
+            "on from the last checkpoint."
+        ),
+    )
 
 
 def _first_sentence(reason: str) -> str:

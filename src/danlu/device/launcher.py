@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from danlu.container import num_processors
 from danlu.environment import set_here, set_unless_given
-from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
+from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentFault, UsageError
 from danlu.language import _
+from danlu.reasons import as_sentence, reason_of
 
 # How long processes that were asked to stop may take: a step, and saving.
 _STOPPING_S = "600"
 # How often it is looked whether one has ended.
 _EVERY_S = 0.2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +145,9 @@ class Ended:
 def run_on_each(words: Sequence[str], *, num_devices: int, nodes: Nodes = Nodes()) -> Ended:
     """Run `danlu WORDS` in a process for each device of this machine; say how that ended.
 
-    Ctrl-C and SIGTERM go on to all of them. Where one ends, the others are ended within half a
-    minute.
+    Signals go on to all of them, SIGHUP too unless it is ignored here, as under nohup. Where one
+    ends, the others are ended within half a minute. Raises EnvironmentFault where the machines do
+    not find each other.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -160,6 +166,7 @@ def run_on_each(words: Sequence[str], *, num_devices: int, nodes: Nodes = Nodes(
         local_addr="localhost" if is_one else None,
         max_restarts=0,
         monitor_interval=_EVERY_S,
+        signals_to_handle=",".join(one.name for one in _SIGNALS if _is_heard(one)),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "danlu", *words)
@@ -169,7 +176,47 @@ def run_on_each(words: Sequence[str], *, num_devices: int, nodes: Nodes = Nodes(
         rank, failure = failed.get_first_failure()
         code = failure.exitcode
         return Ended(rank=rank, code=max(code, 1), signal=max(-code, 0))
+    except RuntimeError as fault:  # of torch's store, where they are to meet
+        raise EnvironmentFault(
+            _("The {count} machines of this training do not find each other.").format(
+                count=nodes.count
+            ),
+            why=as_sentence(_cause(fault)),
+            fix=_(
+                "Set MASTER_ADDR to the address of the first machine, and MASTER_PORT to a port "
+                "that is free there"
+            ),
+        ) from fault
     return Ended()
+
+
+def end_with_launcher() -> None:
+    """Let this process have SIGTERM where torch's launcher has ended without a word.
+
+    It would be killed or lost: then nobody could stop the training any more.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return  # another kind of launcher may leave its processes on purpose
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="launcher", daemon=True).start()
+
+
+def _is_heard(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is not signal.SIG_IGN
+
+
+def _cause(fault: RuntimeError) -> str:
+    """Return what the system said, where torch's sentence has a number of it."""
+    number = re.search(r"\bcode: -?(\d+)", str(fault))
+    if number is not None:
+        return reason_of(OSError(int(number[1]), os.strerror(int(number[1]))))
+    return reason_of(fault).partition(". ")[0]
 
 
 def _prepare_environment(num_devices: int) -> None:

@@ -40,6 +40,7 @@ class LoadedModel:
 
     With packed or quantised weights it can answer, but neither be trained nor saved; on quantised
     ones an adapter can be trained. merged_adapter: the folder of the one that the weights hold.
+    shared_by: the group whose processes each hold a share of the weights.
     """
 
     name: str
@@ -52,6 +53,7 @@ class LoadedModel:
     quantization: WeightForm | None = None
     is_packed: bool = False
     merged_adapter: Path | None = None
+    shared_by: Group = ALONE
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,6 +183,7 @@ def load_model(
         fingerprint=fingerprint(checked.config, checked.weights),
         device=device,
         quantization=quantization,
+        shared_by=shared_by,
     )
 
 

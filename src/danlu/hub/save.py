@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,10 +16,11 @@ from danlu.hub.generation import FILE as GENERATION_FILE
 from danlu.hub.generation import exported_generation
 from danlu.hub.template_default import TEMPLATE_FILE, TOKENIZER_CONFIG, with_default
 from danlu.model.config import read_model_json
+from danlu.model.layout import layout
 from danlu.model.qwen3 import Qwen3
 from danlu.text.render import TURN_END
 from danlu.text.tokenizer import Tokenizer
-from danlu.weights.sharded import SHARD_BYTES, TensorPlan, save_weights
+from danlu.weights.sharded import SHARD_BYTES, Fetch, TensorPlan, in_order, save_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -32,22 +33,35 @@ TOKENIZER_FILES = (
 )
 
 
-def write_model(draft: Draft, model: Qwen3, *, like: Path, at_once: bool = False) -> None:
+def write_model(
+    draft: Draft,
+    model: Qwen3,
+    *,
+    like: Path,
+    at_once: bool = False,
+    pieces: Iterator[Tensor] | None = None,
+) -> None:
     """Write a model folder; everything but the weights is taken from the folder `like`.
 
-    at_once: whether the model was trained to answer without a thought.
+    at_once: whether the model was trained to answer without a thought. pieces: its tensors as they
+    arrive from those that share it, in the order of `hf_tensors`; None: it has them itself.
     """
-    tensors = dict(model.hf_tensors())
-    dtype = model.dtype
-    plans = [TensorPlan(name=n, dtype=dtype, shape=tuple(t.shape)) for n, t in tensors.items()]
+    plans = [
+        TensorPlan(name=part.hf_name, dtype=model.dtype, shape=part.shape)
+        for parts in layout(model.config).values()
+        for part in parts
+    ]
+    if pieces is None:
+        pieces = (tensor for _name, tensor in model.hf_tensors())
     turn_end = Tokenizer.load(like).control_id(TURN_END)
-    write_folder(draft, plans, tensors.__getitem__, like=like, turn_end=turn_end, at_once=at_once)
+    fetch = in_order(plans, pieces)
+    write_folder(draft, plans, fetch, like=like, turn_end=turn_end, at_once=at_once)
 
 
 def write_folder(
     draft: Draft,
     plans: Sequence[TensorPlan],
-    fetch: Callable[[str], Tensor],
+    fetch: Fetch,
     *,
     like: Path,
     turn_end: int,

@@ -8,7 +8,7 @@ gradients are averaged over the processes behind each microstep, in fp32, and ea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,16 @@ def divided_model(
     for name, pieces in layout(config).items():
         _fill(model.get_parameter(name), pieces, rows, group)
     return model
+
+
+def pieces(model: Qwen3, group: Group) -> Iterator[Tensor]:
+    """Yield Hugging Face's tensors, in the order of `hf_tensors`, as `Group.pieces` does."""
+    let_go(model)
+    for name, parts in layout(model.config).items():
+        parameter = model.get_parameter(name)
+        for part in parts:
+            stop = part.start + part.shape[0]
+            yield from group.pieces(own_share(parameter), len(parameter), part.start, stop)
 
 
 def let_go(model: Qwen3) -> None:

@@ -133,8 +133,12 @@ class Layer(nn.Module):
         stream.add(linear(self, "down_proj", linear(self, "gate_up_proj", stream)))
 
     def forward(
-        self, x: Tensor, attend: Attend, linear: Linear, recompute: Recompute = "none"
-    ) -> Tensor:  # x: [T, H]
+        self, x: Tensor | Stream, attend: Attend, linear: Linear, recompute: Recompute = "none"
+    ) -> Tensor | Stream:  # x: [T, H]
+        # Called as a module in both cases: so divided weights are gathered first.
+        if isinstance(x, Stream):
+            self.answer(x, attend, linear)
+            return x
         mlp = self.mlp_of_pass()
         if recompute == "none":
             return mlp(self.attention(x, attend, linear), linear)
@@ -248,8 +252,7 @@ class Qwen3(nn.Module):
         if norms_add(x.device) and not torch.is_grad_enabled():
             stream = Stream(x)
             for layer in self.layers:
-                assert isinstance(layer, Layer)
-                layer.answer(stream, attend, linear)
+                layer(stream, attend, linear)
             return stream.total()
         for layer in self.layers:
             x = layer(x, attend, linear, recompute)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -235,23 +235,47 @@ class TensorPlan:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def write_tensors(
-    draft: Draft, file_name: str, plans: Sequence[TensorPlan], fetch: Callable[[str], Tensor]
-) -> None:
-    """Stream one safetensors file: one tensor at a time is fetched, written and freed."""
+# Gives a tensor by its name: as it is, or in pieces, one behind the other.
+Fetch = Callable[[str], Tensor | Iterator[Tensor]]
+
+
+def in_order(
+    plans: Sequence[TensorPlan], pieces: Iterator[Tensor]
+) -> Callable[[str], Iterator[Tensor]]:
+    """Return a fetch of tensors that arrive in the order of the plans, each in some pieces."""
+    numbers = {plan.name: torch.Size(plan.shape).numel() for plan in plans}
+
+    def fetch(name: str) -> Iterator[Tensor]:
+        left = numbers[name]
+        while left > 0:
+            piece = next(pieces)
+            left -= piece.numel()
+            yield piece
+
+    return fetch
+
+
+def write_tensors(draft: Draft, file_name: str, plans: Sequence[TensorPlan], fetch: Fetch) -> None:
+    """Stream one safetensors file: one tensor or piece at a time is fetched, written and freed."""
     with draft.stream(file_name) as write:
         write(header_bytes((p.name, p.dtype, p.shape) for p in plans))
         for plan in plans:
-            tensor = fetch(plan.name)
-            if tuple(tensor.shape) != plan.shape:
-                raise ValueError(f"{plan.name}: {tuple(tensor.shape)} is not {plan.shape}")
-            write(tensor_bytes(tensor.to(device="cpu", dtype=plan.dtype)))
+            fetched, written = fetch(plan.name), 0
+            if isinstance(fetched, Tensor):
+                if tuple(fetched.shape) != plan.shape:
+                    raise ValueError(f"{plan.name}: {tuple(fetched.shape)} is not {plan.shape}")
+                fetched = iter((fetched,))
+            for piece in fetched:
+                write(tensor_bytes(piece.to(device="cpu", dtype=plan.dtype)))
+                written += piece.numel() * plan.dtype.itemsize
+            if written != plan.num_bytes:
+                raise ValueError(f"{plan.name}: its pieces have {written} bytes")
 
 
 def save_weights(
     draft: Draft,
     plans: Iterable[TensorPlan],
-    fetch: Callable[[str], Tensor],
+    fetch: Fetch,
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from danlu.cli.main import main
+from danlu.device import group as device_group
 from danlu.files import disk
 from danlu.files.committed import verify
 from danlu.plan.choose import Plan
@@ -22,7 +23,7 @@ from danlu.runs.checkpoints import list_checkpoints
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.train.job import setup
-from danlu.train.loop import step
+from danlu.train.loop import saving, step
 from danlu.train.loop.optimizer import MOST_FIGURES
 from danlu.weights.safetensors import SafetensorsFile
 from tests.helpers.models.model_folder import write_model_folder
@@ -129,6 +130,8 @@ def _base_does_not_fit(_rank: int) -> None:
         return replace(found, job=replace(found.job, num_shares=2))
 
     setup.LearningTask.plan = plan  # type: ignore[method-assign, assignment]
+    # A few rows at a time go from one to the other, as of matrices of gigabytes.
+    device_group._PIECE_BYTES = 1000
 
 
 @pytest.mark.parametrize(
@@ -157,6 +160,10 @@ def test_where_the_base_does_not_fit_each_holds_a_share(
     assert "each holds a share of the model" in trainings.said(name, 0)
     other = name.replace("shared", "whole")
     trainings.assert_equal(name, trainings.alone(other, **changes))
+    for path in (trainings.folder / name).rglob("*.safetensors"):
+        # What is saved has the same tensors at the same places.
+        one = SafetensorsFile(trainings.folder / other / path.relative_to(trainings.folder / name))
+        assert SafetensorsFile(path).tensors == one.tensors
 
 
 @long
@@ -166,7 +173,8 @@ def test_divided_weights_are_gone_on_with_by_any_number(trainings: Trainings) ->
     divided = {"before": _base_does_not_fit}
     assert trainings.together(2, "div-whole", ranks=divided, **full) == [0, 0]
     folder = trainings.folder / "div-killed"
-    trainings.together(2, "div-killed", ranks={"before": _divided_and_dying}, **full)
+    codes = trainings.together(2, "div-killed", ranks={"before": _divided_and_dying}, **full)
+    assert codes == [3, -signal.SIGKILL]
     assert list_checkpoints(folder)[-1].step == 2
     for name in ("div-one", "div-three"):
         shutil.copytree(folder, trainings.folder / name)
@@ -192,19 +200,58 @@ def _simulated_npu(_rank: int) -> None:
     hccl.register(Path(os.environ["CARRIED"]))
 
 
-def test_two_simulated_npus(trainings: Trainings) -> None:
-    """Gradients go from device to device, once a step; the rest stays on the host."""
+def _divided_npu(rank: int) -> None:
+    _simulated_npu(rank)
+    _base_does_not_fit(rank)
+
+
+def _train_on_npus(
+    trainings: Trainings, name: str, before: Callable[[int], None], *, size: int = 2, **changes: Any
+) -> list[list[str]]:
+    """Train on some; return what went from device to device, by rank."""
     if lacking := missing_api():
         pytest.skip(f"no simulated NPU: {lacking}")
     # Each process has its own simulation, with one NPU.
-    logs = [trainings.folder / f"carried.{rank}" for rank in range(2)]
-    places = {rank: {"LOCAL_RANK": "0", "CARRIED": str(logs[rank])} for rank in range(2)}
-    ranks = {"before": _simulated_npu, "variables": places}
-    assert trainings.together(2, "npus", ranks=ranks, device="npu") == [0, 0]
+    logs = [trainings.folder / f"{name}.carried.{rank}" for rank in range(size)]
+    for log in logs:
+        log.touch()
+    places = {rank: {"LOCAL_RANK": "0", "CARRIED": str(logs[rank])} for rank in range(size)}
+    ranks = {"before": before, "variables": places}
+    assert trainings.together(size, name, ranks=ranks, device="npu", **changes) == [0] * size
+    return [log.read_text(encoding="ascii").splitlines() for log in logs]
+
+
+def test_two_simulated_npus(trainings: Trainings) -> None:
+    """Gradients go from device to device, once a step; the rest stays on the host."""
+    carried = _train_on_npus(trainings, "npus", _simulated_npu)
     trainings.assert_equal("npus", trainings.alone("enough"))
     numbers = len(trainings.weights("npus")) + MOST_FIGURES
-    for log in logs:
-        assert log.read_text(encoding="ascii").splitlines() == [f"allreduce {numbers}"] * 6
+    assert carried == [[f"allreduce {numbers}"] * 6] * 2
+
+
+@long
+@pytest.mark.parametrize("is_divided", [False, True], ids=["whole", "divided"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"finetuning_type": "full", "learning_rate": 1e-3}], ids=["lora", "full"]
+)
+def test_two_simulated_npus_with_activations_on_the_host(
+    trainings: Trainings, is_divided: bool, changes: dict[str, Any]
+) -> None:
+    """The policy that a CPU has no use for, as it has no host beside it."""
+    before = _divided_npu if is_divided else _simulated_npu
+    name = "-".join(map(str, (before.__name__, *changes)))
+    settings = {"recompute": "offload", "micro_batch_tokens": 64, **changes}
+    carried = _train_on_npus(trainings, name, before, **settings)
+    # With the same kernels, which round otherwise than the CPU's.
+    alone = "-".join(("one-npu", *changes))
+    if not (trainings.folder / alone).exists():
+        _train_on_npus(trainings, alone, _simulated_npu, size=1, **changes)
+    trainings.assert_equal(name, alone)
+    arithmetic = read_manifest(trainings.folder / name).arithmetic
+    assert (arithmetic.recompute, arithmetic.is_shared) == ("offload", is_divided)
+    kinds = {line.split()[0] for line in carried[0]}
+    assert ("all_gather" in kinds) == is_divided
+    assert ("reduce_scatter" in kinds) == (is_divided and bool(changes))
 
 
 @long
@@ -328,12 +375,21 @@ def test_half_a_place_is_refused(
     assert "LOCAL_RANK=1" in capsys.readouterr().err
 
 
-def _full_disk(rank: int) -> None:
-    """Let the lead write no checkpoint."""
+def test_what_is_neither_yes_nor_no_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trainings: Trainings
+) -> None:
+    """LLaMA-Factory would take it for no, and train on one card of eight."""
+    monkeypatch.setenv("FORCE_TORCHRUN", "maybe")
+    assert main(trainings.words("nowhere")) == 2
+    assert "FORCE_TORCHRUN=maybe" in capsys.readouterr().err
+
+
+def _full_disk(rank: int, name: str = "checkpoint-") -> None:
+    """Let the lead write no checkpoint, or none of its files with a name."""
     usual = disk.Disk.write
 
     def write(self: Any, file: Any, data: Any) -> None:
-        if "checkpoint-" in str(file.name):
+        if "checkpoint-" in str(file.name) and name in str(file.name):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         usual(self, file, data)
 
@@ -348,3 +404,38 @@ def test_a_full_disk_at_the_lead_ends_all_of_them(trainings: Trainings) -> None:
     assert "not saved, trying again later" in trainings.said("full", 0)
     assert trainings.said("full", 1) == ""
     assert list_checkpoints(trainings.folder / "full") == []
+
+
+def _full_disk_behind_the_model(rank: int) -> None:
+    _base_does_not_fit(rank)
+    _full_disk(rank, "optimizer")
+    saving.HELD_SHARE = 0.0  # so that shares arrive while the disk is written
+
+
+@long
+def test_a_disk_that_becomes_full_while_shares_arrive(trainings: Trainings) -> None:
+    """The others give the rest of them, and train on until the second time."""
+    full = {"finetuning_type": "full", "learning_rate": 1e-3}
+    ranks = {"before": _full_disk_behind_the_model}
+    assert trainings.together(2, "full-divided", ranks=ranks, **full) == [4, 3]
+    assert "not saved, trying again later" in trainings.said("full-divided", 0)
+    assert trainings.said("full-divided", 1) == ""
+    assert list_checkpoints(trainings.folder / "full-divided") == []
+    assert len(trainings.figures("full-divided", "loss")) == 4
+
+
+def test_a_divided_tensor_arrives_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the lead, in order of its rows; of its own share nothing is sent."""
+    whole = torch.arange(7 * 4.0).view(7, 4)  # three of the rows, three and one
+    monkeypatch.setattr(device_group, "_PIECE_BYTES", 2 * 4 * 4)
+    rest = {owner: whole[3 * owner : 3 * owner + 3] for owner in (1, 2)}
+
+    def broadcast(piece: torch.Tensor, src: int) -> None:
+        piece.copy_(rest[src][: len(piece)])
+        rest[src] = rest[src][len(piece) :]
+
+    monkeypatch.setattr(device_group.dist, "broadcast", broadcast)
+    lead = device_group.Group(0, 3)
+    arrived = list(lead.pieces(whole[:3], 7, 0, 7))
+    assert torch.equal(torch.cat(arrived), whole)
+    assert [len(piece) for piece in arrived] == [2, 1, 2, 1, 1]

@@ -19,8 +19,9 @@ from danlu.settings.show import read_settings
 if TYPE_CHECKING:
     from danlu.train.settings import TrainSettings
 
-# Values of LLaMA-Factory's FORCE_TORCHRUN that mean yes.
-_YES = ("1", "true", "y")
+# Values of LLaMA-Factory's FORCE_TORCHRUN.
+_YES = ("1", "true", "yes", "y", "on")
+_NO = ("", "0", "false", "no", "n", "off")
 
 
 def wanted_devices(settings: TrainSettings) -> int | None:
@@ -33,8 +34,7 @@ def wanted_devices(settings: TrainSettings) -> int | None:
         if count not in (1, place.local_size):
             raise _other_number(count, place.local_size)
         return None
-    is_forced = os.environ.get("FORCE_TORCHRUN", "").lower() in _YES
-    if not (is_forced or count > 1 or Nodes.of().count > 1):
+    if not (_is_forced() or count > 1 or Nodes.of().count > 1):
         return None
     from danlu.device.detect import num_devices
 
@@ -50,6 +50,17 @@ def wanted_devices(settings: TrainSettings) -> int | None:
     return None if count == 1 and Nodes.of().count == 1 else count
 
 
+def _is_forced() -> bool:
+    given = os.environ.get("FORCE_TORCHRUN", "")
+    if given.lower() in (*_YES, *_NO):
+        return given.lower() in _YES
+    raise UsageError(
+        _("The variable FORCE_TORCHRUN is neither 1 nor 0."),
+        why=_("The environment has {found}.").format(found=f"FORCE_TORCHRUN={given}"),
+        fix="unset FORCE_TORCHRUN",
+    )
+
+
 def _other_number(wanted: int, started: int) -> UsageError:
     return UsageError(
         _("--num_devices {count} is not what the launcher has started.").format(count=wanted),
@@ -63,7 +74,15 @@ def train_on_each(argv: Sequence[str], settings: TrainSettings, num_devices: int
 
     Raises EnvironmentFault for a process that was killed: it could not say anything itself.
     """
-    ended = run_on_each(["train", *argv], num_devices=num_devices, nodes=Nodes.of())
+    nodes = Nodes.of()
+    if nodes.count > 1:
+        text = _("Machine {number} of {count}; the first one is {address}, port {port}.")
+        say(
+            text.format(
+                number=nodes.rank + 1, count=nodes.count, address=nodes.address, port=nodes.port
+            )
+        )
+    ended = run_on_each(["train", *argv], num_devices=num_devices, nodes=nodes)
     if ended.signal:
         raise _killed(ended, Path(settings.output_dir).expanduser())
     return ended.code

@@ -125,7 +125,7 @@ class Finetune:
                 yield from outputs.after(event)
             folder.write(folder.read().changed(results=outputs.results()))
             with commit_final(folder.path) as draft:
-                method.save_result(draft)
+                method.save_result(draft, method.pieces())
                 draft.write(CARD_FILE, model_card(folder.read(), name=folder.path.name))
             publish_final(folder.path)
             outputs.finish()

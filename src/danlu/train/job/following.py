@@ -6,6 +6,7 @@ computed before, if it is resumed; from which step it goes on; and how steps are
 
 from __future__ import annotations
 
+from danlu.device.group import take_all
 from danlu.errors import DataError
 from danlu.model.packed import pack_base
 from danlu.plan.job import StepPlan
@@ -56,5 +57,6 @@ class Following:
         try:
             for _event in trainer.run():
                 pass
+            take_all(method.pieces())
         except DataError:
             pass  # all find that the training diverges; the lead says so

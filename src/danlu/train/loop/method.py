@@ -7,12 +7,12 @@ that other programs load.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from danlu.data.tokens.pack import Batch
-from danlu.device.group import Group, own_share
 from danlu.files.draft import Draft
 from danlu.hub.load import LoadedModel
 from danlu.hub.save import copy_tokenizer, write_model
@@ -20,8 +20,7 @@ from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.lora.linear import AdapterLinear, Copies, Dropout
 from danlu.lora.peft_files import write_adapter
 from danlu.model.experts import Balance
-from danlu.model.layout import layout
-from danlu.model.qwen3 import Linear, Qwen3, plain_linear
+from danlu.model.qwen3 import Linear, plain_linear
 from danlu.model.recompute import Recompute
 
 
@@ -65,17 +64,17 @@ class Method(ABC):
     def eval_linear(self) -> Linear:
         """Return the `linear` that evaluates: no dropout."""
 
-    @abstractmethod
-    def gather(self, group: Group) -> None:
-        """Bring together at the lead what a group has divided and `save` writes."""
+    def pieces(self) -> Iterator[Tensor]:
+        """Yield what `save` writes, where a group may have divided it; see `Group.pieces`."""
+        yield from ()
 
     @abstractmethod
-    def save(self, draft: Draft) -> None:
-        """Write the trained weights in Hugging Face's or PEFT's format."""
+    def save(self, draft: Draft, pieces: Iterator[Tensor]) -> None:
+        """Write the trained weights in Hugging Face's or PEFT's format. pieces: from `pieces`."""
 
-    def save_result(self, draft: Draft) -> None:
+    def save_result(self, draft: Draft, pieces: Iterator[Tensor]) -> None:
         """Write the trained weights with everything that belongs to a finished result."""
-        self.save(draft)
+        self.save(draft, pieces)
 
 
 class LoraMethod(Method):
@@ -129,16 +128,13 @@ class LoraMethod(Method):
         """Return the projection with the adapter."""
         return AdapterLinear(self.adapter)
 
-    def gather(self, group: Group) -> None:
-        """Do nothing: an adapter is whole everywhere."""
-
-    def save(self, draft: Draft) -> None:
-        """Write the adapter as PEFT would."""
+    def save(self, draft: Draft, pieces: Iterator[Tensor]) -> None:
+        """Write the adapter as PEFT would; it is whole everywhere."""
         write_adapter(draft, self.adapter, base_model=str(self.base.folder))
 
-    def save_result(self, draft: Draft) -> None:
+    def save_result(self, draft: Draft, pieces: Iterator[Tensor]) -> None:
         """Write the adapter and how to tokenize and prompt: what other programs look for."""
-        self.save(draft)
+        self.save(draft, pieces)
         copy_tokenizer(draft, like=self.base.folder, at_once=self.at_once)
 
 
@@ -146,7 +142,6 @@ class FullMethod(Method):
     """Train every weight of the model."""
 
     trains_base = True
-    _gathered: Qwen3 | None = None
 
     def parameters(self) -> list[nn.Parameter]:
         """List all weights; a tied output matrix appears once."""
@@ -168,21 +163,17 @@ class FullMethod(Method):
         """Return the plain projection."""
         return plain_linear
 
-    def gather(self, group: Group) -> None:
-        """Bring divided weights together, on the lead's host."""
-        from danlu.model.divided import let_go
+    def pieces(self) -> Iterator[Tensor]:
+        """Yield all weights in the order of their files."""
+        model, group = self.base.model, self.base.shared_by
+        if group.is_alone:
+            yield from (tensor for _name, tensor in model.hf_tensors())
+            return
+        from danlu.model.divided import pieces
 
-        model = self.base.model
-        let_go(model)
-        if group.is_lead and self._gathered is None:
-            self._gathered = Qwen3(model.config, device=torch.device("cpu"), dtype=model.dtype)
-        for name in layout(model.config):
-            parameter = model.get_parameter(name)
-            whole = group.joined(own_share(parameter), len(parameter))
-            if self._gathered is not None:
-                self._gathered.get_parameter(name).detach().copy_(whole)
+        yield from pieces(model, group)
 
-    def save(self, draft: Draft) -> None:
-        """Write a complete model folder; of divided weights as they were gathered."""
-        model = self._gathered or self.base.model
-        write_model(draft, model, like=self.base.folder, at_once=self.at_once)
+    def save(self, draft: Draft, pieces: Iterator[Tensor]) -> None:
+        """Write a complete model folder."""
+        model, like = self.base.model, self.base.folder
+        write_model(draft, model, like=like, at_once=self.at_once, pieces=pieces)

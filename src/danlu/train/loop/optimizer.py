@@ -1,12 +1,12 @@
 """AdamW (Loshchilov and Hutter 2019) over two flat fp32 vectors: matrices, and norm weights.
 
 Weight decay shrinks matrices and leaves norm weights alone. Nothing here makes the host wait for
-the device, but for `state`.
+the device, but for `num_updates` and pieces that arrive from others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from danlu.device.group import ALONE, Group, own_share
 from danlu.ops import AdamW, Moments
 from danlu.train.loop.parameters import FlatParameters
 
+# Gives numbers [start, stop) of a flat tensor, by name.
+ReadNumbers = Callable[[str, int, int], Tensor]
 # What the processes of a group add up besides their gradients.
 MOST_FIGURES = 3
 
@@ -46,7 +48,6 @@ class Optimizer:
         shares: Group = ALONE,
     ) -> None:
         self._shares = shares
-        self._gathered: dict[str, Tensor] = {}
         matrices = [parameter for parameter in parameters if parameter.dim() > 1]
         vectors = [parameter for parameter in parameters if parameter.dim() <= 1]
         sizes = [_numbers(matrices), _numbers(vectors), MOST_FIGURES]
@@ -133,30 +134,26 @@ class Optimizer:
         """Return the flat fp32 master weights of matrices and of norm weights, not copied."""
         return [part.flat.vector.detach() for part in self._parts]
 
-    def gather(self) -> None:
-        """Bring divided weights and moments together at the lead, for `state`."""
-        for name, (part, vector) in self._vectors().items():
-            pieces = [
-                self._shares.joined(
-                    vector[span].view_as(own_share(parameter)), len(parameter)
-                ).flatten()
-                for parameter, span in part.flat.places
-            ]
-            if self._shares.is_lead:
-                self._gathered[name] = torch.cat(pieces)
+    def pieces(self) -> Iterator[Tensor]:
+        """Yield the flat fp32 tensors that `sizes` names, in that order; not copied.
 
-    def state(self) -> tuple[dict[str, Tensor], int]:
-        """Return the flat tensors by name, and the number of updates applied so far.
-
-        Those that are divided as they were when they were gathered.
+        Divided ones arrive at the lead as `Group.pieces` says.
         """
-        updates = max(int(part.moments.updates) for part in self._parts)
-        if not self._shares.is_alone:
-            return self._gathered, updates
-        return {name: vector for name, (_part, vector) in self._vectors().items()}, updates
+        for part, vector in self._vectors().values():
+            if self._shares.is_alone:
+                yield vector
+                continue
+            for parameter, span in part.flat.places:
+                share, rows = vector[span].view_as(own_share(parameter)), len(parameter)
+                for piece in self._shares.pieces(share, rows, 0, rows):
+                    yield piece.flatten()
+
+    def num_updates(self) -> int:
+        """Count the updates applied so far."""
+        return max(int(part.moments.updates) for part in self._parts)
 
     def sizes(self) -> dict[str, int]:
-        """Return how many numbers each tensor of `state` has."""
+        """Return how many numbers each flat tensor has, by its name in a checkpoint."""
         return {
             name: sum(parameter.numel() for parameter, _span in part.flat.places)
             for name, (part, _vector) in self._vectors().items()
@@ -166,29 +163,22 @@ class Optimizer:
         """Take over weights and moments from the process that leads."""
         for _part, vector in self._vectors().values():
             group.take_over(vector)
-        updates = self.state()[1]
-        self._restored(group.told(updates))
+        self._restored(group.told(self.num_updates()))
 
-    def restore(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take over flat tensors of the same names and sizes, from any device, and the count.
+    def restore(self, read: ReadNumbers | None, updates: int) -> None:
+        """Take over flat tensors of the same names and sizes, and the count of updates.
 
-        Of divided ones each process gets its share, and what only the lead has to give.
+        read: gives numbers [start, stop) of one, by name, at the process that leads; the others
+        get their shares from there.
         """
         for name, (part, vector) in self._vectors().items():
-            if self._shares.is_alone:
-                vector.copy_(tensors[name])
-            else:
-                self._deal(part, vector, tensors.get(name))
+            first = 0
+            for parameter, span in part.flat.places:
+                share = vector[span].view_as(own_share(parameter))
+                rows = None if read is None else _rows_of(parameter.shape, read, name, first)
+                self._shares.deal(rows, share, len(parameter))
+                first += parameter.numel()
         self._restored(self._shares.told(updates))
-
-    def _deal(self, part: _Alike, vector: Tensor, whole: Tensor | None) -> None:
-        start = 0
-        for parameter, span in part.flat.places:
-            stop = start + parameter.numel()
-            piece = None if whole is None else whole[start:stop].view(parameter.shape)
-            share = vector[span].view_as(own_share(parameter))
-            self._shares.deal(piece, share, len(parameter))
-            start = stop
 
     def _vectors(self) -> dict[str, tuple[_Alike, Tensor]]:
         """Return this process's flat tensors by name, with what they belong to."""
@@ -206,6 +196,19 @@ class Optimizer:
         for part in self._parts:
             part.moments.updates.fill_(updates)
             part.flat.publish()
+
+
+def _rows_of(
+    shape: torch.Size, read: ReadNumbers, name: str, first: int
+) -> Callable[[int, int], Tensor]:
+    """Return what reads rows of a parameter whose numbers stand in a flat tensor from `first`."""
+    width = shape[1:].numel()
+
+    def rows(start: int, stop: int) -> Tensor:
+        numbers = read(name, first + start * width, first + stop * width)
+        return numbers.view(stop - start, *shape[1:])
+
+    return rows
 
 
 def _numbers(parameters: Sequence[nn.Parameter]) -> int:

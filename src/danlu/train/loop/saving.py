@@ -14,11 +14,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import torch
+from torch import Tensor
+
 from danlu.container import memory_bytes
-from danlu.device.group import Group
+from danlu.device.group import Group, take_all
 from danlu.errors import CapacityError
 from danlu.files.draft import Draft, HeldDraft
 from danlu.runs.checkpoints import commit_checkpoint, prune, remove_checkpoint
@@ -50,19 +54,19 @@ class Saves(Protocol):
     def settle(self) -> None: ...
 
 
-# Brings together what a group has divided, before it is written; all processes call it at once.
-Gather = Callable[[], None]
+# Yields all that a checkpoint is written from, in its order: `Group.pieces` says how.
+Pieces = Callable[[], Iterator[Tensor]]
 
 
 class SavesNothing:
     """For a process that another one leads: that one saves for all.
 
-    gather: None where the lead has all there is to save.
+    pieces: None where the lead has all there is to save.
     """
 
-    def __init__(self, group: Group, gather: Gather | None) -> None:
+    def __init__(self, group: Group, pieces: Pieces | None) -> None:
         self._group = group
-        self._gather = gather
+        self._pieces = pieces
 
     def resume(self, progress: Progress) -> None:
         """Do nothing, as all the others do."""
@@ -71,8 +75,8 @@ class SavesNothing:
         self, progress: Progress, *, on_schedule: bool, must: bool
     ) -> Iterator[Saved | NotSaved]:
         """Give this process's share, where the lead has not saved this step before."""
-        if self._gather is not None and self._group.told():
-            self._gather()
+        if self._pieces is not None and self._group.told():
+            take_all(self._pieces())
         yield from ()
 
     def outcome(self) -> Iterator[Saved | NotSaved]:
@@ -82,7 +86,10 @@ class SavesNothing:
 
 
 class Saver:
-    """Writes the checkpoints of one run, and says how it went. gather: as in `SavesNothing`."""
+    """Writes the checkpoints of one run, and says how it went.
+
+    tells: whether the group's processes have shares of what is saved, so that they must know when.
+    """
 
     def __init__(
         self,
@@ -93,11 +100,13 @@ class Saver:
         metrics: Metrics,
         save_total_limit: int | None,
         group: Group,
-        gather: Gather | None,
+        pieces: Pieces,
+        tells: bool,
     ) -> None:
         self._folder = folder
         self._group = group
-        self._gather = gather
+        self._pieces = pieces
+        self._tells = tells
         self._method = method
         self._optimizer = optimizer
         self._metrics = metrics
@@ -122,8 +131,8 @@ class Saver:
         """
         yield from self.outcome(wait=True)
         is_new = self._saved_step != progress.step
-        if self._gather is not None and self._group.told(is_new):
-            self._gather()
+        if self._tells:
+            self._group.told(is_new)
         if not is_new:
             return
         if not on_schedule:
@@ -160,24 +169,27 @@ class Saver:
 
     def _start(self, progress: Progress, *, behind: bool) -> None:
         self._metrics.flush()
+        pieces = self._pieces()
         if behind and self._copy_bytes() <= HELD_SHARE * memory_bytes():
             held = HeldDraft()
-            self._fill(held, progress)
+            self._fill(held, progress, pieces)
             thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
             future = thread.submit(self._write, progress, held.copy_into)
             thread.shutdown(wait=False)  # it ends with this checkpoint
         else:
             future = Future()
-            future.set_result(self._write(progress, lambda draft: self._fill(draft, progress)))
+            fill = partial(self._fill, progress=progress, pieces=pieces)
+            future.set_result(self._write(progress, fill))
+            take_all(pieces)  # that a full disk has left: the others give them all
         self._pending = progress, future
 
     def _copy_bytes(self) -> int:
-        tensors, _updates = self._optimizer.state()
-        return sum(tensor.nbytes for tensor in (*tensors.values(), *self._method.parameters()))
+        weights = sum(p.numel() * p.itemsize for p in self._method.parameters())
+        return weights + sum(self._optimizer.sizes().values()) * torch.float32.itemsize
 
-    def _fill(self, draft: Draft, progress: Progress) -> None:
-        self._method.save(draft)
-        write_state(draft, progress, self._optimizer)
+    def _fill(self, draft: Draft, progress: Progress, pieces: Iterator[Tensor]) -> None:
+        self._method.save(draft, pieces)
+        write_state(draft, progress, self._optimizer, pieces)
 
     def _write(self, progress: Progress, fill: Callable[[Draft], None]) -> CapacityError | None:
         """Write, commit and remove; return the fault of a full disk.

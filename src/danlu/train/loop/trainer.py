@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -112,8 +113,8 @@ class Trainer:
             eps=recipe.adam_epsilon,
             shares=group if is_shared and method.trains_base else ALONE,
         )
-        self._gather = self._bring_together if is_shared and method.trains_base else None
-        self._saver: Saves = SavesNothing(group, self._gather)
+        self._is_divided = is_shared and method.trains_base
+        self._saver: Saves = SavesNothing(group, self._pieces if self._is_divided else None)
         if self._folder is not None and self._metrics is not None:
             self._saver = Saver(
                 self._folder,
@@ -122,7 +123,8 @@ class Trainer:
                 metrics=self._metrics,
                 save_total_limit=recipe.save_total_limit,
                 group=group,
-                gather=self._gather,
+                pieces=self._pieces,
+                tells=self._is_divided,
             )
         self._progress = Progress(scale=LossScale.first_for(base.dtype))
         self._stop_requested = False
@@ -140,11 +142,11 @@ class Trainer:
         if self._folder is not None:
             self._progress = read_state(self._folder / f"checkpoint-{step}", self._optimizer)
             truncate_after(self._folder, step)
-        elif self._gather is not None:
-            self._optimizer.restore({}, 0)
+        elif self._is_divided:
+            self._optimizer.restore(None, 0)
         if not self._group.is_alone:
             self._progress = Progress.from_fields(self._group.told(self._progress.as_fields()))
-        if not self._group.is_alone and self._gather is None:
+        if not self._group.is_alone and not self._is_divided:
             self._optimizer.take_over(self._group)
         self._method.weights_changed()
         self._saver.resume(self._progress)
@@ -204,15 +206,13 @@ class Trainer:
             self._flush()
         except (Interrupted, OutOfMemory, GroupBroken) as ended:
             self._flush()
-            if self._gather is not None and not isinstance(ended, Interrupted):
+            if self._is_divided and not isinstance(ended, Interrupted):
                 raise  # the others give their shares no more
             yield from self._saver.save(self._progress, on_schedule=False, must=True)
             raise
         finally:
             self._saver.settle()
         self._take_best()
-        if self._gather is not None:
-            self._gather()
 
     def _take_best(self) -> None:
         best = self._progress.best_step
@@ -221,13 +221,12 @@ class Trainer:
         if self._folder is not None:
             verify(self._folder / f"checkpoint-{best}")
             read_state(self._folder / f"checkpoint-{best}", self._optimizer)
-        elif self._gather is not None:
-            self._optimizer.restore({}, 0)
+        elif self._is_divided:
+            self._optimizer.restore(None, 0)
 
-    def _bring_together(self) -> None:
-        """Gather what is saved, and what is divided among the processes."""
-        self._method.gather(self._group)
-        self._optimizer.gather()
+    def _pieces(self) -> Iterator[Tensor]:
+        """Yield what a checkpoint is written from."""
+        return chain(self._method.pieces(), self._optimizer.pieces())
 
     def _should_evaluate(self) -> bool:
         recipe, step = self._recipe, self._progress.step
@@ -393,7 +392,8 @@ class Trainer:
         while True:
             started = time.perf_counter()
             try:
-                return compute(), time.perf_counter() - started
+                with self._group.computing():
+                    return compute(), time.perf_counter() - started
             except Exception as fault:
                 if not is_out_of_memory(fault):
                     raise

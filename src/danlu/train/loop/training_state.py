@@ -7,10 +7,13 @@ updates applied, best evaluation, loss scale. No random state: there is none.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from danlu.errors import DataError
 from danlu.files.draft import Draft
@@ -19,7 +22,7 @@ from danlu.language import _
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.precision import LossScale
 from danlu.weights.safetensors import SafetensorsFile
-from danlu.weights.sharded import TensorPlan, write_tensors
+from danlu.weights.sharded import TensorPlan, in_order, write_tensors
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 PROGRESS_FILE = "progress.json"
@@ -75,27 +78,40 @@ class Progress:
         return cls(**{**fields, "scale": scale, "provisional": provisional})
 
 
-def write_state(draft: Draft, progress: Progress, optimizer: Optimizer) -> None:
-    """Write optimizer and progress into a checkpoint's draft.
+def write_state(
+    draft: Draft, progress: Progress, optimizer: Optimizer, pieces: Iterator[Tensor]
+) -> None:
+    """Write optimizer and progress into a checkpoint's draft. pieces: those of the optimizer.
 
     Raises DataError where a weight is not finite: such a checkpoint would replace a good one.
     """
-    tensors, updates = optimizer.state()
-    # A sum needs no copy of the weights, and any NaN or infinity in them stays in it.
-    masters = [tensor for name, tensor in tensors.items() if name.endswith(".master")]
-    if not all(weights.sum().isfinite() for weights in masters):
-        raise DataError(
-            _("Training stopped: the weights are not finite any more."),
-            why=_("A number among them is NaN or infinity, so they were not saved."),
-            fix=_("Try a lower --learning_rate; the newest checkpoint has the last good weights."),
-        )
     plans = [
-        TensorPlan(name=name, dtype=tensor.dtype, shape=tuple(tensor.shape))
-        for name, tensor in tensors.items()
+        TensorPlan(name=name, dtype=torch.float32, shape=(size,))
+        for name, size in optimizer.sizes().items()
     ]
-    write_tensors(draft, OPTIMIZER_FILE, plans, tensors.__getitem__)
-    text = json.dumps({**progress.as_fields(), "updates": updates}, indent=1)
+    arriving = in_order(plans, pieces)
+
+    def fetch(name: str) -> Iterator[Tensor]:
+        numbers = arriving(name)
+        return _all_finite(numbers) if name.endswith(".master") else numbers
+
+    write_tensors(draft, OPTIMIZER_FILE, plans, fetch)
+    text = json.dumps({**progress.as_fields(), "updates": optimizer.num_updates()}, indent=1)
     draft.write(PROGRESS_FILE, text + "\n")
+
+
+def _all_finite(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    for piece in pieces:
+        # A sum needs no copy of the weights, and any NaN or infinity in them stays in it.
+        if not piece.sum().isfinite():
+            raise DataError(
+                _("Training stopped: the weights are not finite any more."),
+                why=_("A number among them is NaN or infinity, so they were not saved."),
+                fix=_(
+                    "Try a lower --learning_rate; the newest checkpoint has the last good weights."
+                ),
+            )
+        yield piece
 
 
 def read_state(folder: Path, optimizer: Optimizer) -> Progress:
@@ -115,5 +131,5 @@ def read_state(folder: Path, optimizer: Optimizer) -> Progress:
         text = (folder / PROGRESS_FILE).read_bytes()
     fields = json.loads(text)
     updates = fields.pop("updates")
-    optimizer.restore({name: file.read(name) for name in wanted}, updates)
+    optimizer.restore(file.rows, updates)
     return Progress.from_fields(fields)
