@@ -18,6 +18,7 @@ from torch import Tensor
 Arguments = dict[str, Any]
 _HALVES = (torch.float16, torch.bfloat16)
 _LARGEST_SIDE = 65535  # of an int8 or int4 matrix
+_MOST_GROUPS = 1024
 
 
 def host_of(tensor: Tensor) -> Tensor:
@@ -238,6 +239,8 @@ def _grouped(arguments: Arguments) -> Iterator[str]:
         return
     if not by_sum and len(ends) != len(weight):
         yield "takes a matrix for each group"
+    if len(ends) > _MOST_GROUPS:
+        yield f"takes at most {_MOST_GROUPS} groups"
     sums = host_of(ends).tolist()
     if any(later < earlier for earlier, later in pairwise((0, *sums))):
         yield "takes sums in `group_list`, not lengths"
