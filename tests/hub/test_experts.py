@@ -20,9 +20,10 @@ from danlu.files.committed import committed_folder
 from danlu.hub.load import load_for_answers, load_model
 from danlu.hub.save import write_model
 from danlu.model.config import Quantization, load_config
+from danlu.model.quantized import floats_bytes
 from danlu.model.qwen3 import ExpertLayer
 from danlu.model.sizes import num_active_parameters, num_parameters
-from danlu.ops import packing_for
+from danlu.ops import QuantizedWeight, packing_for
 from danlu.ops.frozen.packed import PACKED_LINEAR
 from danlu.weights.safetensors import SafetensorsFile, header_bytes, tensor_bytes
 from tests.helpers.models.hugging_face import segment_logits
@@ -176,6 +177,21 @@ def test_in_few_bits_they_answer_nearly_alike(quantization: Quantization, tmp_pa
     error = (logits(few, TOKENS, adapter) - exact).norm() / exact.norm()
     assert 0 < error < (0.02 if quantization == "int8" else 0.2)
     assert (without - exact).norm() / exact.norm() > 3 * error  # the adapter is what was added
+
+
+def test_without_a_product_for_them_floats_are_made_and_counted(
+    folder: Path,
+) -> None:
+    """As on a card whose kernel was switched off: the floats are those of a layer's experts."""
+    few = load_model(str(folder), device=CPU, dtype=torch.float32, quantization="int8").model
+    assert floats_bytes(few) == 0
+    expected = logits(few, TOKENS)
+    for module in few.modules():
+        if isinstance(module, QuantizedWeight):
+            module.form = module.form._replace(cut=None)
+    gate_up = 8 * 2 * EXPERTS.moe_intermediate_size * few.config.hidden_size
+    assert floats_bytes(few) >= gate_up * few.dtype.itemsize
+    torch.testing.assert_close(logits(few, TOKENS), expected, atol=0.02, rtol=0.02)
 
 
 def test_a_form_that_experts_do_not_have_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from danlu.lora.adapter import ALL_TARGETS, Adapter, LoraConfig
 from danlu.lora.bank import AdapterBank
 from danlu.lora.stack import MOST_STACKED, AdapterStack, StackedLinear
 from tests.helpers.models.packed import packed_logits, random_adapter, random_tokens
-from tests.helpers.models.tiny_model import tiny_model
+from tests.helpers.models.tiny_model import EXPERTS, tiny_model
 
 CONFIG, MODEL = tiny_model()
 SOME = ("v_proj", "down_proj")
@@ -123,3 +124,33 @@ def test_where_memory_does_not_suffice_it_holds_nothing_and_begins_anew(
             held.hold(adapters)
     assert not held.matrices.pairs
     check(held, adapters)
+
+
+def test_rows_of_experts_get_the_adapter_of_their_token() -> None:
+    config, model = tiny_model(num_hidden_layers=3, experts=EXPERTS)
+    few = LoraConfig(r=2, target_modules=("up_proj", "down_proj"))
+    made = [
+        random_adapter(one, config, seed) for seed, one in enumerate([LoraConfig(r=4), few, few])
+    ]
+    held = AdapterStack(config, device=torch.device("cpu"), dtype=torch.float32)
+    lengths = [5, 9, 1, 6]
+    tokens = random_tokens(config, sum(lengths))
+    for two in (made[:2], made[1:]):  # the last takes the first one's place, or another
+        assert held.hold(two)
+        adapters = sorted([None, *two], key=lambda one: held.places([one]))
+        adapters.append(adapters[-1])
+        counts = torch.zeros(held.matrices.num_places, dtype=torch.int64)
+        for place, length in zip(held.places(adapters), lengths, strict=True):
+            counts[place] += length
+        with torch.no_grad():
+            linear = StackedLinear(held.matrices, counts.cumsum(0))
+            found = packed_logits(model, tokens, lengths, linear)
+            bank = AdapterBank(list(zip(adapters, lengths, strict=True)))
+            expected = packed_logits(model, tokens, lengths, bank)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_of_many_experts_fewer_adapters_stand_side_by_side() -> None:
+    config = replace(CONFIG, experts=replace(EXPERTS, num_experts=128))
+    held = AdapterStack(config, device=torch.device("cpu"), dtype=torch.float32)
+    assert not held.hold([adapter(1)] * MOST_STACKED)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -79,6 +79,9 @@ def compute(variant: Any, *arguments: Any) -> None:
         q = torch.empty(tokens, heads + 2 * kv_heads, head_dim, dtype=dtype)
         cache.append(0, step, q[:, heads : heads + kv_heads], q[:, -kv_heads:])
         cache.attend(0, step, q[:, :heads])
+    elif isinstance(variant, Mapping):
+        name, *rest = arguments
+        variant[name].linear(*rest)
     else:
         getattr(variant, "linear", variant)(*arguments)
 
@@ -112,6 +115,12 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
         pair = empty(2, 4096, 24), empty(2, 24, 6144), torch.tensor([0, 1])
         yield row, weight, empty(4096), 1e-6, False, None, pair
         yield empty(1, 8192), weight, None, 1e-6, True, empty(1, 6144), None
+    if name == "expert_bits":
+        for rows in (64, 4096):
+            x, ends = empty(rows, 2048), torch.full((128,), rows, dtype=torch.int32)
+            yield "int8", x, empty(128 * 8, 2048, dtype=torch.int8), empty(128 * 8), ends
+            words = empty(128 * 8, 64, 4, dtype=torch.int32)
+            yield "int4", x, words, empty(128 * 8, 64, 2), ends
     for rows in (1, 512):
         if name == "grouped_linear":
             ends = torch.tensor([0, rows])

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from danlu.device.variants import CUDA_GRAPH, TRITON
+from danlu.device.variants import CUDA_GRAPH, GROUPED_MM, TRITON
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
+from danlu.model.config import Quantization
 from danlu.ops.cache.graph import GRAPH, recorder_for
 from danlu.ops.cache.paged_store import CACHE
+from danlu.ops.expert_products import EXPERT_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from tests.helpers.models.tiny_engine import (
     GREEDY,
@@ -24,6 +26,7 @@ from tests.helpers.models.tiny_engine import (
     tokens_of,
     varied_model,
 )
+from tests.helpers.models.tiny_model import EXPERTS, quantized_tiny
 from tests.helpers.models.variants import nvidia_variants, taken
 from tests.nvidia.starting import CudaGraphs
 
@@ -128,3 +131,29 @@ def test_tokens_are_those_of_single_operations(cuda: CudaGraphs) -> None:
     assert found[0] == found[1]
     assert cuda.asked.count("default: replay") >= 2
     assert len(cuda.pools) >= 2
+
+
+@pytest.mark.parametrize("form", [None, "int8"])
+def test_which_experts_compute_is_found_anew_at_each_start(
+    cuda: CudaGraphs, form: Quantization | None
+) -> None:
+    """With several adapters on them, too."""
+    experts = replace(EXPERTS, mlp_only_layers=())
+    model = varied_model(num_hidden_layers=1, experts=experts).to(torch.bfloat16)
+    adapters = [None, random_adapter(1, model), random_adapter(2, model)]
+    asked = [
+        Request(
+            prompt=random_prompt(n, 5 + n), sampling=replace(GREEDY, max_tokens=4), adapter=adapter
+        )
+        for n, adapter in enumerate(adapters)
+    ]
+    found = []
+    with nvidia_variants(), taken(EXPERT_LINEAR, GROUPED_MM):
+        if form is not None:
+            model = quantized_tiny(model, form, keeps_head=False)
+        for variant in (CUDA_GRAPH, "reference"):
+            with taken(GRAPH, variant):
+                outputs = run_all(Engine(model, tokenizer()), asked)
+                found.append([tokens_of(one) for one in outputs])
+    assert found[0] == found[1]
+    assert cuda.asked.count("default: replay") >= 2

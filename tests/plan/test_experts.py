@@ -153,3 +153,18 @@ def test_lora_on_the_smaller_one_by_card(device: str, fits: bool) -> None:
     found = needs(published("Qwen3-30B-A3B"), card, card.memory_bytes)["lora"]
     assert found.fits == fits
     assert 60 << 30 < found.num_bytes < 75 << 30
+
+
+@pytest.mark.parametrize(
+    ("device", "form", "fits"),
+    [
+        ("ascend-910b-64g", "int8", True),
+        ("rtx-4090-24g", "int4", True),
+        ("rtx-4090-24g", "int8", False),
+    ],
+)
+def test_answers_in_few_bits_by_card(device: str, form: str, fits: bool) -> None:
+    """A card multiplies with experts' weights as they are stored: no floats are there beside."""
+    card = CATALOGUE[device]
+    found = needs(published("Qwen3-30B-A3B"), card, card.memory_bytes)[f"chat_{form}"]
+    assert found.fits == fits

@@ -230,21 +230,28 @@ def npu_weight_quant_batchmatmul(
     **named: Any,
 ) -> Tensor:
     """Return x @ ((weight + offset) * scale); scale and offset [N], or [groups, N]."""
+    offset = torch.zeros_like(antiquant_scale) if antiquant_offset is None else antiquant_offset
+    return (x.float() @ _from_few_bits(weight, antiquant_scale, offset)).to(x.dtype)
+
+
+def _from_few_bits(weight: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Return floats [K, N] of int8, or of eight int4 in an int32 [K, N / 8]."""
     if weight.dtype == torch.int32:
         shifts = torch.arange(0, 32, 4, dtype=torch.int32)
         nibbles = (weight[..., None] >> shifts) & 15
         weight = torch.where(nibbles >= 8, nibbles - 16, nibbles).flatten(-2)
-    scale = antiquant_scale.float()
-    offset = torch.zeros_like(scale) if antiquant_offset is None else antiquant_offset.float()
-    if antiquant_group_size:
-        scale, offset = (t.repeat_interleave(antiquant_group_size, 0) for t in (scale, offset))
-    return (x.float() @ ((weight.float() + offset) * scale)).to(x.dtype)
+    scale, offset = scale.float(), offset.float()
+    if scale.dim() == 2:
+        size = len(weight) // len(scale)
+        scale, offset = (t.repeat_interleave(size, 0) for t in (scale, offset))
+    return (weight.float() + offset) * scale
 
 
 def npu_grouped_matmul(x: Sequence[Tensor], weight: Sequence[Tensor], **named: Any) -> list[Tensor]:
     """Group rows of one tensor (group_type 0): each with its matrix of [groups, in, out].
 
-    Rows behind the last group are whatever was in memory. With group_type 2 what is summed over is
+    Rows behind the last group are whatever was in memory. Few bits with scales and offsets are as
+    in `npu_weight_quant_batchmatmul`. With group_type 2 what is summed over is
     in groups: x [out, rows], weight [rows, in] -> [groups, out, in]; that a group without rows
     gives zeros is assumed.
     """
@@ -256,6 +263,9 @@ def npu_grouped_matmul(x: Sequence[Tensor], weight: Sequence[Tensor], **named: A
             for start, end in pairwise(starts)
         ]
         return [torch.stack(sums).to(rows.dtype)]
+    if named.get("antiquant_scale") is not None:
+        (scales,), (offsets,) = named["antiquant_scale"], named["antiquant_offset"]
+        matrices = torch.stack(list(map(_from_few_bits, matrices, scales, offsets)))
     y = rows.new_full((len(rows), matrices.shape[2]), torch.nan)
     for (start, end), matrix in zip(pairwise(starts), matrices, strict=True):
         y[start:end] = (rows[start:end].float() @ matrix.float()).to(rows.dtype)

@@ -107,7 +107,7 @@ KERNELS: dict[str, Kernel] = {
         HALVES | {torch.bool, torch.int8, torch.uint8, torch.int32}, results=SINGLE
     ),
     "npu::npu_weight_quant_batchmatmul": Kernel(HALVES | {torch.int8, torch.int32}),
-    "npu::npu_grouped_matmul": Kernel(FLOATS | {torch.int64}),
+    "npu::npu_grouped_matmul": Kernel(FLOATS | {torch.int8, torch.int32, torch.int64}),
     "npu::npu_top_k_top_p": Kernel(FLOATS | {torch.int32}),
     # A number for the host: bytes are copied, no kernel computes.
     "_local_scalar_dense": Kernel(ALL),

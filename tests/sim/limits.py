@@ -18,6 +18,7 @@ from torch import Tensor
 Arguments = dict[str, Any]
 _HALVES = (torch.float16, torch.bfloat16)
 _LARGEST_SIDE = 65535  # of an int8 or int4 matrix
+_MOST_GROUPS = 1024
 
 
 def host_of(tensor: Tensor) -> Tensor:
@@ -223,7 +224,9 @@ def _grouped(arguments: Arguments) -> Iterator[str]:
     if arguments["split_item"] not in (2, 3):
         yield "gives one tensor with split_item 2 or 3 only"
     ((x,), (weight,)) = xs, weights
-    if x.dtype != weight.dtype or x.dtype not in (*_HALVES, torch.float32):
+    if arguments["antiquant_scale"] is not None:
+        yield from _grouped_few_bits(arguments, x, weight)
+    elif x.dtype != weight.dtype or x.dtype not in (*_HALVES, torch.float32):
         yield "takes `x` and `weight` in one dtype: float16, bfloat16 or float32"
     if by_sum and (x.dim() != 2 or weight.dim() != 2 or x.shape[1] != len(weight)):
         yield "takes x [out, rows] and another tensor [rows, in]"
@@ -236,11 +239,38 @@ def _grouped(arguments: Arguments) -> Iterator[str]:
         return
     if not by_sum and len(ends) != len(weight):
         yield "takes a matrix for each group"
+    if len(ends) > _MOST_GROUPS:
+        yield f"takes at most {_MOST_GROUPS} groups"
     sums = host_of(ends).tolist()
     if any(later < earlier for earlier, later in pairwise((0, *sums))):
         yield "takes sums in `group_list`, not lengths"
     elif sums[-1] != (x.shape[1] if by_sum else len(x)):
         yield f"leaves rows behind the last group undefined: {sums[-1]} are in groups"
+
+
+def _grouped_few_bits(arguments: Arguments, x: Tensor, weight: Tensor) -> Iterator[str]:
+    """A scale and an offset for each output of int8; of int4 for groups of its inputs, too."""
+    if arguments["group_type"] or arguments["antiquant_offset"] is None:
+        yield "takes few bits in groups of rows, with scales and offsets"
+        return
+    (scale,), (offset,) = arguments["antiquant_scale"], arguments["antiquant_offset"]
+    if x.dtype not in _HALVES or {scale.dtype, offset.dtype} != {x.dtype}:
+        yield "takes activations, scales and offsets in one 16-bit dtype"
+    if weight.dtype not in (torch.int8, torch.int32):
+        yield "takes int8, or eight int4 in an int32"
+    if weight.dtype == torch.int32 and not weight.is_contiguous():
+        yield "takes int4 that lie [groups, in, out / 8]"
+    groups, inputs, width = weight.shape
+    outputs = width * (8 if weight.dtype == torch.int32 else 1)
+    by_group = weight.dtype == torch.int32 and scale.dim() == 3
+    if by_group and inputs % scale.shape[1]:
+        yield "takes groups of inputs that are alike long"
+    shape = (groups, scale.shape[1], outputs) if by_group else (groups, outputs)
+    if scale.shape != shape or offset.shape != shape:
+        yield f"takes scales and offsets {shape}"
+    for part in (scale, offset):
+        if not part.is_contiguous():
+            yield "takes no scales or offsets with gaps"
 
 
 def _top_k_top_p(arguments: Arguments) -> Iterator[str]:

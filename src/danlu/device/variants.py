@@ -42,6 +42,7 @@ _EVERYWHERE: Mapping[str, tuple[str, ...]] = {
     "add_norm": (),
     "fp8_linear": (),
     "nf4_linear": ("floats",),
+    "expert_bits": (),
 }
 _CPU: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (NATIVE, "torch"),
@@ -84,6 +85,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "adamw": ("fused", "unfused"),
     "int8_linear": (TRITON, "floats"),
     "int4_linear": (TRITON, "floats"),
+    "expert_bits": (TRITON,),
     "packed_linear": (),
     "packed_base": (),
 }
@@ -107,6 +109,7 @@ _NPU: Mapping[str, tuple[str, ...]] = {
     "fp8_linear": (),
     "int4_linear": (ASCEND, "floats"),
     "int8_linear": (ASCEND, "floats"),
+    "expert_bits": (ASCEND,),
     # op-plugin's `_fused_adamw_` ignores `found_inf` (its sources of August 2026).
     "adamw": ("unfused",),
 }

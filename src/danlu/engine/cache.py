@@ -52,12 +52,19 @@ def empty_cache(
 
 
 def default_tokens(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, step_tokens: int, rows: int
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    step_tokens: int,
+    rows: int,
+    floats: int = 0,
 ) -> int:
     """Return how many tokens a cache should hold: a share of free memory, no more than needed.
 
     step_tokens, rows: the most tokens and rows of logits of one step, which needs memory beside the
-    cache. Raises CapacityError where next to nothing is left.
+    cache. floats: bytes of floats that a product makes of weights. Raises CapacityError where next
+    to nothing is left.
     """
     widest = 2 * config.intermediate_size + 4 * config.hidden_size
     experts = config.experts
@@ -66,6 +73,7 @@ def default_tokens(
         widest = max(widest, experts.num_experts_per_tok * of_row)
     # Of the widest operation its input and output; of logits also what sampling makes of them.
     step_bytes = 2 * step_tokens * widest * dtype.itemsize + 3 * rows * config.vocab_size * 4
+    step_bytes += floats
     free = free_bytes(device)
     room = int(_CACHE_SHARE * max(0, free - step_bytes))
     # Attention may copy keys and values, each into two forms: of all tokens, or of so many.

@@ -33,6 +33,7 @@ from danlu.engine.step_inputs import Step, StepInputs
 from danlu.engine.step_linears import Batch, StepLinears
 from danlu.lora.adapter import Adapter
 from danlu.lora.stack import MOST_STACKED
+from danlu.model.quantized import floats_bytes
 from danlu.model.qwen3 import Linear, Qwen3
 from danlu.ops import Draw, cache_of, draw, draws_at_once, draws_rows, recorder_for
 from danlu.text.detokenize import Detokenizer
@@ -86,6 +87,7 @@ class Engine:
                 model.dtype,
                 step_tokens=prompt_tokens_per_step + num_requests,
                 rows=num_requests,
+                floats=floats_bytes(model),
             )
         kind = cache_of(model.device)
         num_blocks = -(-cache_tokens // kind.block_tokens)

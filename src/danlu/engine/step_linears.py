@@ -23,14 +23,13 @@ Batch = Mapping[RequestSequence, int]
 class StepLinears:
     """The `linear` of an engine's steps.
 
-    Where the device multiplies groups by one call all adapters of a dense model are computed
-    together, elsewhere one after the other.
+    Where the device multiplies groups by one call all adapters are computed together, elsewhere one
+    after the other.
     """
 
     def __init__(self, model: Qwen3) -> None:
         self._stack: AdapterStack | None = None
-        # Experts' rows stand in the experts' order, so their adapters are added one by one.
-        if multiplies_groups(model.device) and model.config.experts is None:
+        if multiplies_groups(model.device, many=model.config.experts is not None):
             self._stack = AdapterStack(model.config, device=model.device, dtype=model.dtype)
 
     def arranged(self, batch: Batch) -> Batch:

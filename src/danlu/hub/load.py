@@ -20,7 +20,7 @@ from danlu.model.packed import pack_model
 from danlu.model.quantized import (
     MULTIPLES,
     fits,
-    keeps_all_experts,
+    has_experts_in,
     quantized_bytes,
     quantized_model,
 )
@@ -191,12 +191,7 @@ def _check_form(
     checked: CheckedModel, device: Device, quantization: WeightForm | None, *, keeps_head: bool
 ) -> None:
     """Refuse a form that a model's matrices have none of."""
-    is_for_answers = not keeps_head or quantization == "fp8"  # a training makes floats of them
-    if (
-        quantization is not None
-        and is_for_answers
-        and not keeps_all_experts(checked.config, quantization, device.torch_device)
-    ):
+    if quantization is not None and not has_experts_in(checked.config, quantization):
         raise UsageError(
             _("The experts of {folder} cannot be kept in {form}.").format(
                 folder=checked.folder, form=quantization
@@ -204,7 +199,7 @@ def _check_form(
             why=_("{device} has no products with such matrices of many experts.").format(
                 device=device.description
             ),
-            fix="--fp8 false" if quantization == "fp8" else _("Leave out --quantization."),
+            fix="--fp8 false",
         )
     if quantization is not None and not fits(checked.config, quantization):
         others = "--quantization_bit 8" if keeps_head else "--quantization int8"

@@ -2,9 +2,13 @@
 
 A projection's matrices of all adapters stand in one tensor, at fixed places; place 0 holds zeros,
 for the plain model. So a step starts the same operations whichever adapters its requests have, and
-a recorded step stays right while adapters come and go. For inference only, of dense models.
+a recorded step stays right while adapters come and go. For inference only.
 
-Shapes: P places, R the most rows that an adapter's merged A has.
+Where a layer has experts each of them has its matrices at every place, one place after the other: a
+group of rows is an expert's rows of one adapter. Rows of an expert stand in the order of their
+tokens, and these in the order of their adapters' places, so the groups are in order, too.
+
+Shapes: P places, R the most rows that an adapter's merged A has, E experts.
 """
 
 from __future__ import annotations
@@ -18,12 +22,14 @@ from torch import Tensor
 
 from danlu.lora.adapter import Adapter
 from danlu.model.config import ModelConfig
-from danlu.model.layout import merged_shape
+from danlu.model.experts import Groups
+from danlu.model.layout import merged_shape, num_experts
 from danlu.model.qwen3 import (
     Head,
     Layer,
     Linear,
     begin_product,
+    expert_product,
     fused_product,
     plain_linear,
     projection_input,
@@ -32,13 +38,16 @@ from danlu.ops import Stream, end_linear, grouped_linear, is_fused
 
 # As many adapters as a step can have; each takes memory, and place 0 as much as one of them.
 MOST_STACKED = 8
+# The most groups of one call: of npu_grouped_matmul (op-plugin's page, August 2026).
+_MOST_GROUPS = 1024
 
 
 @dataclass(frozen=True)
 class PlacedPair:
     """A projection's matrices: a [P, in, R] and b [P, R, out], scaling included.
 
-    In b each target has its own rows, and zeros in the columns of the others.
+    In b each target has its own rows, and zeros in the columns of the others. Of experts both have
+    E P matrices, an expert's side by side.
     """
 
     a: Tensor
@@ -55,13 +64,15 @@ class Matrices:
 
 
 class AdapterStack:
-    """The adapters that steps have used last, at most `MOST_STACKED`.
+    """The adapters that steps have used last, at most `MOST_STACKED`; with many experts fewer.
 
     matrices: another object whenever what was recorded with the old one is not right any more.
     """
 
     def __init__(self, config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> None:
         self._config, self._device, self._dtype = config, device, dtype
+        experts = 1 if config.experts is None else config.experts.num_experts
+        self._most = min(MOST_STACKED, _MOST_GROUPS // experts - 1)
         self._places: WeakKeyDictionary[Adapter, int] = WeakKeyDictionary()
         self._used: WeakKeyDictionary[Adapter, int] = WeakKeyDictionary()  # when, in calls
         self._calls = 0
@@ -72,12 +83,12 @@ class AdapterStack:
 
         Raises what torch raises where memory does not suffice: then it holds none.
         """
-        if len(adapters) > MOST_STACKED:
+        if len(adapters) > self._most:
             return False
         self._calls += 1
         self._used.update(dict.fromkeys(adapters, self._calls))
         if not all(adapter in self._places for adapter in adapters):
-            latest = sorted(self._used, key=lambda one: -self._used[one])[:MOST_STACKED]
+            latest = sorted(self._used, key=lambda one: -self._used[one])[: self._most]
             try:
                 self._bring_in(latest)
             except BaseException:
@@ -123,9 +134,10 @@ class AdapterStack:
         for name, rank in ranks.items():
             for layer in range(self._config.num_hidden_layers):
                 out, in_features = merged_shape(self._config, name, layer)
+                count = num_places * (num_experts(self._config, name, layer) or 1)
                 pairs[layer, name] = PlacedPair(
                     *(
-                        torch.zeros(num_places, *shape, device=self._device, dtype=self._dtype)
+                        torch.zeros(count, *shape, device=self._device, dtype=self._dtype)
                         for shape in ((in_features, rank), (rank, out))
                     )
                 )
@@ -134,13 +146,16 @@ class AdapterStack:
     @torch.no_grad()
     def _put(self, place: int, adapter: Adapter) -> None:
         for key, pair in self.matrices.pairs.items():
-            a, b = pair.a[place].zero_(), pair.b[place].zero_()
+            every = slice(place, None, self.matrices.num_places)  # one, or one of each expert
+            a, b = pair.a[every].zero_(), pair.b[every].zero_()
             addition = adapter.additions.get(key)
             if addition is None:
                 continue
-            a[:, : len(addition.a)] = addition.a.t()
+            own = addition.a.view(len(a), -1, addition.a.shape[1])
+            a[:, :, : own.shape[1]] = own.transpose(1, 2)
             for part in addition.parts:
-                b[part.rank_rows, part.out_rows] = adapter.config.scaling * part.b.t()
+                wide = part.b.view(len(b), -1, part.b.shape[1]).transpose(1, 2)
+                b[:, part.rank_rows, part.out_rows] = adapter.config.scaling * wide
 
 
 class StackedLinear(Linear):
@@ -151,6 +166,7 @@ class StackedLinear(Linear):
 
     def __init__(self, matrices: Matrices, ends: Tensor) -> None:
         self._pairs, self._ends = matrices.pairs, ends
+        self._of_rows: tuple[Groups, Tensor] | None = None
 
     def __call__(
         self, layer: Layer | Head, name: str, x: Tensor | Stream, residual: Tensor | None = None
@@ -165,11 +181,35 @@ class StackedLinear(Linear):
         t = grouped_linear(n, pair.a, self._ends)
         return end_linear(grouped_linear(t, pair.b, self._ends, y), left)
 
+    def by_experts(self, layer: Layer, name: str, x: Tensor, groups: Groups) -> Tensor:
+        """Multiply rows with experts' matrices, and add what each row's adapter adds."""
+        y = expert_product(layer, name, x, groups)
+        pair = self._pairs.get((layer.index, name))
+        if pair is None:
+            return y
+        ends = self._row_ends(groups)
+        return grouped_linear(grouped_linear(x, pair.a, ends), pair.b, ends, y)
+
+    def _row_ends(self, groups: Groups) -> Tensor:
+        """Return where the rows of each expert and place end, int64 [E P]; both products ask."""
+        if self._of_rows is None or self._of_rows[0] is not groups:
+            places, experts = len(self._ends), len(groups.ends)
+            count = torch.arange(
+                max(len(groups.chosen), places * experts), device=self._ends.device
+            )
+            place = torch.searchsorted(self._ends, count[: len(groups.chosen)], right=True)
+            expert = groups.by_row(groups.chosen)
+            number = expert * places + place.index_select(0, groups.tokens)
+            ends = torch.searchsorted(number, count[: places * experts], right=True)
+            self._of_rows = groups, ends
+        return self._of_rows[1]
+
 
 def _ranks(adapters: Iterable[Adapter]) -> dict[str, int]:
     """Return, for every projection that is added to, the most rows of a merged A."""
     ranks: dict[str, int] = {}
     for adapter in adapters:
         for (_layer, name), addition in adapter.additions.items():
-            ranks[name] = max(ranks.get(name, 0), len(addition.a))
+            rank = len(addition.a) // (addition.num_experts or 1)
+            ranks[name] = max(ranks.get(name, 0), rank)
     return ranks

@@ -16,15 +16,8 @@ from torch import Tensor, nn
 
 from danlu.device.weight_forms import INT4_GROUP, NF4_GROUP, matrix_bytes
 from danlu.model.config import ModelConfig, WeightForm
-from danlu.model.layout import (
-    EXPERTS_MERGED,
-    PROJECTIONS,
-    Piece,
-    layout,
-    merged_shape,
-    projection_shape,
-)
-from danlu.model.qwen3 import Qwen3, empty_weight, replace_weight
+from danlu.model.layout import PROJECTIONS, Piece, layout, num_experts, projection_shape
+from danlu.model.qwen3 import Layer, Qwen3, empty_weight, replace_weight
 from danlu.ops import (
     FP8_MULTIPLE,
     Fp8Matrix,
@@ -32,7 +25,6 @@ from danlu.ops import (
     empty_fp8,
     fp8_input_gradient,
     fp8_linear,
-    keeps_experts,
     quantize_fp8,
 )
 
@@ -87,18 +79,15 @@ def fits(config: ModelConfig, form: WeightForm) -> bool:
     return all(width % MULTIPLES[form] == 0 for width in widths)
 
 
-def keeps_all_experts(config: ModelConfig, form: WeightForm, device: torch.device) -> bool:
-    """Return whether a device has a form for what experts the model has."""
-    if config.experts is None:
-        return True
-    if form not in ("int8", "int4"):
-        return False
-    return all(
-        keeps_experts(form, device, merged_shape(config, name, layer)[0])
-        for layer in range(config.num_hidden_layers)
-        for name in EXPERTS_MERGED
-        if config.experts_of(layer) is not None
-    )
+def has_experts_in(config: ModelConfig, form: WeightForm) -> bool:
+    """Return whether there is a form for what experts a model has."""
+    return config.experts is None or form != "fp8"
+
+
+def floats_bytes(model: Qwen3) -> int:
+    """Return what floats take at most that a product of an answer makes of experts' matrices."""
+    weights = (module for module in model.modules() if isinstance(module, QuantizedWeight))
+    return max((weight.floats_bytes for weight in weights), default=0)
 
 
 def quantized_bytes(
@@ -208,7 +197,10 @@ def _make_room(
     else:
         # The output matrix is quantised for answers only.
         below_adapter = "lm_head" not in quantized
-        room = QuantizedWeight(like, form, device, below_adapter=below_adapter)
+        experts = num_experts(model.config, leaf, owner.index) if isinstance(owner, Layer) else None
+        room = QuantizedWeight(
+            like, form, device, below_adapter=below_adapter, experts=experts or 1
+        )
     replace_weight(owner, leaf, room)
     return room
 

@@ -23,11 +23,7 @@ from danlu.ops.expert_products import (
     expert_linear,
     expert_weight_gradient,
 )
-from danlu.ops.frozen.few_bits_weight import (
-    QuantizedWeight,
-    keeps_experts,
-    usually_keeps_experts,
-)
+from danlu.ops.frozen.few_bits_weight import QuantizedWeight
 from danlu.ops.frozen.fp8 import (
     FP8_MULTIPLE,
     Fp8Matrix,
@@ -103,7 +99,6 @@ __all__ = [
     "grouped_linear",
     "hand_over",
     "is_fused",
-    "keeps_experts",
     "largest",
     "look_up",
     "low_rank_gradients",
@@ -123,5 +118,4 @@ __all__ = [
     "swiglu",
     "swiglu_backward",
     "take_variants",
-    "usually_keeps_experts",
 ]

@@ -15,6 +15,8 @@ from danlu.device.variants import REFERENCE
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
 
+# A group after the other.
+_BY_GROUP = "by_group"
 # As `grouped_linear`.
 Variant = Callable[..., Tensor]
 
@@ -30,9 +32,13 @@ def grouped_linear(
     return GROUPED_LINEAR.on(x.device)(x, matrices, ends, total)
 
 
-def multiplies_groups(device: torch.device) -> bool:
-    """Whether a device multiplies all groups by one call, whose caller need not know `ends`."""
-    return GROUPED_LINEAR.name_on(device) != REFERENCE
+def multiplies_groups(device: torch.device, *, many: bool = False) -> bool:
+    """Whether a device multiplies all groups by one call, whose caller need not know `ends`.
+
+    many: more groups than rows, which a device that is its own host would go through one by one.
+    """
+    name = GROUPED_LINEAR.name_on(device)
+    return name != REFERENCE and not (many and name == _BY_GROUP)
 
 
 def _by_group(x: Tensor, matrices: Tensor, ends: Tensor, total: Tensor | None = None) -> Tensor:
@@ -56,5 +62,5 @@ def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[T
 
 
 GROUPED_LINEAR: Operation[Variant] = Operation(
-    "grouped_linear", {REFERENCE: reference.grouped_linear, "by_group": _by_group}, _trial
+    "grouped_linear", {REFERENCE: reference.grouped_linear, _BY_GROUP: _by_group}, _trial
 )

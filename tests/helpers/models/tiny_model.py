@@ -54,8 +54,8 @@ def in_fp8(plain: Qwen3) -> Qwen3:
     return quantized_tiny(plain, "fp8")
 
 
-def quantized_tiny(plain: Qwen3, form: WeightForm) -> Qwen3:
-    """Build the same model with its projections in a form, as below an adapter."""
+def quantized_tiny(plain: Qwen3, form: WeightForm, *, keeps_head: bool = True) -> Qwen3:
+    """Build the same model with its projections in a form; keeps_head: as below an adapter."""
     tensors, like = dict(plain.hf_tensors()), plain.embed_tokens
 
     def read_into(name: str, destination: torch.Tensor) -> None:
@@ -67,5 +67,5 @@ def quantized_tiny(plain: Qwen3, form: WeightForm) -> Qwen3:
         read_into,
         device=like.device,
         dtype=like.dtype,
-        keeps_head=True,
+        keeps_head=keeps_head,
     )

@@ -50,11 +50,11 @@ def test_what_experts_compute_with_is_what_their_publisher_says(name: str, activ
     assert model.active_parameters == pytest.approx(active * 1e9, rel=0.02)
 
 
-def test_experts_in_few_bits_are_for_cpus() -> None:
+def test_experts_in_few_bits_take_less() -> None:
     model = find_published("Qwen3-30B-A3B")
     assert model is not None
     on_card = needs(model.config, CATALOGUE["h100-80g"], 80 << 30)
-    assert on_card.keys() == {"chat_bf16", "lora", "full"}
+    assert on_card.keys() == {"chat_bf16", "chat_int8", "chat_int4", "lora", "full"}
     assert on_card["chat_bf16"].fits
     cpu = cpu_facts(description="cpu", memory_bytes=64 << 30, threads=8, has_fast_bf16=True)
     on_cpu = needs(model.config, cpu, 64 << 30)

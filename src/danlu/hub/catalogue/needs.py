@@ -12,7 +12,6 @@ from danlu.device.datasheets import DeviceFacts
 from danlu.model.config import ModelConfig, Quantization
 from danlu.model.layout import PROJECTIONS
 from danlu.model.quantized import fits, quantized_bytes
-from danlu.ops import usually_keeps_experts
 from danlu.plan.choose import USABLE, NothingFits, choose
 from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
@@ -61,8 +60,6 @@ def _needed_bytes(config: ModelConfig, device: DeviceFacts) -> Mapping[str, int]
 def _has_form(config: ModelConfig, device: DeviceFacts, quantization: Quantization | None) -> bool:
     if quantization is None:
         return True
-    if config.experts is not None and not usually_keeps_experts(device.kind):
-        return False
     return fits(config, quantization)
 
 

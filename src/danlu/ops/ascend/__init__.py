@@ -12,6 +12,7 @@ from danlu.device.variants import ASCEND
 from danlu.ops.ascend.apart import APART
 from danlu.ops.ascend.expert_matmul import EXPERTS
 from danlu.ops.ascend.few_bits import INT4, INT8
+from danlu.ops.ascend.few_bits_experts import FEW_BITS_EXPERTS
 from danlu.ops.ascend.fused_draw import draw
 from danlu.ops.ascend.fused_norm import NORM, add_norm
 from danlu.ops.ascend.fused_rotation import ROTATION
@@ -24,6 +25,7 @@ from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.expert_products import EXPERT_LINEAR
+from danlu.ops.frozen.expert_bits import EXPERT_BITS
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.quantized import INT8_LINEAR
 from danlu.ops.grouped import GROUPED_LINEAR
@@ -50,3 +52,4 @@ def add_variants() -> None:
     DRAW.add(ASCEND, draw)
     INT8_LINEAR.add(ASCEND, INT8)
     INT4_LINEAR.add(ASCEND, INT4)
+    EXPERT_BITS.add(ASCEND, FEW_BITS_EXPERTS)

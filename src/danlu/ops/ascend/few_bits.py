@@ -25,7 +25,8 @@ from danlu.ops.frozen.quantized import (
 
 # The most rows or columns that the kernel takes; Qwen3's output matrix has more.
 _LARGEST_SIDE = 65535
-_MULTIPLE = 64
+# Outputs that are stored together.
+MULTIPLE = 64
 
 
 def _int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
@@ -43,13 +44,13 @@ def _int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
 
 
 def _multiple() -> int:
-    return _MULTIPLE
+    return MULTIPLE
 
 
 def _empty(weight: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     outputs, inputs = weight.shape
-    count = -(-outputs // (_LARGEST_SIDE // _MULTIPLE * _MULTIPLE))
-    width = -(-outputs // (count * _MULTIPLE)) * _MULTIPLE
+    count = -(-outputs // (_LARGEST_SIDE // MULTIPLE * MULTIPLE))
+    width = -(-outputs // (count * MULTIPLE)) * MULTIPLE
     packed = torch.empty(count, inputs, width // 8, dtype=torch.int32, device=device)
     shape = (count, 2, inputs // INT4_GROUP, width)
     return packed, torch.zeros(shape, dtype=weight.dtype, device=device)
@@ -96,7 +97,7 @@ def _floats(
     count, inputs, eighth = packed.shape
     width = 8 * eighth
     for matrix in range(count):
-        for rows in pieces_of(PIECE, width, inputs, _MULTIPLE):
+        for rows in pieces_of(PIECE, width, inputs, MULTIPLE):
             numbers = _numbers(packed[matrix, :, rows.start // 8 : rows.stop // 8]).to(dtype)
             scales, offsets = parameters[matrix, :, :, None, rows].to(dtype)
             groups = numbers.view(-1, INT4_GROUP, numbers.shape[1])

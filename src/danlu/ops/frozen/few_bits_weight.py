@@ -8,11 +8,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from danlu.device.weight_forms import floats_bytes
 from danlu.ops.choice import Operation
 from danlu.ops.expert_products import expert_input_gradient, expert_linear, rows_of
+from danlu.ops.frozen.expert_bits import EXPERT_BITS, ExpertBits
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.nf4 import NF4_LINEAR
-from danlu.ops.frozen.quantized import INT8_LINEAR, FewBitsForm, Stored, input_gradient, multiplied
+from danlu.ops.frozen.quantized import (
+    INT8_LINEAR,
+    FewBitsForm,
+    Stored,
+    input_gradient,
+    multiplied,
+    whole_floats,
+)
 
 _OPERATIONS: dict[str, Operation[FewBitsForm]] = {
     "int8": INT8_LINEAR,
@@ -21,24 +30,12 @@ _OPERATIONS: dict[str, Operation[FewBitsForm]] = {
 }
 
 
-def keeps_experts(
-    quantization: Literal["int8", "int4"], device: torch.device, outputs: int
-) -> bool:
-    """Whether an answer multiplies with experts' matrices, of so many outputs each, in few bits."""
-    cut = _OPERATIONS[quantization].on(device).cut
-    return cut is not None and outputs % cut.multiple() == 0
-
-
-def usually_keeps_experts(kind: str) -> bool:
-    """Whether a kind of device usually has such forms: one that is its own host."""
-    return kind == "cpu"
-
-
 class QuantizedWeight(nn.Module):
     """A matrix [out, in] in the form of its device, uninitialised until `fill`.
 
     like: a tensor of the matrix's shape and dtype, on any device. below_adapter: it multiplies the
-    rows of a training.
+    rows of a training. experts: so many have a matrix each, which are one here; 1: it is no
+    expert's.
     """
 
     values: Tensor
@@ -51,13 +48,20 @@ class QuantizedWeight(nn.Module):
         device: torch.device,
         *,
         below_adapter: bool = False,
+        experts: int = 1,
     ) -> None:
         super().__init__()
         self.outputs, self.inputs = like.shape
-        self.dtype = like.dtype
+        self.dtype, self._quantization, self._experts = like.dtype, quantization, experts
         form = _OPERATIONS[quantization].on(device)
         self.form = form._replace(linear=form.many) if below_adapter and form.many else form
-        values, scales = form.empty(like, device)
+        self._at_once: ExpertBits | None = None
+        if experts > 1 and not below_adapter:
+            bits = EXPERT_BITS.on(device).get(quantization)
+            if bits and bits.form is form and bits.takes(like.dtype, len(like) // experts):
+                self._at_once = bits
+        bits = self._at_once
+        values, scales = bits.room(like, device, experts) if bits else form.empty(like, device)
         self.register_buffer("values", values)
         self.register_buffer("scales", scales)
 
@@ -78,6 +82,8 @@ class QuantizedWeight(nn.Module):
         """Multiply each expert's rows with its part of the matrix; ends [E]."""
         if torch.is_grad_enabled():
             return _ByExpert.apply(x, self, ends)  # type: ignore[no-any-return, no-untyped-call]
+        if self._at_once is not None:
+            return self._at_once.linear(x, self.values, self.scales, ends)
         parts = self._parts(ends)
         if parts is None:
             return expert_linear(x, self._floats(x.dtype), ends)
@@ -96,6 +102,20 @@ class QuantizedWeight(nn.Module):
             dx[rows] = input_gradient(self.form.floats, stored, dy[rows], self.inputs)
         return dx
 
+    @property
+    def floats_bytes(self) -> int:
+        """What floats take that `by_expert` makes, of the matrices of all experts; 0: of none."""
+        if self._experts == 1 or self._at_once is not None or self._has_parts(self._experts):
+            return 0
+        numbers, size = self.outputs * self.inputs, self.dtype.itemsize
+        kind = self.values.device.type
+        piece = floats_bytes(self._quantization, numbers, kind=kind, number_bytes=size)
+        return numbers * size + piece
+
+    def _has_parts(self, experts: int) -> bool:
+        cut = self.form.cut
+        return cut is not None and self.outputs // experts % cut.multiple() == 0
+
     def _parts(self, ends: Tensor) -> Iterator[tuple[slice, Stored]] | None:
         """List the rows of experts that have some, and their parts; None where none can be taken.
 
@@ -103,7 +123,7 @@ class QuantizedWeight(nn.Module):
         call, and never wait for the host.
         """
         cut, outputs = self.form.cut, self.outputs // len(ends)
-        if cut is None or outputs % cut.multiple():
+        if cut is None or not self._has_parts(len(ends)):
             return None
         return (
             (rows, cut.take(self.values, self.scales, slice(n * outputs, (n + 1) * outputs)))
@@ -111,11 +131,8 @@ class QuantizedWeight(nn.Module):
         )
 
     def _floats(self, dtype: torch.dtype) -> Tensor:
-        whole = torch.empty(self.outputs, self.inputs, dtype=dtype, device=self.values.device)
-        for rows, weight in self.form.floats(self.values, self.scales, dtype):
-            some = whole[rows]  # there may be filler behind the outputs
-            some.copy_(weight[: len(some), : self.inputs])
-        return whole
+        stored = self.values, self.scales
+        return whole_floats(self.form.floats, stored, self.outputs, self.inputs, dtype)
 
 
 class _ByExpert(torch.autograd.Function):

@@ -108,6 +108,17 @@ def product_by_pieces(pieces: Pieces, stored: Stored, x: Tensor, outputs: int) -
     return y
 
 
+def whole_floats(
+    pieces: Pieces, stored: Stored, outputs: int, inputs: int, dtype: torch.dtype
+) -> Tensor:
+    """Return all weights [outputs, inputs] as floats."""
+    whole = torch.empty(outputs, inputs, dtype=dtype, device=stored[0].device)
+    for rows, weight in pieces(*stored, dtype):
+        some = whole[rows]  # there may be filler behind the outputs
+        some.copy_(weight[: len(some), :inputs])
+    return whole
+
+
 def in_rows(linear: Product, cut: Cut | None = None) -> FewBitsForm:
     """Return the form in rows, values [out, in] and scales [out], with a product of its own."""
     return FewBitsForm(_empty_rows, _fill_rows, _row_pieces, linear, cut=cut)
@@ -173,14 +184,19 @@ def divisor_of(scales: Tensor) -> Tensor:
 def form_trial(
     form: FewBitsForm, most: float, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
-    """Multiply with weights from -most to most that every form and dtype holds exactly."""
-    weight = example(128, 128, device=torch.device("cpu")).mul_(most / 2)
-    weight = weight.sub_(most).round_().add_(most).clamp_(-most, most)
-    weight[:, ::32], weight[:, 1::32] = most, -most  # so a group's scale is 1
-    values, scales = quantized_in(form, weight.to(dtype))
+    """Multiply with `exact_weights`."""
+    values, scales = quantized_in(form, exact_weights(128, 128, most).to(dtype))
     x = example(3, 128, device=device, dtype=dtype, seed=1)
     with torch.no_grad():
         return [form.linear(x, sent(values, device), sent(scales, device))]
+
+
+def exact_weights(outputs: int, inputs: int, most: float) -> Tensor:
+    """Return weights from -most to most that every form and dtype holds exactly."""
+    weight = example(outputs, inputs, device=torch.device("cpu")).mul_(most / 2)
+    weight = weight.sub_(most).round_().add_(most).clamp_(-most, most)
+    weight[:, ::32], weight[:, 1::32] = most, -most  # so a group's scale is 1
+    return weight
 
 
 def _trial(form: FewBitsForm, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

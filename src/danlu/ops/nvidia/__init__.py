@@ -12,6 +12,7 @@ from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
+from danlu.ops.frozen.expert_bits import EXPERT_BITS, ExpertBits
 from danlu.ops.frozen.fp8 import FP8_LINEAR
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.quantized import INT8_LINEAR, in_rows
@@ -38,8 +39,16 @@ def add_variants() -> None:
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
     FUSED_LINEAR.add(TRITON, FusedLinear(late("row", "row_linear"), takes=is_single_row))
     DRAW.add(TRITON, late("drawing", "draw"))
-    INT8_LINEAR.add(TRITON, in_rows(late("frozen.few_bits", "int8_linear")))
+    int8 = in_rows(late("frozen.few_bits", "int8_linear"))
+    INT8_LINEAR.add(TRITON, int8)
     INT4_LINEAR.add(TRITON, INT4_WORDS)
+    EXPERT_BITS.add(
+        TRITON,
+        {
+            "int8": ExpertBits(int8, late("frozen.expert_bits", "int8_experts")),
+            "int4": ExpertBits(INT4_WORDS, late("frozen.expert_bits", "int4_experts")),
+        },
+    )
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))
     RMS_NORM.add(TRITON, NormPasses(late("norm", "forward"), late("norm", "backward")))
     SWIGLU.add(TRITON, SwigluPasses(late("gating", "forward"), late("gating", "backward")))

@@ -78,19 +78,9 @@ def _grouped_kernel(
     GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, INPUTS: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
-    block = tl.program_id(0)
-    numbers = tl.arange(0, GROUPS_BLOCK)
-    is_group = numbers < GROUPS
-    stops = tl.load(ends + numbers, mask=is_group, other=0)
-    starts = tl.load(ends + numbers - 1, mask=is_group & (numbers > 0), other=0)
-    blocks = tl.cdiv(stops - starts, ROWS)
-    behind = tl.cumsum(tl.where(is_group, blocks, 0), axis=0)
-    group = tl.sum((is_group & (behind <= block)).to(tl.int32), axis=0)
+    group, start, stop = block_of(tl.program_id(0), ends, GROUPS, GROUPS_BLOCK, ROWS)
     if group >= GROUPS:
         return
-    mine = numbers == group
-    start = tl.sum(tl.where(mine, starts + (block - behind + blocks) * ROWS, 0), axis=0)
-    stop = tl.sum(tl.where(mine, stops, 0), axis=0)
     rows = start + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_row, is_column = rows < stop, columns < outputs
@@ -115,6 +105,23 @@ def _grouped_kernel(
     if ADDS:
         total += tl.load(there, mask=inside, other=0.0).to(tl.float32)
     tl.store(there, total, mask=inside)
+
+
+@triton.jit
+def block_of(
+    block, ends, GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    """Find a block of rows: its group, its first row, and where the group ends; none: GROUPS."""
+    numbers = tl.arange(0, GROUPS_BLOCK)
+    is_group = numbers < GROUPS
+    stops = tl.load(ends + numbers, mask=is_group, other=0)
+    starts = tl.load(ends + numbers - 1, mask=is_group & (numbers > 0), other=0)
+    blocks = tl.cdiv(stops - starts, ROWS)
+    behind = tl.cumsum(tl.where(is_group, blocks, 0), axis=0)
+    group = tl.sum((is_group & (behind <= block)).to(tl.int32), axis=0)
+    mine = numbers == group
+    start = tl.sum(tl.where(mine, starts + (block - behind + blocks) * ROWS, 0), axis=0)
+    return group, start, tl.sum(tl.where(mine, stops, 0), axis=0)
 
 
 @triton.jit

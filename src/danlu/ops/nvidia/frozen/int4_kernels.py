@@ -63,7 +63,7 @@ def floats(packed: Tensor, scales_and_zeros: Tensor, dtype: torch.dtype) -> Tens
 
 
 @triton.jit
-def _tile(packed, scales_and_zeros, columns, group, outputs, groups):
+def int4_tile(packed, scales_and_zeros, columns, group, outputs, groups):
     """Load a tile: words [columns, groups, 4], scales and zeros [columns, groups]."""
     at = columns[:, None].to(tl.int64) * groups + group[None, :]
     inside = (columns < outputs)[:, None] & (group < groups)[None, :]
@@ -79,7 +79,7 @@ def _tile(packed, scales_and_zeros, columns, group, outputs, groups):
 
 
 @triton.jit
-def _shifted(bits, PLACE: tl.constexpr):
+def shifted(bits, PLACE: tl.constexpr):
     """1 + q / 16 for the levels q at a place, 0 to 7, of words."""
     level = bits << (19 - 4 * PLACE) if PLACE < 5 else bits >> (4 * PLACE - 19)
     return ((level & 0x00780000) | 0x3F800000).to(tl.float32, bitcast=True)
@@ -94,7 +94,7 @@ def _row_kernel(
     total = tl.zeros((OUTPUTS, GROUPS), dtype=tl.float32)
     for first in tl.range(0, groups, GROUPS, num_stages=STAGES):
         group = first + tl.arange(0, GROUPS)
-        bits, scales, zeros = _tile(packed, scales_and_zeros, columns, group, outputs, groups)
+        bits, scales, zeros = int4_tile(packed, scales_and_zeros, columns, group, outputs, groups)
         found = tl.zeros((OUTPUTS, GROUPS, 4), dtype=tl.float32)
         sums = tl.zeros((1, GROUPS, 4), dtype=tl.float32)
         for place in tl.static_range(8):
@@ -104,7 +104,7 @@ def _row_kernel(
                 other=0.0,
             ).to(tl.float32)
             sums += numbers
-            found += numbers * _shifted(bits, place)
+            found += numbers * shifted(bits, place)
         of_groups = tl.sum(sums, axis=2)
         total += (16 * tl.sum(found, axis=2) - 24 * of_groups) * scales + of_groups * zeros
     tl.store(y + columns, tl.sum(total, axis=1), mask=columns < outputs)
@@ -124,7 +124,7 @@ def _rows_kernel(
     stop = tl.minimum(groups, (split + 1) * own)
     for first in tl.range(split * own, stop, GROUPS, num_stages=STAGES):
         group = first + tl.arange(0, GROUPS)
-        bits, scales, zeros = _tile(packed, scales_and_zeros, columns, group, outputs, groups)
+        bits, scales, zeros = int4_tile(packed, scales_and_zeros, columns, group, outputs, groups)
         scales, zeros = 16 * scales[:, :, None], zeros[:, :, None] - 24 * scales[:, :, None]
         inputs = (first + flat // 4) * 32 + flat % 4
         for place in tl.static_range(8):
@@ -133,7 +133,7 @@ def _rows_kernel(
                 mask=(rows < num_rows)[None, :] & (inputs < groups * 32)[:, None],
                 other=0.0,
             )
-            weights = (_shifted(bits, place) * scales + zeros).to(numbers.dtype)
+            weights = (shifted(bits, place) * scales + zeros).to(numbers.dtype)
             weights = tl.reshape(weights, (OUTPUTS, GROUPS * 4))
             total = tl.dot(weights, numbers, total, input_precision="ieee")
     there = parts + (split * num_rows + rows)[None, :].to(tl.int64) * outputs + columns[:, None]
@@ -147,7 +147,7 @@ def _floats_kernel(
 ):  # fmt: skip
     columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
-    bits, scales, zeros = _tile(packed, scales_and_zeros, columns, group, outputs, groups)
+    bits, scales, zeros = int4_tile(packed, scales_and_zeros, columns, group, outputs, groups)
     at = columns[:, None].to(tl.int64) * groups + group[None, :]
     there = weight + at[:, :, None] * 32 + tl.arange(0, 4)[None, None, :]
     inside = (columns < outputs)[:, None] & (group < groups)[None, :]
