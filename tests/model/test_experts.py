@@ -14,8 +14,8 @@ from danlu.model.experts import Groups
 from danlu.model.layout import layout
 from danlu.model.qwen3 import ExpertLayer, Layer, Linear, Qwen3, plain_linear
 from danlu.model.recompute import POLICIES, Recompute
-from danlu.ops import expert_linear
-from danlu.ops.expert_products import EXPERT_LINEAR
+from danlu.ops import expert_linear, expert_products, reference
+from danlu.ops.expert_products import EXPERT_LINEAR, EXPERT_MIX
 from tests.helpers.models.packed import packed_attention, random_adapter, random_tokens
 from tests.helpers.models.tiny_model import EXPERTS, tiny_model
 from tests.helpers.models.variants import taken
@@ -169,3 +169,62 @@ def first_choice(model: Qwen3, tokens: Tensor) -> set[int]:
     with torch.no_grad():
         model(tokens, packed_attention(model.config, [len(tokens)]), Watching())
     return found
+
+
+@pytest.mark.parametrize("kind", ["plain", "adapter", "dropout"])
+def test_in_pieces_experts_make_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, model = tiny_model(num_hidden_layers=1, experts=replace(EXPERTS, mlp_only_layers=()))
+    layer = model.layers[0]
+    assert isinstance(layer, ExpertLayer)
+    linear: Linear = plain_linear
+    if kind != "plain":
+        segments = [(f"row {n}", length) for n, length in enumerate(LENGTHS)]
+        noise = Dropout(probability=0.3, seed=1, step=2, segments=segments)
+        adapter = random_adapter(LoraConfig(r=4), config)
+        linear = AdapterLinear(adapter, noise if kind == "dropout" else None)
+    x = torch.randn(sum(LENGTHS), 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = layer.mlp(x, linear)
+        monkeypatch.setattr(expert_products, "PIECE", 7 * 64)
+        assert len(layer._made(x, linear, None)[1].pieces(64)) > 3
+        torch.testing.assert_close(layer.mlp(x, linear), whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("variant", ["bag", "gathered"])
+def test_sums_of_a_token_and_their_gradients(variant: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    groups = Groups.of(torch.rand(20, 8, generator=generator).topk(3).indices, 8)
+    rows, weights, upstream = (
+        torch.randn(*shape, generator=generator).to(dtype)
+        for shape in ((60, 64), (20, 3), (20, 64))
+    )
+    rows.requires_grad_()
+    weights.requires_grad_()
+    with taken(EXPERT_MIX, variant):
+        found = groups.mixed(rows, weights)
+    got = torch.autograd.grad(found, (rows, weights), upstream)
+    exact = reference.expert_mix(rows.float(), groups.places.view(20, 3), weights.float())
+    expected = torch.autograd.grad(exact, (rows, weights), upstream.float())
+    bound = 1e-5 if dtype == torch.float32 else 0.02
+    for one, other in zip((found, *got), (exact, *expected), strict=True):
+        assert one.dtype == dtype
+        assert (one.float() - other).abs().max() <= bound * other.abs().max()
+
+
+@pytest.mark.parametrize("counts", [[1, 17, 0, 3, 70, 0], [0, 0, 0, 0, 0, 100], [5, 5, 5, 5, 5, 5]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_rows_that_are_multiplied_for_evenness_are_not_seen(
+    counts: list[int], dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.tensor(counts).cumsum(0)
+    x = torch.randn(sum(counts), 64, generator=generator).to(dtype)
+    weight = torch.randn(6 * 32, 64, generator=generator).to(dtype)
+    dy = torch.randn(sum(counts), 32, generator=generator).to(dtype)
+    passes, twin = (EXPERT_LINEAR.variants[name] for name in ("by_expert", "reference"))
+    bound = 1e-5 if dtype == torch.float32 else 0.02
+    for name, left in (("forward", x), ("input_gradient", dy)):
+        found = getattr(passes, name)(left, weight, ends)
+        exact = getattr(twin, name)(left.float(), weight.float(), ends)
+        assert (found.float() - exact).abs().max() <= bound * exact.abs().max()

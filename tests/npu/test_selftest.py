@@ -25,6 +25,7 @@ def test_it_proves_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fus
             "attention",
             "cache",
             "draw",
+            "expert_bits",
             "expert_linear",
             "graph",
             "grouped_linear",

@@ -133,6 +133,7 @@ def test_tokens_are_those_of_single_operations(cuda: CudaGraphs) -> None:
     assert len(cuda.pools) >= 2
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("form", [None, "int8"])
 def test_which_experts_compute_is_found_anew_at_each_start(
     cuda: CudaGraphs, form: Quantization | None

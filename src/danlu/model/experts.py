@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.model.config import ExpertsConfig
-from danlu.ops import expert_ends
+from danlu.ops import expert_ends, expert_mix, expert_pieces
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,38 @@ class Groups:
 
     def mixed(self, rows: Tensor, weights: Tensor) -> Tensor:
         """Add up what experts made of each token: rows [R, H], weights [T, K] -> [T, H]."""
-        return torch.bmm(weights.unsqueeze(1), self.by_token(rows)).squeeze(1)
+        if not torch.is_grad_enabled():
+            return expert_mix(rows, self.places.view(self.chosen.shape), weights)
+        return _Mixed.apply(rows, weights, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def part(self, tokens: slice) -> tuple[Tensor, Tensor]:
         """Return the rows of some tokens, int64 [some], and where each expert's of them end."""
         is_in = (self.tokens >= tokens.start) & (self.tokens < tokens.stop)
         count = F.pad(is_in.cumsum(0), (1, 0))
         return is_in.nonzero().flatten(), count[self.ends.long()].to(self.ends.dtype)
+
+    def pieces(self, size: int) -> list[tuple[slice, Groups]]:
+        """List pieces of the rows, of `size` numbers each, that are best computed by themselves."""
+        places = expert_pieces(self.ends, len(self.tokens), size)
+        if len(places) == 1:
+            return [(places[0], self)]
+        return [(rows, self._piece(rows)) for rows in places]
+
+    def _piece(self, rows: slice) -> Groups:
+        return _Piece(
+            chosen=self.chosen,
+            order=self.order[rows],
+            tokens=self.tokens[rows],
+            places=self.places,
+            ends=self.ends.clamp(rows.start, rows.stop) - rows.start,
+        )
+
+
+class _Piece(Groups):
+    """Rows of some experts; what these make is mixed once all have."""
+
+    def mixed(self, rows: Tensor, weights: Tensor) -> Tensor:
+        return rows
 
 
 class _Rows(torch.autograd.Function):
@@ -88,6 +113,28 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.groups.sums(grad), None
+
+
+class _Mixed(torch.autograd.Function):
+    """Sums of what experts made of each token, which a second pass makes of the same bits."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weights: Tensor, groups: Groups) -> Tensor:
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, weights)
+        ctx.groups = groups
+        return expert_mix(rows, groups.places.view(groups.chosen.shape), weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        rows, weights = ctx.saved_tensors
+        groups: Groups = ctx.groups
+        d_weights = d_rows = None
+        if rows is not None:
+            d_weights = torch.bmm(groups.by_token(rows), grad.unsqueeze(2)).squeeze(2)
+        if ctx.needs_input_grad[0]:
+            d_rows = grad.index_select(0, groups.tokens)
+            d_rows.mul_(groups.by_row(weights).unsqueeze(-1))
+        return d_rows, d_weights, None
 
 
 class Balance:

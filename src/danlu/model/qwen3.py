@@ -203,8 +203,15 @@ class ExpertLayer(Layer):
     def _made(self, n: Tensor, linear: Linear, taken: Groups | None) -> tuple[Tensor, Groups]:
         """Return what experts make of n [T, H], and which did."""
         groups, weights = route(n, self.router, self.experts, taken, linear.balance)
-        gate_up = linear.into_experts(self, n, groups)
-        return linear.out_of_experts(self, gate_up, groups, weights), groups
+        pieces = [] if torch.is_grad_enabled() else groups.pieces(n.shape[1])
+        if len(pieces) < 2:
+            gate_up = linear.into_experts(self, n, groups)
+            return linear.out_of_experts(self, gate_up, groups, weights), groups
+        made = n.new_empty(len(groups.tokens), n.shape[1])
+        for rows, piece in pieces:
+            gate_up = linear.into_experts(self, n, piece)
+            made[rows] = linear.out_of_experts(self, gate_up, piece, weights)
+        return groups.mixed(made, weights), groups
 
 
 def new_layer(config: ModelConfig, index: int, device: torch.device, dtype: torch.dtype) -> Layer:

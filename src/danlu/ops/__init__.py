@@ -21,6 +21,8 @@ from danlu.ops.expert_products import (
     expert_ends,
     expert_input_gradient,
     expert_linear,
+    expert_mix,
+    expert_pieces,
     expert_weight_gradient,
 )
 from danlu.ops.frozen.few_bits_weight import QuantizedWeight
@@ -92,6 +94,8 @@ __all__ = [
     "expert_ends",
     "expert_input_gradient",
     "expert_linear",
+    "expert_mix",
+    "expert_pieces",
     "expert_weight_gradient",
     "fp8_input_gradient",
     "fp8_linear",

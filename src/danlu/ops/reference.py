@@ -103,6 +103,11 @@ def expert_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     return torch.cat([F.linear(rows, w) for rows, w in zip(groups, matrices, strict=True)])
 
 
+def expert_mix(rows: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    """Add up rows [R, H] of each token: places and weights [T, K] -> [T, H]."""
+    return (rows[places] * weights[..., None]).sum(1)
+
+
 def fused_linear(
     x: Tensor,
     weight: Tensor,
