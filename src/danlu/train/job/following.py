@@ -1,7 +1,8 @@
 """One device's share of a run that another process leads: the same steps, and nothing written.
 
-What only the lead can know is told at three places, in the order of `Finetune.run`: how the run
-computed before, if it is resumed; from which step it goes on; and how steps are computed.
+What only the lead can know is told at four places, in the order of `Finetune.run`: how the run
+computed before, if it is resumed; from which step it goes on; how steps are computed, as planned;
+and how they are when that has been measured.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class Following:
         step = group.told()
         if step is not None:
             trainer.resume(step)
+        trainer.step_plan = StepPlan(**group.told())
+        if not prepared.shared_by.is_alone and before is None:
+            trainer.help_to_measure()
         trainer.step_plan = StepPlan(**group.told())
         try:
             for _event in trainer.run():
