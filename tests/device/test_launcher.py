@@ -50,6 +50,7 @@ def test_an_impossible_place_is_refused(name: str, value: str) -> None:
         {"NNODES": "two", "MASTER_ADDR": "host"},
         {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "host"},
         {"NNODES": "2", "MASTER_ADDR": "host", "MASTER_PORT": "port"},
+        {"NNODES": "2", "MASTER_ADDR": "host", "MASTER_PORT": "65536"},
     ],
 )
 def test_machines_that_cannot_find_each_other_are_refused(environ: dict[str, str]) -> None:

@@ -83,9 +83,7 @@ def test_the_smallest_change_that_is_proposed_fits(
     client: StudioClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # By its shape: the model's files are not here.
-    monkeypatch.setattr(
-        "danlu.train.job.dry_run.budget_bytes", lambda _device, own_process: 40 * GIB
-    )
+    monkeypatch.setattr("danlu.train.job.dry_run.budget_bytes", lambda *_a, **_b: 40 * GIB)
     too_large = {"finetuning_type": "full", "dtype": "bfloat16"}
     found = plan(client, model="Qwen3-8B", values=too_large)
     assert found["fits"] is False
@@ -103,6 +101,8 @@ def test_the_studios_own_memory_is_not_there_for_a_training(
     own, other = budget_bytes(device), budget_bytes(device, own_process=False)
     assert other == 3 * GIB
     assert own > other
+    # Several processes on a CPU have its memory together.
+    assert budget_bytes(device, processes=2) == 2 * GIB + 3 * GIB // 2
 
 
 @pytest.mark.parametrize(

@@ -53,13 +53,15 @@ def device_facts(
     )
 
 
-def budget_bytes(device: Device, *, own_process: bool = True) -> int:
+def budget_bytes(device: Device, *, own_process: bool = True, processes: int = 1) -> int:
     """Return what this process may use, with what it uses already, of its container or card.
 
-    own_process: False for another process, which has only what is free beside this one.
+    own_process: False for another process, which has only what is free beside this one. processes:
+    how many of this machine compute alike; a CPU's memory is that of all of them.
     """
     taken = used_bytes(device.torch_device) if own_process else 0
-    return min(device.memory_bytes, free_bytes(device.torch_device) + taken)
+    free = free_bytes(device.torch_device) // (processes if device.kind == "cpu" else 1)
+    return min(device.memory_bytes, free + taken)
 
 
 def kept_bytes(device: Device) -> int:

@@ -101,7 +101,7 @@ class Nodes:
             if count == 1:
                 return cls()
             address = environ.get("MASTER_ADDR", "")
-            if address and 0 <= rank < count:
+            if address and 0 <= rank < count and 0 < port < 1 << 16:
                 return cls(count=count, rank=rank, address=address, port=port)
         except ValueError:
             pass

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from danlu.cli.main import main
+from danlu.container import num_processors
 from danlu.device import group as device_group
 from danlu.files import disk
 from danlu.files.committed import verify
@@ -158,6 +159,7 @@ def test_where_the_base_does_not_fit_each_holds_a_share(
     manifest = read_manifest(trainings.folder / name)
     assert manifest.arithmetic.is_shared
     assert "each holds a share of the model" in trainings.said(name, 0)
+    assert "\nmeasured: fits" in trainings.said(name, 0)
     other = name.replace("shared", "whole")
     trainings.assert_equal(name, trainings.alone(other, **changes))
     for path in (trainings.folder / name).rglob("*.safetensors"):
@@ -373,6 +375,14 @@ def test_half_a_place_is_refused(
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert main(trainings.words("nowhere")) == 2
     assert "LOCAL_RANK=1" in capsys.readouterr().err
+
+
+def test_more_processes_than_processors_are_refused(
+    capsys: pytest.CaptureFixture[str], trainings: Trainings
+) -> None:
+    """As --num_devices 99 once was not, which brings a machine to its knees."""
+    assert main(trainings.words("nowhere", num_devices=num_processors() + 1)) == 2
+    assert f"--num_devices {num_processors()}" in capsys.readouterr().err
 
 
 def test_what_is_neither_yes_nor_no_is_refused(

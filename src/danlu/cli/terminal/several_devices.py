@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from danlu.container import num_processors
 from danlu.device.launcher import Ended, Nodes, Place, processes_wanted, run_on_each
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError, EnvironmentFault, UsageError
 from danlu.language import _
@@ -41,11 +42,15 @@ def wanted_devices(settings: TrainSettings) -> int | None:
     here = num_devices(settings.device)
     if count == 1:
         count = processes_wanted(here or 1)
-    if here is not None and count > here:
+    most = num_processors() if here is None else here
+    if count > most:
+        why = _("This process may use {here}.")
+        if here is None:
+            why = _("On the CPU each takes a processor; this process may use {here}.")
         raise UsageError(
             _("There are fewer devices than the {count} that are to train.").format(count=count),
-            why=_("This process may use {here}.").format(here=here),
-            fix=f"--num_devices {here}",
+            why=why.format(here=most),
+            fix=f"--num_devices {most}",
         )
     return None if count == 1 and Nodes.of().count == 1 else count
 

@@ -116,7 +116,7 @@ def _device(
         check_fp8(device)
     return (
         device_facts(device, ops_table(device.torch_device).chosen, own_process=own_process),
-        budget_bytes(device, own_process=own_process),
+        budget_bytes(device, own_process=own_process, processes=settings.num_devices),
         precision.dtype,
     )
 

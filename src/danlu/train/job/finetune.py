@@ -2,7 +2,7 @@
 
 The output folder is taken before gigabytes of weights are loaded, and run.json says how far the run
 came, whatever happens. Where several devices train, this is what the process does that leads; the
-others do what is in following.py, which is told here at three places what it cannot know.
+others do what is in following.py, which is told here what it cannot know.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class Finetune:
         )
         # The state turns to finished last, when nothing is being written any more.
         with recording_end(folder, trainer, task.settings), closing(outputs):
+            self.prepared.group.told(asdict(trainer.step_plan))
             yield from self._calibrate(trainer, folder)
             self.prepared.group.told(asdict(trainer.step_plan))
             for event in trainer.run():
@@ -132,11 +133,8 @@ class Finetune:
         yield Saved(step=trainer.progress.step, folder=folder.path / FINAL)
 
     def _calibrate(self, trainer: Trainer, folder: RunFolder) -> Iterator[Event]:
-        """Measure two tiny steps, correct the plan and record it; a resumed run has done so.
-
-        Not where the others hold a part of the base: they would have to measure the same.
-        """
-        if self.prepared.plan is None or not self.prepared.shared_by.is_alone:
+        """Measure two tiny steps, correct the plan and record it; a resumed run has done so."""
+        if self.prepared.plan is None:
             return
         try:
             figures = yield from trainer.measure(self.prepared.plan)

@@ -1,7 +1,8 @@
 """One device's share of a run that another process leads: the same steps, and nothing written.
 
-What only the lead can know is told at three places, in the order of `Finetune.run`: how the run
-computed before, if it is resumed; from which step it goes on; and how steps are computed.
+What only the lead can know is told at four places, in the order of `Finetune.run`: how the run
+computed before, if it is resumed; from which step it goes on; how steps are computed, as planned;
+and how they are when that has been measured.
 """
 
 from __future__ import annotations
@@ -52,8 +53,14 @@ class Following:
         if step is not None:
             trainer.resume(step)
         trainer.step_plan = StepPlan(**group.told())
+<<<<<<< HEAD
         if trainer.step_plan.packs_base:
             pack_base(base.model)
+=======
+        if not prepared.shared_by.is_alone and before is None:
+            trainer.help_to_measure()
+        trainer.step_plan = StepPlan(**group.told())
+>>>>>>> b37385d
         try:
             for _event in trainer.run():
                 pass

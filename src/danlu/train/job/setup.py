@@ -17,6 +17,7 @@ from danlu.device.datasheets import DeviceFacts
 from danlu.device.detect import Device
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.device.group import ALONE, Group, join
+from danlu.device.launcher import Place
 from danlu.environment import prepare_for_training
 from danlu.errors import CapacityError
 from danlu.hub.adapters import AdapterSource, find_adapter, trained_prompting
@@ -178,7 +179,8 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
         check_space(path, size, kept=task.recipe.kept_checkpoints)
     if group.is_lead and not settings.resumes:
         variants = ops_table(device.torch_device).chosen
-        facts, budget = device_facts(device, variants), budget_bytes(device)
+        facts = device_facts(device, variants)
+        budget = budget_bytes(device, processes=Place.own().local_size)
         plan = task.plan(
             model.config,
             facts,

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -54,19 +55,17 @@ class Saves(Protocol):
     def settle(self) -> None: ...
 
 
-# Yields all that a checkpoint is written from, in its order: `Group.pieces` says how.
-Pieces = Callable[[], Iterator[Tensor]]
-
-
 class SavesNothing:
     """For a process that another one leads: that one saves for all.
 
-    pieces: None where the lead has all there is to save.
+    gives: whether this process has a share of what is saved.
     """
 
-    def __init__(self, group: Group, pieces: Pieces | None) -> None:
+    def __init__(self, group: Group, *, method: Method, optimizer: Optimizer, gives: bool) -> None:
         self._group = group
-        self._pieces = pieces
+        self._method = method
+        self._optimizer = optimizer
+        self._gives = gives
 
     def resume(self, progress: Progress) -> None:
         """Do nothing, as all the others do."""
@@ -75,8 +74,8 @@ class SavesNothing:
         self, progress: Progress, *, on_schedule: bool, must: bool
     ) -> Iterator[Saved | NotSaved]:
         """Give this process's share, where the lead has not saved this step before."""
-        if self._pieces is not None and self._group.told():
-            take_all(self._pieces())
+        if self._gives and self._group.told():
+            take_all(_pieces(self._method, self._optimizer))
         yield from ()
 
     def outcome(self) -> Iterator[Saved | NotSaved]:
@@ -100,12 +99,10 @@ class Saver:
         metrics: Metrics,
         save_total_limit: int | None,
         group: Group,
-        pieces: Pieces,
         tells: bool,
     ) -> None:
         self._folder = folder
         self._group = group
-        self._pieces = pieces
         self._tells = tells
         self._method = method
         self._optimizer = optimizer
@@ -169,7 +166,7 @@ class Saver:
 
     def _start(self, progress: Progress, *, behind: bool) -> None:
         self._metrics.flush()
-        pieces = self._pieces()
+        pieces = _pieces(self._method, self._optimizer)
         if behind and self._copy_bytes() <= HELD_SHARE * memory_bytes():
             held = HeldDraft()
             self._fill(held, progress, pieces)
@@ -218,6 +215,11 @@ class Saver:
             best = progress.best_step
             protected = [] if best is None else [best]
             prune(self._folder, keep=self._save_total_limit, protect=protected)
+
+
+def _pieces(method: Method, optimizer: Optimizer) -> Iterator[Tensor]:
+    """Yield all that a checkpoint is written from, in its order: `Group.pieces` says how."""
+    return chain(method.pieces(), optimizer.pieces())
 
 
 def _needed(progress: Progress) -> tuple[int | None, int]:

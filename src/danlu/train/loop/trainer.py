@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict
-from itertools import chain
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 import torch
@@ -44,7 +43,7 @@ from danlu.train.loop.evaluate import evaluate
 from danlu.train.loop.method import Method
 from danlu.train.loop.optimizer import Optimizer
 from danlu.train.loop.precision import LossScale
-from danlu.train.loop.probe import probe, probe_examples
+from danlu.train.loop.probe import probe, probe_examples, probe_tokens
 from danlu.train.loop.saving import Saver, Saves, SavesNothing
 from danlu.train.loop.step import StepResult, Wishes, optimizer_step
 from danlu.train.loop.training_state import Progress, read_state
@@ -114,7 +113,9 @@ class Trainer:
             shares=group if is_shared and method.trains_base else ALONE,
         )
         self._is_divided = is_shared and method.trains_base
-        self._saver: Saves = SavesNothing(group, self._pieces if self._is_divided else None)
+        self._saver: Saves = SavesNothing(
+            group, method=method, optimizer=self._optimizer, gives=self._is_divided
+        )
         if self._folder is not None and self._metrics is not None:
             self._saver = Saver(
                 self._folder,
@@ -123,7 +124,6 @@ class Trainer:
                 metrics=self._metrics,
                 save_total_limit=recipe.save_total_limit,
                 group=group,
-                pieces=self._pieces,
                 tells=self._is_divided,
             )
         self._progress = Progress(scale=LossScale.first_for(base.dtype))
@@ -165,19 +165,33 @@ class Trainer:
 
         Raises OutOfMemory where not even they fit, and Interrupted after `request_stop`.
         """
+
+        def most_tokens() -> int:
+            return probe_tokens(plan.with_step_plan(self.step_plan))
+
         figures, _seconds = yield from self._until_it_fits(
-            lambda: probe(
-                self._method,
-                self._train_rows,
-                plan.with_step_plan(self.step_plan),
-                clear=self._optimizer.zero_grad,
-                between=self._check_stop,
+            lambda: self._probe(
+                self._group.told(most_tokens()) if self._is_shared else most_tokens()
             ),
-            lambda: probe_examples(self._train_rows, plan)[1],
+            lambda: probe_examples(self._train_rows, most_tokens())[1],
             moment="probe",
             step=0,
         )
-        return figures
+        outside = plan.device.context_bytes if plan.device.has_host else 0
+        return [replace(figure, peak_bytes=figure.peak_bytes + outside) for figure in figures]
+
+    def help_to_measure(self) -> None:
+        """Give this process's share of the base to what the lead measures."""
+        self._probe(self._group.told())
+
+    def _probe(self, most_tokens: int) -> list[ProbeFigure]:
+        return probe(
+            self._method,
+            probe_examples(self._train_rows, most_tokens),
+            self.step_plan,
+            clear=self._optimizer.zero_grad,
+            between=self._check_stop,
+        )
 
     def run(self) -> Iterator[Event]:
         """Train to the end, yielding what happens.
@@ -223,10 +237,6 @@ class Trainer:
             read_state(self._folder / f"checkpoint-{best}", self._optimizer)
         elif self._is_divided:
             self._optimizer.restore(None, 0)
-
-    def _pieces(self) -> Iterator[Tensor]:
-        """Yield what a checkpoint is written from."""
-        return chain(self._method.pieces(), self._optimizer.pieces())
 
     def _should_evaluate(self) -> bool:
         recipe, step = self._recipe, self._progress.step
