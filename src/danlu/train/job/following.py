@@ -53,14 +53,11 @@ class Following:
         if step is not None:
             trainer.resume(step)
         trainer.step_plan = StepPlan(**group.told())
-<<<<<<< HEAD
         if trainer.step_plan.packs_base:
             pack_base(base.model)
-=======
         if not prepared.shared_by.is_alone and before is None:
             trainer.help_to_measure()
         trainer.step_plan = StepPlan(**group.told())
->>>>>>> b37385d
         try:
             for _event in trainer.run():
                 pass
