@@ -9,7 +9,9 @@ import os
 import re
 import shlex
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,8 +51,9 @@ def on_machines_of_eight(count: int) -> DeviceFacts:
     return device if count <= 8 else replace(device, link_bandwidth=NETWORK)
 
 
-def planned(model: str, count: int) -> Plan:
-    """Plan as `danlu train` does. Raises CapacityError where the model fits in no way."""
+@cache
+def planned(model: str, count: int) -> Plan | None:
+    """Plan as `danlu train` does; None where the model fits in no way."""
     config = published_config(model)
     assert config is not None
     everything = [ExampleShape(tokens=TOKENS, targets=TARGETS)] * ROWS * count
@@ -69,12 +72,10 @@ def planned(model: str, count: int) -> Plan:
         budget = device.memory_bytes
         return plan_run(job, workload, device, budget_bytes=budget, constraints=Constraints())
 
-    try:
-        return plan(job)
-    except CapacityError:
-        if count == 1:
-            raise
-        return plan(replace(job, num_shares=count))
+    for num_shares in sorted({1, count}):
+        with suppress(CapacityError):
+            return plan(replace(job, num_shares=num_shares))
+    return None
 
 
 def figures(language: str) -> str:
@@ -83,9 +84,8 @@ def figures(language: str) -> str:
     for count in COUNTS:
         cells = []
         for model in MODELS:
-            try:
-                plan = planned(model, count)
-            except CapacityError:
+            plan = planned(model, count)
+            if plan is None:
                 cells.append(DOES_NOT_FIT[language])
                 continue
             cell = f"{plan.chosen.memory.total / GIB:.1f} GiB, {plan.chosen.step_s:.2f} s"
@@ -97,6 +97,7 @@ def figures(language: str) -> str:
 def scaling(language: str) -> str:
     """Write the table of what adding up the gradients costs on more and more cards."""
     alone = planned("Qwen3-8B", 1)
+    assert alone is not None
     lines = [SCALING_HEADS[language], ("---",) * 4]
     for count in (1, 2, 4, 8, 16, 32, 64):
         exchange = exchange_seconds(alone.job, count, on_machines_of_eight(count))

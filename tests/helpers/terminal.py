@@ -88,6 +88,12 @@ class Terminal:
         """Press keys."""
         os.write(self._keyboard, keys.encode())
 
+    def clear(self, prompt: str = "User:") -> None:
+        """At a prompt that is empty: take everything else off the screen, as Ctrl-L does."""
+        self.type("\x0c")
+        self._screen.history.top.clear()
+        self.wait_until(lambda: self.text == prompt, "an empty screen")
+
     def wait_for(self, text: str, *, more: int = 0, times: int = 1) -> str:
         """Read until a text stands on the screen so often, and so many characters behind it."""
         return self.wait_until(

@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -72,13 +73,34 @@ def test_python_and_the_sources_have_the_same_kernels() -> None:
     assert list(library.Kind) == list(range(len(expected)))
 
 
-def test_a_library_is_built_once_and_again_when_a_source_is_another(tmp_path: Path) -> None:
+@pytest.mark.soak
+@needs_compiler
+def test_the_compiler_makes_a_library_that_says_its_version(tmp_path: Path) -> None:
+    build.build(tmp_path / "lib.so")
+    assert build.is_up_to_date(tmp_path / "lib.so")
+    assert version_of(tmp_path / "lib.so") == library.VERSION
+
+
+# Links as the real one does: the build ID it is told stands in what it makes.
+LINKER = """
+import pathlib, re, sys
+words = sys.argv[1:]
+(mark,) = re.findall("--build-id=0x([0-9a-f]+)", " ".join(words))
+pathlib.Path(words[words.index("-o") + 1]).write_bytes(b"ELF" + bytes.fromhex(mark))
+"""
+
+
+def test_a_library_is_built_once_and_again_when_a_source_is_another(
+    programs: Path, tmp_path: Path
+) -> None:
+    """With a compiler that is made up."""
+    links = f'exec {sys.executable} -c {shlex.quote(LINKER)} "$@"'
+    write_tool(programs, "g++", f'case "$*" in *-shared*) {links} ;; esac\n')
     tree = tree_in(tmp_path)
     native, file = module_of(tree / "native" / "build.py"), tmp_path / "here" / "lib.so"
     assert not native.is_up_to_date(file)
     native.build(file)
     assert native.is_up_to_date(file)
-    assert version_of(file) == library.VERSION
     assert [path.name for path in file.parent.iterdir()] == ["lib.so"]
     # Not its time counts, but what it is made of: a header as well, and the machine.
     assert not native.is_up_to_date(file, "riscv64")

@@ -44,36 +44,40 @@ def of_another_name(whole: bytes) -> bytes:
     return whole.replace(b"danlu_version", b"danlu_virsion")
 
 
-@pytest.mark.parametrize(
-    ("harm", "says"),
-    [
-        (cut(0), "is damaged"),
-        (cut(0.0003), "is damaged"),
-        (cut(0.3), "is damaged"),
-        (cut(0.999), "is damaged"),
-        (lambda _whole: b"<!DOCTYPE html>" * 100, "is damaged"),
-        (of_another_machine, "cannot be loaded"),
-        (of_another_name, "cannot be loaded"),
-    ],
-    ids=["empty", "header", "third", "nearly whole", "a page", "machine", "no danlu"],
-)
-def test_a_file_that_is_no_library_for_this_machine_is_named(
-    harm: Callable[[bytes], bytes], says: str, built: bytes, tmp_path: Path
-) -> None:
+HARMS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (cut(0), "is damaged"),
+    "header": (cut(0.0003), "is damaged"),
+    "third": (cut(0.3), "is damaged"),
+    "nearly whole": (cut(0.999), "is damaged"),
+    "a page": (lambda _whole: b"<!DOCTYPE html>" * 100, "is damaged"),
+    "machine": (of_another_machine, "cannot be loaded"),
+    "no danlu": (of_another_name, "cannot be loaded"),
+}
+TRY_ALL = """
+import sys, pathlib
+from danlu.ops.native import library
+for file in sys.argv[1:]:
+    try: library.Library(pathlib.Path(file))
+    except library.NotBuilt as reason: print(reason, flush=True)
+    else: print("taken", flush=True)
+"""
+
+
+def test_a_file_that_is_no_library_for_this_machine_is_named(built: bytes, tmp_path: Path) -> None:
     """In a process of its own: a loader that takes such a file may end it."""
-    file = tmp_path / "内核 lib.so"
-    file.write_bytes(harm(built))
-    program = (
-        "import sys, pathlib\nfrom danlu.ops.native import library\n"
-        "try: library.Library(pathlib.Path(sys.argv[1]))\n"
-        "except library.NotBuilt as reason: print(reason)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, file], capture_output=True, text=True, check=True
-    )
-    assert str(file) in done.stdout
-    assert says in done.stdout
-    assert done.stdout.rstrip().endswith("native/build.py")
+    files = []
+    for name, (harm, _says) in HARMS.items():
+        files.append(tmp_path / f"内核 {name}" / "lib.so")
+        files[-1].parent.mkdir()
+        files[-1].write_bytes(harm(built))
+    command = [sys.executable, "-c", TRY_ALL, *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    reasons = done.stdout.splitlines()
+    assert done.returncode == 0, f"it ended at {files[len(reasons)]}: {done.stderr}"
+    for file, reason, (_harm, says) in zip(files, reasons, HARMS.values(), strict=True):
+        assert str(file) in reason
+        assert says in reason
+        assert reason.endswith("native/build.py")
 
 
 def test_one_with_another_number_is_refused(built: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

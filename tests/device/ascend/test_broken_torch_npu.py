@@ -33,7 +33,7 @@ SAYS = {
     "a symbol is missing": "do not go together",
     "beside CUDA": "is built for cuda",
     "no device": "here is no /dev/davinci0",
-    "NNAL is missing": "libatb.so is not found: NNAL is not installed",
+    "NNAL is missing": "libatb.so is not found: NNAL is not installed. To repair: Install NNAL",
     "it ends the process": "libhccl.so is not found",
 }
 
@@ -51,11 +51,11 @@ def start(
     )
 
 
-# Each takes seconds: all but two run before merging.
+# Each takes seconds: all but one run before merging.
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=[pytest.mark.soak] * (number > 1))
+        pytest.param(kind, marks=[pytest.mark.soak] * (number > 0))
         for number, kind in enumerate(BROKEN_TORCH_NPU)
     ],
 )
@@ -68,6 +68,7 @@ def test_every_command_goes_on_and_says_it_once(kind: str, tmp_path: Path) -> No
         ["generate", "Hi", "--device", "cpu", *answer],
         ["data", "check", rows],
         ["info", "--json"],
+        ["info"],
         ["plan", "--dataset", rows],
         ["generate", "Hi", *answer],
     ]
@@ -77,6 +78,9 @@ def test_every_command_goes_on_and_says_it_once(kind: str, tmp_path: Path) -> No
     assert facts["device"].startswith("cpu")
     assert SAYS[kind] in facts["npu"]
     assert " To repair: " in facts["npu"]
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("npu ")]
+    assert facts["npu"] in line
+    assert re.search(f"^environment +.*{AUTOLOAD} 0", done.stdout, re.MULTILINE)
     # On the CPU nobody asked for an NPU; where the best device is taken, it is said, once.
     parts = done.stderr.split("@@ ")
     loud = [part.splitlines()[0] for part in parts if "ATTENTION: no NPU is used" in part]
@@ -93,13 +97,16 @@ def test_without_danlu_torch_itself_dies_of_it(tmp_path: Path) -> None:
     assert start(site, "import danlu, torch").returncode == 0
 
 
+@pytest.mark.soak
 def test_whoever_switches_the_loading_on_has_it(tmp_path: Path) -> None:
     site = write_torch_npu(tmp_path / "site", BROKEN_TORCH_NPU["a library is missing"])
     done = start(site, "import danlu, torch", **{AUTOLOAD: "1"})
     assert "Failed to load the backend extension" in done.stderr
 
 
-@pytest.mark.parametrize("kind", ["a library is missing", "no device"])
+@pytest.mark.parametrize(
+    "kind", ["a library is missing", pytest.param("no device", marks=pytest.mark.soak)]
+)
 def test_asking_for_the_npu_names_cause_and_repair(kind: str, tmp_path: Path) -> None:
     site = write_torch_npu(tmp_path / "site", BROKEN_TORCH_NPU[kind])
     ask = "import sys\nfrom danlu.cli.main import main\nsys.exit(main(sys.argv[1:]))"
@@ -147,12 +154,3 @@ def test_in_a_terminal_the_line_stands_alone(language: str, tmp_path: Path) -> N
     assert [line.startswith(begin[language].strip()) for line in lines].count(True) == 1, text
     assert re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", text) is None
     assert "libhccl.so" in text
-
-
-def test_info_shows_it_in_a_line_of_its_table(tmp_path: Path) -> None:
-    site = write_torch_npu(tmp_path / "site", BROKEN_TORCH_NPU["NNAL is missing"])
-    done = start(site, PROGRAM, json.dumps([["info"]]))
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("npu ")]
-    assert "libatb.so is not found: NNAL is not installed. To repair: Install NNAL" in line
-    assert re.search(f"^environment +.*{AUTOLOAD} 0", done.stdout, re.MULTILINE)
-    assert "ATTENTION" not in done.stderr
