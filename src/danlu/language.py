@@ -92,7 +92,8 @@ _OF_THE_SHELL = (
 _QUOTED = r"""'[^']*'(?:"'"'[^']*')*"""
 _COMMAND = re.compile(
     rf"{_OF_THE_SHELL}"
-    rf"|(?:cd (?:{_QUOTED}|\S+) && )?(?:'[^']*/danlu'|(?:[^\s{_WIDE}]*/)?danlu)(?: [a-z]+){{1,2}}"
+    rf"|(?:cd (?:{_QUOTED}|\S+) && )?(?:'[^']*/danlu'|(?:[^\s{_WIDE}{_CLOSES}]*/)?danlu)"
+    rf"(?: [a-z]+){{1,2}}"
     rf"(?: -[\w-]+(?: (?:{_QUOTED}|[^\s{_WIDE}{_CLOSES}-][^\s{_WIDE}{_CLOSES}]*))?"
     rf"| {_QUOTED}"
     rf"| [^\s{_WIDE}{_CLOSES}]*[/._=][^\s{_WIDE}{_CLOSES}]*| [A-Z_]{{2,}})*"

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,19 @@ def test_where_the_launcher_is_killed_its_processes_save_and_end(tmp_path: Path)
     assert read_manifest(run).state == "interrupted"
     done = len([record for record in read_metrics(run) if "loss" in record])
     assert (run / f"checkpoint-{done}").exists()
+
+
+@pytest.mark.soak
+def test_ctrl_c_before_the_first_step_is_said_once(tmp_path: Path) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    words = train_words(model, rows, tmp_path / "run", max_steps=100_000, num_devices=2)
+    with start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        wait_until(lambda: len(_children(launcher.pid)) == 2 or launcher.poll() is not None)
+        time.sleep(1)  # they load torch
+        launcher.send_signal(signal.SIGINT)
+        said, _nothing = launcher.communicate(timeout=60)
+    assert said == "interrupted\n"
+    assert launcher.returncode == 130
 
 
 @pytest.mark.soak

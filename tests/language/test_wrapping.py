@@ -33,6 +33,12 @@ def test_a_command_with_names_in_chinese_stays_whole(
     assert all(columns(line) <= 40 for line in lines if "danlu" not in line)
 
 
+def test_no_line_begins_with_punctuation_that_stands_before_a_command() -> None:
+    program = "/home/me/danlu/.venv/bin/danlu chat --adapter my-run"
+    lines = wrapped(f"已停止；最后完成的一步已保存。要继续，请运行：{program}", 46)
+    assert lines == ["已停止；最后完成的一步已保存。要继续，请运行：", program]
+
+
 def test_a_run_goes_on_where_its_names_mean_what_they_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from danlu.device.launcher import Place
+from danlu.device.memory import is_out_of_memory
 from danlu.environment import set_unless_given
 from danlu.errors import EnvironmentFault
 from danlu.language import _
@@ -153,7 +154,7 @@ class Group:
         try:
             yield
         except RuntimeError as fault:
-            if self.is_alone or not _OF_A_CARRIER.search(str(fault)):
+            if self.is_alone or is_out_of_memory(fault) or not _OF_A_CARRIER.search(str(fault)):
                 raise
             raise _broken(fault) from fault
 

@@ -158,7 +158,8 @@ def load_model(
     if not shared_by.is_alone:
         from danlu.model.divided import divided_model
 
-        rows, torch_device = checked.weights.rows, device.torch_device
+        weights, torch_device = checked.weights, device.torch_device
+        rows = weights.row_reader(reading, -(-weights.num_bytes // shared_by.size))
         model = divided_model(
             checked.config, rows, group=shared_by, device=torch_device, dtype=dtype
         )

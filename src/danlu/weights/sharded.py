@@ -127,6 +127,20 @@ class WeightFolder:
 
         return read_into
 
+    def row_reader(self, progress: BytesRead, total: int) -> Callable[[str, int, int], Tensor]:
+        """Return `rows` that tells how many bytes of `total` it has read so far."""
+        done = 0
+        progress(0, total)
+
+        def rows(name: str, start: int, stop: int) -> Tensor:
+            nonlocal done
+            found = self.rows(name, start, stop)
+            done = min(done + found.nbytes, total)
+            progress(done, total)
+            return found
+
+        return rows
+
     def read_into(self, name: str, destination: Tensor) -> None:
         """Fill one tensor of a folder that has passed `check`, and compare its aliases with it."""
         self.files[name].read_into(name, destination)

@@ -27,6 +27,7 @@ from danlu.train.job import setup
 from danlu.train.loop import saving, step
 from danlu.train.loop.optimizer import MOST_FIGURES
 from danlu.weights.safetensors import SafetensorsFile
+from danlu.weights.sharded import WeightFolder
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.models.tiny_model import EXPERTS
 from tests.helpers.program import train_words, write_rows
@@ -450,6 +451,15 @@ def test_a_disk_that_becomes_full_while_shares_arrive(trainings: Trainings) -> N
     assert trainings.said("full-divided", 1) == ""
     assert list_checkpoints(trainings.folder / "full-divided") == []
     assert len(trainings.figures("full-divided", "loss")) == 4
+
+
+def test_how_much_of_a_share_has_been_read_is_told(trainings: Trainings) -> None:
+    weights = WeightFolder(trainings.model)
+    told: list[tuple[int, int]] = []
+    rows = weights.row_reader(lambda done, total: told.append((done, total)), 100)
+    rows("model.norm.weight", 0, 32)
+    rows("model.norm.weight", 32, 64)
+    assert told == [(0, 100), (64, 100), (100, 100)]  # 16-bit numbers; a share may be larger
 
 
 def test_a_divided_tensor_arrives_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -345,7 +345,7 @@ def _sentences(event: Event) -> Iterator[str]:
             )
         yield _("going on after step {step}").format(step=event.step)
     elif isinstance(event, NotSaved):
-        yield _("not saved, trying again later: {what}: {why}").format(
+        yield _("not saved, trying again later: {what} {why}").format(
             what=event.what, why=event.why
         )
     elif isinstance(event, Adapted):

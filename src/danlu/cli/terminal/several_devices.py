@@ -114,6 +114,13 @@ def _killed(ended: Ended, run: Path) -> EnvironmentFault:
 
 def follow(argv: Sequence[str]) -> int:
     """Compute this process's share of a run that another one leads; say only what fails here."""
+    try:
+        return _share_of(argv)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED  # the lead says it for all
+
+
+def _share_of(argv: Sequence[str]) -> int:
     from danlu.cli.terminal.progress import stopped_by_signals
     from danlu.device.group import GroupBroken
     from danlu.hub.adapters import with_named_model
