@@ -73,7 +73,7 @@ def test_nobody_is_shut_out(browser: Browser, used: StudioProgram, scheme: Any) 
         assert complaints == []
 
 
-@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+@pytest.mark.parametrize("locale", ["en-US", pytest.param("zh-CN", marks=pytest.mark.soak)])
 def test_a_phone_shows_all_of_every_page(
     browser: Browser, used: StudioProgram, locale: str
 ) -> None:

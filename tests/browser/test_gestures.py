@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from danlu.cli.main import main
 from danlu.web.models.loading import LoadedState
 from danlu.web.training import planned_training
 from tests.helpers.browser import chromium, watched_page
 from tests.helpers.models import tiny_engine
 from tests.helpers.page_words import words
 from tests.helpers.serving.served import ScriptedEngine, running, served
+from tests.helpers.source import ROOT
 from tests.helpers.studio import studio_over
 from tests.helpers.studio_program import StudioProgram
-from tests.helpers.waiting import wait_until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -29,11 +30,11 @@ HOSTILE = "<img src=x onerror=alert(1)><script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def trained(studio: StudioProgram) -> tuple[StudioProgram, str]:
     """A studio with a run that has learned three steps, and the run's id."""
-    values = {"max_steps": 3, "report": False}
-    body = {"name": "short", "dataset": "example", "preset": "starter", "values": values}
-    run = studio.post("training/queue", body)["run"]
-    wait_until(lambda: studio.get(f"runs/{run}")["state"] == "finished")
-    return studio, run
+    words = ["train", "--dataset", str(ROOT / "examples" / "identity.jsonl"), "--max_steps", "3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DANLU_HOME", str(studio.home))
+        assert main([*words, "--output_dir", str(studio.home / "fox"), "--report", "false"]) == 0
+    return studio, studio.get("runs?search=")[0]["id"]
 
 
 def test_a_file_is_dropped_on_the_page(browser: Browser, studio: StudioProgram) -> None:

@@ -135,8 +135,18 @@ def test_eval_scores_it(places: dict[str, str], thing: str, form: str, said: Sai
     assert (record["adapter"] is None) is (thing == "model")
 
 
-@pytest.mark.parametrize("form", ["position", "--model", "--adapter"])
-@pytest.mark.parametrize("thing", ["run", "runs-name"])
+# A report takes a second: each form and each thing once, the other pairs before merging.
+@pytest.mark.parametrize(
+    ("thing", "form"),
+    [
+        ("run", "position"),
+        ("runs-name", "--model"),
+        ("run", "--adapter"),
+        pytest.param("runs-name", "position", marks=pytest.mark.soak),
+        pytest.param("run", "--model", marks=pytest.mark.soak),
+        pytest.param("runs-name", "--adapter", marks=pytest.mark.soak),
+    ],
+)
 def test_eval_writes_a_runs_report(
     places: dict[str, str], thing: str, form: str, said: Said
 ) -> None:

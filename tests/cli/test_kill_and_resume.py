@@ -52,28 +52,36 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("runs"))
 
 
-def test_killed_again_and_again_the_result_is_the_same(place: Place) -> None:
-    words = place.words("killed")
+@pytest.mark.parametrize(
+    "deaths",
+    [DEATHS[1:3], pytest.param(DEATHS, marks=pytest.mark.soak)],
+    ids=["twice", "again and again"],
+)
+def test_killed_again_and_again_the_result_is_the_same(
+    place: Place, deaths: list[tuple[str, str]]
+) -> None:
+    run = place.folder / f"killed-{len(deaths)}"
+    words = place.words(run.name)
     with running(words, place.folder / "log", 25) as process:
-        wait_for_step(process, place.folder / "killed", 25)
+        wait_for_step(process, run, 25)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    for name, part in DEATHS:
+    for name, part in deaths:
         with start([name, part, *words, *RESUME], program=MORTAL) as process:
             assert process.wait() == -signal.SIGKILL
-        saved = list_checkpoints(place.folder / "killed")
+        saved = list_checkpoints(run)
         assert saved
         for checkpoint in saved:
             verify(checkpoint.path)
     assert main([*words, *RESUME]) == 0
-    place.assert_as_if_undisturbed("killed")
-    assert_computed_alike(place.folder / "killed")
+    place.assert_as_if_undisturbed(run.name)
+    assert_computed_alike(run, num_resumes=len(deaths) + 1)
 
 
-def assert_computed_alike(run: Path) -> None:
+def assert_computed_alike(run: Path, num_resumes: int) -> None:
     """The steps that were lost and computed again have the same losses, as run.json can show."""
     resumes = read_manifest(run).arithmetic.resumes
-    assert len(resumes) == len(DEATHS) + 1
+    assert len(resumes) == num_resumes
     now = {record["step"]: record["loss"] for record in read_metrics(run) if "loss" in record}
     lost = {step: loss for resume in resumes for step, loss in resume.lost.items()}
     assert lost

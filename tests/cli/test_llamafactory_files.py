@@ -258,9 +258,8 @@ def test_api_serves_under_the_name_and_with_the_key_of_the_environment(here: Pat
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the script needs bash")
 @pytest.mark.skipif(not (FOLDER / "index.html").exists(), reason="the studio's page is not built")
-@pytest.mark.parametrize(
-    "words", [("webui",), pytest.param(("webchat", "inference.yaml"), marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("words", [("webui",), ("webchat", "inference.yaml")])
 def test_pages_in_the_browser_are_the_studio(here: Path, words: tuple[str, ...]) -> None:
     port = free_port()
     variables = {"GRADIO_SERVER_PORT": port, "DANLU_MODEL": "starter" if len(words) == 1 else ""}

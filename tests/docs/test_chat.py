@@ -19,16 +19,19 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = [(DOCS / name).read_text(encoding="utf-8") for name in ("chat.md", "chat.zh-CN.md")]
 
 
-# The Chinese page has the same commands (test_twins.py).
-@pytest.mark.parametrize(
-    "page",
-    [PAGES[0], pytest.param(PAGES[1], marks=pytest.mark.soak)],
-    ids=["English", "Chinese"],
-)
-def test_the_page_is_true(page: str) -> None:
+both_pages = pytest.mark.parametrize("page", PAGES, ids=["English", "Chinese"])
+
+
+@both_pages
+def test_every_command_of_the_chat_is_named(page: str) -> None:
     listed = {command.name for command in command_table().values()}
     assert {name for line in page.splitlines() if line.startswith("| `/")
             for name in re.findall(r"`/([a-z]+)`", line)} == listed  # fmt: skip
+
+
+@pytest.mark.soak
+@both_pages
+def test_its_commands_run(page: str) -> None:
     commands = "".join(re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL))
     assert answered(commands) == [True, True]
 

@@ -187,7 +187,15 @@ print(json.dumps([taken, peak_bytes(torch.device("cpu")) - before]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("quantization", ["int8", "int4", "nf4"])
+# Each takes a process of several seconds: all but one run before merging.
+@pytest.mark.parametrize(
+    "quantization",
+    [
+        pytest.param("int8", marks=pytest.mark.soak),
+        "int4",
+        pytest.param("nf4", marks=pytest.mark.soak),
+    ],
+)
 def test_loading_takes_hardly_more_than_the_result(
     quantization: WeightForm, tmp_path: Path
 ) -> None:

@@ -227,7 +227,15 @@ START = ["/bin/bash", "/opt/danlu/docker/start.sh"]
 WEB = ["/opt/danlu/.venv/bin/python", "./.danlu-program", "web", "--host", "0.0.0.0"]
 
 
-@pytest.mark.parametrize("command", [START, WEB, ["/sbin/docker-init", "--", *START], ["bash"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(START, marks=pytest.mark.soak),
+        WEB,
+        pytest.param(["/sbin/docker-init", "--", *START], marks=pytest.mark.soak),
+        ["bash"],
+    ],
+)
 def test_a_container_is_well_while_its_server_is(
     command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,7 @@ def test_a_pair_of_torch_and_torch_npu_is_protected(machine: Machine, tmp_path: 
     assert f"source {cann}/set_env.sh" in done.stdout
 
 
+@pytest.mark.soak
 def test_a_pair_in_an_environment_is_seen_in_the_one_that_is_made_from_it(tmp_path: Path) -> None:
     """venv by itself shows only what belongs to the Python below. All is real but the packages."""
     image = tmp_path / "image"

@@ -61,7 +61,7 @@ def told(program: str, **variables: str) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("first", ["torch", "native"])
+@pytest.mark.parametrize("first", [pytest.param("torch", marks=pytest.mark.soak), "native"])
 def test_there_is_one_pool_of_threads(first: str) -> None:
     """Whoever is first makes it: the other adds none."""
     program = """
@@ -78,7 +78,9 @@ print(json.dumps([threads, counts]))
     assert counts == [threads - 1] * 4
 
 
-@pytest.mark.parametrize("way", ["set_num_threads", "OMP_NUM_THREADS"])
+@pytest.mark.parametrize(
+    "way", [pytest.param("set_num_threads", marks=pytest.mark.soak), "OMP_NUM_THREADS"]
+)
 def test_as_many_threads_compute_as_torch_is_told(way: str) -> None:
     program = """
 if SET:
@@ -161,6 +163,7 @@ print(json.dumps([torch.equal(again(x), expected), count() - alone]))
     assert told(program, OMP_NUM_THREADS="2") == [True, 0]
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(PROCESSORS < 2, reason="one processor: nobody waits for another thread")
 @pytest.mark.skipif(not waited_ns(), reason="this system does not count waiting")
 def test_beside_other_programs_threads_of_the_kernels_sleep_early() -> None:

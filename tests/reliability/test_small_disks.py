@@ -136,7 +136,11 @@ def assert_as_if_undisturbed(place: Place, run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "why"), [("nr_inodes=4", 4, "free"), ("ro", 3, "the disk can only be read")]
+    ("options", "code", "why"),
+    [
+        pytest.param("nr_inodes=4", 4, "free", marks=pytest.mark.soak),
+        ("ro", 3, "the disk can only be read"),
+    ],
 )
 def test_a_disk_that_takes_nothing_is_explained_at_once(
     place: Place, disk: SmallDisk, options: str, code: int, why: str

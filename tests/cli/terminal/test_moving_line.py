@@ -26,6 +26,8 @@ SLOW = (
     "_read = _Folder.read_into\n"
     "_Folder.read_into = lambda *words: (time.sleep(0.1), _read(*words))[1]\n"
 )
+# Each takes a process of seconds: those that are long run before merging.
+long = pytest.mark.soak
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
 
@@ -60,7 +62,15 @@ def words_of(command: str, place: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["chat", "generate", "serve", "eval", "train", "merge", "report"]
+    "command",
+    [
+        "chat",
+        "train",
+        *(
+            pytest.param(name, marks=long)
+            for name in ("generate", "serve", "eval", "merge", "report")
+        ),
+    ],
 )
 def test_loading_is_shown_in_bytes_with_time_left(
     command: str, place: Path, tmp_path: Path
@@ -75,10 +85,10 @@ def test_loading_is_shown_in_bytes_with_time_left(
 @pytest.mark.parametrize(
     "words",
     [
-        ["info"],
+        pytest.param(["info"], marks=long),
         ["info", "starter"],
-        ["models"],
-        ["plan", "--dataset", "rows.jsonl"],
+        pytest.param(["models"], marks=long),
+        pytest.param(["plan", "--dataset", "rows.jsonl"], marks=long),
         ["data", "check", "rows.jsonl"],
     ],
     ids=" ".join,
@@ -98,9 +108,9 @@ def test_no_command_begins_in_silence_or_leaves_the_line_behind(
 @pytest.mark.parametrize(
     "words",
     [
-        ["info"],
+        pytest.param(["info"], marks=long),
         ["generate", "--max_new_tokens", "2", "--do_sample", "false", "hello"],
-        ["chat", "starter", "hello", "--max_new_tokens", "2"],
+        pytest.param(["chat", "starter", "hello", "--max_new_tokens", "2"], marks=long),
         ["data", "check", "rows.jsonl"],
     ],
     ids=" ".join,

@@ -94,7 +94,7 @@ def test_from_start_to_signal(tmp_path: Path) -> None:
             pass  # the port is free
 
 
-@pytest.mark.parametrize("drain_s", ["0", "120"])
+@pytest.mark.parametrize("drain_s", [pytest.param("0", marks=pytest.mark.soak), "120"])
 def test_a_signal_under_a_hundred_streams(drain_s: str) -> None:
     """R34: every stream comes to a proper end, and the port is free."""
     with served("starter", "--drain_s", drain_s) as (process, url):

@@ -36,7 +36,7 @@ def changes(events: list[Event]) -> list[Adapted]:
     return [event for event in events if isinstance(event, Adapted)]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["lora", "full"])
+@pytest.fixture(scope="module")
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[bool, list[float], torch.Tensor]:
@@ -47,21 +47,32 @@ def undisturbed(
 
 
 # How a device or the host says that it is full has nothing to do with where it is.
+PLACES: dict[str, tuple[Callable[[Moment], bool], Callable[[], None], bool]] = {
+    "many tokens": (lambda at: at.tokens > 50, full_card, False),
+    "weak policy": (
+        lambda at: at.learns and at.recompute in ("none", "selective"), full_host, True
+    ),
+    "evaluation": (lambda at: not at.learns and at.tokens > 30, full_card, False),
+    # The first try, the second, the third.
+    "again and again": (lambda at: at.number in (0, 1, 2), full_host, True),
+    "in the middle": (lambda at: at.number == 3, full_card, True),
+}  # fmt: skip
+# Where every weight is trained, what takes longest runs before merging.
+LONG = {"full-weak policy", "full-evaluation", "full-again and again"}
+
+
 @pytest.mark.parametrize(
-    ("is_full", "fail", "in_backward"),
+    ("undisturbed", "is_full", "fail", "in_backward"),
     [
-        (lambda at: at.tokens > 50, full_card, False),
-        (lambda at: at.learns and at.recompute in ("none", "selective"), full_host, True),
-        (lambda at: not at.learns and at.tokens > 30, full_card, False),
-        (
-            lambda at: at.number in (0, 1, 2),
-            full_host,
-            True,
-        ),  # the first try, the second, the third
-        (lambda at: at.number == 3, full_card, True),
+        pytest.param(
+            full, *PLACES[place], id=f"{kind}-{place}",
+            marks=[pytest.mark.soak] * (f"{kind}-{place}" in LONG),
+        )
+        for full, kind in ((False, "lora"), (True, "full"))
+        for place in PLACES
     ],
-    ids=["many tokens", "weak policy", "evaluation", "again and again", "in the middle"],
-)
+    indirect=["undisturbed"],
+)  # fmt: skip
 def test_the_losses_are_those_of_a_run_with_enough_memory(
     tmp_path: Path,
     undisturbed: tuple[bool, list[float], torch.Tensor],
@@ -83,14 +94,17 @@ def test_the_losses_are_those_of_a_run_with_enough_memory(
     assert [r["step"] for r in recorded] == [change.step for change in changes(events)]
 
 
-def test_any_one_microstep_may_fail(tmp_path: Path) -> None:
+@pytest.mark.parametrize("each", [pytest.param(True, marks=pytest.mark.soak), False])
+def test_any_one_microstep_may_fail(tmp_path: Path, each: bool) -> None:
     """The first microstep, one in the middle of a step, of an evaluation, the last one."""
     small = replace(SHORT, total_steps=2)
     few = replace(STEP_PLAN, micro_batch_tokens=40)
     seen: list[Moment] = []
     with failing_allocator(lambda at: seen.append(at) is not None):
         expected = losses(list(trainer(tmp_path / "whole", small, step_plan=few).run()))
-    for number in range(len(seen)):
+    evaluation = next(number for number, moment in enumerate(seen) if not moment.learns)
+    chosen = sorted({0, 1, evaluation, len(seen) - 1})
+    for number in range(len(seen)) if each else chosen:
         run = trainer(tmp_path / str(number), small, step_plan=few)
         with failing_allocator(lambda at, n=number: at.number == n, in_backward=True):
             events = list(run.run())

@@ -62,7 +62,7 @@ def test_a_run_learns_and_goes_on_with_the_same_bytes(
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [pytest.param(8, marks=pytest.mark.soak), 4])
 def test_an_adapter_learns_on_experts_in_few_bits(tmp_path: Path, bits: int) -> None:
     plain = losses(settings_of(tmp_path, "plain", dtype="bfloat16"))
     found = losses(settings_of(tmp_path, "few", dtype="bfloat16", quantization_bit=bits))

@@ -152,6 +152,8 @@ def test_widths_that_fp8_cannot_multiply_are_refused(tmp_path: Path) -> None:
     assert caught.value.fix == "--fp8 false"
 
 
+# test_quantized_base.py asks the same of nf4 in every change.
+@pytest.mark.soak
 def test_the_plan_the_run_and_its_report_say_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

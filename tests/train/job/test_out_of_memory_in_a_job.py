@@ -120,7 +120,7 @@ with failing_allocator(is_full):
 """
 
 
-@pytest.mark.parametrize("last", [6, 8])
+@pytest.mark.parametrize("last", [6, pytest.param(8, marks=pytest.mark.soak)])
 def test_killed_behind_it_the_run_ends_with_the_same_bytes(place: Path, last: int) -> None:
     name = f"killed-{last}"
     given = settings(place, name).model_dump(exclude_unset=True)

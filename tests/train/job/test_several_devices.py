@@ -103,7 +103,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Trainings:
     [
         (2, {}),
         pytest.param(2, {"recompute": "block", "micro_batch_tokens": 64}, marks=long),
-        (2, {"finetuning_type": "full", "learning_rate": 1e-3}),
+        pytest.param(2, {"finetuning_type": "full", "learning_rate": 1e-3}, marks=long),
         pytest.param(3, {"rows": 6, "weight_decay": 0.1}, marks=long),
     ],
     ids=["two", "two, in many microsteps", "two, every weight", "three"],
@@ -237,12 +237,9 @@ def _die_in_step_4(rank: int) -> None:
     step.Optimizer.sum_over = sum_over  # type: ignore[method-assign]
 
 
-def test_where_one_dies_the_others_save_what_they_have_and_it_goes_on(
-    trainings: Trainings,
-) -> None:
-    """With as many processes to the same bits, with another number to equal ones."""
-    whole = "undisturbed"
-    assert trainings.together(2, whole) == [0, 0]
+@pytest.fixture(scope="module")
+def killed(trainings: Trainings) -> Path:
+    """A run of two of which one died in its fourth step."""
     codes = trainings.together(2, "killed", ranks={"before": _die_in_step_4})
     assert codes == [3, -signal.SIGKILL]
     said = trainings.said("killed", 0)
@@ -254,10 +251,31 @@ def test_where_one_dies_the_others_save_what_they_have_and_it_goes_on(
     assert [checkpoint.step for checkpoint in checkpoints][-1] == 3
     for checkpoint in checkpoints:
         verify(checkpoint.path)
-    shutil.copytree(folder, trainings.folder / "one")
-    shutil.copytree(folder, trainings.folder / "three")
-    assert trainings.together(2, "killed", *RESUME) == [0, 0]
-    trainings.assert_same_bits("killed", whole)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(trainings: Trainings) -> str:
+    """The name of a run of two that nobody disturbed."""
+    assert trainings.together(2, "undisturbed") == [0, 0]
+    return "undisturbed"
+
+
+def test_where_one_dies_the_others_save_what_they_have_and_it_goes_on(
+    trainings: Trainings, killed: Path, whole: str
+) -> None:
+    """With as many processes to the same bits."""
+    shutil.copytree(killed, trainings.folder / "two")
+    assert trainings.together(2, "two", *RESUME) == [0, 0]
+    trainings.assert_same_bits("two", whole)
+
+
+@long
+def test_with_another_number_of_processes_it_goes_on_to_equal_ones(
+    trainings: Trainings, killed: Path, whole: str
+) -> None:
+    shutil.copytree(killed, trainings.folder / "one")
+    shutil.copytree(killed, trainings.folder / "three")
     # Each has the rows a step that the run began with, whatever it is told now.
     changes = {"gradient_accumulation_steps": 4}
     trainings.alone("one", *RESUME, **changes)
