@@ -65,7 +65,7 @@ def finished(page: Page, count: int = 1) -> None:
 @pytest.mark.parametrize(
     ("locale", "words"),
     [
-        pytest.param("en-US", ("Thought", "Answer again", "New chat"), marks=pytest.mark.soak),
+        ("en-US", ("Thought", "Answer again", "New chat")),
         ("zh-CN", ("思考", "重新回答", "新对话")),
     ],
 )
@@ -227,7 +227,7 @@ def test_the_palette_goes_everywhere_by_keyboard(browser: Browser, scripted: Scr
         assert complaints == []
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_can_use_it(browser: Browser, scripted: Scripted, scheme: Any) -> None:
     with watched_page(browser, color_scheme=scheme) as (page, _complaints):
         page.goto(scripted.address)
