@@ -6,7 +6,7 @@ from typing import Any
 
 from danlu.language import _, columns, padded
 from danlu.model.config import WeightForm
-from danlu.plan.choose import Candidate, Plan
+from danlu.plan.choose import EQUALLY_FAST, USABLE, Candidate, Plan
 from danlu.plan.speed import exchange_seconds, gathering_seconds
 from danlu.train.job.record import plan_record
 from danlu.train.settings import TrainSettings
@@ -205,9 +205,9 @@ def _candidates_table(plan: Plan) -> list[str]:
     return [
         *(line.rstrip() for line in lines),
         _(
-            "The fastest way that fills at most 95 % of the memory is taken; of ways within 3 % of "
-            "it, the one that needs least."
-        ),
+            "The fastest way that fills at most {usable:.0%} of the memory is taken; of ways "
+            "within {within:.0%} of it, the one that needs least."
+        ).format(usable=USABLE, within=EQUALLY_FAST - 1),
     ]
 
 
