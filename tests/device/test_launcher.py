@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from danlu.errors import UsageError
 from danlu.runs.manifest import read_manifest
 from danlu.runs.metrics import read_metrics
 from tests.helpers.models.model_folder import write_model_folder
-from tests.helpers.program import start, train_words, write_rows
+from tests.helpers.program import free_port, start, train_words, write_rows
 from tests.helpers.waiting import wait_until
 
 
@@ -79,6 +80,19 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
+def _listens(where: dict[str, str]) -> bool:
+    address = (where["MASTER_ADDR"], int(where["MASTER_PORT"]))
+    with socket.socket() as caller:
+        return caller.connect_ex(address) == 0
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.soak
 def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(tmp_path: Path) -> None:
     model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
@@ -134,6 +148,45 @@ def test_ctrl_c_before_the_first_step_is_said_once(tmp_path: Path) -> None:
         said, _nothing = launcher.communicate(timeout=60)
     assert said == "interrupted\n"
     assert launcher.returncode == 130
+
+
+@pytest.mark.soak
+def test_one_that_waits_for_another_ends_at_a_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    places = launched(RANK="0", LOCAL_RANK="0", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    for name, value in {**where, **places}.items():
+        monkeypatch.setenv(name, value)
+    words = train_words(model, rows, tmp_path / "run", max_steps=2)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as lead:
+            wait_until(lambda lead=lead: _listens(where) or lead.poll() is not None)
+            time.sleep(0.5)  # torch is at it, outside Python
+            lead.send_signal(number)
+            said, _nothing = lead.communicate(timeout=60)
+        assert (said, lead.returncode) == ("interrupted\n", 130)
+
+
+@pytest.mark.soak
+def test_a_second_signal_ends_what_waits_for_a_process_that_hangs(tmp_path: Path) -> None:
+    model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
+    run = tmp_path / "run"
+    words = train_words(model, rows, run, max_steps=100_000, save_steps=5, num_devices=2)
+    with start(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        wait_until(lambda: (run / "checkpoint-5").exists() or launcher.poll() is not None)
+        lead, other = _children(launcher.pid)
+        os.kill(other, signal.SIGSTOP)
+        time.sleep(0.5)  # the lead has come to where it waits
+        os.kill(lead, signal.SIGINT)
+        time.sleep(0.5)
+        assert lead in _children(launcher.pid)
+        os.kill(lead, signal.SIGINT)
+        wait_until(lambda: not _is_alive(lead))
+        os.kill(other, signal.SIGKILL)
+        launcher.communicate(timeout=60)
+    assert launcher.returncode in (3, 130)  # whichever end is seen first
 
 
 @pytest.mark.soak

@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         text, code = _ending(fault)
-        say(text, to=sys.stderr)
+        if code != EXIT_INTERRUPTED or os.environ.get("RANK", "0") == "0":
+            say(text, to=sys.stderr)  # of several, the one that leads says for all
         return code
 
 

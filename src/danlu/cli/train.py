@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from danlu.cli.terminal.several_devices import follow, train_on_each, wanted_devices
+from danlu.cli.terminal.signals import ended_by_signals
 from danlu.device.launcher import Place, end_with_launcher
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
 from danlu.language import _
@@ -33,7 +34,7 @@ def run(argv: Sequence[str]) -> int:
     num_devices = wanted_devices(resolved.values)
     if num_devices is not None:
         return train_on_each(argv, resolved.values, num_devices)
-    with MovingLine(_("Reading the data and the model")):
+    with ended_by_signals(place), MovingLine(_("Reading the data and the model")):
         from danlu.cli.terminal.progress import describe, show_training
         from danlu.hub.adapters import with_named_model
         from danlu.train.job.finetune import Finetune

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from types import FrameType
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -19,7 +16,9 @@ from rich.text import Text
 
 from danlu.cli.terminal.findings import data_lines
 from danlu.cli.terminal.moved_aside import replaced_lines
+from danlu.cli.terminal.signals import on_signals
 from danlu.device.detect import Device, num_devices
+from danlu.device.group import GroupBroken
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.hub.chat_template import training_remarks
 from danlu.hub.names import model_folder
@@ -146,36 +145,37 @@ def _be_silent() -> None:
 def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
     """Turn the first signal into a request to stop; the second one ends the process at once.
 
-    A SIGHUP that is ignored, as under nohup, stays ignored.
+    Raises KeyboardInterrupt where another process of the training ended at that signal.
     """
-
     ended = _("Ended at once. The same command with --resume_from_checkpoint true goes on.")
+    is_stopping = False
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for each in caught:
-            signal.signal(each, leave)
+    def heed() -> None:
+        nonlocal is_stopping
+        if is_stopping:
+            leave()
+        is_stopping = True
         request_stop()
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
+    def leave(*_signal: object) -> None:
         # Every file is either complete or under a temporary name, so there is nothing to tidy up;
         # but a terminal without its cursor would stay so.
         if sys.stdout.isatty():
             os.write(sys.stdout.fileno(), f"\x1b[?25h\n{ended}\n".encode())
         os._exit(EXIT_INTERRUPTED)
 
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    caught = [each for each in wanted if signal.getsignal(each) is not signal.SIG_IGN]
-    handlers: dict[signal.Signals, Any] = {each: signal.signal(each, stop) for each in caught}
-    try:
-        yield
-    except Interrupted:
-        # A window that closes is noticed twice, by a failed write and by SIGHUP. Whichever comes
-        # late must not change how the program ends.
-        handlers = dict.fromkeys(caught, leave)
-        raise
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
+    with on_signals(heed) as handlers:
+        try:
+            yield
+        except Interrupted:
+            # A window that closes is noticed twice, by a failed write and by SIGHUP. Whichever
+            # comes late must not change how the program ends.
+            handlers.update(dict.fromkeys(handlers, leave))
+            raise
+        except GroupBroken as fault:
+            if is_stopping:
+                raise KeyboardInterrupt from fault
+            raise
 
 
 class _View(AbstractContextManager["_View"]):

@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from danlu.cli.terminal.signals import ended_by_signals
 from danlu.container import num_processors
 from danlu.device.launcher import Ended, Nodes, Place, processes_wanted, run_on_each
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError, EnvironmentFault, UsageError
@@ -115,7 +116,8 @@ def _killed(ended: Ended, run: Path) -> EnvironmentFault:
 def follow(argv: Sequence[str]) -> int:
     """Compute this process's share of a run that another one leads; say only what fails here."""
     try:
-        return _share_of(argv)
+        with ended_by_signals(Place.own()):
+            return _share_of(argv)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED  # the lead says it for all
 
