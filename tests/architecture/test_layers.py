@@ -28,7 +28,7 @@ LINES = (
     ("ops", "device"),
     ("files", "settings"),
     ("errors", "reasons", "units", "language", "starter", "locale"),
-    ("program",),
+    ("program", "interrupts"),
     ("",),  # danlu/__init__.py: the version number
     ("environment",),  # what danlu/__init__.py sets before torch is loaded
     ("container",),
@@ -47,8 +47,8 @@ INNER = {
 }
 
 ROOMS_WITHOUT_TORCH = {
-    "", "container", "environment", "errors", "language", "program", "reasons", "starter", "units",
-    "files", "settings", "text", "data", "plan", "runs",
+    "", "container", "environment", "errors", "interrupts", "language", "program", "reasons",
+    "starter", "units", "files", "settings", "text", "data", "plan", "runs",
 }  # fmt: skip
 MODULES_WITHOUT_TORCH = {
     "danlu.model.config", "danlu.model.layout", "danlu.model.recompute", "danlu.model.sizes",

@@ -12,11 +12,11 @@ import pytest
 
 from danlu.dialog.dialog import Dialog
 from danlu.dialog.events import assistant_message
-from danlu.dialog.interrupts import whole_step
 from danlu.engine.engine import Engine
 from danlu.engine.request import SamplingSettings
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
+from danlu.interrupts import whole_step
 from danlu.text.conversation import Conversation, Message
 from tests.helpers.models.invariants import check_engine
 from tests.helpers.models.tiny_engine import engine, tokenizer

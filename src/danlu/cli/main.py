@@ -5,6 +5,7 @@ Loads nothing but the command that was asked for, so `danlu --help` answers at o
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import importlib
 import io
@@ -14,9 +15,11 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from danlu import __version__
+from danlu.cli.terminal.signals import end_at_once, speaks
 from danlu.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -27,6 +30,7 @@ from danlu.errors import (
     Shown,
     UsageError,
 )
+from danlu.interrupts import end_at_ctrl_c, end_while_importing
 from danlu.language import _, wrapped
 from danlu.program import COMMANDS
 from danlu.reasons import as_sentence, library_reason, reason_of
@@ -69,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         text, code = _ending(fault)
-        if code != EXIT_INTERRUPTED or os.environ.get("RANK", "0") == "0":
-            say(text, to=sys.stderr)  # of several, the one that leads says for all
+        if code != EXIT_INTERRUPTED or speaks():
+            say(text, to=sys.stderr)
         return code
 
 
@@ -182,14 +186,26 @@ def _is_out_of_memory(fault: Exception) -> bool:
 
 def program() -> NoReturn:
     """Be the program of this process: end it with the exit code of the command it was given."""
+    codes: list[int] = []
+    atexit.register(_end_now, codes)  # the first to be registered is the last to be called
+    end_while_importing(end_at_once)
     code = main()
+    codes.append(code)
     if code and "LOCAL_RANK" in os.environ:
         # The others of a training learn of its end as the system closes its connections: not before
         # the launcher can see it, which reports the first one that ended.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _end_now(codes)
+    end_at_ctrl_c(code)  # nothing of ours is left to do
     sys.exit(code)
+
+
+def _end_now(codes: Sequence[int]) -> None:
+    """End this process before Python does: it ends threads inside torch, which is an abort."""
+    for code in codes:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":

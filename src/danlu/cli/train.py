@@ -34,7 +34,8 @@ def run(argv: Sequence[str]) -> int:
     num_devices = wanted_devices(resolved.values)
     if num_devices is not None:
         return train_on_each(argv, resolved.values, num_devices)
-    with ended_by_signals(place), MovingLine(_("Reading the data and the model")):
+    until_it_trains = ended_by_signals(is_launched=place.is_launched)
+    with until_it_trains, MovingLine(_("Reading the data and the model")):
         from danlu.cli.terminal.progress import describe, show_training
         from danlu.hub.adapters import with_named_model
         from danlu.train.job.finetune import Finetune

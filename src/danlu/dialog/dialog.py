@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from danlu.dialog.events import End, Event, Tokens, Usage
-from danlu.dialog.interrupts import whole_step
 from danlu.dialog.settings import ANSWER_TOKENS
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, SamplingSettings, Thinking
+from danlu.interrupts import whole_step
 from danlu.lora.adapter import Adapter
 from danlu.text.conversation import Conversation, Message
 from danlu.text.parse import Parser

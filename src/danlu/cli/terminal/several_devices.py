@@ -116,7 +116,7 @@ def _killed(ended: Ended, run: Path) -> EnvironmentFault:
 def follow(argv: Sequence[str]) -> int:
     """Compute this process's share of a run that another one leads; say only what fails here."""
     try:
-        with ended_by_signals(Place.own()):
+        with ended_by_signals(is_launched=True):
             return _share_of(argv)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED  # the lead says it for all

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from danlu.device.launcher import Place
 from danlu.errors import EXIT_INTERRUPTED
 from danlu.language import _
 from danlu.moving_line import say_beside
@@ -53,23 +52,29 @@ def on_signals(heed: Callable[[], None]) -> Iterator[_Handlers]:
 
 
 @contextmanager
-def ended_by_signals(place: Place) -> Iterator[None]:
-    """End a launched process at the first signal; the one that leads says so.
+def ended_by_signals(*, is_launched: bool) -> Iterator[None]:
+    """End a launched process at the first signal, before its training; others are left as they are.
 
-    For what comes before its training. An exception would be too little: it is not raised in one
-    that waits for another, and that one has ended as well. Others are left as they are.
+    An exception would be too little: it is not raised in one that waits for another, and that one
+    has ended as well.
     """
-
-    def end() -> None:
-        if place.is_lead:
-            say_beside(_("interrupted"))
-        os._exit(EXIT_INTERRUPTED)
-
-    if not place.is_launched:
+    if not is_launched:
         yield
         return
-    with on_signals(end):
+    with on_signals(end_at_once):
         yield
+
+
+def end_at_once() -> None:
+    """End this process as one that was interrupted; of several, the one that leads says so."""
+    if speaks():
+        say_beside(_("interrupted"))
+    os._exit(EXIT_INTERRUPTED)
+
+
+def speaks() -> bool:
+    """Whether this process tells the user what concerns all that compute one training."""
+    return os.environ.get("RANK", "0") == "0" or "LOCAL_RANK" not in os.environ
 
 
 def _pass(*_signal: object) -> None:
