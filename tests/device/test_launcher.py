@@ -120,6 +120,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(tmp_pat
     assert launcher.returncode == 130
     assert "the last completed step is saved" in said
     assert "--num_devices 2 --resume_from_checkpoint true" in said
+    assert said.count("--resume_from_checkpoint") == 1
 
 
 @pytest.mark.soak

@@ -48,10 +48,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         show_training(job)
     except Interrupted:
-        # The same command goes on with the run instead of refusing its folder.
-        command = shlex.join(["danlu", "train", *argv, "--resume_from_checkpoint", "true"])
         text = _("Stopped; the last completed step is saved. Go on with: {command}")
-        say(text.format(command=command))
+        say(text.format(command=shlex.join(["danlu", "train", *_going_on(argv)])))
         return EXIT_INTERRUPTED
     if job.prepared.settings.report:
         _report(job.prepared)
@@ -59,6 +57,14 @@ def run(argv: Sequence[str]) -> int:
         _say_if_little_was_learned(job.prepared)
     _say_what_next(job.prepared)
     return EXIT_OK
+
+
+def _going_on(argv: Sequence[str]) -> list[str]:
+    """Write the same words so that they go on with the run instead of refusing its folder."""
+    words = list(argv)
+    if words[-2:-1] == ["--resume_from_checkpoint"]:  # it went on already
+        del words[-2:]
+    return [*words, "--resume_from_checkpoint", "true"]
 
 
 def _report(run: PreparedRun) -> None:
