@@ -20,8 +20,8 @@ PROJECTIONS: dict[str, tuple[str, ...]] = {
     "gate_up_proj": ("gate_proj", "up_proj"),
     "down_proj": ("down_proj",),
 }
-
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+# Those of the attention: experts have none of them.
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 # Those that each expert has of its own, where a layer has experts.
 EXPERTS_MERGED = ("gate_up_proj", "down_proj")
 
@@ -65,7 +65,7 @@ def expert_target(expert: int, name: str) -> str:
 
 def projection_module(layer: int, name: str) -> str:
     """Return the Hugging Face module path of a projection: `model.layers.0.mlp.up_proj`."""
-    parent = "self_attn" if name in _ATTENTION else "mlp"
+    parent = "self_attn" if name in ATTENTION else "mlp"
     return f"model.layers.{layer}.{parent}.{name}"
 
 

@@ -9,7 +9,7 @@ from itertools import chain
 from danlu.errors import CapacityError
 from danlu.language import _
 from danlu.model.config import WeightForm
-from danlu.model.layout import PROJECTIONS
+from danlu.model.layout import ATTENTION, PROJECTIONS
 from danlu.model.sizes import num_parameters, published_config, published_names
 from danlu.plan.choose import USABLE, Basis, Constraints, NothingFits, Plan, choose
 from danlu.plan.job import Job
@@ -20,6 +20,7 @@ from danlu.units import readable_bytes
 _COUNTS = (2, 4, 8, 16)
 # A base below an adapter in fewer bits, as --quantization_bit makes it.
 _FEWER_BITS: tuple[tuple[str, WeightForm], ...] = (("8", "int8"), ("4", "int4"))
+_ON_ATTENTION: dict[str, str | None] = {"lora_target": ",".join(ATTENTION)}
 _CUTOFFS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256)
 
 
@@ -44,9 +45,9 @@ def refusal(found: NothingFits) -> TooLarge:
     needed = least.memory.total / USABLE
     larger = _("Use a device with {size} or more.").format(size=readable_bytes(int(needed)))
     fix, change = next(_changes_that_fit(found), (larger, {}))
-    if (count := _devices_that_fit(found)) is not None:
-        text = _("{fix} Or divide it among several devices: --num_devices {count}")
-        fix = text.format(fix=fix, count=count)
+    if (flags := _on_more_devices(found)) is not None:
+        text = _("{fix} Or divide it among several devices: {flags}")
+        fix = text.format(fix=fix, flags=flags)
     return TooLarge(
         _("This run does not fit into the memory of {device}.").format(
             device=found.device.description
@@ -90,10 +91,14 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
             yield _as_flags(change), change
     if job.base_form is None:
         for bits, form in _FEWER_BITS:
-            if _fits(basis, replace(job, base_form=form), workload):
+            # Such a base is not divided among devices.
+            if _fits(basis, replace(job, base_form=form, num_shares=1), workload):
                 change = {**change, "quantization_bit": bits}
                 yield _as_flags(change), change
                 break
+    if (leaner := _on_attention(job)) is not None and _fits(basis, leaner, workload):
+        change = {**change, **_ON_ATTENTION}
+        yield _as_flags(change), change
     for name in reversed(published_names()):
         config = published_config(name)
         if config is None or num_parameters(config) >= num_parameters(job.config):
@@ -107,17 +112,30 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
             break
 
 
-def _devices_that_fit(basis: Basis) -> int | None:
-    """Return how many such devices would do, 16 at most; None where no number does."""
+def _on_attention(job: Job) -> Job | None:
+    """Return the job without adapters on experts; None where there are none.
+
+    Each expert has its own, and an adapter is whole on every device.
+    """
+    if job.config.experts is None or job.ranks is None or job.ranks.keys() <= set(ATTENTION):
+        return None
+    return replace(job, ranks=dict.fromkeys(ATTENTION, max(job.ranks.values())))
+
+
+def _on_more_devices(basis: Basis) -> str | None:
+    """Write on how many such devices it would fit, 16 at most; None where on no number."""
     if basis.job.base_form is not None or not basis.device.has_host:
         return None
-    counts = (count for count in _COUNTS if count > basis.workload.num_devices)
-
-    def fits(count: int) -> bool:
-        job = replace(basis.job, num_shares=count)
-        return _fits(basis, job, replace(basis.workload, num_devices=count))
-
-    return next(filter(fits, counts), None)
+    counts = [count for count in _COUNTS if count > basis.workload.num_devices]
+    ways: list[tuple[Job, Mapping[str, str | None]]] = [(basis.job, {})]
+    if (leaner := _on_attention(basis.job)) is not None:
+        ways.append((leaner, _ON_ATTENTION))
+    for job, change in ways:
+        for count in counts:
+            workload = replace(basis.workload, num_devices=count)
+            if _fits(basis, replace(job, num_shares=count), workload):
+                return _as_flags({"num_devices": str(count), **change})
+    return None
 
 
 def _as_flags(change: Mapping[str, str | None]) -> str:
