@@ -21,6 +21,7 @@ from danlu.data.tokens.pack import shares
 from danlu.device.datasheets import CATALOGUE, GIB, DeviceFacts
 from danlu.errors import CapacityError
 from danlu.lora.adapter import ALL_TARGETS
+from danlu.model.layout import ATTENTION
 from danlu.model.sizes import published_config
 from danlu.plan.choose import Constraints, Plan
 from danlu.plan.job import Job
@@ -36,7 +37,12 @@ CARD = "ascend-910b-64g"
 ROWS, TOKENS, TARGETS = 16, 900, 850
 DOES_NOT_FIT = {"en": "does not fit", "zh": "放不下"}
 DIVIDED = {"en": "{0}, divided", "zh": "{0}，分开存放"}
-CARDS_WORD = {"en": ("cards", *MODELS), "zh": ("卡数", *MODELS)}
+# Adapters on all experts of the largest fit on no number of cards.
+ON_ATTENTION = "Qwen3-235B-A22B"
+CARDS_WORD = {
+    "en": ("cards", *MODELS[:-1], f"{ON_ATTENTION}, attention"),
+    "zh": ("卡数", *MODELS[:-1], f"{ON_ATTENTION}，只训练注意力"),
+}
 SCALING_HEADS = {
     "en": ("cards", "adding up the gradients", "a step", "of perfect scaling"),
     "zh": ("卡数", "梯度求和", "每步", "相对理想扩展"),
@@ -65,7 +71,8 @@ def planned(model: str, count: int) -> Plan | None:
         num_evaluations=0,
         num_devices=count,
     )
-    job = Job(config=config, number_bytes=2, ranks=dict.fromkeys(ALL_TARGETS, 8))
+    targets = ATTENTION if model == ON_ATTENTION else ALL_TARGETS
+    job = Job(config=config, number_bytes=2, ranks=dict.fromkeys(targets, 8))
     device = on_machines_of_eight(count)
 
     def plan(job: Job) -> Plan:
