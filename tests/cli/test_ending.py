@@ -70,6 +70,12 @@ def test_ctrl_c_is_not_lost_while_a_library_is_imported() -> None:
     assert ending(LOST) == (130, "interrupted\n")
 
 
+def test_it_ends_where_nobody_reads_what_it_says() -> None:
+    process: Any = start([], program=LOST, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process.stderr.close()
+    assert process.wait(timeout=60) == 130
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_of_several_processes_the_lead_says_it(rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", rank)

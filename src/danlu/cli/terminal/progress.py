@@ -160,9 +160,11 @@ def stopped_by_signals(request_stop: Callable[[], None]) -> Iterator[None]:
     def leave(*_signal: object) -> None:
         # Every file is either complete or under a temporary name, so there is nothing to tidy up;
         # but a terminal without its cursor would stay so.
-        if sys.stdout.isatty():
-            os.write(sys.stdout.fileno(), f"\x1b[?25h\n{ended}\n".encode())
-        os._exit(EXIT_INTERRUPTED)
+        try:
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), f"\x1b[?25h\n{ended}\n".encode())
+        finally:  # its window may be closed
+            os._exit(EXIT_INTERRUPTED)
 
     with on_signals(heed) as handlers:
         try:

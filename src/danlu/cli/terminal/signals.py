@@ -67,9 +67,11 @@ def ended_by_signals(*, is_launched: bool) -> Iterator[None]:
 
 def end_at_once() -> None:
     """End this process as one that was interrupted; of several, the one that leads says so."""
-    if speaks():
-        say_beside(_("interrupted"))
-    os._exit(EXIT_INTERRUPTED)
+    try:
+        if speaks():
+            say_beside(_("interrupted"))
+    finally:  # nobody may be left to read it
+        os._exit(EXIT_INTERRUPTED)
 
 
 def speaks() -> bool:
