@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from danlu.environment import set_here
 from tests.helpers.figures import FIGURES, add_figures, figures_line
 
 # Commands are printed as they can be typed: here danlu alone suffices, as in an active environment.
@@ -34,6 +35,13 @@ for number, usual in (
 ):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, usual)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Let workers begin as this process did: what danlu has set here would pass for the user's."""
+    for name in set_here():
+        del os.environ[name]
 
 
 def pytest_collection_finish() -> None:

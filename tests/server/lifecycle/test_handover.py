@@ -376,7 +376,6 @@ def test_the_process_becomes_vllm(made: Path, tmp_path: Path) -> None:
         "PATH": f"{stand_in.parent}:{os.environ['PATH']}",
         "DANLU_API_KEY": "secret-key",
     }
-    environment.pop(AUTOLOAD, None)  # pytest's workers may have it from the process they come from
     words = ["serve", str(made / "model"), "--engine", "vllm", "--host", "0.0.0.0"]
     words += ["--max_queue", "3", "--", "-dp", "2", "--debug"]
     done = subprocess.run(
