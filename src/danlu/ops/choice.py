@@ -209,12 +209,14 @@ class Operation(Generic[T]):
     def _fault(self, name: str, device: torch.device) -> str | None:
         """Say what is wrong with a variant on a device; None where it computes rightly."""
         twin, variant = self.variants[REFERENCE], self.variants[name]
+        expected: Sequence[Tensor] | None = None
         for dtype in (torch.float32, half_dtype(device)):
             tolerance = _TOLERANCE if dtype == torch.float32 else _TOLERANCE_16
             try:
                 # Wherever the first use is, gradients are needed here.
                 with torch.inference_mode(False), torch.enable_grad():
-                    expected = self._trial(twin, torch.device("cpu"), torch.float32)
+                    if expected is None:
+                        expected = self._trial(twin, torch.device("cpu"), torch.float32)
                     error = _error(self._trial(variant, device, dtype), expected)
             except NotHere:
                 raise
