@@ -249,6 +249,20 @@ def test_a_card_with_other_memory_is_planned_with_its_own(monkeypatch: pytest.Mo
     assert not found.is_rough
 
 
+@pytest.mark.parametrize(
+    ("variant", "rate"),
+    [("flash", 254e12), ("sdpa", 254e12), ("flash3", 450e12), ("flash4", 450e12)],
+)
+def test_attention_is_planned_at_the_rate_of_what_computes_it(
+    monkeypatch: pytest.MonkeyPatch, variant: str, rate: float
+) -> None:
+    cuda_card(monkeypatch, "NVIDIA H200", (9, 0), gibibytes=139.7)
+    found = device_facts(select("cuda"), {**usual_variants(), "attention": variant})
+    assert found.attention_flops == pytest.approx(rate, rel=0.01)
+    # A card that is not here is planned with what torch has.
+    assert CATALOGUE["h200-141g"].attention_flops == 254e12
+
+
 def test_a_card_that_is_not_known_is_planned_roughly(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda_card(monkeypatch, "NVIDIA CMP 170HX", (8, 0), gibibytes=8)
     found = facts(select("cuda"))

@@ -23,7 +23,14 @@ from danlu.device.nvidia_cards import (
     named_alike,
     rough_figures,
 )
-from danlu.device.variants import NATIVE, AttentionFacts, attention_facts, fused_by
+from danlu.device.variants import (
+    FLASH3,
+    FLASH4,
+    NATIVE,
+    AttentionFacts,
+    attention_facts,
+    fused_by,
+)
 
 _PLAIN = AttentionFacts()
 GB = 10**9
@@ -31,6 +38,12 @@ GIB = 2**30
 # What torch's FlashAttention 2 does in a second: measured on an H200, whose products did 709e12
 # (docs/performance.md). No card is counted on for more.
 _FLASH_FLOPS = 254e12
+# How many times as fast FlashAttention 3 is, both ways: 579 and 542 TFLOP/s, forward and backward,
+# where 2 does 319 and 310, on an H100 over rows of 4,096 with heads of 128, the backward pass
+# without a causal mask (Shah et al. 2024, arXiv 2407.08608, figures 5 and 6; backward counts 2.5
+# times). 4 takes as long as 3 on Hopper (ecmwf/anemoi-core, pull request 959: 74.1 and 74.3 ms both
+# ways, 2 takes 142.3). Not measured by danlu.
+_PACKAGED_FLASH = 1.77
 # PCIe 4 with 16 lanes, of which 80 % are counted on; what no NVLink or HCCS connects uses that.
 _PCIE_BANDWIDTH = 0.8 * 31.5e9
 # The share of the sheet's bandwidth that is counted on.
@@ -240,6 +253,11 @@ def facts_of(
         flops_fp32=flops / 4 if has_tensor_cores(card.capability) else flops,
         bandwidth=REACHED_BANDWIDTH * bandwidth,
     )
+
+
+def attention_flops(facts: DeviceFacts, variant: str) -> float:
+    """Return the most that attention reaches where it is computed by a variant."""
+    return facts.attention_flops * (_PACKAGED_FLASH if variant in (FLASH3, FLASH4) else 1.0)
 
 
 def _entries(kind: str, name: str) -> list[str]:

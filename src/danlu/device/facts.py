@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from danlu.device.datasheets import DeviceFacts, cpu_facts, facts_of
+from danlu.device.datasheets import DeviceFacts, attention_flops, cpu_facts, facts_of
 from danlu.device.detect import Device
 from danlu.device.memory import free_bytes, used_bytes
 from danlu.device.variants import REFERENCE, attention_facts, fused_by
@@ -49,6 +49,7 @@ def device_facts(
         memory_bytes=device.memory_bytes,
         has_bf16=device.has_fast_bf16,
         attention=attention,
+        attention_flops=attention_flops(facts, variants["attention"]),
         fused=fused,
     )
 

@@ -15,8 +15,10 @@ REFERENCE = "reference"
 ASCEND = "ascend"
 # Those that are written in Triton, for NVIDIA cards.
 TRITON = "triton"
-# torch's FlashAttention for a whole packed batch.
+# torch's FlashAttention for a whole packed batch, and those that are packages of their own.
 FLASH = "flash"
+FLASH3 = "flash3"
+FLASH4 = "flash4"
 # torch's fp8 product with a scale for each row, and a kernel in Triton that makes its operand.
 SCALED_MM = "scaled_mm"
 # torch's product of groups of rows, each with a matrix of its own.
@@ -70,7 +72,9 @@ _CPU: Mapping[str, tuple[str, ...]] = {
 _CUDA: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (TRITON, "torch"),
     "swiglu": (TRITON, "torch"),
-    "attention": (FLASH, "sdpa"),
+    # FlashAttention 4 makes its kernels in each process anew, in tens of seconds: whoever wants it
+    # asks for it by name.
+    "attention": (FLASH3, FLASH, "sdpa"),
     "cross_entropy": (TRITON, "in_place"),
     "rotated_qkv": (TRITON, "as_one"),
     "cache": (TRITON, "paged"),
@@ -119,6 +123,8 @@ _VARIANTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {**_EVERYWHERE, **_CPU},
     "cuda": {**_EVERYWHERE, **_CUDA},
     "npu": {**_EVERYWHERE, **_CUDA, **_NPU},
+    # Shapes alone, which no package of others computes.
+    "meta": {**_EVERYWHERE, **_CUDA, "attention": (FLASH, "sdpa")},
 }
 
 
@@ -175,5 +181,5 @@ def attention_facts(kind: str, variant: str | None = None) -> AttentionFacts:
         if variant == ASCEND:
             return AttentionFacts(head_token_bytes=64, by_segment=False)
         return AttentionFacts(head_token_bytes=64, segment_bytes=2048 * 2048)
-    at_once = variant in (FLASH, NATIVE)
+    at_once = variant in (FLASH, FLASH3, FLASH4, NATIVE)
     return AttentionFacts(by_segment=not at_once, half_only=at_once)

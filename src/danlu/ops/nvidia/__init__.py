@@ -7,7 +7,7 @@ With TRITON_INTERPRET=1 the kernels run on the CPU: so tests try them on any mac
 
 from __future__ import annotations
 
-from danlu.device.variants import CUDA_GRAPH, FLASH, SCALED_MM, TRITON
+from danlu.device.variants import CUDA_GRAPH, FLASH, FLASH3, FLASH4, SCALED_MM, TRITON
 from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
@@ -19,7 +19,7 @@ from danlu.ops.frozen.quantized import INT8_LINEAR, in_rows
 from danlu.ops.fused_linear import FUSED_LINEAR, FusedLinear
 from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
-from danlu.ops.nvidia.flash import flash
+from danlu.ops.nvidia.flash import FLASH_3, FLASH_4, flash
 from danlu.ops.nvidia.frozen.int4_words import INT4_WORDS
 from danlu.ops.nvidia.late_import import late
 from danlu.ops.nvidia.single_row import is_single_row
@@ -33,6 +33,8 @@ from danlu.ops.swiglu import SWIGLU, SwigluPasses
 def add_variants() -> None:
     """Put the variants beside the others; whether they compute rightly, the probe says."""
     ATTENTION.add(FLASH, flash)
+    ATTENTION.add(FLASH3, FLASH_3)
+    ATTENTION.add(FLASH4, FLASH_4)
     CACHE.add(TRITON, TritonPages)
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
     FP8_LINEAR.add(SCALED_MM, late("frozen.fp8", "fp8_linear"))
