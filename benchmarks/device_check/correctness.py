@@ -28,7 +28,7 @@ def run(settings: argparse.Namespace, report: Report) -> None:
     """Try operations over shapes; train and resume; answer twice."""
     shape, device = SHAPES[settings.shape], torch.device(settings.device)
     with report.trying("operations"):
-        _operations(shape.config, shape.kernel_tokens, device, report)
+        try_operations(shape.config, shape.kernel_tokens, device, report)
     with report.trying("fp8"):
         try_fp8(shape.config, shape.kernel_tokens[-1], device, shape.fp8_steps, report)
     with report.trying("training"):
@@ -37,15 +37,23 @@ def run(settings: argparse.Namespace, report: Report) -> None:
         _recorded(device, report)
 
 
-def _operations(
-    config: ModelConfig, sizes: Sequence[int], device: torch.device, report: Report
+def try_operations(
+    config: ModelConfig,
+    sizes: Sequence[int],
+    device: torch.device,
+    report: Report,
+    only: str = "",
+    called: str = "",
 ) -> None:
+    """Compare operations with their twins; only: the one of this name, called: by its variant."""
     errors, wrong = {}, []
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         if device.type == "cuda" and dtype == torch.bfloat16 and not _has_bf16():
             continue
         for tokens in sizes:
             for name, taken, twin, tensors, rest in _cases(config, tokens, device, dtype):
+                if only not in ("", name):
+                    continue
                 key = f"{name} {str(dtype)[6:]} {tokens}"
                 try:
                     errors[key] = _error(taken, twin, tensors, rest)
@@ -54,11 +62,12 @@ def _operations(
                 except Exception as problem:
                     first = (str(problem).splitlines() or [""])[0]
                     wrong.append(f"{key}: {type(problem).__name__}: {first[:80]}")
-                report.put("errors", errors)
-    report.put("wrong", wrong)
+                report.put(f"{called} errors".strip(), errors)
+    report.put(f"{called} wrong".strip(), wrong)
     words = f"FAILED: {len(wrong)} of {len(errors)} off, {wrong[0]}" if wrong else "all right"
     worst = max(errors, key=lambda key: errors[key], default="")
-    report.put("operations", len(errors), f"{len(errors)} shapes and dtypes: {words}; most {worst}")
+    words = f"{len(errors)} shapes and dtypes: {words}; most {worst}"
+    report.put(called or "operations", len(errors), words)
 
 
 def _has_bf16() -> bool:

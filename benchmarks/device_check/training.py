@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.device_check.correctness import try_operations
 from benchmarks.device_check.kernels import profiled
 from benchmarks.device_check.part import Report
 from benchmarks.device_check.setup import emptied, peak, random_model, rows_of, seconds_of
@@ -16,10 +17,13 @@ from danlu.data.tokens.pack import pack
 from danlu.device.detect import select
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.device.group import ALONE
+from danlu.device.variants import FLASH, FLASH3, FLASH4
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import WeightForm
 from danlu.ops import multiplies_fp8, ops_table
+from danlu.ops.attention import ATTENTION
+from danlu.ops.choice import NotHere
 from danlu.plan.choose import Constraints, Plan
 from danlu.plan.job import Job
 from danlu.plan.workload import ExampleShape, Workload
@@ -48,6 +52,30 @@ def run(settings: argparse.Namespace, report: Report) -> None:
             with report.trying(words):
                 _measure(base, words, rows, shape.steps, report)
         del base
+
+
+def run_attention(settings: argparse.Namespace, report: Report) -> None:
+    """Attend by each FlashAttention that is here: its numbers, and the same rows as above."""
+    shape, device = SHAPES[settings.shape], select(settings.device)
+    if device.kind != "cuda":
+        report.put("flash", None, "SKIPPED: FlashAttention is for NVIDIA cards")
+        return
+    base, where = random_model(shape.config, device, None), device.torch_device
+    for name in (FLASH, FLASH3, FLASH4):
+        with report.trying(name):
+            try:
+                fault = ATTENTION._fault(name, where)
+            except NotHere as reason:
+                report.put(name, None, f"SKIPPED: {reason}")
+                continue
+            if fault is not None or not ATTENTION.take(name, where):
+                report.put(name, fault, f"FAILED: {str(fault)[:160]}")
+                continue
+            try_operations(
+                shape.config, shape.kernel_tokens, where, report, only="attention", called=name
+            )
+            for words, rows in measured_rows(shape).items():
+                _measure(base, f"{words}, {name}", rows, shape.steps, report)
 
 
 def measured_rows(shape: CheckShape) -> dict[str, list[Example]]:

@@ -37,7 +37,7 @@ def checked(out: Path, parts: str, **environment: str) -> tuple[dict[str, Any], 
 
 @pytest.mark.soak
 def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
-    names = "machine,correctness,training,decoding,training_peer,decoding_peer"
+    names = "machine,correctness,training,decoding,training_peer,decoding_peer,attention"
     # fp8 by the twin: nothing of it is left out.
     found, printed, code = checked(tmp_path, names, DANLU_OPS="fp8_linear=reference")
     assert code == 0, printed
