@@ -101,6 +101,34 @@ def test_a_wrong_variant_is_switched_off_and_named(passes: Any, reason: str) -> 
     torch.testing.assert_close(ops.swiglu(gate_up), SWIGLU.variants[REFERENCE].forward(gate_up))
 
 
+@pytest.mark.parametrize(("asked", "instead"), [("", "torch"), ("torch", REFERENCE)])
+def test_one_that_breaks_the_device_ends_the_command_and_the_next_is_named(
+    monkeypatch: pytest.MonkeyPatch, asked: str, instead: str
+) -> None:
+    broken = []
+
+    def leaves_its_memory(*_given: Any) -> Tensor:
+        broken.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand more")
+
+    def ones(*_given: Any, **_named: Any) -> Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    ops.ops_table(CPU)
+    SWIGLU._chosen.clear()
+    wrong = SwigluPasses(leaves_its_memory, leaves_its_memory)
+    SWIGLU.variants |= {"native": wrong, "torch": wrong}
+    if asked:
+        monkeypatch.setenv(choice.VARIABLE, f"swiglu={asked}")
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(EnvironmentFault) as fault:
+        ops.ops_table(CPU)
+    assert f"swiglu={asked or 'native'}" in str(fault.value)
+    assert str(fault.value.why).endswith("an illegal memory access was encountered")
+    assert fault.value.fix == f"export DANLU_OPS=swiglu={instead}"
+    assert broken == [True]  # nothing else is tried on it
+
+
 def test_an_optimizer_that_ignores_what_is_not_finite_is_switched_off() -> None:
     """As Ascend's fused AdamW does."""
     operation = choice._OPERATIONS["adamw"]

@@ -206,8 +206,23 @@ class Operation(Generic[T]):
             off.append(f"{self.name}={name}: {fault}")
         return REFERENCE, off
 
+    def _broken(self, name: str, device: torch.device, words: str) -> EnvironmentFault:
+        """Say that a variant has broken the device, and how the next one is taken."""
+        others = [*preferred_variants(device.type)[self.name], REFERENCE]
+        following = others[others.index(name) + 1 :] if name in others else others
+        return EnvironmentFault(
+            _(
+                "The device does not compute any more since {name}={variant} was tried on it."
+            ).format(name=self.name, variant=name),
+            why=words,
+            fix=f"export {VARIABLE}={self.name}={(following or [REFERENCE])[0]}",
+        )
+
     def _fault(self, name: str, device: torch.device) -> str | None:
-        """Say what is wrong with a variant on a device; None where it computes rightly."""
+        """Say what is wrong with a variant on a device; None where it computes rightly.
+
+        Raises EnvironmentFault for one that has broken the device for this process.
+        """
         twin, variant = self.variants[REFERENCE], self.variants[name]
         expected: Sequence[Tensor] | None = None
         for dtype in (torch.float32, half_dtype(device)):
@@ -223,12 +238,24 @@ class Operation(Generic[T]):
             except Exception as problem:
                 if is_out_of_memory(problem):
                     raise
-                return f"{type(problem).__name__}: {problem}".splitlines()[0]
+                words = f"{type(problem).__name__}: {problem}".splitlines()[0]
+                if not _computes(device):
+                    raise self._broken(name, device, words) from problem
+                return words
             if not error <= tolerance:  # NaN too
                 return _("its numbers are off by {share:.2g} of the largest in {dtype}").format(
                     share=error, dtype=str(dtype).removeprefix("torch.")
                 )
         return None
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether a device still does: a kernel that leaves its memory ends that for a process."""
+    try:
+        torch.ones(1, device=device).cpu()
+    except Exception:
+        return False
+    return True
 
 
 def half_dtype(device: torch.device) -> torch.dtype:
@@ -240,7 +267,8 @@ def ops_table(device: torch.device) -> OpsTable:
     """Choose for a kind of device, where that has not been done, and return the whole table.
 
     Raises UsageError for a variable DANLU_OPS that names what there is not, EnvironmentFault for
-    one that asks for a variant which does not compute rightly here.
+    one that asks for a variant which does not compute rightly here, and for a variant after whose
+    trial the device computes nothing any more.
     """
     operations = [_OPERATIONS[name] for name in sorted(_OPERATIONS)]
     chosen = {operation.name: operation.name_on(device) for operation in operations}
