@@ -3,19 +3,25 @@
 Those of decoding, whose tiles follow from the shapes, also with the shapes of Qwen3's models.
 
 Run as a program, outside of Triton's interpreter: python -m tests.nvidia.compiling 90. Prints what
-was compiled as JSON: the kernels by operation, with the size of their machine code and the shared
-memory that they take. Triton brings ptxas, so no card, driver or CUDA is needed.
+was compiled as JSON: the kernels by operation, with the size of their machine code, the shared
+memory that they take and the instructions of their longest loop. Triton brings ptxas and nvdisasm,
+so no card, driver or CUDA is needed.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -24,7 +30,6 @@ from triton.runtime.jit import JITFunction
 from danlu.device.variants import TRITON
 from danlu.ops.cache.paged_store import step_of
 from danlu.ops.choice import _OPERATIONS
-from danlu.ops.frozen.int4 import INT4_GROUP
 
 
 class AbsentCard:
@@ -56,6 +61,7 @@ def compiled_for(capability: int) -> dict[str, list[dict[str, Any]]]:
                 "kernel": self.__name__,
                 "bytes": len(kernel.asm["cubin"]),
                 "shared": kernel.metadata.shared,
+                "loop": longest_loop(kernel.asm["cubin"]),
             }
         )
         return kernel
@@ -68,6 +74,25 @@ def compiled_for(capability: int) -> dict[str, list[dict[str, Any]]]:
             for arguments in real_arguments(operation.name):
                 compute(operation.variants[TRITON], *arguments)
     return found
+
+
+def longest_loop(cubin: bytes) -> int:
+    """Count the instructions from a label to the last jump back to it; 0: there is no loop."""
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+        text = subprocess.run([tool, file.name], capture_output=True, text=True, check=True).stdout
+    count, labels, longest = 0, {}, 0
+    for line in text.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = count
+        elif re.search(r"/\*[0-9a-f]{4,}\*/", line):
+            count += 1
+            jump = re.search(r"\bBRA\b.*?(\.L_x_\d+)", line)
+            if jump and jump[1] in labels:
+                longest = max(longest, count - labels[jump[1]])
+    return longest
 
 
 def compute(variant: Any, *arguments: Any) -> None:
@@ -104,10 +129,9 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
     for rows in (1, 64):
         x = empty(rows, 4096)
         if name == "int8_linear":
-            yield x, empty(4096, 4096, dtype=torch.int8), empty(4096)
+            yield x, empty(4096, 256, 4, dtype=torch.int32), empty(4096)
         if name == "int4_linear":
-            groups = 4096 // INT4_GROUP
-            yield x, empty(4096, groups, 4, dtype=torch.int32), empty(4096, groups, 2)
+            yield x, empty(4096, 128, 4, dtype=torch.int32), empty(4096, 128, 2)
         if name == "draw":
             yield empty(rows, 151936), torch.empty(5, rows)
     if name == "fused_linear":
@@ -118,9 +142,9 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
     if name == "expert_bits":
         for rows in (64, 4096):
             x, ends = empty(rows, 2048), torch.full((128,), rows, dtype=torch.int32)
-            yield "int8", x, empty(128 * 8, 2048, dtype=torch.int8), empty(128 * 8), ends
-            words = empty(128 * 8, 64, 4, dtype=torch.int32)
-            yield "int4", x, words, empty(128 * 8, 64, 2), ends
+            words = empty(128 * 8, 128, 4, dtype=torch.int32)
+            yield "int8", x, words, empty(128 * 8), ends
+            yield "int4", x, words[:, :64].contiguous(), empty(128 * 8, 64, 2), ends
     for rows in (1, 512):
         if name == "grouped_linear":
             ends = torch.tensor([0, rows])

@@ -3,8 +3,8 @@
 Triton decides when it is imported whether kernels are interpreted, and other libraries import it,
 too: so these tests want a process of their own, as `make test` gives them. The interpreter keeps
 bfloat16 as bits and multiplies matrices of those bits (3.6 to 3.9); here it multiplies the numbers.
-Where it rounds to e4m3 and the mantissa carries, it loses the carry (127 becomes 64); here torch
-rounds.
+Where it rounds to bfloat16 it cuts off, and to e4m3, where the mantissa carries, it loses the carry
+(127 becomes 64); here torch rounds. It runs no PTX; `inline_ptx.py` does.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from tests.nvidia.inline_ptx import create_inline_asm
 
 HERE = Path(__file__).parent
 CAME_TOO_LATE = "triton" in sys.modules
@@ -64,3 +66,18 @@ def _rounded_by_torch(self: Any, numbers: Any, dtype: Any, mode: Any) -> Any:
 
 
 interpreter.InterpreterBuilder.create_fp_to_fp = _rounded_by_torch
+
+
+_cast = interpreter.InterpreterBuilder.cast_impl
+
+
+def _cast_by_torch(self: Any, numbers: Any, dtype: Any) -> Any:
+    if (numbers.dtype.scalar, dtype.scalar) != (tl.float32, tl.bfloat16):
+        return _cast(self, numbers, dtype)
+    rounded = torch.from_numpy(np.atleast_1d(numbers.data)).bfloat16().view(torch.int16)
+    bits = rounded.numpy().view(np.uint16).reshape(np.shape(numbers.data))
+    return interpreter.TensorHandle(bits, tl.bfloat16)
+
+
+interpreter.InterpreterBuilder.cast_impl = _cast_by_torch
+interpreter.InterpreterBuilder.create_inline_asm = create_inline_asm(interpreter)

@@ -111,7 +111,7 @@ def test_a_quantised_model_answers_as_on_the_cpu(quantization: Quantization) -> 
     found = []
     for name in ("reference", TRITON):
         with taken(INT8_LINEAR, name), taken(INT4_LINEAR, name):
-            model = varied_model(num_hidden_layers=1)
+            model = varied_model(num_hidden_layers=1).half()
             for layer in model.layers:
                 for projection in PROJECTIONS:
                     weight = getattr(layer, projection)

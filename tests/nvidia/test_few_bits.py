@@ -11,7 +11,7 @@ from torch import Tensor
 from danlu.device.variants import TRITON
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.quantized import multiplied, quantized_in
-from danlu.ops.nvidia.frozen import few_bits_kernels, int4_words
+from danlu.ops.nvidia.frozen import few_bits_kernels, few_bits_words
 from tests.helpers.models.few_bits import OPERATIONS, floats_of
 
 SHARE = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 0.002}
@@ -50,12 +50,12 @@ def test_few_rows(bits: int, rows: int, dtype: torch.dtype) -> None:
 
 
 @BITS
-@pytest.mark.parametrize("programs", [1, 1000], ids=["no split", "split"])
+@pytest.mark.parametrize("splits", [1, 3], ids=["no split", "split"])
 @pytest.mark.parametrize("inputs", [32, 160, 672], ids=str)
 def test_inputs_that_are_no_multiple_of_what_is_read_at_once(
-    bits: int, inputs: int, programs: int, monkeypatch: pytest.MonkeyPatch
+    bits: int, inputs: int, splits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(few_bits_kernels, "_PROGRAMS", programs)
+    monkeypatch.setattr(few_bits_kernels, "_MOST_SPLITS", splits)
     check(bits, numbers(3, inputs).bfloat16(), numbers(40, inputs, seed=1))
 
 
@@ -74,13 +74,28 @@ def test_up_to_64_rows_are_read_as_they_are_stored(
     bits: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_floats = []
-    for module, name in ((few_bits_kernels, "int8_floats"), (int4_words, "_pieces")):
-        plain = getattr(module, name)
-        monkeypatch.setattr(
-            module, name, lambda *of, plain=plain: by_floats.append(1) or plain(*of)
-        )
+    plain = few_bits_words._pieces
+    monkeypatch.setattr(few_bits_words, "_pieces", lambda *of: by_floats.append(1) or plain(*of))
     check(bits, numbers(rows, 64).bfloat16(), numbers(64, 64, seed=1))
     assert len(by_floats) == (rows == 65)
+
+
+@BITS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_every_weight_is_the_float_that_many_rows_are_multiplied_with(
+    bits: int, dtype: torch.dtype
+) -> None:
+    form, weight = OPERATIONS[bits].variants[TRITON], numbers(70, 64, seed=1).to(dtype)
+    weight[:, ::32] = torch.linspace(-3, 3, 70)[:, None].to(dtype)
+    found = quantized_in(form, weight)
+    (of_many,) = (floats for _rows, floats in form.floats(*found, dtype))
+    product = form.linear(torch.eye(64).to(dtype), *found).t()
+    if bits == 4:
+        assert torch.equal(product, of_many)
+    else:  # whole numbers are multiplied, and a sum by the scale
+        torch.testing.assert_close(product, of_many, rtol=2**-8, atol=0)
+        _values, scales = stored(bits, weight, "reference")
+        assert torch.equal((product.float() / scales.float()[:, None]).round(), _values.float())
 
 
 @BITS
@@ -89,8 +104,8 @@ def test_weights_that_are_all_alike_nothing_or_huge(bits: int) -> None:
     weight[0], weight[1], weight[2] = 0.0, 3.0, 0.0
     weight[3] *= 1e4
     weight[2, 5] = 7.0
-    check(bits, numbers(2, 64), weight)
-    check(bits, numbers(2, 64) * 1e-6, weight)
+    for x in (numbers(2, 64), numbers(2, 64).bfloat16(), numbers(2, 64) * 1e-6):
+        check(bits, x, weight)
 
 
 @BITS
@@ -121,5 +136,6 @@ def test_many_rows_are_multiplied_by_floats_and_gradients_go_through_them(bits: 
 
 def test_splits_fill_a_card_and_follow_from_shapes() -> None:
     splits = few_bits_kernels.splits_of
-    assert [splits(outputs // 32, 32) for outputs in (1024, 4096, 24576, 151936)] == [16, 4, 1, 1]
-    assert splits(4, 1) == 1
+    found = [splits(outputs // 32, 32, 1024) for outputs in (1024, 4096, 24576, 151936)]
+    assert found == [16, 8, 1, 1]
+    assert splits(4, 1, 1024) == 1

@@ -47,6 +47,10 @@ def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
     assert found.keys() == WITH_KERNELS.keys()
     for kernels in found.values():
         assert all(one["bytes"] > 1000 and one["shared"] <= SHARED_BYTES for one in kernels)
+    for name in ("int8_linear", "int4_linear"):
+        loops = [one["loop"] for one in found[name] if one["kernel"] == "_rows_kernel"]
+        # A thread has 128 weights at a time; the shortest loop is that of one row.
+        assert 128 < min(loops) <= 3.5 * 128
 
 
 def test_cards_before_ampere_compute_without_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,25 +50,28 @@ class ExpertBits(NamedTuple):
 
 # A variant: the products by "int8" and "int4"; without one, floats are multiplied.
 Variant = Mapping[str, ExpertBits]
-# Of the trial: experts, and each one's inputs and outputs.
+# Of the trial: experts, each one's inputs and outputs, and where their rows end.
 _EXPERTS, _INPUTS, _OUTPUTS = 4, 128, 64
+_ENDS = (0, 5, 5, 13), (20, 20, 60, 90)
 
 
 def _trial(variant: Variant, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    ends = sent(torch.tensor([0, 5, 5, 13]), device)
-    x = example(13, _INPUTS, device=device, dtype=dtype, seed=1)
+    """Multiply few rows, and more, which may be another kernel."""
+    groups = [(each[-1], sent(torch.tensor(each), device)) for each in _ENDS]
+    x = example(90, _INPUTS, device=device, dtype=dtype, seed=1)
     found = []
     for name, operation, most in (("int8", INT8_LINEAR, 127), ("int4", INT4_LINEAR, 7.5)):
         weight = exact_weights(_EXPERTS * _OUTPUTS, _INPUTS, most).to(dtype)
         bits = variant.get(name)
         if bits is None or not bits.takes(dtype, _OUTPUTS):
-            found.append(_by_floats(operation.variants[REFERENCE], x, weight, ends))
+            form = operation.variants[REFERENCE]
+            found += [_by_floats(form, x[:rows], weight, ends) for rows, ends in groups]
             continue
         stored = bits.room(weight, weight.device, _EXPERTS)
         bits.form.fill(stored, weight)
         values, scales = (sent(part, device) for part in stored)
         with torch.no_grad():
-            found.append(bits.linear(x, values, scales, ends))
+            found += [bits.linear(x[:rows], values, scales, ends) for rows, ends in groups]
     return found
 
 

@@ -121,7 +121,27 @@ def whole_floats(
 
 def in_rows(linear: Product, cut: Cut | None = None) -> FewBitsForm:
     """Return the form in rows, values [out, in] and scales [out], with a product of its own."""
-    return FewBitsForm(_empty_rows, _fill_rows, _row_pieces, linear, cut=cut)
+    return FewBitsForm(_empty_rows, int8_values(_store_rows), _row_pieces, linear, cut=cut)
+
+
+def int8_values(
+    store: Callable[[Stored, slice, Tensor, Tensor], None],
+) -> Callable[[Stored, Tensor], None]:
+    """Return a form's `fill`. store(out, place, values int8 [some, in], scales [some])."""
+
+    def fill(out: Stored, weight: Tensor) -> None:
+        for rows in pieces_of(QUANTIZED_AT_ONCE, *weight.shape):
+            w = weight[rows].to(torch.float32, copy=True)
+            # Rounded to its dtype first: the values then make up for it.
+            scales = w.abs().amax(dim=1).div_(127).to(weight.dtype)
+            values = w.div_(divisor_of(scales[:, None])).round_().clamp_(-127, 127)
+            store(out, rows, values.to(torch.int8), scales)
+
+    return fill
+
+
+def _store_rows(out: Stored, place: slice, values: Tensor, scales: Tensor) -> None:
+    out[0][place], out[1][place] = values, scales
 
 
 def _take_rows(values: Tensor, scales: Tensor, outputs: slice) -> Stored:
@@ -136,15 +156,6 @@ def _empty_rows(weight: Tensor, device: torch.device) -> Stored:
     # Not empty_like: of a meta tensor it makes torch import sympy, 36 MB.
     values = torch.empty(weight.shape, dtype=torch.int8, device=device)
     return values, torch.empty(len(weight), dtype=weight.dtype, device=device)
-
-
-def _fill_rows(out: Stored, weight: Tensor) -> None:
-    values, scales = out
-    for rows in pieces_of(QUANTIZED_AT_ONCE, *weight.shape):
-        w = weight[rows].to(torch.float32, copy=True)
-        # Rounded to its dtype first: the values then make up for it.
-        scales[rows] = w.abs().amax(dim=1).div_(127)
-        values[rows] = w.div_(divisor_of(scales[rows, None])).round_().clamp_(-127, 127)
 
 
 def _row_pieces(
@@ -184,11 +195,12 @@ def divisor_of(scales: Tensor) -> Tensor:
 def form_trial(
     form: FewBitsForm, most: float, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
-    """Multiply with `exact_weights`."""
-    values, scales = quantized_in(form, exact_weights(128, 128, most).to(dtype))
-    x = example(3, 128, device=device, dtype=dtype, seed=1)
+    """Multiply few rows, and more, which may be another kernel, with `exact_weights`."""
+    stored = quantized_in(form, exact_weights(128, 128, most).to(dtype))
+    values, scales = (sent(part, device) for part in stored)
+    x = example(40, 128, device=device, dtype=dtype, seed=1)
     with torch.no_grad():
-        return [form.linear(x, sent(values, device), sent(scales, device))]
+        return [form.linear(x[:rows], values, scales) for rows in (3, 40)]
 
 
 def exact_weights(outputs: int, inputs: int, most: float) -> Tensor:

@@ -15,12 +15,12 @@ from danlu.ops.cross_entropy import CROSS_ENTROPY
 from danlu.ops.frozen.expert_bits import EXPERT_BITS, ExpertBits
 from danlu.ops.frozen.fp8 import FP8_LINEAR
 from danlu.ops.frozen.int4 import INT4_LINEAR
-from danlu.ops.frozen.quantized import INT8_LINEAR, in_rows
+from danlu.ops.frozen.quantized import INT8_LINEAR
 from danlu.ops.fused_linear import FUSED_LINEAR, FusedLinear
 from danlu.ops.grouped import GROUPED_LINEAR
 from danlu.ops.nvidia.cuda_graph import CudaRecorder
 from danlu.ops.nvidia.flash import FLASH_3, FLASH_4, flash
-from danlu.ops.nvidia.frozen.int4_words import INT4_WORDS
+from danlu.ops.nvidia.frozen.few_bits_words import INT4_WORDS, INT8_WORDS, is_16_bits
 from danlu.ops.nvidia.late_import import late
 from danlu.ops.nvidia.single_row import is_single_row
 from danlu.ops.nvidia.triton_pages import TritonPages
@@ -41,14 +41,14 @@ def add_variants() -> None:
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
     FUSED_LINEAR.add(TRITON, FusedLinear(late("row", "row_linear"), takes=is_single_row))
     DRAW.add(TRITON, late("drawing", "draw"))
-    int8 = in_rows(late("frozen.few_bits", "int8_linear"))
-    INT8_LINEAR.add(TRITON, int8)
+    INT8_LINEAR.add(TRITON, INT8_WORDS)
     INT4_LINEAR.add(TRITON, INT4_WORDS)
+    of_experts = late("frozen.expert_bits", "expert_linear")
     EXPERT_BITS.add(
         TRITON,
         {
-            "int8": ExpertBits(int8, late("frozen.expert_bits", "int8_experts")),
-            "int4": ExpertBits(INT4_WORDS, late("frozen.expert_bits", "int4_experts")),
+            name: ExpertBits(form, of_experts, lambda dtype, _outputs: is_16_bits(dtype))
+            for name, form in (("int8", INT8_WORDS), ("int4", INT4_WORDS))
         },
     )
     CROSS_ENTROPY.add(TRITON, late("loss", "cross_entropy_sum"))

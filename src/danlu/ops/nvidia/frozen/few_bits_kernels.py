@@ -1,9 +1,13 @@
-"""Products of few rows with int8 weights, which are read as they are stored.
+"""Products of few rows with weights in int8 and int4, read as `few_bits_words.py` stores them.
 
-Few rows wait for the weights' bytes alone. A program holds all rows and a few outputs; the inputs
-are split between programs where outputs are too few to fill a card, and a second kernel adds what
-they found, always in the same order. Whole numbers are multiplied as such, which is exact in 16
-bits, and scaled in fp32.
+Few rows wait for the weights' bytes, if making floats of them takes no longer: a multiprocessor
+starts four instructions for 32 numbers a cycle, and an H200's memory brings 4 bits of a weight in
+the time of 4 of them. So a pair of weights becomes two 16-bit floats in one register, of which
+products of matrices take their operands: in int4 by 2 instructions a weight, in int8 by 1.75.
+
+Weights are the left side of a product, for rows are few. A program holds all rows and a few
+outputs; the inputs are split between programs where outputs are too few to fill a card, and a
+second kernel adds what they found, always in the same order.
 """
 
 from __future__ import annotations
@@ -13,56 +17,34 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.ops.frozen.quantized import int8_floats
-
-# The most rows; beyond, weights are made floats once for all of them.
-_MOST_ROWS = 64
-# Programs that fill a large card a few times over, and the most that share an output.
-_PROGRAMS, _MOST_SPLITS = 512, 16
-# Outputs, inputs and how many are on their way of a tile: where rows are as few as a product has at
-# least, and where they are more. On an H200, without splits, 8 rows of Qwen3-8B's four projections
-# took 92 us with the first and 124 with the second; 64 rows of the widest 82 and 55.
-_FEW_ROWS, _FEW_TILE, _TILE = 16, (32, 256, 3), (64, 128, 4)
+# Inputs of a tile, and the most programs that share an output.
+_INPUTS, _MOST_SPLITS = 256, 16
+# Outputs of a tile, warps, tiles that are on their way, and programs that fill a large card. Of few
+# rows two warps have 16 outputs each: where there are four, two would make floats of the same.
+_FEW_ROWS, _FEW, _MANY = 16, (32, 2, 3, 1024), (64, 4, 2, 512)
+_FLOATS_TILE = (16, 32)
 
 
-def int8_linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
-    """See `ops.int8_linear`."""
-    rows, (outputs, inputs) = len(x), values.shape
-    if not 0 < rows <= _MOST_ROWS:
-        return int8_floats(x, values, scales)
-    tile, at_once, stages = _FEW_TILE if rows <= _FEW_ROWS else _TILE
+def linear(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+    """Multiply a few rows x [rows, in] of 16 bits -> [rows, out]."""
+    (rows, inputs), (outputs, groups, _words) = x.shape, packed.shape
+    bits = bits_of(scales)
+    tile, warps, stages, programs = _FEW if rows <= _FEW_ROWS else _MANY
+    at_once = _INPUTS * bits // 128
     tiles = triton.cdiv(outputs, tile)
-    splits = splits_of(tiles, triton.cdiv(inputs, at_once))
-    y, parts = results(x, outputs, splits)
-    _int8_kernel[(tiles, splits)](
-        *(x, values, scales, parts, rows, outputs, inputs, x.stride(0)),
-        ROWS=padded(rows),
+    splits = splits_of(tiles, triton.cdiv(groups, at_once), programs)
+    y = x.new_empty(rows, outputs)
+    parts = x.new_empty(splits, rows, outputs, dtype=torch.float32) if splits > 1 else y
+    _rows_kernel[(tiles, splits)](
+        *(x, packed, factors_of(scales), parts, rows, inputs, outputs, groups, x.stride(0)),
+        BITS=bits,
+        ROWS=max(8, triton.next_power_of_2(rows)),
         OUTPUTS=tile,
-        INPUTS=at_once,
+        GROUPS=at_once,
         SPLITS=splits,
         STAGES=stages,
+        num_warps=warps,
     )
-    return added(parts, y, splits)
-
-
-def padded(rows: int) -> int:
-    """Return how many rows a product of matrices has for so many."""
-    return max(1 << (rows - 1).bit_length(), 16)
-
-
-def splits_of(tiles: int, steps: int) -> int:
-    """Return how many programs share an output's inputs."""
-    return max(1, min(_PROGRAMS // tiles, _MOST_SPLITS, steps))
-
-
-def results(x: Tensor, outputs: int, splits: int) -> tuple[Tensor, Tensor]:
-    """Return the result, and where programs write: there, or beside each other in fp32."""
-    y = x.new_empty(len(x), outputs)
-    return y, x.new_empty(splits, len(x), outputs, dtype=torch.float32) if splits > 1 else y
-
-
-def added(parts: Tensor, y: Tensor, splits: int) -> Tensor:
-    """Return the result, of what the splits have found."""
     if splits > 1:
         block = 1024
         _add_kernel[(triton.cdiv(y.numel(), block),)](
@@ -71,38 +53,149 @@ def added(parts: Tensor, y: Tensor, splits: int) -> Tensor:
     return y
 
 
-# One kernel for any number of rows, where Triton would compile others for 1 and multiples of 16.
-@triton.jit(do_not_specialize=["num_rows"])
-def _int8_kernel(
-    x, values, scales, parts, num_rows, outputs, inputs, x_stride,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, SPLITS: tl.constexpr,
-    STAGES: tl.constexpr,
-):  # fmt: skip
-    """Weights are the left side of the product: rows are few, and there shall be many of those."""
-    split, rows = tl.program_id(1), tl.arange(0, ROWS)
-    columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
-    there = columns < outputs
-    total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
-    own = tl.cdiv(tl.cdiv(inputs, SPLITS), INPUTS) * INPUTS
-    stop = tl.minimum(inputs, (split + 1) * own)
-    for start in tl.range(split * own, stop, INPUTS, num_stages=STAGES):
-        places = start + tl.arange(0, INPUTS)
-        inside = places < inputs
-        weights = tl.load(
-            values + columns[:, None].to(tl.int64) * inputs + places[None, :],
-            mask=there[:, None] & inside[None, :],
-            other=0,
+def splits_of(tiles: int, steps: int, programs: int) -> int:
+    """Return how many programs share an output's inputs."""
+    return max(1, min(programs // tiles, _MOST_SPLITS, steps))
+
+
+def bits_of(scales: Tensor) -> int:
+    """Return the bits of a weight: in int8 an output has one scale."""
+    return 8 if scales.dim() == 1 else 4
+
+
+def factors_of(scales: Tensor) -> Tensor:
+    """Return what kernels load: in int4 a group's scale and zero are one word."""
+    return scales if scales.dim() == 1 else scales.view(torch.int32)
+
+
+def floats(packed: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the weights [out, in], filler behind the inputs included."""
+    outputs, groups, _words = packed.shape
+    bits = bits_of(scales)
+    weight = torch.empty(outputs, groups * 128 // bits, dtype=dtype, device=packed.device)
+    tile, at_once = _FLOATS_TILE
+    grid = triton.cdiv(outputs, tile), triton.cdiv(groups, at_once)
+    _floats_kernel[grid](
+        *(packed, scales, weight, outputs, groups), BITS=bits, OUTPUTS=tile, GROUPS=at_once
+    )
+    return weight
+
+
+def _asm(make: str, kind: str, **numbers: int) -> tl.constexpr:
+    """Return instructions that make a pair of floats, $0 and $1, of the two halves of word $2.
+
+    The lowest bits of a float M = 128 in bf16, 1,024 in fp16, count ones: with some of a weight's
+    bits there it is M and those.
+    """
+    halves = {name: f"0x{number:04x}{number:04x}" for name, number in numbers.items()}
+    text = make.format(kind=kind, **halves)
+    return tl.constexpr(f"{{ .reg .b32 t, u, v; {text} mov.b32 {{$0, $1}}, t; }}")
+
+
+# M + q, minus M + 8, times the scale, plus the zero, rounded once; both factors in word $3.
+_INT4 = """
+    lop3.b32 t, $2, 0x000f000f, {magic}, 0xea;
+    mov.b32 u, {one};
+    mov.b32 v, {minus};
+    fma.rn.{kind} t, t, u, v;
+    prmt.b32 u, $3, $3, 0x1010;
+    prmt.b32 v, $3, $3, 0x3232;
+    fma.rn.{kind} t, t, u, v;
+"""
+# Two's complement: M and the lower seven bits, minus M and the eighth.
+_INT8 = """
+    lop3.b32 t, $2, 0x007f007f, {magic}, 0xea;
+    lop3.b32 u, $2, 0x00800080, {magic}, 0xea;
+    mov.b32 v, {minus_one};
+    fma.rn.{kind} t, u, v, t;
+"""
+_INT4_BF16 = _asm(_INT4, "bf16x2", magic=0x4300, one=0x3F80, minus=0xC308)
+_INT4_FP16 = _asm(_INT4, "f16x2", magic=0x6400, one=0x3C00, minus=0xE408)
+_INT8_BF16 = _asm(_INT8, "bf16x2", magic=0x4300, minus_one=0xBF80)
+_INT8_FP16 = _asm(_INT8, "f16x2", magic=0x6400, minus_one=0xBC00)
+
+
+@triton.jit
+def _pairs(words, factors, BITS: tl.constexpr, dtype: tl.constexpr):
+    """Floats of what lies lowest in either half of words; factors: those of int4."""
+    if BITS == 4:
+        low, high = tl.inline_asm_elementwise(
+            _INT4_BF16 if dtype == tl.bfloat16 else _INT4_FP16,
+            *("=h,=h,r,r", [words, factors], (tl.int16, tl.int16), True, 1),
         )
+    else:
+        low, high = tl.inline_asm_elementwise(
+            _INT8_BF16 if dtype == tl.bfloat16 else _INT8_FP16,
+            *("=h,=h,r", [words], (tl.int16, tl.int16), True, 1),
+        )
+    return low.to(dtype, bitcast=True), high.to(dtype, bitcast=True)
+
+
+@triton.jit
+def words_at(packed, at, inside):
+    """Load words [columns, groups, 4], each once a step: what else is cached shall stay."""
+    return tl.load(
+        packed + at[:, :, None] * 4 + tl.arange(0, 4)[None, None, :],
+        mask=inside[:, :, None],
+        other=0,
+        eviction_policy="evict_first",
+    )
+
+
+@triton.jit
+def added_product(
+    total, x_rows, is_row, inputs, packed, factors, columns, is_column, first, groups,
+    BITS: tl.constexpr, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    """Add to total [OUTPUTS, rows] the product with a tile's groups, from the first on.
+
+    x_rows: where rows begin. columns: places of outputs in the matrix, int64. int8's scales are
+    left to the caller.
+    """
+    group = first + tl.arange(0, GROUPS)
+    at = columns[:, None] * groups + group[None, :]
+    inside = is_column[:, None] & (group < groups)[None, :]
+    words, of_group = words_at(packed, at, inside), 0
+    if BITS == 4:
+        of_group = tl.load(factors + at, mask=inside, other=0)[:, :, None]
+        words, of_group = tl.broadcast(words, of_group)
+    flat = tl.arange(0, GROUPS * 8)
+    for place in tl.static_range(16 // BITS):
+        numbers_at = (first + flat // 8) * (128 // BITS) + 8 * place + flat % 8
         numbers = tl.load(
-            x + rows[None, :] * x_stride + places[:, None],
-            mask=(rows < num_rows)[None, :] & inside[:, None],
+            x_rows[None, :] + numbers_at[:, None],
+            mask=is_row[None, :] & (numbers_at < inputs)[:, None],
             other=0.0,
         )
-        weights = weights.to(tl.float32).to(numbers.dtype)
-        total = tl.dot(weights, numbers, total, input_precision="ieee")
-    total *= tl.load(scales + columns, mask=there, other=0.0).to(tl.float32)[:, None]
+        low, high = _pairs(words >> BITS * place, of_group, BITS, numbers.dtype)
+        weights = tl.reshape(tl.join(low, high), (OUTPUTS, GROUPS * 8))
+        total = tl.dot(weights, numbers, total)
+    return total
+
+
+# One kernel for any number of rows, where Triton would compile others for 1 and multiples of 16.
+@triton.jit(do_not_specialize=["num_rows"])
+def _rows_kernel(
+    x, packed, factors, parts, num_rows, inputs, outputs, groups, x_stride,
+    BITS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
+    SPLITS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    split, rows = tl.program_id(1), tl.arange(0, ROWS)
+    columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    is_row, is_column = rows < num_rows, columns < outputs
+    total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
+    own = tl.cdiv(tl.cdiv(groups, SPLITS), GROUPS) * GROUPS
+    stop = tl.minimum(groups, (split + 1) * own)
+    for first in tl.range(split * own, stop, GROUPS, num_stages=STAGES):
+        total = added_product(
+            total, x + rows * x_stride, is_row, inputs,
+            packed, factors, columns.to(tl.int64), is_column, first, groups,
+            BITS, OUTPUTS, GROUPS,
+        )  # fmt: skip
+    if BITS == 8:
+        total *= tl.load(factors + columns, mask=is_column, other=0.0).to(tl.float32)[:, None]
     place = parts + (split * num_rows + rows)[None, :].to(tl.int64) * outputs + columns[:, None]
-    tl.store(place, total, mask=there[:, None] & (rows < num_rows)[None, :])
+    tl.store(place, total, mask=is_column[:, None] & is_row[None, :])
 
 
 @triton.jit
@@ -113,3 +206,33 @@ def _add_kernel(parts, y, size, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
     for split in tl.static_range(SPLITS):
         total += tl.load(parts + split * size.to(tl.int64) + places, mask=inside, other=0.0)
     tl.store(y + places, total, mask=inside)
+
+
+@triton.jit
+def _floats_kernel(
+    packed, scales, weight, outputs, groups,
+    BITS: tl.constexpr, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    group = tl.program_id(1) * GROUPS + tl.arange(0, GROUPS)
+    inside = (columns < outputs)[:, None] & (group < groups)[None, :]
+    at = columns[:, None].to(tl.int64) * groups + group[None, :]
+    words = words_at(packed, at, inside)
+    if BITS == 4:
+        scale = tl.load(scales + 2 * at, mask=inside, other=0.0).to(tl.float32)[:, :, None]
+        zero = tl.load(scales + 2 * at + 1, mask=inside, other=0.0).to(tl.float32)[:, :, None]
+        zero -= 8 * scale
+    else:
+        scale = tl.load(scales + columns, mask=columns < outputs, other=0.0).to(tl.float32)
+        scale, zero = scale[:, None, None], 0.0
+    pair = 2 * tl.arange(0, 4)[:, None] + tl.arange(0, 2)[None, :]
+    there = weight + at[:, :, None, None] * (128 // BITS) + pair[None, None, :, :]
+    for place in tl.static_range(16 // BITS):
+        # To the top and down again: in int8 with the sign.
+        low, high = words << 32 - BITS * (place + 1), words << 16 - BITS * (place + 1)
+        if BITS == 4:
+            low, high = (low >> 28) & 15, (high >> 28) & 15
+        else:
+            low, high = low >> 24, high >> 24
+        both = tl.join(low.to(tl.float32) * scale + zero, high.to(tl.float32) * scale + zero)
+        tl.store(there + 8 * place, both, mask=inside[:, :, None, None])
