@@ -33,7 +33,7 @@ _PROJECTIONS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
-    """Measure all streams, then other weights and an adapter with one stream."""
+    """Measure all streams, then an adapter with one, and fewer bits with those of one length."""
     shape, device = SHAPES[settings.shape], select(settings.device)
     base = random_model(shape.config, device)
     one = shape.streams[0]
@@ -47,10 +47,13 @@ def run(settings: argparse.Namespace, report: Report) -> None:
             _measure(base, streams, name, report, sampling=DRAWN)
     with report.trying("one adapter"):
         _measure(base, one, "one adapter", report, adapter=random_adapter(0, base))
-    for quantization in ("int8", "int4"):
+    bits: tuple[Quantization, ...] = ("int8", "int4")
+    for quantization in bits:
         with report.trying(quantization):
-            lesser = quantized(base, quantization)  # type: ignore[arg-type]
-            _measure(lesser, one, quantization, report, quantization=quantization)  # type: ignore[arg-type]
+            lesser = quantized(base, quantization)
+            for streams in alike:
+                name = f"{streams.name}, {quantization}"
+                _measure(lesser, streams, name, report, quantization=quantization)
             del lesser
 
 

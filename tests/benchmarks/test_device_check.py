@@ -49,7 +49,8 @@ def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
             assert parts["training"][form]["tokens_per_s"] > 0
             assert parts["training"][form]["losses"][-1] < parts["training"][form]["losses"][0]
         assert parts["training"][f"{kind}, profile"]["busy_ms"] > 0
-    for name in ("1 x 8/16", "4 x 8/16", "4 x 8/16, drawn", "one adapter", "int8", "int4"):
+    several = [f"4 x 8/16{more}" for more in ("", ", drawn", ", int8", ", int4")]
+    for name in ("1 x 8/16", "one adapter", "1 x 8/16, int8", "1 x 8/16, int4", *several):
         assert parts["decoding"][name]["decode_tokens_per_s"] > 0
     assert parts["decoding"]["4 x 8/16, profile"]["busy_ms"] > 0
     assert len(parts["correctness"]["errors"]) > 20
