@@ -36,20 +36,18 @@ def linear(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
     y = x.new_empty(rows, outputs)
     parts = x.new_empty(splits, rows, outputs, dtype=torch.float32) if splits > 1 else y
     _rows_kernel[(tiles, splits)](
-        *(x, packed, factors_of(scales), parts, rows, inputs, outputs, groups, x.stride(0)),
+        *(x, packed, factors_of(scales), parts),
+        *(rows, inputs, outputs, groups, x.stride(0), splits),
         BITS=bits,
         ROWS=max(8, triton.next_power_of_2(rows)),
         OUTPUTS=tile,
         GROUPS=at_once,
-        SPLITS=splits,
         STAGES=stages,
         num_warps=warps,
     )
     if splits > 1:
         block = 1024
-        _add_kernel[(triton.cdiv(y.numel(), block),)](
-            parts, y, y.numel(), SPLITS=splits, BLOCK=block
-        )
+        _add_kernel[(triton.cdiv(y.numel(), block),)](parts, y, y.numel(), splits, BLOCK=block)
     return y
 
 
@@ -173,18 +171,18 @@ def added_product(
     return total
 
 
-# One kernel for any number of rows, where Triton would compile others for 1 and multiples of 16.
-@triton.jit(do_not_specialize=["num_rows"])
+# One kernel for any of these numbers, where Triton would compile others for 1 and multiples of 16.
+@triton.jit(do_not_specialize=["num_rows", "splits"])
 def _rows_kernel(
-    x, packed, factors, parts, num_rows, inputs, outputs, groups, x_stride,
+    x, packed, factors, parts, num_rows, inputs, outputs, groups, x_stride, splits,
     BITS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
-    SPLITS: tl.constexpr, STAGES: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     split, rows = tl.program_id(1), tl.arange(0, ROWS)
     columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     is_row, is_column = rows < num_rows, columns < outputs
     total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
-    own = tl.cdiv(tl.cdiv(groups, SPLITS), GROUPS) * GROUPS
+    own = tl.cdiv(tl.cdiv(groups, splits), GROUPS) * GROUPS
     stop = tl.minimum(groups, (split + 1) * own)
     for first in tl.range(split * own, stop, GROUPS, num_stages=STAGES):
         total = added_product(
@@ -198,12 +196,12 @@ def _rows_kernel(
     tl.store(place, total, mask=is_column[:, None] & is_row[None, :])
 
 
-@triton.jit
-def _add_kernel(parts, y, size, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["splits"])
+def _add_kernel(parts, y, size, splits, BLOCK: tl.constexpr):
     places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = places < size
     total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for split in tl.static_range(SPLITS):
+    for split in range(splits):
         total += tl.load(parts + split * size.to(tl.int64) + places, mask=inside, other=0.0)
     tl.store(y + places, total, mask=inside)
 
