@@ -44,7 +44,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (quantized, nf4):
         monkeypatch.setattr(module, "piece_numbers", lambda kind: 96 * 70)
     for module in (quantized, nf4):
-        monkeypatch.setattr(module, "QUANTIZED_AT_ONCE", 96 * 70)
+        monkeypatch.setattr(module, "quantized_at_once", lambda kind: 96 * 70)
 
 
 def matrix(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

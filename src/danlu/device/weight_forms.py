@@ -22,6 +22,15 @@ def piece_numbers(kind: str) -> int:
     return PIECE if kind == "cpu" else LARGE_PIECE
 
 
+def quantized_at_once(kind: str) -> int:
+    """Return how many numbers of a weight are quantised at a time on a kind of device.
+
+    On a CPU what that takes is small, and one place in the heap does; accelerators would start
+    millions of small operations for a large model.
+    """
+    return 1 << 17 if kind == "cpu" else PIECE
+
+
 def floats_bytes(form: str, numbers: int, *, kind: str, number_bytes: int) -> int:
     """Return what a matrix of so many numbers takes at most while a piece of it becomes floats."""
     if form == "int4" and kind == "npu":  # words of 32 bits for each number, twice

@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from danlu.device.weight_forms import INT4_GROUP, PIECE
+from danlu.device.weight_forms import INT4_GROUP, PIECE, quantized_at_once
 from danlu.ops import reference
 from danlu.ops.choice import NotHere, Operation
 from danlu.ops.frozen.quantized import (
-    QUANTIZED_AT_ONCE,
     Cut,
     FewBitsForm,
     Product,
@@ -52,7 +51,8 @@ def int4_levels(
     def fill(out: Stored, weight: Tensor) -> None:
         outputs, inputs = weight.shape
         together = multiple()
-        for rows in pieces_of(QUANTIZED_AT_ONCE, outputs, inputs, together):
+        at_once = quantized_at_once(weight.device.type)
+        for rows in pieces_of(at_once, outputs, inputs, together):
             w = F.pad(weight[rows].float(), (0, 0, 0, -len(weight[rows]) % together))
             w = w.view(len(w), inputs // INT4_GROUP, INT4_GROUP)
             low, high = w.aminmax(dim=-1)

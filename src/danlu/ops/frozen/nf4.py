@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from danlu.device.memory import sent
-from danlu.device.weight_forms import NF4_GROUP, piece_numbers
+from danlu.device.weight_forms import NF4_GROUP, piece_numbers, quantized_at_once
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
 from danlu.ops.frozen.quantized import (
-    QUANTIZED_AT_ONCE,
     FewBitsForm,
     Product,
     Stored,
@@ -53,7 +52,7 @@ def _empty(weight: Tensor, device: torch.device) -> Stored:
 
 def _fill(out: Stored, weight: Tensor) -> None:
     values, scales = out
-    for rows in pieces_of(QUANTIZED_AT_ONCE, *weight.shape):
+    for rows in pieces_of(quantized_at_once(weight.device.type), *weight.shape):
         w = weight[rows].float()
         w = w.view(len(w), -1, NF4_GROUP)
         # Rounded to its dtype first: the levels then make up for it.

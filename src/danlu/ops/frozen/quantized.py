@@ -17,14 +17,12 @@ import torch
 from torch import Tensor
 
 from danlu.device.memory import sent
-from danlu.device.weight_forms import piece_numbers
+from danlu.device.weight_forms import piece_numbers, quantized_at_once
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
 
 # The most rows for which aten's kernel is faster.
 INT8_KERNEL_ROWS = 4
-# Numbers that are quantised at a time: what that takes is small, and one place in the heap does.
-QUANTIZED_AT_ONCE = 1 << 17
 Stored = tuple[Tensor, Tensor]
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 Pieces = Callable[[Tensor, Tensor, torch.dtype], Iterator[tuple[slice, Tensor]]]
@@ -130,7 +128,7 @@ def int8_values(
     """Return a form's `fill`. store(out, place, values int8 [some, in], scales [some])."""
 
     def fill(out: Stored, weight: Tensor) -> None:
-        for rows in pieces_of(QUANTIZED_AT_ONCE, *weight.shape):
+        for rows in pieces_of(quantized_at_once(weight.device.type), *weight.shape):
             w = weight[rows].to(torch.float32, copy=True)
             # Rounded to its dtype first: the values then make up for it.
             scales = w.abs().amax(dim=1).div_(127).to(weight.dtype)
