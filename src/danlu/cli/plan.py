@@ -24,7 +24,7 @@ def run(argv: Sequence[str]) -> int:
             "starter", "model folder, or starter (built in)", aliases=("model",), position=0
         )
         device: str = option(  # type: ignore[assignment]
-            "auto", "auto, cpu, cuda, npu, or one that is not here: ascend-910b-64g, rtx-4090-24g"
+            "auto", 'auto, cpu, cuda, npu, or one that is not here: ascend-910b-64g, "RTX 4090"'
         )
         json_output: bool = option(False, "print JSON", aliases=("json",))
 
@@ -32,12 +32,21 @@ def run(argv: Sequence[str]) -> int:
     with MovingLine(_("Reading the data and the model")):
         from danlu.hub.adapters import with_named_model
         from danlu.train.job.dry_run import forecast
-        from danlu.train.job.plan_shown import plan_fields, plan_lines, quantization_lines
+        from danlu.train.job.plan_shown import (
+            plan_fields,
+            plan_lines,
+            precision_lines,
+            quantization_lines,
+        )
 
         settings = with_named_model(resolved.values, resolved.origins)
         plan = forecast(settings, settings.device)
     if settings.json_output:
         print(json_line(plan_fields(plan)))
         return EXIT_OK
-    say(*quantization_lines(settings), *plan_lines(plan, settings.model_name_or_path))
+    say(
+        *quantization_lines(settings),
+        *precision_lines(settings, plan),
+        *plan_lines(plan, settings.model_name_or_path),
+    )
     return EXIT_OK

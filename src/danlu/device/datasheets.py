@@ -235,7 +235,7 @@ def facts_of(
     name: as its runtime writes it. card: what it says of itself, by which one that no sheet here
     names is estimated; without that, it counts as the one with the nearest memory.
     """
-    found = [CATALOGUE[entry] for entry in _entries(kind, name)]
+    found = [CATALOGUE[entry] for entry in entries_named(kind, name)]
     is_rough = not found
     if is_rough:
         found = [facts for facts in CATALOGUE.values() if facts.kind == kind]
@@ -260,7 +260,8 @@ def attention_flops(facts: DeviceFacts, variant: str) -> float:
     return facts.attention_flops * (_PACKAGED_FLASH if variant in (FLASH3, FLASH4) else 1.0)
 
 
-def _entries(kind: str, name: str) -> list[str]:
+def entries_named(kind: str, name: str) -> list[str]:
+    """Return the catalogue's entries of cards that a driver names so."""
     if kind == "cuda":
         return [
             card.entry for card in NVIDIA_CARDS if any(named_alike(name, n) for n in card.names)

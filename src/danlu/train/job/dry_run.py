@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from danlu.device.datasheets import CATALOGUE, DeviceFacts
+from danlu.device.datasheets import DeviceFacts
 from danlu.device.detect import DTYPES, KINDS
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.errors import UsageError
@@ -21,6 +21,7 @@ from danlu.model.config import ModelConfig, load_config
 from danlu.model.sizes import published_config, published_names
 from danlu.ops import ops_table
 from danlu.plan.choose import Plan
+from danlu.plan.named_devices import named_device
 from danlu.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from danlu.train.job.setup import LearningTask
 from danlu.train.loop.precision import check_fp8, choose_precision, without_fp8
@@ -63,7 +64,7 @@ def forecast(settings: TrainSettings, device: str) -> Plan:
 
 
 def dry_run(settings: TrainSettings, device: str, *, own_process: bool = True) -> DryRun:
-    """Read the rows of a run. device: `auto`, a kind that is here, or a name of the catalogue.
+    """Read the rows of a run. device: `auto`, a kind that is here, or a card's name.
 
     own_process: this process would train; False where another one does, beside it.
 
@@ -96,20 +97,12 @@ def _device(
     settings: TrainSettings, name: str, *, own_process: bool
 ) -> tuple[DeviceFacts, int, torch.dtype]:
     """Return the facts of a device, the memory to plan with, and the precision there."""
-    if name in CATALOGUE:
-        facts = CATALOGUE[name]
+    if name != "auto" and name not in KINDS:
+        facts = named_device(name)
         if settings.fp8 and not facts.fp8_ratio:
             raise without_fp8(facts.description)
         preferred = torch.bfloat16 if facts.has_bf16 else torch.float16
         return facts, facts.memory_bytes, DTYPES[settings.dtype] or preferred
-    if name != "auto" and name not in KINDS:
-        raise UsageError(
-            _("There is no device {kind}.").format(kind=name),
-            why=_("Known are {names}; and of this machine {kinds}.").format(
-                names=", ".join(CATALOGUE), kinds=", ".join(KINDS)
-            ),
-            fix=f"--device {_nearest(name, CATALOGUE)}",
-        )
     device = training_device(name)
     precision = choose_precision(settings, device)
     if settings.fp8:

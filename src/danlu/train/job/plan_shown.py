@@ -127,6 +127,14 @@ def precision_words(precision: str, base_form: WeightForm | None) -> str:
     return _("{precision}, base in {form}").format(precision=precision, form=base_form)
 
 
+def precision_lines(settings: TrainSettings, plan: Plan) -> list[str]:
+    """Say that 16 bits are float16 where the device has no bfloat16."""
+    if plan.device.has_bf16 or plan.job.number_bytes != 2 or settings.dtype == "bfloat16":
+        return []
+    text = _("{device} has no bfloat16: a run computes in float16, with a loss scale.")
+    return [text.format(device=plan.device.description.partition(",")[0])]
+
+
 def quantization_lines(settings: TrainSettings) -> list[str]:
     """Say how the base below an adapter is quantised, and what takes another program's place."""
     method = settings.quantization_method
