@@ -160,6 +160,11 @@ def test_what_is_chosen_fits_and_packs(lengths: list[int], model: str, device: s
     [
         ("rtx-4090-24g", lora_job("Qwen3-14B"), USUAL, {}, "--quantization_bit 8"),
         ("rtx-4080-16g", lora_job("Qwen3-14B"), USUAL, {}, "--quantization_bit 4"),
+        ("rtx-4090-24g", lora_job("Qwen3-32B"), USUAL, {},
+         "--quantization_bit 4 --quantization_type nf4"),
+        ("rtx-4090-24g", replace(lora_job("Qwen3-32B"), base_form="int4"), USUAL, {}, "nf4"),
+        ("rtx-4090-24g", replace(lora_job("Qwen3-14B"), base_form="fp8"), USUAL, {},
+         "--quantization_bit 8 --fp8 false"),
         ("rtx-4080-16g", lora_job("Qwen3-32B"), USUAL, {}, "Qwen3-4B"),
         ("rtx-4090-24g", lora_job("Qwen3-8B", 4), USUAL, {}, "--dtype bfloat16"),
         ("a100-80g", replace(lora_job("Qwen3-8B"), ranks=None), USUAL, {}, "--finetuning_type"),

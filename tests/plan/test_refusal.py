@@ -12,7 +12,7 @@ from danlu.errors import EXIT_OK, CapacityError
 from tests.helpers.source import ROOT
 
 ROWS = str(ROOT / "examples" / "identity.jsonl")
-OR = " Or divide it among several devices: "
+OR = ", or divide it among several devices: "
 SMALLER = "Use a smaller model, such as "
 
 
@@ -54,3 +54,20 @@ def test_experts_without_adapters_on_them(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().err.splitlines()[2] == target
     assert plan(*words) == CapacityError.exit_code
     assert capsys.readouterr().err.rstrip().endswith(f"{OR}--num_devices 16 {target}")
+
+
+def test_what_is_advised_fits_where_bits_are_few_already(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for words, advice in (
+        ("--model Qwen3-32B --device 4090 --quantization_bit 4", "--quantization_type nf4"),
+        ("--model Qwen3-14B --device T4 --quantization_bit 8", "--quantization_bit 4"),
+        ("--model Qwen3-14B --device 4090 --fp8 true", "--quantization_bit 8 --fp8 false"),
+        ("--model Qwen3-30B-A3B --device 3090", "--quantization_bit 4"),
+        ("--model Qwen3-30B-A3B --device 3090 --quantization_bit 4", "--lora_target"),
+    ):
+        assert plan(*words.split()) == CapacityError.exit_code
+        fix = capsys.readouterr().err.splitlines()[2]
+        assert advice in fix
+        for way in advised(fix):
+            assert plan(*words.split(), *way) == EXIT_OK, f"{words}: {fix}"

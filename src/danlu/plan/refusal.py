@@ -19,7 +19,11 @@ from danlu.units import readable_bytes
 # Of devices in a machine.
 _COUNTS = (2, 4, 8, 16)
 # A base below an adapter in fewer bits, as --quantization_bit makes it.
-_FEWER_BITS: tuple[tuple[str, WeightForm], ...] = (("8", "int8"), ("4", "int4"))
+_FEWER_BITS: dict[WeightForm, dict[str, str | None]] = {
+    "int8": {"quantization_bit": "8"},
+    "int4": {"quantization_bit": "4"},
+    "nf4": {"quantization_bit": "4", "quantization_type": "nf4"},
+}
 _ON_ATTENTION: dict[str, str | None] = {"lora_target": ",".join(ATTENTION)}
 _CUTOFFS = (8192, 4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256)
 
@@ -46,8 +50,8 @@ def refusal(found: NothingFits) -> TooLarge:
     larger = _("Use a device with {size} or more.").format(size=readable_bytes(int(needed)))
     fix, change = next(_changes_that_fit(found), (larger, {}))
     if (flags := _on_more_devices(found)) is not None:
-        text = _("{fix} Or divide it among several devices: {flags}")
-        fix = text.format(fix=fix, flags=flags)
+        text = _("{fix}, or divide it among several devices: {flags}")
+        fix = text.format(fix=fix.rstrip(".。"), flags=flags)
     return TooLarge(
         _("This run does not fit into the memory of {device}.").format(
             device=found.device.description
@@ -89,16 +93,14 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
         change = {**change, "finetuning_type": "lora"}
         if _fits(basis, job, workload):
             yield _as_flags(change), change
-    if job.base_form is None:
-        for bits, form in _FEWER_BITS:
-            # Such a base is not divided among devices.
-            if _fits(basis, replace(job, base_form=form, num_shares=1), workload):
-                change = {**change, "quantization_bit": bits}
-                yield _as_flags(change), change
-                break
-    if (leaner := _on_attention(job)) is not None and _fits(basis, leaner, workload):
-        change = {**change, **_ON_ATTENTION}
-        yield _as_flags(change), change
+    leaner = _on_attention(job)
+    in_fewer_bits = list(_in_fewer_bits(job))
+    on_attention = [] if leaner is None else [(leaner, {}), *_in_fewer_bits(leaner)]
+    for ways, besides in ((in_fewer_bits, {}), (on_attention, _ON_ATTENTION)):
+        fitting = (flags for way, flags in ways if _fits(basis, way, workload))
+        if (flags := next(fitting, None)) is not None:
+            change = {**change, **besides, **flags}
+            yield _as_flags(change), change
     for name in reversed(published_names()):
         config = published_config(name)
         if config is None or num_parameters(config) >= num_parameters(job.config):
@@ -110,6 +112,17 @@ def _changes_that_fit(basis: Basis) -> Iterator[tuple[str, dict[str, str | None]
             text = text.format(name=name, flags=_as_flags(change))
             yield text, {"model_name_or_path": name, **change}
             break
+
+
+def _in_fewer_bits(job: Job) -> Iterator[tuple[Job, dict[str, str | None]]]:
+    """Give the job with smaller forms of its base, and the settings for each."""
+    forms = [*_FEWER_BITS]
+    start = 1 + forms.index(job.base_form) if job.base_form in forms else 0
+    for form in forms[start:]:
+        flags = _FEWER_BITS[form]
+        without_fp8 = {"fp8": "false"} if job.base_form == "fp8" else {}
+        # Such a base is not divided among devices.
+        yield replace(job, base_form=form, num_shares=1), {**flags, **without_fp8}
 
 
 def _on_attention(job: Job) -> Job | None:
