@@ -9,6 +9,7 @@ import argparse
 import gc
 import importlib
 import importlib.util
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -53,9 +54,8 @@ PARTS = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the check; return 0 where no part failed, else 1."""
+    """Run the check; return 0 where no part failed and not all were skipped, else 1."""
     settings = _settings(words)
-    settings.out.mkdir(parents=True, exist_ok=True)
     report = Report(file=settings.out / "device_check.json")
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     report.found["missing"] = missing
@@ -73,6 +73,9 @@ def main(words: Sequence[str] | None = None) -> int:
         run_part(part, settings, report, seconds=max(1.0, shares * (ends - time.monotonic())))
         gc.collect()
     print(f"\n{report.table()}\n\nall figures: {report.file}", flush=True)
+    if all(words.startswith("SKIPPED") for _part, _what, words in report.rows):
+        print("nothing was checked")
+        return 1
     return int(any(words.startswith("FAILED") for _part, _what, words in report.rows))
 
 
@@ -88,6 +91,12 @@ def _settings(words: Sequence[str] | None) -> argparse.Namespace:
     found = parser.parse_args(words)
     if unknown := set(found.parts.split(",")) - set(names):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if not 0 < found.minutes < math.inf:
+        parser.error("--minutes must be more than 0")
+    try:
+        found.out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        parser.error(f"{found.out} cannot be the folder of the results: {problem.strerror}")
     return found
 
 

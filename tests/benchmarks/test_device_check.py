@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.device_check.__main__ import main
 from benchmarks.device_check.decoding import limit_tokens_per_s
 from benchmarks.device_check.part import Part, Report, run_part
 from benchmarks.device_check.shapes import SHAPES, Streams
@@ -90,7 +91,8 @@ def test_what_a_machine_lacks_skips_a_part_and_is_named(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     found, printed, code = checked(tmp_path / "out", "decoding", PYTHONPATH=str(tmp_path))
-    assert code == 0
+    assert code == 1  # nothing is left that could have been checked
+    assert printed.rstrip().endswith("nothing was checked")
     assert found["missing"].count("llguidance") == 1
     assert printed.splitlines()[0].startswith("not installed here: ")
     assert found["table"] == [["decoding", "part", "SKIPPED: needs llguidance"]]
@@ -121,6 +123,30 @@ def test_a_part_that_fails_or_takes_too_long_ends_alone(tmp_path: Path) -> None:
     words = {(part, what): found for part, what, found in report.rows}
     assert words["broken", "part"] == "FAILED: ValueError: no such kernel"
     assert words["endless", "time"].startswith("ended after")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["file", "--minutes", "1"], "cannot be the folder of the results: File exists"),
+        (["out", "--minutes", "0"], "--minutes must be more than 0"),
+        (["out", "--minutes", "nan"], "--minutes must be more than 0"),
+        (["out", "--parts", "trainign"], "unknown parts: trainign"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_the_limit_of_decoding_is_that_of_reading_weights_and_cache() -> None:
