@@ -78,7 +78,7 @@ def _check(settings: RunsSettings) -> None:
             raise UsageError(
                 _("--{name} has no meaning here.").format(name=name),
                 why=_("danlu runs {action} does not take it.").format(action=settings.action),
-                fix=f"danlu runs {meant} {settings.run or '--empty'}",
+                fix=f"danlu runs {meant} {shlex.quote(settings.run or '--empty')}",
             )
 
 

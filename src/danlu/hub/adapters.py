@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,7 +118,7 @@ def check_is_model(name: str) -> None:
         raise UsageError(
             _("{name} is an adapter, not a model.").format(name=name),
             why=_("The default is what runs start from; an adapter is named with --adapter."),
-            fix=f"danlu merge --adapter {name} --export_dir merged",
+            fix=f"danlu merge --adapter {shlex.quote(name)} --export_dir merged",
         )
     folder = model_folder(model)
     if not folder.exists():
@@ -165,7 +166,7 @@ def _no_adapter(folder: Path, run: RunManifest) -> UsageError:
         return UsageError(
             _("The run {folder} has no adapter.").format(folder=folder),
             why=_("It trained all weights of the model."),
-            fix=f"--model_name_or_path {folder / FINAL}",
+            fix=f"--model_name_or_path {shlex.quote(str(folder / FINAL))}",
         )
     return UsageError(
         _("The run {folder} holds no adapter yet.").format(folder=folder),
@@ -208,7 +209,7 @@ def common_base(sources: Sequence[AdapterSource]) -> str:
             _("The adapters belong to different base models."),
             why="; ".join(f"{source.folder}: {base_of(source)}" for source in sources),
             fix=_("Merge each into its own base, or name one: --model_name_or_path {base}").format(
-                base=base_of(sources[0])
+                base=shlex.quote(base_of(sources[0]))
             ),
         )
     return next(iter(bases.values()))
@@ -316,7 +317,9 @@ def check_base(source: AdapterSource, *, name: str, fingerprint: str) -> None:
             why=_("It was trained on {trained}; {name} has other weights.").format(
                 trained=source.run.base.name, name=name
             ),
-            fix=_("Use --model_name_or_path {base}").format(base=recorded_base(source)),
+            fix=_("Use --model_name_or_path {base}").format(
+                base=shlex.quote(recorded_base(source))
+            ),
         )
 
 

@@ -316,6 +316,6 @@ def check_settings(settings: TrainSettings, *, command: Literal["train", "plan"]
             _("--adapter_name_or_path cannot be trained with --finetuning_type full."),
             why=_("Full fine-tuning changes the weights of the model; an adapter stands beside."),
             fix=_("Merge it first: danlu merge --adapter {adapter} --export_dir my-model").format(
-                adapter=settings.adapter_name_or_path
+                adapter=shlex.quote(settings.adapter_name_or_path)
             ),
         )

@@ -8,6 +8,7 @@ logging needs memory that processes share, which network file systems do not giv
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -175,5 +176,5 @@ def _unusable(path: Path, problem: sqlite3.DatabaseError) -> DataError | Environ
     return kind(
         _("The studio's database {path} cannot be used.").format(path=path),
         why=as_sentence(reason_of(problem)),
-        fix=f"mv {path} {path}.broken",
+        fix=shlex.join(["mv", str(path), f"{path}.broken"]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,5 +62,5 @@ def refuse_trained_on(name: str, runs: Sequence[RunStatus]) -> None:
             raise UsageError(
                 _("{name} is not removed.").format(name=name),
                 why=_("The run {path} is being trained on it.").format(path=run.path),
-                fix=f"danlu runs stop {run.path.name}",
+                fix=f"danlu runs stop {shlex.quote(run.path.name)}",
             )

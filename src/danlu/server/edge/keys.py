@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import shlex
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ def _keys_in(path: Path) -> list[str]:
             raise UsageError(
                 _("Others can read the key file {path}.").format(path=path),
                 why=_("Its mode is {mode}.").format(mode=f"{facts.st_mode & 0o777:o}"),
-                fix=f"chmod 600 {path}",
+                fix=f"chmod 600 {shlex.quote(str(path))}",
             )
         with path.open("rb") as file:
             text = file.read(_MAX_FILE_BYTES + 1)

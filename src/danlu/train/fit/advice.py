@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,7 @@ def end_of_ladder(
             rows=way.chunk_rows,
             policy=way.recompute,
         ),
-        fix=fix.format(path=run, step=saved, cutoff=shorter(problem.longest)),
+        fix=fix.format(path=shlex.quote(str(run)), step=saved, cutoff=shorter(problem.longest)),
     )
 
 

@@ -87,7 +87,7 @@ def checkpoint_to_resume(folder: RunFolder, manifest: RunManifest, wanted: bool 
             fix=_(
                 "Use the settings and data of run.json; or begin a new run with what it learned: "
                 "--adapter {path} --output_dir NEW"
-            ).format(path=folder.path),
+            ).format(path=shlex.quote(str(folder.path))),
         )
     if isinstance(wanted, str):
         return _named_checkpoint(folder.path, wanted)

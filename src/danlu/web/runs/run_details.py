@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -95,7 +96,7 @@ def report_of(folder: Path) -> Json | None:
     file = folder / _REPORT
     with suppress(DanluError):
         if file.is_file():
-            return dict(read_json_file(file, fix=f"rm {file}").fields)
+            return dict(read_json_file(file, fix=shlex.join(["rm", str(file)])).fields)
     return None
 
 

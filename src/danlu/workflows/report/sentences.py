@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -150,7 +151,8 @@ def _warnings(found: BeforeAfter) -> list[Part]:
                 count=unfinished,
                 seconds=found.limit_s,
                 fix=as_typed(
-                    f"danlu eval {found.folder} --report_seconds {10 * found.limit_s:.0f}"
+                    f"danlu eval {shlex.quote(str(found.folder))} "
+                    f"--report_seconds {10 * found.limit_s:.0f}"
                 ),
             )
         )
