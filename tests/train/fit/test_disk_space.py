@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from danlu.cli.main import main
+from danlu.errors import CapacityError
 from danlu.files import os_errors as faults
 from danlu.hub.load import check_model
 from danlu.hub.names import STARTER
 from danlu.lora.adapter import LoraConfig
 from danlu.train.events import Saved
-from danlu.train.fit.disk_space import checkpoint_bytes
+from danlu.train.fit.disk_space import check_space, checkpoint_bytes
 from danlu.train.job.finetune import Finetune
 from danlu.train.job.setup import prepare_run
+from danlu.train.recipe import Recipe
+from danlu.train.schedule import Schedule
 from danlu.train.settings import TrainSettings
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import train_words, write_rows
@@ -61,5 +64,33 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     lines = capsys.readouterr().err.splitlines()
     assert "too small" in lines[0]
     assert "9 bytes are free" in lines[1]
-    assert "--save_total_limit 1" in lines[2]
+    assert "--save_total_limit" not in lines[2]  # nine bytes are too few for that, too
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("limit", "free", "is_advised"),
+    [(None, 900, True), (None, 250, False), (1, 250, False), (5, 500, True)],
+)
+def test_fewer_checkpoints_are_advised_where_that_helps(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int | None,
+    free: int,
+    is_advised: bool,
+) -> None:
+    monkeypatch.setattr(
+        faults.shutil, "disk_usage", lambda _path: type("Usage", (), {"free": free})
+    )
+    recipe = Recipe(
+        total_steps=50,
+        rows_per_step=1,
+        schedule=Schedule(name="constant", peak=1e-3, warmup_steps=0),
+        max_grad_norm=1.0,
+        seed=0,
+        save_steps=5,
+        save_total_limit=limit,
+    )
+    with pytest.raises(CapacityError) as refused:
+        check_space(tmp_path, 100, recipe)
+    assert ("--save_total_limit 1" in refused.value.fix) == is_advised

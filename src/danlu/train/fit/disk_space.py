@@ -6,6 +6,7 @@ moments for going on. Knows sizes; must not know when anything is saved.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from danlu.hub.load import CheckedModel
 from danlu.language import _
 from danlu.lora.adapter import Adapter, LoraConfig
 from danlu.model.qwen3 import Qwen3
+from danlu.train.recipe import Recipe
 from danlu.units import readable_bytes
 
 # Master values and the two moments of AdamW, in fp32.
@@ -42,11 +44,16 @@ def checkpoint_bytes(model: CheckedModel, lora: LoraConfig | None, dtype: torch.
     return size
 
 
-def check_space(path: Path, one_bytes: int, *, kept: int) -> None:
-    """Raise CapacityError where `kept` checkpoints and the result do not fit."""
-    needed, free = one_bytes * (kept + 1), free_bytes(path)
+def check_space(path: Path, one_bytes: int, recipe: Recipe) -> None:
+    """Raise CapacityError where the checkpoints that a run keeps, and its result, do not fit."""
+    kept, free = recipe.kept_checkpoints, free_bytes(path)
+    needed = one_bytes * (kept + 1)
     if needed <= free:
         return
+    fix = _("Free some space, or choose another --output_dir")
+    fewest = replace(recipe, save_total_limit=1).kept_checkpoints
+    if one_bytes * (fewest + 1) <= free:
+        fix = _("Add --save_total_limit 1, free some space, or choose another --output_dir")
     raise CapacityError(
         _("The disk is too small for the run {path}.").format(path=path),
         why=_("{count} checkpoints of {size} need {needed}, {free} are free.").format(
@@ -55,5 +62,5 @@ def check_space(path: Path, one_bytes: int, *, kept: int) -> None:
             needed=readable_bytes(needed),
             free=readable_bytes(free),
         ),
-        fix=_("Add --save_total_limit 1, free some space, or choose another --output_dir"),
+        fix=fix,
     )

@@ -176,7 +176,7 @@ def prepare_run(settings: TrainSettings, origins: Mapping[str, str] | None = Non
     plan = None
     if group.is_lead:
         size = checkpoint_bytes(model, task.lora, precision.dtype)
-        check_space(path, size, kept=task.recipe.kept_checkpoints)
+        check_space(path, size, task.recipe)
     if group.is_lead and not settings.resumes:
         variants = ops_table(device.torch_device).chosen
         facts = device_facts(device, variants)

@@ -152,7 +152,7 @@ def _disk(looked_at: DryRun, folder: Path) -> Json:
             checked = check_model(settings.model_name_or_path)
             one = checkpoint_bytes(checked, looked_at.task.lora, looked_at.dtype)
             size = one * (kept + 1)
-            check_space(folder, one, kept=kept)
+            check_space(folder, one, looked_at.task.recipe)
         except DanluError as fault:
             problem = joined(fault.what, fault.why)
     return {
