@@ -137,7 +137,7 @@ def test_the_fix_of_an_error_passes_through(environment: Path) -> None:
 def test_what_a_program_prints_runs_from_where_it_was_printed(tmp_path: Path) -> None:
     """A fix, followed: the command is taken from the screen and typed."""
     bare = {**os.environ, "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "danlu.cli.main", "pull", "starter-of-nobody"]
+    words = [sys.executable, "-m", "danlu.cli.main", "pull", "Qwen3-9B"]
     told = subprocess.run(words, cwd=tmp_path, env=bare, capture_output=True, text=True)
     command = told.stderr.splitlines()[-1].replace("pull", "info --help; #")
     done = subprocess.run(

@@ -49,6 +49,39 @@ def test_an_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
     assert len(text.splitlines()) == 3
 
 
+def test_a_flag_in_the_place_of_a_command_is_not_guessed_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--lang", "zh"]) == 2
+    assert "danlu --help" in capsys.readouterr().err.splitlines()[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["scripts"], "Write behind the command: install FOLDER"),
+        (["scripts", "install"], "Write behind the command: install FOLDER"),
+        (["bundle"], "Write behind the command: FOLDER"),
+        (["pull"], "Write behind the command: NAME"),
+    ],
+)
+def test_a_word_that_is_missing_is_asked_for_as_a_word(
+    words: list[str], fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.splitlines()[2] == fix
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("Qwen3-9B", "danlu pull Qwen3-8B"), ("gpt2", "danlu models")]
+)
+def test_a_model_that_is_not_published_is_guessed_only_where_it_is_like_one(
+    name: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pull", name]) == 2
+    assert capsys.readouterr().err.splitlines()[2].endswith(advice)
+
+
 def test_a_command_gets_its_words_and_gives_the_exit_code(
     install: Callable[[Callable[[list[str]], int]], None],
 ) -> None:

@@ -47,11 +47,12 @@ def test_a_run_goes_on_where_its_names_mean_what_they_meant(
         base=BaseRecord(name="starter", path="/starter", fingerprint="0"),
         template="qwen3",
         enable_thinking=None,
-        settings={"model_name_or_path": "starter", "dataset": "mine"},
-        origins={"dataset": "command line"},
+        settings={"model_name_or_path": "starter", "dataset": "mine", "save_steps": 5.0},
+        origins={"dataset": "command line", "save_steps": "command line"},
         cwd=os.getcwd(),
     )
     assert resume_command(tmp_path, run).startswith("danlu train ")
+    assert " --save_steps 5 " in resume_command(tmp_path, run)
     monkeypatch.chdir(tmp_path)
     command = as_typed(resume_command(tmp_path / "run", run))
     assert command.startswith(f"cd {run.cwd} && ")

@@ -145,7 +145,7 @@ def _take_debug(words: list[str]) -> bool:
 
 
 def _unknown(name: str) -> UsageError:
-    near = difflib.get_close_matches(name, COMMANDS, 1, 0.5)
+    near = [] if name.startswith("-") else difflib.get_close_matches(name, COMMANDS, 1, 0.5)
     return UsageError(
         _("There is no command {name}.").format(name=name),
         why=_("The commands are: {names}.").format(names=", ".join(COMMANDS)),

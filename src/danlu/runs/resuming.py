@@ -51,4 +51,6 @@ def written(value: Any) -> str:
     """Write a value as a flag takes it."""
     if isinstance(value, (list, tuple)):
         return ",".join(map(str, value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # as it was typed: --save_steps 5
     return value if isinstance(value, str) else json.dumps(value)

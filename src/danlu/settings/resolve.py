@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -150,6 +150,15 @@ def _interpret(option: Option, given: Given) -> Any:
     return value
 
 
+def _missing(option: Option, names: Names) -> str:
+    """Say how to give a value that must be given: with its flag, or as a word where words do."""
+    if option.position is None:
+        return _("Add --{name} VALUE").format(name=option.name)
+    choices = {each.name: get_args(each.types[0]) for each in names.placed if each.required}
+    words = [one[0] if len(one) == 1 else name.upper() for name, one in choices.items()]
+    return _("Write behind the command: {words}").format(words=" ".join(words))
+
+
 def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -> UsageError:
     first = fault.errors(include_url=False)[0]
     key = str(first["loc"][0]) if first["loc"] else ""
@@ -157,7 +166,7 @@ def _explain(fault: ValidationError, names: Names, given: Mapping[str, Given]) -
         return UsageError(
             _("The setting {name} is missing.").format(name=key),
             why=_(names.options[key].help),
-            fix=_("Add --{name} VALUE").format(name=key),
+            fix=_missing(names.options[key], names),
         )
     if key not in given:  # a rule about several settings, written by us as a whole sentence
         return UsageError(

@@ -83,7 +83,10 @@ def _catalogue_lines(offers: Offers) -> list[str]:
         _("Chat: one conversation of {tokens} tokens. LoRA: rank {rank}, rows of {row}.").format(
             tokens=CHAT_TOKENS, rank=RANK, row=ROW_TOKENS
         ),
-        _("Weights are fine-tuned in bf16 only. danlu plan says what your own run needs."),
+        _(
+            "LoRA stands on a base in 16 bits; with --quantization_bit 8 or 4 it needs less. danlu "
+            "plan says what your own run needs."
+        ),
     ]
 
 

@@ -67,11 +67,11 @@ def find_pullable(name: str) -> PublishedModel:
     """Find a published model. Raises UsageError, naming the one that is most like it."""
     model = find_published(name)
     if model is None:
-        near = difflib.get_close_matches(name, _NAMES, 1, 0.0)[0]
+        near = difflib.get_close_matches(name, _NAMES, 1)
         raise UsageError(
             _("There is no model {name} to pull.").format(name=name),
             why=_("Those that can be pulled are listed by danlu models."),
-            fix=f"danlu pull {near}",
+            fix=f"danlu pull {near[0]}" if near else "danlu models",
         )
     return model
 

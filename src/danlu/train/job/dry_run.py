@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -123,16 +122,12 @@ def _model(name: str) -> tuple[ModelConfig, Tokenizer | None]:
     is_here = folder is not None and folder.is_dir()
     config = None if is_here else published_config(name)
     if config is None:
+        near = difflib.get_close_matches(name, published_names(), 1)
         raise UsageError(
             _("The model {name} is not known.").format(name=name),
             why=_("It is no folder with config.json, and none of {names}.").format(
                 names=", ".join(published_names())
             ),
-            fix=f"--model {_nearest(name, published_names())}",
+            fix=f"--model {near[0]}" if near else _("Name a folder, or one of these."),
         )
     return config, None
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    """Return the name that is most like what was typed."""
-    return difflib.get_close_matches(name, names, 1, 0.0)[0]
