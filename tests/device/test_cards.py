@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from danlu.device.cards import Card, Cards, ToolAnswer, ask, find_cards, npus_in
+from danlu.device.cards import (
+    Card,
+    Cards,
+    ToolAnswer,
+    ask,
+    cuda_capabilities,
+    find_cards,
+    npus_in,
+    unused_cards,
+)
 from tests.helpers.driver_tools import (
     NO_NPU,
     NPU_910A,
@@ -111,3 +120,29 @@ def test_a_tool_that_is_missing_or_hangs(tools: Path) -> None:
 
 def test_the_health_of_each_chip_is_read() -> None:
     assert [card.health for card in npus_in(npu_table("910B3", health="Alarm"))] == ["Alarm"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "found"),
+    [
+        ("8.9\n12.0", ((8, 9), (12, 0))),
+        ('Field "compute_cap" is not a valid field to query.', ()),  # as older drivers say
+        ("[N/A]", ()),
+    ],
+)
+def test_the_capability_of_each_card(
+    tools: Path, printed: str, found: tuple[tuple[int, int], ...]
+) -> None:
+    write_tool(tools, "nvidia-smi", f"cat <<'END'\n{printed}\nEND\n")
+    assert cuda_capabilities() == found
+
+
+def test_cards_that_torch_does_not_see_are_found_unless_they_are_hidden(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert unused_cards() is None
+    write_nvidia_smi(tools)
+    assert unused_cards() is not None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert unused_cards() is None

@@ -162,6 +162,19 @@ MACHINES: dict[str, tuple[Machine, dict[str, str]]] = {
         ),
         {"gpu": "bash scripts/install.sh"},
     ),
+    "a V100 with the build for CUDA 13": (
+        lambda at: surroundings(
+            at, torch_version="2.13.0+cu130",
+            torch=TorchFacts(
+                version="2.13.0+cu130", capability="AVX512", cuda=("Tesla V100",),
+                without_kernels=("Tesla V100",),
+            ),
+            gpus=Cards(kind="cuda", driver="580.65", cards=(
+                Card(name="Tesla V100", memory_bytes=32 * GIB, used_bytes=0),
+            )),
+        ),
+        {"gpu": "bash scripts/install.sh"},
+    ),
     "no torch": (
         lambda at: surroundings(
             at, torch_version="", torch=TorchFacts(problem="No module named 'torch'")

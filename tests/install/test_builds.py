@@ -86,6 +86,42 @@ def test_a_driver_that_no_build_in_reach_runs_on_is_refused(driver: str, answers
 
 
 @pytest.mark.parametrize(
+    ("capability", "driver", "build"),
+    [
+        ((7, 0), "580.65.06", "cu126"),  # V100: CUDA 13 has no kernels for it
+        ((6, 1), "580.65.06", "cu126"),  # P40
+        ((7, 5), "580.65.06", ""),  # T4
+        ((8, 9), "580.65.06", ""),  # RTX 4090
+        ((8, 9), "550.54.15", "cu126"),
+        ((12, 0), "580.65.06", ""),  # RTX 5090
+    ],
+)
+def test_the_build_has_kernels_for_the_card(
+    capability: tuple[int, int], driver: str, build: str
+) -> None:
+    choice = chosen(cuda(driver), capabilities=(capability,))
+    assert choice.pins == ({"torch": f"2.13.0+{build}"} if build else {})
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "answers", "says"),
+    [
+        ((12, 0), "570.124.06", True, ["570.124.06", "580", "Update the driver to 580"]),
+        ((7, 0), "470.82.01", True, ["525", "Update the driver to 525"]),
+        ((7, 0), "580.65.06", False, ["its index does not answer"]),
+        ((3, 5), "580.65.06", True, ["No build of torch has kernels", "Without the card"]),
+    ],
+)
+def test_a_card_that_no_build_in_reach_has_kernels_for_is_refused(
+    capability: tuple[int, int], driver: str, answers: bool, says: list[str]
+) -> None:
+    with pytest.raises(EnvironmentFault) as caught:
+        chosen(cuda(driver), answers=answers, capabilities=(capability,))
+    assert all(words in str(caught.value) for words in says)
+    assert f'PIP_ARGS="--extra-index-url {CPU_INDEX}" bash ' in caught.value.fix
+
+
+@pytest.mark.parametrize(
     ("cann", "torch_npu"),
     [("9.1.0", "2.10.0.post4"), ("9.0.1", "2.10.0.post2"), ("9.0.0", "2.10.0")],
 )

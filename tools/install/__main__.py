@@ -15,7 +15,7 @@ import time
 from collections import Counter
 
 from danlu.device.ascend.machine import AscendMachine
-from danlu.device.cards import Cards, cards_elsewhere, find_cards
+from danlu.device.cards import Cards, cards_elsewhere, cuda_capabilities, find_cards
 from danlu.errors import DanluError, EnvironmentFault
 from danlu.language import _
 from native import build
@@ -78,6 +78,7 @@ def _choice(found: Cards, here: bundle.Bundle | None) -> TorchChoice:
         torch=pinned_torch(),
         pip_words=shlex.split(os.environ.get("PIP_ARGS", "")),
         find=first_listing,
+        capabilities=cuda_capabilities(),
     )
 
 

@@ -25,6 +25,7 @@ from danlu.device.ascend.versions import (
     release,
 )
 from danlu.device.cards import Cards
+from danlu.device.nvidia_cards import has_kernels
 from danlu.errors import EnvironmentFault
 from danlu.language import _
 
@@ -65,11 +66,13 @@ def choose(
     pip_words: Sequence[str],
     find: Finder,
     python: tuple[int, int] = sys.version_info[:2],
+    capabilities: Sequence[tuple[int, int]] = (),
 ) -> TorchChoice:
     """Choose torch: what the user says, what is there for Ascend, what fits the device.
 
     installed: versions of what this Python has, by name. torch: the version in constraints.txt.
-    python: the one that will run it. Raises EnvironmentFault where nothing fits, with what would.
+    python: the one that will run it. capabilities: of the CUDA cards, where they say it.
+    Raises EnvironmentFault where nothing fits, with what would.
     """
     if "torch-npu" in installed:
         return existing_pair(installed, pip_words)
@@ -81,7 +84,7 @@ def choose(
     if found.kind == "npu":
         return _new_pair(found, python, find)
     if found.kind == "cuda":
-        return _cuda_build(found, torch, find)
+        return _cuda_build(found, torch, find, capabilities)
     url, words = _cpu_words(torch, find)
     device = _("no NVIDIA card and no NPU found")
     if url is None:
@@ -188,11 +191,14 @@ def _new_pair(found: Cards, python: tuple[int, int], find: Finder) -> TorchChoic
     )
 
 
-def _cuda_build(found: Cards, torch: str, find: Finder) -> TorchChoice:
+def _cuda_build(
+    found: Cards, torch: str, find: Finder, capabilities: Sequence[tuple[int, int]]
+) -> TorchChoice:
     # Without a driver the card is elsewhere, as where an image is built: the newest build.
     driver = numbers(found.driver)[:1] or (BUILDS["cuda"][0]["min_driver"],)
     card = found.cards[0].name if found.cards else _("a card that is elsewhere")
-    fits = [build for build in BUILDS["cuda"] if driver >= (build["min_driver"],)]
+    with_kernels = [build for build in BUILDS["cuda"] if _runs_on(build, capabilities)]
+    fits = [build for build in with_kernels if driver >= (build["min_driver"],)]
     for build in fits:
         url = find(build["indexes"], torch, f"cu{build['cuda'].replace('.', '')}")
         if url or not build["indexes"]:
@@ -204,19 +210,35 @@ def _cuda_build(found: Cards, torch: str, find: Finder) -> TorchChoice:
                 pins={"torch": f"{torch}+cu{build['cuda'].replace('.', '')}"} if url else {},
                 free_gib=build["free_gib"],
             )
-    newest = BUILDS["cuda"][0]
-    oldest = min(build["min_driver"] for build in BUILDS["cuda"])
+    raise _no_cuda_build(found.driver, card, with_kernels, fits)
+
+
+def _runs_on(build: Mapping[str, Any], capabilities: Sequence[tuple[int, int]]) -> bool:
+    return all(has_kernels(each, tuple(build["built_for"])) for each in capabilities)
+
+
+def _no_cuda_build(
+    driver: str, card: str, with_kernels: Sequence[Mapping[str, Any]], fits: Sequence[object]
+) -> EnvironmentFault:
+    """Say whether the card, its driver or the network is at fault."""
+    without = f'PIP_ARGS="--extra-index-url {BUILDS["cpu"]["indexes"][0]}" {AGAIN}'
+    if not with_kernels:
+        return EnvironmentFault(
+            _("There is no torch that runs on this card."),
+            why=_("No build of torch has kernels for {card}.").format(card=card),
+            fix=_("Without the card: {command}").format(command=without),
+        )
+    oldest = min(build["min_driver"] for build in with_kernels)
     why = (
-        _("Driver {driver} of {card} is older than every build needs ({oldest}).")
+        _("Driver {driver} is older than the builds with kernels for {card} need ({oldest}).")
         if not fits
-        else _("Driver {driver} of {card} needs an older build, and its index does not answer.")
+        else _("{card} with driver {driver} needs an older build, and its index does not answer.")
     )
-    raise EnvironmentFault(
+    return EnvironmentFault(
         _("There is no torch that runs with this driver."),
-        why=why.format(driver=found.driver, card=card, oldest=oldest),
+        why=why.format(driver=driver, card=card, oldest=oldest),
         fix=_("Update the driver to {newest} or newer; without the card: {command}").format(
-            newest=newest["min_driver"],
-            command=f'PIP_ARGS="--extra-index-url {BUILDS["cpu"]["indexes"][0]}" {AGAIN}',
+            newest=max(build["min_driver"] for build in with_kernels), command=without
         ),
     )
 

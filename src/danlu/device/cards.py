@@ -9,8 +9,11 @@ the second column and the spaces around `/` differ between releases).
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 
 from danlu.device.ascend.machine import AscendMachine
@@ -47,6 +50,12 @@ class Cards:
     driver: str = ""
     toolkit: str = ""
     toolkit_version: str = ""
+
+    @property
+    def names(self) -> str:
+        """What the cards are called, alike ones counted: `2 x NVIDIA H100 PCIe`."""
+        counts = Counter(card.name for card in self.cards)
+        return ", ".join(f"{count} x {name}" for name, count in counts.items())
 
 
 def find_cards() -> Cards:
@@ -114,6 +123,19 @@ def cuda_cards() -> Cards | None:
         toolkit="CUDA",
         toolkit_version=newest[1] if newest else "",
     )
+
+
+def unused_cards() -> Cards | None:
+    """Return the CUDA cards that nvidia-smi shows and nobody has hidden, where torch sees none."""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return None if is_hidden or shutil.which("nvidia-smi") is None else cuda_cards()
+
+
+def cuda_capabilities() -> tuple[tuple[int, int], ...]:
+    """Return the compute capability of each card, such as (8, 9); none where nvidia-smi is old."""
+    text = ask("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader").text
+    found = re.findall(r"^\s*(\d+)\.(\d+)\s*$", text, re.MULTILINE)
+    return tuple((int(major), int(minor)) for major, minor in found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 # It sets what torch reads when it is loaded, so it is imported before torch.
 from danlu.device.ascend.torch_plugin import attempt
+from danlu.device.nvidia_cards import has_kernels
 
 MARK = "danlu-torch-probe "
 
@@ -36,6 +37,13 @@ def facts() -> dict[str, Any]:
             "version": str(torch.__version__),
             "capability": torch.backends.cpu.get_cpu_capability(),
             "cuda": [torch.cuda.get_device_name(number) for number in cuda],
+            "without_kernels": [
+                torch.cuda.get_device_name(number)
+                for number in cuda
+                if not has_kernels(
+                    torch.cuda.get_device_capability(number), tuple(torch.cuda.get_arch_list())
+                )
+            ],
         }
     except (Exception, SystemExit) as fault:
         return {"problem": f"{type(fault).__name__}: {fault}"}

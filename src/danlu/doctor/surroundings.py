@@ -39,7 +39,8 @@ class TorchFacts:
     """torch and torch_npu as a process finds them that loads them.
 
     problem: why torch cannot be loaded; the rest is empty then. capability: the instructions that
-    its kernels for the CPU use. cuda: names of the cards it sees. npu: the runtime's name of the
+    its kernels for the CPU use. cuda: names of the cards it sees; without_kernels: of those among
+    them that this build cannot compute with. npu: the runtime's name of the
     chip, npu_memory its free and all bytes; trouble: why there is none.
     """
 
@@ -48,6 +49,7 @@ class TorchFacts:
     is_cuda_build: bool = False
     capability: str = ""
     cuda: tuple[str, ...] = ()
+    without_kernels: tuple[str, ...] = ()
     npu: str = ""
     npu_memory: tuple[int, int] = (0, 0)
     trouble: NpuTrouble | None = None
@@ -175,6 +177,7 @@ def torch_facts(record: dict[str, Any], machine: AscendMachine) -> TorchFacts:
         problem=record.get("problem", ""),
         capability=record.get("capability", ""),
         cuda=tuple(record.get("cuda", ())),
+        without_kernels=tuple(record.get("without_kernels", ())),
         is_cuda_build=tried is not None and tried.is_cuda_build,
         npu=tried.chip if tried and trouble is None else "",
         npu_memory=(free, total),

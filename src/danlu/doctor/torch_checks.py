@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from danlu.device.ascend.causes import install_command
 from danlu.device.ascend.versions import INDEXES, OLDEST_TORCH, numbers
 from danlu.doctor.surroundings import Surroundings
@@ -12,6 +10,8 @@ from danlu.environment import AUTOLOAD
 from danlu.language import _
 from danlu.program import own_pip
 
+# It takes the build that has kernels for the card and runs with its driver, or says what lacks.
+_INSTALL = "bash scripts/install.sh"
 # How torch says that it dies of a package which it loads by itself.
 _AUTOLOADING = "Failed to load the backend extension"
 
@@ -62,19 +62,26 @@ def cpu(found: Surroundings) -> Check | None:
 
 
 def gpu(found: Surroundings) -> Check | None:
-    """Whether torch sees the cards that nvidia-smi shows."""
+    """Whether torch sees the cards that nvidia-smi shows, and computes with them."""
     if found.gpus is None:
         return None
-    counts = Counter(card.name for card in found.gpus.cards)
-    names = ", ".join(f"{count} x {name}" for name, count in counts.items())
-    text = _("{names}, driver {driver}").format(names=names, driver=found.gpus.driver)
+    text = _("{names}, driver {driver}").format(names=found.gpus.names, driver=found.gpus.driver)
+    if found.torch.without_kernels:
+        return red(
+            _("{cards}; torch {version} has no kernels for {names}.").format(
+                cards=text,
+                version=found.torch.version,
+                names=", ".join(dict.fromkeys(found.torch.without_kernels)),
+            ),
+            _INSTALL,
+        )
     if found.torch.cuda or found.torch.problem:
         return green(text)
     return red(
         _("{cards}; torch {version} sees none of them.").format(
             cards=text, version=found.torch.version
         ),
-        "bash scripts/install.sh",
+        _INSTALL,
     )
 
 
