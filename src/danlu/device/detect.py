@@ -26,7 +26,7 @@ from danlu.device.processor import multiplies_twice, processor
 from danlu.environment import set_unless_given
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
-from danlu.program import own_pip
+from danlu.program import as_typed, own_pip
 
 KINDS = ("npu", "cuda", "cpu")
 # Where torch is built for CUDA 12.6, which has kernels for cards before Turing; CUDA 13 has none.
@@ -114,7 +114,9 @@ def select(kind: str = "auto") -> Device:
             why=_("torch {version} sees none (driver or matching torch build missing).").format(
                 version=torch.__version__
             ),
-            fix=_("Install the driver and torch build for it, or use --device cpu"),
+            fix=_("See what is missing: {command}. Or use --device cpu").format(
+                command=as_typed("danlu doctor")
+            ),
         )
     watch_waiting()
     return {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[kind]()

@@ -12,7 +12,7 @@ from danlu.container import num_processors, processor_quota
 from danlu.device.detect import passed_over, select
 from danlu.environment import set_here, waiting
 from danlu.files.home import danlu_home
-from danlu.hub.choosing import trouble_line
+from danlu.hub.choosing import trouble_line, unused_line
 from danlu.hub.names import default_name
 from danlu.language import _
 from danlu.ops import ops_table
@@ -21,12 +21,14 @@ from danlu.units import readable_bytes
 
 
 def machine_facts() -> dict[str, Any]:
-    """Return device, memory and versions; `npu` only where one is expected and cannot be used."""
+    """Return device, memory and versions; `npu` and `gpu` only where one cannot be used."""
     device, quota, trouble = select(), processor_quota(), passed_over()
+    unused = "" if device.has_host else unused_line()
     table = ops_table(device.torch_device)
     return {
         "device": f"{device.kind}: {device.description}",
         **({} if trouble is None else {"npu": trouble_line(trouble)}),
+        **({"gpu": unused} if unused else {}),
         "memory": readable_bytes(device.memory_bytes),
         "threads": device.threads,
         "processors": num_processors(),
