@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +82,33 @@ def test_a_model_that_is_not_published_is_guessed_only_where_it_is_like_one(
 ) -> None:
     assert main(["pull", name]) == 2
     assert capsys.readouterr().err.splitlines()[2].endswith(advice)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(closed: str) -> None:
+    for words in ("--version", "generate --max_new_tokens 2 Hi"):
+        command = f"{shlex.quote(sys.executable)} -m danlu.cli.main {words} {closed}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0
+        assert "Traceback" not in done.stderr
+        assert "mistake" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_an_output_whose_disk_is_full_is_no_mistake_of_ours() -> None:
+    command = f"{shlex.quote(sys.executable)} -m danlu.cli.main --help > /dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[0] == "No space left on the disk to write the output."
+
+
+def test_data_without_their_flag_are_recognised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "my rows.jsonl"
+    rows.touch()
+    assert main(["train", str(rows)]) == 2
+    assert capsys.readouterr().err.splitlines()[2] == f"--dataset '{rows}'"
 
 
 def test_a_command_gets_its_words_and_gives_the_exit_code(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import difflib
+import errno
 import importlib
 import io
 import os
@@ -51,6 +52,7 @@ def module_of(command: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors are written to stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     # A prompt in GBK, a file name that is no text, or a terminal that cannot show Chinese must not
     # crash us. A prompt is refused later, where it would become tokens.
     for stream, errors in (
@@ -76,6 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code != EXIT_INTERRUPTED or speaks():
             say(text, to=sys.stderr)
         return code
+
+
+class _Nowhere(io.TextIOBase):
+    """A stream that takes everything and gives nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def _open_streams() -> None:
+    """Put nothing in the place of streams that whoever started us has closed."""
+    for name, stream in (("stdin", io.StringIO()), ("stdout", _Nowhere()), ("stderr", _Nowhere())):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # else the next file gets its number, and what C prints
+            setattr(sys, name, stream)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -168,6 +185,14 @@ def _ending(fault: BaseException) -> tuple[str, int]:
             ),
         )
         return str(full), full.exit_code
+    if isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Files of ours say which one it was; this is where standard output goes.
+        output = CapacityError(
+            _("No space left on the disk to write the output."),
+            why=as_sentence(reason_of(fault)),
+            fix=_("Free some space, and run the command again."),
+        )
+        return str(output), output.exit_code
     lines = (
         _("danlu made a mistake: {kind}").format(kind=type(fault).__name__),
         library_reason(str(fault).strip()) or _("No further detail."),

@@ -133,12 +133,18 @@ class CommandLine:
             raise UsageError(
                 _("The word {word} has no meaning here.").format(word=repr(word)),
                 why=_("The command takes no further words without a flag."),
-                fix=_("Write --key value; add --help to see all settings."),
+                fix=self._meant(word),
             )
         if places and places[-1].position == -1:
             places[len(self._words) - 1 : -1] = []
         for option, word in zip(places, self._words, strict=False):
             self._set(option, word)
+
+    def _meant(self, word: str) -> str:
+        """Say how a word is given that no option without a flag takes: a file may be the data."""
+        if self._names.has("dataset") and Path(word).exists():
+            return f"--dataset {shlex.quote(word)}"
+        return _("Write --key value; add --help to see all settings.")
 
     def _refuse_dashes(self, word: str) -> None:
         """Refuse a flag whose hyphens are other characters: it would pass for a text."""
