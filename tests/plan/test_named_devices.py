@@ -33,6 +33,11 @@ PLAN = ["plan", "--model", "Qwen3-0.6B", "--dataset", str(ROOT / "examples" / "i
         ("NVIDIA A800-SXM4-80GB", "a800-80g"),
         ("v100 16g", "v100-16g"),
         ("H20-3e", "h20-141g"),
+        ("V100S", "v100s-32g"),
+        ("RTX PRO 6000", "rtx-pro-6000-96g"),
+        ("NVIDIA RTX A5000", "a5000-24g"),
+        ("Quadro RTX 8000", "rtx-8000-48g"),
+        ("TITAN RTX", "titan-rtx-24g"),
         ("Ascend910B4", "ascend-910b-32g"),
         ("910b3", "ascend-910b3-64g"),
     ],
@@ -90,8 +95,8 @@ def test_more_memory_than_was_sold_is_the_same_card_rebuilt(
 @pytest.mark.parametrize(
     "name",
     [
-        "A10G", "V100S", "GB200", "GH200", "P40", "RTX 4090 Laptop GPU", "RTX PRO 6000", "RTX 6000",
-        "4060", "MI300X", "K80", "nvidia", "",
+        "A10G", "TITAN V", "GB200", "GH200", "P40", "RTX 4090 Laptop GPU", "RTX PRO 5000",
+        "RTX 6000", "4060", "MI300X", "K80", "nvidia", "",
     ],
 )  # fmt: skip
 def test_no_other_card_is_advised_in_the_place_of_one_that_is_not_known(name: str) -> None:

@@ -7,8 +7,9 @@ types, tables of nvidia-smi in issues of vLLM, and for the 5090 D what projects 
 Rates are dense products of 16-bit numbers that are added up in fp32: GeForce cards do these at half
 the rate of the same chip in a workstation's card. Sources: NVIDIA's data sheets; for GeForce cards
 its white papers on Turing, GA102, Ada and Blackwell RTX, and where these leave a card out
-(RTX 3080 Ti, 3090 Ti, 4080 SUPER, 4090 D), its cores and clock. The RTX 5090 D is the 5090's rate
-by the ratio of both cards' published AI TOPS (2,375 to 3,352).
+(RTX 3060, 3080 Ti, 3090 Ti, 4070 Ti SUPER, 4080 SUPER, 4090 D, 5070 Ti, A5000, PRO 6000, TITAN
+RTX, Quadro RTX 8000), its multiprocessors and clock by the rates below. The RTX 5090 D is the
+5090's rate by the ratio of both cards' published AI TOPS (2,375 to 3,352).
 """
 
 from __future__ import annotations
@@ -92,18 +93,33 @@ NVIDIA_CARDS = (
     _card("a10-24g", 22.0, 125, 600, "A10"),
     _card("rtx-6000-ada-48g", 47.4, 364, 960, "RTX 6000 Ada Generation", has_fp8=True),
     _card("a6000-48g", 47.5, 154.8, 768, "RTX A6000"),
+    _card("a5000-24g", 23.7, 111.1, 768, "RTX A5000"),
+    _card(
+        "rtx-pro-6000-96g",
+        95.0,
+        503.8,
+        1792,
+        "RTX PRO 6000 Blackwell Server Edition",
+        "RTX PRO 6000 Blackwell Workstation Edition",
+        product="RTX PRO 6000",
+        has_fp8=True,
+    ),
     _card("rtx-5090-32g", 31.4, 209, 1792, "GeForce RTX 5090", has_fp8=True),
     _card("rtx-5090-d-32g", 31.4, 148, 1792, "GeForce RTX 5090 D", has_fp8=True),
     _card("rtx-5090-d-v2-24g", 23.4, 148, 1344, "GeForce RTX 5090 D v2", has_fp8=True),
     _card("rtx-5080-16g", 15.5, 112.6, 960, "GeForce RTX 5080", has_fp8=True),
+    _card("rtx-5070-ti-16g", 15.5, 87.9, 896, "GeForce RTX 5070 Ti", has_fp8=True),
     _card("rtx-4090-24g", 23.5, 165, 1008, "GeForce RTX 4090", has_fp8=True),
     _card("rtx-4090-d-24g", 23.5, 147, 1008, "GeForce RTX 4090 D", has_fp8=True),
     _card("rtx-4080-16g", 15.6, 97.5, 717, "GeForce RTX 4080", has_fp8=True),
     _card("rtx-4080-super-16g", 15.6, 104, 736, "GeForce RTX 4080 SUPER", has_fp8=True),
+    _card("rtx-4070-ti-super-16g", 15.6, 88.2, 672, "GeForce RTX 4070 Ti SUPER", has_fp8=True),
     _card("rtx-3090-ti-24g", 23.6, 80, 1008, "GeForce RTX 3090 Ti"),
     _card("rtx-3090-24g", 23.6, 71, 936, "GeForce RTX 3090"),
     _card("rtx-3080-ti-12g", 11.6, 68, 912, "GeForce RTX 3080 Ti"),
     _card("rtx-3080-10g", 9.6, 59.5, 760, "GeForce RTX 3080"),
+    _card("rtx-3060-12g", 11.6, 25.5, 360, "GeForce RTX 3060"),
+    _card("v100s-32g", 31.7, 130, 1134, "Tesla V100S-PCIE-32GB", product="V100S", has_bf16=False),
     _card(
         "v100-32g",
         31.7,
@@ -131,6 +147,8 @@ NVIDIA_CARDS = (
         "v100-pcie-16g", 15.8, 112, 900, "Tesla V100-PCIE-16GB", product="V100 PCIe", has_bf16=False
     ),
     _card("t4-16g", 14.6, 65, 320, "Tesla T4", product="T4", has_bf16=False),
+    _card("titan-rtx-24g", 23.6, 130.5, 672, "TITAN RTX", has_bf16=False),
+    _card("rtx-8000-48g", 47.4, 130.5, 672, "Quadro RTX 8000", has_bf16=False),
     # Rented with 22 GiB too: then the same card with other memory.
     _card("rtx-2080-ti-11g", 10.6, 53.8, 616, "GeForce RTX 2080 Ti", has_bf16=False),
 )
