@@ -150,6 +150,17 @@ def say_beside(text: str) -> None:
         line.__enter__()
 
 
+def write_line(text: str) -> None:
+    """Write a line to standard error, above the one that may move there; from any thread."""
+    from rich.text import Text
+
+    moving = [line._live for line in tuple(_MOVING) if line._live is not None]
+    if moving:
+        print_above(moving[-1], Text(text), soft_wrap=True)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
 def print_above(live: Live, *what: object, soft_wrap: bool = False) -> None:
     """Print what stays above a picture that moves.
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from danlu import moving_line
 from danlu.cli.main import main
 from danlu.language import columns
 from danlu.moving_line import MovingLine
+from danlu.server.edge.logs import log_to_stderr
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import free_port, start, train_words, write_rows
 from tests.helpers.terminal import Terminal
@@ -165,3 +170,22 @@ def test_where_wanted_a_pipe_gets_a_line_for_each_tenth(
     assert [text.split(",")[0] for text in rest] == [
         f"counting: {done} of 100" for done in range(0, 101, 10)
     ]
+
+
+def test_a_line_of_the_log_stands_above_the_one_that_moves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.getLogger("danlu"), "level", logging.INFO)
+    log_to_stderr()
+    screen, line = io.StringIO(), MovingLine("Loading starter")
+    assert line._live is not None
+    line._live.console = Console(file=screen, force_terminal=True, width=80)
+    with line:
+        logging.getLogger("danlu.test").info("GET /ready 503 [bold]")
+    written = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).replace("\r", "\n")
+    (said,) = [each for each in written.split("\n") if "GET /ready" in each]
+    assert re.fullmatch(r"[\d-]+ [\d:]+ INFO GET /ready 503 \[bold\]", said)
+    logging.getLogger("danlu.test").info("later")
+    assert capsys.readouterr().err.endswith(" INFO later\n")

@@ -10,6 +10,7 @@ import logging
 import re
 from typing import Any
 
+from danlu.moving_line import write_line
 from danlu.text.printable import UNPRINTABLE
 
 # The second part: halves of surrogate pairs.
@@ -44,9 +45,19 @@ class SafeFormatter(logging.Formatter):
         return escaped(super().formatException(ei), keep="\n\t")
 
 
+class _Lines(logging.Handler):
+    """Writes to standard error, beside the line that moves there while a model is loaded."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            write_line(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
 def log_to_stderr() -> None:
     """Send the log, that of the libraries too, to standard error."""
-    handler = logging.StreamHandler()
+    handler = _Lines()
     handler.setFormatter(SafeFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("danlu").setLevel(logging.INFO)
