@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from danlu.cli.main import main
 from danlu.errors import CapacityError, DataError, EnvironmentFault, UsageError
@@ -189,3 +190,14 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 def test_the_program_answers() -> None:
     assert run_program("--version").stdout.startswith("danlu ")
     assert run_program("nothing").returncode == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_cards_that_are_not_here_are_said_before_they_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "train --dataset rows.jsonl --output_dir run --device cuda --num_devices 2"
+    assert main(words.split()) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("The device cuda cannot be used.")
+    assert "danlu doctor" in said

@@ -102,6 +102,13 @@ def select(kind: str = "auto") -> Device:
             why=_("The devices are {names}.").format(names=", ".join(KINDS)),
             fix=_("Leave out --device; the best one is chosen."),
         )
+    _check_usable(kind)
+    watch_waiting()
+    return {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[kind]()
+
+
+def _check_usable(kind: str) -> None:
+    """Raise EnvironmentFault where a kind of device is not usable here."""
     if kind == "npu" and (trouble := npu_trouble()) is not None:
         raise EnvironmentFault(
             _("The device {kind} cannot be used.").format(kind=kind),
@@ -118,8 +125,6 @@ def select(kind: str = "auto") -> Device:
                 command=as_typed("danlu doctor")
             ),
         )
-    watch_waiting()
-    return {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[kind]()
 
 
 def passed_over() -> NpuTrouble | None:
@@ -156,9 +161,10 @@ def _cpu() -> Device:
 def num_devices(kind: str) -> int | None:
     """Count the devices of a kind that this process may use; None for the CPU, which all share.
 
-    `auto`: of the best kind.
+    `auto`: of the best kind. Raises EnvironmentFault for one that is not usable here.
     """
     kind = _best() if kind == "auto" else kind
+    _check_usable(kind)
     return None if kind == "cpu" else int(torch.get_device_module(kind).device_count())
 
 
