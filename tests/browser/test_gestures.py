@@ -158,3 +158,15 @@ def test_a_loaded_model_makes_room_for_a_training(
             assert studio.loading.state.state == "none"
             assert complaints == []
         studio.database.close()
+
+
+def test_while_a_training_is_planned_nobody_is_told_to_choose_data(
+    browser: Browser, studio: StudioProgram
+) -> None:
+    with watched_page(browser) as (page, complaints):
+        page.route("**/training/plan", lambda _route: None)  # the planner takes its time
+        page.goto(f"{studio.address}#/train")
+        page.get_by_text(t("train.plan_working"), exact=True).wait_for()
+        assert page.locator("#main select").first.input_value() == "example"
+        assert page.get_by_text(t("train.plan_wait")).count() == 0
+        assert complaints == []
