@@ -83,10 +83,7 @@ def _catalogue_lines(offers: Offers) -> list[str]:
         _("Chat: one conversation of {tokens} tokens. LoRA: rank {rank}, rows of {row}.").format(
             tokens=CHAT_TOKENS, rank=RANK, row=ROW_TOKENS
         ),
-        _(
-            "LoRA stands on a base in 16 bits; with --quantization_bit 8 or 4 it needs less. danlu "
-            "plan says what your own run needs."
-        ),
+        _("Fine-tuning: on 16 bits; --quantization_bit 8 or 4 takes less. See danlu plan."),
     ]
 
 

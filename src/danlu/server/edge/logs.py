@@ -45,7 +45,7 @@ class SafeFormatter(logging.Formatter):
         return escaped(super().formatException(ei), keep="\n\t")
 
 
-class _Lines(logging.Handler):
+class _LogLines(logging.Handler):
     """Writes to standard error, beside the line that moves there while a model is loaded."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -57,7 +57,7 @@ class _Lines(logging.Handler):
 
 def log_to_stderr() -> None:
     """Send the log, that of the libraries too, to standard error."""
-    handler = _Lines()
+    handler = _LogLines()
     handler.setFormatter(SafeFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("danlu").setLevel(logging.INFO)
