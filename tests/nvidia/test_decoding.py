@@ -41,9 +41,23 @@ def kernels() -> Iterator[None]:
         yield
 
 
-def decoding_step(layers: int, adapters: Sequence[int]) -> Counter[str]:
+def quantized_layers(model: Qwen3, quantization: Quantization) -> Qwen3:
+    for layer in model.layers:
+        for projection in PROJECTIONS:
+            weight = getattr(layer, projection)
+            quantized = QuantizedWeight(weight, quantization, weight.device)
+            quantized.fill(weight)
+            replace_weight(layer, projection, quantized)
+    return model
+
+
+def decoding_step(
+    layers: int, adapters: Sequence[int], quantization: Quantization | None = None
+) -> Counter[str]:
     """The second step of some requests, in bf16: each gets a token."""
     model = varied_model(num_hidden_layers=layers).to(torch.bfloat16)
+    if quantization is not None:
+        quantized_layers(model, quantization)
     made = {n: random_adapter(n, model) if n else None for n in set(adapters)}
     engine = Engine(model, tokenizer(), prompt_tokens_per_step=1000)
     for number, n in enumerate(adapters):
@@ -72,6 +86,15 @@ def test_a_decoded_token_starts_few_operations_a_layer(
     assert two.total() - one.total() == most, two - one
     # Embeddings, angles, head, and sampling.
     assert one.total() - most <= 14, one
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_with_weights_in_few_bits_as_many(quantization: Quantization, kernels: None) -> None:
+    """The residual is in the products; one request has norms and swiglu of their own."""
+    one, two = (decoding_step(layers, [0, 1], quantization) for layers in (1, 2))
+    assert two.total() - one.total() == 11 + 8, two - one
+    one, two = (decoding_step(layers, [0], quantization) for layers in (1, 2))
+    assert two.total() - one.total() == 11, two - one
 
 
 def answers(model: Qwen3) -> list[list[Output]]:
@@ -111,13 +134,7 @@ def test_a_quantised_model_answers_as_on_the_cpu(quantization: Quantization) -> 
     found = []
     for name in ("reference", TRITON):
         with taken(INT8_LINEAR, name), taken(INT4_LINEAR, name):
-            model = varied_model(num_hidden_layers=1).half()
-            for layer in model.layers:
-                for projection in PROJECTIONS:
-                    weight = getattr(layer, projection)
-                    quantized = QuantizedWeight(weight, quantization, weight.device)
-                    quantized.fill(weight)
-                    replace_weight(layer, projection, quantized)
+            model = quantized_layers(varied_model(num_hidden_layers=1).half(), quantization)
             found.append([tokens_of(one) for one in run_all(Engine(model, tokenizer()), requests)])
     assert found[0] == found[1]
     assert found[0][0]

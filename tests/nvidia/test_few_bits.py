@@ -50,13 +50,15 @@ def test_few_rows(bits: int, rows: int, dtype: torch.dtype) -> None:
 
 
 @BITS
-@pytest.mark.parametrize("splits", [1, 3], ids=["no split", "split"])
+@pytest.mark.parametrize("rows", [3, 10, 20])
+@pytest.mark.parametrize("most", [2, 8])
 @pytest.mark.parametrize("inputs", [32, 160, 672], ids=str)
 def test_inputs_that_are_no_multiple_of_what_is_read_at_once(
-    bits: int, inputs: int, splits: int, monkeypatch: pytest.MonkeyPatch
+    bits: int, inputs: int, most: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(few_bits_kernels, "_MOST_SPLITS", splits)
-    check(bits, numbers(3, inputs).bfloat16(), numbers(40, inputs, seed=1))
+    monkeypatch.setattr(few_bits_kernels, "_MOST_SPLITS", most)
+    monkeypatch.setattr(few_bits_kernels, "_MOST_WARPS", most)
+    check(bits, numbers(rows, inputs).bfloat16(), numbers(40, inputs, seed=1))
 
 
 @BITS
@@ -134,8 +136,25 @@ def test_many_rows_are_multiplied_by_floats_and_gradients_go_through_them(bits: 
     torch.testing.assert_close(grad, numbers(70, 40, seed=2) @ wide)
 
 
-def test_splits_fill_a_card_and_follow_from_shapes() -> None:
-    splits = few_bits_kernels.splits_of
-    found = [splits(outputs // 32, 32, 1024) for outputs in (1024, 4096, 24576, 151936)]
-    assert found == [16, 8, 1, 1]
-    assert splits(4, 1, 1024) == 1
+def test_programs_fill_a_card_and_follow_from_shapes() -> None:
+    """By outputs: Qwen3-8B's keys alone, o_proj, qkv_proj, gate_up_proj, the output matrix."""
+    sizes = (1024, 4096, 6144, 24576, 151936)
+    assert [few_bits_kernels.warps_of(size // 32) for size in sizes] == [8, 8, 8, 2, 2]
+    assert [few_bits_kernels.splits_of(size // 64, 16) for size in sizes] == [16, 8, 5, 1, 1]
+    assert few_bits_kernels.splits_of(4, 1) == 1
+
+
+@BITS
+@pytest.mark.parametrize("rows", [1, 12, 40, 65])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_what_is_added_is_added_once(bits: int, rows: int, dtype: torch.dtype) -> None:
+    """In the kernel of few rows, behind the splits of more, and where floats are multiplied."""
+    form, x = OPERATIONS[bits].variants[TRITON], numbers(rows, 672).to(dtype)
+    found = quantized_in(form, numbers(40, 672, seed=1).to(dtype))
+    residual = 30 * numbers(rows, 40, seed=2).to(dtype)
+    kept = residual.clone()
+    assert form.added is not None
+    expected = form.linear(x, *found).float() + residual.float()
+    error = (form.added(x, *found, residual).float() - expected).abs().max()
+    assert error <= SHARE[dtype] * expected.abs().max()
+    assert torch.equal(residual, kept)

@@ -26,6 +26,7 @@ from danlu.model.experts import Balance, Groups, route
 from danlu.model.layout import PROJECTIONS, layout, merged_shape, num_experts
 from danlu.model.recompute import Recompute
 from danlu.ops import (
+    QuantizedWeight,
     Stream,
     begin_linear,
     end_linear,
@@ -336,6 +337,8 @@ def begin_product(
     weight = getattr(layer, name)
     if isinstance(weight, Tensor):
         return begin_linear(n, weight, residual)
+    if isinstance(weight, QuantizedWeight):
+        return weight.begin(n, residual)
     return weight(n), residual
 
 

@@ -74,6 +74,13 @@ class QuantizedWeight(nn.Module):
         # The last tile of outputs may be longer than the matrix.
         return y if y.shape[1] == self.outputs else y[:, : self.outputs]
 
+    def begin(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the product, and what of the residual is still to be added: `ops.begin_linear`."""
+        added = self.form.added
+        if residual is None or added is None or torch.is_grad_enabled():
+            return self(x), residual
+        return added(x, self.values, self.scales, residual), None
+
     def gradient(self, dy: Tensor) -> Tensor:  # [T, out] -> [T, in]
         """Return the gradient of x, made of floats, a piece at a time."""
         return input_gradient(self.form.floats, (self.values, self.scales), dy, self.inputs)

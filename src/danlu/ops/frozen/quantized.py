@@ -42,7 +42,8 @@ class FewBitsForm(NamedTuple):
     in]): quantises it. floats(*stored, dtype): yields slices of outputs and their weights [some,
     in]; there may be filler behind outputs and inputs. linear(x, *stored) -> [rows, outputs and
     filler]. many: the same for the rows of a training, where that is another product. cut: how to
-    take some outputs; None where that is not done.
+    take some outputs; None where that is not done. added(x, *stored, residual [rows, outputs]): the
+    product and what is added to it at once, where a kernel does that.
     """
 
     empty: Callable[[Tensor, torch.device], Stored]
@@ -51,6 +52,7 @@ class FewBitsForm(NamedTuple):
     linear: Product
     many: Product | None = None
     cut: Cut | None = None
+    added: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 def quantized_in(form: FewBitsForm, weight: Tensor) -> Stored:

@@ -56,8 +56,8 @@ def _expert_kernel(
     expert, start, stop = block_of(tl.program_id(0), ends, EXPERTS, EXPERTS_BLOCK, ROWS)
     if expert >= EXPERTS:
         return
-    rows = (start + tl.arange(0, ROWS)).to(tl.int64)
-    columns = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    rows = (start + tl.arange(0, ROWS)).to(tl.int64)[None, :]
+    columns = (tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS))[:, None]
     is_row, is_column = rows < stop, columns < outputs
     of_matrix = expert.to(tl.int64) * outputs + columns
     total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
@@ -65,9 +65,8 @@ def _expert_kernel(
         total = added_product(
             total, x + rows * x_stride, is_row, inputs,
             packed, factors, of_matrix, is_column, first, groups,
-            BITS, OUTPUTS, GROUPS,
+            BITS, OUTPUTS, GROUPS, 1,
         )  # fmt: skip
     if BITS == 8:
-        total *= tl.load(factors + of_matrix, mask=is_column, other=0.0).to(tl.float32)[:, None]
-    there = y + rows[None, :] * outputs + columns[:, None]
-    tl.store(there, total, mask=is_column[:, None] & is_row[None, :])
+        total *= tl.load(factors + of_matrix, mask=is_column, other=0.0).to(tl.float32)
+    tl.store(y + rows * outputs + columns, total, mask=is_column & is_row)

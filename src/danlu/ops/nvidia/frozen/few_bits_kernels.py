@@ -5,9 +5,10 @@ starts four instructions for 32 numbers a cycle, and an H200's memory brings 4 b
 the time of 4 of them. So a pair of weights becomes two 16-bit floats in one register, of which
 products of matrices take their operands: in int4 by 2 instructions a weight, in int8 by 1.75.
 
-Weights are the left side of a product, for rows are few. A program holds all rows and a few
-outputs; the inputs are split between programs where outputs are too few to fill a card, and a
-second kernel adds what they found, always in the same order.
+Weights are the left side of a product, for rows are few. A program has all rows and some outputs.
+Of few rows each of its warps multiplies a share of the inputs, and what they find is added at the
+end. Of more rows the inputs are split between programs where outputs are too few to fill a card,
+and a second kernel adds what they found, always in the same order.
 """
 
 from __future__ import annotations
@@ -17,43 +18,55 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Inputs of a tile, and the most programs that share an output.
-_INPUTS, _MOST_SPLITS = 256, 16
-# Outputs of a tile, warps, tiles that are on their way, and programs that fill a large card. Of few
-# rows two warps have 16 outputs each: where there are four, two would make floats of the same.
-_FEW_ROWS, _FEW, _MANY = 16, (32, 2, 3, 1024), (64, 4, 2, 512)
+# The most rows that are few, and for them: outputs of a program, and inputs of a warp's tile by the
+# rows of a product: a program has 99 KiB of shared memory on cards for desktops.
+_FEW_ROWS, _FEW_OUTPUTS, _WARP_INPUTS = 16, 32, {8: 128, 16: 64}
+# Warps that keep a large card busy, and the most of a program, each with inputs of its own.
+_WARPS, _MOST_WARPS = 1536, 8
+# For more rows: outputs and inputs of a program's tile, programs that fill a large card, and the
+# most that share an output.
+_OUTPUTS, _INPUTS, _PROGRAMS, _MOST_SPLITS = 64, 256, 512, 16
 _FLOATS_TILE = (16, 32)
 
 
-def linear(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
-    """Multiply a few rows x [rows, in] of 16 bits -> [rows, out]."""
+def linear(x: Tensor, packed: Tensor, scales: Tensor, residual: Tensor | None = None) -> Tensor:
+    """Multiply a few rows x [rows, in] of 16 bits -> [rows, out]. residual: as those, added."""
     (rows, inputs), (outputs, groups, _words) = x.shape, packed.shape
     bits = bits_of(scales)
-    tile, warps, stages, programs = _FEW if rows <= _FEW_ROWS else _MANY
-    at_once = _INPUTS * bits // 128
-    tiles = triton.cdiv(outputs, tile)
-    splits = splits_of(tiles, triton.cdiv(groups, at_once), programs)
+    is_few, padded = rows <= _FEW_ROWS, max(8, triton.next_power_of_2(rows))
+    tile, at_once = (_FEW_OUTPUTS, _WARP_INPUTS[padded]) if is_few else (_OUTPUTS, _INPUTS)
+    tiles, steps = triton.cdiv(outputs, tile), triton.cdiv(inputs, at_once)
+    warps = warps_of(tiles) if is_few else 4
+    splits = 1 if is_few else splits_of(tiles, steps)
     y = x.new_empty(rows, outputs)
     parts = x.new_empty(splits, rows, outputs, dtype=torch.float32) if splits > 1 else y
     _rows_kernel[(tiles, splits)](
-        *(x, packed, factors_of(scales), parts),
+        *(x, packed, factors_of(scales), residual if splits == 1 else None, parts),
         *(rows, inputs, outputs, groups, x.stride(0), splits),
         BITS=bits,
-        ROWS=max(8, triton.next_power_of_2(rows)),
+        ROWS=padded,
         OUTPUTS=tile,
-        GROUPS=at_once,
-        STAGES=stages,
+        GROUPS=at_once * bits // 128,
+        SHARES=warps if is_few else 1,
+        STAGES=3 if is_few else 2,
         num_warps=warps,
     )
     if splits > 1:
         block = 1024
-        _add_kernel[(triton.cdiv(y.numel(), block),)](parts, y, y.numel(), splits, BLOCK=block)
+        grid = (triton.cdiv(y.numel(), block),)
+        _add_kernel[grid](parts, residual, y, y.numel(), splits, BLOCK=block)
     return y
 
 
-def splits_of(tiles: int, steps: int, programs: int) -> int:
-    """Return how many programs share an output's inputs."""
-    return max(1, min(programs // tiles, _MOST_SPLITS, steps))
+def warps_of(tiles: int) -> int:
+    """Return how many warps a program of few rows has: 2, 4 or 8."""
+    wanted = max(2, min(_WARPS // tiles, _MOST_WARPS))
+    return 1 << (wanted.bit_length() - 1)
+
+
+def splits_of(tiles: int, steps: int) -> int:
+    """Return how many programs share an output's inputs where rows are more."""
+    return max(1, min(_PROGRAMS // tiles, _MOST_SPLITS, steps))
 
 
 def bits_of(scales: Tensor) -> int:
@@ -131,10 +144,10 @@ def _pairs(words, factors, BITS: tl.constexpr, dtype: tl.constexpr):
 
 @triton.jit
 def words_at(packed, at, inside):
-    """Load words [columns, groups, 4], each once a step: what else is cached shall stay."""
+    """Load groups' words [..., 4], each once a step: what else is cached shall stay."""
     return tl.load(
-        packed + at[:, :, None] * 4 + tl.arange(0, 4)[None, None, :],
-        mask=inside[:, :, None],
+        packed + tl.expand_dims(at, -1) * 4 + tl.arange(0, 4),
+        mask=tl.expand_dims(inside, -1),
         other=0,
         eviction_policy="evict_first",
     )
@@ -142,31 +155,32 @@ def words_at(packed, at, inside):
 
 @triton.jit
 def added_product(
-    total, x_rows, is_row, inputs, packed, factors, columns, is_column, first, groups,
-    BITS: tl.constexpr, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
+    total, x_rows, is_row, inputs, packed, factors, columns, is_column, start, groups,
+    BITS: tl.constexpr, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr, SHARES: tl.constexpr,
 ):  # fmt: skip
-    """Add to total [OUTPUTS, rows] the product with a tile's groups, from the first on.
+    """Add to total [OUTPUTS, rows] the product with a tile's groups, from `start` on.
 
-    x_rows: where rows begin. columns: places of outputs in the matrix, int64. int8's scales are
-    left to the caller.
+    x_rows: where rows begin, [1, rows]. columns: places of outputs in the matrix, int64 [OUTPUTS,
+    1]. Shares of the inputs are multiplied beside each other where total is [SHARES, OUTPUTS,
+    rows]; start is then [SHARES, 1, 1]. int8's scales are left to the caller.
     """
-    group = first + tl.arange(0, GROUPS)
-    at = columns[:, None] * groups + group[None, :]
-    inside = is_column[:, None] & (group < groups)[None, :]
+    group = start + tl.arange(0, GROUPS)[None, :]
+    at = columns * groups + group
+    inside = is_column & (group < groups)
     words, of_group = words_at(packed, at, inside), 0
     if BITS == 4:
-        of_group = tl.load(factors + at, mask=inside, other=0)[:, :, None]
+        of_group = tl.expand_dims(tl.load(factors + at, mask=inside, other=0), -1)
         words, of_group = tl.broadcast(words, of_group)
-    flat = tl.arange(0, GROUPS * 8)
+    flat = tl.arange(0, GROUPS * 8)[:, None]
     for place in tl.static_range(16 // BITS):
-        numbers_at = (first + flat // 8) * (128 // BITS) + 8 * place + flat % 8
-        numbers = tl.load(
-            x_rows[None, :] + numbers_at[:, None],
-            mask=is_row[None, :] & (numbers_at < inputs)[:, None],
-            other=0.0,
-        )
+        numbers_at = (start + flat // 8) * (128 // BITS) + 8 * place + flat % 8
+        numbers = tl.load(x_rows + numbers_at, mask=is_row & (numbers_at < inputs), other=0.0)
         low, high = _pairs(words >> BITS * place, of_group, BITS, numbers.dtype)
-        weights = tl.reshape(tl.join(low, high), (OUTPUTS, GROUPS * 8))
+        weights = tl.join(low, high)
+        if SHARES == 1:
+            weights = tl.reshape(weights, (OUTPUTS, GROUPS * 8))
+        else:
+            weights = tl.reshape(weights, (SHARES, OUTPUTS, GROUPS * 8))
         total = tl.dot(weights, numbers, total)
     return total
 
@@ -174,35 +188,47 @@ def added_product(
 # One kernel for any of these numbers, where Triton would compile others for 1 and multiples of 16.
 @triton.jit(do_not_specialize=["num_rows", "splits"])
 def _rows_kernel(
-    x, packed, factors, parts, num_rows, inputs, outputs, groups, x_stride, splits,
+    x, packed, factors, residual, parts, num_rows, inputs, outputs, groups, x_stride, splits,
     BITS: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, GROUPS: tl.constexpr,
-    STAGES: tl.constexpr,
+    SHARES: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    split, rows = tl.program_id(1), tl.arange(0, ROWS)
-    columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    split, rows = tl.program_id(1), tl.arange(0, ROWS)[None, :]
+    columns = (tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS))[:, None]
     is_row, is_column = rows < num_rows, columns < outputs
-    total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
-    own = tl.cdiv(tl.cdiv(groups, splits), GROUPS) * GROUPS
-    stop = tl.minimum(groups, (split + 1) * own)
-    for first in tl.range(split * own, stop, GROUPS, num_stages=STAGES):
+    own = tl.cdiv(tl.cdiv(groups, splits * SHARES), GROUPS) * GROUPS
+    if SHARES == 1:
+        start = split * own
+        total = tl.zeros((OUTPUTS, ROWS), dtype=tl.float32)
+    else:
+        start = tl.arange(0, SHARES)[:, None, None] * own
+        total = tl.zeros((SHARES, OUTPUTS, ROWS), dtype=tl.float32)
+    for step in tl.range(0, own, GROUPS, num_stages=STAGES):
         total = added_product(
             total, x + rows * x_stride, is_row, inputs,
-            packed, factors, columns.to(tl.int64), is_column, first, groups,
-            BITS, OUTPUTS, GROUPS,
+            packed, factors, columns.to(tl.int64), is_column, start + step, groups,
+            BITS, OUTPUTS, GROUPS, SHARES,
         )  # fmt: skip
+    if SHARES > 1:
+        total = tl.sum(total, axis=0)
+    inside = is_column & is_row
     if BITS == 8:
-        total *= tl.load(factors + columns, mask=is_column, other=0.0).to(tl.float32)[:, None]
-    place = parts + (split * num_rows + rows)[None, :].to(tl.int64) * outputs + columns[:, None]
-    tl.store(place, total, mask=is_column[:, None] & is_row[None, :])
+        total *= tl.load(factors + columns, mask=is_column, other=0.0).to(tl.float32)
+    if residual is not None:
+        there = rows.to(tl.int64) * outputs + columns
+        total += tl.load(residual + there, mask=inside, other=0.0).to(tl.float32)
+    place = parts + (split * num_rows + rows).to(tl.int64) * outputs + columns
+    tl.store(place, total, mask=inside)
 
 
 @triton.jit(do_not_specialize=["splits"])
-def _add_kernel(parts, y, size, splits, BLOCK: tl.constexpr):
+def _add_kernel(parts, residual, y, size, splits, BLOCK: tl.constexpr):
     places = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = places < size
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for split in range(splits):
         total += tl.load(parts + split * size.to(tl.int64) + places, mask=inside, other=0.0)
+    if residual is not None:
+        total += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + places, total, mask=inside)
 
 

@@ -70,11 +70,12 @@ def _pieces(packed: Tensor, scales: Tensor, dtype: torch.dtype) -> Iterator[tupl
         yield rows, _floats(packed[rows], scales[rows], dtype)
 
 
-def _product(x: Tensor, packed: Tensor, scales: Tensor) -> Tensor:
+def _product(x: Tensor, packed: Tensor, scales: Tensor, residual: Tensor | None = None) -> Tensor:
     if 0 < len(x) <= MOST_ROWS and is_16_bits(x.dtype):
-        some: Tensor = _linear(x, packed, scales)
+        some: Tensor = _linear(x, packed, scales, residual)
         return some
-    return product_by_pieces(_pieces, (packed, scales), x, len(packed))
+    y = product_by_pieces(_pieces, (packed, scales), x, len(packed))
+    return y if residual is None else y.add_(residual)
 
 
 def is_16_bits(dtype: torch.dtype) -> bool:
@@ -82,5 +83,7 @@ def is_16_bits(dtype: torch.dtype) -> bool:
     return dtype.itemsize == 2
 
 
-INT8_WORDS = FewBitsForm(_empty_int8, int8_values(_store_int8), _pieces, _product)
-INT4_WORDS = FewBitsForm(_empty_int4, int4_levels(lambda: 1, _store_int4), _pieces, _product)
+INT8_WORDS = FewBitsForm(_empty_int8, int8_values(_store_int8), _pieces, _product, added=_product)
+INT4_WORDS = FewBitsForm(
+    _empty_int4, int4_levels(lambda: 1, _store_int4), _pieces, _product, added=_product
+)
