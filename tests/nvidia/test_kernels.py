@@ -22,6 +22,20 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED_BYTES = 99 * 1024
 
 
+def _run_outside(module: str, *arguments: str) -> str:
+    """Run a program outside of Triton's interpreter; return what it prints."""
+    kept = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=kept,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("name", WITH_KERNELS)
 def test_the_probe_takes_it(name: str) -> None:
     assert WITH_KERNELS[name]._fault(TRITON, CPU) is None
@@ -34,16 +48,9 @@ def test_the_probe_takes_it(name: str) -> None:
     ids=["A100", "RTX 4090", "H100", "RTX 5090"],
 )
 def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
-    kept = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.nvidia.compiling", str(capability)],
-        cwd=ROOT,
-        env={**kept, "TRITON_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        found = json.loads(_run_outside("tests.nvidia.compiling", str(capability)))
     assert found.keys() == WITH_KERNELS.keys()
     for kernels in found.values():
         assert all(one["bytes"] > 1000 and one["shared"] <= SHARED_BYTES for one in kernels)
@@ -51,6 +58,29 @@ def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
         loops = [one["loop"] for one in found[name] if one["kernel"] == "_rows_kernel"]
         # A thread has 128 weights at a time; the shortest loop is that of one row.
         assert 128 < min(loops) <= 3.5 * 128
+
+
+def test_no_length_or_adapter_makes_triton_compile_anew() -> None:
+    """That takes seconds each time, in which a training or a server stands still."""
+    found = json.loads(_run_outside("tests.nvidia.compiled_anew"))
+    assert set(found["train"].items()) == {
+        ("norm_kernels._norm_kernel", 1),
+        ("norm_kernels._norm_back_kernel", 2),  # with and without the weight's gradient
+        ("gating_kernels._swiglu_kernel", 1),
+        ("gating_kernels._swiglu_back_kernel", 1),
+        ("rotation_kernels._rotate_kernel", 1),
+        ("rotation_kernels._rotate_back_kernel", 2),
+        ("loss_kernels._forward_kernel", 1),
+        ("loss_kernels._backward_kernel", 1),
+    }
+    assert set(found["prompts"].values()) == {1}
+    assert set(found["choices"].values()) == {1}
+    # A and B of few rows and of many; what has a norm before it is another kernel.
+    assert found["adapters"] == {
+        "grouped_kernels._row_kernel": 2,
+        "grouped_kernels._grouped_kernel": 3,
+        "row_kernels._row_kernel": 1,
+    }
 
 
 def test_cards_before_ampere_compute_without_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 How many programs there are follows from shapes: as many blocks of rows as there can be whichever
 rows belong together, for each group may leave one that is not full. A program finds its block by
-counting those of all groups before; who finds none ends at once.
+counting those of all groups before; who finds none ends at once. How many groups there are is an
+argument like any other: an adapter more must not make a server compile its kernels anew.
 
 Many inputs and few outputs are an adapter's A: of few rows each is multiplied by programs of its
 own, with numbers side by side instead of in a product of matrices, for those wait for each other.
@@ -17,6 +18,8 @@ from torch import Tensor
 
 # Rows of a block: where few are multiplied, and where many are.
 _FEW_ROWS, _ROWS = 16, 64
+# Groups that are few: more than a stack of adapters has places.
+_FEW_GROUPS = 16
 # Inputs that are many, and the tile of a program that multiplies one row with them.
 _MANY_INPUTS, _COLUMNS, _INPUTS = 256, 8, 4096
 
@@ -37,9 +40,8 @@ def grouped_linear(
     at_once = min(max(triton.next_power_of_2(inputs), 16), at_once)
     blocks = triton.cdiv(num_rows, rows) + groups - 1
     _grouped_kernel[(blocks, triton.cdiv(outputs, columns))](
-        *(x, matrices, ends, y, x.stride(0), inputs, outputs),
-        GROUPS=groups,
-        GROUPS_BLOCK=triton.next_power_of_2(groups),
+        *(x, matrices, ends, y, x.stride(0), inputs, outputs, groups),
+        GROUPS_BLOCK=groups_block(groups),
         ROWS=rows,
         COLUMNS=columns,
         INPUTS=at_once,
@@ -61,9 +63,8 @@ def by_row(
     groups, inputs, outputs = matrices.shape
     y = x.new_empty(len(x), outputs)
     _row_kernel[(triton.cdiv(outputs, _COLUMNS), len(x))](
-        *(x, matrices, ends, norm, y, x.stride(0), inputs, outputs, eps),
-        GROUPS=groups,
-        GROUPS_BLOCK=triton.next_power_of_2(groups),
+        *(x, matrices, ends, norm, y, x.stride(0), inputs, outputs, groups, eps),
+        GROUPS_BLOCK=groups_block(groups),
         GATED=gated,
         COLUMNS=_COLUMNS,
         INPUTS=min(_INPUTS, triton.next_power_of_2(inputs)),
@@ -72,14 +73,19 @@ def by_row(
     return y
 
 
-@triton.jit
+def groups_block(groups: int) -> int:
+    """Return how many ends a program reads at once: the same for any few groups."""
+    return max(_FEW_GROUPS, 1 << (groups - 1).bit_length())
+
+
+@triton.jit(do_not_specialize=["groups"])
 def _grouped_kernel(
-    x, matrices, ends, y, x_stride, inputs, outputs,
-    GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INPUTS: tl.constexpr, ADDS: tl.constexpr,
+    x, matrices, ends, y, x_stride, inputs, outputs, groups,
+    GROUPS_BLOCK: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, INPUTS: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
-    group, start, stop = block_of(tl.program_id(0), ends, GROUPS, GROUPS_BLOCK, ROWS)
-    if group >= GROUPS:
+    group, start, stop = block_of(tl.program_id(0), ends, groups, GROUPS_BLOCK, ROWS)
+    if group >= groups:
         return
     rows = start + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -108,12 +114,10 @@ def _grouped_kernel(
 
 
 @triton.jit
-def block_of(
-    block, ends, GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr, ROWS: tl.constexpr
-):  # fmt: skip
-    """Find a block of rows: its group, its first row, and where the group ends; none: GROUPS."""
+def block_of(block, ends, groups, GROUPS_BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """Find a block of rows: its group, its first row, and where the group ends; none: groups."""
     numbers = tl.arange(0, GROUPS_BLOCK)
-    is_group = numbers < GROUPS
+    is_group = numbers < groups
     stops = tl.load(ends + numbers, mask=is_group, other=0)
     starts = tl.load(ends + numbers - 1, mask=is_group & (numbers > 0), other=0)
     blocks = tl.cdiv(stops - starts, ROWS)
@@ -125,11 +129,11 @@ def block_of(
 
 
 @triton.jit
-def group_of(row, ends, GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr):
+def group_of(row, ends, groups, GROUPS_BLOCK: tl.constexpr):
     """Find a row's group: as many as end before it."""
     numbers = tl.arange(0, GROUPS_BLOCK)
-    stops = tl.load(ends + numbers, mask=numbers < GROUPS, other=0)
-    return tl.sum(((numbers < GROUPS) & (stops <= row)).to(tl.int64), axis=0)
+    stops = tl.load(ends + numbers, mask=numbers < groups, other=0)
+    return tl.sum(((numbers < groups) & (stops <= row)).to(tl.int64), axis=0)
 
 
 @triton.jit
@@ -142,14 +146,14 @@ def numbers_at(x, places, inside, inputs, GATED: tl.constexpr):
     return numbers
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["groups"])
 def _row_kernel(
-    x, matrices, ends, norm, y, x_stride, inputs, outputs, eps,
-    GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr, GATED: tl.constexpr,
+    x, matrices, ends, norm, y, x_stride, inputs, outputs, groups, eps,
+    GROUPS_BLOCK: tl.constexpr, GATED: tl.constexpr,
     COLUMNS: tl.constexpr, INPUTS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1).to(tl.int64)
-    matrix = matrices + group_of(row, ends, GROUPS, GROUPS_BLOCK) * inputs * outputs
+    matrix = matrices + group_of(row, ends, groups, GROUPS_BLOCK) * inputs * outputs
     columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     is_column = columns < outputs
     x += row * x_stride

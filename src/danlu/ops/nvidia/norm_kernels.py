@@ -71,7 +71,8 @@ def _norm_kernel(x, weight, y, x_stride, size, eps, BLOCK: tl.constexpr):
     tl.store(y + row * size + places, normed * w.to(tl.float32), mask=inside)
 
 
-@triton.jit
+# One kernel for any number of rows, where Triton would compile others for 1 and multiples of 16.
+@triton.jit(do_not_specialize=["num_rows"])
 def _norm_back_kernel(
     grad, x, weight, dx, addends,
     grad_stride, x_stride, num_rows, size, eps,

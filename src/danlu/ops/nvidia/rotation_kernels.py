@@ -117,7 +117,8 @@ def _rotate_kernel(
     tl.store(out + HALF, second * c + first * s, mask=both)
 
 
-@triton.jit
+# One kernel for any number of tokens, where Triton would compile others for 1 and multiples of 16.
+@triton.jit(do_not_specialize=["tokens"])
 def _rotate_back_kernel(
     dq, dk, dv, qkv, q_norm, k_norm, cos, sin, dqkv, addends,
     q_token, q_head, k_token, k_head, v_token, v_head, stride, angle_stride,

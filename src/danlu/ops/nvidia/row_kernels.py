@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.ops.nvidia.grouped_kernels import by_row, group_of, numbers_at
+from danlu.ops.nvidia.grouped_kernels import by_row, group_of, groups_block, numbers_at
 
 # Outputs and inputs of a tile, and how many tiles are on their way: on an H200 such programs read
 # 2.9 to 3.9 TB/s of Qwen3-8B's matrices, cuBLAS 2.4 to 3.9.
@@ -37,10 +37,9 @@ def row_linear(
         low = by_row(x, a, ends, norm, eps, gated)
     ranks, groups = (0, 0) if b is None else (b.shape[1], b.shape[0])
     _row_kernel[(triton.cdiv(outputs, _OUTPUTS),)](
-        *(x, weight, norm, residual, low, b, ends, y, outputs, inputs, ranks, eps),
+        *(x, weight, norm, residual, low, b, ends, y, outputs, inputs, ranks, groups, eps),
         GATED=gated,
-        GROUPS=groups,
-        GROUPS_BLOCK=triton.next_power_of_2(max(groups, 1)),
+        GROUPS_BLOCK=groups_block(groups),
         RANKS_BLOCK=triton.next_power_of_2(max(ranks, 1)),
         OUTPUTS=_OUTPUTS,
         INPUTS=min(_INPUTS, triton.next_power_of_2(inputs)),
@@ -49,11 +48,11 @@ def row_linear(
     return y
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["groups"])
 def _row_kernel(
-    x, weight, norm, residual, low, b, ends, y, outputs, inputs, ranks, eps,
-    GATED: tl.constexpr, GROUPS: tl.constexpr, GROUPS_BLOCK: tl.constexpr,
-    RANKS_BLOCK: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, STAGES: tl.constexpr,
+    x, weight, norm, residual, low, b, ends, y, outputs, inputs, ranks, groups, eps,
+    GATED: tl.constexpr, GROUPS_BLOCK: tl.constexpr, RANKS_BLOCK: tl.constexpr,
+    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     columns = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     there = columns < outputs
@@ -80,7 +79,7 @@ def _row_kernel(
         found *= tl.rsqrt(tl.sum(squares, axis=0) / inputs + eps)
     if low is not None:
         rank = tl.arange(0, RANKS_BLOCK)
-        matrix = b + group_of(0, ends, GROUPS, GROUPS_BLOCK) * ranks * outputs
+        matrix = b + group_of(0, ends, groups, GROUPS_BLOCK) * ranks * outputs
         is_rank = rank < ranks
         some = tl.load(
             matrix + rank[:, None] * outputs + columns[None, :],
