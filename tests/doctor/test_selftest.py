@@ -74,6 +74,12 @@ def test_an_operation_that_computes_wrongly_is_named(monkeypatch: pytest.MonkeyP
     assert SWIGLU.name_on(torch.device("cpu")) == "reference"
 
 
+def test_what_lacks_for_kernels_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SWIGLU.not_built, "cpu", "no kernels. This helps: apt-get install gcc")
+    *_others, found = _operations(SelfTest("cpu"))
+    assert (found.state, found.found) == ("hint", SWIGLU.not_built["cpu"])
+
+
 def test_a_part_that_fails_is_red_and_does_not_end_the_others(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from danlu.files.atomic import atomic_write
 from danlu.files.committed import verify
 from danlu.files.scratch import scratch_folder
 from danlu.language import _
-from danlu.ops import Tried, examine_operations
+from danlu.ops import Tried, examine_operations, ops_table
 from danlu.runs.checkpoints import list_checkpoints
 from danlu.train.events import StepDone
 from danlu.train.job.finetune import Finetune
@@ -108,8 +108,11 @@ def _broken(words: str) -> Check:
 
 
 def _operations(test: SelfTest) -> Iterator[Check]:
-    for tried in examine_operations(test.device.torch_device):
+    place = test.device.torch_device
+    for tried in examine_operations(place):
         yield replace(_operation(tried), name=tried.operation)
+    for reason in ops_table(place).not_built:
+        yield hint(reason)
 
 
 def _operation(tried: Tried) -> Check:

@@ -37,7 +37,7 @@ def machine_facts() -> dict[str, Any]:
         "waiting": waiting() or _("spinning; asleep beside other programs"),
         "precision": str(device.preferred_dtype).removeprefix("torch."),
         "operations": dict(table.chosen),
-        "switched_off": list(table.off),
+        "switched_off": [*table.off, *(table.not_built if device.has_host else ())],
         "kernels": about_kernels(),
         "danlu": danlu.__version__,
         "torch": torch.__version__,

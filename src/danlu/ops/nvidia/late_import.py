@@ -12,6 +12,7 @@ import torch
 
 from danlu.device.nvidia_cards import ADA, AMPERE
 from danlu.ops.choice import NotHere
+from danlu.ops.nvidia.triton_start import require_triton
 
 # The first cards that compute with a module's kernels, where these are not Ampere.
 _FIRST = {"frozen.fp8": (ADA, "Ada")}
@@ -28,11 +29,13 @@ def late(module: str, name: str) -> Callable[..., Any]:
 
 @lru_cache(maxsize=64)
 def _function(module: str, name: str) -> Callable[..., Any]:
-    capability, first = _FIRST.get(module, (AMPERE, "Ampere"))
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() < capability:
-        raise NotHere(f"these kernels are made and compiled for cards from {first} on")
     # Triton 3.9 warns where nobody says whether a product and a sum may be rounded once.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    capability, first = _FIRST.get(module, (AMPERE, "Ampere"))
+    if torch.cuda.is_available():
+        if torch.cuda.get_device_capability() < capability:
+            raise NotHere(f"these kernels are made and compiled for cards from {first} on")
+        require_triton()
     function: Callable[..., Any] = getattr(
         import_module(f"danlu.ops.nvidia.{module}_kernels"), name
     )
