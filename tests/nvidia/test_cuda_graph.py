@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ from torch import Tensor
 from danlu.device.variants import CUDA_GRAPH, GROUPED_MM, TRITON
 from danlu.engine.engine import Engine
 from danlu.engine.request import Request, SamplingSettings
+from danlu.model.attention import rotary_table_of
 from danlu.model.config import Quantization
+from danlu.ops import rotary_table
 from danlu.ops.cache.graph import GRAPH, recorder_for
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.expert_products import EXPERT_LINEAR
@@ -105,6 +108,20 @@ def test_the_trial_sees_lengths_that_stay_as_they_were_recorded(
     with taken(CACHE, TRITON):
         monkeypatch.setitem(CACHE._chosen, "cpu", (TRITON, stale))
         assert GRAPH._fault(CUDA_GRAPH, CPU) is not None
+
+
+def test_the_table_of_angles_that_a_recording_reads_lives_as_long_as_its_engine() -> None:
+    """A graph holds no tensor; others of the process may ask for many tables meanwhile."""
+    model = varied_model(num_hidden_layers=1)
+    engine = Engine(model, tokenizer())
+    run_all(engine, [Request(prompt=random_prompt(1, 5), sampling=GREEDY)])
+    table = rotary_table_of(model.config, engine.context_tokens, CPU, model.dtype)
+    read = [weakref.ref(part) for part in table]
+    del table
+    for n in range(10):
+        rotary_table(1, 8, 1e4 + n, device=CPU, dtype=torch.float32)
+    gc.collect()
+    assert all(part() is not None for part in read)
 
 
 def test_tokens_are_those_of_single_operations(cuda: CudaGraphs) -> None:

@@ -15,7 +15,7 @@ from danlu.device.memory import free_bytes, is_out_of_memory
 from danlu.engine.step_inputs import Step
 from danlu.errors import CapacityError
 from danlu.language import _
-from danlu.model.attention import Rotation
+from danlu.model.attention import Rotation, Table
 from danlu.model.config import ModelConfig
 from danlu.model.qwen3 import Layer
 from danlu.units import readable_bytes
@@ -112,14 +112,12 @@ def _no_room(config: ModelConfig, dtype: torch.dtype, num_tokens: int, free: int
 class CachedAttention:
     """The `attend` of the engine: each request continues the tokens in its blocks.
 
-    num_positions: of the longest sequence there may be.
+    table: of as many positions as the longest sequence may have.
     """
 
-    def __init__(
-        self, config: ModelConfig, cache: ops.Cache, step: Step, *, num_positions: int
-    ) -> None:
+    def __init__(self, config: ModelConfig, cache: ops.Cache, step: Step, table: Table) -> None:
         self._cache, self._step = cache, step.cache
-        self._rotation = Rotation(config, step.positions, num_positions)
+        self._rotation = Rotation(config, step.positions, table)
 
     def __call__(self, layer: Layer, qkv: Tensor) -> Tensor:  # [T, q + 2 kv] -> [T, q]
         q, k, v = self._rotation(layer, qkv)

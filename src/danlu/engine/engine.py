@@ -33,6 +33,7 @@ from danlu.engine.step_inputs import Step, StepInputs
 from danlu.engine.step_linears import Batch, StepLinears
 from danlu.lora.adapter import Adapter
 from danlu.lora.stack import MOST_STACKED
+from danlu.model.attention import rotary_table_of
 from danlu.model.quantized import floats_bytes
 from danlu.model.qwen3 import Linear, Qwen3
 from danlu.ops import Draw, cache_of, draw, draws_at_once, draws_rows, recorder_for
@@ -95,6 +96,10 @@ class Engine:
         scratch = num_blocks  # one more, for the filler of a step
         self._cache = empty_cache(
             model.config, num_blocks + 1, device=model.device, dtype=model.dtype
+        )
+        # Recorded steps read it where it is, so that it must live as long as they do.
+        self._rotary_table = rotary_table_of(
+            model.config, self.context_tokens, model.device, model.dtype
         )
         self._inputs = StepInputs(
             kind,
@@ -420,8 +425,7 @@ class Engine:
 
     def _hidden(self, step: Step, tokens: Tensor, linear: Linear) -> Tensor:
         """Return the last residual stream [T, H] of a step's tokens."""
-        config, positions = self._model.config, self.context_tokens
-        attend = CachedAttention(config, self._cache, step, num_positions=positions)
+        attend = CachedAttention(self._model.config, self._cache, step, self._rotary_table)
         hidden: Tensor = self._model(tokens, attend, linear)
         return hidden
 
