@@ -120,7 +120,7 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
         return torch.empty(*shape, dtype=dtype)
 
     if name == "cache":
-        for heads in ((32, 8, 128), (40, 8, 128)):
+        for heads in ((32, 8, 128), (40, 8, 128), (16, 4, 256)):
             for ends in ([300], [300] * 64):
                 starts = [end - 1 for end in ends]
                 tables = [[0, 1, 2]] * len(ends)

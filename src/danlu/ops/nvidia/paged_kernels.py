@@ -47,7 +47,8 @@ def attend(store: Tensor, step: CacheStep, q: Tensor) -> Tensor:
     requests, width = step.block_table.shape
     group = heads // kv_heads
     is_wide = q.dtype == torch.float32  # takes twice the memory, and no tensor cores
-    tile, splits = min(block_tokens, 32 if is_wide else 64), 1
+    # Of shared memory a block has 99 KiB on cards for desktops.
+    tile, splits = min(block_tokens, 32 if is_wide or head_dim > 128 else 64), 1
     if step.is_decoding:
         splits = _splits(requests * kv_heads, width * block_tokens // tile)
     rows = max(_FEW_ROWS if is_wide or step.is_decoding else _ROWS, triton.next_power_of_2(group))
