@@ -310,6 +310,30 @@ def test_a_card_without_kernels_is_refused_with_the_reason_and_the_command(
     assert "--device cpu" in refused.value.fix
 
 
+@pytest.mark.parametrize(
+    ("value", "fix"),
+    [
+        ("", "unset CUDA_VISIBLE_DEVICES"),
+        ("-1", "unset CUDA_VISIBLE_DEVICES"),
+        ("1,0", "unset CUDA_VISIBLE_DEVICES"),
+        ("0", "See what is missing"),
+        ("GPU-8932f937", "See what is missing"),
+        (None, "See what is missing"),
+    ],
+)
+def test_cards_that_the_environment_hides_are_not_blamed_on_the_driver(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, fix: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(EnvironmentFault) as refused:
+        select("cuda")
+    assert refused.value.fix.startswith(fix)
+
+
 @pytest.mark.parametrize("entry", ["a800-80g", "h20-96g", "rtx-4090-d-24g", "t4-16g"])
 def test_a_card_that_is_elsewhere_can_be_planned_for(
     entry: str, capsys: pytest.CaptureFixture[str]

@@ -175,6 +175,18 @@ MACHINES: dict[str, tuple[Machine, dict[str, str]]] = {
         ),
         {"gpu": "bash scripts/install.sh"},
     ),
+    "an H100 that the environment hides": (
+        lambda at: surroundings(
+            at, gpus=Cards(kind="cuda", driver="580.65", cards=(
+                Card(name="NVIDIA H100", memory_bytes=80 * GIB, used_bytes=0),
+            )),
+            torch=TorchFacts(version="2.13.0", capability="AVX512", is_cuda_build=True),
+            machine=machine(
+                at / "own", nodes=0, driver="", cann="", environ={"CUDA_VISIBLE_DEVICES": "-1"}
+            ),
+        ),
+        {"gpu": "unset CUDA_VISIBLE_DEVICES"},
+    ),
     "no torch": (
         lambda at: surroundings(
             at, torch_version="", torch=TorchFacts(problem="No module named 'torch'")

@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from danlu.device.ascend.machine import AscendMachine
+from danlu.device.nvidia_cards import hidden_cards
 
 _MIB = 2**20
 _PATIENCE_S = 10
@@ -127,7 +128,7 @@ def cuda_cards() -> Cards | None:
 
 def unused_cards() -> Cards | None:
     """Return the CUDA cards that nvidia-smi shows and nobody has hidden, where torch sees none."""
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    is_hidden = hidden_cards(os.environ) is not None
     return None if is_hidden or shutil.which("nvidia-smi") is None else cuda_cards()
 
 

@@ -6,6 +6,7 @@ run. Nothing above `device/` and `ops/` asks for a device's kind: it asks for a 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,9 +17,11 @@ from danlu.device.ascend.chips import chip_named
 from danlu.device.ascend.torch_plugin import npu_trouble
 from danlu.device.launcher import Place
 from danlu.device.nvidia_cards import (
+    SHOW_ALL_CARDS,
     CardProperties,
     has_kernels,
     has_tensor_cores,
+    hidden_cards,
     is_newer_than,
 )
 from danlu.device.openmp import watch_waiting
@@ -116,15 +119,23 @@ def _check_usable(kind: str) -> None:
             fix=trouble.fix,
         )
     if kind == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentFault(
-            _("The device {kind} cannot be used.").format(kind=kind),
-            why=_("torch {version} sees none (driver or matching torch build missing).").format(
-                version=torch.__version__
-            ),
-            fix=_("See what is missing: {command}. Or use --device cpu").format(
-                command=as_typed("danlu doctor")
-            ),
-        )
+        raise _without_cards()
+
+
+def _without_cards() -> EnvironmentFault:
+    what = _("The device {kind} cannot be used.").format(kind="cuda")
+    hidden = hidden_cards(os.environ)
+    if hidden is not None and torch.version.cuda is not None:
+        return EnvironmentFault(what, why=hidden, fix=SHOW_ALL_CARDS)
+    return EnvironmentFault(
+        what,
+        why=_("torch {version} sees none (driver or matching torch build missing).").format(
+            version=torch.__version__
+        ),
+        fix=_("See what is missing: {command}. Or use --device cpu").format(
+            command=as_typed("danlu doctor")
+        ),
+    )
 
 
 def passed_over() -> NpuTrouble | None:

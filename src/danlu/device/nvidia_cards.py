@@ -14,8 +14,14 @@ RTX, Quadro RTX 8000), its multiprocessors and clock by the rates below. The RTX
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from danlu.language import _
+
+# Which cards a process may use, and what brings all of them back.
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+SHOW_ALL_CARDS = f"unset {_VISIBLE}"
 # The compute capability from which on cards multiply bfloat16.
 AMPERE = (8, 0)
 # That from which on they multiply fp8, at twice the rate of 16-bit numbers by every sheet below.
@@ -243,6 +249,17 @@ def _architecture(name: str) -> tuple[str, tuple[int, int]]:
     kind, _underscore, version = name.partition("_")
     digits = version.rstrip("af")
     return kind, (int(digits[:-1]), int(digits[-1]))
+
+
+def hidden_cards(environ: Mapping[str, str]) -> str | None:
+    """Say that the environment leaves a process no card; None where it does not.
+
+    The first entry that there is not ends the list: CUDA's programming guide, on the variable.
+    """
+    value = environ.get(_VISIBLE)
+    if value is None or value.strip().startswith(("0", "GPU-", "MIG-")):
+        return None
+    return _("{setting} leaves no card to it.").format(setting=f'{_VISIBLE}="{value}"')
 
 
 def named_alike(name: str, other: str) -> bool:

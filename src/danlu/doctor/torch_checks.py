@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from danlu.device.ascend.causes import install_command
 from danlu.device.ascend.versions import INDEXES, OLDEST_TORCH, numbers
+from danlu.device.nvidia_cards import SHOW_ALL_CARDS, hidden_cards
 from danlu.doctor.surroundings import Surroundings
 from danlu.doctor.verdicts import Check, green, hint, red
 from danlu.environment import AUTOLOAD
@@ -77,12 +78,13 @@ def gpu(found: Surroundings) -> Check | None:
         )
     if found.torch.cuda or found.torch.problem:
         return green(text)
-    return red(
-        _("{cards}; torch {version} sees none of them.").format(
-            cards=text, version=found.torch.version
-        ),
-        _INSTALL,
+    unseen = _("{cards}; torch {version} sees none of them.").format(
+        cards=text, version=found.torch.version
     )
+    hidden = hidden_cards(found.machine.environ)
+    if hidden is not None and found.torch.is_cuda_build:
+        return red(f"{unseen} {hidden}", SHOW_ALL_CARDS)
+    return red(unseen, _INSTALL)
 
 
 def torch_npu_alone(found: Surroundings) -> Check | None:
