@@ -112,12 +112,16 @@ class CudaGraphs:
 
     @contextmanager
     def _stream(self, stream: _Stream) -> Iterator[None]:
+        before = [*self.streams]
         self.streams.append(stream.name)
-        yield
-        self.streams.pop()
+        try:
+            yield
+        finally:
+            self.streams[:] = before
 
     @contextmanager
     def _graph(self, graph: _Graph, *, pool: object, capture_error_mode: str) -> Iterator[None]:
+        """Where the work fails the stream stays, as with torch's own."""
         self.streams.append("capture")
         self.pools.append(pool)
         graph.own_pool = pool or object()

@@ -67,6 +67,17 @@ def test_it_is_computed_on_a_side_stream_before_it_is_captured(cuda: CudaGraphs)
     assert cuda.asked[6:] == ["default: replay"]
 
 
+def test_a_capture_that_fails_leaves_nobody_on_its_stream(cuda: CudaGraphs) -> None:
+    def compute() -> Tensor:
+        if cuda.streams[-1] == "capture":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return torch.ones(1)
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CudaRecorder()(compute, CPU)
+    assert cuda.streams[-1] == "default"
+
+
 def test_an_engines_recordings_share_a_pool_and_another_engine_has_its_own(
     cuda: CudaGraphs,
 ) -> None:

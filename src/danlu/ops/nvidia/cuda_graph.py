@@ -34,8 +34,13 @@ class CudaRecorder:
             here.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             pool = next((one.pool() for one in self._recorded), None)
-            # Other threads may take memory meanwhile: a model that is loaded, for instance.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            # Other threads may take memory meanwhile: a model that is loaded, for instance. Where a
+            # capture fails torch leaves the thread on its own stream (cuda/graphs.py, 2.13), where
+            # nothing waits for what others do: hence back to this one, whatever happens.
+            with (
+                torch.cuda.stream(here),
+                torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+            ):
                 result = compute()
         self._recorded.add(graph)
 
