@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from danlu.device.variants import TRITON
+from danlu.device.variants import GROUPED_MM, TRITON, preferred_variants
+from danlu.ops import choice, expert_products
 from danlu.ops.choice import _OPERATIONS, NotHere
+from danlu.ops.expert_products import EXPERT_LINEAR
 from danlu.ops.nvidia import late_import
 
 CPU = torch.device("cpu")
@@ -91,3 +93,22 @@ def test_cards_before_ampere_compute_without_them(monkeypatch: pytest.MonkeyPatc
     for operation in WITH_KERNELS.values():
         with pytest.raises(NotHere, match="from Ampere on"):
             operation._fault(TRITON, CPU)
+
+
+@pytest.mark.parametrize(
+    ("capability", "taken"),
+    [((8, 0), "by_expert"), ((8, 9), "by_expert"), ((9, 0), GROUPED_MM), ((12, 0), "by_expert")],
+    ids=["A100", "RTX 4090", "H100", "RTX 5090"],
+)
+def test_experts_are_multiplied_at_once_where_torch_has_a_kernel_for_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], taken: str
+) -> None:
+    """Elsewhere torch goes through all experts, those of which nobody has a row as well."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(choice, "preferred_variants", lambda _kind: preferred_variants("cuda"))
+    expert_products._require_grouped_kernels.cache_clear()
+    try:
+        assert EXPERT_LINEAR._choose(CPU) == (taken, [])
+    finally:
+        expert_products._require_grouped_kernels.cache_clear()

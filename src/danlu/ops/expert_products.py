@@ -11,6 +11,7 @@ Shapes: R rows, E experts; ends [E]: where each expert's rows end, the last is R
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from danlu.device.memory import sent
 from danlu.device.variants import GROUPED_MM, REFERENCE
 from danlu.device.weight_forms import PIECE
 from danlu.ops import reference
-from danlu.ops.choice import Operation, example
+from danlu.ops.choice import NotHere, Operation, example
 
 # As `expert_mix`.
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -147,9 +148,21 @@ def _weight_gradient(dy: Tensor, x: Tensor, ends: Tensor) -> Tensor:
 
 # The grouped kernels read rows in pieces of 16 bytes.
 _ALIGNED = 16
+# The cards that they are for, Hopper and data centres' Blackwell, by compute capability. On others
+# torch copies where rows end to the host and multiplies for every expert, those without rows too
+# (ATen/native/GroupedMMUtils.h, cuda/ScaledBlasDeviceUtils.cpp).
+_GROUPED_CARDS = (9, 10)
+
+
+@cache
+def _require_grouped_kernels() -> None:
+    """Raise NotHere on a card for which torch has none."""
+    if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] not in _GROUPED_CARDS:
+        raise NotHere("torch has grouped kernels for Hopper and data centres' Blackwell only")
 
 
 def _is_grouped(*tensors: Tensor) -> bool:
+    _require_grouped_kernels()
     return all(
         tensor.dtype == torch.bfloat16 and tensor.shape[-1] * tensor.itemsize % _ALIGNED == 0
         for tensor in tensors
