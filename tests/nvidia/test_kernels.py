@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from danlu.device.variants import GROUPED_MM, TRITON, preferred_variants
+from danlu.device.variants import FLASH, GROUPED_MM, TRITON, preferred_variants
 from danlu.ops import choice, expert_products
+from danlu.ops.attention import ATTENTION
 from danlu.ops.choice import _OPERATIONS, NotHere
 from danlu.ops.expert_products import EXPERT_LINEAR
 from danlu.ops.nvidia import late_import
@@ -93,6 +94,9 @@ def test_cards_before_ampere_compute_without_them(monkeypatch: pytest.MonkeyPatc
     for operation in WITH_KERNELS.values():
         with pytest.raises(NotHere, match="from Ampere on"):
             operation._fault(TRITON, CPU)
+    # Nor is it a fault that torch has no FlashAttention for them.
+    with pytest.raises(NotHere, match="from Ampere on"):
+        ATTENTION._fault(FLASH, CPU)
 
 
 @pytest.mark.parametrize(

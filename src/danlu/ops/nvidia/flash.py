@@ -21,13 +21,20 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
+from danlu.device.nvidia_cards import AMPERE
 from danlu.language import _
 from danlu.ops.attention import Segments, each_segment
 from danlu.ops.choice import NotHere
+from danlu.ops.nvidia.late_import import is_older_than
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
-    """Attend inside each segment; see `danlu.ops.segment_attention`. The kernel is for 16 bits."""
+    """Attend inside each segment; see `danlu.ops.segment_attention`. The kernel is for 16 bits.
+
+    Raises NotHere on cards that torch has it not for, where nothing is wrong.
+    """
+    if is_older_than(AMPERE):
+        raise NotHere("torch's FlashAttention is for cards from Ampere on")
     if q.dtype == torch.float32:
         return each_segment(q, k, v, segments)
     longest = max(segments.lengths)

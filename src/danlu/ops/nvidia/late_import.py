@@ -32,11 +32,16 @@ def _function(module: str, name: str) -> Callable[..., Any]:
     # Triton 3.9 warns where nobody says whether a product and a sum may be rounded once.
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     capability, first = _FIRST.get(module, (AMPERE, "Ampere"))
+    if is_older_than(capability):
+        raise NotHere(f"these kernels are made and compiled for cards from {first} on")
     if torch.cuda.is_available():
-        if torch.cuda.get_device_capability() < capability:
-            raise NotHere(f"these kernels are made and compiled for cards from {first} on")
         require_triton()
     function: Callable[..., Any] = getattr(
         import_module(f"danlu.ops.nvidia.{module}_kernels"), name
     )
     return function
+
+
+def is_older_than(capability: tuple[int, int]) -> bool:
+    """Whether this process's card has a lower compute capability."""
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() < capability
