@@ -131,8 +131,11 @@ class Assistant:
 
     def describe(self) -> list[str]:
         """Say what answers, and how it is prompted."""
-        table = ops_table(self.loaded.device.torch_device)
+        device = self.loaded.device
+        table = ops_table(device.torch_device)
         lines = [model_line(self.loaded), *table.warn()]
+        # Without its kernels a card answers at a fraction of its speed.
+        lines += table.not_built if device.has_host else ()
         if self.source is not None:
             lines.append(_("Adapter {folder}").format(folder=self.source.folder))
             remark = unfinished_remark(self.source)
