@@ -47,8 +47,8 @@ def test_the_probe_takes_it(name: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize(
     "capability",
-    [80, 89, 90, 120],
-    ids=["A100", "RTX 4090", "H100", "RTX 5090"],
+    [80, 89, 90, 100, 120],
+    ids=["A100", "RTX 4090", "H100", "B200", "RTX 5090"],
 )
 def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
