@@ -89,6 +89,17 @@ def adapters() -> Iterator[None]:
         yield
 
 
+def few_bits() -> Iterator[None]:
+    """Steps of different numbers of rows, by matrices of Qwen3-8B in int8 and int4."""
+    for rows in (1, 3, 8, 12, 16, 20, 40, 64):
+        for outputs in (4096, 6144, 24576):
+            words = empty(outputs, 256, 4, dtype=torch.int32)
+            variant("int8_linear").linear(empty(rows, 4096), words, empty(outputs))
+            words = words[:, :128].contiguous()
+            variant("int4_linear").linear(empty(rows, 4096), words, empty(outputs, 128, 2))
+        yield
+
+
 def counted(work: Callable[[], Iterator[None]]) -> dict[str, int]:
     """Count how often each kernel would be compiled."""
     compiled: Counter[str] = Counter()
@@ -103,6 +114,9 @@ def counted(work: Callable[[], Iterator[None]]) -> dict[str, int]:
     return dict(compiled)
 
 
+WORKS = train, prompts, choices, adapters, few_bits
+
+
 if __name__ == "__main__":
     driver.set_active(AbsentCard(90))
     _run = JITFunction.run
@@ -111,6 +125,4 @@ if __name__ == "__main__":
         return _run(self, *arguments, grid=grid, warmup=True, **named)
 
     JITFunction.run = run
-    print(
-        json.dumps({work.__name__: counted(work) for work in (train, prompts, choices, adapters)})
-    )
+    print(json.dumps({work.__name__: counted(work) for work in WORKS}))

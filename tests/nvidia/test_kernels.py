@@ -84,6 +84,11 @@ def test_no_length_or_adapter_makes_triton_compile_anew() -> None:
         "grouped_kernels._grouped_kernel": 3,
         "row_kernels._row_kernel": 1,
     }
+    # By bits; up to 8, 16, 32 and 64 rows; with more or fewer outputs than fill a card.
+    assert found["few_bits"] == {
+        "few_bits_kernels._rows_kernel": 2 * 4 * 2,
+        "few_bits_kernels._add_kernel": 1,
+    }
 
 
 def test_cards_before_ampere_compute_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
