@@ -30,6 +30,7 @@ from triton.runtime.jit import JITFunction
 from danlu.device.variants import TRITON
 from danlu.ops.cache.paged_store import step_of
 from danlu.ops.choice import _OPERATIONS
+from danlu.ops.expert_products import ExpertPasses
 
 
 class AbsentCard:
@@ -107,6 +108,10 @@ def compute(variant: Any, *arguments: Any) -> None:
     elif isinstance(variant, Mapping):
         name, *rest = arguments
         variant[name].linear(*rest)
+    elif isinstance(variant, ExpertPasses):
+        x, weight, ends = arguments
+        dy = variant.forward(x, weight, ends)
+        variant.input_gradient(dy, weight, ends)
     else:
         getattr(variant, "linear", variant)(*arguments)
 
@@ -139,6 +144,10 @@ def real_arguments(name: str) -> Iterator[tuple[Any, ...]]:
         pair = empty(2, 4096, 24), empty(2, 24, 6144), torch.tensor([0, 1])
         yield row, weight, empty(4096), 1e-6, False, None, pair
         yield empty(1, 8192), weight, None, 1e-6, True, empty(1, 6144), None
+    if name == "expert_linear":
+        for rows in (64, 4096, 65536):
+            ends = torch.full((128,), rows, dtype=torch.int32)
+            yield empty(rows, 2048), empty(128 * 1536, 2048), ends
     if name == "expert_bits":
         for rows in (64, 4096):
             x, ends = empty(rows, 2048), torch.full((128,), rows, dtype=torch.int32)

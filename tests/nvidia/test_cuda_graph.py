@@ -162,9 +162,11 @@ def test_tokens_are_those_of_single_operations(cuda: CudaGraphs) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("form", [None, "int8"])
+@pytest.mark.parametrize(
+    ("form", "variant"), [(None, GROUPED_MM), ("int8", GROUPED_MM), (None, TRITON)]
+)
 def test_which_experts_compute_is_found_anew_at_each_start(
-    cuda: CudaGraphs, form: Quantization | None
+    cuda: CudaGraphs, form: Quantization | None, variant: str
 ) -> None:
     """With several adapters on them, too."""
     experts = replace(EXPERTS, mlp_only_layers=())
@@ -177,7 +179,7 @@ def test_which_experts_compute_is_found_anew_at_each_start(
         for n, adapter in enumerate(adapters)
     ]
     found = []
-    with nvidia_variants(), taken(EXPERT_LINEAR, GROUPED_MM):
+    with nvidia_variants(), taken(EXPERT_LINEAR, variant):
         if form is not None:
             model = quantized_tiny(model, form, keeps_head=False)
         for variant in (CUDA_GRAPH, "reference"):

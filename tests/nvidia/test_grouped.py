@@ -8,6 +8,7 @@ from torch import Tensor
 
 from danlu.device.variants import TRITON
 from danlu.lora.stack import MOST_STACKED
+from danlu.ops.expert_products import EXPERT_LINEAR
 from danlu.ops.grouped import GROUPED_LINEAR
 
 SHARE = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 0.002}
@@ -67,3 +68,41 @@ def test_a_group_with_what_is_not_finite_leaves_the_others_alone() -> None:
     assert torch.equal(found[:2], expected[:2])
     assert torch.equal(found[4:], expected[4:])
     assert not found[2:4].isfinite().any()
+
+
+@pytest.mark.parametrize("dtype", SHARE, ids=str)
+@pytest.mark.parametrize(
+    ("ends", "inputs", "outputs"),
+    [
+        ([0, 3, 3, 7], 96, 40),
+        ([7, 7, 7], 300, 520),
+        ([1, 2, 3], 520, 300),
+        ([64, 64, 130], 64, 288),
+        ([100, 100, 260], 300, 264),
+        ([0, 0, 0], 64, 32),
+    ],
+    ids=str,
+)
+def test_experts_both_ways(ends: list[int], inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    """Few rows and many; matrices as the model has them, [E * out, in]."""
+    where, rows = torch.tensor(ends, dtype=torch.int32), ends[-1]
+    weight = numbers(len(ends) * outputs, inputs, seed=1).to(dtype)
+    x, dy = numbers(rows, inputs).to(dtype), numbers(rows, outputs, seed=2).to(dtype)
+    passes = EXPERT_LINEAR.variants[TRITON]
+    expected = EXPERT_LINEAR.variants["reference"]
+    for name, some in (("forward", x), ("input_gradient", dy)):
+        found = getattr(passes, name)(some, weight, where)
+        twin = getattr(expected, name)(some.float(), weight.float(), where.long())
+        assert (found.dtype, found.shape) == (dtype, twin.shape)
+        if rows:
+            assert (found.float() - twin).abs().max() <= SHARE[dtype] * twin.abs().max()
+
+
+def test_an_experts_row_alone_has_the_bits_it_has_among_others() -> None:
+    """With few rows: an answer must not depend on who else asks."""
+    weight = numbers(3 * 288, 96, seed=1).bfloat16()
+    x = numbers(9, 96).bfloat16()
+    forward = EXPERT_LINEAR.variants[TRITON].forward
+    among = forward(x, weight, torch.tensor([2, 6, 9], dtype=torch.int32))
+    alone = forward(x[4:5].contiguous(), weight, torch.tensor([0, 1, 1], dtype=torch.int32))
+    assert torch.equal(alone[0], among[4])

@@ -106,18 +106,28 @@ def test_cards_before_ampere_compute_without_them(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("capability", "taken"),
-    [((8, 0), "by_expert"), ((8, 9), "by_expert"), ((9, 0), GROUPED_MM), ((12, 0), "by_expert")],
-    ids=["A100", "RTX 4090", "H100", "RTX 5090"],
+    [
+        ((7, 0), "by_expert"),
+        ((8, 0), TRITON),
+        ((8, 9), TRITON),
+        ((9, 0), GROUPED_MM),
+        ((12, 0), TRITON),
+    ],
+    ids=["V100", "A100", "RTX 4090", "H100", "RTX 5090"],
 )
 def test_experts_are_multiplied_at_once_where_torch_has_a_kernel_for_it(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], taken: str
 ) -> None:
-    """Elsewhere torch goes through all experts, those of which nobody has a row as well."""
+    """Elsewhere torch goes through all experts, those of which nobody has a row as well: ours."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(late_import, "require_triton", lambda: None)  # as on a card
     monkeypatch.setattr(choice, "preferred_variants", lambda _kind: preferred_variants("cuda"))
-    expert_products._require_grouped_kernels.cache_clear()
+    found_before = expert_products._require_grouped_kernels, late_import._function
+    for function in found_before:
+        function.cache_clear()
     try:
         assert EXPERT_LINEAR._choose(CPU) == (taken, [])
     finally:
-        expert_products._require_grouped_kernels.cache_clear()
+        for function in found_before:
+            function.cache_clear()

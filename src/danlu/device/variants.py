@@ -80,7 +80,7 @@ _CUDA: Mapping[str, tuple[str, ...]] = {
     "cache": (TRITON, "paged"),
     "graph": (CUDA_GRAPH,),
     "grouped_linear": (TRITON,),
-    "expert_linear": (GROUPED_MM, "by_expert"),
+    "expert_linear": (GROUPED_MM, TRITON, "by_expert"),
     "expert_mix": ("gathered",),
     "fused_linear": (TRITON,),
     "draw": (TRITON, "torch"),

@@ -150,7 +150,7 @@ def _weight_gradient(dy: Tensor, x: Tensor, ends: Tensor) -> Tensor:
 _ALIGNED = 16
 # The cards that they are for, Hopper and data centres' Blackwell, by compute capability. On others
 # torch copies where rows end to the host and multiplies for every expert, those without rows too
-# (ATen/native/GroupedMMUtils.h, cuda/ScaledBlasDeviceUtils.cpp).
+# (ATen/native/GroupedMMUtils.h, cuda/ScaledBlasDeviceUtils.cpp): a kernel in Triton does not.
 _GROUPED_CARDS = (9, 10)
 
 

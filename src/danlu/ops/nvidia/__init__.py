@@ -7,11 +7,14 @@ With TRITON_INTERPRET=1 the kernels run on the CPU: so tests try them on any mac
 
 from __future__ import annotations
 
+import torch
+
 from danlu.device.variants import CUDA_GRAPH, FLASH, FLASH3, FLASH4, SCALED_MM, TRITON
 from danlu.ops.attention import ATTENTION
 from danlu.ops.cache.graph import GRAPH
 from danlu.ops.cache.paged_store import CACHE
 from danlu.ops.cross_entropy import CROSS_ENTROPY
+from danlu.ops.expert_products import EXPERT_LINEAR, ExpertPasses
 from danlu.ops.frozen.expert_bits import EXPERT_BITS, ExpertBits
 from danlu.ops.frozen.fp8 import FP8_LINEAR
 from danlu.ops.frozen.int4 import INT4_LINEAR
@@ -39,6 +42,15 @@ def add_variants() -> None:
     GRAPH.add(CUDA_GRAPH, CudaRecorder)
     FP8_LINEAR.add(SCALED_MM, late("frozen.fp8", "fp8_linear"))
     GROUPED_LINEAR.add(TRITON, late("grouped", "grouped_linear"))
+    EXPERT_LINEAR.add(
+        TRITON,
+        ExpertPasses(
+            late("grouped", "expert_linear"),
+            late("grouped", "expert_input_gradient"),
+            EXPERT_LINEAR.variants["by_expert"].weight_gradient,
+            torch.int32,
+        ),
+    )
     FUSED_LINEAR.add(TRITON, FusedLinear(late("row", "row_linear"), takes=is_single_row))
     DRAW.add(TRITON, late("drawing", "draw"))
     INT8_LINEAR.add(TRITON, INT8_WORDS)

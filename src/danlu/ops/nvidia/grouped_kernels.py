@@ -7,6 +7,8 @@ argument like any other: an adapter more must not make a server compile its kern
 
 Many inputs and few outputs are an adapter's A: of few rows each is multiplied by programs of its
 own, with numbers side by side instead of in a product of matrices, for those wait for each other.
+
+Experts are multiplied by the same kernel where torch has none for the card.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from torch import Tensor
 _FEW_ROWS, _ROWS = 16, 64
 # Groups that are few: more than a stack of adapters has places.
 _FEW_GROUPS = 16
+# The most outputs of an adapter's A.
+_NARROW = 256
 # Inputs that are many, and the tile of a program that multiplies one row with them.
 _MANY_INPUTS, _COLUMNS, _INPUTS = 256, 8, 4096
 
@@ -32,23 +36,46 @@ def grouped_linear(
     y = x.new_empty(num_rows, outputs) if total is None else total
     if not num_rows:
         return y
-    if num_rows <= _ROWS and inputs > _MANY_INPUTS and total is None:
+    if num_rows <= _ROWS and inputs > _MANY_INPUTS and outputs <= _NARROW and total is None:
         return by_row(x, matrices, ends)
-    rows = _FEW_ROWS if num_rows <= _ROWS else _ROWS
-    widest = 128 if x.dtype == torch.float32 else 256
-    columns, at_once = (16, widest) if inputs > widest else (64, 64)
-    at_once = min(max(triton.next_power_of_2(inputs), 16), at_once)
-    blocks = triton.cdiv(num_rows, rows) + groups - 1
+    rows, columns, at_once, warps, stages = _tile_of(num_rows, matrices)
+    # None has fewer rows than one.
+    blocks = min(num_rows, triton.cdiv(num_rows, rows) + groups - 1)
     _grouped_kernel[(blocks, triton.cdiv(outputs, columns))](
-        *(x, matrices, ends, y, x.stride(0), inputs, outputs, groups),
+        *(x, matrices, ends, y, x.stride(0), *matrices.stride(), inputs, outputs, groups),
         GROUPS_BLOCK=groups_block(groups),
         ROWS=rows,
         COLUMNS=columns,
-        INPUTS=at_once,
+        INPUTS=min(max(triton.next_power_of_2(inputs), 16), at_once),
         ADDS=total is not None,
-        num_stages=3 if rows == _FEW_ROWS else 2,
+        num_warps=warps,
+        num_stages=stages,
     )
     return y
+
+
+def _tile_of(num_rows: int, matrices: Tensor) -> tuple[int, int, int, int, int]:
+    """Return rows, columns and inputs of a tile, warps, and how many tiles are on their way."""
+    groups, inputs, outputs = matrices.shape
+    is_fp32 = matrices.dtype == torch.float32
+    if min(inputs, outputs) > _NARROW and num_rows > _ROWS * groups:  # experts in a training
+        return 128, 128, 32 if is_fp32 else 64, 8, 2 if is_fp32 else 3
+    rows = _FEW_ROWS if num_rows <= max(_ROWS, _FEW_ROWS * groups) else _ROWS
+    stages = 3 if rows == _FEW_ROWS else 2
+    widest = 128 if is_fp32 else 256
+    if outputs <= _NARROW and inputs > widest:
+        return rows, 16, widest, 4, stages
+    return rows, 64, 64, 4, stages
+
+
+def expert_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """See `ops.expert_linear`."""
+    return grouped_linear(x, weight.view(len(ends), -1, x.shape[1]).transpose(1, 2), ends)
+
+
+def expert_input_gradient(dy: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """See `ops.expert_input_gradient`."""
+    return grouped_linear(dy, weight.view(len(ends), dy.shape[1], -1), ends)
 
 
 def by_row(
@@ -80,17 +107,17 @@ def groups_block(groups: int) -> int:
 
 @triton.jit(do_not_specialize=["groups"])
 def _grouped_kernel(
-    x, matrices, ends, y, x_stride, inputs, outputs, groups,
+    x, matrices, ends, y, x_stride, of_group, of_input, of_output, inputs, outputs, groups,
     GROUPS_BLOCK: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, INPUTS: tl.constexpr, ADDS: tl.constexpr,
 ):  # fmt: skip
     group, start, stop = block_of(tl.program_id(0), ends, groups, GROUPS_BLOCK, ROWS)
     if group >= groups:
         return
-    rows = start + tl.arange(0, ROWS)
+    rows = (start + tl.arange(0, ROWS)).to(tl.int64)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_row, is_column = rows < stop, columns < outputs
-    matrix = matrices + group.to(tl.int64) * inputs * outputs
+    matrix = matrices + group.to(tl.int64) * of_group + columns.to(tl.int64)[None, :] * of_output
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for first in range(0, inputs, INPUTS):
         places = first + tl.arange(0, INPUTS)
@@ -101,7 +128,7 @@ def _grouped_kernel(
             other=0.0,
         )
         weights = tl.load(
-            matrix + places[:, None].to(tl.int64) * outputs + columns[None, :],
+            matrix + places.to(tl.int64)[:, None] * of_input,
             mask=inside[:, None] & is_column[None, :],
             other=0.0,
         )
