@@ -15,6 +15,7 @@ from danlu.ops.nvidia.frozen import few_bits_kernels, few_bits_words
 from tests.helpers.models.few_bits import OPERATIONS, floats_of
 
 SHARE = {torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 0.002}
+CLOSE = {"rtol": 0.02, "atol": 0.05}
 DTYPES = pytest.mark.parametrize("dtype", SHARE, ids=str)
 BITS = pytest.mark.parametrize("bits", [8, 4])
 
@@ -158,3 +159,13 @@ def test_what_is_added_is_added_once(bits: int, rows: int, dtype: torch.dtype) -
     error = (form.added(x, *found, residual).float() - expected).abs().max()
     assert error <= SHARE[dtype] * expected.abs().max()
     assert torch.equal(residual, kept)
+    wide = torch.cat((residual, residual), dim=1)
+    assert torch.equal(form.added(x, *found, wide[:, :40]), form.added(x, *found, residual))
+
+
+@BITS
+def test_rows_of_another_dtype_than_the_scales_are_multiplied_by_floats(bits: int) -> None:
+    form, weight = OPERATIONS[bits].variants[TRITON], numbers(40, 64, seed=1)
+    found, x = quantized_in(form, weight), numbers(3, 64).bfloat16()
+    wide = floats_of(form, found)
+    torch.testing.assert_close(form.linear(x, *found).float(), x.float() @ wide.t(), **CLOSE)

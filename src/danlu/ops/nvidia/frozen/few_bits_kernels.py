@@ -30,7 +30,11 @@ _FLOATS_TILE = (16, 32)
 
 
 def linear(x: Tensor, packed: Tensor, scales: Tensor, residual: Tensor | None = None) -> Tensor:
-    """Multiply a few rows x [rows, in] of 16 bits -> [rows, out]. residual: as those, added."""
+    """Multiply a few rows x [rows, in] of 16 bits -> [rows, out]. residual: as those, added.
+
+    The scales have x's dtype.
+    """
+    residual = None if residual is None else residual.contiguous()
     (rows, inputs), (outputs, groups, _words) = x.shape, packed.shape
     bits = bits_of(scales)
     is_few, padded = rows <= _FEW_ROWS, max(8, triton.next_power_of_2(rows))

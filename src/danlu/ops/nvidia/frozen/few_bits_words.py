@@ -71,7 +71,8 @@ def _pieces(packed: Tensor, scales: Tensor, dtype: torch.dtype) -> Iterator[tupl
 
 
 def _product(x: Tensor, packed: Tensor, scales: Tensor, residual: Tensor | None = None) -> Tensor:
-    if 0 < len(x) <= MOST_ROWS and is_16_bits(x.dtype):
+    # The kernels make floats of the scales' dtype, too.
+    if 0 < len(x) <= MOST_ROWS and is_16_bits(x.dtype) and x.dtype == scales.dtype:
         some: Tensor = _linear(x, packed, scales, residual)
         return some
     y = product_by_pieces(_pieces, (packed, scales), x, len(packed))
