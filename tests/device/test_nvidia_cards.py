@@ -17,6 +17,7 @@ from danlu.device.nvidia_cards import (
     NVIDIA_CARDS,
     CardProperties,
     has_kernels,
+    hidden_cards,
     rough_figures,
 )
 from danlu.device.variants import preferred_variants
@@ -332,6 +333,15 @@ def test_cards_that_the_environment_hides_are_not_blamed_on_the_driver(
     with pytest.raises(EnvironmentFault) as refused:
         select("cuda")
     assert refused.value.fix.startswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("value", "num_cards", "hides"),
+    [("1", 2, False), ("1", 1, True), ("2,0", 2, True), ("0,7", 2, False), ("-1", 8, True)],
+)
+def test_the_second_of_two_cards_is_there(value: str, num_cards: int, hides: bool) -> None:
+    found = hidden_cards({"CUDA_VISIBLE_DEVICES": value}, num_cards)
+    assert (found is not None) == hides
 
 
 @pytest.mark.parametrize("entry", ["a800-80g", "h20-96g", "rtx-4090-d-24g", "t4-16g"])

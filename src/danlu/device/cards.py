@@ -128,8 +128,10 @@ def cuda_cards() -> Cards | None:
 
 def unused_cards() -> Cards | None:
     """Return the CUDA cards that nvidia-smi shows and nobody has hidden, where torch sees none."""
-    is_hidden = hidden_cards(os.environ) is not None
-    return None if is_hidden or shutil.which("nvidia-smi") is None else cuda_cards()
+    cards = None if shutil.which("nvidia-smi") is None else cuda_cards()
+    if cards is None or hidden_cards(os.environ, len(cards.cards)) is not None:
+        return None
+    return cards
 
 
 def cuda_capabilities() -> tuple[tuple[int, int], ...]:

@@ -15,6 +15,7 @@ from danlu.container import memory_bytes, num_processors
 from danlu.device.ascend.causes import NpuTrouble, no_training
 from danlu.device.ascend.chips import chip_named
 from danlu.device.ascend.torch_plugin import npu_trouble
+from danlu.device.cards import cuda_cards
 from danlu.device.launcher import Place
 from danlu.device.nvidia_cards import (
     SHOW_ALL_CARDS,
@@ -124,7 +125,8 @@ def _check_usable(kind: str) -> None:
 
 def _without_cards() -> EnvironmentFault:
     what = _("The device {kind} cannot be used.").format(kind="cuda")
-    hidden = hidden_cards(os.environ)
+    shown = cuda_cards()
+    hidden = hidden_cards(os.environ, len(shown.cards) if shown is not None else 1)
     if hidden is not None and torch.version.cuda is not None:
         return EnvironmentFault(what, why=hidden, fix=SHOW_ALL_CARDS)
     return EnvironmentFault(

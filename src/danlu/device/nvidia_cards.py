@@ -251,13 +251,17 @@ def _architecture(name: str) -> tuple[str, tuple[int, int]]:
     return kind, (int(digits[:-1]), int(digits[-1]))
 
 
-def hidden_cards(environ: Mapping[str, str]) -> str | None:
+def hidden_cards(environ: Mapping[str, str], num_cards: int = 1) -> str | None:
     """Say that the environment leaves a process no card; None where it does not.
 
-    The first entry that there is not ends the list: CUDA's programming guide, on the variable.
+    num_cards: of the machine; where nobody knows, at least one. The first entry that there is not
+    ends the list: CUDA's programming guide, on the variable.
     """
     value = environ.get(_VISIBLE)
-    if value is None or value.strip().startswith(("0", "GPU-", "MIG-")):
+    if value is None:
+        return None
+    first = value.partition(",")[0].strip()
+    if first.startswith(("GPU-", "MIG-")) or (first.isdigit() and int(first) < num_cards):
         return None
     return _("{setting} leaves no card to it.").format(setting=f'{_VISIBLE}="{value}"')
 

@@ -72,8 +72,8 @@ _CPU: Mapping[str, tuple[str, ...]] = {
 _CUDA: Mapping[str, tuple[str, ...]] = {
     "rms_norm": (TRITON, "torch"),
     "swiglu": (TRITON, "torch"),
-    # FlashAttention 4 makes its kernels in each process anew, in tens of seconds: whoever wants it
-    # asks for it by name.
+    # FlashAttention 4 makes its kernels in each process anew (docs/installation.md): whoever wants
+    # it asks for it by name.
     "attention": (FLASH3, FLASH, "sdpa"),
     "cross_entropy": (TRITON, "in_place"),
     "rotated_qkv": (TRITON, "as_one"),

@@ -81,7 +81,7 @@ def gpu(found: Surroundings) -> Check | None:
     unseen = _("{cards}; torch {version} sees none of them.").format(
         cards=text, version=found.torch.version
     )
-    hidden = hidden_cards(found.machine.environ)
+    hidden = hidden_cards(found.machine.environ, len(found.gpus.cards))
     if hidden is not None and found.torch.is_cuda_build:
         return red(f"{unseen} {hidden}", SHOW_ALL_CARDS)
     return red(unseen, _INSTALL)
