@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from danlu.engine.engine import Engine
 from danlu.engine.request import Output, Request, RequestId, SamplingSettings
+from danlu.engine.sampling import sampler
+from danlu.engine.sampling.prompt_lookup import PromptLookup
 from danlu.engine.sequence import RequestSequence
 from danlu.errors import DataError, UsageError
 from danlu.lora.adapter import Adapter
@@ -390,6 +392,61 @@ def test_a_fault_in_choosing_a_token_stays_with_its_request(
         check_engine(subject)
     assert [output.finish_reason for output in outputs[1]] == ["error"]
     assert [tokens_of(outputs[index]) for index in (0, 2)] == [ANSWERS[0], ANSWERS[2]]
+
+
+@pytest.mark.parametrize("part", ["_each", "token_logprobs"])
+@pytest.mark.parametrize("broken", range(6))
+def test_a_fault_in_choosing_for_all_costs_nobody_his_answer(
+    part: str, broken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where logits of all rows need memory that is not there."""
+    asked = [
+        replace(GREEDY, temperature=0.9, seed=n, logprobs=1, repetition_penalty=1.2)
+        for n in range(len(PROMPTS))
+    ]
+    requests = [
+        Request(prompt=prompt, sampling=settings)
+        for prompt, settings in zip(PROMPTS, asked, strict=True)
+    ]
+    wanted = [tokens_of(alone(request)) for request in requests]
+    subject, chosen, calls = engine(), getattr(sampler, part), iter(range(1000))
+
+    def failing(*arguments: object) -> object:
+        if next(calls) == broken:
+            raise RuntimeError("a device that stumbles once")
+        return chosen(*arguments)
+
+    monkeypatch.setattr(sampler, part, failing)
+    assert [tokens_of(outputs) for outputs in run_all(subject, requests)] == wanted
+    check_engine(subject)
+
+
+def test_a_fault_in_choosing_for_a_request_alone_ends_that_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here where tokens are tried, all of which are right."""
+
+    def right(_lookup: PromptLookup, tokens: list[int], most: int) -> list[int]:
+        return ANSWERS[0][len(tokens) - len(PROMPTS[0]) :][:most]
+
+    monkeypatch.setattr(PromptLookup, "tokens_behind", right)
+    subject, outputs = engine(), list[Output]()
+    subject.add(Request(prompt=PROMPTS[0], sampling=GREEDY), outputs.append)
+    for _ in range(2):
+        subject.step()
+    calls, chosen = iter(range(1000)), sampler._each
+
+    def failing(*arguments: object) -> object:
+        if next(calls) == 1:
+            raise RuntimeError("a bug")
+        return chosen(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sampler, "_each", failing)
+    while subject.num_unfinished:
+        subject.step()
+        check_engine(subject)
+    assert outputs[-1].finish_reason == "error"
+    assert tokens_of(outputs) == ANSWERS[0][:6]  # the prompt's, four of one step, one of the next
 
 
 def test_an_adapter_that_is_gone_is_held_by_nobody() -> None:

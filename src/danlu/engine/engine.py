@@ -25,7 +25,7 @@ from danlu.engine.graphs import DecodingGraphs
 from danlu.engine.request import Deliver, Output, Request, RequestId, TokenLogprobs
 from danlu.engine.sampling.logits import not_finite, token_logprobs
 from danlu.engine.sampling.prompt_lookup import MOST_TRIED
-from danlu.engine.sampling.sampler import Sampler
+from danlu.engine.sampling.sampler import ChosenToken, Sampler
 from danlu.engine.scheduler import Scheduler
 from danlu.engine.sequence import RequestSequence
 from danlu.engine.step_in_flight import Scores, StepInFlight
@@ -288,21 +288,27 @@ class Engine:
 
     def _finish(self, flight: StepInFlight) -> None:
         """Read what a step came to and deliver it; those that have ended meanwhile get nothing."""
-        batch = self._alive(flight.batch)
-        try:
-            flight.wait()
-        except Exception as problem:
-            self._flight = None  # it builds on what has failed
-            self._compute_singly(batch, problem)
-            return
-        if any(sequence.tried for sequence in batch):
+        if any(sequence.tried for sequence in flight.batch):
             self._take_tried(flight)
             return
+        choices = self._choices(flight)
+        if choices is None:
+            return
+        batch = self._alive(flight.batch)
         self._scheduler.commit(batch)
         for sequence in batch:
             self._tell_progress(sequence, flight.scores.get(sequence, []))
-        if flight.writing:
-            self._take(flight)
+        self._take(flight.writing, choices)
+
+    @torch.inference_mode()
+    def _choices(self, flight: StepInFlight) -> Sequence[ChosenToken | Exception] | None:
+        """Return the tokens that a step came to; None where that failed, and is dealt with."""
+        try:
+            return flight.choices()
+        except Exception as problem:
+            self._flight = None  # it builds on what has failed
+            self._compute_singly(self._alive(flight.batch), problem)
+            return None
 
     def _with_tried(self, batch: Batch) -> Batch:
         """Add what may follow the next token of a request that writes alone."""
@@ -327,8 +333,11 @@ class Engine:
         (sequence,) = flight.batch
         tried, sequence.tried = sequence.tried, ()
         for row, behind in enumerate([*tried, None]):
+            choices = self._choices(flight.of_row(row))
+            if choices is None:
+                return
             self._scheduler.commit({sequence: 1})
-            self._take(flight.of_row(row))
+            self._take(flight.writing, choices)
             if not self._has(sequence) or sequence.tokens[-1] != behind:
                 break
         self._num_tried += len(tried)
@@ -456,10 +465,11 @@ class Engine:
             row += num_tokens
         return scores
 
-    @torch.inference_mode()
-    def _take(self, flight: StepInFlight) -> None:
+    def _take(
+        self, writing: Sequence[RequestSequence], choices: Sequence[ChosenToken | Exception]
+    ) -> None:
         """Deliver what the tokens make that a step has come to."""
-        for sequence, choice in zip(flight.writing, flight.choices(), strict=True):
+        for sequence, choice in zip(writing, choices, strict=True):
             if not self._has(sequence):
                 continue
             if isinstance(choice, Exception):

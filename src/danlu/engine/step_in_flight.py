@@ -43,8 +43,14 @@ class StepInFlight:
         return replace(self, logits=self.logits[row : row + 1])
 
     def choices(self) -> list[ChosenToken | Exception]:
-        """Return a token for each that is writing, or why there is none."""
+        """Wait for a token for each that is writing; return it, or why there is none.
+
+        Raises what the device has failed with, or what choosing itself fails with: then nothing is
+        recorded.
+        """
         samplers = [sequence.sampler for sequence in self.writing]
+        if not samplers:
+            return []
         if self.chosen is None:
             return sample(self.logits, samplers)
         return drawn(self.chosen.wait()[:, : len(samplers)], samplers)

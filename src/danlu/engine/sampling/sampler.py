@@ -22,7 +22,7 @@ Shapes: V vocab_size of the model, which may exceed the tokenizer's; N requests.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -205,11 +205,10 @@ def sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Ex
     """Choose and record one token a row. logits: [N, V] in the model's dtype.
 
     A row that fails, as a grammar can, returns its error and does not affect the others: DataError
-    where its logits are not finite.
+    where its logits are not finite. Where this itself raises, nothing is recorded.
     """
-    chosen = _each(logits, samplers)
-    _record(samplers, chosen)
-    return _with_logprobs(logits, samplers, chosen)
+    tokens = _each(logits, samplers)
+    return _recorded(samplers, tokens, _logprobs(logits, samplers, tokens))
 
 
 def drawn(chosen: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Exception]:
@@ -218,18 +217,27 @@ def drawn(chosen: Tensor, samplers: Sequence[Sampler]) -> list[ChosenToken | Exc
         token if is_finite else not_finite()
         for token, is_finite in zip(*chosen.tolist(), strict=True)
     ]
-    _record(samplers, tokens)
-    return [ChosenToken(token=token) if isinstance(token, int) else token for token in tokens]
+    return _recorded(samplers, tokens, {})
 
 
-def _record(samplers: Sequence[Sampler], chosen: list[int | Exception]) -> None:
+def _recorded(
+    samplers: Sequence[Sampler],
+    tokens: Sequence[int | Exception],
+    logprobs: Mapping[int, TokenLogprobs],
+) -> list[ChosenToken | Exception]:
     """Tell each row its token; an error takes the place of a token that it cannot be told."""
-    for place, (sampler, token) in enumerate(zip(samplers, chosen, strict=True)):
-        if isinstance(token, int):
-            try:
-                sampler.record(token)
-            except Exception as problem:
-                chosen[place] = problem
+    chosen: list[ChosenToken | Exception] = []
+    for place, (sampler, token) in enumerate(zip(samplers, tokens, strict=True)):
+        if isinstance(token, Exception):
+            chosen.append(token)
+            continue
+        try:
+            sampler.record(token)
+        except Exception as problem:
+            chosen.append(problem)
+        else:
+            chosen.append(ChosenToken(token=token, logprobs=logprobs.get(place)))
+    return chosen
 
 
 def _plain_draw(settings: SamplingSettings) -> Draw | None:
@@ -271,10 +279,10 @@ def _each(logits: Tensor, samplers: Sequence[Sampler]) -> list[int | Exception]:
     return chosen
 
 
-def _with_logprobs(
+def _logprobs(
     logits: Tensor, samplers: Sequence[Sampler], chosen: Sequence[int | Exception]
-) -> list[ChosenToken | Exception]:
-    """Add log probabilities where they are wanted; they are those of the model's own logits."""
+) -> dict[int, TokenLogprobs]:
+    """Return log probabilities, by row, where they are wanted: by the model's own logits."""
     wanted: dict[int, dict[int, int]] = {}  # by their number of alternatives
     for place, (sampler, token) in enumerate(zip(samplers, chosen, strict=True)):
         count = sampler.settings.logprobs
@@ -285,10 +293,7 @@ def _with_logprobs(
         rows = logits.index_select(0, _long(list(tokens), logits))
         entries = token_logprobs(rows, list(tokens.values()), count)
         found |= zip(tokens, entries, strict=True)
-    return [
-        ChosenToken(token=token, logprobs=found.get(place)) if isinstance(token, int) else token
-        for place, token in enumerate(chosen)
-    ]
+    return found
 
 
 def _long(ids: Sequence[int], like: Tensor) -> Tensor:
