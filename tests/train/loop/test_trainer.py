@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from danlu.runs.folder import RunFolder
 from danlu.runs.metrics import read_metrics
 from danlu.train.events import Evaluated, NotSaved, StepDone, StepSkipped, StoppedEarly
 from danlu.train.loop import step as step_module
+from danlu.train.loop import trainer as trainer_module
+from danlu.train.loop.evaluate import Evaluation
 from danlu.train.loop.trainer import Interrupted, Trainer
 from tests.helpers.training.trainers import RECIPE, STEP_PLAN, trainer
 
@@ -167,6 +170,24 @@ def test_the_best_weights_are_saved_when_found_and_restored_at_the_end(tmp_path:
     again = next(iter(run._evaluate()))
     assert isinstance(again, Evaluated)
     assert again.loss == pytest.approx(best.loss, rel=1e-6)
+
+
+def test_an_evaluation_that_is_no_number_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in float16, where a row's numbers leave its range though the weights are good."""
+    found, computed = iter([math.nan, 2.0, math.inf, 3.0]), trainer_module.evaluate
+
+    def evaluate(*arguments: Any, **named: Any) -> Evaluation:
+        loss = next(found)
+        return replace(computed(*arguments, **named), loss=loss, loss_per_sample=loss)
+
+    monkeypatch.setattr(trainer_module, "evaluate", evaluate)
+    recipe = replace(RECIPE, total_steps=8, eval_steps=2, save_steps=0, load_best_model_at_end=True)
+    run = trainer(tmp_path, recipe)
+    evaluations = [event for event in run.run() if isinstance(event, Evaluated)]
+    assert [event.is_best for event in evaluations] == [False, True, False, False]
+    assert (run.progress.best_step, run.progress.best_loss) == (4, 2.0)
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:

@@ -7,6 +7,7 @@ updates applied, best evaluation, loss scale. No random state: there is none.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -58,11 +59,14 @@ class Progress:
         )
 
     def after_evaluation(self, loss: float) -> Progress:
-        """Return the progress with the present step evaluated; step 0 is never the best."""
+        """Return the progress with the present step evaluated.
+
+        The best is never step 0, nor one whose loss is not finite.
+        """
         evaluated = replace(self, evaluated_step=self.step)
         if self.step == 0:
             return evaluated
-        if self.best_loss is None or loss < self.best_loss:
+        if math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss):
             return replace(evaluated, best_loss=loss, best_step=self.step, worse_in_a_row=0)
         return replace(evaluated, worse_in_a_row=self.worse_in_a_row + 1)
 
