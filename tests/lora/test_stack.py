@@ -126,6 +126,14 @@ def test_where_memory_does_not_suffice_it_holds_nothing_and_begins_anew(
     check(held, adapters)
 
 
+def test_an_adapter_that_cannot_be_brought_in_keeps_no_other_out() -> None:
+    held, one = stack(), adapter(1)
+    foreign = random_adapter(LoraConfig(), tiny_model(hidden_size=32)[0], seed=2)
+    with pytest.raises(RuntimeError):
+        held.hold([one, foreign])
+    check(held, [one, None])
+
+
 def test_rows_of_experts_get_the_adapter_of_their_token() -> None:
     config, model = tiny_model(num_hidden_layers=3, experts=EXPERTS)
     few = LoraConfig(r=2, target_modules=("up_proj", "down_proj"))

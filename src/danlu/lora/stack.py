@@ -93,6 +93,8 @@ class AdapterStack:
                 self._bring_in(latest)
             except BaseException:
                 self._drop()
+                for adapter in adapters:  # the next ones are not to fail by them
+                    del self._used[adapter]
                 raise
         return True
 
