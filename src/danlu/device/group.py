@@ -223,9 +223,9 @@ def _leave() -> None:
 def _together() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as fault:
+        if is_out_of_memory(fault):
+            raise
         raise _broken(fault) from fault
 
 
