@@ -239,6 +239,25 @@ def test_a_request_that_cannot_start_for_want_of_blocks_does_not_hinder_it() -> 
     assert bench.scheduler.num_waiting == 1
 
 
+def test_blocks_that_a_request_would_find_do_not_count_twice() -> None:
+    """What is kept of its beginning is there, but it is not room for its rest, too."""
+    bench = Bench(num_blocks=5)
+    text = list(range(50, 50 + 4 * SIZE))
+    bench.add(text[: 2 * SIZE + 1], answer=1)
+    while bench.left:
+        bench.step()
+    some = writing(bench, 1, length=1)
+    taken = bench.pool.take(None)
+    assert taken is not None
+    assert bench.pool.num_available == 3  # the two that are kept, and one more
+    bench.add(text)
+    under_way = bench.scheduler.plan()
+    assert bench.scheduler.num_waiting == 1
+    assert bench.scheduler.plan_ahead(under_way, some) == {some[0]: 1}
+    bench.pool.release([taken])
+    assert bench.scheduler.plan_ahead(under_way, some) is None  # now it can start
+
+
 def test_ahead_nobody_gives_blocks_back() -> None:
     bench = Bench(num_blocks=3)
     some = writing(bench, 2, length=SIZE - 1)

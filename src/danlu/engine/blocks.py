@@ -46,6 +46,10 @@ class BlockPool:
         """Count the blocks that could be taken now."""
         return len(self._free) + len(self._kept)
 
+    def num_available_beside(self, known: Iterable[Block]) -> int:
+        """Count the blocks that could be taken if some known ones were shared before."""
+        return self.num_available - sum(block in self._kept for block in known)
+
     @property
     def num_used(self) -> int:
         """Count the blocks that requests use."""

@@ -157,19 +157,14 @@ class Scheduler(Generic[SequenceT]):
         for sequence in list(self._waiting):
             if budget == 0 or len(self._running) >= self._num_requests:
                 break
-            is_whole = sequence.is_read_whole
-            found = [] if is_whole else self._pool.find(sequence.root, sequence.tokens[:-1])
-            blocks = [block for block, _contents in found]
-            contents = [contents for _block, contents in found]
-            start = len(found) * self._pool.block_tokens
+            blocks, contents = self._known_beginning(sequence)
+            start = len(blocks) * self._pool.block_tokens
             key = self._key(sequence, start, contents[-1] if contents else sequence.root)
-            if key is not None and key in under_way and not is_whole:
+            if key is not None and key in under_way and not sequence.is_read_whole:
                 continue
-            missing = self._blocks_for(len(sequence.tokens)) - len(found)
-            self._pool.share(blocks)
-            if missing > self._pool.num_available and self._running:
-                self._pool.release(blocks)
+            if not self._has_room(sequence, blocks):
                 break
+            self._pool.share(blocks)
             sequence.blocks, sequence.contents = blocks, contents
             sequence.computed = sequence.num_found = start
             self._waiting.remove(sequence)
@@ -182,8 +177,19 @@ class Scheduler(Generic[SequenceT]):
         if not self._waiting or len(self._running) >= self._num_requests:
             return False
         first = self._waiting[0]
-        found = [] if first.is_read_whole else self._pool.find(first.root, first.tokens[:-1])
-        return self._blocks_for(len(first.tokens)) - len(found) <= self._pool.num_available
+        return self._has_room(first, self._known_beginning(first)[0])
+
+    def _known_beginning(self, sequence: SequenceT) -> tuple[list[Block], list[Contents]]:
+        """Return what the cache holds of a request that waits, as far as it need not be read."""
+        if sequence.is_read_whole:
+            return [], []
+        found = self._pool.find(sequence.root, sequence.tokens[:-1])
+        return [block for block, _contents in found], [contents for _block, contents in found]
+
+    def _has_room(self, sequence: SequenceT, known: Sequence[Block]) -> bool:
+        """Whether there are blocks for all that a request needs behind its known beginning."""
+        missing = self._blocks_for(len(sequence.tokens)) - len(known)
+        return missing <= self._pool.num_available_beside(known)
 
     def _provide(self, sequence: SequenceT, tokens: int, scheduled: dict[SequenceT, int]) -> bool:
         """Get the blocks for a request's next tokens, from younger ones if need be."""
