@@ -331,6 +331,24 @@ def test_an_adapter_that_leaves_waits_for_the_step_under_way(card: DeferringCard
     assert card.log == ["read"]
 
 
+def test_an_adapter_leaves_though_the_step_under_way_fails(card: DeferringCard) -> None:
+    adapter = random_adapter(3)
+    asked = Request(prompt=(5, 6), sampling=GREEDY)
+    subject = deferring_engine()
+    _id, outputs = add(subject, asked)
+    request_id, _rest = add(subject, replace(asked, adapter=adapter))
+    for _ in range(4):
+        subject.step()
+    subject.abort(request_id)
+    card.fails = RuntimeError("the card has lost it")
+    subject.forget(adapter)
+    assert adapter not in subject._roots
+    while subject.num_unfinished:  # what was lost is computed again
+        subject.step()
+        check_engine(subject)
+    assert tokens_of(outputs) == tokens_of(alone(asked))
+
+
 def test_on_the_cpu_nothing_runs_ahead() -> None:
     subject = engine()
     _id, outputs = add(subject, Request(prompt=(5, 6, 7), sampling=GREEDY))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -216,8 +215,9 @@ class Engine:
 
     def forget(self, adapter: Adapter) -> None:
         """Drop what is kept of an adapter that no new request will use."""
-        if self._flight is not None:
-            self._flight.wait()  # what it reads must not go before it has ended
+        # What a step reads must not go before it has ended.
+        if self._flight is not None and not self._flight.ends_well():
+            self._flight = None  # the next step computes it again
         self._linears.forget(adapter)
         self._graphs.forget(adapter)
         for root in self._roots.pop(adapter, {}).values():
@@ -245,8 +245,7 @@ class Engine:
         flight, self._flight = self._flight, None
         if flight is None or self._alive(flight.batch):
             return flight
-        with suppress(Exception):  # if the device has failed, the next step will say so
-            flight.wait()
+        flight.ends_well()  # where it does not, a step that somebody wants will say so
         return None
 
     def _start(self, batch: Batch) -> StepInFlight | None:

@@ -33,10 +33,14 @@ class StepInFlight:
     scores: Scores
     may_be_followed: bool
 
-    def wait(self) -> None:
-        """Wait for what the device has chosen; raises what its work has failed with."""
-        if self.chosen is not None:
-            self.chosen.wait()
+    def ends_well(self) -> bool:
+        """Wait until the device has ended its work; tell whether that has not failed."""
+        try:
+            if self.chosen is not None:
+                self.chosen.wait()
+        except Exception:
+            return False
+        return True
 
     def of_row(self, row: int) -> StepInFlight:
         """Return the same with one row of logits, of the single request whose tokens are tried."""
