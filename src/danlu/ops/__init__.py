@@ -56,7 +56,6 @@ from danlu.ops.swiglu import swiglu, swiglu_backward
 ascend.add_variants()
 native.add_variants()
 nvidia.add_variants()
-native.add_variants()
 cache_of = CACHE.on
 
 __all__ = [
