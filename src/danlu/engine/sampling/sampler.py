@@ -82,7 +82,9 @@ class Sampler:
             answer_is_bound=guide is not None,
         )
         self._num_chosen = 0
-        self._draw = _plain_draw(settings)
+        # Whether the model's own logits are what is chosen by, once the answer may end.
+        self._is_plain = guide is None and not self._bias and self._penalties.change_nothing
+        self._draw = _plain_draw(settings) if self._is_plain else None
         # On the CPU whatever the device: the same seed gives the same numbers everywhere.
         self._chances = array("d")
         self._generator = torch.Generator()
@@ -104,12 +106,7 @@ class Sampler:
     @property
     def changes_nothing(self) -> bool:
         """Whether the next token is chosen by the model's own logits."""
-        return (
-            self._guide is None
-            and not self._bias
-            and self._penalties.change_nothing
-            and self._num_chosen >= self.settings.min_tokens
-        )
+        return self._is_plain and self._num_chosen >= self.settings.min_tokens
 
     def draw_of(self, ahead: int) -> Draw | None:
         """Return what a device needs to choose the token behind the next `ahead` by itself.
@@ -117,10 +114,11 @@ class Sampler:
         None where it takes the host, or may take it once those tokens are known.
         """
         number = self._num_chosen + ahead
-        is_plain = self._guide is None and not self._bias and self._penalties.change_nothing
-        if not is_plain or number < self.settings.min_tokens or self._thought.may_force(ahead):
+        if self._draw is None or number < self.settings.min_tokens:
             return None
-        if self._draw is None or self._draw.top_k == 0:
+        if self._thought.may_force(ahead):
+            return None
+        if self._draw.top_k == 0:
             return self._draw
         return Draw(*self._draw[:-1], self._chance(number))
 
