@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from danlu.device.weight_forms import floats_bytes
 from danlu.ops.choice import Operation
 from danlu.ops.expert_products import expert_input_gradient, expert_linear, rows_of
 from danlu.ops.frozen.expert_bits import EXPERT_BITS, ExpertBits
+from danlu.ops.frozen.frozen_product import frozen_product
 from danlu.ops.frozen.int4 import INT4_LINEAR
 from danlu.ops.frozen.nf4 import NF4_LINEAR
 from danlu.ops.frozen.quantized import (
@@ -87,8 +88,13 @@ class QuantizedWeight(nn.Module):
 
     def by_expert(self, x: Tensor, ends: Tensor) -> Tensor:  # [R, in] -> [R, out of one]
         """Multiply each expert's rows with its part of the matrix; ends [E]."""
-        if torch.is_grad_enabled():
-            return _ByExpert.apply(x, self, ends)  # type: ignore[no-any-return, no-untyped-call]
+        return frozen_product(
+            x,
+            lambda rows: self._product_by_expert(rows, ends),
+            lambda dy: self.expert_gradient(dy.contiguous(), ends),
+        )
+
+    def _product_by_expert(self, x: Tensor, ends: Tensor) -> Tensor:
         if self._at_once is not None:
             return self._at_once.linear(x, self.values, self.scales, ends)
         parts = self._parts(ends)
@@ -140,16 +146,3 @@ class QuantizedWeight(nn.Module):
     def _floats(self, dtype: torch.dtype) -> Tensor:
         stored = self.values, self.scales
         return whole_floats(self.form.floats, stored, self.outputs, self.inputs, dtype)
-
-
-class _ByExpert(torch.autograd.Function):
-    """A product whose weight is frozen."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: QuantizedWeight, ends: Tensor) -> Tensor:
-        ctx.weight, ctx.ends = weight, ends
-        return weight.by_expert(x, ends)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.weight.expert_gradient(dy.contiguous(), ctx.ends), None, None

@@ -14,7 +14,7 @@ tests/lora/test_fp8_base.py).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from danlu.device.variants import REFERENCE
 from danlu.device.weight_forms import PIECE
 from danlu.ops import reference
 from danlu.ops.choice import NotHere, Operation
+from danlu.ops.frozen.frozen_product import frozen_product
 from danlu.ops.frozen.quantized import pieces_of
 
 FP8 = torch.float8_e4m3fn
@@ -65,9 +66,12 @@ def quantize_fp8(weight: Tensor, *, out: Fp8Matrix | None = None) -> Fp8Matrix:
 
 def fp8_linear(x: Tensor, matrix: Fp8Matrix) -> Tensor:
     """Multiply x [T, in] with a frozen matrix -> [T, out]."""
-    if not torch.is_grad_enabled():
-        return FP8_LINEAR.on(x.device)(x, matrix.values, matrix.scales)
-    return _Frozen.apply(x, *matrix)  # type: ignore[no-any-return, no-untyped-call]
+    variant = FP8_LINEAR.on(x.device)
+    return frozen_product(
+        x,
+        lambda rows: variant(rows, matrix.values, matrix.scales),
+        lambda dy: fp8_input_gradient(dy, matrix),
+    )
 
 
 def fp8_input_gradient(dy: Tensor, matrix: Fp8Matrix) -> Tensor:
@@ -78,19 +82,6 @@ def fp8_input_gradient(dy: Tensor, matrix: Fp8Matrix) -> Tensor:
 def multiplies_fp8(device: torch.device) -> bool:
     """Whether a device multiplies in fp8, or the twin was asked for by name."""
     return FP8_LINEAR.name_on(device) != REFERENCE or FP8_LINEAR.is_wanted
-
-
-class _Frozen(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, values: Tensor, scales: Tensor, columns: Tensor, column_scales: Tensor
-    ) -> Tensor:
-        ctx.matrix = Fp8Matrix(values, scales, columns, column_scales)
-        return FP8_LINEAR.on(x.device)(x, values, scales)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        return fp8_input_gradient(dy, ctx.matrix), None, None, None, None
 
 
 # x [T, in], values [out, in] in fp8, scales [out] in fp32 -> [T, out] in the dtype of x.

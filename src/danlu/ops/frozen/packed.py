@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.ops.choice import NotHere, Operation, example
+from danlu.ops.frozen.frozen_product import frozen_product
 
 # What stands in a matrix's place: x [rows, in] -> [rows, out].
 Product = Callable[[Tensor], Tensor]
@@ -51,7 +52,7 @@ class PackedBase:
         self._gradient = _pack(plain.t())
 
     def __call__(self, x: Tensor) -> Tensor:  # [T, in] -> [T, out]
-        return _Packed.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
+        return frozen_product(x, self.product, self.gradient)
 
     def product(self, x: Tensor) -> Tensor:
         """Multiply, without a graph."""
@@ -60,17 +61,6 @@ class PackedBase:
     def gradient(self, dy: Tensor) -> Tensor:  # [T, out] -> [T, in]
         """Return the gradient of x."""
         return self._gradient(dy)
-
-
-class _Packed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: PackedBase) -> Tensor:
-        ctx.weight = weight
-        return weight.product(x)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        return ctx.weight.gradient(dy), None
 
 
 class BasePacking(Protocol):

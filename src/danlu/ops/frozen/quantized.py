@@ -11,7 +11,7 @@ kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from danlu.device.memory import sent
 from danlu.device.weight_forms import piece_numbers, quantized_at_once
 from danlu.ops import reference
 from danlu.ops.choice import Operation, example
+from danlu.ops.frozen.frozen_product import frozen_product
 
 # The most rows for which aten's kernel is faster.
 INT8_KERNEL_ROWS = 4
@@ -64,26 +65,12 @@ def quantized_in(form: FewBitsForm, weight: Tensor) -> Stored:
 
 def multiplied(form: FewBitsForm, x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
     """Multiply x [rows, in] with a weight in a form -> [rows, outputs and filler]."""
-    if not torch.is_grad_enabled():
-        return form.linear(x, values, scales)
-    return Frozen.apply(x, values, scales, form.linear, form.floats)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class Frozen(torch.autograd.Function):
-    """A product whose weight is frozen: the gradient of x is made of floats, a piece at a time."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, values: Tensor, scales: Tensor, linear: Product, pieces: Pieces
-    ) -> Tensor:
-        ctx.save_for_backward(values, scales)
-        ctx.inputs, ctx.pieces = x.shape[1], pieces
-        return linear(x, values, scales)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        stored = ctx.saved_tensors
-        return input_gradient(ctx.pieces, stored, grad, ctx.inputs), None, None, None, None
+    inputs = x.shape[1]
+    return frozen_product(
+        x,
+        lambda rows: form.linear(rows, values, scales),
+        lambda dy: input_gradient(form.floats, (values, scales), dy, inputs),
+    )
 
 
 def input_gradient(pieces: Pieces, stored: Stored, dy: Tensor, inputs: int) -> Tensor:
