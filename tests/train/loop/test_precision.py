@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ import torch
 from danlu.device.detect import select
 from danlu.errors import UsageError
 from danlu.runs.metrics import read_metrics
-from danlu.train.events import StepDone
+from danlu.train.events import StepDone, StepSkipped
 from danlu.train.loop import precision
+from danlu.train.loop import step as step_module
 from danlu.train.loop.precision import FIRST_SCALE, GROWTH_STEPS, LossScale, choose_precision
 from danlu.train.settings import TrainSettings
 from tests.helpers.training.trainers import RECIPE, trainer
@@ -68,6 +70,38 @@ def test_an_overflowing_step_is_computed_again_with_half_the_scale(
         record["loss_scale"] for record in read_metrics(tmp_path / "run") if "loss" in record
     ]
     assert 2.0**40 > recorded[0] >= recorded[-1] == run.progress.scale.value
+
+
+def test_a_step_that_no_scale_helps_leaves_the_scale_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is a number, its gradient is none at any scale: the next steps need theirs."""
+    run = trainer(tmp_path, dtype=torch.float16, dropout=0.0)
+    computed, tried = step_module.loss_backward, 0
+
+    def loss_backward(*arguments: Any, **named: Any) -> torch.Tensor:
+        nonlocal tried
+        loss = computed(*arguments, **named)
+        if run.progress.step == 3:
+            tried += 1
+            run._optimizer._summed[0] = torch.inf
+        return loss
+
+    monkeypatch.setattr(step_module, "loss_backward", loss_backward)
+    events = list(run.run())
+    assert [event.step for event in events if isinstance(event, StepSkipped)] == [4]
+    assert tried > 10
+    assert run.progress.scale.value == FIRST_SCALE
+
+
+def test_a_scale_that_has_come_down_grows_again() -> None:
+    scale = LossScale(value=FIRST_SCALE)
+    while (halved := scale.halved()) is not None:
+        scale = halved
+    least = scale
+    for _step in range(GROWTH_STEPS):
+        scale = scale.after_good_step()
+    assert scale.value == 2 * least.value
 
 
 def test_the_scale_grows_after_many_good_steps_and_is_resumed(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from danlu.ops import multiplies_fp8, ops_table
 from danlu.train.settings import TrainSettings
 
 FIRST_SCALE = 65536.0
+LEAST_SCALE = 2.0  # 1 is none, and grows no more
 GROWTH_STEPS = 2000
 
 
@@ -35,7 +36,7 @@ class LossScale:
 
     def halved(self) -> LossScale | None:
         """Return the scale to try after an overflow; None where there is nothing left to halve."""
-        return LossScale(value=self.value / 2) if self.value > 1.0 else None
+        return LossScale(value=self.value / 2) if self.value > LEAST_SCALE else None
 
     def after_good_step(self) -> LossScale:
         """Return the scale of the next step."""

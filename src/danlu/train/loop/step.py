@@ -99,6 +99,7 @@ def optimizer_step(
     what they have changes nothing; from there on it is a CapacityError.
     """
     num_targets = staged_step.num_targets
+    before = scale
     while True:
         optimizer.zero_grad()
         loss = torch.zeros((), device=method.base.device.torch_device)
@@ -128,6 +129,7 @@ def optimizer_step(
         grad_norm=grad_norm,
         num_tokens=staged_step.num_tokens,
         applied=applied,
-        scale=scale.after_good_step() if applied else scale,
+        # Where no scale has helped, it was not the scale's fault.
+        scale=scale.after_good_step() if applied else before,
         wishes=Wishes(*map(bool, wanted)),
     )
