@@ -36,7 +36,8 @@ def grouped_linear(
     y = x.new_empty(num_rows, outputs) if total is None else total
     if not num_rows:
         return y
-    if num_rows <= _ROWS and inputs > _MANY_INPUTS and outputs <= _NARROW and total is None:
+    is_narrow = inputs > _MANY_INPUTS and outputs <= _NARROW and matrices.is_contiguous()
+    if num_rows <= _ROWS and is_narrow and total is None:
         return by_row(x, matrices, ends)
     rows, columns, at_once, warps, stages = _tile_of(num_rows, matrices)
     # None has fewer rows than one.
@@ -86,7 +87,10 @@ def by_row(
     eps: float = 0.0,
     gated: bool = False,
 ) -> Tensor:
-    """As `ops.grouped_linear`, of few rows; norm, eps, gated: as `ops.fused_linear` has them."""
+    """As `ops.grouped_linear`, of few rows; norm, eps, gated: as `ops.fused_linear` has them.
+
+    matrices: without gaps, an input's outputs side by side.
+    """
     groups, inputs, outputs = matrices.shape
     y = x.new_empty(len(x), outputs)
     _row_kernel[(triton.cdiv(outputs, _COLUMNS), len(x))](
