@@ -95,6 +95,8 @@ class Trainer:
         self._places = places
         self._group = group
         self._is_shared = is_shared
+        # Whether what is trained is divided, too.
+        self._is_divided = is_shared and method.trains_base
         self._batches = StepBatches(
             train_rows,
             rows_per_step=recipe.rows_per_step,
@@ -110,9 +112,8 @@ class Trainer:
             weight_decay=recipe.weight_decay,
             betas=recipe.adam_betas,
             eps=recipe.adam_epsilon,
-            shares=group if is_shared and method.trains_base else ALONE,
+            shares=group if self._is_divided else ALONE,
         )
-        self._is_divided = is_shared and method.trains_base
         self._saver: Saves = SavesNothing(
             group, method=method, optimizer=self._optimizer, gives=self._is_divided
         )
