@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import subprocess
+import time
 from importlib import metadata
 
 import torch
@@ -16,7 +17,7 @@ _PACKAGES = ("torch", "triton", "transformers", "peft", "tokenizers", "pydantic"
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
-    """Describe the machine; try every variant of every operation."""
+    """Describe the machine, and choose what operations compute with."""
     device = torch.device(settings.device)
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -28,16 +29,22 @@ def run(settings: argparse.Namespace, report: Report) -> None:
     if device.type == "cuda":
         _card(report)
     with report.trying("operations"):
+        begun = time.perf_counter()
         table = ops_table(device)
+        report.put("chosen within", time.perf_counter() - begun)
         report.put("operations", dict(table.chosen), table.as_text)
         report.put("switched off", list(table.off), "; ".join(table.off) or "nothing")
-    with report.trying("variants"):
-        tried = []
-        for each in examine_operations(device):
-            tried.append(vars(each))
-            report.put("variants", tried)
-        wrong = [f"{each['operation']}={each['variant']}" for each in tried if each["fault"]]
-        report.put("variants", tried, f"{len(tried)} tried; wrong: {', '.join(wrong) or 'none'}")
+
+
+def try_variants(settings: argparse.Namespace, report: Report) -> None:
+    """Try every variant of every operation, and time it."""
+    device = torch.device(settings.device)
+    tried = []
+    for each in examine_operations(device):
+        tried.append(vars(each))
+        report.put("variants", tried)
+    wrong = [f"{each['operation']}={each['variant']}" for each in tried if each["fault"]]
+    report.put("variants", tried, f"{len(tried)} tried; wrong: {', '.join(wrong) or 'none'}")
 
 
 def _card(report: Report) -> None:
