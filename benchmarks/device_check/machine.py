@@ -10,8 +10,10 @@ from importlib import metadata
 
 import torch
 
-from benchmarks.device_check.part import Report
+from benchmarks.device_check.part import WITHOUT, Report
+from danlu.errors import EnvironmentFault
 from danlu.ops import examine_operations, ops_table
+from danlu.ops.choice import VARIABLE
 
 _PACKAGES = ("torch", "triton", "transformers", "peft", "tokenizers", "pydantic", "liger-kernel")
 
@@ -30,7 +32,12 @@ def run(settings: argparse.Namespace, report: Report) -> None:
         _card(report)
     with report.trying("operations"):
         begun = time.perf_counter()
-        table = ops_table(device)
+        try:
+            table = ops_table(device)
+        except EnvironmentFault as fault:
+            # A kernel has broken the card for this process; it would for each that tries it.
+            report.put(WITHOUT, str(fault.fix).rpartition(f"{VARIABLE}=")[2])
+            raise
         report.put("chosen within", time.perf_counter() - begun)
         report.put("operations", dict(table.chosen), table.as_text)
         report.put("switched off", list(table.off), "; ".join(table.off) or "nothing")

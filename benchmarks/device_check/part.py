@@ -19,6 +19,8 @@ from types import FrameType
 from typing import Any
 
 _WIDTH = 100
+# A figure of a part that wants to be run again: what DANLU_OPS has to say then.
+WITHOUT = "without"
 
 
 class OutOfTime(BaseException):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def checked(out: Path, parts: str, **environment: str) -> tuple[dict[str, Any], 
     # What lies ready for a machine of another Python is none of this one's.
     here = {"CARRY": str(out / "nothing")}
     done = subprocess.run(
-        [*words, "--shape", "tiny", "--device", "cpu", "--minutes", "2"],
+        [*words, "--shape", "tiny", "--device", "cpu", "--minutes", "5"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHON": sys.executable, "OUT": str(out), **here, **environment},
@@ -38,7 +39,8 @@ def checked(out: Path, parts: str, **environment: str) -> tuple[dict[str, Any], 
 
 @pytest.mark.soak
 def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
-    names = "machine,training,training_peer,decoding,decoding_peer,experts,correctness,variants,attention"
+    names = "machine,training,training_peer,decoding,decoding_peer,experts,correctness,variants"
+    names += ",attention"
     # fp8 by the twin: nothing of it is left out.
     found, printed, code = checked(tmp_path, names, DANLU_OPS="fp8_linear=reference")
     assert code == 0, printed
@@ -166,6 +168,46 @@ def test_a_part_that_crashes_or_hangs_costs_no_other(
     rows = {(part, what): words for part, what, words in found["table"]}
     assert rows["training", "time"].startswith(f"FAILED: {how} within")
     assert "again with --parts training" in capsys.readouterr().out
+
+
+def test_a_kernel_that_breaks_the_card_is_done_without_by_all_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "from types import ModuleType as M\n"
+        "def run(settings, report):\n"
+        "    asked = os.environ.get('DANLU_OPS', '')\n"
+        "    report.put('asked', asked)\n"
+        "    if 'swiglu=torch' not in asked:\n"
+        "        report.put('without', 'swiglu=torch')\n"
+        "for name in ('training', 'machine'):\n"
+        "    sys.modules['benchmarks.device_check.' + name] = M(name)\n"
+        "    sys.modules['benchmarks.device_check.' + name].run = run\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}:{ROOT / 'src'}")
+    monkeypatch.setenv("DANLU_OPS", "adamw=fused")
+    assert main([str(tmp_path), "--parts", "machine,training", "--minutes", "1"]) == 0
+    parts = json.loads((tmp_path / "device_check.json").read_text(encoding="utf-8"))["parts"]
+    assert parts["machine"]["asked"] == parts["training"]["asked"] == "adamw=fused,swiglu=torch"
+
+
+def test_a_broken_card_is_told_to_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from benchmarks.device_check import machine
+    from danlu.ops.swiglu import SWIGLU
+
+    def broken(device: torch.device) -> None:
+        raise SWIGLU._broken("torch", device, "an illegal memory access")
+
+    monkeypatch.setattr(machine, "ops_table", broken)
+    report = Report(file=tmp_path / "found.json", part="machine")
+    machine.run(Namespace(device="cpu"), report)
+    assert report.found["parts"]["machine"]["without"] == "swiglu=reference"
 
 
 def test_the_table_is_as_wide_as_a_terminal(tmp_path: Path) -> None:
