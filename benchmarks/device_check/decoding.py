@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -33,28 +35,32 @@ _PROJECTIONS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
-    """Measure all streams, then an adapter with one, and fewer bits with those of one length."""
+    """Measure streams of one length, also in few bits, by an adapter, drawn; then longer ones."""
     shape, device = SHAPES[settings.shape], select(settings.device)
     base = random_model(shape.config, device)
     one = shape.streams[0]
-    for streams in shape.streams:
-        with report.trying(streams.name):
-            _measure(base, streams, streams.name, report)
     alike = [streams for streams in shape.streams if streams.prompt == one.prompt]
-    for streams in (alike[0], alike[-1]):
-        name = f"{streams.name}, drawn"
-        with report.trying(name):
-            _measure(base, streams, name, report, sampling=DRAWN)
-    with report.trying("one adapter"):
-        _measure(base, one, "one adapter", report, adapter=random_adapter(0, base))
+    others = [streams for streams in shape.streams if streams not in alike]
+    for streams in alike:
+        with report.trying(streams.name):
+            measure(base, streams, streams.name, report)
     bits: tuple[Quantization, ...] = ("int8", "int4")
     for quantization in bits:
         with report.trying(quantization):
             lesser = quantized(base, quantization)
             for streams in alike:
                 name = f"{streams.name}, {quantization}"
-                _measure(lesser, streams, name, report, quantization=quantization)
+                measure(lesser, streams, name, report, quantization=quantization)
             del lesser
+    with report.trying("one adapter"):
+        measure(base, one, "one adapter", report, adapter=random_adapter(0, base))
+    for streams in (alike[0], alike[-1]):
+        name = f"{streams.name}, drawn"
+        with report.trying(name):
+            measure(base, streams, name, report, sampling=DRAWN)
+    for streams in others:
+        with report.trying(streams.name):
+            measure(base, streams, streams.name, report)
 
 
 def limit_tokens_per_s(
@@ -94,7 +100,7 @@ def quantized(base: LoadedModel, quantization: Quantization) -> LoadedModel:
     return replace(base, model=model, quantization=quantization)
 
 
-def _measure(
+def measure(
     base: LoadedModel,
     streams: Streams,
     name: str,
@@ -109,17 +115,21 @@ def _measure(
     engine = _engine(base, streams)
     # Recordings and kernels are made by a first round that is not measured.
     _decode(engine, replace(streams, prompt=16, answer=4, timed=4), adapter, sampling, seed=1)
-    read_s, decode_s = _decode(engine, streams, adapter, sampling, seed=2)
     kernels: list[Kernels] = []
-    _decode(engine, replace(streams, timed=1), adapter, sampling, seed=1, kernels=kernels)
+    read_s, decode_s = _decode(engine, streams, adapter, sampling, seed=2, kernels=kernels)
     steps = streams.timed
     facts = device_facts(base.device, ops_table(device).chosen)
-    limit = limit_tokens_per_s(
-        base.config,
-        streams,
-        bandwidth=facts.bandwidth / REACHED_BANDWIDTH,
-        dtype=base.dtype,
-        quantization=quantization,
+    # Of experts a step reads those that are chosen.
+    limit = (
+        math.nan
+        if base.config.experts
+        else limit_tokens_per_s(
+            base.config,
+            streams,
+            bandwidth=facts.bandwidth / REACHED_BANDWIDTH,
+            dtype=base.dtype,
+            quantization=quantization,
+        )
     )
     speed = streams.count * steps / decode_s
     found = {
@@ -134,11 +144,14 @@ def _measure(
         "preemptions": engine.figures().num_preemptions,
     }
     words = (
-        f"{speed:,.0f} tokens/s ({speed / limit:.0%} of the memory's limit), "
+        f"{speed:,.0f} tokens/s"
+        + ("" if base.config.experts else f" ({speed / limit:.0%} of the memory's limit)")
+        + ", "
         f"{found['step_ms']:.2f} ms a step; prompts {found['prefill_tokens_per_s']:,.0f} tokens/s"
     )
     report.put(name, found, words)
-    report.put(f"{name}, profile", vars(kernels[0]), kernels[0].words)
+    with report.trying(f"{name}, profile"):
+        report.put(f"{name}, profile", vars(kernels[0]), kernels[0].words)
 
 
 def _engine(base: LoadedModel, streams: Streams) -> Engine:
@@ -207,7 +220,8 @@ def _decode(
 
     decode_s = seconds_of(decode, device)
     if kernels is not None:
-        kernels.append(profiled(engine.step, device))
+        with suppress(Exception):  # what was timed is not lost for it
+            kernels.append(profiled(engine.step, device))
     running = engine.num_unfinished
     for request_id in ids:
         engine.abort(request_id)

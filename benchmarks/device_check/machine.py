@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import platform
 import subprocess
+import time
 from importlib import metadata
 
 import torch
 
-from benchmarks.device_check.part import Report
+from benchmarks.device_check.part import WITHOUT, Report
+from danlu.errors import EnvironmentFault
 from danlu.ops import examine_operations, ops_table
+from danlu.ops.choice import VARIABLE
 
 _PACKAGES = ("torch", "triton", "transformers", "peft", "tokenizers", "pydantic", "liger-kernel")
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
-    """Describe the machine; try every variant of every operation."""
+    """Describe the machine, and choose what operations compute with."""
     device = torch.device(settings.device)
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -28,16 +31,27 @@ def run(settings: argparse.Namespace, report: Report) -> None:
     if device.type == "cuda":
         _card(report)
     with report.trying("operations"):
-        table = ops_table(device)
+        begun = time.perf_counter()
+        try:
+            table = ops_table(device)
+        except EnvironmentFault as fault:
+            # A kernel has broken the card for this process; it would for each that tries it.
+            report.put(WITHOUT, str(fault.fix).rpartition(f"{VARIABLE}=")[2])
+            raise
+        report.put("chosen within", time.perf_counter() - begun)
         report.put("operations", dict(table.chosen), table.as_text)
         report.put("switched off", list(table.off), "; ".join(table.off) or "nothing")
-    with report.trying("variants"):
-        tried = []
-        for each in examine_operations(device):
-            tried.append(vars(each))
-            report.put("variants", tried)
-        wrong = [f"{each['operation']}={each['variant']}" for each in tried if each["fault"]]
-        report.put("variants", tried, f"{len(tried)} tried; wrong: {', '.join(wrong) or 'none'}")
+
+
+def try_variants(settings: argparse.Namespace, report: Report) -> None:
+    """Try every variant of every operation, and time it."""
+    device = torch.device(settings.device)
+    tried = []
+    for each in examine_operations(device):
+        tried.append(vars(each))
+        report.put("variants", tried)
+    wrong = [f"{each['operation']}={each['variant']}" for each in tried if each["fault"]]
+    report.put("variants", tried, f"{len(tried)} tried; wrong: {', '.join(wrong) or 'none'}")
 
 
 def _card(report: Report) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+_WIDTH = 100
+# A figure of a part that wants to be run again: what DANLU_OPS has to say then.
+WITHOUT = "without"
+
 
 class OutOfTime(BaseException):
     """A part's time is over. Not an Exception: nothing that a part calls may swallow it."""
@@ -24,10 +29,13 @@ class OutOfTime(BaseException):
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part. needs: modules without which it cannot run. seconds: its share of the time."""
+    """One part. run: its module and function. needs: modules without which it cannot run.
+
+    seconds: its share of the time.
+    """
 
     name: str
-    run: Callable[[Any, Report], None]
+    run: str
     needs: tuple[str, ...]
     seconds: float
 
@@ -42,6 +50,12 @@ class Report:
     part: str = ""
     ends: float = 0.0
 
+    @classmethod
+    def read(cls, file: Path) -> Report:
+        """Read what was written so far, by another process."""
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return cls(file=file, rows=[tuple(row) for row in found.pop("table")], found=found)
+
     def put(self, name: str, value: Any, words: str | None = None) -> None:
         """Keep a figure of the running part, and write all; words: as the table has it."""
         self.found.setdefault("parts", {}).setdefault(self.part, {})[name] = value
@@ -49,7 +63,7 @@ class Report:
             # A figure that is bettered keeps its line.
             self.rows = [row for row in self.rows if row[:2] != (self.part, name)]
             self.rows.append((self.part, name, words))
-            print(f"{self.part}: {name}: {words}", flush=True)
+            print(_line(f"{self.part}: {name}: ", words), flush=True)
         self.write()
 
     def left(self) -> float:
@@ -74,26 +88,42 @@ class Report:
         os.replace(draft, self.file)
 
     def table(self) -> str:
-        """Return the lines of the table, below each other."""
-        widths = [max((len(row[n]) for row in self.rows), default=0) for n in (0, 1)]
-        return "\n".join(
-            f"{part:{widths[0]}}  {what:{widths[1]}}  {words}" for part, what, words in self.rows
-        )
+        """Return the figures below the name of their part, as wide as a terminal."""
+        width = max((len(row[1]) for row in self.rows), default=0)
+        lines: list[str] = []
+        for part in dict.fromkeys(row[0] for row in self.rows):
+            lines.append(part)
+            lines += [
+                _line(f"  {what:{width}}  ", words) for of, what, words in self.rows if of == part
+            ]
+        return "\n".join(lines)
 
 
-def run_part(part: Part, setting: Any, report: Report, *, seconds: float) -> None:
-    """Run one part within its time; whatever ends it is written down and ends nothing else."""
-    report.part, report.ends = part.name, time.monotonic() + seconds
+def _line(before: str, words: str) -> str:
+    """Join both, in as many lines as it takes; a list without spaces is broken, too."""
+    return textwrap.fill(
+        words.replace(",", ", ").replace(",  ", ", ") if " " not in words else words,
+        _WIDTH,
+        initial_indent=before,
+        subsequent_indent=" " * min(len(before), _WIDTH // 2),
+    )
+
+
+def run_part(
+    name: str, work: Callable[[Any, Report], None], setting: Any, report: Report, seconds: float
+) -> None:
+    """Run one part within its time; whatever ends it is written down."""
+    report.part, report.ends = name, time.monotonic() + seconds
     begun = time.monotonic()
 
     def over(_signal: int, _frame: FrameType | None) -> None:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, max(0.001, seconds))
     try:
         with report.trying("part"):
-            part.run(setting, report)
+            work(setting, report)
     except OutOfTime:
         report.put("time", seconds, f"ended after its {seconds:.0f} s, not finished")
     finally:

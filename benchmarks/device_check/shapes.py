@@ -8,8 +8,10 @@ from danlu.model.config import ModelConfig
 from danlu.model.sizes import published_config
 
 LORA_RANK, LORA_ALPHA = 8, 16
-_BIG = published_config("Qwen3-8B")
+_BIG, _EXPERTS = published_config("Qwen3-8B"), published_config("Qwen3-30B-A3B")
 assert _BIG is not None
+assert _EXPERTS is not None
+assert _EXPERTS.experts is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,7 @@ class CheckShape:
 
     name: str
     config: ModelConfig
+    experts: ModelConfig
     recipe_rows: int
     recipe_tokens: int
     full_rows: int
@@ -70,6 +73,7 @@ SHAPES = {
         CheckShape(
             name="qwen3-8b",
             config=_BIG,
+            experts=_EXPERTS,
             recipe_rows=16,
             recipe_tokens=200,
             full_rows=4,
@@ -91,6 +95,16 @@ SHAPES = {
                 num_attention_heads=4,
                 num_key_value_heads=2,
                 head_dim=32,
+            ),
+            experts=replace(
+                _EXPERTS,
+                vocab_size=4096,
+                hidden_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=32,
+                experts=replace(_EXPERTS.experts, num_experts=8, moe_intermediate_size=64),
             ),
             recipe_rows=4,
             recipe_tokens=24,

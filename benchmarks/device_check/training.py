@@ -17,7 +17,7 @@ from danlu.data.tokens.pack import pack
 from danlu.device.detect import select
 from danlu.device.facts import budget_bytes, device_facts
 from danlu.device.group import ALONE
-from danlu.device.variants import FLASH, FLASH3, FLASH4
+from danlu.device.variants import FLASH3, FLASH4
 from danlu.hub.load import LoadedModel
 from danlu.lora.adapter import LoraConfig
 from danlu.model.config import WeightForm
@@ -50,7 +50,7 @@ def run(settings: argparse.Namespace, report: Report) -> None:
         for name, rows in measured_rows(shape).items():
             words = f"{name}, {form}" if form else name
             with report.trying(words):
-                _measure(base, words, rows, shape.steps, report)
+                measure(base, words, rows, shape.steps, report)
         del base
 
 
@@ -61,7 +61,7 @@ def run_attention(settings: argparse.Namespace, report: Report) -> None:
         report.put("flash", None, "SKIPPED: FlashAttention is for NVIDIA cards")
         return
     base, where = random_model(shape.config, device, None), device.torch_device
-    for name in (FLASH, FLASH3, FLASH4):
+    for name in (FLASH3, FLASH4):  # torch's own is what `run` has measured
         with report.trying(name):
             try:
                 fault = ATTENTION._fault(name, where)
@@ -75,7 +75,7 @@ def run_attention(settings: argparse.Namespace, report: Report) -> None:
                 shape.config, shape.kernel_tokens, where, report, only="attention", called=name
             )
             for words, rows in measured_rows(shape).items():
-                _measure(base, f"{words}, {name}", rows, shape.steps, report)
+                measure(base, f"{words}, {name}", rows, shape.steps, report)
 
 
 def measured_rows(shape: CheckShape) -> dict[str, list[Example]]:
@@ -146,7 +146,7 @@ def planned(base: LoadedModel, lora: LoraConfig, rows: Sequence[Example]) -> Pla
     return plan_run(job, workload, facts, budget_bytes=budget, constraints=Constraints())
 
 
-def _measure(
+def measure(
     base: LoadedModel, name: str, rows: Sequence[Example], steps: int, report: Report
 ) -> None:
     device = base.device.torch_device

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks.device_check.__main__ import main
 from benchmarks.device_check.decoding import limit_tokens_per_s
-from benchmarks.device_check.part import Part, Report, run_part
+from benchmarks.device_check.part import Report, run_part
 from benchmarks.device_check.shapes import SHAPES, Streams
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,7 @@ def checked(out: Path, parts: str, **environment: str) -> tuple[dict[str, Any], 
     # What lies ready for a machine of another Python is none of this one's.
     here = {"CARRY": str(out / "nothing")}
     done = subprocess.run(
-        [*words, "--shape", "tiny", "--device", "cpu", "--minutes", "2"],
+        [*words, "--shape", "tiny", "--device", "cpu", "--minutes", "5"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHON": sys.executable, "OUT": str(out), **here, **environment},
@@ -38,7 +39,8 @@ def checked(out: Path, parts: str, **environment: str) -> tuple[dict[str, Any], 
 
 @pytest.mark.soak
 def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
-    names = "machine,correctness,training,decoding,training_peer,decoding_peer,attention"
+    names = "machine,training,training_peer,decoding,decoding_peer,experts,correctness,variants"
+    names += ",attention"
     # fp8 by the twin: nothing of it is left out.
     found, printed, code = checked(tmp_path, names, DANLU_OPS="fp8_linear=reference")
     assert code == 0, printed
@@ -64,7 +66,10 @@ def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
     assert parts["decoding_peer"]["4 x 8/16"]["danlu_ratio"] > 0
     last = printed.rstrip().splitlines()
     assert last[-1].endswith("device_check.json")
-    assert last[-3].split()[0] == list(parts)[-1]
+    assert last[-4] == "attention"
+    for form in ("16 bits", "int8", "int4"):
+        assert parts["experts"][f"4 x 8/16, {form}"]["decode_tokens_per_s"] > 0
+    assert len(parts["variants"]["variants"]) > 10
 
 
 @pytest.mark.soak
@@ -114,7 +119,7 @@ def test_a_part_that_fails_or_takes_too_long_ends_alone(tmp_path: Path) -> None:
 
     report = Report(file=tmp_path / "found.json")
     for name, work, seconds in (("broken", broken, 5.0), ("endless", endless, 0.2)):
-        run_part(Part(name=name, run=work, needs=(), seconds=1), None, report, seconds=seconds)
+        run_part(name, work, None, report, seconds)
     parts = json.loads(report.file.read_text(encoding="utf-8"))["parts"]
     assert (parts["broken"]["first"], parts["endless"]["first"]) == (1, 2)
     assert "no such kernel" in parts["broken"]["part"]["failed"]
@@ -123,6 +128,95 @@ def test_a_part_that_fails_or_takes_too_long_ends_alone(tmp_path: Path) -> None:
     words = {(part, what): found for part, what, found in report.rows}
     assert words["broken", "part"] == "FAILED: ValueError: no such kernel"
     assert words["endless", "time"].startswith("ended after")
+
+
+@pytest.mark.parametrize(
+    ("work", "how"),
+    [
+        ("os.abort()", "ended with status -6"),
+        # What waits for a card inside a library hears no signal of Python's.
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]); time.sleep(60)", "hung"),
+    ],
+)
+def test_a_part_that_crashes_or_hangs_costs_no_other(
+    work: str,
+    how: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And what it had found is kept."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys, time\n"
+        "from types import ModuleType as M\n"
+        "def run(settings, report):\n"
+        "    report.put('first', 1, 'done')\n"
+        f"    {work}\n"
+        "def fine(settings, report):\n"
+        "    report.put('second', report.found['parts']['training']['first'] + 1, 'done')\n"
+        "for name, work in (('training', run), ('machine', fine)):\n"
+        "    module = sys.modules['benchmarks.device_check.' + name] = M(name)\n"
+        "    module.run = module.try_variants = work\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}:{ROOT / 'src'}")
+    words = [str(tmp_path / "out"), "--parts", "training,variants", "--minutes", "0.6"]
+    assert main(words) == 1
+    found = json.loads((tmp_path / "out" / "device_check.json").read_text(encoding="utf-8"))
+    assert found["parts"]["training"]["first"] == 1
+    assert found["parts"]["variants"]["second"] == 2
+    rows = {(part, what): words for part, what, words in found["table"]}
+    assert rows["training", "time"].startswith(f"FAILED: {how} within")
+    assert "again with --parts training" in capsys.readouterr().out
+
+
+def test_a_kernel_that_breaks_the_card_is_done_without_by_all_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "from types import ModuleType as M\n"
+        "def run(settings, report):\n"
+        "    asked = os.environ.get('DANLU_OPS', '')\n"
+        "    report.put('asked', asked)\n"
+        "    if 'swiglu=torch' not in asked:\n"
+        "        report.put('without', 'swiglu=torch')\n"
+        "for name in ('training', 'machine'):\n"
+        "    sys.modules['benchmarks.device_check.' + name] = M(name)\n"
+        "    sys.modules['benchmarks.device_check.' + name].run = run\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}:{ROOT / 'src'}")
+    monkeypatch.setenv("DANLU_OPS", "adamw=fused")
+    assert main([str(tmp_path), "--parts", "machine,training", "--minutes", "1"]) == 0
+    parts = json.loads((tmp_path / "device_check.json").read_text(encoding="utf-8"))["parts"]
+    assert parts["machine"]["asked"] == parts["training"]["asked"] == "adamw=fused,swiglu=torch"
+
+
+def test_a_broken_card_is_told_to_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from benchmarks.device_check import machine
+    from danlu.ops.swiglu import SWIGLU
+
+    def broken(device: torch.device) -> None:
+        raise SWIGLU._broken("torch", device, "an illegal memory access")
+
+    monkeypatch.setattr(machine, "ops_table", broken)
+    report = Report(file=tmp_path / "found.json", part="machine")
+    machine.run(Namespace(device="cpu"), report)
+    assert report.found["parts"]["machine"]["without"] == "swiglu=reference"
+
+
+def test_the_table_is_as_wide_as_a_terminal(tmp_path: Path) -> None:
+    report = Report(file=tmp_path / "found.json", part="machine")
+    report.put("operations", 1, ",".join(f"operation{n}=variant" for n in range(20)))
+    report.put("versions", 1, "a library 1.2.3, " * 20)
+    assert max(map(len, report.table().splitlines())) <= 100
+    assert "operation19=variant" in report.table()
+    assert Report.read(report.file).rows == report.rows
 
 
 @pytest.mark.parametrize(

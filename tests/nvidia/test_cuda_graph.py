@@ -116,8 +116,8 @@ def test_the_trial_sees_lengths_that_stay_as_they_were_recorded(
         return kind.attend(self, layer, replace(step, lengths=frozen), q)  # type: ignore[type-var,arg-type]
 
     stale = type("Stale", (kind,), {"attend": attend})
-    with taken(CACHE, TRITON):
-        monkeypatch.setitem(CACHE._chosen, "cpu", (TRITON, stale))
+    monkeypatch.setitem(CACHE.variants, "stale", stale)
+    with taken(CACHE, "stale"):
         assert GRAPH._fault(CUDA_GRAPH, CPU) is not None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from danlu.device.variants import NATIVE, REFERENCE
 from danlu.ops import QuantizedWeight
+from danlu.ops.choice import Operation
 from danlu.ops.frozen import int4, nf4, quantized
 from danlu.ops.frozen.nf4 import NF4_LINEAR
 from danlu.ops.frozen.quantized import FewBitsForm, multiplied, quantized_in
@@ -186,3 +188,32 @@ def test_nf4_holds_the_nearest_levels(variant: str, dtype: torch.dtype, small_pi
     assert (floats[8] == -2.5).all()
     x = matrix(5, 192, dtype=dtype, seed=1)
     check("floats", multiplied(form, x, *stored), x.float() @ floats.t(), dtype)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values())
+@pytest.mark.parametrize("wrong", ["residual", "prompt"])
+def test_the_probe_sees_what_only_decoding_or_a_prompt_calls(
+    operation: Operation[FewBitsForm], wrong: str
+) -> None:
+    right = operation.variants[REFERENCE]
+
+    def linear(x: Tensor, values: Tensor, scales: Tensor) -> Tensor:
+        y = right.linear(x, values, scales)
+        return 2 * y if wrong == "prompt" and len(x) > 64 else y
+
+    def added(x: Tensor, values: Tensor, scales: Tensor, residual: Tensor) -> Tensor:
+        y = linear(x, values, scales)
+        return y if wrong == "residual" else y + residual
+
+    cpu = torch.device("cpu")
+    variants = operation.variants
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(variants, "fine", right._replace(added=torch_added(right)))
+        patch.setitem(variants, "wrong", right._replace(linear=linear, added=added))
+        assert operation._fault("fine", cpu) is None
+        assert operation._fault("wrong", cpu) is not None
+
+
+def torch_added(form: FewBitsForm) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """A product with what is added to it, in two operations."""
+    return lambda x, values, scales, residual: form.linear(x, values, scales) + residual

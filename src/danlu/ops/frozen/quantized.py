@@ -182,12 +182,18 @@ def divisor_of(scales: Tensor) -> Tensor:
 def form_trial(
     form: FewBitsForm, most: float, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
-    """Multiply few rows, and more, which may be another kernel, with `exact_weights`."""
+    """Multiply few rows, more, and those of a prompt, which may be other kernels.
+
+    With `exact_weights`; and add a residual to few rows, as decoding does.
+    """
     stored = quantized_in(form, exact_weights(128, 128, most).to(dtype))
     values, scales = (sent(part, device) for part in stored)
-    x = example(40, 128, device=device, dtype=dtype, seed=1)
+    x, residual = (example(72, 128, device=device, dtype=dtype, seed=n) for n in (1, 2))
     with torch.no_grad():
-        return [form.linear(x[:rows], values, scales) for rows in (3, 40)]
+        found = [form.linear(x[:rows], values, scales) for rows in (3, 40, 72)]
+        if form.added is None:
+            return [*found, found[0] + residual[:3]]
+        return [*found, form.added(x[:3], values, scales, residual[:3])]
 
 
 def exact_weights(outputs: int, inputs: int, most: float) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from benchmarks.device_check.part import Report
+from benchmarks.device_check.peers.training_peer import transformers_model
 from benchmarks.device_check.setup import emptied, seconds_of
 from benchmarks.device_check.shapes import SHAPES, Streams
-from benchmarks.device_check.training_peer import transformers_model
 from danlu.device.detect import select
 
 # Tokens whose time is taken: generate's time with so many more, less that without.

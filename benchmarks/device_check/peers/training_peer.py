@@ -1,12 +1,11 @@
 """transformers + PEFT on the same rows and card: padded batches, fused AdamW, their best batch.
 
-With gradient checkpointing and without, and with Liger's kernels where that is installed.
+Without gradient checkpointing and with; in another process with Liger's kernels.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -29,34 +28,35 @@ _Batch = dict[str, Tensor]
 
 def run(settings: argparse.Namespace, report: Report) -> None:
     """Measure what danlu's training was measured on."""
+    _measure(settings, report, liger=False)
+
+
+def run_liger(settings: argparse.Namespace, report: Report) -> None:
+    """Measure the same with Liger's kernels, which replace transformers' in the whole process."""
+    if select(settings.device).kind == "cpu":
+        report.put("part", None, "SKIPPED: Liger's kernels are for cards")
+        return
+    _measure(settings, report, liger=True)
+
+
+def _measure(settings: argparse.Namespace, report: Report, *, liger: bool) -> None:
     shape, device = SHAPES[settings.shape], select(settings.device).torch_device
-    for name, rows in measured_rows(shape).items():
-        with report.trying(name):
-            _measure(shape, device, name, rows, report)
-
-
-def _measure(
-    shape: CheckShape, device: torch.device, name: str, rows: Sequence[Example], report: Report
-) -> None:
-    # Each way to compute; the fastest is what danlu is held against.
-    ways = [(False, False), (True, False)]
-    if importlib.util.find_spec("liger_kernel") is not None:
-        ways += [(True, True), (False, True)]
-    found: list[dict[str, Any]] = []
-    for checkpoints, liger in ways:
-        emptied(device)
+    model = _model(shape, device, liger=liger)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for checkpoints in (False, True):
         way = f"checkpointing {'on' if checkpoints else 'off'}{', liger' if liger else ''}"
-        with report.trying(f"{name}, {way}"):
-            model = _model(shape, device, checkpoints=checkpoints, liger=liger)
-            best = _best(model, device, rows, shape)
-            del model
-            report.put(f"{name}, {way}", best)
-            found += [] if best is None else [{"way": way, **best}]
-        if found:  # as far as is known: time may end with any of them
-            _tell(name, max(found, key=lambda each: each["tokens_per_s"]), report)
-    emptied(device)
-    if not found:
-        report.put(name, None, "not even one row fits into the memory")
+        if checkpoints:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        for name, rows in measured_rows(shape).items():
+            emptied(device)
+            with report.trying(f"{name}, {way}"):
+                best = _best(model, device, rows, shape)
+                words = None if best else "not even one row fits into the memory"
+                report.put(f"{name}, {way}", best, words)
+                if best is not None:  # told at once: time may end with any of them
+                    found.setdefault(name, []).append({"way": way, **best})
+                    _tell(name, max(found[name], key=lambda each: each["tokens_per_s"]), report)
 
 
 def _tell(name: str, fastest: dict[str, Any], report: Report) -> None:
@@ -82,7 +82,7 @@ def transformers_model(shape: CheckShape, device: torch.device) -> Any:
     return model.to(device)
 
 
-def _model(shape: CheckShape, device: torch.device, *, checkpoints: bool, liger: bool) -> Any:
+def _model(shape: CheckShape, device: torch.device, *, liger: bool) -> Any:
     from peft import LoraConfig, get_peft_model
 
     model = transformers_model(shape, device)
@@ -93,9 +93,6 @@ def _model(shape: CheckShape, device: torch.device, *, checkpoints: bool, liger:
     lora = LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=TARGETS)
     model = get_peft_model(model, lora)
     model.config.use_cache = False
-    if checkpoints:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()
 
 

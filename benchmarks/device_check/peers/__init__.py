@@ -1,0 +1,1 @@
+"""The same work by transformers and PEFT, on the same card."""
