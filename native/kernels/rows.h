@@ -38,9 +38,24 @@ void split(const Number* x, int64_t inputs, int16_t* shorts, float* scales, floa
     }
 }
 
+// Rows and inputs that matrix tiles read at once (amx.h).
+constexpr int64_t BLOCK = 16, BLOCK_INPUTS = 32;
+
+// Where a row has its numbers from input k on if rows lie as matrix tiles are read, in blocks of `height`
+// rows: [blocks][inputs / BLOCK_INPUTS][height][BLOCK_INPUTS].
+inline int64_t place_in_blocks(int64_t row, int64_t k, int64_t inputs, int64_t height) {
+    return (row / height * inputs + k) * height + row % height * BLOCK_INPUTS;
+}
+
+inline void copy_to_block(const bf16* numbers, int64_t inputs, int64_t row, int64_t height, bf16* blocks) {
+    bf16* to = blocks + place_in_blocks(row, 0, inputs, height);
+    for (int64_t k = 0; k < inputs; k += BLOCK_INPUTS, to += height * BLOCK_INPUTS)
+        std::memcpy(to, numbers + k, BLOCK_INPUTS * sizeof(bf16));
+}
+
 // Rows as weights are multiplied with them.
 struct Prepared {
-    const bf16* numbers;         // [rows, inputs]
+    const bf16* numbers;         // [rows, inputs], for matrix tiles in blocks
     const int16_t* shorts;       // the same as `split` makes them, for weights in groups; [rows, step]
     const float *scales, *sums;  // [rows, groups]
     int64_t groups, step;

@@ -99,6 +99,12 @@ CASE(LINEAR, shapes) {
         }
 }
 
+// None, and more rows, inputs and outputs than matrix tiles multiply at once.
+CASE(LINEAR, many_rows) {
+    for (const Shape& shape : {Shape{0, 64, 40}, Shape{300, 32, 33}, Shape{19, 800, 150}})
+        for (const bool adapted : {false, true}) compare(check, shape, Fill::USUAL, true, false, adapted);
+}
+
 CASE(LINEAR, extremes) {
     for (const Fill fill : {Fill::TINY, Fill::LARGE, Fill::WILD})
         for (const Shape& shape : SHAPES) compare(check, shape, fill, false, false, false);

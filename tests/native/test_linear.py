@@ -90,10 +90,10 @@ def test_what_is_not_a_number_stays_in_its_row() -> None:
 
 
 def test_a_rows_sum_does_not_depend_on_the_others() -> None:
-    weight = NativeMatrix(numbers(70, 256, seed=1))
-    x = numbers(40, 256)
+    weight = NativeMatrix(numbers(150, 800, seed=1))
+    x = numbers(310, 800)
     together = weight(x)
-    for count in (1, 2, 3, 7, 12, 13, 25):
+    for count in (0, 1, 2, 3, 7, 12, 13, 25, 33, 300):
         assert torch.equal(weight(x[:count]), together[:count])
 
 
