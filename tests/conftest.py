@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +55,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     gc.unfreeze()  # else libraries call what is there at the end leaked
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["figures"] = dict(FIGURES)
-
-
-def _chosen_variants() -> dict[tuple[str, str], str]:
-    choice = sys.modules.get("danlu.ops.choice")  # torch is loaded by tests that need it
-    operations = choice._OPERATIONS if choice else {}
-    return {
-        (name, kind): variant
-        for name, operation in operations.items()
-        for kind, (variant, _function) in operation._chosen.items()
-    }
-
-
-@pytest.fixture(autouse=True)
-def _variants_stay() -> Iterator[None]:
-    """A test that leaves another variant behind makes later ones slow, or wrong."""
-    before = _chosen_variants()
-    yield
-    after = _chosen_variants()
-    assert {key: after.get(key) for key in before} == before
 
 
 @pytest.hookimpl(optionalhook=True)
