@@ -190,9 +190,10 @@ struct BlockProducts {
                 const bf16* weights = static_cast<const bf16*>(call.weight) + (tile * call.inputs + k) * TILE;
                 // The next tile's weights are asked for meanwhile, a share of their lines with each product.
                 // Of few rows a tile is read as it lies, which processors foresee.
-                const bf16* next = weights + (tile + 1 < end ? call.inputs * TILE : 0);
+                const bf16* next = weights + call.inputs * TILE;
                 const int64_t products = (count + 2 * height - 1) / (2 * height);
-                const int64_t share = count > BLOCK ? inputs * TILE / LINE / products : 0;
+                const bool asks = count > BLOCK && tile + 1 < end;
+                const int64_t share = asks ? inputs * TILE / LINE / products : 0;
                 for (int64_t n = 0; n < count; n += 2 * height) {
                     for (int64_t line = 0; line < share; line++, next += LINE) __builtin_prefetch(next, 0, 2);
                     const bf16* rows = x + place_in_blocks(row + n, k, call.inputs, height);
