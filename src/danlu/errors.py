@@ -20,6 +20,8 @@ from danlu.program import as_typed
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
+# What a shell says of a program that ended because nobody reads its output: 128 + SIGPIPE.
+EXIT_UNREAD = 141
 
 
 class Shown(Exception):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import suppress
 from typing import TextIO
 
+from danlu.errors import EXIT_INTERRUPTED
 from danlu.language import wrapped
 from danlu.program import as_typed
 from danlu.text.printable import printable
@@ -27,3 +29,13 @@ def say(*texts: str, to: TextIO | None = None, indent: str = "") -> None:
         width = shutil.get_terminal_size().columns
         lines = [part for line in lines for part in wrapped(line, width, indent)]
     print("\n".join(lines), file=stream, flush=True)
+
+
+def say_stopped(text: str) -> int:
+    """Say on standard error how work that was stopped goes on; return the exit code for it.
+
+    There it is seen where standard output is a file, or a program that ended at the same Ctrl-C.
+    """
+    with suppress(OSError):  # a window that was closed
+        say(text, to=sys.stderr)
+    return EXIT_INTERRUPTED

@@ -111,10 +111,10 @@ def test_ctrl_c_keeps_what_is_there_and_prints_the_command_that_goes_on(
     place: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "my out.jsonl"
-    with start(words(place, output), program=SLOW, stdout=subprocess.PIPE, text=True) as process:
+    with start(words(place, output), program=SLOW, stderr=subprocess.PIPE, text=True) as process:
         wait_for_lines(process, output)
         process.send_signal(signal.SIGINT)
-        said = process.communicate()[0]
+        said = process.communicate()[1]
     assert process.returncode == 130
     count = len(lines(output))
     assert f"{count} of {NUM_ROWS} rows have their answers" in said

@@ -167,7 +167,7 @@ def test_a_bug_is_told_apart(
     assert "Traceback" not in text
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+def test_a_reader_that_leaves_early_is_told_in_the_exit_code_alone() -> None:
     program = (
         "import sys, types\n"
         "module = types.ModuleType('danlu.cli.machine.info')\n"
@@ -184,7 +184,15 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 0
+    assert process.returncode == 141  # what a shell says of others: 128 + SIGPIPE
+
+
+def test_an_error_that_nobody_reads_keeps_its_exit_code() -> None:
+    words = [sys.executable, "-m", "danlu.cli.main", "nothing"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+    assert process.returncode == 2
 
 
 def test_the_program_answers() -> None:

@@ -58,7 +58,7 @@ def test_an_interrupted_pull_says_how_to_go_on(
             download, "time", SimpleNamespace(sleep=interrupted, monotonic=time.monotonic)
         )
         assert main(["pull", "Qwen3-0.6B"]) == 130
-    assert "Go on with: danlu pull Qwen3-0.6B" in capsys.readouterr().out
+    assert "Go on with: danlu pull Qwen3-0.6B" in capsys.readouterr().err
     assert main(["models"]) == 0
     assert "go on with danlu pull Qwen3-0.6B" in capsys.readouterr().out
     assert main(["pull", "Qwen3-0.6B"]) == 0

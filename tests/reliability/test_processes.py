@@ -11,6 +11,7 @@ import os
 import pty
 import random
 import select
+import shlex
 import signal
 import subprocess
 import termios
@@ -174,7 +175,7 @@ def stop_by_closing_stdout(words: list[str], run: Path, step: int) -> float:
         process.stdout.close()
         assert process.wait(EXIT_LIMIT_S) == 130
         seconds = time.perf_counter() - began
-        assert process.stderr.read() == b""
+        assert b"Go on with: " in process.stderr.read()
     return seconds
 
 
@@ -210,6 +211,20 @@ def test_stopped_at_random_moments(place: Place, rounds: int) -> None:
             count += 1
         finish(place, name)
     figure("signals at random moments", count)
+
+
+def test_a_reader_that_leaves_before_the_first_step_has_not_seen_a_finished_run(
+    place: Place,
+) -> None:
+    words = place.words("unread")
+    with start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 130
+    (line,) = said.splitlines()
+    going_on = shlex.split(line.partition("Go on with: ")[2])
+    assert going_on[-len(words) - len(RESUME) :] == [*words, *RESUME]
+    finish(place, "unread")
 
 
 def test_a_second_run_on_the_same_folder_is_refused_until_the_first_is_dead(

@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
+from danlu.errors import EXIT_OK
 from danlu.language import _, chosen_language, columns
 from danlu.moving_line import MovingLine
-from danlu.say import say
+from danlu.say import say, say_stopped
 from danlu.settings.schema import Settings
 from danlu.settings.show import read_settings
 
@@ -44,8 +44,7 @@ def run(argv: Sequence[str]) -> int:
         try:
             _show(demo)
         except Interrupted:
-            say(_("Stopped. danlu demo starts over."))
-            return EXIT_INTERRUPTED
+            return say_stopped(_("Stopped. danlu demo starts over."))
     say(_("The whole demo took {seconds:.0f} s.").format(seconds=time.monotonic() - started))
     print_next_steps()
     return EXIT_OK
@@ -65,7 +64,7 @@ def print_next_steps() -> None:
 def _show(demo: Demo) -> None:
     from danlu.chat.plain import show_answer
     from danlu.cli.terminal.fact_table import print_facts
-    from danlu.cli.terminal.progress import describe, show_training
+    from danlu.cli.terminal.progress import show_training
     from danlu.cli.terminal.screen import print_table
     from danlu.export.merge_words import merge_summary
     from danlu.hub.machine_facts import machine_facts
@@ -83,7 +82,6 @@ def _show(demo: Demo) -> None:
     _title(2, _("Fine-tuning: a new name, and a new skill: sorting notes"))
     with MovingLine(_("Reading the rows")):
         job = demo.finetune()
-    say(*describe(job.prepared))
     show_training(job)
 
     _title(3, _("Before and after"))

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from danlu.dialog.settings import AnswerSettings
-from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DataError, UsageError
+from danlu.errors import EXIT_OK, DataError, UsageError
 from danlu.files.atomic import make_folder
 from danlu.files.lock import FolderLock
 from danlu.language import _
 from danlu.moving_line import MovingLine
-from danlu.say import say
+from danlu.say import say, say_stopped
 from danlu.settings.schema import option
 from danlu.settings.show import read_settings
 
@@ -155,8 +155,7 @@ def _answer_rows(settings: GenerateSettings, path: Path, argv: Sequence[str]) ->
     except KeyboardInterrupt:
         command = shlex.join(["danlu", "generate", *argv])
         text = _("Stopped; {count} of {total} rows have their answers. Go on with: {command}")
-        say(text.format(count=done, total=total, command=command))
-        return EXIT_INTERRUPTED
+        return say_stopped(text.format(count=done, total=total, command=command))
     return _result(path, bad)
 
 

@@ -25,6 +25,7 @@ from danlu.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    EXIT_UNREAD,
     AmbiguousName,
     CapacityError,
     DanluError,
@@ -70,13 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader (head, less) has gone. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return EXIT_UNREAD
     except (Exception, KeyboardInterrupt) as fault:
         if debug:
             traceback.print_exc()
         text, code = _ending(fault)
         if code != EXIT_INTERRUPTED or speaks():
-            say(text, to=sys.stderr)
+            with suppress(OSError):  # nobody may be left to read it
+                say(text, to=sys.stderr)
         return code
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from danlu.cli.terminal.several_devices import follow, train_on_each, wanted_devices
 from danlu.cli.terminal.signals import ended_by_signals
 from danlu.device.launcher import Place, end_with_launcher
-from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, DanluError
+from danlu.errors import EXIT_OK, DanluError
 from danlu.language import _
 from danlu.moving_line import MovingLine
 from danlu.reasons import reason_of
 from danlu.runs.checkpoints import FINAL
-from danlu.say import say
+from danlu.say import say, say_stopped
 from danlu.settings.show import read_settings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
         return train_on_each(argv, resolved.values, num_devices)
     until_it_trains = ended_by_signals(is_launched=place.is_launched)
     with until_it_trains, MovingLine(_("Reading the data and the model")):
-        from danlu.cli.terminal.progress import describe, show_training
+        from danlu.cli.terminal.progress import show_training
         from danlu.hub.adapters import with_named_model
         from danlu.train.job.finetune import Finetune
         from danlu.train.job.setup import prepare_run
@@ -44,13 +44,11 @@ def run(argv: Sequence[str]) -> int:
 
         settings = with_named_model(resolved.values, resolved.origins)
         job = Finetune(prepare_run(settings, resolved.origins))
-    say(*describe(job.prepared))
     try:
         show_training(job)
     except Interrupted:
         text = _("Stopped; the last completed step is saved. Go on with: {command}")
-        say(text.format(command=shlex.join(["danlu", "train", *_going_on(argv)])))
-        return EXIT_INTERRUPTED
+        return say_stopped(text.format(command=shlex.join(["danlu", "train", *_going_on(argv)])))
     if job.prepared.settings.report:
         _report(job.prepared)
     else:

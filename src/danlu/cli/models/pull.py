@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from danlu.errors import EXIT_INTERRUPTED, EXIT_OK
+from danlu.errors import EXIT_OK
 from danlu.hub.catalogue.published import PublishedModel, find_pullable
 from danlu.hub.catalogue.sites import Site, Source
 from danlu.language import _
 from danlu.moving_line import MovingLine
-from danlu.say import say
+from danlu.say import say, say_stopped
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import read_settings
 from danlu.units import readable_bytes
@@ -46,8 +46,7 @@ def run(argv: Sequence[str]) -> int:
             _pull(model, sites_of(resolved.values.source), line)
     except KeyboardInterrupt:
         text = _("Stopped; what came stays. Go on with: {command}")
-        say(text.format(command=shlex.join(["danlu", "pull", *argv])))
-        return EXIT_INTERRUPTED
+        return say_stopped(text.format(command=shlex.join(["danlu", "pull", *argv])))
     say(_("Pulled and verified: {folder}").format(folder=complete_folder(model.name)))
     say(_("Chat with it: danlu chat {name}").format(name=f"--model {model.name}"))
     return EXIT_OK

@@ -48,7 +48,7 @@ from danlu.train.recipe import Recipe
 from danlu.units import readable_bytes, readable_clock
 
 
-def describe(run: PreparedRun) -> list[str]:
+def _described(run: PreparedRun) -> list[str]:
     """Say in a few lines what will be trained, on what, and how; nothing is chosen silently."""
     recipe, settings = run.task.recipe, run.settings
     return [
@@ -118,22 +118,31 @@ _READER_GONE = (errno.EPIPE, errno.EIO)
 
 
 def show_training(job: Finetune) -> None:
-    """Run a job and show its events.
+    """Say what a job trains, run it and show its events.
 
     Ctrl-C, SIGTERM, SIGHUP and a closed output save the last completed step and raise Interrupted;
     a second signal ends the process at once, and all files are valid then too.
     """
     every = job.prepared.task.recipe.logging_steps
     view = _Bar() if sys.stdout.isatty() else _Lines(every)
-    with stopped_by_signals(job.request_stop), view:
-        for event in job.run(view.begin):
-            try:
-                view.show(event)
-            except OSError as fault:
-                _be_silent()
-                # A full disk below a log file is no reason to stop.
-                if fault.errno in _READER_GONE:
-                    job.request_stop()
+    with stopped_by_signals(job.request_stop):
+        with _stopped_unread(job.request_stop):
+            say(*_described(job.prepared))
+        with view:
+            for event in job.run(view.begin):
+                with _stopped_unread(job.request_stop):
+                    view.show(event)
+
+
+@contextmanager
+def _stopped_unread(request_stop: Callable[[], None]) -> Iterator[None]:
+    """Ask to stop where nobody reads any more what the block says; a full disk is no reason to."""
+    try:
+        yield
+    except OSError as fault:
+        _be_silent()
+        if fault.errno in _READER_GONE:
+            request_stop()
 
 
 def _be_silent() -> None:
