@@ -1,4 +1,4 @@
-"""Whole jobs: going on with an adapter or a chosen checkpoint, TensorBoard, when to evaluate."""
+"""Whole jobs: going on with an adapter or a checkpoint, TensorBoard, evaluations, early failures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from danlu.errors import UsageError
 from danlu.runs.checkpoints import list_checkpoints
-from danlu.runs.manifest import read_manifest
+from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.metrics import read_metrics
 from danlu.train.events import Evaluated, StepDone
 from danlu.train.job.finetune import Finetune
@@ -122,3 +122,18 @@ def test_when_it_evaluates(place: Path, given: dict[str, Any], evaluated: list[i
     job = settings(place, "run", val_size=28, max_steps=9, **given)
     events = list(Finetune(prepare_run(job)).run())
     assert [e.step for e in events if isinstance(e, Evaluated)] == evaluated
+
+
+def test_what_fails_before_the_first_step_leaves_no_run_that_died(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_given: object) -> None:
+        raise MemoryError("no room for the gradients")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("danlu.train.job.finetune.trainer_of", fails)
+        with pytest.raises(MemoryError):
+            list(Finetune(prepare_run(settings(place, "run"))).run())
+    assert not is_run(place / "run")
+    list(Finetune(prepare_run(settings(place, "run"))).run())  # its folder can be used again
+    assert read_manifest(place / "run").state == "finished"

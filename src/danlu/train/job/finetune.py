@@ -85,8 +85,6 @@ class Finetune:
                     num_devices=prepared.group.size,
                     lost=lost,
                 )
-            else:
-                folder.write(manifest)
             loaded_s = time.perf_counter() - started
             method = method_of(base, task.settings, task.adapter, task.lora)
             step_plan = recorded_step_plan(manifest, resumed.step if resumed else None)
@@ -98,7 +96,8 @@ class Finetune:
             prepared.group.told(None if resumed is None else resumed.step)
             if resumed is not None:
                 trainer.resume(resumed.step)
-                folder.write(manifest)
+            folder.write(manifest)  # what fails before is told, and no run that has died
+            if resumed is not None:
                 yield replace(resumed, other_ops=other_ops)
             yield from self._train(trainer, method, folder)
             total_s = time.perf_counter() - started
