@@ -120,7 +120,7 @@ def test_interrupted_in_training_it_starts_over(
     with monkeypatch.context() as patch:
         patch.setattr(Demo, "finetune", interrupted)
         assert main(["demo"]) == 130
-    assert "starts over" in capsys.readouterr().out
+    assert "starts over" in capsys.readouterr().err
     assert read_manifest(demo.run_folder).state == "interrupted"
     with demo.started_over():
         list(demo.finetune().run())
