@@ -90,6 +90,7 @@ class CudaGraphs:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.pools: list[object] = []
+        self.captures: list[object] = []
         self.streams = ["default"]
 
     def put_in(self, patch: pytest.MonkeyPatch) -> None:
@@ -100,8 +101,11 @@ class CudaGraphs:
             "stream": self._stream,
             "CUDAGraph": lambda: _Graph(self),
             "graph": self._graph,
+            "graph_pool_handle": object,
+            "current_device": lambda: 0,
         }.items():
             patch.setattr(torch.cuda, name, stand_in)
+        patch.setattr(torch._C, "_cuda_endAllocateToPool", self._end_allocating, raising=False)
 
     def note(self, what: str) -> None:
         self.asked.append(f"{self.streams[-1]}: {what}")
@@ -121,15 +125,22 @@ class CudaGraphs:
 
     @contextmanager
     def _graph(self, graph: _Graph, *, pool: object, capture_error_mode: str) -> Iterator[None]:
-        """Where the work fails the stream stays, as with torch's own."""
+        """Where the work fails the stream stays, and the capture for the allocator, as in 2.11."""
         self.streams.append("capture")
         self.pools.append(pool)
-        graph.own_pool = pool or object()
+        self.captures.append(pool)
+        graph.own_pool = pool
         self.note(f"begin {capture_error_mode}")
         with graph.started:
             yield
         self.note("end")
+        self.captures.remove(pool)
         self.streams.pop()
+
+    def _end_allocating(self, _device: int, pool: object) -> None:
+        if pool not in self.captures:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.captures.remove(pool)
 
 
 class _Stream:

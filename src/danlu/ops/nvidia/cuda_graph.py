@@ -8,7 +8,8 @@ runs at a time, and its result is read, or nobody reads it, before the next one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from weakref import WeakSet
 
 import torch
@@ -34,10 +35,12 @@ class CudaRecorder:
             here.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             pool = next((one.pool() for one in self._recorded), None)
+            pool = pool or torch.cuda.graph_pool_handle()
             # Other threads may take memory meanwhile: a model that is loaded, for instance. Where a
             # capture fails torch leaves the thread on its own stream (cuda/graphs.py, 2.13), where
             # nothing waits for what others do: hence back to this one, whatever happens.
             with (
+                _ended_for_the_allocator(pool),
                 torch.cuda.stream(here),
                 torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
             ):
@@ -49,3 +52,18 @@ class CudaRecorder:
             return result
 
         return replay
+
+
+@contextmanager
+def _ended_for_the_allocator(pool: object) -> Iterator[None]:
+    """Let torch's allocator know when a capture into a pool has failed.
+
+    torch itself forgets that in 2.10 and 2.11 (pytorch/pytorch, pull request 180395): then nothing
+    could give memory back any more in this process, as `torch.cuda.empty_cache` does.
+    """
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError):  # it knows
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        raise
