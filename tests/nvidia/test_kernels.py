@@ -123,7 +123,11 @@ def test_experts_are_multiplied_at_once_where_torch_has_a_kernel_for_it(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(late_import, "require_triton", lambda: None)  # as on a card
     monkeypatch.setattr(choice, "preferred_variants", lambda _kind: preferred_variants("cuda"))
-    found_before = expert_products._require_grouped_kernels, late_import._function
+    found_before = (
+        expert_products._require_grouped_kernels,
+        expert_products._writes_what_was_there,
+        late_import._function,
+    )
     for function in found_before:
         function.cache_clear()
     try:
@@ -131,3 +135,26 @@ def test_experts_are_multiplied_at_once_where_torch_has_a_kernel_for_it(
     finally:
         for function in found_before:
             function.cache_clear()
+
+
+@pytest.mark.parametrize(("capability", "is_mended"), [((10, 0), True), ((9, 0), False)])
+def test_an_expert_without_rows_has_no_gradient_on_a_b200(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], is_mended: bool
+) -> None:
+    """There torch leaves in its place what a sum began with, which may be anything."""
+    multiply = torch._grouped_mm
+
+    def like_a_b200(a: torch.Tensor, b: torch.Tensor, *, offs: torch.Tensor) -> torch.Tensor:
+        out = multiply(a, b, offs=offs)
+        if out.dim() == 3:  # one matrix for each group
+            out[torch.diff(offs, prepend=offs.new_zeros(1)) == 0] = torch.nan
+        return out
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch, "_grouped_mm", like_a_b200)
+    expert_products._writes_what_was_there.cache_clear()
+    try:
+        assert (EXPERT_LINEAR._fault(GROUPED_MM, CPU) is None) == is_mended
+    finally:
+        expert_products._writes_what_was_there.cache_clear()
