@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.device.memory import sent
+from danlu.device.nvidia_cards import BLACKWELL
 from danlu.device.variants import GROUPED_MM, REFERENCE
 from danlu.device.weight_forms import PIECE
 from danlu.ops import reference
@@ -151,8 +152,7 @@ _ALIGNED = 16
 # The cards that they are for, Hopper and data centres' Blackwell, by compute capability. On others
 # torch copies where rows end to the host and multiplies for every expert, those without rows too
 # (ATen/native/GroupedMMUtils.h, cuda/ScaledBlasDeviceUtils.cpp): a kernel in Triton does not.
-_BLACKWELL = 10
-_GROUPED_CARDS = (9, _BLACKWELL)
+_GROUPED_CARDS = (9, BLACKWELL)
 
 
 @cache
@@ -169,7 +169,7 @@ def _writes_what_was_there() -> bool:
     Its kernel there begins a sum with its first rows (pytorch/pytorch, issue 172439;
     NVIDIA/cutlass, issue 2674); that for Hopper begins with nought.
     """
-    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == _BLACKWELL
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == BLACKWELL
 
 
 def _is_grouped(*tensors: Tensor) -> bool:
