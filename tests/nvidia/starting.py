@@ -91,13 +91,15 @@ class CudaGraphs:
         self.asked: list[str] = []
         self.pools: list[object] = []
         self.captures: list[object] = []
+        self.made_streams: list[_Stream] = []
+        self.captured_on: list[_Stream] = []
         self.streams = ["default"]
 
     def put_in(self, patch: pytest.MonkeyPatch) -> None:
         for name, stand_in in {
             "device": self._device,
             "current_stream": lambda: _Stream(self, self.streams[-1]),
-            "Stream": lambda: _Stream(self, "side"),
+            "Stream": self._new_stream,
             "stream": self._stream,
             "CUDAGraph": lambda: _Graph(self),
             "graph": self._graph,
@@ -123,10 +125,17 @@ class CudaGraphs:
         finally:
             self.streams[:] = before
 
+    def _new_stream(self) -> _Stream:
+        self.made_streams.append(_Stream(self, "side"))
+        return self.made_streams[-1]
+
     @contextmanager
-    def _graph(self, graph: _Graph, *, pool: object, capture_error_mode: str) -> Iterator[None]:
+    def _graph(
+        self, graph: _Graph, *, pool: object, stream: _Stream, capture_error_mode: str
+    ) -> Iterator[None]:
         """Where the work fails the stream stays, and the capture for the allocator, as in 2.11."""
         self.streams.append("capture")
+        self.captured_on.append(stream)
         self.pools.append(pool)
         self.captures.append(pool)
         graph.own_pool = pool

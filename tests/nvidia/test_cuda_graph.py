@@ -114,6 +114,17 @@ def test_an_engines_recordings_share_a_pool_and_another_engine_has_its_own(
     del theirs, again
 
 
+def test_an_engines_recordings_share_two_streams_of_its_own(cuda: CudaGraphs) -> None:
+    """cuBLAS keeps a workspace for each stream, and a graph's end takes that of its stream."""
+    mine, other = CudaRecorder(), CudaRecorder()
+    replays = [one(lambda: torch.ones(1), CPU) for one in (mine, mine, other, mine)]
+    warming, capturing, *others = cuda.made_streams
+    assert len(others) == 2
+    assert cuda.captured_on == [capturing, capturing, others[1], capturing]
+    assert warming is not capturing
+    del replays
+
+
 def test_the_trial_finds_it_right(cuda: CudaGraphs) -> None:
     with taken(CACHE, TRITON):
         assert GRAPH._fault(CUDA_GRAPH, CPU) is None

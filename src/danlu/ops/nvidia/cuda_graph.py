@@ -24,11 +24,16 @@ class CudaRecorder:
     def __init__(self) -> None:
         # A pool is gone with its last recording.
         self._recorded: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
+        # cuBLAS has a workspace for each stream, of 32 MiB on a Hopper: so recordings share two
+        # streams. They are this engine's own: the workspace of the second lies in its pool, and a
+        # newer torch lets go of it with any graph of the stream (pytorch/pytorch, issue 193402).
+        self._streams: tuple[torch.cuda.Stream, torch.cuda.Stream] | None = None
 
     def __call__(self, compute: Callable[[], Tensor], device: torch.device) -> Replay:
         """Record work that reads what changes from the device only."""
         with torch.cuda.device(device):
-            here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+            self._streams = self._streams or (torch.cuda.Stream(), torch.cuda.Stream())
+            here, (side, capturing) = torch.cuda.current_stream(), self._streams
             side.wait_stream(here)
             with torch.cuda.stream(side):
                 compute()
@@ -42,7 +47,9 @@ class CudaRecorder:
             with (
                 _ended_for_the_allocator(pool),
                 torch.cuda.stream(here),
-                torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+                torch.cuda.graph(
+                    graph, pool=pool, stream=capturing, capture_error_mode="thread_local"
+                ),
             ):
                 result = compute()
         self._recorded.add(graph)
@@ -55,7 +62,7 @@ class CudaRecorder:
 
 
 @contextmanager
-def _ended_for_the_allocator(pool: object) -> Iterator[None]:
+def _ended_for_the_allocator(pool: tuple[int, int]) -> Iterator[None]:
     """Let torch's allocator know when a capture into a pool has failed.
 
     torch itself forgets that in 2.10 and 2.11 (pytorch/pytorch, pull request 180395): then nothing
