@@ -10,31 +10,39 @@ from torch import Tensor
 
 from benchmarks.device_check.fp8 import try_fp8
 from benchmarks.device_check.part import Report
-from benchmarks.device_check.shapes import SHAPES
+from benchmarks.device_check.shapes import SHAPES, CheckShape
 from danlu import ops
-from danlu.model.config import ModelConfig
+from danlu.model.config import ModelConfig, Quantization
+from danlu.model.layout import PROJECTIONS, merged_shape
 from danlu.ops import Segments, reference
-from danlu.ops.choice import example
+from danlu.ops.choice import half_dtype
+from danlu.ops.frozen.quantized import whole_floats
 
 # The largest error as a share of the largest number: bf16 carries 8 bits, fp16 11. Gradients of
 # bf16 are rounded several times.
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 4e-2}
 # A training's losses beside the CPU's, in fp32 there.
 NEAR_CPU = 0.05
+# Rows of a decoding step, for which kernels differ, and of a prompt.
+_FEW_AND_MORE = (1, 8, 16, 40, 64, 200)
+_BITS: tuple[Quantization, ...] = ("int8", "int4")
 Compute = Callable[..., Tensor | Sequence[Tensor]]
 
 
 def run(settings: argparse.Namespace, report: Report) -> None:
-    """Try operations over shapes; train and resume; answer twice."""
+    """Try operations and products over shapes; answer twice; train and resume; train in fp8."""
     shape, device = SHAPES[settings.shape], torch.device(settings.device)
     with report.trying("operations"):
         try_operations(shape.config, shape.kernel_tokens, device, report)
-    with report.trying("fp8"):
-        try_fp8(shape.config, shape.kernel_tokens[-1], device, shape.fp8_steps, report)
-    with report.trying("training"):
-        _training(settings.device, report)
+    with report.trying("products of answers"):
+        try_products(shape, device, report)
     with report.trying("recorded steps"):
         _recorded(device, report)
+    with report.trying("training"):
+        _training(settings.device, report)
+    # Last, for it trains longest.
+    with report.trying("fp8"):
+        try_fp8(shape.config, shape.kernel_tokens[-1], device, shape.fp8_steps, report)
 
 
 def try_operations(
@@ -70,6 +78,12 @@ def try_operations(
     report.put(called or "operations", len(errors), words)
 
 
+def _numbers(*size: int, device: torch.device, dtype: torch.dtype, seed: int) -> Tensor:
+    """Make fixed numbers, the same in all dtypes: on the card, as the host would take a second."""
+    generator = torch.Generator(device).manual_seed(seed + sum(size))
+    return torch.randn(size, device=device, generator=generator).bfloat16().to(dtype)
+
+
 def _has_bf16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
@@ -86,7 +100,7 @@ def _cases(
     )  # fmt: skip
 
     def numbers(*size: int, seed: int = 0) -> Tensor:
-        return example(*size, device=device, dtype=dtype, seed=seed)
+        return _numbers(*size, device=device, dtype=dtype, seed=seed)
 
     eps = config.rms_norm_eps
     # The model's width and one that no tile divides.
@@ -148,11 +162,95 @@ def _values(compute: Compute, tensors: list[Tensor], rest: tuple[object, ...]) -
     out = compute(*leaves, *rest)
     outputs = [out] if isinstance(out, Tensor) else list(out)
     upstream = [
-        example(*each.shape, device=each.device, dtype=each.dtype, seed=n)
+        _numbers(*each.shape, device=each.device, dtype=each.dtype, seed=n)
         for n, each in enumerate(outputs)
     ]
     gradients = torch.autograd.grad(outputs, leaves, upstream)
     return [each.detach() for each in (*outputs, *gradients)]
+
+
+@torch.inference_mode()
+def try_products(shape: CheckShape, device: torch.device, report: Report) -> None:
+    """Compare what multiplies for answers with plain products in fp32, at the models' widths.
+
+    A variant's trial has small matrices: a kernel's loop over its inputs ends at once there.
+    """
+    dtype = half_dtype(device)
+    errors: dict[str, float] = {}
+    for name, found, expected in _products(shape, device, dtype):
+        off = float((found.float() - expected).abs().max() / expected.abs().max())
+        errors[name] = off
+        report.put("product errors", errors)
+    wrong = [f"{name}: {off:.1g}" for name, off in errors.items() if not off <= TOLERANCE[dtype]]
+    words = f"FAILED: {len(wrong)} of {len(errors)} off, {wrong[0]}" if wrong else "all right"
+    report.put("products of answers", wrong, f"{len(errors)} products: {words}")
+
+
+def _products(
+    shape: CheckShape, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield products by name: what the device finds, and what is expected, in fp32."""
+
+    def numbers(*size: int, seed: int = 0) -> Tensor:
+        return _numbers(*size, device=device, dtype=dtype, seed=seed)
+
+    for name in PROJECTIONS:
+        out, inner = merged_shape(shape.config, name, 0)
+        weight, norm = numbers(out, inner), numbers(inner, seed=1)
+        for bits in _BITS:
+            module, exact = _in_bits(weight, bits)
+            for rows in _FEW_AND_MORE:
+                x, residual = numbers(rows, inner, seed=2), numbers(rows, out, seed=3)
+                expected = x.float() @ exact.t() + residual.float()
+                found = ops.end_linear(*module.begin(x, residual))
+                yield f"{name} {bits} {rows}", found, expected
+        a, b = numbers(3, inner, 24, seed=4) / inner**0.5, numbers(3, 24, out, seed=5)
+        for rows in _FEW_AND_MORE:
+            x, ends = numbers(rows, inner, seed=6), torch.tensor([0, rows // 2, rows]).to(device)
+            low = reference.grouped_linear(x.float(), a.float(), ends)
+            expected = reference.grouped_linear(low, b.float(), ends)
+            found = ops.grouped_linear(ops.grouped_linear(x, a, ends), b, ends)
+            yield f"{name} adapters {rows}", found, expected
+        # `x` of one row, and where a place's rows end.
+        x, ends, pair = x[:1], torch.tensor([0, 1, 1]).to(device), (a.float(), b.float())
+        if ops.is_fused(x, weight):
+            found = ops.fused_linear(
+                x, weight, norm=norm, eps=1e-6, gated=False, residual=None, pair=(a, b, ends)
+            )
+            expected = reference.fused_linear(
+                x.float(), weight.float(), norm.float(), 1e-6, False, None, (*pair, ends)
+            )
+            yield f"{name} fused", found, expected
+    experts = shape.experts.experts
+    assert experts is not None
+    for name in ("gate_up_proj", "down_proj"):
+        out, inner = merged_shape(shape.experts, name, 0)
+        weight = numbers(experts.num_experts * out, inner)
+        for rows in (experts.num_experts // 2, 32 * experts.num_experts):
+            # Every third expert has no rows.
+            chosen = torch.arange(rows, device=device) % experts.num_experts // 3 * 3
+            ends = ops.expert_ends(chosen.sort().values, experts.num_experts)
+            x = numbers(rows, inner, seed=7)
+            found = ops.expert_linear(x, weight, ends)
+            yield f"experts {name} {rows}", found, _by_expert(x, weight, ends)
+            for bits in _BITS:
+                module, exact = _in_bits(weight, bits, experts.num_experts)
+                found = module.by_expert(x, ends)
+                yield f"experts {name} {bits} {rows}", found, _by_expert(x, exact, ends)
+
+
+def _by_expert(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return reference.expert_linear(x.float(), weight.float(), ends)
+
+
+def _in_bits(
+    weight: Tensor, bits: Quantization, experts: int = 1
+) -> tuple[ops.QuantizedWeight, Tensor]:
+    """Return a matrix in few bits as it multiplies, and its numbers in fp32."""
+    module = ops.QuantizedWeight(weight, bits, weight.device, experts=experts)
+    module.fill(weight)
+    stored = module.values, module.scales
+    return module, whole_floats(module.form.floats, stored, *weight.shape, torch.float32)
 
 
 def _training(kind: str, report: Report) -> None:

@@ -145,7 +145,7 @@ def measure(
     }
     words = (
         f"{speed:,.0f} tokens/s"
-        + ("" if base.config.experts else f" ({speed / limit:.0%} of the memory's limit)")
+        + ("" if base.config.experts else f" ({speed / limit:.0%} of the limit)")
         + ", "
         f"{found['step_ms']:.2f} ms a step; prompts {found['prefill_tokens_per_s']:,.0f} tokens/s"
     )

@@ -16,8 +16,8 @@ _LONG_US = 5.0
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
     """names: those that took most, with milliseconds and how often. span_ms: from the first kernel
-    to the end of the last; busy_ms: of it, when one ran. waits: the longest, in microseconds, with
-    the kernels before and behind.
+    to the end of the last; busy_ms: of it, when one ran. long_waits_ms: of more than `_LONG_US`.
+    waits: the longest, in microseconds, with the kernels before and behind.
     """
 
     names: Sequence[tuple[str, float, int]]
@@ -31,8 +31,8 @@ class Kernels:
     def words(self) -> str:
         """For the table."""
         return (
-            f"{self.busy_ms:.1f} of {self.span_ms:.1f} ms busy, {self.count:,} kernels; waits of "
-            f"more than {_LONG_US:.0f} us {self.long_waits_ms:.1f} ms"
+            f"{self.busy_ms:.1f} of {self.span_ms:.1f} ms busy, {self.count:,} kernels; "
+            f"waits {self.long_waits_ms:.1f} ms"
         )
 
 

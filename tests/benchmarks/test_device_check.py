@@ -57,6 +57,7 @@ def test_every_part_measures_and_the_table_comes_last(tmp_path: Path) -> None:
         assert parts["decoding"][name]["decode_tokens_per_s"] > 0
     assert parts["decoding"]["4 x 8/16, profile"]["busy_ms"] > 0
     assert len(parts["correctness"]["errors"]) > 20
+    assert len(parts["correctness"]["product errors"]) > 80
     assert len(parts["correctness"]["fp8 products"]) == 8
     assert parts["correctness"]["fp8 loss"][0] != parts["correctness"]["fp8 loss"][1]
     assert len(parts["correctness"]["losses"]["cpu"]) == 10

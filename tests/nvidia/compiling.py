@@ -4,8 +4,9 @@ Those of decoding, whose tiles follow from the shapes, also with the shapes of Q
 
 Run as a program, outside of Triton's interpreter: python -m tests.nvidia.compiling 90. Prints what
 was compiled as JSON: the kernels by operation, with the size of their machine code, the shared
-memory that they take and the instructions of their longest loop. Triton brings ptxas and nvdisasm,
-so no card, driver or CUDA is needed.
+memory that they take, the instructions of their longest loop, and whether sums of products are in
+the memory that Blackwell has for them. Triton brings ptxas and nvdisasm, so no card, driver or CUDA
+is needed.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from danlu.device.nvidia_cards import BLACKWELL
 from danlu.device.variants import TRITON
 from danlu.ops.cache.paged_store import step_of
 from danlu.ops.choice import _OPERATIONS
 from danlu.ops.expert_products import ExpertPasses
+from danlu.ops.nvidia.frozen import few_bits_kernels
 
 
 class AbsentCard:
@@ -52,6 +55,7 @@ class AbsentCard:
 def compiled_for(capability: int) -> dict[str, list[dict[str, Any]]]:
     """Compile the kernels of all operations in every dtype; nothing is started."""
     driver.set_active(AbsentCard(capability))
+    few_bits_kernels.has_tensor_memory = lambda: capability // 10 == BLACKWELL
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     run = JITFunction.run
 
@@ -63,6 +67,7 @@ def compiled_for(capability: int) -> dict[str, list[dict[str, Any]]]:
                 "bytes": len(kernel.asm["cubin"]),
                 "shared": kernel.metadata.shared,
                 "loop": longest_loop(kernel.asm["cubin"]),
+                "tensor_memory": "tcgen05.mma" in kernel.asm["ptx"],
             }
         )
         return kernel

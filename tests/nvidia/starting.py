@@ -90,18 +90,24 @@ class CudaGraphs:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.pools: list[object] = []
+        self.captures: list[object] = []
+        self.made_streams: list[_Stream] = []
+        self.captured_on: list[_Stream] = []
         self.streams = ["default"]
 
     def put_in(self, patch: pytest.MonkeyPatch) -> None:
         for name, stand_in in {
             "device": self._device,
             "current_stream": lambda: _Stream(self, self.streams[-1]),
-            "Stream": lambda: _Stream(self, "side"),
+            "Stream": self._new_stream,
             "stream": self._stream,
             "CUDAGraph": lambda: _Graph(self),
             "graph": self._graph,
+            "graph_pool_handle": object,
+            "current_device": lambda: 0,
         }.items():
             patch.setattr(torch.cuda, name, stand_in)
+        patch.setattr(torch._C, "_cuda_endAllocateToPool", self._end_allocating, raising=False)
 
     def note(self, what: str) -> None:
         self.asked.append(f"{self.streams[-1]}: {what}")
@@ -119,17 +125,31 @@ class CudaGraphs:
         finally:
             self.streams[:] = before
 
+    def _new_stream(self) -> _Stream:
+        self.made_streams.append(_Stream(self, "side"))
+        return self.made_streams[-1]
+
     @contextmanager
-    def _graph(self, graph: _Graph, *, pool: object, capture_error_mode: str) -> Iterator[None]:
-        """Where the work fails the stream stays, as with torch's own."""
+    def _graph(
+        self, graph: _Graph, *, pool: object, stream: _Stream, capture_error_mode: str
+    ) -> Iterator[None]:
+        """Where the work fails the stream stays, and the capture for the allocator, as in 2.11."""
         self.streams.append("capture")
+        self.captured_on.append(stream)
         self.pools.append(pool)
-        graph.own_pool = pool or object()
+        self.captures.append(pool)
+        graph.own_pool = pool
         self.note(f"begin {capture_error_mode}")
         with graph.started:
             yield
         self.note("end")
+        self.captures.remove(pool)
         self.streams.pop()
+
+    def _end_allocating(self, _device: int, pool: object) -> None:
+        if pool not in self.captures:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.captures.remove(pool)
 
 
 class _Stream:

@@ -10,7 +10,7 @@ from danlu.device.variants import TRITON
 from danlu.ops import reference
 from danlu.ops.frozen.expert_bits import EXPERT_BITS
 from danlu.ops.frozen.quantized import quantized_in, whole_floats
-from danlu.ops.nvidia.frozen import expert_bits_kernels
+from danlu.ops.nvidia.frozen import expert_bits_kernels, few_bits_kernels
 
 SHARE = {torch.bfloat16: 0.01, torch.float16: 0.002}
 FORMS = pytest.mark.parametrize("name", ["int8", "int4"])
@@ -54,6 +54,23 @@ def test_matrices_of_any_shape(name: str, inputs: int, outputs: int) -> None:
 @FORMS
 def test_many_rows(name: str) -> None:
     check(name, numbers(130, 64).bfloat16(), numbers(3 * 24, 64, seed=1), [64, 64, 130])
+
+
+@FORMS
+def test_many_rows_on_a_b200(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a tile has fewer outputs; see `test_few_bits`."""
+    tiles = []
+    launch = expert_bits_kernels._expert_kernel
+
+    class Watched:
+        def __getitem__(self, grid: tuple[int, int]) -> object:
+            tiles.append(grid[1])
+            return launch[grid]
+
+    monkeypatch.setattr(expert_bits_kernels, "_expert_kernel", Watched())
+    monkeypatch.setattr(few_bits_kernels, "has_tensor_memory", lambda: True)
+    check(name, numbers(130, 64).bfloat16(), numbers(3 * 64, 64, seed=1), [64, 64, 130])
+    assert tiles == [64 // 32]
 
 
 @FORMS

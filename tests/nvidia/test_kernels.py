@@ -61,6 +61,11 @@ def test_it_compiles_for(capability: int, tmp_path: Path) -> None:
         loops = [one["loop"] for one in found[name] if one["kernel"] == "_rows_kernel"]
         # A thread has 128 weights at a time; the shortest loop is that of one row.
         assert 128 < min(loops) <= 3.5 * 128
+    # There a loop that adds two products to a sum loses some of them (Triton up to 3.8).
+    for name in ("int8_linear", "int4_linear", "expert_bits"):
+        assert not any(one["tensor_memory"] for one in found[name])
+    if capability == 100:
+        assert any(one["tensor_memory"] for one in found["expert_linear"])
 
 
 def test_no_length_or_adapter_makes_triton_compile_anew() -> None:
@@ -123,7 +128,11 @@ def test_experts_are_multiplied_at_once_where_torch_has_a_kernel_for_it(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(late_import, "require_triton", lambda: None)  # as on a card
     monkeypatch.setattr(choice, "preferred_variants", lambda _kind: preferred_variants("cuda"))
-    found_before = expert_products._require_grouped_kernels, late_import._function
+    found_before = (
+        expert_products._require_grouped_kernels,
+        expert_products._writes_what_was_there,
+        late_import._function,
+    )
     for function in found_before:
         function.cache_clear()
     try:
@@ -131,3 +140,36 @@ def test_experts_are_multiplied_at_once_where_torch_has_a_kernel_for_it(
     finally:
         for function in found_before:
             function.cache_clear()
+
+
+@pytest.mark.parametrize(("capability", "is_mended"), [((10, 0), True), ((9, 0), False)])
+def test_an_expert_without_rows_has_no_gradient_on_a_b200(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], is_mended: bool
+) -> None:
+    """There torch leaves in its place what a sum began with, which may be anything."""
+    multiply = torch._grouped_mm
+
+    def like_a_b200(a: torch.Tensor, b: torch.Tensor, *, offs: torch.Tensor) -> torch.Tensor:
+        out = multiply(a, b, offs=offs)
+        if out.dim() == 3:  # one matrix for each group
+            out[torch.diff(offs, prepend=offs.new_zeros(1)) == 0] = torch.nan
+        return out
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch, "_grouped_mm", like_a_b200)
+    expert_products._writes_what_was_there.cache_clear()
+    try:
+        assert (EXPERT_LINEAR._fault(GROUPED_MM, CPU) is None) == is_mended
+    finally:
+        expert_products._writes_what_was_there.cache_clear()
+
+
+def test_which_cards_keep_sums_in_a_memory_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not late_import.has_tensor_memory()  # there is no card
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = {}
+    for capability in ((8, 0), (9, 0), (10, 0), (10, 3), (11, 0), (12, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda now=capability: now)
+        found[capability] = late_import.has_tensor_memory()
+    assert [capability for capability, has in found.items() if has] == [(10, 0), (10, 3), (11, 0)]

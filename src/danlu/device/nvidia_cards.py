@@ -27,6 +27,8 @@ AMPERE = (8, 0)
 # That from which on they multiply fp8, at twice the rate of 16-bit numbers by every sheet below.
 ADA = (8, 9)
 FP8_RATIO = 2.0
+# The first number of the compute capability of data centres' Blackwell cards, and of Thor's.
+BLACKWELL, THOR = 10, 11
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,15 +69,37 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if 1 < queries < keys:
         rows = torch.arange(keys - queries, keys, device=q.device)
         mask = rows[:, None] >= torch.arange(keys, device=q.device)[None, :]
+    shares, is_causal = q.shape[0] != k.shape[0], queries == keys and queries > 1
+    if shares and _splits_heads(q.device):
+        q, k, v = _by_key_head(q, k, v)
+        each = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal)
+        return each.flatten(0, 1)
     out: Tensor = F.scaled_dot_product_attention(
         q.unsqueeze(0),
         k.unsqueeze(0),
         v.unsqueeze(0),
         attn_mask=mask,
-        is_causal=queries == keys and queries > 1,
-        enable_gqa=q.shape[0] != k.shape[0],
+        is_causal=is_causal,
+        enable_gqa=shares,
     )
     return out.squeeze(0)
+
+
+def _splits_heads(device: torch.device) -> bool:
+    """Whether torch's attention shall see each head of the keys as a batch of its own.
+
+    On NVIDIA cards `enable_gqa` is for FlashAttention and cuDNN. Where neither computes, before
+    Ampere, in fp32 and with a mask, it leaves the formula itself, which keeps all scores
+    (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp); seen so, a kernel is left that does not.
+    """
+    return device.type == "cuda"
+
+
+def _by_key_head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return all as [kv_heads, heads / kv_heads, tokens, head_dim]; nothing is copied."""
+    group = q.shape[0] // k.shape[0]
+    k, v = (part.unsqueeze(1).expand(-1, group, -1, -1) for part in (k, v))
+    return q.unflatten(0, (-1, group)), k, v
 
 
 def _twin(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from danlu.device.memory import sent
+from danlu.device.nvidia_cards import BLACKWELL
 from danlu.device.variants import GROUPED_MM, REFERENCE
 from danlu.device.weight_forms import PIECE
 from danlu.ops import reference
@@ -151,7 +152,7 @@ _ALIGNED = 16
 # The cards that they are for, Hopper and data centres' Blackwell, by compute capability. On others
 # torch copies where rows end to the host and multiplies for every expert, those without rows too
 # (ATen/native/GroupedMMUtils.h, cuda/ScaledBlasDeviceUtils.cpp): a kernel in Triton does not.
-_GROUPED_CARDS = (9, 10)
+_GROUPED_CARDS = (9, BLACKWELL)
 
 
 @cache
@@ -159,6 +160,16 @@ def _require_grouped_kernels() -> None:
     """Raise NotHere on a card for which torch has none."""
     if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] not in _GROUPED_CARDS:
         raise NotHere("torch has grouped kernels for Hopper and data centres' Blackwell only")
+
+
+@cache
+def _writes_what_was_there() -> bool:
+    """Whether torch leaves what it finds where an expert has no rows, as on a B200.
+
+    Its kernel there begins a sum with its first rows (pytorch/pytorch, issue 172439;
+    NVIDIA/cutlass, issue 2674); that for Hopper begins with nought.
+    """
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == BLACKWELL
 
 
 def _is_grouped(*tensors: Tensor) -> bool:
@@ -186,7 +197,11 @@ def _grouped_input_gradient(dy: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
 def _grouped_weight_gradient(dy: Tensor, x: Tensor, ends: Tensor) -> Tensor:
     if not _is_grouped(dy, x):
         return _weight_gradient(dy, x, ends)
-    return torch._grouped_mm(dy.t(), x, offs=ends).flatten(0, 1)
+    dw = torch._grouped_mm(dy.t(), x, offs=ends)
+    if _writes_what_was_there():
+        is_empty = ends.diff(prepend=ends.new_zeros(1)) == 0
+        dw.masked_fill_(is_empty[:, None, None], 0.0)  # not multiplied: it may be no number
+    return dw.flatten(0, 1)
 
 
 def _twin_input_gradient(dy: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from danlu.device.nvidia_cards import ADA, AMPERE
+from danlu.device.nvidia_cards import ADA, AMPERE, BLACKWELL, THOR
 from danlu.ops.choice import NotHere
 from danlu.ops.nvidia.triton_start import require_triton
 
@@ -45,3 +45,13 @@ def _function(module: str, name: str) -> Callable[..., Any]:
 def is_older_than(capability: tuple[int, int]) -> bool:
     """Whether this process's card has a lower compute capability."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() < capability
+
+
+def has_tensor_memory() -> bool:
+    """Whether this process's card keeps sums of products in a memory of their own (tcgen05).
+
+    Data centres' Blackwell and Thor do. Where a loop adds two products to one sum, Triton before
+    3.9 loses some of them there (triton-lang/triton, pull request 10858); not of sums of fewer than
+    64 rows, which stay in registers.
+    """
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] in (BLACKWELL, THOR)

@@ -11,13 +11,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from danlu.ops.nvidia.frozen.few_bits_kernels import added_product, bits_of, factors_of
+from danlu.ops.nvidia.frozen.few_bits_kernels import (
+    added_product,
+    bits_of,
+    factors_of,
+    most_outputs,
+)
 from danlu.ops.nvidia.grouped_kernels import block_of
 
 # Inputs of a tile.
 _INPUTS = 256
-# Rows of a block, outputs of a tile, warps and tiles that are on their way: where most experts have
-# one row, and where they have many.
+# Rows of a block, the most outputs of a tile, warps and tiles that are on their way: where most
+# experts have one row, and where they have many.
 _FEW, _MANY = (16, 32, 2, 3), (64, 64, 4, 2)
 
 
@@ -25,6 +30,7 @@ def expert_linear(x: Tensor, packed: Tensor, scales: Tensor, ends: Tensor) -> Te
     """Multiply rows x [R, in], with words of all experts' outputs [E * out, ...] -> [R, out]."""
     bits, (outputs, groups, _words) = bits_of(scales), packed.shape
     (rows, tile, warps, stages), blocks = blocks_of(len(x), len(ends))
+    tile = min(tile, most_outputs())
     y = x.new_empty(len(x), outputs // len(ends))
     _expert_kernel[(blocks, triton.cdiv(y.shape[1], tile))](
         *(x, packed, factors_of(scales), ends, y, x.stride(0), x.shape[1], groups, y.shape[1]),

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from danlu.ops.nvidia.late_import import has_tensor_memory
+
 # The most rows that are few, and for them: outputs of a program, and inputs of a warp's tile by the
 # rows of a product: a program has 99 KiB of shared memory on cards for desktops.
 _FEW_ROWS, _FEW_OUTPUTS, _WARP_INPUTS = 16, 32, {8: 128, 16: 64}
@@ -26,6 +28,8 @@ _WARPS, _MOST_WARPS = 1536, 8
 # For more rows: outputs and inputs of a program's tile, programs that fill a large card, and the
 # most that share an output.
 _OUTPUTS, _INPUTS, _PROGRAMS, _MOST_SPLITS = 64, 256, 512, 16
+# Outputs where a sum of 64 would not stay in registers: places of a group are added to it in turn.
+_OUTPUTS_IN_REGISTERS = 32
 _FLOATS_TILE = (16, 32)
 
 
@@ -38,7 +42,7 @@ def linear(x: Tensor, packed: Tensor, scales: Tensor, residual: Tensor | None = 
     (rows, inputs), (outputs, groups, _words) = x.shape, packed.shape
     bits = bits_of(scales)
     is_few, padded = rows <= _FEW_ROWS, max(8, triton.next_power_of_2(rows))
-    tile, at_once = (_FEW_OUTPUTS, _WARP_INPUTS[padded]) if is_few else (_OUTPUTS, _INPUTS)
+    tile, at_once = (_FEW_OUTPUTS, _WARP_INPUTS[padded]) if is_few else (most_outputs(), _INPUTS)
     tiles, steps = triton.cdiv(outputs, tile), triton.cdiv(inputs, at_once)
     warps = warps_of(tiles) if is_few else 4
     splits = 1 if is_few else splits_of(tiles, steps)
@@ -60,6 +64,11 @@ def linear(x: Tensor, packed: Tensor, scales: Tensor, residual: Tensor | None = 
         grid = (triton.cdiv(y.numel(), block),)
         _add_kernel[grid](parts, residual, y, y.numel(), splits, BLOCK=block)
     return y
+
+
+def most_outputs() -> int:
+    """Return how many outputs a program of more than few rows has at most."""
+    return _OUTPUTS_IN_REGISTERS if has_tensor_memory() else _OUTPUTS
 
 
 def warps_of(tiles: int) -> int:
