@@ -166,12 +166,12 @@ def finding_fields(finding: Finding, number: int, known: KnownSet) -> Json:
 
 
 def _with_rows(text: str, numbers: Mapping[str, int], known: KnownSet) -> str:
-    """Say the number of a row in place of its file and line."""
+    """Say the number of a row in place of its file, line and column."""
 
     def named(place: re.Match[str]) -> str:
         number = numbers.get(place[0])
         return place[0] if number is None else _("row {number}").format(number=number)
 
     if ".jsonl:" in text or f"{known.file}:" in text:
-        text = re.sub(r"\S+:\d+", named, text)
+        text = re.sub(r"\S+:\d+(?::\d+)?", named, text)
     return known.in_page_words(text)
