@@ -58,8 +58,8 @@ def json_rows(file: Path) -> Iterator[tuple[int | str, Any]]:
 def array_rows(pieces: Iterator[str]) -> Iterator[tuple[int | str, Any]]:
     """Yield place and content of each element of a JSON array. Raises BrokenFile.
 
-    The place is the element's line; `line:column` where the element before begins on it too, so that
-    no two have the same.
+    The place is the element's line; `line:column` where the element before begins on it too: no two
+    have the same.
     """
     window = _Window(pieces)
     if window.next_character() != "[":
@@ -205,7 +205,9 @@ class _Window:
         return BrokenFile(
             "broken_json",
             self.line,
-            _("The array cannot be read on: {reason}.").format(reason=_at_column(reason, self.column)),
+            _("The array cannot be read on: {reason}.").format(
+                reason=_at_column(reason, self.column)
+            ),
             _("Correct the line; the file must be valid JSON."),
         )
 

@@ -20,7 +20,7 @@ from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 from danlu.reasons import as_sentence, system_reason
 
-# A reader yields line (or `line:column`, or row number) and content; that of a broken row is a BadRow.
+# A reader yields line (or `line:column`, or row number) and content; of a broken row a BadRow.
 Reader = Callable[[Path], Iterator[tuple[int | str, Any]]]
 READERS: dict[str, Reader] = {
     ".json": json_rows,
