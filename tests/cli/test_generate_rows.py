@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,23 @@ def test_a_seed_that_nobody_gave_is_kept_for_going_on(place: Path, tmp_path: Pat
     first.write_bytes(whole[: len(whole) // 2])
     assert main(words(place, first, seed=None)) == 0
     assert first.read_bytes() == whole
+
+
+def test_another_setting_is_named_as_its_flag(place: Path, capsys: Screen) -> None:
+    changed = words(place, place / "whole.jsonl", max_new_tokens=5)
+    assert main(changed) == 2
+    assert "max_new_tokens" in capsys.readouterr().err
+
+
+def test_a_prompt_that_lacks_is_asked_for_in_the_command_that_was_typed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Screen
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    typed = ["generate", "--model", str(place / "model"), "--max_new_tokens", "3"]
+    assert main([*typed, "-"]) == 2
+    fix = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert fix[1:] == [*typed, "..."]
+    assert main(fix[1:]) == 0
 
 
 def test_killed_in_the_middle_it_goes_on(place: Path, tmp_path: Path, capsys: Screen) -> None:

@@ -56,10 +56,11 @@ def run(argv: Sequence[str]) -> int:
     if prompt in ("", "-"):
         prompt = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     if not prompt:
+        kept = [word for word in argv if word not in ("", "-")]
         raise UsageError(
             _("There is no prompt."),
             why=_("None was given, and standard input is a terminal or empty."),
-            fix='danlu generate "..."',
+            fix=f'{shlex.join(["danlu", "generate", *kept])} "..."',
         )
     _answer(settings, prompt)
     return EXIT_OK

@@ -37,8 +37,10 @@ def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S
         print(help_text(cls, command))
         raise Shown
     resolved = resolve(cls, argv, os.environ)
-    for note in resolved.notes:
-        print(as_typed(note), file=sys.stderr)
+    for note in map(as_typed, resolved.notes):
+        is_seen = sys.stderr.isatty()
+        width = shutil.get_terminal_size().columns
+        print("\n".join(wrapped(note, width) if is_seen else [note]), file=sys.stderr)
     if "print_settings" in asks:
         print(settings_text(resolved))
         raise Shown
