@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from danlu.cli.main import main
+from danlu.workflows.answer_file import AnswerFile
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import start
 
@@ -141,6 +142,21 @@ def test_ctrl_c_keeps_what_is_there_and_prints_the_command_that_goes_on(
     assert command[0].endswith("danlu")
     assert main(command[1:]) == 0
     assert output.read_bytes() == (place / "whole.jsonl").read_bytes()
+
+
+def test_ctrl_c_right_behind_a_line_counts_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Screen
+) -> None:
+    output, add = tmp_path / "out.jsonl", AnswerFile.add
+
+    def add_and_stop(*given: Any) -> None:
+        add(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AnswerFile, "add", add_and_stop)
+    assert main(words(place, output)) == 130
+    assert len(lines(output)) == 1
+    assert f"1 of {NUM_ROWS} rows have their answers" in capsys.readouterr().out
 
 
 def wait_for_lines(process: subprocess.Popen[Any], output: Path) -> None:

@@ -156,7 +156,8 @@ def _answer_rows(settings: GenerateSettings, path: Path, argv: Sequence[str]) ->
     except KeyboardInterrupt:
         command = shlex.join(["danlu", "generate", *argv])
         text = _("Stopped; {count} of {total} rows have their answers. Go on with: {command}")
-        say(text.format(count=done, total=total, command=command))
+        # Ctrl-C may come between a row's line and its being counted here.
+        say(text.format(count=file.num_written(), total=total, command=command))
         return EXIT_INTERRUPTED
     return _result(path, bad)
 

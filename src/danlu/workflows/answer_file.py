@@ -99,6 +99,13 @@ class AnswerFile:
         record = {**_fields(item), **answer}
         append_line(self.path, json.dumps(record, ensure_ascii=not _is_text(record), default=str))
 
+    def num_written(self) -> int:
+        """Count the lines that are there now."""
+        if not self.path.exists():
+            return 0
+        with readable_data(self.path), self.path.open("rb") as lines:
+            return sum(1 for _line in lines)
+
     def _recorded(self) -> Mapping[str, Any]:
         if not self.num_lines or not self.made_with.exists():
             return {}
