@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pyte
 import pytest
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from danlu.chat import screen as screens
+from danlu.chat.commands.table import command_table
 from danlu.chat.figures import AnswerFigures
 from danlu.chat.screen import Screen
+from danlu.chat.talk import Chat
 from danlu.dialog.events import Event, Text, Thought
 from tests.helpers.waiting import wait_until
 
@@ -28,6 +32,16 @@ def test_a_thought_is_shown_while_it_comes() -> None:
 
     screen.answer(answer(), AnswerFigures())
     assert seen.getvalue().rstrip().endswith("27 + 15 = 42")
+
+
+def test_the_help_is_aligned_where_its_lines_are_broken() -> None:
+    seen = io.StringIO()
+    screen = Screen(Console(file=seen, width=60))
+    opened = SimpleNamespace(screen=screen, commands=command_table())
+    opened.commands["help"].run(cast(Chat, opened), "")
+    listing = seen.getvalue().split("\n\n")[0].splitlines()
+    further = {len(line) - len(line.lstrip()) for line in listing if not line.startswith("  /")}
+    assert further == {listing[0].index("show the commands")}
 
 
 def test_what_stands_above_an_answer_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:

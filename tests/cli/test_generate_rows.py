@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from danlu.cli.main import main
+from danlu.workflows.answer_file import AnswerFile
 from tests.helpers.models.model_folder import write_model_folder
 from tests.helpers.program import start
 
@@ -95,6 +98,23 @@ def test_a_seed_that_nobody_gave_is_kept_for_going_on(place: Path, tmp_path: Pat
     assert first.read_bytes() == whole
 
 
+def test_another_setting_is_named_as_its_flag(place: Path, capsys: Screen) -> None:
+    changed = words(place, place / "whole.jsonl", max_new_tokens=5)
+    assert main(changed) == 2
+    assert "max_new_tokens" in capsys.readouterr().err
+
+
+def test_a_prompt_that_lacks_is_asked_for_in_the_command_that_was_typed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Screen
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    typed = ["generate", "--model", str(place / "model"), "--max_new_tokens", "3"]
+    assert main([*typed, "-"]) == 2
+    fix = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert fix[1:] == [*typed, "..."]
+    assert main(fix[1:]) == 0
+
+
 def test_killed_in_the_middle_it_goes_on(place: Path, tmp_path: Path, capsys: Screen) -> None:
     output = tmp_path / "out.jsonl"
     with start(words(place, output), program=SLOW, stdout=subprocess.DEVNULL) as process:
@@ -122,6 +142,21 @@ def test_ctrl_c_keeps_what_is_there_and_prints_the_command_that_goes_on(
     assert command[0].endswith("danlu")
     assert main(command[1:]) == 0
     assert output.read_bytes() == (place / "whole.jsonl").read_bytes()
+
+
+def test_ctrl_c_right_behind_a_line_counts_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Screen
+) -> None:
+    output, add = tmp_path / "out.jsonl", AnswerFile.add
+
+    def add_and_stop(*given: Any) -> None:
+        add(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AnswerFile, "add", add_and_stop)
+    assert main(words(place, output)) == 130
+    assert len(lines(output)) == 1
+    assert f"1 of {NUM_ROWS} rows have their answers" in capsys.readouterr().out
 
 
 def wait_for_lines(process: subprocess.Popen[Any], output: Path) -> None:

@@ -93,3 +93,6 @@ def test_offline_three_lines_say_why_and_what_is_here(
     assert "ModelScope" in lines[1]
     assert "starter" in lines[2]
     assert "/api/" not in lines[1]  # whom to ask, not how
+    monkeypatch.setenv("DANLU_LANG", "zh")
+    assert main(["pull", "Qwen3-0.6B"]) == 3
+    assert "。 " not in capsys.readouterr().err

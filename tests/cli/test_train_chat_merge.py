@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -108,6 +109,15 @@ def test_full_training_gives_a_model(place: Path, capsys: Screen) -> None:
     model = str(place / "full" / "final")
     assert main(["generate", "hello", "--model", model, *GREEDY, "--json"]) == 0
     assert read_json(capsys)["completion_tokens"]
+    run = str(place / "full")
+    assert main(["export", run, "--export_dir", str(place / "gguf")]) == 0
+    assert (place / "gguf" / "full-bf16.gguf").is_file()
+    for words in ([run], ["--adapter", run]):
+        capsys.readouterr()
+        assert main(["merge", *words, "--export_dir", str(place / "no")]) == 2
+        what, why, fix = capsys.readouterr().err.splitlines()
+        assert (run in what, "nothing has to be merged" in why) == (True, True)
+        assert shlex.split(fix)[1:] == ["chat", "--model", model]
 
 
 def test_info_tells_what_a_folder_holds(place: Path, capsys: Screen) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,18 @@ def test_two_adapters_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert answer("--model", "run", "--adapter", "run") == 2
     assert "Two adapters are named" in said(capsys)
+
+
+def test_rm_of_a_run_says_how_a_run_is_removed(
+    stored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("my run") == 0
+    assert main(["rm", "my run"]) == 2
+    command = shlex.split(said(capsys).splitlines()[-1])
+    assert command == ["rm", "-r", str(Path("my run").absolute())]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert main(["runs"]) == 0
+    assert "my run" not in said(capsys)
 
 
 def test_rm_asks_and_removes(

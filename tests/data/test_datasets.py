@@ -34,6 +34,14 @@ def test_array_rows_know_their_lines(tmp_path: Path) -> None:
     assert [row.place for row in read_rows(file)] == [f"{file}:{line}" for line in (2, 7, 12)]
 
 
+def test_rows_on_one_line_are_told_apart(tmp_path: Path) -> None:
+    rows = [GOOD, GOOD | {"output": ""}, GOOD | {"output": " "}]
+    file = write(tmp_path / "a.json", json.dumps(rows))
+    second, third = (found.place for found in findings(file))
+    assert json.dumps(rows)[int(second.removeprefix(f"{file}:1:")) - 1 :].startswith("{")
+    assert second != third
+
+
 def test_alpaca_row(tmp_path: Path) -> None:
     row = GOOD | {"system": "Be kind.", "history": [["a", "b"]]}
     file = write(tmp_path / "a.jsonl", "\ufeff" + json.dumps(row) + "\r\n\r\n")

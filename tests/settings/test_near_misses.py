@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from danlu.cli.main import help_text as help_of_all
 from danlu.errors import UsageError
 from danlu.language import columns
 from danlu.settings.resolve import resolve
@@ -62,7 +63,7 @@ def test_rules_are_in_chinese(words: list[str], rule: str, monkeypatch: pytest.M
     assert not re.search(r"[a-z]+ [a-z]+ [a-z]+", caught.value.why)
 
 
-@pytest.mark.parametrize("width", ["60", "80", "100"])
+@pytest.mark.parametrize("width", ["44", "50", "60", "80", "100"])
 def test_lines_of_the_chinese_help_break_as_chinese_is_set(
     width: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,3 +76,12 @@ def test_lines_of_the_chinese_help_break_as_chinese_is_set(
         assert line[-1:] not in tuple("（“"), line
         # The names of choices are longer than a line may be.
         assert columns(line) <= int(width) or line.lstrip().startswith("--"), line
+
+
+def test_of_the_overview_only_the_list_of_commands_is_indented(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "44")
+    listing, end = help_of_all().split("\n\n")[2:]
+    assert all(re.match(r"  \w| {12}\w", line) for line in listing.splitlines())
+    assert not [line for line in end.splitlines() if line.startswith(" ")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ from danlu.errors import Shown, UsageError
 from danlu.settings.resolve import Resolved, resolve
 from danlu.settings.schema import Settings, option
 from danlu.settings.show import help_text, read_settings, settings_text
+from danlu.train.settings import TrainSettings
 
 
 class Example(Settings):
@@ -253,3 +256,18 @@ def test_the_json_schema_tells_a_form_what_it_needs() -> None:
     assert (model["default"], model["description"]) == ("starter", "a model")
     assert model["aliases"] == ["model"]
     assert schema["properties"]["kind"]["enum"] == ["lora", "full"]
+
+
+def test_notes_in_a_terminal_end_their_lines_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Seen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys, "stderr", seen := Seen())
+    words = ["--flash_attn", "auto"]
+    resolved = read_settings(TrainSettings, "train", words)
+    lines = seen.getvalue().splitlines()
+    assert len(lines) > 1
+    assert all(len(line) <= 40 for line in lines)
+    assert " ".join(lines) == resolved.notes[0]

@@ -89,6 +89,17 @@ def test_the_report_names_rows_and_is_the_doctors(client: TestClient, upload: Up
     assert sum(count for _length, count in report["length_counts"]) == 2
 
 
+def test_findings_in_an_array_on_one_line_are_at_their_rows(
+    client: TestClient, upload: Upload
+) -> None:
+    content = [GOOD, {"instruction": "x", "output": ""}, GOOD, OTHER]
+    report = check(client, upload(json.dumps(content).encode(), "rows.json"))
+    found = {kind["kind"]: [f["row"] for f in kind["findings"]] for kind in report["kinds"]}
+    assert found == {"empty_answer": [2], "duplicate": [3]}
+    (duplicate,) = report["kinds"][-1]["findings"]
+    assert "row 1" in duplicate["what"]
+
+
 def test_rows_are_shown_as_training_tokenizes_them(client: TestClient, upload: Upload) -> None:
     id_of_set = upload([GOOD, OTHER])
     page = rows(client, id_of_set)

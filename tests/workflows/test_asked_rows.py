@@ -28,6 +28,8 @@ def openai(pairs: list[tuple[str, str]]) -> list[dict[str, str]]:
         ({"instruction": "Add", "input": "1 2"}, [("user", "Add\n1 2")]),
         ({"instruction": "hello", "input": "", "output": "right"}, HELLO),
         ({"input": "hello"}, HELLO),
+        ({"Question": "hello", "Answer": "right"}, HELLO),
+        ({"Instruction": "Add", "Input": "1 2", "Output": "3"}, [("user", "Add\n1 2")]),
         (
             {"instruction": "c", "system": "s", "history": [["a", "b"]]},
             CHAT,

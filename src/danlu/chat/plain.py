@@ -78,8 +78,8 @@ class PlainScreen:
 
     is_terminal = False
 
-    def say(self, text: str, *, dim: bool = False) -> None:
-        """Print sentences; there is no dim text here."""
+    def say(self, text: str, *, dim: bool = False, indent: str = "") -> None:
+        """Print sentences; nothing is dim here, and no line broken."""
         print(printable(text))
 
     def answer(self, events: Iterator[Event], figures: AnswerFigures) -> None:

@@ -35,11 +35,12 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, emoji=False)
 
-    def say(self, text: str, *, dim: bool = False) -> None:
-        """Print sentences of ours, or of files and names."""
+    def say(self, text: str, *, dim: bool = False, indent: str = "") -> None:
+        """Print sentences of ours, or of files and names; a broken line goes on behind `indent`."""
         style = "dim" if dim else ""
         lines = printable(text).split("\n")
-        whole = "\n".join(part for line in lines for part in wrapped(line, self._console.width))
+        width = self._console.width
+        whole = "\n".join(part for line in lines for part in wrapped(line, width, indent))
         # Rich would break a command that is longer than a line, which could then not be copied.
         self._console.print(Styled(whole, style=style), soft_wrap=True)
 

@@ -56,10 +56,11 @@ def run(argv: Sequence[str]) -> int:
     if prompt in ("", "-"):
         prompt = "" if sys.stdin.isatty() else sys.stdin.read().strip()
     if not prompt:
+        kept = [word for word in argv if word not in ("", "-")]
         raise UsageError(
             _("There is no prompt."),
             why=_("None was given, and standard input is a terminal or empty."),
-            fix='danlu generate "..."',
+            fix=f'{shlex.join(["danlu", "generate", *kept])} "..."',
         )
     _answer(settings, prompt)
     return EXIT_OK
@@ -155,7 +156,9 @@ def _answer_rows(settings: GenerateSettings, path: Path, argv: Sequence[str]) ->
     except KeyboardInterrupt:
         command = shlex.join(["danlu", "generate", *argv])
         text = _("Stopped; {count} of {total} rows have their answers. Go on with: {command}")
-        return say_stopped(text.format(count=done, total=total, command=command))
+        # Ctrl-C may come between a row's line and its being counted here.
+        count = file.num_written()
+        return say_stopped(text.format(count=count, total=total, command=command))
     return _result(path, bad)
 
 

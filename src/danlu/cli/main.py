@@ -142,17 +142,16 @@ def _run(words: list[str]) -> int:
 
 def help_text() -> str:
     """Write the overview of all commands."""
-    lines = [
-        _("danlu {version}: fine-tune and serve Qwen3 on one machine").format(version=__version__),
-        "",
-        _("usage: danlu COMMAND [FILE.yaml] [--key value ...]"),
-        "",
-        *(f"  {name:<10}{_(text)}" for name, text in COMMANDS.items()),
-        "",
-        _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error."),
-    ]
     width = min(shutil.get_terminal_size((100, 24)).columns, 100)
-    return "\n".join(part for line in lines for part in wrapped(line, width, " " * 10))
+    title = _("danlu {version}: fine-tune and serve Qwen3 on one machine").format(
+        version=__version__
+    )
+    usage = _("usage: danlu COMMAND [FILE.yaml] [--key value ...]")
+    end = _("danlu COMMAND --help shows its settings. --debug adds the traceback to an error.")
+    lines = [*wrapped(title, width), "", *wrapped(usage, width, " " * 4), ""]
+    for name, text in COMMANDS.items():
+        lines += wrapped(f"  {name:<10}{_(text)}", width, " " * 10)
+    return "\n".join([*lines, "", *wrapped(end, width)])
 
 
 def _take_debug(words: list[str]) -> bool:

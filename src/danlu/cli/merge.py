@@ -115,6 +115,7 @@ def _with_adapter(settings: MergeSettings) -> MergeSettings:
     from danlu.hub.adapters import place_of, taken_apart
 
     adapters = settings.adapter_name_or_path
+    _refuse_whole(adapters or (settings.model_name_or_path or "",))
     model, adapter = taken_apart(settings.model_name_or_path, next(iter(adapters), None))
     if not adapters and model is not None and not place_of(model).exists():
         model, adapter = None, model  # what is not there was meant as a run
@@ -130,6 +131,21 @@ def _with_adapter(settings: MergeSettings) -> MergeSettings:
             )
     update = {"model_name_or_path": model, "adapter_name_or_path": adapters}
     return settings.model_copy(update=update)
+
+
+def _refuse_whole(names: Sequence[str]) -> None:
+    """Raise UsageError for a run that trained all weights: it has a model, and no adapter."""
+    from danlu.hub.adapters import place_of, taken_apart
+    from danlu.runs.manifest import is_run
+
+    for name in filter(None, names):
+        model, _adapter = taken_apart(name, None)
+        if model is not None and is_run(place_of(name)):
+            raise UsageError(
+                _("The run {folder} has no adapter.").format(folder=place_of(name)),
+                why=_("It trained all weights of the model: nothing has to be merged."),
+                fix=f"danlu chat --model {shlex.quote(model)}",
+            )
 
 
 def _ingredient(text: str) -> Ingredient:

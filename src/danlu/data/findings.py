@@ -121,9 +121,14 @@ class BadRow(Exception):
         return Finding(place=place, kind=self.kind, what=self.what, fix=self.fix)
 
 
+def kind_in_words(kind: str) -> str:
+    """Say a kind as people write it; the English words are those of its name."""
+    return _(kind).replace("_", " ")
+
+
 def counted(kind: str, count: int) -> str:
     """Say how often a kind was found."""
-    return _("{count} x {kind}").format(count=count, kind=_(kind))
+    return _("{count} x {kind}").format(count=count, kind=kind_in_words(kind))
 
 
 def listed(findings: Sequence[Finding]) -> list[str]:

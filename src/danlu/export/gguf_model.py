@@ -29,6 +29,7 @@ from danlu.hub.template_default import TEMPLATE_FILE, with_default
 from danlu.language import _
 from danlu.model.layout import layout
 from danlu.moving_line import Progress, no_progress
+from danlu.runs.manifest import is_run
 from danlu.text.render import TURN_END
 from danlu.text.vocabulary import read_vocabulary
 from danlu.weights.gguf import Q8_BLOCK, GgufTensor, GgufType, Value, write_gguf
@@ -111,7 +112,7 @@ def export(
     tensors = _tensors(model, type)
     total = sum(tensor.num_bytes for tensor in tensors)
     require_free(export_dir, total + 32 * 2**20)
-    title = STARTER if name == STARTER else model.folder.name
+    title = STARTER if name == STARTER else _name_of(model.folder)
     report = ExportReport(
         model=name,
         file=f"{title}-{type}.gguf",
@@ -140,6 +141,11 @@ def command_to_use(report: ExportReport, folder: Path) -> str:
     return f"llama-cli --jinja -m {shlex.quote(str(folder / report.file))}"
 
 
+def _name_of(folder: Path) -> str:
+    """Name a model as people do: its folder's name, of what a run has trained the run's."""
+    return folder.parent.name if is_run(folder.parent) else folder.name
+
+
 def _free_name(folder: Path) -> Path:
     numbers = (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))
     return next(path for path in numbers if not path.exists())
@@ -163,7 +169,7 @@ def _fields(model: CheckedModel, type: MatrixType, prompting: Prompting) -> dict
     return {
         "general.architecture": "qwen3",
         "general.type": "model",
-        "general.name": model.folder.name,
+        "general.name": _name_of(model.folder),
         "general.file_type": _FILE_TYPES[type],
         "general.quantization_version": 2,
         "general.sampling.temp": float(sampling["temperature"]),

@@ -22,6 +22,8 @@ from danlu.settings.schema import Option, Settings, describe_type, options_of
 from danlu.settings.sources import CommandLine
 
 _HELP_COLUMN = 34
+# Below that the longest words would not fit.
+_NARROWEST = 40
 
 
 def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S]:
@@ -35,8 +37,10 @@ def read_settings(cls: type[S], command: str, argv: Sequence[str]) -> Resolved[S
         print(help_text(cls, command))
         raise Shown
     resolved = resolve(cls, argv, os.environ)
-    for note in resolved.notes:
-        print(as_typed(note), file=sys.stderr)
+    for note in map(as_typed, resolved.notes):
+        is_seen = sys.stderr.isatty()
+        width = shutil.get_terminal_size().columns
+        print("\n".join(wrapped(note, width) if is_seen else [note]), file=sys.stderr)
     if "print_settings" in asks:
         print(settings_text(resolved))
         raise Shown
@@ -86,11 +90,11 @@ def _help_of(option: Option) -> str:
 
 def _entry(left: str, right: str) -> list[str]:
     width = help_width()
-    column = " " * _HELP_COLUMN
-    text = [column + line for line in wrapped(right, width - _HELP_COLUMN)]
+    column = min(_HELP_COLUMN, width // 2)
+    text = [" " * column + line for line in wrapped(right, width - column)]
     head = f"  {left}"
-    if columns(head) < _HELP_COLUMN:
-        return [padded(head, _HELP_COLUMN) + text[0].lstrip(), *text[1:]]
+    if columns(head) < column:
+        return [padded(head, column) + text[0].lstrip(), *text[1:]]
     return [*_choices(head, width), *text]
 
 
@@ -100,7 +104,7 @@ def help_width() -> int:
     for stream in (sys.stderr, sys.stdin) if not given else ():
         with suppress(OSError, ValueError, AttributeError):
             given = given or os.get_terminal_size(stream.fileno()).columns
-    return max(60, min(given or 100, 100))
+    return max(_NARROWEST, min(given or 100, 100))
 
 
 def _choices(head: str, width: int) -> list[str]:

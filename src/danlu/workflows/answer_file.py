@@ -27,6 +27,8 @@ ANSWER_FIELDS = frozenset(
     {"answer", "reasoning", "tool_calls", "finish_reason", "prompt_tokens", "completion_tokens"}
     | {"error"}
 )
+# What is recorded under another name than its flag has.
+_FLAGS = {"max_tokens": "max_new_tokens"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class AnswerFile:
             if before.get(name) != value:
                 raise self._refused(
                     _("Its answers were made with {name} {before}; this command says {value}.")
-                    .format(name=name, before=before.get(name), value=value)
+                    .format(name=_FLAGS.get(name, name), before=before.get(name), value=value)
                 )  # fmt: skip
         make_folder(self.path.parent)
         atomic_write(self.made_with, json.dumps(made_with, indent=1) + "\n")
@@ -96,6 +98,13 @@ class AnswerFile:
         """Add the line of the next row: its fields, and what was answered."""
         record = {**_fields(item), **answer}
         append_line(self.path, json.dumps(record, ensure_ascii=not _is_text(record), default=str))
+
+    def num_written(self) -> int:
+        """Count the lines that are there now."""
+        if not self.path.exists():
+            return 0
+        with readable_data(self.path), self.path.open("rb") as lines:
+            return sum(1 for _line in lines)
 
     def _recorded(self) -> Mapping[str, Any]:
         if not self.num_lines or not self.made_with.exists():

@@ -13,9 +13,9 @@ from typing import Any
 
 from danlu.data.findings import BadRow
 from danlu.data.formats.fields import row_object, structure
-from danlu.data.formats.format import Format, format_of
+from danlu.data.formats.format import DEFAULT_COLUMNS, Format, format_of
 from danlu.data.formats.known_keys import ROW_KEYS
-from danlu.data.formats.recognise import PROMPT_NAMES, format_of_messages
+from danlu.data.formats.recognise import PROMPT_NAMES, format_of_messages, own_names
 from danlu.language import _
 from danlu.text.conversation import Conversation, Message
 
@@ -63,13 +63,14 @@ def _of_messages(row: Mapping[str, Any]) -> Conversation | None:
 
 
 def _of_prompt(row: Mapping[str, Any]) -> Conversation | None:
-    names = [name for name in PROMPT_NAMES if name in row]
-    if not names and "input" not in row:
+    own = own_names(row)
+    names = [own[name] for name in PROMPT_NAMES if name in own]
+    if not names and "input" not in own:
         return None
-    form: Format = format_of(
-        "alpaca",
-        columns={"prompt": names[0] if names else "instruction", "response": _ANSWER_COLUMN},
-    )
+    columns = {part: own[name] for part, name in DEFAULT_COLUMNS["alpaca"].items() if name in own}
+    if names:
+        columns["prompt"] = names[0]
+    form: Format = format_of("alpaca", columns={**columns, "response": _ANSWER_COLUMN})
     conversation, _remarks = form.read_row({**row, _ANSWER_COLUMN: _ANSWER})
     return conversation
 

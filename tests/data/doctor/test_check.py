@@ -235,7 +235,7 @@ def test_a_frequent_kind_does_not_hide_the_others() -> None:
     def finding(kind: str, number: int) -> Finding:
         return Finding(place=f"a:{number}", kind=kind, what=".", fix=".")
 
-    lines = listed([*(finding("often", n) for n in range(50)), finding("once", 99)])
+    lines = listed([*(finding("often", n) for n in range(50)), finding("only_once", 99)])
     assert len(lines) == 20 + 2
     assert any(line.startswith("a:99") for line in lines)
-    assert lines[-2:] == ["50 x often", "1 x once"]
+    assert lines[-2:] == ["50 x often", "1 x only once"]

@@ -194,6 +194,9 @@ def test_missing_values_are_empty() -> None:
         ({"问题": "a", "回答": "b"}, "alpaca", "问题, 回答"),
         ({"指令": "a", "输出": "b"}, "alpaca", "指令, 输出"),
         ({"input": "a", "output": "b"}, "alpaca", "input, output"),
+        ({"Question": "a", "ANSWER": "b"}, "alpaca", "Question, ANSWER"),
+        ({"Instruction": "a", "Input": "", "Output": "b"}, "alpaca", "Instruction, Input, Output"),
+        ({"Output": "c", "input": "a", "output": "b"}, "alpaca", "input, output"),
         (messages(("user", "a"), ("assistant", "b")), "openai", "messages, role"),
         (
             {"conversations": messages(("user", "a"), ("assistant", "b"))["messages"]},

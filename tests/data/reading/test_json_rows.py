@@ -55,13 +55,18 @@ def test_an_array_in_pieces_is_what_json_loads_reads(
     rows=st.lists(st.tuples(values, st.text(alphabet=" \n\r\t", max_size=5)), max_size=5),
     sizes=st.lists(st.integers(1, 9)),
 )
-def test_each_row_knows_its_line(rows: list[tuple[Any, str]], sizes: list[int]) -> None:
-    text, lines = "[", []
+def test_each_row_knows_its_line_or_where_on_it(
+    rows: list[tuple[Any, str]], sizes: list[int]
+) -> None:
+    text, lines, places = "[", [0], []
     for value, space in rows:
-        text += "," * bool(lines) + space
-        lines.append(text.count("\n") + 1)
+        text += "," * bool(places) + space
+        line, column = text.count("\n") + 1, len(text) - text.rfind("\n")
+        places.append(f"{line}:{column}" if line == lines[-1] else line)
+        lines.append(line)
         text += json.dumps(value, indent=1)
-    assert [line for line, _content in array_rows(iter(cut(text + "]", sizes)))] == lines
+    assert [place for place, _content in array_rows(iter(cut(text + "]", sizes)))] == places
+    assert len(set(places)) == len(places)
 
 
 @given(

@@ -180,6 +180,34 @@ def test_csv_records_know_their_lines(tmp_path: Path) -> None:
     assert wide.place.endswith(":7")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_as_excel_writes_it_in_many_countries(tmp_path: Path, separator: str) -> None:
+    text = f'\ufeffq{separator}a\r\n"1; 2, 3"{separator}x, y\r\n'
+    (row,) = read_rows(written(tmp_path / "a.csv", text))
+    assert isinstance(row, RawRow)
+    assert row.content == {"q": "1; 2, 3", "a": "x, y"}
+
+
+def test_empty_cells_beside_and_below_a_spreadsheets_table_are_nothing(tmp_path: Path) -> None:
+    # Excel writes the separators behind the last column for some rows and not for others.
+    text = "q,a,,\nx,y,,\n,,,\nx,y\n , ,,\nx,y,,z\nx,,,\n,,,\n"
+    *rows, wide, last = read_rows(written(tmp_path / "a.csv", text))
+    assert [row.content for row in rows if isinstance(row, RawRow)] == [{"q": "x", "a": "y"}] * 2
+    assert str(wide).endswith(
+        "a.csv:6: The row has 4 fields, the first line names 2. "
+        "Put fields with commas or newlines between quotation marks."
+    )
+    assert isinstance(last, RawRow)
+    assert last.content == {"q": "x", "a": ""}
+
+
+def test_columns_without_a_name_are_numbered(tmp_path: Path) -> None:
+    # As pandas writes its index.
+    (row,) = read_rows(written(tmp_path / "a.csv", ",q,,a\n0,x,,y\n"))
+    assert isinstance(row, RawRow)
+    assert row.content == {"column 1": "0", "q": "x", "column 3": "", "a": "y"}
+
+
 @pytest.mark.parametrize("file_type", FILE_TYPES)
 def test_files_damaged_anywhere_give_findings(tmp_path: Path, file_type: str) -> None:
     suffix, write = FILE_TYPES[file_type]

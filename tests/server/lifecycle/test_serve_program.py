@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from danlu.cli.serve import with_adapter
 from danlu.server.settings import ServeSettings
 from tests.helpers.figures import figure
 from tests.helpers.program import start
+from tests.helpers.terminal import Terminal
 from tests.helpers.waiting import PATIENCE_S, wait_until
 
 
@@ -48,6 +50,16 @@ def served(*words: str) -> Iterator[tuple[Any, str]]:
         process.wait()
         process.stdout.close()
         process.stderr.close()
+
+
+def test_in_a_terminal_lines_end_between_words_and_the_command_stays_whole() -> None:
+    words = ["serve", "--port", "0", "--device", "cpu"]
+    with closing(Terminal(words, columns=60, lines=40, seen=300)) as terminal:
+        text = terminal.wait_for("Ctrl-C stops the server.")
+    lines = text[text.index(": ready") :].splitlines()
+    (command,) = [line for line in lines if line.startswith("curl")]
+    assert shlex.split(command)[-2] == "-d"
+    assert [line for line in lines if len(line) > 60] == [command]
 
 
 def fetch(url: str, body: object = None, **headers: str) -> tuple[int, Any]:

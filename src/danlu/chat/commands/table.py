@@ -88,7 +88,8 @@ def _help(chat: Chat, argument: str) -> None:
     # A word in another script may be wider than its number of characters; names are no wider.
     width = 2 + max(map(_columns, names))
     for name, command in zip(names, _once(chat.commands), strict=True):
-        chat.screen.say(f"  {name}{' ' * (width - _columns(name))}{command.what}")
+        line = f"  {name}{' ' * (width - _columns(name))}{command.what}"
+        chat.screen.say(line, indent=" " * width)
     chat.screen.say("")
     chat.screen.say(_('Several lines: Alt-Enter or Ctrl-J, a paste, or """ before and behind.'))
     chat.screen.say(_("Esc Esc edits an earlier question; Ctrl-R searches what was typed before."))

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from danlu.data.findings import BadRow, Finding
+from danlu.data.formats.alpaca import DEFAULT_COLUMNS as ALPACA_COLUMNS
 from danlu.data.formats.fields import shown_names, structure
 from danlu.data.formats.format import Format, Formatting, format_of
 from danlu.data.formats.known_keys import refuse_row
@@ -124,13 +125,21 @@ def format_of_messages(row: Mapping[str, Any]) -> tuple[Format, str] | None:
 
 
 def _of_pairs(row: Mapping[str, Any]) -> tuple[Format, str] | None:
-    if "output" in row and ("instruction" in row or "input" in row):
-        return _told([name for name in ("instruction", "input", "output") if name in row], "alpaca")
+    names = own_names(row)
+    if "output" in names and ("instruction" in names or "input" in names):
+        parts = {part: names[name] for part, name in ALPACA_COLUMNS.items() if name in names}
+        told = [names[name] for name in ("instruction", "input", "output") if name in names]
+        return _told(told, "alpaca", columns=parts)
     for prompt, response in _PAIRS:
-        if prompt in row and response in row:
-            columns = {"prompt": prompt, "response": response}
-            return _told((prompt, response), "alpaca", columns=columns)
+        if prompt in names and response in names:
+            columns = {"prompt": names[prompt], "response": names[response]}
+            return _told(columns.values(), "alpaca", columns=columns)
     return None
+
+
+def own_names(row: Mapping[str, Any]) -> dict[str, str]:
+    """Map names in small letters to the row's own: headers of tables often begin with capitals."""
+    return {str(name).lower(): str(name) for name in row} | {str(name): str(name) for name in row}
 
 
 def _told(

@@ -33,8 +33,10 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _LONGEST_TOKEN = 32
 
 
-def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
+def json_rows(file: Path) -> Iterator[tuple[int | str, Any]]:
     """Yield line and content of each row; the content of a broken line is the BadRow.
+
+    A row of an array that begins on the line of the row before has `line:column` for its line.
 
     Raises BrokenFile where it cannot be read on, OSError.
     """
@@ -53,15 +55,22 @@ def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
     return _line_rows(file)
 
 
-def array_rows(pieces: Iterator[str]) -> Iterator[tuple[int, Any]]:
-    """Yield line and content of each element of a JSON array. Raises BrokenFile."""
+def array_rows(pieces: Iterator[str]) -> Iterator[tuple[int | str, Any]]:
+    """Yield place and content of each element of a JSON array. Raises BrokenFile.
+
+    The place is the element's line; `line:column` where the element before begins on it too: no two
+    have the same.
+    """
     window = _Window(pieces)
     if window.next_character() != "[":
         raise window.broken(_("the file does not hold an array: [ ... ]"))
     window.position += 1
     following = window.next_character()
+    line_before = 0
     while following != "]":
-        yield window.line, window.value()
+        line, column = window.line, window.column
+        yield f"{line}:{column}" if line == line_before else line, window.value()
+        line_before = line
         following = window.next_character()
         if following == ",":
             window.position += 1
@@ -73,7 +82,7 @@ def array_rows(pieces: Iterator[str]) -> Iterator[tuple[int, Any]]:
         raise window.broken(_("there is text after the closing ]"))
 
 
-def _line_rows(file: Path) -> Iterator[tuple[int, Any]]:
+def _line_rows(file: Path) -> Iterator[tuple[int | str, Any]]:
     decoder = _Decoder()
     for number, text in enumerate(read_lines(file), start=1):
         line = text.strip(" \t\r\n")
@@ -156,6 +165,11 @@ class _Window:
         self.position = 0
         self.line = 1
 
+    @property
+    def column(self) -> int:
+        """Count the characters from the beginning of the line to the next one to read, from 1."""
+        return self.position - self._line_start + 1
+
     def next_character(self) -> str:
         """Step over white space and return the character that follows, "" at the end."""
         while True:
@@ -188,11 +202,12 @@ class _Window:
 
     def broken(self, reason: str) -> BrokenFile:
         """Return the error that the text cannot be read from the position on."""
-        column = self.position - self._line_start + 1
         return BrokenFile(
             "broken_json",
             self.line,
-            _("The array cannot be read on: {reason}.").format(reason=_at_column(reason, column)),
+            _("The array cannot be read on: {reason}.").format(
+                reason=_at_column(reason, self.column)
+            ),
             _("Correct the line; the file must be valid JSON."),
         )
 

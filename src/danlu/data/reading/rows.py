@@ -20,8 +20,8 @@ from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _
 from danlu.reasons import as_sentence, system_reason
 
-# A reader yields line (or row number) and content; the content of a broken row is a BadRow.
-Reader = Callable[[Path], Iterator[tuple[int, Any]]]
+# A reader yields line (or `line:column`, or row number) and content; of a broken row a BadRow.
+Reader = Callable[[Path], Iterator[tuple[int | str, Any]]]
 READERS: dict[str, Reader] = {
     ".json": json_rows,
     ".jsonl": json_rows,
@@ -43,7 +43,11 @@ FATAL_KINDS = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class RawRow:
-    """One row as it stands in the file. place: `file:line`, for tables `file:row number`."""
+    """One row as it stands in the file.
+
+    place: `file:line`, with `:column` where a row before begins on that line; for tables
+    `file:row number`.
+    """
 
     place: str
     content: Any
@@ -56,8 +60,8 @@ def read_rows(file: Path) -> Iterator[RawRow | Finding]:
     """
     try:
         with readable_data(file):
-            for number, content in READERS[file.suffix.lower()](file):
-                place = f"{file}:{number}"
+            for position, content in READERS[file.suffix.lower()](file):
+                place = f"{file}:{position}"
                 size = _num_characters(content)
                 if isinstance(content, BadRow):
                     yield content.at(place)

@@ -28,7 +28,7 @@ from danlu.language import _, chosen_language
 from danlu.text.tokenizer import Tokenizer
 
 # Raise it when the renderer, a policy or a check gives other results for the same files.
-FORMAT = 3
+FORMAT = 4
 # The oldest entries are removed while all together are larger.
 MOST_BYTES = 2 << 30
 

@@ -24,7 +24,7 @@ from danlu.hub.catalogue.published import PublishedModel
 from danlu.hub.catalogue.sites import RemoteFile, Site
 from danlu.hub.names import STARTER
 from danlu.hub.store import complete_folder, models_folder, stored_models, unfinished_folder
-from danlu.language import _
+from danlu.language import _, joined
 from danlu.units import readable_bytes
 
 # How often the listing is read again because a file is not as it says.
@@ -123,7 +123,7 @@ def _first_listing(
     here = ", ".join([STARTER, *(one.name for one in stored_models() if one.is_complete)])
     raise EnvironmentFault(
         _("{name} could not be pulled.").format(name=model.name),
-        why=" ".join(reasons),
+        why=joined(*reasons),
         fix=_("On this machine are: {names}. With network: danlu pull {name}").format(
             names=here, name=model.name
         ),

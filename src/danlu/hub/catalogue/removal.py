@@ -8,10 +8,11 @@ from pathlib import Path
 
 from danlu.errors import UsageError
 from danlu.files.lock import holder_of
+from danlu.hub.adapters import place_of
 from danlu.hub.names import default_name
 from danlu.hub.store import StoredModel, models_folder, stored_models
 from danlu.language import _
-from danlu.runs.manifest import read_manifest
+from danlu.runs.manifest import is_run, read_manifest
 from danlu.runs.registry import RunStatus, list_runs
 
 
@@ -25,10 +26,11 @@ def pulled_under(name: str) -> list[StoredModel]:
         why = _("{folder} holds none. Other folders are yours to remove.")
         if here:
             why = _("{folder} holds: {names}. Other folders are yours to remove.")
+        run = place_of(name)
         raise UsageError(
             _("There is no pulled model {name}.").format(name=name),
             why=why.format(folder=models_folder(), names=here),
-            fix="danlu models",
+            fix=f"rm -r {shlex.quote(str(run))}" if is_run(run) else "danlu models",
         )
     return found
 

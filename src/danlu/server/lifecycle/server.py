@@ -26,6 +26,7 @@ import uvicorn
 from danlu.language import _
 from danlu.moving_line import MovingLine
 from danlu.ops import ops_table
+from danlu.say import say
 from danlu.server.edge.connections import ACCEPTED_AT_ONCE, IDLE_SECONDS, connection_class
 from danlu.server.edge.keys import Keys
 from danlu.server.edge.logs import log_to_stderr
@@ -35,7 +36,6 @@ from danlu.server.lifecycle.listening import BACKLOG, url_of
 from danlu.server.lifecycle.opening import describe, name_of, open_serving
 from danlu.server.settings import ServeSettings
 from danlu.server.state import ServerState, Serving
-from danlu.text.printable import printable
 
 # After the last answer was cut off, clients have this long to read what was sent.
 _LAST_SECONDS = 5
@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
     def _begin(self, serving: Serving) -> None:
         self._line.stop()
         self._state.serving = serving
-        print(printable("\n".join(self._ready_lines(serving))), flush=True)
+        say(*self._ready_lines(serving))
 
     def _ready_lines(self, serving: Serving) -> list[str]:
         model = next(iter(serving.adapters), serving.name)

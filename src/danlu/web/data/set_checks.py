@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from danlu.data.doctor.check import CheckedData, check_data, report_record
-from danlu.data.findings import Finding
+from danlu.data.findings import Finding, kind_in_words
 from danlu.errors import DanluError
 from danlu.language import _
 from danlu.web.data.data_folders import KnownSet
@@ -140,7 +140,7 @@ def _kinds(findings: list[Json]) -> list[Json]:
     return [
         {
             "kind": kind,
-            "name": _(kind),
+            "name": kind_in_words(kind),
             "severity": group[0]["severity"],
             "count": counts[kind],
             "findings": group,
@@ -153,7 +153,7 @@ def _shown(finding: Finding, numbers: Mapping[str, int], known: KnownSet) -> Jso
     return {
         "row": numbers.get(finding.place),
         "kind": finding.kind,
-        "name": _(finding.kind),
+        "name": kind_in_words(finding.kind),
         "severity": finding.severity,
         "what": _with_rows(finding.what, numbers, known),
         "fix": _with_rows(finding.fix, numbers, known),
@@ -166,12 +166,12 @@ def finding_fields(finding: Finding, number: int, known: KnownSet) -> Json:
 
 
 def _with_rows(text: str, numbers: Mapping[str, int], known: KnownSet) -> str:
-    """Say the number of a row in place of its file and line."""
+    """Say the number of a row in place of its file, line and column."""
 
     def named(place: re.Match[str]) -> str:
         number = numbers.get(place[0])
         return place[0] if number is None else _("row {number}").format(number=number)
 
     if ".jsonl:" in text or f"{known.file}:" in text:
-        text = re.sub(r"\S+:\d+", named, text)
+        text = re.sub(r"\S+:\d+(?::\d+)?", named, text)
     return known.in_page_words(text)
