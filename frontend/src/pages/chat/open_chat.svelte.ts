@@ -20,6 +20,7 @@ export class OpenChat {
   choice = $state<Choice>({ ...DEFAULT_CHOICE })
   isLoading = $state(true)
   private stopFollowing: Record<number, () => void> = {}
+  private asked = 0
   private draftTimer: ReturnType<typeof setTimeout> | undefined
 
   branch = $derived(branchTo(this.turns, this.shown))
@@ -28,14 +29,21 @@ export class OpenChat {
 
   /** Open a chat of the server; without an id a new one, which the first question creates. */
   async open(id: string): Promise<void> {
+    const mine = ++this.asked
     if (id && id === this.id) return
     this.close()
     this.isLoading = true
     try {
-      if (id) this.take(await get<KeptChat>(`chats/${id}`))
+      const chat = id ? await get<KeptChat>(`chats/${id}`) : null
+      if (mine !== this.asked) return // another one was opened meanwhile
+      if (chat) this.take(chat)
       else this.begin()
+    } catch (problem) {
+      if (mine !== this.asked) return
+      this.begin()
+      throw problem
     } finally {
-      this.isLoading = false
+      if (mine === this.asked) this.isLoading = false
     }
   }
 
