@@ -406,3 +406,35 @@ def test_the_last_menu_opens_above_the_field(browser: Browser, scripted: Scripte
             " <= document.querySelector('.turns').getBoundingClientRect().bottom + 1"
         )
         assert complaints == []
+
+
+def test_what_is_complete_stays_while_an_answer_goes_on(
+    browser: Browser, scripted: Scripted
+) -> None:
+    """A long answer is not made anew at each word: that took the page's whole time."""
+    scripted.engine.step_seconds = 0.03
+    scripted.answers.append("```python\nx = 1\n```\n\n" + "one word after the other " * 6)
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        ask(page, "tell me")
+        page.get_by_text("one word").wait_for()
+        page.locator(".markdown .code").evaluate("block => block.dataset.seen = 'yes'")
+        finished(page)
+        assert page.locator(".markdown .code").get_attribute("data-seen") == "yes"
+        assert page.locator(".markdown .code-head button").count() == 1
+        assert complaints == []
+
+
+def test_what_is_pressed_twice_is_asked_once(browser: Browser, scripted: Scripted) -> None:
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        press_twice = "button => { button.click(); button.click() }"
+        page.locator(".tries button").first.evaluate(press_twice)
+        finished(page)
+        page.locator("[aria-label='Answer again']").evaluate(press_twice)
+        page.wait_for_selector(".versions")
+        finished(page)
+        assert page.inner_text(".versions").split() == ["2/2"]
+        assert len(page.request.get(f"{scripted.address}studio/chats").json()) == 1
+        assert len(scripted.engine.requests) == 2
+        assert complaints == []
