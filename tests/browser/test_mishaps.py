@@ -131,6 +131,22 @@ def test_rows_that_are_refused_stay_in_their_field(browser: Browser, studio: Stu
         assert all("507" in said for said in complaints), complaints
 
 
+def test_findings_are_said_in_the_language_that_is_chosen_meanwhile(
+    browser: Browser, studio: StudioProgram
+) -> None:
+    with watched_page(browser) as (page, complaints):
+        page.goto(f"{studio.address}#/data")
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name=t("data.choose_file")).click()
+        buffer = (ROWS + '{"instruction": "cut\n').encode()
+        chooser.value.set_files({"name": "cut.jsonl", "mimeType": "text/plain", "buffer": buffer})
+        page.get_by_text("The line is not JSON").wait_for()
+        page.get_by_role("button", name=t("shell.language")).click()
+        page.get_by_text("The line is not JSON").wait_for(state="detached")
+        page.get_by_role("button", name=words("zh")("data.row", number=13)).wait_for()
+        assert complaints == []
+
+
 def test_pages_come_back_together_with_their_server(browser: Browser, tmp_path: Path) -> None:
     studio = StudioProgram(tmp_path / "home")
     with watched_page(browser) as (page, _complaints):
