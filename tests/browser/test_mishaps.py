@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.browser import watched_page
 from tests.helpers.page_words import words
+from tests.helpers.run_folders import step_record, write_run
 from tests.helpers.studio_program import StudioProgram
 
 if TYPE_CHECKING:
@@ -144,6 +145,17 @@ def test_findings_are_said_in_the_language_that_is_chosen_meanwhile(
         page.get_by_role("button", name=t("shell.language")).click()
         page.get_by_text("The line is not JSON").wait_for(state="detached")
         page.get_by_role("button", name=words("zh")("data.row", number=13)).wait_for()
+        assert complaints == []
+
+
+def test_runs_that_are_too_many_to_lay_over_each_other_are_counted(
+    browser: Browser, studio: StudioProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DANLU_HOME", str(studio.home))
+    runs = [write_run(studio.home / f"run{n}", [step_record(1, 2.0)]) for n in range(7)]
+    with watched_page(browser) as (page, complaints):
+        page.goto(f"{studio.address}#/runs?with={','.join(runs)}")
+        page.get_by_text(t("runs.overlay_most", shown=6, count=7)).wait_for()
         assert complaints == []
 
 
