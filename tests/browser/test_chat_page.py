@@ -311,3 +311,130 @@ def test_behind_a_proxy_with_a_path_prefix_and_a_key(browser: Browser, tmp_path:
             finished(page)
             assert complaints == []
         studio.database.close()
+
+
+def test_the_enter_of_an_input_method_does_not_send(browser: Browser, scripted: Scripted) -> None:
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        page.fill("textarea", "ni hao")
+        # Safari ends the composition before the key arrives: only the key's old code tells.
+        page.locator("textarea").evaluate(
+            "field => field.dispatchEvent(new KeyboardEvent('keydown',"
+            " { key: 'Enter', keyCode: 229, bubbles: true, cancelable: true }))"
+        )
+        assert page.locator("textarea").input_value() == "ni hao"
+        page.keyboard.press("Enter")
+        finished(page)
+        assert page.locator("article.user").count() == 1
+        assert complaints == []
+
+
+def test_escape_closes_what_is_above_before_it_stops(browser: Browser, scripted: Scripted) -> None:
+    scripted.engine.step_seconds = 0.03
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        ask(page, "tell me")
+        page.wait_for_selector("article.assistant .markdown")
+        page.keyboard.press("Control+k")
+        page.get_by_role("combobox", name="Search everything").wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_role("combobox", name="Search everything").wait_for(state="detached")
+        finished(page)
+        assert "Stopped." not in page.inner_text("article.assistant")
+        assert complaints == []
+
+
+def test_the_chosen_hit_is_in_view(browser: Browser, scripted: Scripted) -> None:
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        for number in range(12):
+            body = {
+                "chat": {"title": f"chat {number}", "messages": [{"role": "user", "content": "x"}]}
+            }
+            page.request.post(f"{scripted.address}studio/chats/import", data=body)
+        page.keyboard.press("Control+k")
+        page.get_by_role("option", name="chat 11").wait_for()
+        page.keyboard.press("ArrowUp")  # from the first to the last
+        hit = page.locator("[role=option][aria-selected=true]")
+        assert hit.inner_text() == "chat 0"
+        assert hit.evaluate(
+            "hit => hit.getBoundingClientRect().bottom"
+            " <= document.getElementById('hits').getBoundingClientRect().bottom + 1"
+        )
+        assert complaints == []
+
+
+def test_a_wide_table_tears_no_word_apart(browser: Browser, scripted: Scripted) -> None:
+    line = " | ".join(f"column{number}" for number in range(20))
+    scripted.answers.append(f"| {line} |\n|{'---|' * 20}\n| {line} |\n")
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        ask(page, "a table")
+        finished(page)
+        heights = page.locator(".markdown td").evaluate_all(
+            "all => all.map(one => one.offsetHeight)"
+        )
+        assert len(heights) == 20
+        assert max(heights) < 50  # one line
+        assert complaints == []
+
+
+def test_the_last_menu_opens_above_the_field(browser: Browser, scripted: Scripted) -> None:
+    with watched_page(browser) as (page, complaints):
+        page.route(
+            "**/studio/voices",
+            lambda route: route.fulfill(
+                json=[
+                    {
+                        "id": f"voice{n}",
+                        "name": f"voice {n}",
+                        "base": "",
+                        "fits": True,
+                    }
+                    for n in range(5)
+                ]
+            ),
+        )
+        page.goto(scripted.address)
+        for count in (1, 2, 3, 4):
+            ask(page, "tell me")
+            finished(page, count)
+        page.locator("article.assistant [aria-haspopup=menu]").last.click()
+        last = page.get_by_role("menuitem").last
+        assert last.evaluate(
+            "item => item.getBoundingClientRect().bottom"
+            " <= document.querySelector('.turns').getBoundingClientRect().bottom + 1"
+        )
+        assert complaints == []
+
+
+def test_what_is_complete_stays_while_an_answer_goes_on(
+    browser: Browser, scripted: Scripted
+) -> None:
+    """A long answer is not made anew at each word: that took the page's whole time."""
+    scripted.engine.step_seconds = 0.03
+    scripted.answers.append("```python\nx = 1\n```\n\n" + "one word after the other " * 6)
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        ask(page, "tell me")
+        page.get_by_text("one word").wait_for()
+        page.locator(".markdown .code").evaluate("block => block.dataset.seen = 'yes'")
+        finished(page)
+        assert page.locator(".markdown .code").get_attribute("data-seen") == "yes"
+        assert page.locator(".markdown .code-head button").count() == 1
+        assert complaints == []
+
+
+def test_what_is_pressed_twice_is_asked_once(browser: Browser, scripted: Scripted) -> None:
+    with watched_page(browser) as (page, complaints):
+        page.goto(scripted.address)
+        press_twice = "button => { button.click(); button.click() }"
+        page.locator(".tries button").first.evaluate(press_twice)
+        finished(page)
+        page.locator("[aria-label='Answer again']").evaluate(press_twice)
+        page.wait_for_selector(".versions")
+        finished(page)
+        assert page.inner_text(".versions").split() == ["2/2"]
+        assert len(page.request.get(f"{scripted.address}studio/chats").json()) == 1
+        assert len(scripted.engine.requests) == 2
+        assert complaints == []

@@ -97,6 +97,25 @@ def test_the_adapters_strength_is_moved_and_kept(
         assert complaints == []
 
 
+def test_answers_keep_the_names_of_those_who_gave_them(
+    browser: Browser, trained: tuple[StudioProgram, str]
+) -> None:
+    studio, run = trained
+    with watched_page(browser) as (page, complaints):
+        page.goto(f"{studio.address}#/compare?voices=base,run:{run}")
+        page.get_by_label(t("compare.prompt")).fill("Who are you?")
+        # Pressed twice, it is asked once.
+        for _press in range(2):
+            page.get_by_label(t("compare.prompt")).press("Enter")
+        page.get_by_text(t("compare.vote")).wait_for()
+        names = page.locator(".columns h3, .columns h2, .columns strong").all_inner_texts()
+        assert names == ["starter", "fox"]
+        page.get_by_label(t("compare.column", number=1)).select_option(f"run:{run}")
+        assert page.locator(".columns h3, .columns h2, .columns strong").all_inner_texts() == names
+        assert len(studio.get("compare")) == 1
+        assert complaints == []
+
+
 def test_names_and_notes_of_runs_are_text_and_seen_in_other_tabs(
     browser: Browser, trained: tuple[StudioProgram, str]
 ) -> None:

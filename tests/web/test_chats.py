@@ -191,8 +191,11 @@ def test_the_gauge_counts_what_would_be_asked(tmp_path: Path) -> None:
         assert count("more", answer)["tokens"] > count("more", None)["tokens"] > 0
         assert count("more", None)["context"] == 4096
         full = count("long " * 9000, None)
-        assert full["tokens"] is None
-        assert full["problem"]
+        assert (full["tokens"], full["is_too_long"]) == (None, True)
+        body = {"content": "more", "settings": {**CHOICE, "voice": "run:gone"}}
+        gone = client.post(f"/studio/chats/{chat}/count", json=body).json()
+        assert (gone["tokens"], gone["is_too_long"]) == (None, False)
+        assert gone["problem"].startswith("There is no such run.")
         assert len(client.engine.requests) == 1
 
 

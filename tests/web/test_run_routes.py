@@ -18,6 +18,7 @@ import pytest
 from danlu.cli.main import main
 from danlu.errors import UsageError
 from danlu.files.lock import FolderLock
+from danlu.runs import registry
 from danlu.runs.manifest import ArithmeticRecord, ResumeRecord
 from danlu.runs.metrics import METRICS_FILE, Metrics, losses_after, truncate_after
 from danlu.server.lifecycle.opening import open_serving
@@ -209,6 +210,22 @@ def test_a_stopped_run_can_answer_with_its_checkpoint(
             voices.answering(f"{voice.id}@3")
     finally:
         state.serving.service.stop()
+
+
+def test_who_can_answer_is_listed_without_reading_curves(
+    client: StudioClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of hundreds of runs they are seconds of work, which answers would have to wait for."""
+    started = {"first": "2026-01-01T00:00:00", "second": "2026-01-02T00:00:00"}
+    for name, when in started.items():
+        write_run(tmp_path / name, started=when)
+        (tmp_path / name / "final").mkdir()
+    read: list[Path] = []
+    monkeypatch.setattr(registry, "read_metrics", lambda folder: read.append(folder) or [])
+    names = [voice["name"] for voice in client.get("/studio/voices").json()]
+    assert names == ["", "second", "first"]
+    assert client.get("/studio/teach").json()["runs"] == []
+    assert read == []
 
 
 def test_a_removed_run_leaves_nothing_to_one_of_its_name(

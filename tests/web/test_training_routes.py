@@ -122,6 +122,18 @@ def test_what_does_not_suit_is_refused_with_the_reason(
     assert why in plan(client, values=values)["refusal"]
 
 
+def test_a_refusal_names_the_data_as_the_page_does(client: StudioClient) -> None:
+    uploaded = client.post(
+        "/studio/data/uploads",
+        params={"name": "questions.csv"},
+        content=b"frage,antwort\nWer?,Ich.\n",
+        headers={"content-type": "application/octet-stream"},
+    )
+    refusal = plan(client, dataset=uploaded.json()["id"])["refusal"]
+    assert "questions.csv" in refusal
+    assert "/" not in refusal
+
+
 @pytest.mark.parametrize(
     "choice", [{"model": "/etc"}, {"dataset": "../../etc/passwd"}, {"adapter": "0" * 16}]
 )

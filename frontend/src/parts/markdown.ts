@@ -75,9 +75,30 @@ DOMPurify.addHook('afterSanitizeAttributes', (node) => {
   }
 })
 
-/** Write Markdown as HTML that is safe to show. */
-export function rendered(text: string): string {
-  return DOMPurify.sanitize(marked.parse(text, { async: false }), {
+/** A paragraph, a list, a block of code: as written, and as HTML that is safe to show. */
+export type Piece = { raw: string; html: string; madeWith: string }
+
+/**
+ * Write Markdown as pieces of safe HTML.
+ *
+ * before: the pieces of the text when it was shorter. Those that are the same are kept, so that an
+ * answer that grows by a word costs what its last piece costs, and not what the whole answer does.
+ */
+export function pieces(text: string, before: readonly Piece[] = []): Piece[] {
+  const blocks = marked.lexer(text)
+  // What may change a piece though its text is the same: a part that was loaded, a link's address.
+  const madeWith = [!!highlight, !!typeset, JSON.stringify(blocks.links)].join()
+  return blocks
+    .filter((block) => block.type !== 'space')
+    .map((block, place) => {
+      const old = before[place]
+      if (old?.raw === block.raw && old.madeWith === madeWith) return old
+      return { raw: block.raw, html: harmless(marked.parser([block])), madeWith }
+    })
+}
+
+function harmless(html: string): string {
+  return DOMPurify.sanitize(html, {
     USE_PROFILES: { html: true, mathMl: true },
     FORBID_TAGS: FORBIDDEN,
     FORBID_ATTR: ['style', 'id', 'name', 'srcset', 'src', 'action', 'background', 'ping'],

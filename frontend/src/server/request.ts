@@ -14,10 +14,16 @@ export class Refused extends Error {
 
 type Listener = () => void
 let whenLocked: Listener = () => {}
+let whenAway: Listener = () => {}
 
 /** Say what happens once the server asks for a key. */
 export function onLocked(listener: Listener): void {
   whenLocked = listener
+}
+
+/** Say what happens once no server answers. */
+export function onAway(listener: Listener): void {
+  whenAway = listener
 }
 
 /** Ask a route below `studio/`; raises Refused, with status 0 where no server answers. */
@@ -34,6 +40,7 @@ export async function ask<T>(method: string, path: string, body?: unknown): Prom
       body: hasBody ? JSON.stringify(body ?? {}) : undefined
     })
   } catch {
+    whenAway()
     throw new Refused(0, language.t('shell.unreachable'))
   }
   return read<T>(answer)

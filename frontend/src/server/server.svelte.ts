@@ -1,8 +1,9 @@
 /** What every page has to know of the server: which model is loaded, and who can answer. */
+import { untrack } from 'svelte'
 import { toasts } from '../parts/toasts.svelte'
-import { get, Refused } from './request'
+import { get, onAway, Refused } from './request'
 
-export type Voice = { id: string; name: string; base: string; fits: boolean; detail: string }
+export type Voice = { id: string; name: string; base: string; fits: boolean }
 export type ModelState = {
   /** unknown: the page has not asked yet. While loading, detail says what is read, of how much. */
   state: 'unknown' | 'none' | 'loading' | 'ready' | 'failed'
@@ -15,6 +16,7 @@ export type ModelState = {
 }
 
 const WHILE_LOADING_MS = 400
+const WHILE_AWAY_MS = 1000
 const ELSE_MS = 5000
 
 class Server {
@@ -29,7 +31,16 @@ class Server {
   })
   voices = $state<Voice[]>([])
   isReachable = $state(true)
+  /** How often the server was away and is back. */
+  returns = $state(0)
   private timer: ReturnType<typeof setTimeout> | undefined
+
+  constructor() {
+    onAway(() => {
+      this.isReachable = false
+      this.watchIn(WHILE_AWAY_MS)
+    })
+  }
 
   /** Ask how the server stands, again and again: often while something loads. */
   watch = async (): Promise<void> => {
@@ -40,12 +51,19 @@ class Server {
       if (!this.isReachable || this.model.state !== before || !this.voices.length) {
         await this.listVoices()
       }
+      if (!this.isReachable) this.returns += 1
       this.isReachable = true
     } catch (problem) {
       if (problem instanceof Refused && problem.status === 401) return
       this.isReachable = false
     }
-    this.timer = setTimeout(this.watch, this.model.state === 'loading' ? WHILE_LOADING_MS : ELSE_MS)
+    const often = this.model.state === 'loading' ? WHILE_LOADING_MS : ELSE_MS
+    this.watchIn(this.isReachable ? often : WHILE_AWAY_MS)
+  }
+
+  private watchIn(milliseconds: number): void {
+    clearTimeout(this.timer)
+    this.timer = setTimeout(this.watch, milliseconds)
   }
 
   listVoices = async (): Promise<void> => {
@@ -60,3 +78,11 @@ class Server {
 }
 
 export const server = new Server()
+
+/** Do something whenever the server is back after it was away; to be said while a component begins. */
+export function onReturn(work: () => unknown): void {
+  const seen = server.returns
+  $effect(() => {
+    if (server.returns !== seen) untrack(work)
+  })
+}

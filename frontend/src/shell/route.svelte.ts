@@ -28,8 +28,17 @@ class Route {
     const [path = '', query = ''] = location.hash.replace(/^#\/?/, '').split('?')
     const [page = '', id = ''] = path.split('/')
     this.page = PAGES.find((name) => name === page) ?? 'chat'
-    this.id = decodeURIComponent(id)
+    this.id = decoded(id)
     this.words = Object.fromEntries(new URLSearchParams(query))
+  }
+}
+
+/** A link that was cut or mistyped leads nowhere, and breaks nothing. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
   }
 }
 

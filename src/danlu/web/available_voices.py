@@ -15,8 +15,8 @@ from danlu.errors import UsageError
 from danlu.hub.adapters import find_adapter
 from danlu.language import _
 from danlu.runs.checkpoints import list_checkpoints
-from danlu.runs.manifest import is_run, read_manifest
-from danlu.runs.registry import RunStatus, list_runs, registered_folders, run_id
+from danlu.runs.manifest import RunManifest, is_run
+from danlu.runs.registry import registered_folders, registered_runs, run_id
 from danlu.server.requested_model import RequestedModel
 from danlu.server.served_adapters import ServedAdapter, load_served_adapter
 from danlu.server.state import ServerState, Serving
@@ -35,7 +35,6 @@ class Voice:
     name: str
     base: str
     fits: bool
-    detail: str = ""
 
     def fields(self) -> dict[str, Any]:
         """Write it for a page."""
@@ -57,14 +56,14 @@ class AvailableVoices:
         yield Voice(id=BASE, name=name, base=name, fits=serving is not None)
         for adapter in serving.adapters if serving else ():
             yield Voice(id=adapter, name=adapter, base=name, fits=True)
-        for run in list_runs():
-            if run.kind == "lora" and _has_adapter(run):
+        runs = sorted(registered_runs(), key=lambda found: found[1].started, reverse=True)
+        for folder, run in runs:
+            if run.kind == "lora" and _has_adapter(folder):
                 yield Voice(
-                    id=f"{RUN}{run_id(run.path)}",
-                    name=run.path.name,
-                    base=run.base,
-                    fits=serving is not None and _is_base(serving, run.path),
-                    detail=run.state,
+                    id=f"{RUN}{run_id(folder)}",
+                    name=folder.name,
+                    base=run.base.name,
+                    fits=serving is not None and _is_base(serving, run),
                 )
 
     def answering(self, voice: str, strength: float = 1.0) -> RequestedModel:
@@ -156,11 +155,10 @@ def _gone(step: str) -> Path:
     )
 
 
-def _has_adapter(run: RunStatus) -> bool:
-    return (run.path / "final").is_dir() or any(run.path.glob("checkpoint-*"))
+def _has_adapter(run: Path) -> bool:
+    return (run / "final").is_dir() or any(run.glob("checkpoint-*"))
 
 
-def _is_base(serving: Serving, run: Path) -> bool:
-    base = read_manifest(run).base
+def _is_base(serving: Serving, run: RunManifest) -> bool:
     loaded = serving.assistant.loaded
-    return base.name in (loaded.name, serving.name) or Path(base.path) == loaded.folder
+    return run.base.name in (loaded.name, serving.name) or Path(run.base.path) == loaded.folder

@@ -26,6 +26,7 @@ export const data = {
   'data.delete': 'Delete {name}',
   'data.deleted': '{name} is deleted.',
   'data.back': 'All data sets',
+  'data.uploaded': '{name} was uploaded.',
   'data.gone': 'Not here any more',
   'data.gone_hint': 'This data set was deleted, or never was on this server.',
   'data.views': 'Views',

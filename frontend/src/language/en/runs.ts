@@ -1,4 +1,7 @@
 export const runs = {
+  'runs.overlay_most': 'The first {shown} of the {count} chosen runs are shown.',
+  'runs.gone': 'Not here any more',
+  'runs.gone_hint': 'This run was deleted, or never was on this server.',
   'runs.learned': 'Of {rows} questions, {after} are answered exactly as in the data now, {before} before. The loss is {loss}.',
   'runs.not_learned': 'Hardly learned: none of {rows} answers is as in the data, and the loss is still {loss}. Take a larger model or more passes, or look at the data.',
   'runs.state_ending': 'finishing up',

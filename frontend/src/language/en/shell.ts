@@ -15,6 +15,8 @@ export const shell = {
   'shell.theme': 'Light or dark',
   'shell.language': '中文',
   'shell.unreachable': 'The server does not answer. Is danlu web still running?',
+  'shell.broken_page': 'This page could not be loaded. The server is away, or is a newer danlu than this page.',
+  'shell.reload': 'Load again',
   'shell.loading': 'Loading …',
   'shell.close': 'Close',
   'shell.cancel': 'Cancel',

@@ -24,6 +24,7 @@ export const data = {
   'data.delete': '删除 {name}',
   'data.deleted': '{name} 已删除。',
   'data.back': '全部数据集',
+  'data.uploaded': '已上传 {name}。',
   'data.gone': '已不存在',
   'data.gone_hint': '这个数据集已被删除，或从未在这台服务器上。',
   'data.views': '视图',

@@ -1,4 +1,7 @@
 export const runs = {
+  'runs.overlay_most': '选中了 {count} 条记录，只显示前 {shown} 条。',
+  'runs.gone': '已不存在',
+  'runs.gone_hint': '这条训练记录已被删除，或从未在这台服务器上。',
   'runs.learned': '{rows} 个问题中，现在有 {after} 个答得与数据完全一致，之前是 {before} 个。损失为 {loss}。',
   'runs.not_learned': '几乎没有学会：{rows} 个回答都与数据不同，损失仍为 {loss}。请换更大的模型、增加轮数，或检查数据。',
   'runs.state_ending': '正在收尾',

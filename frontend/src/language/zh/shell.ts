@@ -15,6 +15,8 @@ export const shell = {
   'shell.theme': '浅色或深色',
   'shell.language': 'English',
   'shell.unreachable': '服务器没有应答。danlu web 还在运行吗？',
+  'shell.broken_page': '这个页面没有加载成功。服务器没有应答，或者 danlu 已更新。',
+  'shell.reload': '重新加载',
   'shell.loading': '正在加载……',
   'shell.close': '关闭',
   'shell.cancel': '取消',

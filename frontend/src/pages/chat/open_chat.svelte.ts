@@ -19,23 +19,34 @@ export class OpenChat {
   draft = $state('')
   choice = $state<Choice>({ ...DEFAULT_CHOICE })
   isLoading = $state(true)
+  /** The server is asked to begin an answer: what is pressed again meanwhile is not asked again. */
+  private isAsking = $state(false)
   private stopFollowing: Record<number, () => void> = {}
+  private asked = 0
   private draftTimer: ReturnType<typeof setTimeout> | undefined
 
   branch = $derived(branchTo(this.turns, this.shown))
   /** The answer that is being written on this branch. */
   running = $derived(this.branch.find((turn) => turn.state === 'running'))
+  isBusy = $derived(this.isAsking || !!this.running)
 
   /** Open a chat of the server; without an id a new one, which the first question creates. */
   async open(id: string): Promise<void> {
+    const mine = ++this.asked
     if (id && id === this.id) return
     this.close()
     this.isLoading = true
     try {
-      if (id) this.take(await get<KeptChat>(`chats/${id}`))
+      const chat = id ? await get<KeptChat>(`chats/${id}`) : null
+      if (mine !== this.asked) return // another one was opened meanwhile
+      if (chat) this.take(chat)
       else this.begin()
+    } catch (problem) {
+      if (mine !== this.asked) return
+      this.begin()
+      throw problem
     } finally {
-      this.isLoading = false
+      if (mine === this.asked) this.isLoading = false
     }
   }
 
@@ -89,8 +100,22 @@ export class OpenChat {
     if (this.id) patch(`chats/${this.id}`, { settings: this.choice }).catch(toasts.fail)
   }
 
+  /** Do what begins an answer or a branch; nothing, where that is going on. */
+  private async alone<T>(work: () => Promise<T>): Promise<T | undefined> {
+    if (this.isAsking) return undefined
+    this.isAsking = true
+    try {
+      return await work()
+    } finally {
+      this.isAsking = false
+    }
+  }
+
   /** Ask something behind `before`; returns the id of the chat, which may be new. */
-  async ask(content: string, before: number | null = this.shown): Promise<string> {
+  ask = (content: string, before: number | null = this.shown): Promise<string | undefined> =>
+    this.alone(() => this.askNow(content, before))
+
+  private async askNow(content: string, before: number | null): Promise<string> {
     this.choice.model ||= server.model.model
     if (!this.id) {
       const chat = await post<KeptChat>('chats', { settings: this.choice })
@@ -112,14 +137,19 @@ export class OpenChat {
   }
 
   /** Answer a question once more, perhaps by another voice. */
-  async again(question: number, voice?: string): Promise<void> {
+  again = (question: number, voice?: string): Promise<void> => this.alone(() => this.againNow(question, voice))
+
+  private async againNow(question: number, voice?: string): Promise<void> {
     const settings = { ...$state.snapshot(this.choice), ...(voice ? { voice } : {}) }
     const made = await post<{ answer: number }>(`chats/${this.id}/again`, { question, settings })
     this.addAnswer(made.answer, question)
   }
 
   /** Say what the tools have returned that an answer has called. */
-  async giveResults(answer: Turn, results: string[]): Promise<void> {
+  giveResults = (answer: Turn, results: string[]): Promise<void> =>
+    this.alone(() => this.giveResultsNow(answer, results))
+
+  private async giveResultsNow(answer: Turn, results: string[]): Promise<void> {
     const settings = $state.snapshot(this.choice)
     const made = await post<{ results: number[]; answer: number }>(`chats/${this.id}/results`, {
       answer: answer.id,
@@ -133,7 +163,10 @@ export class OpenChat {
   }
 
   /** Put a corrected answer beside the one that was given; returns its turn. */
-  async correct(answer: Turn, content: string, reasoning: string): Promise<number> {
+  correct = (answer: Turn, content: string, reasoning: string): Promise<number | undefined> =>
+    this.alone(() => this.correctNow(answer, content, reasoning))
+
+  private async correctNow(answer: Turn, content: string, reasoning: string): Promise<number> {
     const made = await post<{ answer: number }>(`chats/${this.id}/correct`, {
       answer: answer.id,
       content,

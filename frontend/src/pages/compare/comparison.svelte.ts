@@ -30,6 +30,8 @@ export class Comparison {
   seed = $state(1)
   isGreedy = $state(false)
   voices = $state<string[]>(['base', 'base'])
+  /** Who gave the answers that are shown; above, others may be chosen meanwhile. */
+  asked = $state<string[]>([])
   answers = $state<ColumnAnswer[]>([])
   vote = $state<number | null>(null)
   hasVote = $state(false)
@@ -42,11 +44,17 @@ export class Comparison {
       voice,
       temperature: this.isGreedy ? 0 : null
     }))
-    const made = await post<{ id: string }>('compare', { prompt: this.prompt, choices, seed: this.seed })
-    this.id = made.id
+    this.isRunning = true // at once, so that pressing twice asks once
+    try {
+      this.id = (await post<{ id: string }>('compare', { prompt: this.prompt, choices, seed: this.seed })).id
+    } catch (problem) {
+      this.isRunning = false
+      throw problem
+    }
     this.vote = null
     this.hasVote = false
-    this.answers = this.voices.map(empty)
+    this.asked = choices.map((choice) => choice.voice)
+    this.answers = this.asked.map(empty)
     this.follow()
   }
 
@@ -57,7 +65,8 @@ export class Comparison {
     this.id = id
     this.prompt = kept.prompt
     this.seed = kept.seed
-    this.voices = kept.choices.map((choice) => choice.voice)
+    this.asked = kept.choices.map((choice) => choice.voice)
+    this.voices = [...this.asked]
     this.isGreedy = kept.choices.every((choice) => choice.temperature === 0)
     this.vote = kept.vote
     this.hasVote = kept.has_vote

@@ -1,7 +1,7 @@
 /** One run as it goes on: its card, its curves, what it prints. Nothing is lost by a reload. */
 import { toasts } from '../../parts/toasts.svelte'
 import { follow } from '../../server/follow'
-import { get } from '../../server/request'
+import { get, Refused } from '../../server/request'
 import { grow, NO_CURVES, type CurveData, type Points } from './curves'
 import type { Remark, RunCard, RunDetails } from './run'
 
@@ -44,8 +44,8 @@ export class Followed {
       const count = await this.loadCurve()
       if (!this.isClosed) this.watch(count)
     } catch (problem) {
-      this.isGone = this.details === null
-      toasts.fail(problem)
+      this.isGone = this.details === null && problem instanceof Refused && problem.status !== 0
+      if (!this.isGone) toasts.fail(problem)
     }
   }
 
@@ -77,7 +77,7 @@ export class Followed {
     } else if (event.kind === 'log') {
       this.log = (event.anew ? event.text : this.log + event.text).slice(-MOST_LOG_SIGNS)
     } else if (event.kind === 'reload') {
-      void this.loadCurve().catch(toasts.fail.bind(toasts))
+      void this.loadCurve().catch(toasts.fail)
     } else {
       const curves = { ...this.curves }
       for (const name of Object.keys(curves) as (keyof CurveData)[]) {

@@ -11,11 +11,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from danlu.engine.admission import ContextExceeded
 from danlu.errors import DanluError
 from danlu.language import _
 from danlu.server.edge.gate import serving_of
 from danlu.server.edge.http_errors import ApiError, api_error_of
 from danlu.text.conversation import Message
+from danlu.text.tokenizer import TextTooLong
 from danlu.web.answering import AnswerChoice, prepare
 from danlu.web.chats.exchange import Form, keep, written
 from danlu.web.chats.kept_chats import KeptChats, conversation_of
@@ -213,7 +215,10 @@ async def export_chat(chat: str, request: Request, form: Form = "danlu") -> Resp
 
 @router.post("/{chat}/count")
 async def count(chat: str, body: Counting, request: Request) -> Json:
-    """Count the tokens that a question would have, with all before it; and the room there is."""
+    """Count the tokens that a question would have, with all before it; and the room there is.
+
+    What cannot be asked is an answer as well: too long, or by a voice that is gone.
+    """
     studio, serving = studio_of(request), serving_of(request.app)
 
     def counted() -> int:
@@ -224,9 +229,13 @@ async def count(chat: str, body: Counting, request: Request) -> Json:
 
     try:
         tokens = await asyncio.to_thread(counted)
-    except DanluError as problem:
-        error = api_error_of(problem, "")
-        return {"tokens": None, "context": serving.context_tokens, "problem": error.message}
+    except (DanluError, ApiError) as problem:
+        return {
+            "tokens": None,
+            "context": serving.context_tokens,
+            "is_too_long": isinstance(problem, (TextTooLong, ContextExceeded)),
+            "problem": api_error_of(problem, "").message,
+        }
     return {"tokens": tokens, "context": serving.context_tokens}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from danlu.errors import DanluError
 from danlu.files.json_file import read_json_file
-from danlu.runs.manifest import RunManifest, read_manifest
-from danlu.runs.registry import list_runs, registered_folders, run_id
+from danlu.runs.manifest import RunManifest
+from danlu.runs.registry import registered_folders, registered_runs, run_id, status_of
 from danlu.web.data.data_folders import UPLOAD_FILE, sets_folder
 from danlu.web.training.training_choice import runs_home
 from danlu.workflows.report.report import JSON_FILE
@@ -33,23 +33,21 @@ def free_name() -> str:
 
 def taught_runs() -> list[Json]:
     """Describe the runs that learned taught rows, the newest first."""
-    runs = [run for run in list_runs() if run.path.name.startswith(PREFIX)][:_MOST_SHOWN]
-    described = []
-    for run in runs:
-        manifest = read_manifest(run.path)
-        described.append(
-            {
-                "id": run_id(run.path),
-                "voice": f"run:{run_id(run.path)}",
-                "name": run.path.name,
-                "state": run.state,
-                "started": run.started,
-                "old": old_voice(manifest),
-                **_mix(manifest),
-                "report": _report(run.path),
-            }
-        )
-    return described
+    runs = [one for one in registered_runs() if one[0].name.startswith(PREFIX)]
+    runs.sort(key=lambda one: one[1].started, reverse=True)
+    return [
+        {
+            "id": run_id(folder),
+            "voice": f"run:{run_id(folder)}",
+            "name": folder.name,
+            "state": status_of(folder).state,
+            "started": run.started,
+            "old": old_voice(run),
+            **_mix(run),
+            "report": _report(folder),
+        }
+        for folder, run in runs[:_MOST_SHOWN]
+    ]
 
 
 def old_voice(run: RunManifest) -> str:

@@ -69,7 +69,8 @@ async def plan(body: TrainingChoice, request: Request) -> Json:
     try:
         found = await studio.plans.newest(lambda: planned(studio, body))
     except (UsageError, DataError) as problem:
-        return {"refusal": joined(problem.what, problem.why)}
+        text = joined(problem.what, problem.why)
+        return {"refusal": await asyncio.to_thread(_in_page_words, studio, body, text)}
     return {"is_overtaken": True} if found is None else found
 
 
@@ -106,6 +107,14 @@ async def remove_from_queue(entry: str, request: Request) -> Json:
     """Take out a training that waits or has ended; the run's folder stays."""
     await asyncio.to_thread(studio_of(request).queue.remove, entry)
     return {}
+
+
+def _in_page_words(studio: Studio, choice: TrainingChoice, text: str) -> str:
+    """Name the data sets as the page does, instead of the files in which the server keeps them."""
+    for known in studio.data.all():
+        if known.id in (choice.dataset, choice.eval_dataset):
+            text = known.in_page_words(text)
+    return text
 
 
 async def advanced(studio: Studio) -> None:
