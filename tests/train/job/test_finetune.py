@@ -1,4 +1,4 @@
-"""Whole jobs: going on with an adapter or a checkpoint, TensorBoard, evaluations, early failures."""
+"""Whole jobs: going on with an adapter or checkpoint, TensorBoard, evaluations, early failures."""
 
 from __future__ import annotations
 
