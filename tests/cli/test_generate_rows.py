@@ -156,7 +156,7 @@ def test_ctrl_c_right_behind_a_line_counts_it(
     monkeypatch.setattr(AnswerFile, "add", add_and_stop)
     assert main(words(place, output)) == 130
     assert len(lines(output)) == 1
-    assert f"1 of {NUM_ROWS} rows have their answers" in capsys.readouterr().out
+    assert f"1 of {NUM_ROWS} rows have their answers" in capsys.readouterr().err
 
 
 def wait_for_lines(process: subprocess.Popen[Any], output: Path) -> None:
