@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,6 +26,7 @@ os.environ["DANLU_LANG"] = "en"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Runs register themselves; the list of whoever runs the tests stays as it is.
 os.environ["DANLU_HOME"] = tempfile.mkdtemp(prefix="danlu-tests-")
+atexit.register(shutil.rmtree, os.environ["DANLU_HOME"], ignore_errors=True)
 # hypothesis' limit of 200 ms an example is by the clock: a busy machine exceeds it.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")

@@ -94,7 +94,12 @@ def _is_alive(pid: int) -> bool:
 
 
 @pytest.mark.soak
-def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(tmp_path: Path) -> None:
+def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     model, rows = write_model_folder(tmp_path / "model"), write_rows(tmp_path / "rows.jsonl")
     run = tmp_path / "run"
     words = train_words(model, rows, run, max_steps=4000, save_steps=5, num_devices=2)
@@ -121,6 +126,8 @@ def test_a_rank_that_is_killed_ends_the_run_with_its_name_and_it_goes_on(tmp_pat
     assert "the last completed step is saved" in said
     assert "--num_devices 2 --resume_from_checkpoint true" in said
     assert said.count("--resume_from_checkpoint") == 1
+    # Each process keeps torch's cache of compiled code there, for the next one.
+    assert [path.name for path in temporary.iterdir() if "inductor" not in path.name] == []
 
 
 @pytest.mark.soak

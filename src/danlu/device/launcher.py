@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 
 from danlu.container import num_processors
 from danlu.environment import set_here, set_unless_given
@@ -149,12 +150,13 @@ def run_on_each(words: Sequence[str], *, num_devices: int, nodes: Nodes = Nodes(
     ends, the others are ended within half a minute. Raises EnvironmentFault where the machines do
     not find each other.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _prepare_environment(num_devices)
     is_one = nodes.count == 1
+    notes = TemporaryDirectory(prefix="danlu-launch-")  # torch never removes one of its own
     config = LaunchConfig(
         min_nodes=nodes.count,
         max_nodes=nodes.count,
@@ -167,9 +169,11 @@ def run_on_each(words: Sequence[str], *, num_devices: int, nodes: Nodes = Nodes(
         max_restarts=0,
         monitor_interval=_EVERY_S,
         signals_to_handle=",".join(one.name for one in _SIGNALS if _is_heard(one)),
+        logs_specs=DefaultLogsSpecs(log_dir=notes.name),
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "danlu", *words)
+        with notes:
+            elastic_launch(config, sys.executable)("-m", "danlu", *words)
     except SignalException:
         return Ended(code=EXIT_INTERRUPTED)
     except ChildFailedError as failed:
