@@ -43,6 +43,16 @@ def test_bad_data_ends_with_5(rows: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["data", "check", "rows.jsonl", "bad.jsonl", "--skip_bad_rows"]) == 0
 
 
+def test_a_file_that_cannot_be_read_has_no_statistics(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("gbk.csv").write_bytes("问题,回答\n你是谁,小雪\n".encode("gbk"))
+    assert main(["data", "check", "gbk.csv"]) == 5
+    said = capsys.readouterr().out
+    assert "it looks like GBK" in said
+    assert "Tokens" not in said
+
+
 def test_json(rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.jsonl").write_text('{"instruction": "Q", "output": ""}\n', encoding="utf-8")
     assert main(["data", "check", "rows.jsonl,bad.jsonl", "--json"]) == 5

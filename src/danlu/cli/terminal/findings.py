@@ -15,7 +15,6 @@ _NAMED_PLACES = 3
 
 def report_lines(report: DataReport) -> list[str]:
     """Write the whole report: what was read, statistics, the first findings, the verdict."""
-    lengths = report.lengths
     lines = [
         *report.datasets,
         _(
@@ -28,18 +27,7 @@ def report_lines(report: DataReport) -> list[str]:
         ),
         *_held_out(report),
         *_examples(report),
-        _("Tokens to learn from: {tokens}, {learned} of them learned ({share:.0%})").format(
-            tokens=report.train.num_tokens,
-            learned=report.train.num_supervised,
-            share=report.train.num_supervised / max(1, report.train.num_tokens),
-        ),
-        _("Tokens a row: least {low}, half {median}, 90 % {p90}, 99 % {p99}, most {high}").format(
-            low=lengths.min,
-            median=lengths.median,
-            p90=lengths.p90,
-            p99=lengths.p99,
-            high=lengths.max,
-        ),
+        *_tokens(report),
         *_cut(report),
         *listed(report.findings),
     ]
@@ -72,6 +60,24 @@ def data_lines(report: DataReport) -> list[str]:
         *_cut(report),
         *_counted(report),
     ]
+
+
+def _tokens(report: DataReport) -> Iterator[str]:
+    lengths = report.lengths
+    if not lengths.max:
+        return  # no row could be read
+    yield _("Tokens to learn from: {tokens}, {learned} of them learned ({share:.0%})").format(
+        tokens=report.train.num_tokens,
+        learned=report.train.num_supervised,
+        share=report.train.num_supervised / max(1, report.train.num_tokens),
+    )
+    yield _("Tokens a row: least {low}, half {median}, 90 % {p90}, 99 % {p99}, most {high}").format(
+        low=lengths.min,
+        median=lengths.median,
+        p90=lengths.p90,
+        p99=lengths.p99,
+        high=lengths.max,
+    )
 
 
 def _held_out(report: DataReport) -> Iterator[str]:
