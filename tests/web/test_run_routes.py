@@ -33,6 +33,7 @@ from tests.helpers.run_folders import step_record, write_run
 from tests.helpers.source import ROOT
 from tests.helpers.studio import StudioClient, studio_client
 from tests.helpers.waiting import wait_until
+from tests.web.conftest import Upload
 
 EXAMPLE = ROOT / "examples" / "identity.jsonl"
 
@@ -97,6 +98,20 @@ def test_a_training_from_the_start_to_the_trash(client: StudioClient, tmp_path: 
     assert get(client, "/trash")["bytes"] == freed
     assert client.post("/studio/runs/trash/empty", json={}).json()["bytes"] == freed
     assert not any((tmp_path / "studio" / "runs" / ".trash").iterdir())
+
+
+def test_a_report_names_rows_as_the_page_does(
+    client: StudioClient, upload: Upload, tmp_path: Path
+) -> None:
+    mine = upload(b"[]", "my.json")
+    known = next(each for each in client.studio.data.all() if each.id == mine)
+    run = write_run(tmp_path / "mine")
+    parts = [
+        {"kind": "heading", "text": "Before and after"},
+        {"kind": "side_by_side", "place": f"{known.file}:3", "prompt": "Q", "answers": []},
+    ]
+    (tmp_path / "mine" / "report.json").write_text(json.dumps({"parts": parts}), encoding="utf-8")
+    assert get(client, f"/{run}/report")["parts"][1]["place"] == "my.json:3"
 
 
 def test_a_run_that_goes_on_is_not_removed(client: StudioClient, tmp_path: Path) -> None:

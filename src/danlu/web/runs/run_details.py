@@ -91,12 +91,20 @@ def activity(card: Json, entry: QueueEntry | None) -> Json:
     return {"entry": entry.id, "entry_state": entry.state, "state": state}
 
 
-def report_of(folder: Path) -> Json | None:
-    """Return the before/after report as parts of a page; None where there is none."""
+def report_of(studio: Studio, folder: Path) -> Json | None:
+    """Return the before/after report as parts of a page; None where there is none.
+
+    Its rows are named as the page names them, not by the files in which the server keeps them.
+    """
     file = folder / _REPORT
     with suppress(DanluError):
         if file.is_file():
-            return dict(read_json_file(file, fix=shlex.join(["rm", str(file)])).fields)
+            report = dict(read_json_file(file, fix=shlex.join(["rm", str(file)])).fields)
+            known = list(studio.data.all())
+            for part in report.get("parts", ()):
+                for each in known if "place" in part else ():
+                    part["place"] = each.in_page_words(part["place"])
+            return report
     return None
 
 

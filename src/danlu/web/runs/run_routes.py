@@ -179,7 +179,7 @@ async def follow(run: str, request: Request) -> Response:
 async def show_report(run: str, request: Request) -> Json:
     """Return the before/after report, as parts of a page."""
     studio = studio_of(request)
-    report = await asyncio.to_thread(lambda: report_of(studio.runs.folder(run)))
+    report = await asyncio.to_thread(lambda: report_of(studio, studio.runs.folder(run)))
     if report is None:
         raise ApiError(404, _("This run has no report."))
     return report
