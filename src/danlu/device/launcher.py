@@ -17,11 +17,11 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 
 from danlu.container import num_processors
 from danlu.environment import set_here, set_unless_given
 from danlu.errors import EXIT_INTERRUPTED, EXIT_OK, EnvironmentFault, UsageError
+from danlu.files.scratch import scratch_folder
 from danlu.language import _
 from danlu.reasons import as_sentence, reason_of
 
@@ -156,23 +156,22 @@ def run_on_each(words: Sequence[str], *, num_devices: int, nodes: Nodes = Nodes(
 
     _prepare_environment(num_devices)
     is_one = nodes.count == 1
-    notes = TemporaryDirectory(prefix="danlu-launch-")  # torch never removes one of its own
-    config = LaunchConfig(
-        min_nodes=nodes.count,
-        max_nodes=nodes.count,
-        nproc_per_node=num_devices,
-        run_id=uuid.uuid4().hex if is_one else "danlu",
-        rdzv_backend="c10d" if is_one else "static",
-        rdzv_endpoint="localhost:0" if is_one else f"{nodes.address}:{nodes.port}",
-        rdzv_configs={} if is_one else {"rank": nodes.rank},
-        local_addr="localhost" if is_one else None,
-        max_restarts=0,
-        monitor_interval=_EVERY_S,
-        signals_to_handle=",".join(one.name for one in _SIGNALS if _is_heard(one)),
-        logs_specs=DefaultLogsSpecs(log_dir=notes.name),
-    )
     try:
-        with notes:
+        with scratch_folder() as notes:  # torch never removes a folder of its own
+            config = LaunchConfig(
+                min_nodes=nodes.count,
+                max_nodes=nodes.count,
+                nproc_per_node=num_devices,
+                run_id=uuid.uuid4().hex if is_one else "danlu",
+                rdzv_backend="c10d" if is_one else "static",
+                rdzv_endpoint="localhost:0" if is_one else f"{nodes.address}:{nodes.port}",
+                rdzv_configs={} if is_one else {"rank": nodes.rank},
+                local_addr="localhost" if is_one else None,
+                max_restarts=0,
+                monitor_interval=_EVERY_S,
+                signals_to_handle=",".join(one.name for one in _SIGNALS if _is_heard(one)),
+                logs_specs=DefaultLogsSpecs(log_dir=str(notes)),
+            )
             elastic_launch(config, sys.executable)("-m", "danlu", *words)
     except SignalException:
         return Ended(code=EXIT_INTERRUPTED)
