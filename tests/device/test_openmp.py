@@ -123,7 +123,39 @@ print(json.dumps([with_team(wanted) for wanted in (False, True, False)]))
     assert again > 2 * asleep
 
 
-def testlibgomp_is_found_in_a_folder_with_a_space_and_its_loss_stops_nothing(
+@pytest.mark.skipif(PROCESSORS < 2, reason="one processor: torch takes one thread")
+def test_a_thread_that_begins_while_another_computes_alone_has_all_threads() -> None:
+    """It asked torch while variants were tried, had one for good, and waiting was never watched."""
+    if openmp.libgomp() is None:
+        pytest.skip("this torch has not loaded GNU's OpenMP")
+    program = """
+import json, threading
+import torch
+from danlu.device.openmp import one_thread
+found = []
+def ask():
+    found.append(torch.get_num_threads())
+def asked(one):
+    one.start()
+    one.join()
+with one_thread():
+    ask()
+    asked(threading.Thread(target=ask))
+ask()
+asked(threading.Thread(target=ask))
+print(json.dumps(found))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == [1, 2, 2, 2]
+
+
+def test_libgomp_is_found_in_a_folder_with_a_space_and_its_loss_stops_nothing(
     tmp_path: Path,
 ) -> None:
     """danlu installed in such a folder did not start: only the path's last word was opened."""

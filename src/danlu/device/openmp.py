@@ -19,7 +19,8 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -38,8 +39,27 @@ def watch_waiting() -> None:
 
     Not where the user has said how they wait, nor with another OpenMP than GNU's.
     """
-    if is_watched() and (library := libgomp()) is not None:
+    if is_watched() and (library := _own_library()) is not None:
         Watch(IdleTeam(library)).start()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let this thread compute alone, without changing how many threads others have.
+
+    `torch.set_num_threads` would: a thread that asks torch for the first time meanwhile computes
+    with one for good (aten/src/ATen/ParallelOpenMP.cpp). With another OpenMP than GNU's nothing
+    changes.
+    """
+    library, count = _own_library(), torch.get_num_threads()
+    if library is None:
+        yield
+        return
+    library.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        library.omp_set_num_threads(count)
 
 
 class IdleTeam:
@@ -98,6 +118,12 @@ def is_crowded(last: Mapping[int, int], now: Mapping[int, int], *, seconds: floa
     """Whether threads had to wait for a processor: nanoseconds so far, by thread, then and now."""
     waited = sum(nanoseconds - last.get(thread, 0) for thread, nanoseconds in now.items())
     return waited > _CROWDED * seconds * 1e9
+
+
+@cache
+def _own_library() -> ctypes.CDLL | None:
+    """Find it once: trials of variants ask for it again and again."""
+    return libgomp()
 
 
 def libgomp(maps: Path = Path("/proc/self/maps")) -> ctypes.CDLL | None:

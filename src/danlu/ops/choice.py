@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from danlu.device.detect import multiplies_bf16
 from danlu.device.memory import is_out_of_memory
+from danlu.device.openmp import one_thread
 from danlu.device.variants import REFERENCE, preferred_variants
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.language import _, wrapped
@@ -131,7 +131,7 @@ class Operation(Generic[T]):
         if name not in self.variants:
             return False
         try:
-            with _one_thread():
+            with one_thread():
                 fault = self._fault(name, device)
         except NotHere:
             return False
@@ -171,7 +171,7 @@ class Operation(Generic[T]):
     def _choice(self, device: torch.device) -> tuple[str, T]:
         kind = device.type
         if kind not in self._chosen:
-            with _one_thread():
+            with one_thread():
                 name, self.off[kind] = self._choose(device)
             self._chosen[kind] = name, self.variants[name]
         return self._chosen[kind]
@@ -283,17 +283,6 @@ def examine_operations(device: torch.device) -> Iterator[Tried]:
     ops_table(device)
     for _name, operation in sorted(_OPERATIONS.items()):
         yield from operation.examine(device)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute alone: beside other work, threads wait longer for each other than trials take."""
-    count = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(count)
 
 
 def take_variants(device: torch.device, recorded: Mapping[str, str]) -> tuple[str, ...]:
