@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from danlu import ops
+from danlu.device.openmp import libgomp
 from danlu.device.variants import REFERENCE, preferred_variants
 from danlu.errors import EnvironmentFault, UsageError
 from danlu.ops import choice
@@ -53,6 +55,31 @@ def test_the_table_names_a_variant_of_every_operation() -> None:
 def test_every_variant_that_is_preferred_exists(kind: str) -> None:
     for name, variants in preferred_variants(kind).items():
         assert set(variants) < set(choice._OPERATIONS[name].variants)
+
+
+@pytest.mark.skipif(libgomp() is None, reason="this torch has another OpenMP than GNU's")
+def test_a_thread_that_begins_during_a_trial_has_all_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It had one for good: torch.set_num_threads is heeded by whoever begins meanwhile."""
+    trial, count = RMS_NORM._trial, torch.get_num_threads()
+    alone, others = set(), set()
+
+    def watched(*given: Any) -> Any:
+        alone.add(torch.get_num_threads())
+        beside = threading.Thread(target=lambda: others.add(torch.get_num_threads()))
+        beside.start()
+        beside.join()
+        return trial(*given)
+
+    monkeypatch.setattr(RMS_NORM, "_trial", watched)
+    torch.set_num_threads(2)
+    try:
+        RMS_NORM.name_on(CPU)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(count)
+    assert (alone, others) == ({1}, {2})
 
 
 def only_torch(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
