@@ -332,3 +332,36 @@ def test_a_prompt_that_is_not_utf8(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert "is not UTF-8" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["chat", "{}"],
+        ["chat", "--adapter", "{}"],
+        ["generate", "--model", "{}", "hello"],
+        ["eval", "{}"],
+        ["export", "{}"],
+        ["info", "{}"],
+        ["merge", "{}"],
+        ["rm", "{}"],
+        ["runs", "show", "{}"],
+        ["serve", "{}"],
+        ["train", "--dataset", "rows.jsonl", "--output_dir", "{}"],
+        ["use", "{}"],
+    ],
+    ids=" ".join,
+)
+def test_a_question_in_the_place_of_a_name_is_no_bug(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """More than 255 bytes: no part of a path is as long, and the system says so by an error."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", 2)
+    assert main([word.format("你好，请问" * 40) for word in words]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3
+    assert said[0].startswith("There is n")

@@ -32,6 +32,7 @@ from danlu.errors import (
     Shown,
     UsageError,
 )
+from danlu.files.os_errors import impossible_name
 from danlu.interrupts import end_at_ctrl_c, end_while_importing
 from danlu.language import _, wrapped
 from danlu.program import COMMANDS
@@ -173,8 +174,9 @@ def _unknown(name: str) -> UsageError:
 
 def _ending(fault: BaseException) -> tuple[str, int]:
     """Return what to say about an error, and the exit code."""
-    if isinstance(fault, DanluError):
-        return str(fault), fault.exit_code
+    told = impossible_name(fault) or fault
+    if isinstance(told, DanluError):
+        return str(told), told.exit_code
     if isinstance(fault, KeyboardInterrupt):
         return _("interrupted"), EXIT_INTERRUPTED
     if isinstance(fault, Exception) and _is_out_of_memory(fault):

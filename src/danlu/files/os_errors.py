@@ -29,6 +29,9 @@ _BAD_PATH = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
+# Paths that nothing can have, wherever they are looked for.
+_IMPOSSIBLE = (errno.ENAMETOOLONG, errno.ELOOP)
+_SHOWN_CHARACTERS = 40
 
 
 def free_bytes(path: Path) -> int:
@@ -76,6 +79,22 @@ def explain(fault: OSError, path: Path, needed_bytes: int = 0) -> DanluError:
         fix = _("Check the disk (df -h {folder}; dmesg | tail) and run the command again.")
     why = why.format(detail=system_reason(fault))
     return kind(what, why=why, fix=fix.format(folder=path.parent))
+
+
+def impossible_name(fault: BaseException) -> UsageError | None:
+    """Describe a name, looked for as a path, that nothing can have; None for another fault.
+
+    A question in the place of a model, for instance: a part of a path has 255 bytes at most.
+    """
+    if not isinstance(fault, OSError) or fault.errno not in _IMPOSSIBLE:
+        return None
+    name = Path(os.fsdecode(fault.filename or "")).name
+    shown = name if len(name) <= _SHOWN_CHARACTERS else f"{name[:_SHOWN_CHARACTERS]}..."
+    return UsageError(
+        _("There is nothing of the name {name}").format(name=shown),
+        why=_("The path cannot be used: {detail}.").format(detail=system_reason(fault)),
+        fix=_("Give the name of a model or a run, or the path of a file or folder."),
+    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 
 from danlu.engine.service import EngineStopped
 from danlu.errors import CapacityError, DanluError, DataError, UsageError
+from danlu.files.os_errors import impossible_name
 from danlu.language import _, joined
 from danlu.reasons import library_reason
 from danlu.server.edge.logs import escaped
@@ -105,6 +106,7 @@ def api_error_of(
     """
     if isinstance(problem, ApiError):
         return problem
+    problem = (problem and impossible_name(problem)) or problem
     if isinstance(problem, UsageError) or (isinstance(problem, DataError) and not in_engine):
         return ApiError(400, joined(problem.what, problem.why), param=param)
     if isinstance(problem, CapacityError) and not in_engine:
