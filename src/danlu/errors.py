@@ -7,6 +7,7 @@ DanluError
 ├── DataError         the files: bad rows, corrupt or mismatched files, divergence exit 5
 └── (anything else is a bug of ours)                                              exit 1
 
+Without an error it is 0; 130 where the user has stopped it, 141 where nobody reads its output.
 Every error says what happened, why, and the command or edit that fixes it: three lines in the
 terminal. `ValueError` and `assert` are for programming mistakes and never reach a user on purpose.
 """
