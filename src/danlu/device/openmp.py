@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait for each other: they spin while they have the processors to themselves.
+"""OpenMP's threads: they spin while they have the processors to themselves; one computes alone.
 
 torch computes on the CPU with a pool of OpenMP threads. GNU's OpenMP (libgomp) lets them spin for
 some milliseconds while they wait, which is the fastest way alone. Beside any other program each
@@ -47,6 +47,7 @@ def watch_waiting() -> None:
 def one_thread() -> Iterator[None]:
     """Let this thread compute alone, without changing how many threads others have.
 
+    For short work: beside other programs threads wait longer for each other than it takes.
     `torch.set_num_threads` would: a thread that asks torch for the first time meanwhile computes
     with one for good (aten/src/ATen/ParallelOpenMP.cpp). With another OpenMP than GNU's nothing
     changes.
